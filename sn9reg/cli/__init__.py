@@ -1,0 +1,52 @@
+"""The command line: one file per command, each thin: parse, call, echo. Logs on stderr, results on stdout."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import sys
+from typing import Any
+
+import click
+
+from sn9reg.errors import Sn9regError
+
+# command -> module in this folder; loaded only when called, so that `--help` does not wait for torch.
+COMMANDS = ("align", "apply", "bench", "info", "matchers", "score", "simulate")
+
+
+class _Commands(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command = getattr(importlib.import_module(f"sn9reg.cli.{cmd_name}"), cmd_name)
+        assert isinstance(command, click.Command)
+        return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except Sn9regError as error:
+            fail(error)
+        except MemoryError:
+            fail(Sn9regError("out of memory; close other programs or register a smaller part of the scene"))
+
+
+def fail(error: Sn9regError) -> None:
+    """One line on stderr, then the error's exit code."""
+    click.echo("sn9reg: " + " ".join(str(error).split()), err=True)
+    sys.exit(error.exit_code)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="sn9reg")
+@click.option("-v", "--verbose", count=True, help="Say more on stderr; twice for details.")
+@click.option("-q", "--quiet", is_flag=True, help="Say nothing on stderr but errors.")
+def main(verbose: int, quiet: bool) -> None:
+    """Say, for every pixel of an optical satellite image, where it lies in a SAR image."""
+    level = logging.ERROR if quiet else (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)]
+    logging.basicConfig(level=level, stream=sys.stderr, format="sn9reg: %(message)s")
+    logging.getLogger("rasterio").setLevel(logging.CRITICAL)

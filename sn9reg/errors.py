@@ -1,0 +1,27 @@
+"""One family of errors. Each message says what is wrong, with which file, and what to do; each has an exit code."""
+
+
+class Sn9regError(Exception):
+    """Base of every error that sn9reg raises on purpose."""
+
+    exit_code = 1
+
+
+class InputError(Sn9regError):
+    """A file, raster or table that cannot be used as it is."""
+
+
+class OutputError(Sn9regError):
+    """A target that cannot be written: it exists, its folder is missing, or the disk refuses."""
+
+
+class ConfigError(Sn9regError):
+    """An option or a combination of options that makes no sense."""
+
+    exit_code = 2
+
+
+class NotRegisteredError(Sn9regError):
+    """The pair was not registered: the evidence does not carry a warp."""
+
+    exit_code = 3

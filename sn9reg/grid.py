@@ -1,0 +1,233 @@
+"""Pixel <-> map, the common grid, windows: the only place that knows the conventions.
+
+Pixel coordinates are (x, y) = (column, row), float64; an integer names the pixel CENTRE. The centre of
+pixel (c, r) lies at ``transform * (c + 0.5, r + 0.5)`` in map space. A grid without CRS is a *pixel frame*:
+one pixel is one unit, y runs down.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from affine import Affine
+from rasterio.crs import CRS
+from rasterio.warp import transform as transform_coordinates
+
+from sn9reg.errors import InputError
+
+Points = npt.NDArray[np.float64]  # (N, 2), x then y
+
+
+@dataclass(frozen=True)
+class Window:
+    """A rectangle of pixels: columns [col, col + width), rows [row, row + height). May lie outside its grid."""
+
+    col: int
+    row: int
+    width: int
+    height: int
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.height, self.width
+
+    @property
+    def empty(self) -> bool:
+        return self.width <= 0 or self.height <= 0
+
+    def grow(self, margin: int) -> Window:
+        """The window with `margin` pixels more on each side."""
+        return Window(self.col - margin, self.row - margin, self.width + 2 * margin, self.height + 2 * margin)
+
+    def intersect(self, other: Window) -> Window:
+        """The common part; `empty` if there is none."""
+        col, row = max(self.col, other.col), max(self.row, other.row)
+        right = min(self.col + self.width, other.col + other.width)
+        bottom = min(self.row + self.height, other.row + other.height)
+        return Window(col, row, max(0, right - col), max(0, bottom - row))
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A raster's geometry: geotransform, size in pixels, CRS (None: a pixel frame).
+
+    Raises InputError where size or geotransform cannot be one of a raster.
+    """
+
+    transform: Affine
+    width: int
+    height: int
+    crs: CRS | None = None
+
+    def __post_init__(self) -> None:
+        if self.width < 1 or self.height < 1:
+            raise InputError(f"a grid of {self.width} x {self.height} px has no pixels")
+        coefficients = tuple(self.transform)[:6]
+        if not all(math.isfinite(v) for v in coefficients) or self.transform.determinant == 0:
+            raise InputError(f"the geotransform {coefficients} cannot be inverted")
+
+    @classmethod
+    def pixel_frame(cls, width: int, height: int) -> Grid:
+        """The grid of an image without georeference: 1 px = 1 unit, origin at the upper left corner."""
+        return cls(Affine.identity(), width, height, None)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.height, self.width
+
+    @property
+    def window(self) -> Window:
+        return Window(0, 0, self.width, self.height)
+
+    @property
+    def linear(self) -> npt.NDArray[np.float64]:
+        """(2, 2) matrix from a pixel step (dx, dy) to a map step."""
+        t = self.transform
+        return np.array([[t.a, t.b], [t.d, t.e]])
+
+    @property
+    def pixel_size(self) -> tuple[float, float]:
+        """Length of one column and one row step, in map units."""
+        t = self.transform
+        return math.hypot(t.a, t.d), math.hypot(t.b, t.e)
+
+    @property
+    def resolution(self) -> float:
+        """Side of the square of one pixel's area, in map units."""
+        return math.sqrt(abs(self.transform.determinant))
+
+    @property
+    def metres_per_unit(self) -> float:
+        """Length of one map unit in metres (1 in a pixel frame). A degree is taken at the grid's centre,
+        as the side of the square of a degree's area there."""
+        if self.crs is None:
+            return 1.0
+        if self.crs.is_geographic:
+            centre = self.to_map(np.array([[(self.width - 1) / 2, (self.height - 1) / 2]]))[0]
+            return 111_320.0 * math.sqrt(max(1e-6, math.cos(math.radians(float(centre[1])))))
+        return float(self.crs.linear_units_factor[1])
+
+    def to_map(self, xy: Points) -> Points:
+        """(N, 2) pixel coordinates -> (N, 2) map coordinates."""
+        xy = np.asarray(xy, dtype=np.float64)
+        return (xy + 0.5) @ self.linear.T + np.array([self.transform.c, self.transform.f])
+
+    def to_pixel(self, map_xy: Points) -> Points:
+        """(N, 2) map coordinates -> (N, 2) pixel coordinates."""
+        shifted = np.asarray(map_xy, dtype=np.float64) - np.array([self.transform.c, self.transform.f])
+        return shifted @ np.linalg.inv(self.linear).T - 0.5
+
+    def map_to_crs(self, map_xy: Points, crs: CRS | None) -> Points:
+        """(N, 2) map coordinates of this grid -> the same places in another CRS.
+
+        Raises InputError between a pixel frame and a CRS, and where a place has no coordinates there.
+        """
+        if self.crs == crs:
+            return np.asarray(map_xy, dtype=np.float64)
+        if self.crs is None or crs is None:
+            raise InputError("one raster has a CRS and the other is in a pixel frame: use --pixel-frame for both")
+        xs, ys = transform_coordinates(self.crs, crs, map_xy[:, 0].tolist(), map_xy[:, 1].tolist())
+        result = np.column_stack([xs, ys]).astype(np.float64)
+        if not np.isfinite(result).all():
+            raise InputError(f"some coordinates in {self.crs} do not exist in {crs}: check both rasters' CRS")
+        return result
+
+    def crop(self, window: Window) -> Grid:
+        """The grid of a window of this one; it may reach outside."""
+        return Grid(
+            self.transform * Affine.translation(window.col, window.row), window.width, window.height, self.crs
+        )
+
+    def coarsen(self, factor: int) -> Grid:
+        """The grid of factor x factor pixels made one; the last column and row may reach outside."""
+        return Grid(
+            self.transform * Affine.scale(factor), -(-self.width // factor), -(-self.height // factor), self.crs
+        )
+
+    def outline(self, per_side: int = 21) -> Points:
+        """(4 * per_side, 2) map coordinates along the outer edge."""
+        t = np.linspace(0, 1, per_side)
+        edge = np.concatenate(
+            [np.column_stack(p) for p in ((t, 0 * t), (0 * t + 1, t), (1 - t, 0 * t + 1), (0 * t, 1 - t))]
+        )
+        return self.to_map(edge * [self.width, self.height] - 0.5)
+
+    def blocks(self, size: int = 512) -> Iterator[Window]:
+        """Windows of size x size that tile the grid, row by row."""
+        for row in range(0, self.height, size):
+            for col in range(0, self.width, size):
+                yield Window(col, row, min(size, self.width - col), min(size, self.height - row))
+
+    def covering(self, map_xy: Points) -> Window:
+        """The smallest window of whole pixels that covers the given map coordinates, cut to the grid."""
+        xy = self.to_pixel(map_xy) + 0.5
+        low, high = np.floor(xy.min(axis=0) + 1e-6).astype(int), np.ceil(xy.max(axis=0) - 1e-6).astype(int)
+        return Window(*low.tolist(), *(high - low).tolist()).intersect(self.window)
+
+    def describe(self) -> dict[str, Any]:
+        """Plain facts for logs and JSON."""
+        return {
+            "width": self.width,
+            "height": self.height,
+            "crs": self.crs.to_string() if self.crs else "pixel frame",
+            "transform": list(tuple(self.transform)[:6]),
+        }
+
+
+def _utm(longitude: float, latitude: float) -> CRS:
+    zone = min(60, int((longitude + 180) // 6) + 1)
+    return CRS.from_epsg((32600 if latitude >= 0 else 32700) + zone)
+
+
+def _metric_crs(optical: Grid, sar: Grid) -> CRS:
+    """The optical CRS if it is projected, else the SAR one, else UTM at the optical centre."""
+    for grid in (optical, sar):
+        if grid.crs is not None and grid.crs.is_projected:
+            return grid.crs
+    centre = optical.outline().mean(axis=0, keepdims=True)
+    lonlat = optical.map_to_crs(centre, CRS.from_epsg(4326))[0]
+    return _utm(float(lonlat[0]), float(lonlat[1]))
+
+
+def _pixel_sides(grid: Grid, crs: CRS) -> tuple[float, float]:
+    """Lengths of a column and a row step of `grid`, at its centre, in units of `crs`."""
+    centre = np.array([(grid.width - 1) / 2, (grid.height - 1) / 2])
+    steps = np.array([[-0.5, 0], [0.5, 0], [0, -0.5], [0, 0.5]])
+    places = grid.map_to_crs(grid.to_map(centre + steps), crs)
+    return float(np.hypot(*(places[1] - places[0]))), float(np.hypot(*(places[3] - places[2])))
+
+
+def common_grid(optical: Grid, sar: Grid) -> Grid:
+    """The grid on which both scenes are compared: pixel size of the coarser, extent the union of both.
+
+    Scene alignment of the SpaceNet 9 baseline (Hänsch et al., "Introducing SpaceNet 9", section 3). The grid is
+    projected and north-up. Its lattice is the coarser scene's own wherever that one is north-up in the same CRS,
+    so that this scene is not resampled at all.
+
+    Raises InputError if one scene has a CRS and the other is in a pixel frame.
+    """
+    if optical.crs is None or sar.crs is None:
+        if optical.crs is not None or sar.crs is not None:
+            raise InputError("one raster has a CRS and the other has none: use --pixel-frame to ignore both")
+        return Grid.pixel_frame(max(optical.width, sar.width), max(optical.height, sar.height))
+    crs = _metric_crs(optical, sar)
+    sides = {grid: _pixel_sides(grid, crs) for grid in (optical, sar)}
+    coarser = optical if math.prod(sides[optical]) > math.prod(sides[sar]) * (1 + 1e-9) else sar
+    t = coarser.transform
+    if coarser.crs == crs and t.b == 0 and t.d == 0:
+        width, height, left, top = abs(t.a), abs(t.e), t.c, t.f
+    else:
+        width = height = math.sqrt(math.prod(sides[coarser]))
+        left, top = 0.0, 0.0
+    outline = np.concatenate([grid.map_to_crs(grid.outline(), crs) for grid in (optical, sar)])
+    first_col = math.floor((outline[:, 0].min() - left) / width + 1e-6)
+    first_row = math.floor((top - outline[:, 1].max()) / height + 1e-6)
+    last_col = math.ceil((outline[:, 0].max() - left) / width - 1e-6)
+    last_row = math.ceil((top - outline[:, 1].min()) / height - 1e-6)
+    transform = Affine(width, 0, left + first_col * width, 0, -height, top - first_row * height)
+    return Grid(transform, last_col - first_col, last_row - first_row, crs)

@@ -1,0 +1,180 @@
+"""OffsetMap: for every optical pixel, where its counterpart lies in the SAR image. Render, write, read, sample.
+
+The only module that speaks optical pixels. dx(c, r), dy(c, r) = inverse linear part of the optical geotransform
+times (X_sar - X_opt), both in the optical CRS; for a north-up image dx = (X_sar - X_opt) / transform.a and
+dy = (Y_sar - Y_opt) / transform.e, so +dx is right and +dy is down.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import rasterio
+from rasterio.windows import Window as RasterioWindow
+
+from sn9reg.errors import InputError
+from sn9reg.grid import Grid, Points, Window
+from sn9reg.rasters import PathLike, atomic_output, check_output, geotiff_profile, open_raster, reading
+
+Block = npt.NDArray[np.float32]  # (2 or 3, h, w): dx, dy[, sigma] in optical pixels
+
+BANDS = ("dx", "dy", "sigma")
+TAG_PREFIX = "SN9REG_"
+# A displacement is smooth over tens of pixels: exact at nodes this far apart, cubic between them.
+_NODE_STEP = 32
+# Offsets are stored in steps of 1/1024 px: far below any registration error, and several times faster to compress.
+_QUANTUM = np.float32(1024.0)
+
+
+@dataclass(frozen=True)
+class OffsetMap:
+    """Offsets on the optical grid, read block by block so that no size is too large.
+
+    grid: the optical grid. read: window -> (2 or 3, h, w) float32, optical pixels. sigma: whether the third band,
+    the expected error in pixels, is there. facts: what the map says of itself, without the tag prefix.
+    """
+
+    grid: Grid
+    read: Callable[[Window], Block]
+    sigma: bool = False
+    facts: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def count(self) -> int:
+        return 3 if self.sigma else 2
+
+    def sample(self, xy: Points) -> npt.NDArray[np.float64]:
+        """(N, 2) optical pixel coordinates -> (N, 2 or 3) offsets, bilinear; at whole pixels exactly the stored values.
+
+        Raises InputError where a coordinate lies outside the optical image.
+        """
+        xy = np.asarray(xy, dtype=np.float64)
+        size = np.array([self.grid.width, self.grid.height])
+        if len(xy) and (not np.isfinite(xy).all() or (xy < -0.5).any() or (xy > size - 0.5).any()):
+            raise InputError(f"a point lies outside the optical image of {size[0]} x {size[1]} px")
+        result = np.empty((len(xy), self.count))
+        for i, (x, y) in enumerate(np.clip(xy, 0, size - 1)):
+            col, row = min(int(x), max(0, size[0] - 2)), min(int(y), max(0, size[1] - 2))
+            fx, fy = x - col, y - row
+            block = self.read(Window(col, row, 1 if fx == 0 else 2, 1 if fy == 0 else 2)).astype(np.float64)
+            across = block[:, :, 0] if fx == 0 else block[:, :, 0] * (1 - fx) + block[:, :, 1] * fx
+            result[i] = across[:, 0] if fy == 0 else across[:, 0] * (1 - fy) + across[:, 1] * fy
+        return result
+
+    def write(self, path: PathLike, overwrite: bool = False, creation_options: Mapping[str, Any] | None = None) -> None:
+        """Write as GeoTIFF, by blocks, whole or not at all.
+
+        Raises OutputError if the target exists without `overwrite`, or cannot be written.
+        """
+        profile = geotiff_profile(self.grid, self.count, "float32", nodata=float("nan"), interleave="band")
+        check_output(path, overwrite)
+        with atomic_output(path, overwrite) as temporary, rasterio.open(
+            temporary, "w", **(profile | dict(creation_options or {}))
+        ) as target:
+            target.update_tags(**{TAG_PREFIX + key.upper(): value for key, value in self.facts.items()})
+            for band, name in enumerate(BANDS[: self.count], start=1):
+                target.set_band_description(band, name)
+                target.set_band_unit(band, "px")
+            # Whole rows of blocks, so that every tile is compressed once and several in parallel.
+            for row in range(0, self.grid.height, 512):
+                window = Window(0, row, self.grid.width, min(512, self.grid.height - row))
+                block = self.read(window)
+                target.write(np.rint(block * _QUANTUM) / _QUANTUM, window=_rasterio_window(window))
+
+
+def from_nodes(grid: Grid, nodes: Block, step: int, facts: Mapping[str, str] | None = None) -> OffsetMap:
+    """The map whose value at optical pixel (i * step, j * step) is nodes[:, j, i], cubic in between.
+
+    nodes: (2 or 3, ny, nx) float32 with (nx - 1) * step >= width - 1, likewise ny.
+    """
+
+    def read(window: Window) -> Block:
+        x = (np.arange(window.col, window.col + window.width, dtype=np.float32)) / step
+        y = (np.arange(window.row, window.row + window.height, dtype=np.float32)) / step
+        # Only the nodes under the window: cv2.remap addresses at most 32,767 pixels a side.
+        left, top = max(0, int(x[0]) - 2), max(0, int(y[0]) - 2)
+        part = nodes[:, top : int(y[-1]) + 4, left : int(x[-1]) + 4]
+        return np.stack([_separable_cubic(band, x - left, y - top) for band in part])
+
+    return OffsetMap(grid, read, sigma=len(nodes) == 3, facts=facts or {})
+
+
+def _separable_cubic(nodes: npt.NDArray[np.float32], x: npt.NDArray[np.float32], y: npt.NDArray[np.float32]) -> Block:
+    """Cubic interpolation on a lattice as two matrix products, exact to float32 (a remap's are tables of 1/32 px)."""
+    across = _cubic_weights(x, nodes.shape[1])
+    down = _cubic_weights(y, nodes.shape[0])
+    return (down @ nodes @ across.T).astype(np.float32)
+
+
+def _cubic_weights(t: npt.NDArray[np.float32], n: int) -> npt.NDArray[np.float32]:
+    """(len(t), n) Catmull-Rom weights; at the ends linear extrapolation stands for the missing node."""
+    base = np.clip(t.astype(int), 0, max(0, n - 2))
+    f = (t - base).astype(np.float64)
+    weights = [
+        ((2 - f) * f - 1) * f / 2,
+        ((3 * f - 5) * f * f + 2) / 2,
+        ((4 - 3 * f) * f + 1) * f / 2,
+        (f - 1) * f * f / 2,
+    ]
+    matrix = np.zeros((len(t), n + 2))
+    rows = np.arange(len(t))
+    for k, weight in enumerate(weights):
+        matrix[rows, np.minimum(base + k, n + 1)] += weight
+    if n > 1:  # node -1 = 2 * node 0 - node 1, and the same at the other end
+        matrix[:, 1] += 2 * matrix[:, 0]
+        matrix[:, 2] -= matrix[:, 0]
+        matrix[:, n] += 2 * matrix[:, n + 1]
+        matrix[:, n - 1] -= matrix[:, n + 1]
+    else:
+        matrix[:, 1] = 1
+    return matrix[:, 1 : n + 1].astype(np.float32)
+
+
+def offsets_between(optical: Grid, optical_map: Points, sar_map: Points) -> npt.NDArray[np.float64]:
+    """(N, 2) offsets in optical pixels from map positions of both, in the optical CRS."""
+    return (np.asarray(sar_map) - np.asarray(optical_map)) @ np.linalg.inv(optical.linear).T
+
+
+def node_positions(grid: Grid, step: int = _NODE_STEP) -> tuple[Points, tuple[int, int]]:
+    """Optical pixel coordinates of the nodes for `from_nodes`, row by row, and their (ny, nx)."""
+    nx, ny = -(-(grid.width - 1) // step) + 1, -(-(grid.height - 1) // step) + 1
+    x, y = np.meshgrid(np.arange(nx) * float(step), np.arange(ny) * float(step))
+    return np.column_stack([x.ravel(), y.ravel()]), (ny, nx)
+
+
+@contextmanager
+def open_offsets(path: PathLike, optical: Grid | None = None) -> Iterator[OffsetMap]:
+    """Open an offset map of any maker: band 1 dx, band 2 dy, optional band 3 sigma, in optical pixels.
+
+    With `optical`, its georeference is taken from there (a submission need not carry one).
+    Raises InputError if it has fewer than two bands or another size than the optical image.
+    """
+    with open_raster(path) as dataset:
+        if dataset.count < 2:
+            raise InputError(f"{path}: has {dataset.count} band; an offset map has dx and dy")
+        if optical is not None and optical.shape != dataset.shape:
+            raise InputError(
+                f"{path}: is {dataset.width} x {dataset.height} px and the optical image is "
+                f"{optical.width} x {optical.height} px; offsets belong to one optical image"
+            )
+        grid = optical or Grid(dataset.transform, dataset.width, dataset.height, dataset.crs)
+        has_sigma = dataset.count > 2 and (dataset.descriptions[2] or "") == "sigma"
+        bands = [1, 2, 3] if has_sigma else [1, 2]
+
+        def read(window: Window) -> Block:
+            with reading(path):
+                values: Block = dataset.read(bands, window=_rasterio_window(window)).astype(np.float32)
+            return values
+
+        tags = dataset.tags()
+        facts = {k[len(TAG_PREFIX) :].lower(): v for k, v in tags.items() if k.startswith(TAG_PREFIX)}
+        yield OffsetMap(grid, read, has_sigma, facts)
+
+
+def _rasterio_window(window: Window) -> RasterioWindow:
+    return RasterioWindow(window.col, window.row, window.width, window.height)

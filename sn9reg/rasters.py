@@ -1,0 +1,164 @@
+"""Opening rasters with errors that say what to do, and writing files that are whole or not there."""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import rasterio
+from rasterio.enums import ColorInterp
+from rasterio.errors import NotGeoreferencedWarning, RasterioError, RasterioIOError
+from rasterio.io import DatasetReader
+
+from sn9reg.errors import InputError, OutputError
+from sn9reg.grid import Grid
+
+PathLike = str | os.PathLike[str]
+
+# GDAL errors are raised as exceptions; rasterio's log of the same would print them twice.
+logging.getLogger("rasterio._env").setLevel(logging.CRITICAL)
+
+
+@contextmanager
+def open_raster(path: PathLike) -> Iterator[DatasetReader]:
+    """Open a raster for reading.
+
+    Raises InputError if the file is missing, is no raster, or has no bands.
+    """
+    if not Path(path).exists():
+        raise InputError(f"{path}: no such file")
+    if Path(path).is_dir():
+        raise InputError(f"{path}: is a folder, not a raster")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            dataset = rasterio.open(path)
+    except RasterioError as error:
+        raise InputError(f"{path}: not a raster that GDAL can read ({_first_line(error)})") from error
+    with dataset:
+        if dataset.count == 0:
+            raise InputError(f"{path}: has no bands; if it is a container, name one of its subdatasets")
+        yield dataset
+
+
+@contextmanager
+def reading(name: PathLike) -> Iterator[None]:
+    """Raises InputError that names the file for every read error inside the block."""
+    try:
+        yield
+    except RasterioIOError as error:
+        raise InputError(f"{name}: cannot be read, the file may be truncated ({_first_line(error)})") from error
+
+
+def grid_of(dataset: DatasetReader, pixel_frame: bool = False) -> Grid:
+    """The grid of an open raster; with `pixel_frame` its georeference is ignored.
+
+    Raises InputError if it has no CRS or no geotransform and `pixel_frame` is not set.
+    """
+    if pixel_frame:
+        return Grid.pixel_frame(dataset.width, dataset.height)
+    if dataset.crs is None or dataset.transform.is_identity:
+        missing = "no CRS" if dataset.crs is None else "no geotransform"
+        hint = "rectify it first (e.g. gdalwarp), or " if dataset.gcps[0] or dataset.rpcs else ""
+        raise InputError(
+            f"{dataset.name}: has {missing}; {hint}use --pixel-frame to register both images as plain pixel grids"
+        )
+    return Grid(dataset.transform, dataset.width, dataset.height, dataset.crs)
+
+
+def data_bands(dataset: DatasetReader) -> list[int]:
+    """1-based indexes of the bands that are not alpha. Raises InputError if there is none."""
+    bands = [i for i, c in zip(dataset.indexes, dataset.colorinterp, strict=True) if c != ColorInterp.alpha]
+    if not bands:
+        raise InputError(f"{dataset.name}: has no band but alpha")
+    return bands
+
+
+def check_bands(dataset: DatasetReader, bands: list[int]) -> None:
+    """Raises InputError if a band is not there or holds complex numbers."""
+    for band in bands:
+        if band not in dataset.indexes:
+            raise InputError(f"{dataset.name}: has no band {band}, only 1 to {dataset.count}")
+        if dataset.dtypes[band - 1].startswith("complex"):
+            raise InputError(f"{dataset.name}: band {band} is complex; give its amplitude or intensity instead")
+
+
+@contextmanager
+def atomic_output(path: PathLike, overwrite: bool = False) -> Iterator[Path]:
+    """A temporary path beside `path`, renamed to it when the block ends well and removed when it does not.
+
+    Raises OutputError if the target exists and `overwrite` is not set, or cannot be written.
+    """
+    check_output(path, overwrite)
+    target = Path(path)
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=target.suffix, dir=target.parent)
+        os.close(handle)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written ({error.strerror})") from error
+    temporary = Path(name)
+    try:
+        yield temporary
+        if target.exists() and not overwrite:
+            raise OutputError(f"{path}: appeared while it was being computed; use --overwrite to replace it")
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(target)
+    except (OSError, RasterioError) as error:
+        raise OutputError(f"{path}: cannot be written ({_first_line(error)})") from error
+    finally:
+        for leftover in (temporary, Path(f"{temporary}.aux.xml")):
+            leftover.unlink(missing_ok=True)
+
+
+def check_output(path: PathLike, overwrite: bool = False) -> None:
+    """Raises OutputError, before any work is done, where `path` could not be written in the end."""
+    target = Path(path)
+    if target.is_dir():
+        raise OutputError(f"{path}: is a folder")
+    if target.exists() and not overwrite:
+        raise OutputError(f"{path}: exists; use --overwrite to replace it")
+    if not target.parent.is_dir():
+        raise OutputError(f"{path}: its folder does not exist")
+    if not os.access(target.parent, os.W_OK):
+        raise OutputError(f"{path}: its folder is not writable")
+
+
+def geotiff_profile(grid: Grid, count: int, dtype: str, **options: Any) -> dict[str, Any]:
+    """Creation profile of every GeoTIFF that sn9reg writes; `options` (GDAL creation options) win."""
+    floating = dtype.startswith(("float", "complex"))
+    profile: dict[str, Any] = {
+        "driver": "GTiff",
+        "width": grid.width,
+        "height": grid.height,
+        "count": count,
+        "dtype": dtype,
+        "tiled": True,
+        "blockxsize": 512,
+        "blockysize": 512,
+        "compress": "deflate",
+        "zlevel": 1,
+        "num_threads": "all_cpus",
+        "bigtiff": "if_safer",
+        "interleave": "pixel" if count <= 4 and not floating else "band",
+    }
+    if not dtype.startswith("complex"):
+        profile["predictor"] = 3 if floating else 2
+    if grid.crs is not None:
+        profile |= {"crs": grid.crs, "transform": grid.transform}
+    return profile | options
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current
