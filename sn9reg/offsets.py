@@ -59,7 +59,7 @@ class OffsetMap:
             raise InputError(f"a point lies outside the optical image of {size[0]} x {size[1]} px")
         result = np.empty((len(xy), self.count))
         for i, (x, y) in enumerate(np.clip(xy, 0, size - 1)):
-            col, row = min(int(x), max(0, size[0] - 2)), min(int(y), max(0, size[1] - 2))
+            col, row = int(x), int(y)
             fx, fy = x - col, y - row
             block = self.read(Window(col, row, 1 if fx == 0 else 2, 1 if fy == 0 else 2)).astype(np.float64)
             across = block[:, :, 0] if fx == 0 else block[:, :, 0] * (1 - fx) + block[:, :, 1] * fx
@@ -94,8 +94,8 @@ def from_nodes(grid: Grid, nodes: Block, step: int, facts: Mapping[str, str] | N
     """
 
     def read(window: Window) -> Block:
-        x = (np.arange(window.col, window.col + window.width, dtype=np.float32)) / step
-        y = (np.arange(window.row, window.row + window.height, dtype=np.float32)) / step
+        x = np.arange(window.col, window.col + window.width, dtype=np.float32) / np.float32(step)
+        y = np.arange(window.row, window.row + window.height, dtype=np.float32) / np.float32(step)
         # Only the nodes under the window: cv2.remap addresses at most 32,767 pixels a side.
         left, top = max(0, int(x[0]) - 2), max(0, int(y[0]) - 2)
         part = nodes[:, top : int(y[-1]) + 4, left : int(x[-1]) + 4]

@@ -1,0 +1,340 @@
+"""Pull any raster that lies in the SAR frame onto the optical grid, through an offset map."""
+
+from __future__ import annotations
+
+import logging
+import math
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import rasterio
+from rasterio.dtypes import in_dtype_range
+from rasterio.enums import ColorInterp
+from rasterio.errors import NotGeoreferencedWarning
+from rasterio.io import DatasetReader, DatasetWriter
+from rasterio.windows import Window as RasterioWindow
+
+from sn9reg.errors import ConfigError, InputError
+from sn9reg.grid import Grid, Window
+from sn9reg.offsets import Block, OffsetMap
+from sn9reg.rasters import PathLike, atomic_output, check_output, geotiff_profile, grid_of, open_raster, reading
+from sn9reg.resampling import RESAMPLING, Floats, Locate, Mask, Values, block_means, interpolate, locator, working_dtype
+
+_log = logging.getLogger(__name__)
+# An offset that reaches further outside the optical image than this (px) is none.
+_REACH = 16384
+# Pixels of the raster that one block may need at once; a block that needs more is cut in two.
+_MAX_PIXELS = 4 << 20
+
+
+def apply_offsets(
+    offsets: OffsetMap,
+    raster: PathLike,
+    out: PathLike,
+    *,
+    resampling: str | None = None,
+    nodata: float | None = None,
+    bands: Sequence[int] | None = None,
+    pixel_frame: bool = False,
+    threads: int = 1,
+    overwrite: bool = False,
+    creation_options: Mapping[str, Any] | None = None,
+) -> None:
+    """Write `raster` on the optical grid, each pixel from where the offsets say that its counterpart lies.
+
+    resampling: nearest, bilinear or cubic; by default nearest for palettes and 64-bit integers, which name things,
+    and bilinear for all else. Interpolation uses valid pixels only, and a pixel whose nearest source pixel is not
+    valid has no data. A raster at least 1.5 times finer than the optical image is averaged first, not so with nearest.
+    nodata: the value for pixels without data; in the raster it is understood too, unless that declares its own.
+    Kept: data type, nodata, palette, alpha, band names, colours, units and scales. Without nodata and alpha, pixels
+    without data are marked by a mask inside the file. threads: blocks computed at once; GDAL reads one at a time.
+
+    Raises InputError if the raster cannot be used, ConfigError for options that do not fit it, OutputError.
+    """
+    check_output(out, overwrite)
+    if offsets.facts.get("registered") == "no":
+        _log.warning("the offset map says that its pair was NOT registered; %s will not fit the optical image", out)
+    with open_raster(raster) as dataset:
+        source = _Source.of(dataset, offsets.grid, resampling, nodata, bands, pixel_frame)
+        job = _Job(offsets, source, locator(offsets.grid, source.grid))
+        profile = source.profile(offsets.grid) | dict(creation_options or {})
+        with (
+            rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True),
+            atomic_output(out, overwrite) as temporary,
+            _create(temporary, profile) as target,
+        ):
+            source.describe(target)
+            if not _write(target, job, threads):
+                _log.warning("%s holds no data: does %s lie in the SAR frame?", out, raster)
+
+
+@dataclass(frozen=True)
+class _Source:
+    """The raster, its grid after averaging factor x factor pixels, and what becomes of it."""
+
+    dataset: DatasetReader
+    grid: Grid
+    factor: int
+    bands: list[int]
+    dtype: str
+    resampling: str
+    nodata: float | None  # of the output
+    marker: float | None  # a value that means no data in the raster, though it does not say so
+
+    @classmethod
+    def of(
+        cls,
+        dataset: DatasetReader,
+        optical: Grid,
+        resampling: str | None,
+        nodata: float | None,
+        bands: Sequence[int] | None,
+        pixel_frame: bool,
+    ) -> _Source:
+        """Settle every default. Raises InputError, ConfigError."""
+        chosen = list(bands or dataset.indexes)
+        for band in chosen:
+            if band not in dataset.indexes:
+                raise InputError(f"{dataset.name}: has no band {band}, only 1 to {dataset.count}")
+        grid = grid_of(dataset, pixel_frame)
+        if (grid.crs is None) != (optical.crs is None):
+            raise InputError(f"{dataset.name}: has a CRS or the offset map has, not both; use --pixel-frame")
+        dtype = _common_dtype(dataset, chosen)
+        names_things = dtype in ("int64", "uint64") or ColorInterp.palette in _colours(dataset, chosen)
+        how = resampling or ("nearest" if names_things else "bilinear")
+        if how not in RESAMPLING:
+            raise ConfigError(f"resampling is {', '.join(RESAMPLING)}, not {how}")
+        if how != "nearest" and names_things:
+            raise ConfigError(f"{dataset.name}: a palette or 64-bit integers cannot be blended; use nearest")
+        own = dataset.nodatavals[chosen[0] - 1]
+        if nodata is not None and not _fits(nodata, dtype):
+            raise ConfigError(f"nodata {nodata:g} does not fit into the raster's type {dtype}")
+        kept = own if nodata is None and own is not None and _fits(own, dtype) else nodata
+        factor = 1 if how == "nearest" else _finer(optical, grid)
+        marker = nodata if own is None else None
+        return cls(dataset, grid.coarsen(factor), factor, chosen, dtype, how, kept, marker)
+
+    @property
+    def alpha(self) -> bool:
+        return ColorInterp.alpha in _colours(self.dataset, self.bands)
+
+    @property
+    def fill(self) -> float:
+        """What stands where there is no data."""
+        if self.nodata is not None:
+            return self.nodata
+        return math.nan if self.dtype.startswith(("float", "complex")) and not self.alpha else 0
+
+    def profile(self, grid: Grid) -> dict[str, Any]:
+        colours = _colours(self.dataset, self.bands)
+        options: dict[str, Any] = {}
+        if self.nodata is not None:
+            options["nodata"] = self.nodata
+        if colours[:3] == [ColorInterp.red, ColorInterp.green, ColorInterp.blue]:
+            options["photometric"] = "rgb"
+        if self.alpha:
+            options["alpha"] = "yes"
+        return geotiff_profile(grid, len(self.bands), self.dtype, **options)
+
+    def describe(self, target: DatasetWriter) -> None:
+        """Copy what the raster says of its bands."""
+        dataset, rows = self.dataset, [band - 1 for band in self.bands]
+        target.update_tags(**{k: v for k, v in dataset.tags().items() if k != "AREA_OR_POINT"})
+        target.descriptions = [dataset.descriptions[i] for i in rows]
+        target.units = [dataset.units[i] or "" for i in rows]
+        if any(dataset.scales[i] != 1 or dataset.offsets[i] != 0 for i in rows):
+            target.scales, target.offsets = [dataset.scales[i] for i in rows], [dataset.offsets[i] for i in rows]
+        for index, band in enumerate(self.bands, start=1):
+            # The old statistics are not those of the new pixels.
+            tags = dataset.tags(band).items()
+            target.update_tags(index, **{k: v for k, v in tags if not k.startswith("STATISTICS_")})
+        colours = _colours(dataset, self.bands)
+        if colours == [ColorInterp.palette]:
+            target.write_colormap(1, dataset.colormap(self.bands[0]))
+        elif ColorInterp.palette not in colours:
+            target.colorinterp = colours
+
+    def read(self, window: Window) -> tuple[Values, Mask]:
+        """(bands, h, w) values and validity of a window of `grid`."""
+        if self.factor == 1:
+            return self._read_pixels(window)
+        # Strip by strip: of a much finer raster, the pixels under one block could fill the memory.
+        rows = max(1, _MAX_PIXELS // (window.width * self.factor**2))
+        strips = []
+        for top in range(window.row, window.row + window.height, rows):
+            height = min(rows, window.row + window.height - top)
+            k = self.factor
+            strip = Window(window.col * k, top * k, window.width * k, height * k)
+            strips.append(block_means(*self._read_pixels(strip), k, (height, window.width)))
+        return np.concatenate([v for v, _ in strips], axis=1), np.concatenate([m for _, m in strips], axis=1)
+
+    def _read_pixels(self, window: Window) -> tuple[Values, Mask]:
+        cut = window.intersect(Window(0, 0, self.dataset.width, self.dataset.height))
+        area = RasterioWindow(cut.col, cut.row, cut.width, cut.height)
+        with reading(self.dataset.name):
+            dtype = None if self.dtype == "complex_int16" else self.dtype
+            values = self.dataset.read(self.bands, window=area, out_dtype=dtype)
+            valid = self.dataset.read_masks(self.bands, window=area) != 0
+        for i, colour in enumerate(_colours(self.dataset, self.bands)):
+            if colour == ColorInterp.alpha:
+                valid[i] = values[i] != 0
+        if self.marker is not None:
+            valid &= values != self.marker
+        return values, valid & ~np.isnan(values) if values.dtype.kind in "fc" else valid
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What one block needs; rasters are read by one thread at a time, as GDAL demands."""
+
+    offsets: OffsetMap
+    source: _Source
+    locate: Locate
+    lock: AbstractContextManager[Any] = field(default_factory=Lock)
+
+    def __call__(self, window: Window) -> tuple[Values, Mask]:
+        with self.lock:
+            block = self.offsets.read(window)
+        x, y = _positions(window, block, self.locate)
+        values, valid = self.sample(x, y)
+        return _finish(values, valid, self.source), valid
+
+    def sample(self, x: Floats, y: Floats) -> tuple[Values, Mask]:
+        """(bands, h, w) values and validity at pixels (x, y), each (h, w), of the source; NaN: nowhere."""
+        grid, count = self.source.grid, len(self.source.bands)
+        with np.errstate(invalid="ignore"):
+            inside = (x >= -0.5) & (x < grid.width - 0.5) & (y >= -0.5) & (y < grid.height - 0.5)
+        if not inside.any():
+            return np.zeros((count, *x.shape), self._dtype), np.zeros((count, *x.shape), bool)
+        need = _window_around(x[inside], y[inside]).intersect(grid.window)
+        if need.width * need.height > _MAX_PIXELS and x.size > 1:
+            axis = int(np.argmax(x.shape))
+            halves = zip(np.array_split(x, 2, axis), np.array_split(y, 2, axis), strict=True)
+            parts = [self.sample(*half) for half in halves]
+            return np.concatenate([p[0] for p in parts], axis + 1), np.concatenate([p[1] for p in parts], axis + 1)
+        with self.lock:
+            values, valid = self.source.read(need)
+        x, y = np.where(inside, x - need.col, 0.0), np.where(inside, y - need.row, 0.0)
+        values, valid = interpolate(values, valid, x, y, self.source.resampling)
+        return values.astype(self._dtype, copy=False), valid & inside
+
+    @property
+    def _dtype(self) -> npt.DTypeLike:
+        name = self.source.dtype
+        kept = np.dtype("complex64" if name == "complex_int16" else name)
+        return kept if self.source.resampling == "nearest" else working_dtype(kept)
+
+
+def _create(path: Path, profile: Mapping[str, Any]) -> DatasetWriter:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)  # a pixel frame has no georeference to write
+        return rasterio.open(path, "w", **profile)
+
+
+def _write(target: DatasetWriter, job: _Job, threads: int) -> bool:
+    """Compute and write every block; whether any pixel got data."""
+    masking, any_data = False, False
+    can_mask = job.source.nodata is None and not job.source.alpha
+    done: list[RasterioWindow] = []
+    for window, (values, valid) in _in_parallel(job, list(job.offsets.grid.blocks(512)), threads):
+        area = RasterioWindow(window.col, window.row, window.width, window.height)
+        target.write(values, window=area)
+        seen = valid.any(axis=0)
+        any_data |= bool(seen.any())
+        if can_mask and not masking and not seen.all():
+            masking = True  # a new mask starts all invalid
+            for earlier in done:
+                target.write_mask(True, window=earlier)
+        if masking:
+            target.write_mask(seen, window=area)
+        elif can_mask:
+            done.append(area)
+    return any_data
+
+
+def _in_parallel(job: _Job, blocks: list[Window], threads: int) -> Iterator[tuple[Window, tuple[Values, Mask]]]:
+    """Blocks in order, computed by `threads` at once, a few ahead of the one that is written."""
+    if threads == 1:
+        yield from ((block, job(block)) for block in blocks)
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        for start in range(0, len(blocks), 4 * threads):
+            part = blocks[start : start + 4 * threads]
+            yield from zip(part, pool.map(job, part), strict=True)
+
+
+def _positions(window: Window, offsets: Block, locate: Locate) -> tuple[Floats, Floats]:
+    """Where in the source the optical pixels of `window` lie: x and y, (h, w) each, NaN without an offset."""
+    dx, dy = offsets[:2].astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        wild = ~((np.abs(dx) < _REACH) & (np.abs(dy) < _REACH))
+    x = np.where(wild, np.nan, np.arange(window.col, window.col + window.width) + dx)
+    y = np.where(wild, np.nan, np.arange(window.row, window.row + window.height)[:, None] + dy)
+    u, v = locate(x, y)
+    # Steps of 2**-20 px: the last bits of map coordinates must not blur what lies on whole pixels.
+    return np.rint(u * 2**20) / 2**20, np.rint(v * 2**20) / 2**20
+
+
+def _window_around(x: Floats, y: Floats) -> Window:
+    left, top = math.floor(x.min()) - 2, math.floor(y.min()) - 2
+    return Window(left, top, math.ceil(x.max()) + 3 - left, math.ceil(y.max()) + 3 - top)
+
+
+def _finish(values: Values, valid: Mask, source: _Source) -> Values:
+    """Back to the raster's type; no data where there is none, and nowhere else."""
+    if source.dtype == "complex_int16":
+        return np.where(valid, values, 0).astype(np.complex64)
+    dtype = np.dtype(source.dtype)
+    if source.resampling != "nearest":
+        if dtype.kind in "iu":
+            limits = np.iinfo(dtype)
+            values = np.clip(np.rint(np.where(valid, values, 0)), limits.min, limits.max)
+        values = values.astype(dtype)
+        if source.nodata is not None and not math.isnan(source.nodata):
+            # Blending must not turn data into no data.
+            values[valid & (values == source.nodata)] = _beside(source.nodata, dtype)
+    return np.where(valid, values, np.array(source.fill).astype(dtype))
+
+
+def _beside(value: float, dtype: np.dtype[Any]) -> float:
+    """The next value of a type."""
+    if dtype.kind in "iu":
+        return value + 1 if value < np.iinfo(dtype).max else value - 1
+    real = np.dtype(dtype.type(0).real.dtype).type
+    return float(np.nextafter(real(value), real(0 if value else 1)))
+
+
+def _common_dtype(dataset: DatasetReader, bands: Sequence[int]) -> str:
+    """GeoTIFF has one type for all bands: the smallest that holds theirs."""
+    names = {dataset.dtypes[band - 1] for band in bands}
+    return names.pop() if len(names) == 1 else str(np.result_type(*(n.replace("_int16", "64") for n in names)))
+
+
+def _colours(dataset: DatasetReader, bands: Sequence[int]) -> list[ColorInterp]:
+    return [dataset.colorinterp[band - 1] for band in bands]
+
+
+def _fits(nodata: float, dtype: str) -> bool:
+    if dtype.startswith("complex"):
+        return True
+    whole = math.isfinite(nodata) and float(nodata).is_integer()
+    return (whole or dtype.startswith("float")) and bool(math.isnan(nodata) or in_dtype_range(nodata, dtype))
+
+
+def _finer(optical: Grid, raster: Grid) -> int:
+    """How many pixels of the raster, a side, lie in one of the optical image; at least 1."""
+    if optical.crs == raster.crs:
+        return max(1, round(optical.resolution / raster.resolution))
+    centre = np.array([[(optical.width - 1) / 2, (optical.height - 1) / 2]])
+    corners = centre + np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+    u, v = raster.to_pixel(optical.map_to_crs(optical.to_map(corners), raster.crs)).T
+    area = abs((u[1] - u[0]) * (v[2] - v[0]) - (u[2] - u[0]) * (v[1] - v[0]))
+    return max(1, round(math.sqrt(area)))

@@ -1,0 +1,85 @@
+"""`sn9reg apply`: pull a raster from the SAR frame onto the optical grid."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from sn9reg.apply import apply_offsets
+from sn9reg.cli import options
+from sn9reg.cli.score import check_frame
+from sn9reg.errors import InputError
+from sn9reg.grid import Grid
+from sn9reg.offsets import OffsetMap, open_offsets
+from sn9reg.rasters import check_output, grid_of, open_raster
+from sn9reg.resampling import RESAMPLING
+
+
+@click.command()
+@click.argument("offsets_path", metavar="OFFSETS", type=click.Path(path_type=Path))
+@click.argument("raster", metavar="RASTER", type=click.Path(path_type=Path))
+@click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="GeoTIFF to write.")
+@click.option("--optical", type=click.Path(path_type=Path), help="The optical image, if OFFSETS has no georeference.")
+@click.option(
+    "--resampling",
+    type=click.Choice(RESAMPLING),
+    help="Default: nearest for palettes and 64-bit integers, bilinear for all else.",
+)
+@click.option("--nodata", type=float, help="Value for no data, in OUT and, if it declares none, in RASTER.")
+@click.option("-b", "--bidx", type=int, multiple=True, help="Band of RASTER, from 1; may be repeated. Default: all.")
+@options.creation
+@options.pixel_frame
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Blocks computed at once.")
+@options.overwrite
+def apply(
+    offsets_path: Path,
+    raster: Path,
+    out: Path,
+    optical: Path | None,
+    resampling: str | None,
+    nodata: float | None,
+    bidx: tuple[int, ...],
+    creation_options: dict[str, Any],
+    pixel_frame: bool,
+    threads: int,
+    overwrite: bool,
+) -> None:
+    """Write RASTER, which lies in the SAR frame, on the optical grid: every pixel where OFFSETS finds its counterpart.
+
+    RASTER may have any bands, type, pixel size and CRS. For class labels, say --resampling nearest.
+    """
+    check_output(out, overwrite)
+    with _open(offsets_path, optical, pixel_frame) as offsets:
+        apply_offsets(
+            offsets,
+            raster,
+            out,
+            resampling=resampling,
+            nodata=nodata,
+            bands=bidx,
+            pixel_frame=pixel_frame,
+            threads=threads,
+            overwrite=overwrite,
+            creation_options=creation_options,
+        )
+
+
+@contextmanager
+def _open(path: Path, optical: Path | None, pixel_frame: bool) -> Iterator[OffsetMap]:
+    """The offset map on the optical grid: its own, or that of the optical image."""
+    grid = None
+    if optical is not None:
+        with open_raster(optical) as dataset:
+            grid = grid_of(dataset, pixel_frame)
+    with open_offsets(path, grid) as offsets:
+        check_frame(path, offsets, pixel_frame)
+        if pixel_frame:
+            offsets = replace(offsets, grid=Grid.pixel_frame(offsets.grid.width, offsets.grid.height))
+        elif offsets.grid.crs is None or offsets.grid.transform.is_identity:
+            raise InputError(f"{path}: has no georeference; give the optical image with --optical, or --pixel-frame")
+        yield offsets

@@ -1,0 +1,95 @@
+"""`sn9reg info`: what an offset map says of itself. Also `rio sn9reg`, a plug-in of rasterio's command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import numpy.typing as npt
+
+from sn9reg.cli import fail, options
+from sn9reg.errors import Sn9regError
+from sn9reg.grid import Grid
+from sn9reg.offsets import open_offsets
+from sn9reg.rasters import PathLike, open_raster, reading
+from sn9reg.scoring import metres
+
+# Displacements are smooth: this many pixels a side are enough for statistics.
+_MAX_SIDE = 1024
+
+
+class _Standalone(click.Command):
+    """As a plug-in it runs under a group that knows nothing of sn9reg's errors."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except Sn9regError as error:
+            fail(error)
+
+
+# rasterio adds its plug-ins under the command's own name, and `rio info` is taken.
+@click.command("sn9reg", cls=_Standalone, short_help="Facts and statistics of an sn9reg offset map.")
+@click.argument("offsets_path", metavar="OFFSETS", type=click.Path(path_type=Path))
+@options.as_json
+def info(offsets_path: Path, as_json: bool) -> None:
+    """Say what the offset map OFFSETS is: size, CRS, bands, facts, and how long and one-sided its offsets are."""
+    facts = describe(offsets_path)
+    click.echo(json.dumps(facts, allow_nan=False) if as_json else "\n".join(_lines(facts)))
+
+
+def describe(path: PathLike) -> dict[str, Any]:
+    """Plain facts of an offset map. Raises InputError if it is none."""
+    with open_offsets(path) as offsets:
+        result = offsets.grid.describe()
+        result |= {"bands": ["dx", "dy", "sigma"][: offsets.count], "facts": dict(offsets.facts)}
+        grid = offsets.grid
+    with open_raster(path) as dataset, reading(path):
+        # Whole pixels, not means, so that a NaN stays where it is.
+        step = max(1, -(-max(grid.shape) // _MAX_SIDE))
+        values = dataset.read([1, 2], out_shape=(2, -(-grid.height // step), -(-grid.width // step)))
+    return result | {"statistics": _statistics(values.reshape(2, -1).T.astype(np.float64), grid)}
+
+
+def _statistics(vectors: npt.NDArray[np.float64], grid: Grid) -> dict[str, Any]:
+    """Lengths in px and metres, and the direction (x, y) along which the offsets vary most."""
+    known = vectors[np.isfinite(vectors).all(axis=1)]
+    result: dict[str, Any] = {"valid_percent": 100.0 * len(known) / len(vectors)}
+    if not len(known):
+        return result
+    centre = np.array([[(grid.width - 1) / 2, (grid.height - 1) / 2]])
+    for unit, steps in (("px", known), ("m", metres(grid, centre, known) if grid.crs else None)):
+        if steps is not None:
+            length = np.hypot(steps[:, 0], steps[:, 1])
+            result |= {f"min_{unit}": float(length.min()), f"mean_{unit}": float(length.mean())}
+            result[f"max_{unit}"] = float(length.max())
+    variance, axes = np.linalg.eigh(np.cov(known.T, ddof=0))
+    if variance[1] > 1e-12:
+        mean = known.mean(axis=0)
+        direction = axes[:, 1] * (1 if mean @ axes[:, 1] >= 0 else -1)
+        result["direction"] = [float(v) for v in direction]
+        result["direction_percent"] = float(100.0 * variance[1] / variance.sum())
+    return result
+
+
+def _lines(facts: dict[str, Any]) -> list[str]:
+    statistics = facts["statistics"]
+    lines = [
+        f"size        {facts['width']} x {facts['height']} px",
+        f"crs         {facts['crs']}",
+        f"transform   {', '.join(f'{v:.10g}' for v in facts['transform'])}",
+        f"bands       {', '.join(facts['bands'])}",
+    ]
+    lines += [f"{key:<11} {value}" for key, value in facts["facts"].items()]
+    lines.append(f"valid       {statistics['valid_percent']:.1f} %")
+    for unit in ("px", "m"):
+        if f"mean_{unit}" in statistics:
+            low, mean, high = (statistics[f"{name}_{unit}"] for name in ("min", "mean", "max"))
+            lines.append(f"{f'length, {unit}':<11} {low:.2f} to {high:.2f}, mean {mean:.2f}")
+    if "direction" in statistics:
+        x, y = statistics["direction"]
+        lines.append(f"direction   ({x:.2f}, {y:.2f}) holds {statistics['direction_percent']:.0f} % of the variance")
+    return lines

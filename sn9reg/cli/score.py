@@ -1,0 +1,83 @@
+"""`sn9reg score`: how far an offset map is from tie-points."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from sn9reg.cli import options
+from sn9reg.errors import ConfigError
+from sn9reg.offsets import OffsetMap, open_offsets
+from sn9reg.rasters import PathLike, atomic_output, check_output, grid_of, open_raster
+from sn9reg.scoring import Score
+from sn9reg.scoring import score as score_offsets
+from sn9reg.tiepoints import read_tiepoints
+
+_ROWS = (
+    ("SpaceNet 9 score", "sn9_score"),
+    ("SpaceNet 9 mean, px", "sn9_mean_px"),
+    *((f"{label}, {unit}", f"{key}_{unit}") for unit in ("px", "m") for label, key in (
+        ("mean", "mean"), ("median", "median"), ("RMSE", "rmse"), ("CE90", "ce90"))),
+)  # fmt: skip
+
+
+@click.command()
+@click.argument("offsets_path", metavar="OFFSETS", type=click.Path(path_type=Path))
+@click.argument("optical_path", metavar="OPTICAL", type=click.Path(path_type=Path))
+@click.argument("sar_path", metavar="SAR", type=click.Path(path_type=Path))
+@click.argument("tiepoints_path", metavar="TIEPOINTS", type=click.Path(path_type=Path))
+@options.as_json
+@click.option("--per-point", metavar="CSV", type=click.Path(path_type=Path), help="Write one row per tie-point.")
+@options.pixel_frame
+@options.overwrite
+def score(
+    offsets_path: Path,
+    optical_path: Path,
+    sar_path: Path,
+    tiepoints_path: Path,
+    as_json: bool,
+    per_point: Path | None,
+    pixel_frame: bool,
+    overwrite: bool,
+) -> None:
+    """Compare OFFSETS with TIEPOINTS: SpaceNet 9's score, and the unrounded errors in pixels and metres.
+
+    TIEPOINTS is a SpaceNet 9 CSV (sar_row,sar_col,optical_row,optical_col), a .geojson or a QGIS .points file.
+    Every tie-point is counted, whatever its inlier flag says.
+    """
+    if per_point is not None:
+        check_output(per_point, overwrite)
+    with open_raster(optical_path) as optical_raster, open_raster(sar_path) as sar_raster:
+        optical, sar = grid_of(optical_raster, pixel_frame), grid_of(sar_raster, pixel_frame)
+    with open_offsets(offsets_path, optical) as offsets:
+        check_frame(offsets_path, offsets, pixel_frame)
+        result = score_offsets(offsets, optical, sar, read_tiepoints(tiepoints_path, optical, sar))
+    if per_point is not None:
+        with atomic_output(per_point, overwrite) as temporary:
+            result.per_point().to_csv(temporary, index=False)
+    click.echo(json.dumps(result.as_dict(), allow_nan=False) if as_json else _table(result))
+
+
+def check_frame(path: PathLike, offsets: OffsetMap, pixel_frame: bool) -> None:
+    """Raises ConfigError if the map says that it was made in the other frame, pixel or map."""
+    made_in = offsets.facts.get("frame")
+    if made_in == "pixel" and not pixel_frame:
+        raise ConfigError(f"{path}: was made with --pixel-frame; give --pixel-frame here too")
+    if made_in not in (None, "pixel") and pixel_frame:
+        raise ConfigError(f"{path}: was made from georeferenced images; leave --pixel-frame out")
+
+
+def _table(result: Score) -> str:
+    """Registered and unregistered, side by side."""
+    with_, without = result.as_dict(), result.as_dict()["without_registration"]
+    lines = [f"{f'{result.n} tie-points':<22}{'registered':>12}{'unregistered':>14}"]
+    for label, key in _ROWS:
+        if with_[key] is not None or without[key] is not None:
+            lines.append(f"{label:<22}{_number(with_[key]):>12}{_number(without[key]):>14}")
+    return "\n".join(lines)
+
+
+def _number(value: float | None) -> str:
+    return "no value" if value is None else f"{value:.2f}"

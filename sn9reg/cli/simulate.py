@@ -1,0 +1,71 @@
+"""`sn9reg simulate`: a scene that never was."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+from tqdm import tqdm
+
+from sn9reg.cli import options
+
+
+def parse_size(_context: click.Context, _parameter: click.Parameter, value: str) -> tuple[int, int]:
+    """'WIDTH' or 'WIDTHxHEIGHT' -> (width, height). Raises click.BadParameter for anything else."""
+    width, cross, height = value.lower().partition("x")
+    try:
+        return int(width), int(height if cross else width)
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is neither WIDTH nor WIDTHxHEIGHT") from None
+
+
+@click.command()
+@click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
+@click.option("--size", default="2000", show_default=True, metavar="WIDTH[xHEIGHT]", callback=parse_size,
+              help="Of the optical image, in pixels of 0.305 m.")
+@click.option("--seed", default=0, show_default=True, help="Another seed, another place.")
+@click.option("--looks", default=4.0, show_default=True, help="Looks of the SAR image: fewer, more speckle.")
+@click.option("--empty", default=0.01, show_default=True, help="Fraction of the SAR image outside its swath (0).")
+@click.option("--field", type=click.Path(path_type=Path), metavar="CSV",
+              help="Take the displacement from these tie-points instead of from a terrain.")
+@click.option("--field-geotransforms", type=click.Path(path_type=Path), metavar="JSON",
+              help="Geotransforms of the images that --field belongs to, by the CSV's name without suffix.")
+@options.overwrite
+@options.as_json
+def simulate(
+    folder: Path,
+    size: tuple[int, int],
+    seed: int,
+    looks: float,
+    empty: float,
+    field: Path | None,
+    field_geotransforms: Path | None,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    """Write an optical and a SAR image of a place that never was into FOLDER, with tie-points and exact offsets.
+
+    The files carry SpaceNet 9's names, and look to every other command like one of its scenes. The same size and
+    seed give the same files.
+    """
+    from sn9reg.simulate import simulate as simulate_scene
+
+    quiet = not logging.getLogger("sn9reg").isEnabledFor(logging.WARNING)
+    with tqdm(total=100, unit="%", desc="simulate", leave=False, disable=True if quiet else None) as bar:
+
+        def report(fraction: float) -> None:
+            bar.update(int(fraction * 100) - bar.n)
+
+        scene = simulate_scene(
+            folder, *size, seed=seed, looks=looks, field=field, field_geotransforms=field_geotransforms, empty=empty,
+            overwrite=overwrite, progress=report,
+        )
+    files = {name: str(path) for name, path in asdict(scene).items()}
+    if as_json:
+        click.echo(json.dumps(files))
+    else:
+        for path in files.values():
+            click.echo(path)

@@ -1,0 +1,60 @@
+"""Given tie-points, as map positions: SpaceNet 9's CSV and the geotransforms of its images."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+from affine import Affine
+
+from sn9reg.errors import InputError
+from sn9reg.grid import Grid, Points
+from sn9reg.rasters import PathLike
+
+_COLUMNS = ("sar_row", "sar_col", "optical_row", "optical_col")
+
+
+def read_given(path: PathLike, geotransforms: PathLike | None, optical_pixel: float, sar_pixel: float
+               ) -> tuple[Points, Points]:
+    """(N, 2) optical and (N, 2) SAR map positions in metres of a tie-point CSV.
+
+    geotransforms: JSON {stem of the CSV: {"optical": {"geotransform": [6]}, "sar": {"geotransform": [6]}}} in GDAL's
+    order; without it both images are taken to have the same origin and the given pixel sizes.
+    Raises InputError if a file is missing or not what it should be.
+    """
+    rows = _read_rows(path)
+    if geotransforms is None:
+        optical, sar = (Affine(size, 0, 0, 0, -size, 0) for size in (optical_pixel, sar_pixel))
+    else:
+        optical, sar = _read_geotransforms(geotransforms, Path(path).stem)
+    return Grid(optical, 1, 1).to_map(rows[:, [3, 2]]), Grid(sar, 1, 1).to_map(rows[:, [1, 0]])
+
+
+def _read_rows(path: PathLike) -> Points:
+    """(N, 4) in the order of the columns' names."""
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as source:
+            rows = [[float(row[name]) for name in _COLUMNS] for row in csv.DictReader(source)]
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    except (KeyError, TypeError, ValueError, csv.Error) as error:
+        raise InputError(f"{path}: is not a tie-point CSV with the columns {','.join(_COLUMNS)}") from error
+    values = np.array(rows, dtype=np.float64).reshape(-1, 4)
+    if not np.isfinite(values).all():
+        raise InputError(f"{path}: has a coordinate that is not a number")
+    return values
+
+
+def _read_geotransforms(path: PathLike, stem: str) -> tuple[Affine, Affine]:
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        optical, sar = (Affine.from_gdal(*map(float, content[stem][key]["geotransform"])) for key in ("optical", "sar"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    except KeyError as error:
+        raise InputError(f"{path}: has no entry {error} for {stem}") from error
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{path}: is not a JSON of geotransforms ({error})") from error
+    return optical, sar

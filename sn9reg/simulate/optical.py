@@ -1,0 +1,163 @@
+"""The optical image: colours, furrows, crowns, roofs, sun shadows, shaded slopes."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from sn9reg.grid import Grid, Points, Window
+from sn9reg.offsets import OffsetMap, from_nodes, node_positions
+from sn9reg.simulate.field import TAN_INCIDENCE, GroundField
+from sn9reg.simulate.landuse import Kind, World
+from sn9reg.simulate.noise import Image, pixel_noise, texture
+from sn9reg.simulate.sketch import MARGIN, Sketch, closed, swept
+
+# Where shadows fall, in map axes, and how long they are for one metre of height.
+_SHADOW = np.array([-0.55, 0.835])
+_SHADOW_LENGTH = 0.75
+_SHADE = 0.42
+_BLUR = 2  # pixels that the point spread reaches
+
+# Darkest and brightest colour of a kind, and how strong its texture is: coarse (12 m), middle (3 m), fine (0.8 m).
+_LOOK: dict[Kind, tuple[tuple[int, int, int], tuple[int, int, int], tuple[float, float, float]]] = {
+    Kind.FIELD: ((62, 84, 42), (168, 152, 98), (0.05, 0.03, 0.04)),
+    Kind.MEADOW: ((76, 102, 52), (112, 126, 70), (0.06, 0.05, 0.06)),
+    Kind.SOIL: ((118, 92, 66), (190, 168, 138), (0.06, 0.04, 0.04)),
+    Kind.WOOD: ((40, 52, 28), (56, 70, 38), (0.08, 0.10, 0.12)),
+    Kind.YARD: ((88, 98, 66), (142, 134, 108), (0.06, 0.06, 0.08)),
+    Kind.WATER: ((30, 48, 52), (44, 66, 66), (0.04, 0.02, 0.01)),
+    Kind.HEDGE: ((44, 62, 32), (60, 80, 42), (0.05, 0.15, 0.15)),
+    Kind.TRACK: ((158, 142, 112), (188, 172, 142), (0.04, 0.06, 0.05)),
+    Kind.SHOULDER: ((122, 120, 92), (150, 142, 116), (0.05, 0.08, 0.06)),
+    Kind.ROAD: ((88, 88, 90), (140, 138, 136), (0.02, 0.03, 0.03)),
+}
+_ROOFS = np.array([[158, 84, 62], [176, 104, 80], [132, 66, 52], [120, 116, 112], [206, 204, 198], [84, 86, 92]], float)
+
+
+class Optical:
+    """Renders windows of the optical image; any block alone equals its part of the whole."""
+
+    def __init__(self, world: World, grid: Grid, field: GroundField, seed: int) -> None:
+        self.grid, self._seed = grid, seed
+        self._origin = np.array([grid.transform.c, grid.transform.f])
+        ground, buildings, trees = world.ground, world.buildings, world.trees
+        self._ground = Sketch.of(ground.outlines, grid, np.array(ground.width))
+        self._roofs = Sketch.of([closed(outline) for outline in buildings.outlines], grid)
+        self._far_roofs = Sketch.of([closed(_half(outline)) for outline in buildings.outlines], grid)
+        self._crowns, self._bright_crowns = _crowns(world, grid)
+        self._shadows = _shadows(world, grid)
+        n_ground, n_trees, n_roofs = len(ground.outlines), len(trees.outlines), len(buildings.outlines)
+        first = np.cumsum([1, n_ground, n_trees, n_trees, n_roofs])
+        self._labels = [start + np.arange(n) for start, n in
+                        zip(first, (n_ground, n_trees, n_trees, n_roofs, n_roofs), strict=True)]
+        self._colour, self._texture, self._furrows = _palette(world)
+        self._shading = _shading(grid, field)
+
+    def labels(self, window: Window) -> npt.NDArray[np.int32]:
+        """(h, w) label of the ground alone: 0, or 1 + the index of a shape."""
+        wide = window.grow(MARGIN)
+        canvas = np.zeros(wide.shape, np.int32)
+        self._ground.paint(canvas, wide, self._labels[0])
+        return canvas[MARGIN:-MARGIN, MARGIN:-MARGIN]
+
+    def render(self, window: Window) -> npt.NDArray[np.uint8]:
+        """(3, h, w) of the image."""
+        halo = window.grow(_BLUR)
+        labels, light = self._drawn(halo)
+        xy = self.grid.to_map(np.column_stack([halo.col + np.arange(max(halo.shape)), halo.row
+                                               + np.arange(max(halo.shape))])) - self._origin
+        x, y = np.meshgrid(*[v.astype(np.float32) for v in (xy[: halo.width, 0], xy[: halo.height, 1])])
+        weights = self._texture[labels]
+        for k, cell in enumerate((12.0, 3.0, 0.8)):
+            light *= 1 + weights[..., k] * texture(self._seed + 50 + k, cell, x, y)
+        kx, ky, depth = np.moveaxis(self._furrows[labels], -1, 0)
+        light *= 1 + depth * np.sin(kx * x + ky * y)
+        sharp = self._colour[labels] * light[..., None]
+        blurred = cv2.GaussianBlur(sharp, (2 * _BLUR + 1, 2 * _BLUR + 1), 0.75)[_BLUR:-_BLUR, _BLUR:-_BLUR]
+        image = blurred * (1 + self._shading.read(window)[0])[..., None]
+        image += (pixel_noise(self._seed + 60, window)[..., None].astype(np.float32) - 32768) * np.float32(5 / 65536)
+        return np.ascontiguousarray(np.moveaxis(np.clip(image + 0.5, 1, 255).astype(np.uint8), -1, 0))
+
+    def _drawn(self, window: Window) -> tuple[npt.NDArray[np.int32], Image]:
+        """(h, w) labels of everything and (h, w) light: 1 in the sun."""
+        wide = window.grow(MARGIN)
+        labels = np.zeros(wide.shape, np.int32)
+        shade = np.zeros(wide.shape, np.uint8)
+        self._ground.paint(labels, wide, self._labels[0])
+        self._shadows.paint(shade, wide, 1)
+        for sketch, values in zip((self._crowns, self._bright_crowns, self._roofs, self._far_roofs), self._labels[1:],
+                                  strict=True):
+            sketch.paint(labels, wide, values)
+        for sketch in (self._bright_crowns, self._roofs):
+            sketch.paint(shade, wide, 0)
+        inner = (slice(MARGIN, -MARGIN), slice(MARGIN, -MARGIN))
+        return labels[inner], np.where(shade[inner] > 0, np.float32(_SHADE), np.float32(1))
+
+
+def _half(outline: Points) -> Points:
+    """The half of a roof beyond its ridge: corners run along one eave, then along the other."""
+    a, b, c, d = outline
+    return np.stack([(a + d) / 2, (b + c) / 2, c, d])
+
+
+def _crowns(world: World, grid: Grid) -> tuple[Sketch, Sketch]:
+    """Crowns, and the part of each that faces the sun."""
+    width = np.array(world.trees.width)
+    dots = [np.repeat(outline, 2, axis=0) for outline in world.trees.outlines]
+    lit = [dot - _SHADOW * (0.16 * w) for dot, w in zip(dots, width.tolist(), strict=True)]
+    return Sketch.of(dots, grid, width), Sketch.of(lit, grid, width * 0.62)
+
+
+def _shadows(world: World, grid: Grid) -> Sketch:
+    shapes, width = [], []
+    for outline, height in zip(world.buildings.outlines, world.buildings.height, strict=True):
+        shapes.append(swept(outline, _SHADOW * (_SHADOW_LENGTH * height)))
+        width.append(0.0)
+    trees = world.trees
+    for outline, crown, height in zip(trees.outlines, trees.width, trees.height, strict=True):
+        tip = outline[0] + _SHADOW * (_SHADOW_LENGTH * height * 0.7)
+        shapes.append(np.stack([outline[0], tip]))
+        width.append(crown * 0.9)
+    return Sketch.of(shapes, grid, np.array(width))
+
+
+def _palette(world: World) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """For each label: (n, 3) colour, (n, 3) strength of texture, (n, 3) furrows: wave number x, y and depth."""
+    dark, bright, rough = (np.array([_LOOK[kind][k] for kind in Kind], float) for k in range(3))
+    kind, tone = np.array(world.ground.kind, int), np.array(world.ground.tone).reshape(-1, 3)
+    colour = dark[kind] + tone[:, :1] * (bright - dark)[kind]
+    green = np.array(world.trees.tone).reshape(-1, 3)
+    crown = np.array([38, 58, 28]) + green[:, :1] * [26, 30, 14]
+    roof_tone = np.array(world.buildings.tone).reshape(-1, 3)
+    roof = _ROOFS[(roof_tone[:, 0] * len(_ROOFS)).astype(int)] * (0.85 + 0.3 * roof_tone[:, 1:2])
+    ridge = np.array([_sunny(outline) for outline in world.buildings.outlines]).reshape(-1, 1)
+    flat = roof_tone[:, 2:3] < 0.35
+    parts = [[[92, 104, 62]], colour, crown, crown * 1.5, roof * np.where(flat, 1, 1 + 0.25 * ridge),
+             roof * np.where(flat, 1, 1 - 0.25 * ridge)]
+    furrows = np.zeros((len(kind), 3))
+    ploughed = np.isin(kind, [Kind.FIELD, Kind.SOIL]) & (tone[:, 2] > 0.45)
+    bearing, number = tone[:, 2] * 40, 2 * np.pi / (2.5 + 5 * tone[:, 0])
+    furrows[ploughed] = np.column_stack([np.cos(bearing) * number, np.sin(bearing) * number,
+                                         0.03 + 0.07 * tone[:, 1]])[ploughed]
+    crowns, roofs = np.full((2 * len(crown), 3), [0.0, 0.06, 0.16]), np.full((2 * len(roof), 3), [0.0, 0.03, 0.05])
+    roughness = np.concatenate([[[0.1, 0.08, 0.06]], rough[kind], crowns, roofs])
+    nothing = np.zeros((2 * len(crown) + 2 * len(roof), 3))
+    return (
+        np.concatenate(parts).astype(np.float32),
+        roughness.astype(np.float32),
+        np.concatenate([np.zeros((1, 3)), furrows, nothing]).astype(np.float32),
+    )
+
+
+def _sunny(outline: Points) -> float:
+    """How much the first half of a roof faces the sun: -1 to 1."""
+    facing = (outline[0] + outline[1] - outline[2] - outline[3]) / 2
+    return float(-facing @ _SHADOW / max(1e-9, np.linalg.norm(facing)))
+
+
+def _shading(grid: Grid, field: GroundField) -> OffsetMap:
+    """Relative light of the slopes, to be read by window."""
+    xy, shape = node_positions(grid)
+    slope = field.slope(grid.to_map(xy), _SHADOW) * TAN_INCIDENCE
+    return from_nodes(grid, np.clip(slope * 0.8, -0.25, 0.25).reshape(1, *shape).astype(np.float32), 32)

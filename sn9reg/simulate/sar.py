@@ -1,0 +1,195 @@
+"""The SAR image: terrain and buildings lean towards the sensor; layover, shadow, double bounce, speckle."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from scipy.special import gammaincinv
+
+from sn9reg.grid import Grid, Points, Window
+from sn9reg.offsets import Block, from_nodes, node_positions
+from sn9reg.simulate.field import TAN_INCIDENCE, GroundField
+from sn9reg.simulate.landuse import Kind, World
+from sn9reg.simulate.noise import Image, pixel_noise, texture
+from sn9reg.simulate.roads import densified
+from sn9reg.simulate.sketch import MARGIN, Sketch, closed, swept
+
+_NODE_STEP = 16
+_BLUR = 2
+_AMPLITUDE = 700.0  # digital number of intensity 1
+_FLOOR = 0.0025  # intensity of the receiver's own noise
+
+# Least and greatest intensity of a kind, and how strong its texture is: coarse (20 m), middle (6 m), fine (1.5 m).
+_LOOK: dict[Kind, tuple[float, float, tuple[float, float, float]]] = {
+    Kind.FIELD: (0.030, 0.200, (0.12, 0.10, 0.10)),
+    Kind.MEADOW: (0.060, 0.120, (0.18, 0.12, 0.12)),
+    Kind.SOIL: (0.018, 0.160, (0.15, 0.10, 0.12)),
+    Kind.WOOD: (0.100, 0.150, (0.10, 0.15, 0.25)),
+    Kind.YARD: (0.050, 0.130, (0.15, 0.22, 0.40)),
+    Kind.WATER: (0.004, 0.007, (0.10, 0.05, 0.05)),
+    Kind.HEDGE: (0.200, 0.400, (0.00, 0.20, 0.30)),
+    Kind.TRACK: (0.015, 0.045, (0.05, 0.10, 0.15)),
+    Kind.SHOULDER: (0.110, 0.260, (0.05, 0.15, 0.25)),
+    Kind.ROAD: (0.008, 0.016, (0.05, 0.05, 0.05)),
+}
+
+
+class Sar:
+    """Renders windows of the SAR image.
+
+    looks: L of the gamma speckle; 0 for none. empty: fraction of the image beyond the swath's edge, which is 0.
+    """
+
+    def __init__(self, world: World, grid: Grid, origin: Points, field: GroundField, seed: int, looks: float,
+                 empty: float = 0.0) -> None:
+        self.grid, self._seed, self._origin, self._field = grid, seed, origin, field
+        ground = world.ground
+        self._ground = Sketch.of(ground.outlines, grid, np.array(ground.width), field.in_sar)
+        self._values = 1 + np.arange(len(ground.outlines))
+        self._shadows, self._volumes, self._volume_values, self._walls, self._corners = _solids(world, grid, field)
+        self._intensity, self._texture = _backscatter(world)
+        self._from_sar = _inverse(grid, field)
+        self._gain = _speckle(looks)
+        self._edge = _swath_edge(grid, field, empty)
+
+    def labels(self, window: Window) -> npt.NDArray[np.int32]:
+        """(h, w) label of the ground alone: 0, or 1 + the index of a shape."""
+        wide = window.grow(MARGIN)
+        canvas = np.zeros(wide.shape, np.int32)
+        self._ground.paint(canvas, wide, self._values)
+        return canvas[MARGIN:-MARGIN, MARGIN:-MARGIN]
+
+    def intensity(self, window: Window) -> Image:
+        """(h, w) backscatter without speckle."""
+        halo = window.grow(_BLUR)
+        wide, inner = halo.grow(MARGIN), (slice(MARGIN, -MARGIN), slice(MARGIN, -MARGIN))
+        labels = self.labels(halo)
+        back_x, back_y, slope = self._from_sar(halo)
+        xy = self.grid.to_map(np.column_stack([halo.col + np.arange(max(halo.shape)), halo.row
+                                               + np.arange(max(halo.shape))])) - self._origin
+        x = xy[None, : halo.width, 0].astype(np.float32) - back_x
+        y = xy[: halo.height, 1:].astype(np.float32) - back_y
+        grain = [texture(self._seed + 70 + k, cell, x, y) for k, cell in enumerate((20.0, 6.0, 1.5))]
+        weights = self._texture[labels]
+        result = self._intensity[labels] * np.exp(sum(weights[..., k] * g for k, g in enumerate(grain)))
+        # A slope that faces the sensor is squeezed, and returns more.
+        result *= np.clip(1 + slope, 0.4, 2.5) ** -2
+        canvas = np.zeros((3, *wide.shape), np.float32)
+        self._shadows.paint(canvas[0], wide, 1)
+        self._volumes.paint(canvas[1], wide, self._volume_values)
+        self._walls.paint(canvas[2], wide, 1)
+        shadow, volume, wall = (band[inner] for band in canvas)
+        result = np.where(shadow > 0, result * np.float32(0.03), result)
+        result = np.where(volume > 0, volume * np.exp(0.35 * grain[2] + 0.2 * grain[1]), result)
+        result += wall * np.exp(0.9 * grain[2] - 1.6)
+        bounce = np.zeros(wide.shape, np.float32)
+        self._corners.paint(bounce, wide, 1)
+        result += bounce[inner] * np.exp(0.8 * grain[2] + 0.7)
+        blurred = cv2.GaussianBlur(result, (2 * _BLUR + 1, 2 * _BLUR + 1), 0.7)[_BLUR:-_BLUR, _BLUR:-_BLUR]
+        return np.asarray(blurred + np.float32(_FLOOR), np.float32)
+
+    def render(self, window: Window) -> npt.NDArray[np.uint16]:
+        """(h, w) amplitude of the image, 0 where it sees nothing."""
+        gain = self._gain[pixel_noise(self._seed + 80, window)]
+        amplitude = np.clip(np.sqrt(self.intensity(window)) * gain * np.float32(_AMPLITUDE), 1, 65535)
+        x = np.arange(window.col, window.col + window.width)
+        y = np.arange(window.row, window.row + window.height)
+        amplitude[self._before_swath(x, y[:, None])] = 0
+        return amplitude.astype(np.uint16)
+
+    def covers(self, xy: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+        """(N,) whether the image has data at (N, 2) pixels."""
+        return ~self._before_swath(xy[:, 0], xy[:, 1])
+
+    def _before_swath(self, x: npt.NDArray[np.int64], y: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+        across, down, limit = self._edge
+        return np.asarray(x * across + y * down < limit)
+
+
+def _inverse(grid: Grid, field: GroundField) -> Callable[[Window], Block]:
+    """window -> (3, h, w): displacement in metres x, y of what each pixel shows, and slope away from the sensor."""
+    margin = 2 * _NODE_STEP
+    wide = grid.crop(grid.window.grow(margin))
+    xy, shape = node_positions(wide, _NODE_STEP)
+    shown = wide.to_map(xy)
+    ground = field.on_ground(shown)
+    slope = field.slope(ground, field.towards_sensor)
+    nodes = np.column_stack([shown - ground, slope]).T.reshape(3, *shape).astype(np.float32)
+    return lambda window: from_nodes(wide, nodes, _NODE_STEP).read(
+        Window(window.col + margin, window.row + margin, window.width, window.height)
+    )
+
+
+def _solids(
+    world: World, grid: Grid, field: GroundField
+) -> tuple[Sketch, Sketch, npt.NDArray[np.float64], Sketch, Sketch]:
+    """Shadows; roofs and crowns where they appear, with their intensities; walls; the feet of walls."""
+    near = field.towards_sensor
+    shadows: list[Points] = []
+    shadow_width: list[float] = []
+    volumes: list[Points] = []
+    volume_width: list[float] = []
+    values: list[float] = []
+    walls: list[Points] = []
+    feet: list[Points] = []
+    trees, buildings = world.trees, world.buildings
+    for outline, height, tone in zip(buildings.outlines, buildings.height, buildings.tone, strict=True):
+        up = near * (height / TAN_INCIDENCE)
+        shown = field.in_sar(outline)
+        shadows.append(swept(shown, -near * (height * TAN_INCIDENCE)))
+        shadow_width.append(0.0)
+        volumes.append(closed(shown + up))
+        volume_width.append(0.0)
+        values.append(0.02 + 0.25 * tone[1] ** 2)
+        for a, b in zip(shown, np.roll(shown, -1, axis=0), strict=True):
+            middle, centre = (a + b) / 2, shown.mean(axis=0)
+            outward = (middle - centre) / max(1e-9, np.linalg.norm(middle - centre))
+            if outward @ near > 0.3:
+                walls.append(closed(np.stack([a, b, b + up, a + up])))
+                feet.append(densified(np.stack([a, b]), 12.0))
+    dots = np.concatenate(trees.outlines) if trees.outlines else np.zeros((0, 2))
+    for dot, crown, height, tone in zip(field.in_sar(dots), trees.width, trees.height, trees.tone, strict=True):
+        shadows.append(np.stack([dot, dot - near * (height * TAN_INCIDENCE - crown / 2)]))
+        shadow_width.append(crown * 0.8)
+        top = dot + near * (0.7 * height / TAN_INCIDENCE)
+        volumes.append(np.stack([top, top]))
+        volume_width.append(crown)
+        values.append(0.12 + 0.2 * tone[1])
+    return (
+        Sketch.of(shadows, grid, np.array(shadow_width)),
+        Sketch.of(volumes, grid, np.array(volume_width)),
+        np.array(values),
+        Sketch.of(walls, grid),
+        Sketch.of(feet, grid, 1.2),
+    )
+
+
+def _backscatter(world: World) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """For each label: (n,) intensity, (n, 3) strength of texture."""
+    kind, tone = np.array(world.ground.kind, int), np.array(world.ground.tone).reshape(-1, 3)[:, 1]
+    low, high = (np.array([_LOOK[k][i] for k in Kind], float) for i in (0, 1))
+    intensity = low[kind] * (high[kind] / low[kind]) ** tone
+    rough = np.array([_LOOK[k][2] for k in Kind])[kind]
+    return (
+        np.concatenate([[0.08], intensity]).astype(np.float32),
+        np.concatenate([[[0.15, 0.1, 0.1]], rough]).astype(np.float32),
+    )
+
+
+def _speckle(looks: float) -> npt.NDArray[np.float32]:
+    """(65536,) amplitude gains by quantile: root of a gamma variable of mean 1 and shape `looks`."""
+    if looks <= 0:
+        return np.ones(65536, np.float32)
+    return np.sqrt(gammaincinv(looks, (np.arange(65536) + 0.5) / 65536) / looks).astype(np.float32)
+
+
+def _swath_edge(grid: Grid, field: GroundField, empty: float) -> tuple[float, float, float]:
+    """a, b, limit: pixels with a * x + b * y < limit lie before the swath. A line along the flight."""
+    # Ground range away from the sensor, as a pixel direction.
+    across, down = (-field.towards_sensor @ np.linalg.inv(grid.linear).T).tolist()
+    x, y = np.meshgrid(np.linspace(0, grid.width - 1, 200), np.linspace(0, grid.height - 1, 200))
+    limit = float(np.quantile(x * across + y * down, empty)) if empty > 0 else -np.inf
+    return across, down, limit

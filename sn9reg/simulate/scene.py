@@ -1,0 +1,201 @@
+"""A scene that never was: an optical and a SAR image of one place, tie-points, and the exact offsets."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import rasterio
+from affine import Affine
+from rasterio.crs import CRS
+from rasterio.windows import Window as RasterioWindow
+
+from sn9reg.errors import ConfigError, OutputError
+from sn9reg.grid import Grid, Points, Window
+from sn9reg.offsets import OffsetMap, from_nodes, node_positions, offsets_between
+from sn9reg.rasters import PathLike, atomic_output, check_output, geotiff_profile
+from sn9reg.simulate.field import Bounds, GroundField, terrain_field, tiepoint_field
+from sn9reg.simulate.given import read_given
+from sn9reg.simulate.landuse import World, build_world, make_water
+from sn9reg.simulate.optical import Optical
+from sn9reg.simulate.roads import make_roads
+from sn9reg.simulate.sar import Sar
+
+OPTICAL_PIXEL, SAR_PIXEL = 0.305, 0.409
+_CRS = "EPSG:32637"
+_ORIGIN = (354_234.0, 4_108_756.0)
+_BLOCK = 512
+_LEAST, _MOST = 200, 20_000  # sides in pixels
+_MOST_TIEPOINTS = 500
+_CLICK_SIGMA = 2.0  # error of a tie-point set by hand, optical pixels
+
+
+@dataclass(frozen=True)
+class SimulatedScene:
+    """The files of a scene, under SpaceNet 9's names."""
+
+    optical: Path
+    sar: Path
+    tiepoints: Path
+    offsets: Path
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What is to be drawn: both grids, the ground's displacement, and what stands on it."""
+
+    optical: Grid
+    sar: Grid
+    field: GroundField
+    world: World
+    seed: int
+
+    def truth(self) -> OffsetMap:
+        """The exact offsets of the ground."""
+        xy, shape = node_positions(self.optical)
+        ground = self.optical.to_map(xy)
+        nodes = offsets_between(self.optical, ground, self.field.in_sar(ground))
+        return from_nodes(self.optical, nodes.T.reshape(2, *shape).astype(np.float32), 32, {"simulated": "ground"})
+
+
+def make_scene(width: int, height: int, seed: int = 0, field: PathLike | None = None,
+               field_geotransforms: PathLike | None = None) -> Scene:
+    """Lay out a scene whose optical image is width x height px.
+
+    field: a tie-point CSV to take the displacement from; field_geotransforms: JSON with its images' geotransforms.
+    Raises ConfigError for a size or seed out of range, InputError if the tie-points cannot be used.
+    """
+    _check(width, height, seed)
+    if field_geotransforms is not None and field is None:
+        raise ConfigError("geotransforms are given without the tie-points they belong to: add --field CSV")
+    crs = CRS.from_string(_CRS)
+    optical = Grid(Affine(OPTICAL_PIXEL, 0, _ORIGIN[0], 0, -OPTICAL_PIXEL, _ORIGIN[1]), width, height, crs)
+    left, top, right, bottom = rasterio.transform.array_bounds(height, width, optical.transform)
+    extent = Bounds(left, min(top, bottom), right, max(top, bottom))
+    bounds = extent.grow(250)
+    ground = (
+        terrain_field(extent, bounds, seed)
+        if field is None
+        else tiepoint_field(extent, bounds, *read_given(field, field_geotransforms, OPTICAL_PIXEL, SAR_PIXEL))
+    )
+    water = make_water(bounds, extent, seed)
+    world = build_world(bounds, make_roads(bounds, extent, water, seed), water, seed)
+    return Scene(optical, _sar_grid(extent, crs, seed), ground, world, seed)
+
+
+def simulate(
+    folder: PathLike,
+    width: int = 2000,
+    height: int | None = None,
+    seed: int = 0,
+    looks: float = 4.0,
+    field: PathLike | None = None,
+    field_geotransforms: PathLike | None = None,
+    empty: float = 0.01,
+    overwrite: bool = False,
+    progress: Callable[[float], None] | None = None,
+) -> SimulatedScene:
+    """Write a scene into `folder` (made if missing): optical and SAR image, tie-points, exact offsets.
+
+    width, height: of the optical image in px; height defaults to width. looks: of the SAR speckle. field,
+    field_geotransforms: see `make_scene`. empty: fraction of the SAR image that saw nothing, 0 to 0.9. progress: is
+    called now and then with the fraction done.
+    Raises ConfigError, InputError, OutputError.
+    """
+    if not 0.25 <= looks <= 1000:
+        raise ConfigError(f"{looks} looks: must be 0.25 to 1000")
+    if not 0 <= empty <= 0.9:
+        raise ConfigError(f"an empty fraction of {empty}: must be 0 to 0.9")
+    _check(width, width if height is None else height, seed)
+    target = Path(folder)
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be made ({error.strerror})") from error
+    names = ("02_optical_train_01.tif", "02_sar_train_01.tif", "02_tiepoints_train_01.csv", "02_offsets_train_01.tif")
+    files = SimulatedScene(*(target / name for name in names))
+    for path in (files.optical, files.sar, files.tiepoints, files.offsets):
+        check_output(path, overwrite)
+    scene = make_scene(width, width if height is None else height, seed, field, field_geotransforms)
+    optical = Optical(scene.world, scene.optical, scene.field, seed)
+    sar = Sar(scene.world, scene.sar, np.array(_ORIGIN), scene.field, seed, looks, empty)
+    report = progress or (lambda fraction: None)
+    _write(files.optical, scene.optical, 3, "uint8", optical.render, overwrite, lambda f: report(0.6 * f))
+    _write(files.sar, scene.sar, 1, "uint16", sar.render, overwrite, lambda f: report(0.6 + 0.35 * f), nodata=0)
+    scene.truth().write(files.offsets, overwrite)
+    _write_tiepoints(files.tiepoints, tiepoints(scene, sar), overwrite)
+    report(1.0)
+    return files
+
+
+def _check(width: int, height: int, seed: int) -> None:
+    if not (_LEAST <= width <= _MOST and _LEAST <= height <= _MOST):
+        raise ConfigError(f"a scene of {width} x {height} px: each side must be {_LEAST} to {_MOST} px")
+    if not 0 <= seed < 2**31:
+        raise ConfigError(f"seed {seed} is not between 0 and {2**31 - 1}")
+
+
+def tiepoints(scene: Scene, sar: Sar) -> npt.NDArray[np.int64]:
+    """(N, 4) sar_row, sar_col, optical_row, optical_col of landmarks seen in both images, as a person would set them.
+
+    Landmarks are road junctions; where there are fewer than 10, corners of buildings and of parcels too.
+    """
+    random = np.random.default_rng([scene.seed, 5])
+    found = _seen(scene, sar, scene.world.junctions, random)
+    for shapes in (scene.world.buildings, scene.world.ground):
+        if len(found) < 10 and shapes.outlines:
+            corners = np.stack([outline[0] for outline in shapes.outlines])
+            found = np.concatenate([found, _seen(scene, sar, corners, random)[:20]])
+    chosen = found[:_MOST_TIEPOINTS]
+    return chosen[np.argsort(chosen[:, 2], kind="stable")]
+
+
+def _seen(scene: Scene, sar: Sar, places: Points, random: np.random.Generator) -> npt.NDArray[np.int64]:
+    """Those of the places on the ground that both images show, in random order."""
+    places = places[random.permutation(len(places))]
+    errors = random.normal(0, _CLICK_SIGMA * OPTICAL_PIXEL / np.sqrt(2), (2, *places.shape))
+    optical_xy = np.rint(scene.optical.to_pixel(places + errors[0])).astype(int)
+    sar_xy = np.rint(scene.sar.to_pixel(scene.field.in_sar(places) + errors[1])).astype(int)
+    inside = np.ones(len(places), bool)
+    for xy, grid in ((optical_xy, scene.optical), (sar_xy, scene.sar)):
+        inside &= ((xy >= 8) & (xy < np.array([grid.width, grid.height]) - 8)).all(axis=1)
+    inside &= sar.covers(sar_xy)
+    return np.column_stack([sar_xy[inside, ::-1], optical_xy[inside, ::-1]])
+
+
+def _sar_grid(extent: Bounds, crs: CRS, seed: int) -> Grid:
+    """An extent that differs from the optical one on each side, and as a rule holds what the optical image shows."""
+    random = np.random.default_rng([seed, 6])
+    reach = min(45.0, 0.06 * float(extent.size.min()))
+    outer = extent.grow(25.0)
+    left, top, right, bottom = (random.uniform(-1, 1, 4) * reach).tolist()
+    west, north = outer.left + left, outer.top + top
+    width = round((outer.right + right - west) / SAR_PIXEL)
+    height = round((north - outer.bottom - bottom) / SAR_PIXEL)
+    return Grid(Affine(SAR_PIXEL, 0, west, 0, -SAR_PIXEL, north), width, height, crs)
+
+
+def _write(
+    path: Path, grid: Grid, count: int, dtype: str, render: Callable[[Window], npt.NDArray[np.generic]],
+    overwrite: bool, report: Callable[[float], None], **options: float
+) -> None:
+    """Render by rows of blocks into a GeoTIFF."""
+    profile = geotiff_profile(grid, count, dtype, **options)
+    if count == 3:
+        profile["photometric"] = "rgb"
+    with atomic_output(path, overwrite) as temporary, rasterio.open(temporary, "w", **profile) as target:
+        for block in grid.blocks(_BLOCK):
+            values = render(block).reshape(count, *block.shape)
+            target.write(values, window=RasterioWindow(block.col, block.row, block.width, block.height))
+            report((block.row + block.height * (block.col + block.width) / grid.width) / grid.height)
+
+
+def _write_tiepoints(path: Path, rows: npt.NDArray[np.int64], overwrite: bool) -> None:
+    with atomic_output(path, overwrite) as temporary, open(temporary, "w", newline="") as target:
+        writer = csv.writer(target, lineterminator="\n")
+        writer.writerow(["sar_row", "sar_col", "optical_row", "optical_col"])
+        writer.writerows(rows.tolist())

@@ -1,0 +1,80 @@
+"""Shapes of the ground as an image sees them: in its pixels, drawn block by block."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from sn9reg.grid import Grid, Points, Window
+from sn9reg.simulate.roads import densified
+
+# Coordinates are drawn in steps of 1/16 px.
+_SHIFT = 4
+# A line that leaves the canvas is cut there and may then be drawn a pixel aside as far as its next vertex: the canvas
+# is larger than the block by the longest way between two vertices, so that blocks agree at their seams.
+MARGIN = 64
+
+Canvas = npt.NDArray[np.uint8] | npt.NDArray[np.int32] | npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Sketch:
+    """Outlines in subpixels, in painting order.
+
+    outlines: (k, 2) int32 each. thickness: (n,) in pixels; 0 for a filled polygon. boxes: (n, 4) in pixels:
+    left, top, right, bottom.
+    """
+
+    outlines: list[npt.NDArray[np.int32]]
+    thickness: npt.NDArray[np.int64]
+    boxes: npt.NDArray[np.float64]
+
+    @classmethod
+    def of(
+        cls, outlines: Sequence[Points], grid: Grid, width: npt.NDArray[np.float64] | float = 0.0,
+        move: Callable[[Points], Points] | None = None,
+    ) -> Sketch:
+        """From map coordinates, each moved by `move` first; width in metres, 0 for a filled polygon."""
+        if not outlines:
+            return cls([], np.zeros(0, np.int64), np.zeros((0, 4)))
+        ends = np.cumsum([len(outline) for outline in outlines])
+        places = np.concatenate(outlines)
+        xy = grid.to_pixel(places if move is None else move(places))
+        widths = np.broadcast_to(np.asarray(width, np.float64), len(outlines))
+        thickness = np.where(widths > 0, np.maximum(1, np.rint(widths / grid.resolution)), 0).astype(np.int64)
+        starts = np.concatenate([[0], ends[:-1]])
+        low, high = np.minimum.reduceat(xy, starts), np.maximum.reduceat(xy, starts)
+        reach = thickness[:, None] / 2 + 2
+        fixed = np.rint(xy * (1 << _SHIFT)).astype(np.int32)
+        return cls(np.split(fixed, ends[:-1]), thickness, np.column_stack([low - reach, high + reach]))
+
+    def paint(self, canvas: Canvas, window: Window, values: npt.NDArray[np.generic] | int) -> None:
+        """Paint what touches `window` on its canvas (h, w), one value for all or one for each outline."""
+        left, top, right, bottom = self.boxes.T
+        seen = (right >= window.col) & (left <= window.col + window.width)
+        seen &= (bottom >= window.row) & (top <= window.row + window.height)
+        corner = np.array([window.col, window.row], np.int32) << _SHIFT
+        for index in np.flatnonzero(seen).tolist():
+            outline = [self.outlines[index] - corner]
+            value = values if isinstance(values, int) else values[index].item()
+            if self.thickness[index]:
+                cv2.polylines(canvas, outline, False, value, int(self.thickness[index]), cv2.LINE_8, _SHIFT)
+            else:
+                cv2.fillPoly(canvas, outline, value, cv2.LINE_8, _SHIFT)
+
+
+def swept(outline: Points, step: npt.NDArray[np.float64]) -> Points:
+    """Outline of what a convex outline (k, 2) covers on its way along `step` (2,)."""
+    both = np.concatenate([outline, outline + step])
+    centre = both.mean(axis=0)  # float32 holds metres near the centre, not map coordinates
+    hull = cv2.convexHull((both - centre).astype(np.float32))
+    return closed(hull[:, 0].astype(np.float64) + centre)
+
+
+def closed(corners: Points) -> Points:
+    """The outline through (k, 2) corners and back, with vertices as near to each other as `MARGIN` asks for."""
+    return densified(np.concatenate([corners, corners[:1]]), 12.0)

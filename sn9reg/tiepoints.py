@@ -1,0 +1,316 @@
+"""Tie-points in and out: SpaceNet 9 CSV, GeoJSON, QGIS georeferencer .points, ground control points."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from rasterio.control import GroundControlPoint
+from rasterio.crs import CRS
+from rasterio.errors import CRSError
+
+from sn9reg.errors import ConfigError, InputError
+from sn9reg.grid import Grid, Points
+from sn9reg.rasters import PathLike, atomic_output
+
+Floats = npt.NDArray[np.float64]
+
+COLUMNS = ("sar_row", "sar_col", "optical_row", "optical_col")
+_LONLAT = CRS.from_epsg(4326)
+_CRS_LINE = "#CRS:"
+_FLAGS = {"true": "1", "false": "0"}
+
+
+@dataclass(frozen=True)
+class TiePoints:
+    """The same places in both images.
+
+    optical_xy, sar_xy: (N, 2) float64 pixel coordinates, each in its own image. Optional columns, (N,) each:
+    score (higher is better), sigma (expected error in optical pixels), inlier (agrees with the warp).
+    Raises InputError if the lengths differ or a coordinate is not finite.
+    """
+
+    optical_xy: Points
+    sar_xy: Points
+    score: Floats | None = None
+    sigma: Floats | None = None
+    inlier: npt.NDArray[np.bool_] | None = None
+
+    def __post_init__(self) -> None:
+        n = len(self.optical_xy)
+        for name in ("optical_xy", "sar_xy"):
+            values = np.asarray(getattr(self, name), dtype=np.float64)
+            if values.shape != (n, 2) or not np.isfinite(values).all():
+                raise InputError(f"tie-points: {name} is not ({n}, 2) finite numbers")
+            object.__setattr__(self, name, values)
+        for name in ("score", "sigma", "inlier"):
+            if getattr(self, name) is not None:
+                column = np.asarray(getattr(self, name), dtype=bool if name == "inlier" else np.float64)
+                if column.shape != (n,):
+                    raise InputError(f"tie-points: {name} has the shape {column.shape} and there are {n} points")
+                object.__setattr__(self, name, column)
+
+    def __len__(self) -> int:
+        return len(self.optical_xy)
+
+    def table(self) -> pd.DataFrame:
+        """One row per point: SpaceNet 9's columns, then score, sigma and inlier (0 or 1) where known."""
+        xy = np.column_stack([self.sar_xy[:, ::-1], self.optical_xy[:, ::-1]])
+        table = pd.DataFrame(xy, columns=list(COLUMNS))
+        for name in ("score", "sigma"):
+            if getattr(self, name) is not None:
+                table[name] = getattr(self, name)
+        if self.inlier is not None:
+            table["inlier"] = self.inlier.astype(np.int64)
+        return table
+
+    def check_inside(self, optical: Grid, sar: Grid, name: Callable[[int], str] | None = None) -> None:
+        """Raises InputError that names the first point outside its image; `name` says how, from its index."""
+        for image, xy, grid in (("optical", self.optical_xy, optical), ("SAR", self.sar_xy, sar)):
+            outside = ((xy < -0.5) | (xy > np.array([grid.width, grid.height]) - 0.5)).any(axis=1)
+            if outside.any():
+                i = int(np.argmax(outside))
+                raise InputError(
+                    f"{name(i) if name else f'tie-point {i + 1}'}: row {xy[i, 1]:g}, column {xy[i, 0]:g} lies outside "
+                    f"the {image} image of {grid.height} rows and {grid.width} columns"
+                )
+
+
+def read_tiepoints(path: PathLike, optical: Grid | None = None, sar: Grid | None = None) -> TiePoints:
+    """Read tie-points; .geojson (.json) and .points by their extension, anything else as SpaceNet 9 CSV.
+
+    GeoJSON: pixel coordinates from the properties; without those, lines drawn from the optical to the SAR place,
+    for which both grids are needed. QGIS .points: the SAR grid is needed; a source within the optical image's
+    pixels is taken as pixels, any other as map coordinates of the optical image (what QGIS saves for an image
+    with georeference). With both grids, every point must lie inside its image.
+
+    Raises InputError that names the file, the line (feature) and what is wrong with it.
+    """
+    suffix = Path(path).suffix.lower()
+    text = _text(path)
+    if suffix in (".geojson", ".json"):
+        kind, table = "feature", _geojson_table(path, text, optical, sar)
+    elif suffix == ".points":
+        kind, table = "line", _points_table(path, text, optical, sar)
+    else:
+        kind, table = "line", _csv_table(path, text, COLUMNS)
+    tiepoints = _from_table(path, kind, table)
+    if optical is not None and sar is not None:
+        tiepoints.check_inside(optical, sar, lambda i: f"{path}, {kind} {table.index[i]}")
+    return tiepoints
+
+
+def write_tiepoints(path: PathLike, tiepoints: TiePoints, optical: Grid, sar: Grid, overwrite: bool = False) -> None:
+    """Write tie-points by extension, whole or not at all.
+
+    .csv: SpaceNet 9's columns (whole numbers where all of a column are), then score, sigma, inlier where known.
+    .geojson: RFC 7946, one line from the optical to the SAR place per point, in longitude and latitude, all columns
+    as properties. .points: QGIS georeferencer; source is the optical image in pixels (edge origin, y negative
+    downwards: QGIS's convention for an image opened without georeference), map the place in the SAR image's CRS,
+    enable the inlier flag; score and sigma have no place there.
+
+    Raises ConfigError for another extension and for GeoJSON of a pixel frame, OutputError if it cannot be written.
+    """
+    writers = {".csv": _csv_text, ".geojson": _geojson_text, ".points": _points_text}
+    suffix = Path(path).suffix.lower()
+    if suffix not in writers:
+        raise ConfigError(f"{path}: tie-points are written as .csv, .geojson or .points, not {suffix or 'without one'}")
+    text = writers[suffix](tiepoints, optical, sar)
+    with atomic_output(path, overwrite) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
+def to_gcps(tiepoints: TiePoints, sar: Grid) -> list[GroundControlPoint]:
+    """Ground control points of the optical image: GDAL's row and column (edge origin), map places in `sar.crs`."""
+    places = sar.to_map(tiepoints.sar_xy)
+    return [
+        GroundControlPoint(row=y + 0.5, col=x + 0.5, x=float(east), y=float(north), id=str(i))
+        for i, ((x, y), (east, north)) in enumerate(zip(tiepoints.optical_xy.tolist(), places, strict=True), start=1)
+    ]
+
+
+def _text(path: PathLike) -> str:
+    """The file's text. Raises InputError if it is missing, empty or no text; a stray byte in a comment is not."""
+    if not Path(path).exists():
+        raise InputError(f"{path}: no such file")
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    if b"\0" in data:
+        raise InputError(f"{path}: is not text in UTF-8; tie-points are a .csv, .geojson or .points file")
+    text = data.decode("utf-8-sig", errors="replace")
+    if not text.strip():
+        raise InputError(f"{path}: is empty; tie-points have the header {','.join(COLUMNS)}")
+    return text
+
+
+def _csv_table(path: PathLike, text: str, required: tuple[str, ...], line: int = 1) -> pd.DataFrame:
+    """Rows as text, indexed by their line in the file; `line` is the line at which `text` begins."""
+    body = text.lstrip("\r\n")
+    line += text[: len(text) - len(body)].count("\n")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", pd.errors.ParserWarning)  # commas at the end of lines do no harm
+            table = pd.read_csv(
+                io.StringIO(body), dtype=str, na_filter=False, skip_blank_lines=False, index_col=False,
+                skipinitialspace=True,
+            )  # fmt: skip
+    except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+        raise InputError(f"{path}: is no table with commas between its columns ({error})") from error
+    table = table.fillna("").rename(columns=str.strip)
+    missing = [name for name in required if name not in table.columns]
+    if missing:
+        found = ", ".join(table.columns)[:80]
+        raise InputError(f"{path}: has no column {', '.join(missing)}; its header is {found}")
+    table.index = pd.RangeIndex(line + 1, line + 1 + len(table))
+    return table[(table != "").any(axis=1)]
+
+
+def _number(path: PathLike, where: str, column: str, value: Any, optional: bool = False) -> float:
+    """A cell's number; an empty optional one is NaN. Raises InputError that names the cell."""
+    text = "" if value is None else str(value).strip()
+    if not text and optional:
+        return math.nan
+    try:
+        number = float(_FLAGS.get(text.lower(), text) if column == "inlier" else text)
+    except ValueError:
+        what = f"is {text!r}, not a number" if text else "is missing"
+        raise InputError(f"{path}, {where}: {column} {what}") from None
+    if not math.isfinite(number) and not optional:
+        raise InputError(f"{path}, {where}: {column} is {text}, not a finite number")
+    return number
+
+
+def _column(path: PathLike, kind: str, table: pd.DataFrame, name: str, optional: bool = False) -> Floats:
+    cells = table[name].items()
+    return np.array([_number(path, f"{kind} {at}", name, value, optional) for at, value in cells], dtype=np.float64)
+
+
+def _from_table(path: PathLike, kind: str, table: pd.DataFrame) -> TiePoints:
+    if table.empty:
+        raise InputError(f"{path}: has a header and no tie-points")
+    sar_row, sar_col, optical_row, optical_col = (_column(path, kind, table, name) for name in COLUMNS)
+    extra = {name: _column(path, kind, table, name, True) for name in ("score", "sigma") if name in table}
+    inlier = _column(path, kind, table, "inlier") != 0 if "inlier" in table else None
+    return TiePoints(
+        np.column_stack([optical_col, optical_row]), np.column_stack([sar_col, sar_row]), inlier=inlier, **extra
+    )
+
+
+def _csv_text(tiepoints: TiePoints, _optical: Grid, _sar: Grid) -> str:
+    table = tiepoints.table()
+    for name in COLUMNS:
+        if (table[name] == np.rint(table[name])).all():
+            table[name] = table[name].astype(np.int64)
+    return str(table.to_csv(index=False, lineterminator="\n"))
+
+
+def _geojson_text(tiepoints: TiePoints, optical: Grid, sar: Grid) -> str:
+    if optical.crs is None or sar.crs is None:
+        raise ConfigError("GeoJSON is in longitude and latitude, and a pixel frame has none: write .csv or .points")
+    # 9 decimals of a degree are 0.1 mm.
+    ends = [
+        np.round(grid.map_to_crs(grid.to_map(xy), _LONLAT), 9).tolist()
+        for grid, xy in ((optical, tiepoints.optical_xy), (sar, tiepoints.sar_xy))
+    ]
+    rows = tiepoints.table().to_dict("records")
+    features = [
+        {
+            "type": "Feature",
+            "geometry": {"type": "LineString", "coordinates": [start, end]},
+            "properties": {str(k): None if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()},
+        }
+        for start, end, row in zip(*ends, rows, strict=True)
+    ]
+    return json.dumps({"type": "FeatureCollection", "features": features}, allow_nan=False) + "\n"
+
+
+def _geojson_table(path: PathLike, text: str, optical: Grid | None, sar: Grid | None) -> pd.DataFrame:
+    try:
+        features = json.loads(text)["features"]
+        rows = [dict(feature.get("properties") or {}) for feature in features]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path}: is no GeoJSON collection of features ({error})") from error
+    for i, (feature, row) in enumerate(zip(features, rows, strict=True), start=1):
+        if any(row.get(name) is None for name in COLUMNS):
+            row |= _drawn(f"{path}, feature {i}", feature, optical, sar)
+    table = pd.DataFrame(rows, index=pd.RangeIndex(1, len(rows) + 1), dtype=object)
+    return table.where(table.notna(), None)
+
+
+def _drawn(where: str, feature: dict[str, Any], optical: Grid | None, sar: Grid | None) -> dict[str, float]:
+    """The pixel coordinates of a line that someone drew from the optical to the SAR place."""
+    if optical is None or sar is None or optical.crs is None or sar.crs is None:
+        raise InputError(f"{where}: has no {', '.join(COLUMNS)}, and its line says nothing without both rasters' CRS")
+    try:
+        points = feature["geometry"]["coordinates"]
+        line = np.array([points[0][:2], points[-1][:2]], dtype=np.float64).reshape(2, 2)
+    except (TypeError, KeyError, ValueError, IndexError):
+        raise InputError(f"{where}: is no line from the optical to the SAR place") from None
+    lonlat = Grid(optical.transform, 1, 1, _LONLAT)
+    (x, y), (u, v) = (
+        grid.to_pixel(lonlat.map_to_crs(end[None], grid.crs))[0] for grid, end in ((optical, line[0]), (sar, line[1]))
+    )
+    return dict(zip(COLUMNS, (float(v), float(u), float(y), float(x)), strict=True))
+
+
+def _points_text(tiepoints: TiePoints, _optical: Grid, sar: Grid) -> str:
+    places = sar.to_map(tiepoints.sar_xy)
+    x, y = tiepoints.optical_xy.T
+    inlier = np.ones(len(tiepoints), bool) if tiepoints.inlier is None else tiepoints.inlier
+    table = pd.DataFrame(
+        {"mapX": places[:, 0], "mapY": places[:, 1], "sourceX": x + 0.5, "sourceY": -(y + 0.5)}
+        | {"enable": inlier.astype(np.int64), "dX": 0, "dY": 0, "residual": 0}
+    )
+    # QGIS 3.26 and later read the CRS of the map coordinates from the first line.
+    head = f"{_CRS_LINE} {sar.crs.to_wkt()}\n" if sar.crs is not None else ""
+    return head + str(table.to_csv(index=False, lineterminator="\n"))
+
+
+def _points_table(path: PathLike, text: str, optical: Grid | None, sar: Grid | None) -> pd.DataFrame:
+    if sar is None:
+        raise InputError(f"{path}: QGIS points hold map coordinates; they can be read only with the SAR raster's grid")
+    crs, line = sar.crs, 1
+    if text.lstrip().startswith("#"):
+        first, _, text = text.lstrip().partition("\n")
+        crs, line = _crs_of(path, first, crs), 2
+    # Before 3.26, QGIS named the source columns pixelX and pixelY.
+    text = text.replace("pixelX,pixelY", "sourceX,sourceY", 1)
+    table = _csv_table(path, text, ("mapX", "mapY", "sourceX", "sourceY"), line)
+    names = ("mapX", "mapY", "sourceX", "sourceY")
+    map_x, map_y, source_x, source_y = (_column(path, "line", table, name) for name in names)
+    places = Grid(sar.transform, 1, 1, crs).map_to_crs(np.column_stack([map_x, map_y]), sar.crs)
+    sar_xy = sar.to_pixel(places) if len(table) else places
+    xy = _source_pixels(np.column_stack([source_x, source_y]), optical)
+    columns = np.column_stack([sar_xy[:, ::-1], xy[:, ::-1]])
+    result = pd.DataFrame(columns, columns=list(COLUMNS), index=table.index)
+    return result.assign(inlier=table["enable"].replace("", "1")) if "enable" in table else result
+
+
+def _crs_of(path: PathLike, line: str, default: CRS | None) -> CRS | None:
+    text = line.strip().removeprefix(_CRS_LINE).strip()
+    if not line.startswith(_CRS_LINE) or not text:
+        return default
+    try:
+        return CRS.from_user_input(text)
+    except CRSError as error:
+        raise InputError(f"{path}, line 1: {text[:60]!r} is no CRS") from error
+
+
+def _source_pixels(source: Points, optical: Grid | None) -> Points:
+    """Optical pixel coordinates of QGIS source coordinates, which are pixels or, of a georeferenced image, places."""
+    pixels = source * [1, -1] - 0.5
+    if optical is None or optical.crs is None:
+        return pixels
+    size = np.array([optical.width, optical.height])
+    return pixels if ((pixels >= -0.5) & (pixels <= size - 0.5)).all() else optical.to_pixel(source)

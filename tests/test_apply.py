@@ -1,0 +1,364 @@
+"""apply: what is pulled through constant, missing and wild offsets, and what of a raster is kept."""
+
+import logging
+import math
+
+import numpy as np
+import pytest
+import rasterio
+from affine import Affine
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rasterio.crs import CRS
+from rasterio.enums import ColorInterp
+
+from sn9reg import apply as module
+from sn9reg.apply import apply_offsets
+from sn9reg.errors import ConfigError, InputError, OutputError
+from sn9reg.grid import Grid, Window
+from sn9reg.offsets import OffsetMap
+from sn9reg.resampling import locator
+
+UTM = CRS.from_epsg(32637)
+OPTICAL = Grid(Affine(0.5, 0, 435000, 0, -0.5, 4181000), 60, 40, UTM)
+
+
+def constant(dx, dy, grid=OPTICAL, **facts):
+    def read(window):
+        return np.stack([np.full(window.shape, v, np.float32) for v in (dx, dy)])
+
+    return OffsetMap(grid, read, facts=facts)
+
+
+def offsets_of(array, grid=OPTICAL):
+    array = np.asarray(array, np.float32)
+    return OffsetMap(grid, lambda w: array[:, w.row : w.row + w.height, w.col : w.col + w.width])
+
+
+def write(path, array, grid=OPTICAL, dtype=None, **options):
+    array = np.atleast_3d(array) if array.ndim == 3 else array[None]
+    profile = {"driver": "GTiff", "width": grid.width, "height": grid.height, "count": len(array)}
+    with rasterio.open(
+        path, "w", dtype=dtype or array.dtype, crs=grid.crs, transform=grid.transform, **profile, **options
+    ) as target:
+        target.write(array)
+    return path
+
+
+def run(tmp_path, offsets, raster, **options):
+    out = tmp_path / "out.tif"
+    apply_offsets(offsets, raster, out, **options)
+    assert {p.suffix for p in tmp_path.iterdir()} == {".tif"}  # no mask or statistics beside it
+    with rasterio.open(out) as dataset:
+        return dataset.read(), dataset.read_masks() != 0, dataset.profile | {"flags": dataset.mask_flag_enums}
+
+
+def noise(dtype, bands=2, shape=OPTICAL.shape, seed=0):
+    rng = np.random.default_rng(seed)
+    values = rng.integers(0, 100, (bands, *shape))
+    return (values + 1j * rng.integers(0, 9, values.shape) if dtype.startswith("complex") else values).astype(dtype)
+
+
+def place(grid):
+    """Centres of a grid's pixels in map coordinates."""
+    x, y = np.meshgrid(np.arange(grid.width), np.arange(grid.height))
+    return grid.to_map(np.column_stack([x.ravel(), y.ravel()]))
+
+
+def ramp(grid, crs=UTM):
+    """An image whose value is linear in the map: 3 per optical pixel to the right, -2 per pixel down."""
+    x, y = OPTICAL.to_pixel(grid.map_to_crs(place(grid), crs)).T
+    return (1000 + 3 * x - 2 * y).reshape(grid.shape).astype(np.float32)
+
+
+TYPES = [
+    "uint8",
+    "int8",
+    "int16",
+    "uint32",
+    "int32",
+    "int64",
+    "uint64",
+    "float32",
+    "float64",
+    "complex64",
+    "complex128",
+]
+
+
+@pytest.mark.parametrize("resampling", [None, "nearest", "bilinear", "cubic"])
+@pytest.mark.parametrize("dtype", TYPES)
+def test_identity_returns_every_byte(tmp_path, dtype, resampling):
+    array = noise(dtype)
+    if dtype == "uint64":
+        array[0, 0, 0] = 2**64 - 1
+    if dtype.startswith(("float", "complex")):
+        array[0, 3, 3], array[1, 5, 5] = -np.inf, np.nan
+    raster = write(tmp_path / "r.tif", array)
+    if dtype.endswith("64") and dtype.startswith(("int", "uint")) and resampling in ("bilinear", "cubic"):
+        with pytest.raises(ConfigError, match="nearest"):
+            run(tmp_path, constant(0, 0), raster, resampling=resampling)
+        assert not (tmp_path / "out.tif").exists()
+        return
+    values, valid, profile = run(tmp_path, constant(0, 0), raster, resampling=resampling)
+    assert values.tobytes() == array.tobytes()
+    assert valid.all()
+    assert profile["dtype"] == dtype
+    assert profile["nodata"] is None
+    assert profile["transform"] == OPTICAL.transform
+
+
+def test_complex_integers(tmp_path):
+    array = noise("complex64")
+    raster = write(tmp_path / "r.tif", array, dtype="complex_int16")
+    values, _, profile = run(tmp_path, constant(2, 0), raster)
+    np.testing.assert_array_equal(values[:, :, :-2], array[:, :, 2:])
+    assert profile["dtype"] == "complex_int16"
+
+
+@settings(max_examples=20, deadline=None)
+@given(dx=st.integers(-70, 70), dy=st.integers(-50, 50), how=st.sampled_from(["nearest", "bilinear", "cubic"]))
+def test_whole_offsets_shift_the_image(tmp_path_factory, dx, dy, how):
+    array = noise("uint8")
+    folder = tmp_path_factory.mktemp("shift")
+    raster = write(folder / "r.tif", array)
+    values, valid, _ = run(folder, constant(dx, dy), raster, resampling=how)
+    rows, cols = np.mgrid[: OPTICAL.height, : OPTICAL.width] + np.array([dy, dx])[:, None, None]
+    inside = (rows >= 0) & (rows < OPTICAL.height) & (cols >= 0) & (cols < OPTICAL.width)
+    expected = np.where(inside, array[:, rows.clip(0, 39), cols.clip(0, 59)], 0)
+    np.testing.assert_array_equal(values, expected)
+    np.testing.assert_array_equal(valid, np.stack([inside] * 2))
+
+
+def elsewhere(epsg, grid, size):
+    """A grid of size x size pixels in another CRS that covers `grid` and a third around it."""
+    outline = grid.map_to_crs(grid.outline(), CRS.from_epsg(epsg))
+    low, high = outline.min(axis=0), outline.max(axis=0)
+    (left, bottom), (right, top) = low - (high - low) / 3, high + (high - low) / 3
+    transform = Affine((right - left) / size, 0, left, 0, (bottom - top) / size, top)
+    return Grid(transform, size, size, CRS.from_epsg(epsg))
+
+
+RASTERS = {
+    "same": OPTICAL.crop(Window(-10, -10, 90, 70)),
+    "coarser": Grid(Affine(0.8, 0, 434990, 0, -0.8, 4181010), 70, 60, UTM),
+    "finer": Grid(Affine(0.1, 0, 434997, 0, -0.1, 4181003), 400, 300, UTM),
+    "turned": Grid(Affine(0.5, 0.3, 434980, 0.3, -0.5, 4181000), 110, 90, UTM),
+    "south-up": Grid(Affine(0.5, 0, 434990, 0, 0.5, 4180970), 110, 90, UTM),
+    "degrees": elsewhere(4326, OPTICAL, 100),
+    "mercator": elsewhere(3857, OPTICAL, 90),
+}
+
+
+@pytest.mark.parametrize("how", ["bilinear", "cubic"])
+@pytest.mark.parametrize("name", RASTERS)
+def test_any_grid_gives_the_place_that_the_offsets_name(tmp_path, name, how):
+    grid = RASTERS[name]
+    raster = write(tmp_path / "r.tif", ramp(grid), grid)
+    values, valid, _ = run(tmp_path, constant(4.25, -1.5), raster, resampling=how)
+    expected = ramp(OPTICAL) + 3 * 4.25 + 2 * 1.5
+    assert valid.mean() > 0.6
+    inner = np.zeros_like(valid)  # at the raster's edge fewer pixels are blended, which a ramp shows
+    inner[:, 3:-3, 3:-3] = np.lib.stride_tricks.sliding_window_view(valid, (1, 7, 7)).all(axis=(3, 4, 5))
+    assert inner.mean() > 0.3
+    # The ramp climbs 3.6 per pixel: 0.01 px would be 0.036.
+    np.testing.assert_allclose(values[inner], expected[None][inner], atol=0.01)
+
+
+@pytest.mark.parametrize("name", ["degrees", "mercator"])
+def test_nodes_between_two_crs_are_exact_to_a_hundredth_of_a_pixel(name):
+    optical = Grid(Affine(10, 0, 435000, 0, -10, 4181000), 512, 512, UTM)
+    source = elsewhere(RASTERS[name].crs.to_epsg(), optical, 800)
+    locate = locator(optical, source)
+    y, x = np.mgrid[:512, :512] + np.random.default_rng(0).uniform(-20, 20, (2, 512, 512))
+    u, v = locate(x, y)
+    exact = source.to_pixel(optical.map_to_crs(optical.to_map(np.column_stack([x.ravel(), y.ravel()])), source.crs))
+    assert np.abs(np.column_stack([u.ravel(), v.ravel()]) - exact).max() < 0.01
+
+
+def test_a_finer_raster_is_averaged_and_with_nearest_is_not(tmp_path):
+    grid = Grid(Affine(0.1, 0, 435000, 0, -0.1, 4181000), 300, 200, UTM)
+    checks = (np.indices(grid.shape).sum(axis=0) % 2 * 200).astype(np.uint8)
+    raster = write(tmp_path / "r.tif", checks, grid)
+    values, _, _ = run(tmp_path, constant(0, 0), raster)
+    assert set(np.unique(values)) <= {96, 104}  # 12 or 13 of 25 pixels
+    values, _, _ = run(tmp_path, constant(0, 0), raster, resampling="nearest", overwrite=True)
+    assert set(np.unique(values)) == {0, 200}
+
+
+def test_blocks_and_threads_do_not_show(tmp_path, monkeypatch):
+    grid = Grid(OPTICAL.transform, 1100, 600, UTM)
+    rng = np.random.default_rng(1)
+    array = rng.integers(1, 255, (3, *grid.shape)).astype(np.uint8)
+    raster = write(tmp_path / "r.tif", array, grid, nodata=0)
+    wavy = 20 * np.sin(np.indices(grid.shape) / 40)
+    first = run(tmp_path, offsets_of(wavy, grid), raster)[0]
+    monkeypatch.setattr(module, "_MAX_PIXELS", 5000)  # every block is cut in many
+    second = run(tmp_path, offsets_of(wavy, grid), raster, threads=3, overwrite=True)[0]
+    np.testing.assert_array_equal(first, second)
+    assert (first[:, 50:-50, 50:-50] > 0).all()
+
+
+def test_wild_and_missing_offsets_are_no_data(tmp_path, caplog):
+    array = np.zeros((2, *OPTICAL.shape))
+    array[0, 5, 5], array[1, 6, 6], array[0, 7, 7], array[0, 8, 8] = np.nan, -9999, 1e30, np.inf
+    raster = write(tmp_path / "r.tif", noise("uint8", 1) + np.uint8(1))
+    values, valid, profile = run(tmp_path, offsets_of(array), raster, nodata=0)
+    assert profile["nodata"] == 0
+    missing = np.zeros(OPTICAL.shape, bool)
+    missing[range(5, 9), range(5, 9)] = True
+    np.testing.assert_array_equal(~valid[0], missing)
+    np.testing.assert_array_equal(values[0] == 0, missing)
+    with caplog.at_level(logging.WARNING):
+        run(tmp_path, constant(0, np.nan), raster, overwrite=True)
+    assert "holds no data" in caplog.text
+
+
+def test_nodata_is_kept_and_does_not_bleed(tmp_path):
+    array = np.full(OPTICAL.shape, 500, np.int16)
+    array[10:20, 10:20] = -9999
+    raster = write(tmp_path / "r.tif", array, nodata=-9999)
+    for how in ("bilinear", "cubic"):
+        values, valid, profile = run(tmp_path, constant(0.3, 0.3), raster, resampling=how, overwrite=True)
+        assert profile["nodata"] == -9999
+        assert set(np.unique(values)) == {-9999, 500}
+        expected = np.zeros(OPTICAL.shape, bool)
+        expected[10:20, 10:20] = True
+        np.testing.assert_array_equal(~valid[0], expected)
+
+
+def test_blending_never_makes_no_data(tmp_path):
+    array = np.where(np.indices(OPTICAL.shape)[1] % 2, 1, -1).astype(np.int16)
+    raster = write(tmp_path / "r.tif", array, nodata=0)
+    values, valid, _ = run(tmp_path, constant(0.5, 0), raster)
+    assert valid[:, :, :-1].all()
+    assert (values[0, :, :-1] == 1).all()
+
+
+def test_another_nodata_and_one_the_raster_did_not_declare(tmp_path):
+    array = np.full(OPTICAL.shape, 7, np.float32)
+    array[3, 3] = -1
+    declared = write(tmp_path / "r.tif", array, nodata=-1)
+    values, _, profile = run(tmp_path, constant(0, 0), declared, nodata=math.nan)
+    assert np.isnan(profile["nodata"])
+    assert np.isnan(values[0, 3, 3])
+    undeclared = write(tmp_path / "u.tif", array)
+    _, valid, _ = run(tmp_path, constant(0, 0), undeclared, nodata=-1, overwrite=True)
+    assert (~valid).sum() == 1
+    with pytest.raises(ConfigError, match="does not fit"):
+        run(tmp_path, constant(0, 0), write(tmp_path / "b.tif", noise("uint8")), nodata=-1, overwrite=True)
+
+
+def test_without_nodata_a_mask_lies_inside_the_file(tmp_path):
+    raster = write(tmp_path / "r.tif", noise("uint8", 3))
+    _, valid, profile = run(tmp_path, constant(10, 0), raster)
+    assert profile["nodata"] is None
+    assert [flag.name for flag in profile["flags"][0]] == ["per_dataset"]
+    assert valid[:, :, :50].all()
+    assert not valid[:, :, 50:].any()
+
+
+def test_a_mask_that_starts_late_covers_the_earlier_blocks(tmp_path):
+    grid = Grid(OPTICAL.transform, 1030, 20, UTM)
+    raster = write(tmp_path / "r.tif", noise("uint8", 1, grid.shape), grid)
+    _, valid, _ = run(tmp_path, constant(3, 0, grid), raster)
+    assert valid[0, :, :1027].all()
+    assert not valid[0, :, 1027:].any()
+
+
+def test_the_masks_of_the_raster_are_kept(tmp_path):
+    raster = write(tmp_path / "r.tif", noise("uint8", 1))
+    mask = np.full(OPTICAL.shape, 255, np.uint8)
+    mask[:, :20] = 0
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), rasterio.open(raster, "r+") as target:
+        target.write_mask(mask)
+    _, valid, _ = run(tmp_path, constant(0, 0), raster)
+    np.testing.assert_array_equal(valid[0], mask != 0)
+
+
+def test_alpha_is_kept_and_zero_outside(tmp_path):
+    array = np.concatenate([np.full((3, *OPTICAL.shape), 90), np.full((1, *OPTICAL.shape), 255)]).astype(np.uint8)
+    array[:, 5:10, 5:10] = 0
+    raster = write(tmp_path / "r.tif", array, photometric="rgb", alpha="yes")
+    values, _, profile = run(tmp_path, constant(0.4, 0), raster)
+    with rasterio.open(tmp_path / "out.tif") as dataset:
+        assert dataset.colorinterp[-1] == ColorInterp.alpha
+        assert dataset.colorinterp[0] == ColorInterp.red
+    assert profile["nodata"] is None
+    assert set(np.unique(values[:3])) == {0, 90}  # no dark fringe
+    np.testing.assert_array_equal(values[3] == 0, values[0] == 0)
+    _, valid, profile = run(tmp_path, constant(3, 0), raster, bands=[1], overwrite=True)
+    assert profile["count"] == 1
+    assert not valid[0, 5:10, 2:7].any()
+    assert not valid[0, :, 57:].any()
+    assert valid[0, :, :57].sum() == 40 * 57 - 25
+
+
+def test_palette_names_scales_and_tags_are_kept(tmp_path):
+    raster = write(tmp_path / "p.tif", noise("uint8", 1), photometric="palette")
+    colours = {i: (i, 255 - i, 7, 255) for i in range(256)}
+    with rasterio.open(raster, "r+") as target:
+        target.write_colormap(1, colours)
+        target.set_band_description(1, "land cover")
+        target.update_tags(SOURCE="here")
+        target.update_tags(1, STATISTICS_MEAN="5", unit="class")
+    values, _, _ = run(tmp_path, constant(0.4, 0), raster)
+    assert set(np.unique(values)) <= set(np.unique(noise("uint8", 1)))
+    with rasterio.open(tmp_path / "out.tif") as dataset:
+        assert dataset.colormap(1) == colours
+        assert dataset.colorinterp == (ColorInterp.palette,)
+        assert dataset.descriptions == ("land cover",)
+        assert dataset.tags()["SOURCE"] == "here"
+        assert dataset.tags(1) == {"unit": "class"}
+    with pytest.raises(ConfigError, match="palette"):
+        run(tmp_path, constant(0, 0), raster, resampling="cubic", overwrite=True)
+    raster = write(tmp_path / "s.tif", noise("int16"))
+    with rasterio.open(raster, "r+") as target:
+        target.scales, target.offsets, target.units = (0.1, 0.2), (5.0, 0.0), ("dB", "m")
+    run(tmp_path, constant(0, 0), raster, bands=[2, 1], overwrite=True)
+    with rasterio.open(tmp_path / "out.tif") as dataset:
+        assert (dataset.scales, dataset.offsets, dataset.units) == ((0.2, 0.1), (0.0, 5.0), ("m", "dB"))
+
+
+def test_pixel_frame(tmp_path):
+    array = noise("uint8", 1)
+    with pytest.warns(rasterio.errors.NotGeoreferencedWarning):
+        raster = write(tmp_path / "r.tif", array, Grid.pixel_frame(60, 40))
+    with pytest.raises(InputError, match="--pixel-frame"):
+        apply_offsets(constant(0, 0), raster, tmp_path / "out.tif")
+    apply_offsets(constant(3, 2, Grid.pixel_frame(60, 40)), raster, tmp_path / "out.tif", pixel_frame=True)
+    with pytest.warns(rasterio.errors.NotGeoreferencedWarning), rasterio.open(tmp_path / "out.tif") as dataset:
+        np.testing.assert_array_equal(dataset.read()[:, :-2, :-3], array[:, 2:, 3:])
+
+
+def test_warns_of_an_unregistered_map(tmp_path, caplog):
+    raster = write(tmp_path / "r.tif", noise("uint8"))
+    with caplog.at_level(logging.WARNING):
+        run(tmp_path, constant(0, 0, registered="no"), raster)
+    assert "NOT registered" in caplog.text
+
+
+def test_failures_leave_nothing(tmp_path):
+    raster = write(tmp_path / "r.tif", noise("uint8"))
+
+    def interrupted(window):
+        raise KeyboardInterrupt
+
+    for threads in (1, 2):
+        with pytest.raises(KeyboardInterrupt):
+            apply_offsets(OffsetMap(OPTICAL, interrupted), raster, tmp_path / "out.tif", threads=threads)
+    with pytest.raises(InputError, match="no band 3"):
+        apply_offsets(constant(0, 0), raster, tmp_path / "out.tif", bands=[3])
+    with pytest.raises(OutputError, match="exists"):
+        apply_offsets(constant(0, 0), raster, raster)
+    with pytest.raises(OutputError):
+        apply_offsets(constant(0, 0), raster, tmp_path / "out.tif", creation_options={"blockxsize": 17})
+    assert [p.name for p in tmp_path.iterdir()] == ["r.tif"]
+
+
+def test_a_truncated_raster_is_an_input_error(tmp_path):
+    raster = write(tmp_path / "r.tif", noise("float64", 4, (400, 600)), Grid(OPTICAL.transform, 600, 400, UTM))
+    raster.write_bytes(raster.read_bytes()[:200_000])
+    with pytest.raises(InputError, match=r"r\.tif"):
+        apply_offsets(constant(0, 0), raster, tmp_path / "out.tif")
+    assert not (tmp_path / "out.tif").exists()

@@ -1,0 +1,200 @@
+"""Tie-points: what is read, what is refused and how, and that each format gives back what was written."""
+
+import json
+
+import numpy as np
+import pytest
+from affine import Affine
+from rasterio.crs import CRS
+
+from sn9reg.errors import ConfigError, InputError, OutputError
+from sn9reg.grid import Grid
+from sn9reg.tiepoints import TiePoints, read_tiepoints, to_gcps, write_tiepoints
+
+UTM = CRS.from_epsg(32637)
+OPTICAL = Grid(Affine(0.5, 0, 600000, 0, -0.5, 4100000), 300, 200, UTM)
+SAR = Grid(Affine(0.8, 0.1, 600010, 0.1, -0.8, 4099990), 180, 150, UTM)
+SAR_DEGREES = Grid(Affine(1e-5, 0, 40.0, 0, -1e-5, 37.0), 180, 150, CRS.from_epsg(4326))
+
+
+@pytest.fixture
+def tiepoints():
+    rng = np.random.default_rng(0)
+    return TiePoints(
+        rng.uniform(0, [299, 199], (20, 2)),
+        rng.uniform(0, [179, 149], (20, 2)),
+        score=rng.random(20),
+        sigma=np.where(np.arange(20) == 3, np.nan, rng.random(20)),
+        inlier=rng.random(20) > 0.3,
+    )
+
+
+def write(path, text, encoding="utf-8"):
+    path.write_bytes(text.encode(encoding))
+    return path
+
+
+def test_csv_in_any_order_with_extras_bom_and_blank_lines(tmp_path):
+    text = "\ufeff\noptical_col, sar_row,name,optical_row,sar_col\r\n\r\n1,2,x,3,4.5\n,,,,\n5,6,,7,8\n\n"
+    read = read_tiepoints(write(tmp_path / "t.csv", text), OPTICAL, SAR)
+    assert read.optical_xy.tolist() == [[1, 3], [5, 7]]
+    assert read.sar_xy.tolist() == [[4.5, 2], [8, 6]]
+    assert read.score is None
+    assert read.inlier is None
+
+
+def test_csv_writes_spacenet_columns_first_and_whole_numbers(tmp_path):
+    points = TiePoints(np.array([[1.0, 2], [3, 4]]), np.array([[5.0, 6.25], [7, 8]]), inlier=np.array([True, False]))
+    write_tiepoints(tmp_path / "t.csv", points, OPTICAL, SAR)
+    expected = "sar_row,sar_col,optical_row,optical_col,inlier\n6.25,5,2,1,1\n8.0,7,4,3,0\n"
+    assert (tmp_path / "t.csv").read_text() == expected
+
+
+@pytest.mark.parametrize("sar", [SAR, SAR_DEGREES])
+@pytest.mark.parametrize("suffix", [".csv", ".geojson", ".points"])
+def test_round_trip(tmp_path, tiepoints, suffix, sar):
+    path = tmp_path / f"t{suffix}"
+    write_tiepoints(path, tiepoints, OPTICAL, sar)
+    read = read_tiepoints(path, OPTICAL, sar)
+    np.testing.assert_allclose(read.optical_xy, tiepoints.optical_xy, atol=0 if suffix != ".points" else 1e-9)
+    np.testing.assert_allclose(read.sar_xy, tiepoints.sar_xy, atol=0 if suffix != ".points" else 1e-6)
+    np.testing.assert_array_equal(read.inlier, tiepoints.inlier)
+    if suffix != ".points":
+        np.testing.assert_array_equal(read.score, tiepoints.score)
+        np.testing.assert_array_equal(read.sigma, tiepoints.sigma)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "is empty"),
+        (" \n\n", "is empty"),
+        ("sar_row,sar_col,optical_row,optical_col\n", "no tie-points"),
+        ("sar_row,sar_col,optical_row\n1,2,3\n", "has no column optical_col"),
+        ("sar_row;sar_col;optical_row;optical_col\n1;2;3;4\n", "has no column sar_row, sar_col"),
+        ("sar_row,sar_col,optical_row,optical_col\n1,2,3,4\n\n1,two,3,4\n", "line 4: sar_col is 'two', not a number"),
+        ("sar_row,sar_col,optical_row,optical_col\n1,2,nan,4\n", "line 2: optical_row is nan, not a finite number"),
+        ("sar_row,sar_col,optical_row,optical_col\n1,2,3\n", "line 2: optical_col is missing"),
+        (
+            "sar_row,sar_col,optical_row,optical_col\n1,2,3,4\n1,2,3,300\n",
+            "line 3: row 3, column 300 lies outside the op",
+        ),
+        ("sar_row,sar_col,optical_row,optical_col\n-1,2,3,4\n", "line 2: row -1, column 2 lies outside the SAR image"),
+        ("sar_row,sar_col,optical_row,optical_col,score\n1,2,3,4,good\n", "line 2: score is 'good'"),
+        ("\0\0", "is not text"),
+    ],
+)
+def test_csv_errors_name_the_place(tmp_path, text, said):
+    with pytest.raises(InputError, match=r"t\.csv") as caught:
+        read_tiepoints(write(tmp_path / "t.csv", text), OPTICAL, SAR)
+    assert said in str(caught.value)
+
+
+def test_missing_file_and_folder(tmp_path):
+    with pytest.raises(InputError, match="no such file"):
+        read_tiepoints(tmp_path / "none.csv")
+    with pytest.raises(InputError, match="cannot be read"):
+        read_tiepoints(tmp_path)
+
+
+def test_unknown_extension_names_the_three(tmp_path, tiepoints):
+    with pytest.raises(ConfigError, match=r"\.csv, \.geojson or \.points"):
+        write_tiepoints(tmp_path / "t.shp", tiepoints, OPTICAL, SAR)
+    assert not list(tmp_path.iterdir())
+
+
+def test_existing_file_needs_overwrite(tmp_path, tiepoints):
+    path = write(tmp_path / "t.csv", "mine")
+    with pytest.raises(OutputError, match="--overwrite"):
+        write_tiepoints(path, tiepoints, OPTICAL, SAR)
+    assert path.read_text() == "mine"
+    write_tiepoints(path, tiepoints, OPTICAL, SAR, overwrite=True)
+    assert len(read_tiepoints(path)) == 20
+
+
+def test_geojson_is_rfc_7946_from_optical_to_sar(tmp_path, tiepoints):
+    write_tiepoints(tmp_path / "t.geojson", tiepoints, OPTICAL, SAR_DEGREES)
+    text = (tmp_path / "t.geojson").read_text()
+    assert "NaN" not in text
+    content = json.loads(text)
+    assert "crs" not in content
+    (start, end) = content["features"][0]["geometry"]["coordinates"]
+    np.testing.assert_allclose(end, SAR_DEGREES.to_map(tiepoints.sar_xy[:1])[0], atol=1e-9)
+    lonlat = OPTICAL.map_to_crs(OPTICAL.to_map(tiepoints.optical_xy[:1]), CRS.from_epsg(4326))[0]
+    np.testing.assert_allclose(start, lonlat, atol=1e-9)
+    assert content["features"][3]["properties"]["sigma"] is None
+
+
+def test_geojson_lines_that_someone_drew(tmp_path, tiepoints):
+    write_tiepoints(tmp_path / "t.geojson", tiepoints, OPTICAL, SAR)
+    content = json.loads((tmp_path / "t.geojson").read_text())
+    for feature in content["features"]:
+        feature["properties"] = None
+    path = write(tmp_path / "drawn.geojson", json.dumps(content))
+    read = read_tiepoints(path, OPTICAL, SAR)
+    np.testing.assert_allclose(read.optical_xy, tiepoints.optical_xy, atol=1e-3)
+    np.testing.assert_allclose(read.sar_xy, tiepoints.sar_xy, atol=1e-3)
+    with pytest.raises(InputError, match="feature 1"):
+        read_tiepoints(path)
+
+
+@pytest.mark.parametrize(
+    "text", ["[]", "{", '{"features": 3}', '{"features": []}', '{"features": [{"geometry": null}]}']
+)
+def test_geojson_errors(tmp_path, text):
+    with pytest.raises(InputError, match=r"t\.geojson"):
+        read_tiepoints(write(tmp_path / "t.geojson", text), OPTICAL, SAR)
+
+
+def test_a_pixel_frame_has_no_geojson_but_points(tmp_path, tiepoints):
+    optical, sar = Grid.pixel_frame(300, 200), Grid.pixel_frame(180, 150)
+    with pytest.raises(ConfigError, match="pixel frame"):
+        write_tiepoints(tmp_path / "t.geojson", tiepoints, optical, sar)
+    write_tiepoints(tmp_path / "t.points", tiepoints, optical, sar)
+    assert (tmp_path / "t.points").read_text().startswith("mapX,")
+    np.testing.assert_allclose(read_tiepoints(tmp_path / "t.points", optical, sar).sar_xy, tiepoints.sar_xy)
+
+
+def test_points_as_qgis_writes_them(tmp_path):
+    write_tiepoints(tmp_path / "t.points", TiePoints(np.array([[4.0, 9]]), np.array([[0.0, 0]])), OPTICAL, SAR)
+    crs, header, row = (tmp_path / "t.points").read_text().splitlines()
+    assert crs.startswith("#CRS: PROJCS")
+    assert header == "mapX,mapY,sourceX,sourceY,enable,dX,dY,residual"
+    values = [float(v) for v in row.split(",")]
+    np.testing.assert_allclose(values, [600010.45, 4099989.65, 4.5, -9.5, 1, 0, 0, 0])
+
+
+def test_points_in_another_crs_old_names_and_map_sources(tmp_path):
+    lonlat = SAR.map_to_crs(SAR.to_map(np.array([[10.0, 20]])), CRS.from_epsg(4326))[0].tolist()
+    east, north = OPTICAL.to_map(np.array([[30.0, 40]]))[0]
+    text = f"#CRS: EPSG:4326\nmapX,mapY,pixelX,pixelY,enable\n{lonlat[0]!r},{lonlat[1]!r},{east},{north},0\n"
+    read = read_tiepoints(write(tmp_path / "t.points", text), OPTICAL, SAR)
+    np.testing.assert_allclose(read.sar_xy, [[10, 20]], atol=1e-3)
+    np.testing.assert_allclose(read.optical_xy, [[30, 40]])
+    assert read.inlier.tolist() == [False]
+    with pytest.raises(InputError, match="SAR raster's grid"):
+        read_tiepoints(tmp_path / "t.points")
+    with pytest.raises(InputError, match="is no CRS"):
+        read_tiepoints(
+            write(tmp_path / "u.points", "#CRS: nowhere\nmapX,mapY,sourceX,sourceY\n1,1,1,1\n"), OPTICAL, SAR
+        )
+
+
+def test_points_with_a_bad_number_name_the_line(tmp_path):
+    text = "#CRS: EPSG:32637\nmapX,mapY,sourceX,sourceY,enable\n600010,4099990,x,-1,1\n"
+    with pytest.raises(InputError, match="line 3: sourceX is 'x'"):
+        read_tiepoints(write(tmp_path / "t.points", text), OPTICAL, SAR)
+
+
+def test_gcps_map_the_optical_image_into_the_sar_frame():
+    gcp = to_gcps(TiePoints(np.array([[4.0, 9]]), np.array([[0.0, 0]])), SAR)[0]
+    np.testing.assert_allclose([gcp.col, gcp.row, gcp.x, gcp.y], [4.5, 9.5, 600010.45, 4099989.65])
+
+
+def test_shapes_are_checked_at_birth():
+    with pytest.raises(InputError, match="sar_xy"):
+        TiePoints(np.zeros((3, 2)), np.zeros((2, 2)))
+    with pytest.raises(InputError, match="optical_xy"):
+        TiePoints(np.full((1, 2), np.nan), np.zeros((1, 2)))
+    with pytest.raises(InputError, match="score"):
+        TiePoints(np.zeros((3, 2)), np.zeros((3, 2)), score=np.zeros(2))
