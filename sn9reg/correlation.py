@@ -1,0 +1,163 @@
+"""FFT similarity surfaces of a template over a reference, and what is read off them.
+
+Batched, in torch, on any device. A surface is (B, H - h + 1, W - w + 1); its element (i, j) belongs to the template
+laid with its upper left pixel on the reference's pixel (row i, column j). Higher is more similar. Channels are summed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from scipy.fft import next_fast_len
+from torch import Tensor
+
+Similarity = Literal["cc", "zncc", "ssd"]
+
+
+def cross_correlation(reference: Tensor, template: Tensor) -> Tensor:
+    """Plain correlation sum_c,y,x reference * template.
+
+    reference: (B, C, H, W), template: (B, C, h, w) -> (B, H - h + 1, W - w + 1).
+    Raises ValueError where the template is larger than the reference.
+    """
+    height, width = (int(n) for n in reference.shape[-2:])
+    rows, cols = height - template.shape[-2] + 1, width - template.shape[-1] + 1
+    if rows < 1 or cols < 1:
+        raise ValueError(f"template {tuple(template.shape[-2:])} is larger than reference {(height, width)}")
+    size = (next_fast_len(height, real=True), next_fast_len(width, real=True))
+    spectrum = torch.fft.rfft2(reference, s=size) * torch.fft.rfft2(template, s=size).conj()
+    return torch.fft.irfft2(spectrum.sum(dim=1), s=size)[:, :rows, :cols]
+
+
+def cc(reference: Tensor, template: Tensor) -> Tensor:
+    """Cross-correlation over the number of template pixels. Shapes as in `cross_correlation`."""
+    return cross_correlation(reference, template) / (template.shape[-2] * template.shape[-1])
+
+
+def ssd(reference: Tensor, template: Tensor) -> Tensor:
+    """Minus the sum of squared differences over the number of template pixels. Shapes as in `cross_correlation`."""
+    pixels = template.shape[-2] * template.shape[-1]
+    energy = _box_sum((reference.double() ** 2).sum(dim=1), template.shape[-2:])
+    cross = cross_correlation(reference, template).double()
+    total = (template.double() ** 2).sum(dim=(1, 2, 3))[:, None, None]
+    return (-(energy - 2 * cross + total) / pixels).to(reference.dtype)
+
+
+def zncc(reference: Tensor, template: Tensor) -> Tensor:
+    """Zero-mean normalised cross-correlation in [-1, 1], mean and variance per channel over the template's area,
+    channels weighted by their variance. 0 where either side is constant. Shapes as in `cross_correlation`."""
+    pixels = template.shape[-2] * template.shape[-1]
+    reference = reference - reference.mean(dim=(2, 3), keepdim=True)  # for the sums' precision only
+    template = template - template.mean(dim=(2, 3), keepdim=True)
+    cross = cross_correlation(reference, template).double()
+    precise = reference.double()
+    total, energy = _box_sum(precise, template.shape[-2:]), _box_sum(precise**2, template.shape[-2:])
+    variance = (energy - total**2 / pixels).sum(dim=1).clamp_min(0)
+    scale = (variance * (template.double() ** 2).sum(dim=(1, 2, 3))[:, None, None]).sqrt()
+    floor = 1e-6 * (precise**2).mean(dim=(1, 2, 3))[:, None, None] * pixels + 1e-12
+    return torch.where(scale > floor, cross / scale.clamp_min(1e-30), 0).clamp(-1, 1).to(reference.dtype)
+
+
+def similarity(name: Similarity, reference: Tensor, template: Tensor) -> Tensor:
+    """The surface of the given name. Raises KeyError for another name."""
+    return {"cc": cc, "zncc": zncc, "ssd": ssd}[name](reference, template)
+
+
+def masked_cc(
+    reference: Tensor, reference_mask: Tensor, template: Tensor, template_mask: Tensor, min_overlap: float = 0.35
+) -> Tensor:
+    """Mean of the channels' inner product over the pixels that are valid in both.
+
+    Features of unit length make this the mean cosine, which is 1 - SSD / 2 over the same pixels. Positions where
+    less than `min_overlap` of the template's valid pixels meet valid ones get -1.
+    Masks: (B, H, W) and (B, h, w), 0 or 1. Shapes else as in `cross_correlation`.
+    """
+    cross = cross_correlation(reference * reference_mask[:, None], template * template_mask[:, None])
+    if bool((reference_mask > 0).all()):
+        return cross / template_mask.sum(dim=(1, 2)).clamp_min(1)[:, None, None]
+    overlap = cross_correlation(reference_mask[:, None], template_mask[:, None])
+    enough = overlap > min_overlap * template_mask.sum(dim=(1, 2))[:, None, None].clamp_min(1)
+    return torch.where(enough, cross / overlap.clamp_min(1), -1.0)
+
+
+def _box_sum(image: Tensor, size: torch.Size | tuple[int, int]) -> Tensor:
+    """Sum over every h x w box of the last two dimensions."""
+    h, w = int(size[0]), int(size[1])
+    table = torch.nn.functional.pad(image.cumsum(-1).cumsum(-2), (1, 0, 1, 0))
+    return table[..., h:, w:] - table[..., :-h, w:] - table[..., h:, :-w] + table[..., :-h, :-w]
+
+
+@dataclass(frozen=True)
+class Peaks:
+    """What is read off a batch of B surfaces.
+
+    xy: (B, 2) sub-pixel position of the best peak, in surface pixels. value: (B,) its height.
+    rival: (B,) height of the best value farther than the exclusion radius from it. base: (B,) median of the surface.
+    sigma: (B,) expected error of xy per axis, pixels, from the curvature against the slopes of the rest.
+    """
+
+    xy: Tensor
+    value: Tensor
+    rival: Tensor
+    base: Tensor
+    sigma: Tensor
+
+    @property
+    def score(self) -> Tensor:
+        """(B,) in [0, 1]: how far the peak stands above its best rival, as a share of its height over the median."""
+        return ((self.value - self.rival) / (self.value - self.base).clamp_min(1e-9)).clamp(0, 1)
+
+
+def find_peaks(surface: Tensor, exclusion: float = 5.0) -> Peaks:
+    """Best peak, refined by a parabola through its 3 x 3 neighbours, and its rivals. surface: (B, H, W)."""
+    batch, height, width = surface.shape
+    index = surface.flatten(1).argmax(dim=1)
+    row, col = index // width, index % width
+    offset, curvature = _refine(surface, row, col)
+    xy = torch.stack([col, row], dim=1).to(surface.dtype) + offset
+    ys = torch.arange(height, device=surface.device)[None, :, None] - row[:, None, None]
+    xs = torch.arange(width, device=surface.device)[None, None, :] - col[:, None, None]
+    near = ys**2 + xs**2 <= exclusion**2
+    rest = surface.masked_fill(near, float("-inf")).flatten(1)
+    value = surface.flatten(1).gather(1, index[:, None])[:, 0]
+    base = surface.flatten(1).median(dim=1).values
+    rival = torch.where(torch.isfinite(rest.max(dim=1).values), rest.max(dim=1).values, base)
+    return Peaks(xy, value, rival, base, _sigma(surface, near, curvature))
+
+
+def _refine(surface: Tensor, row: Tensor, col: Tensor) -> tuple[Tensor, Tensor]:
+    """Offset (B, 2) of the vertex of a parabola along x and y, and its curvature (B, 2); none at the border."""
+    height, width = surface.shape[-2:]
+    batch = torch.arange(len(surface), device=surface.device)
+
+    def at(dy: int, dx: int) -> Tensor:
+        return surface[batch, (row + dy).clamp(0, height - 1), (col + dx).clamp(0, width - 1)]
+
+    offsets, curvatures = [], []
+    for dy, dx, inside in ((0, 1, (col > 0) & (col < width - 1)), (1, 0, (row > 0) & (row < height - 1))):
+        before, here, after = at(-dy, -dx), at(0, 0), at(dy, dx)
+        curvature = 2 * here - before - after
+        good = inside & (curvature > 0)
+        offsets.append(torch.where(good, (after - before) / (2 * curvature.clamp_min(1e-12)), 0).clamp(-0.5, 0.5))
+        curvatures.append(torch.where(good, curvature, 0))
+    return torch.stack(offsets, dim=1), torch.stack(curvatures, dim=1)
+
+
+def _sigma(surface: Tensor, near: Tensor, curvature: Tensor) -> Tensor:
+    """Error of a peak of given curvature when the rest of the surface has slopes of a given size.
+
+    A peak -k x^2 / 2 on which a disturbance of slope g lies is moved by g / k. The disturbance is taken to be as
+    rough under the peak as it is elsewhere on the surface.
+    """
+    far = (~near).to(surface.dtype)
+    squares = []
+    for dim, n in ((2, surface.shape[2]), (1, surface.shape[1])):
+        slope = surface.diff(dim=dim)
+        both = far.narrow(dim, 0, n - 1) * far.narrow(dim, 1, n - 1)
+        squares.append((slope**2 * both).sum(dim=(1, 2)) / both.sum(dim=(1, 2)).clamp_min(1))
+    slopes = torch.stack(squares, dim=1).sqrt()
+    per_axis = slopes / curvature.clamp_min(1e-12)
+    limit = max(surface.shape[-2:]) / 12**0.5  # a uniform guess over the surface
+    return per_axis.square().mean(dim=1).sqrt().clamp(0.05, limit)

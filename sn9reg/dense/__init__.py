@@ -1,0 +1,1 @@
+"""Dense template matching over a whole scene: lattice of templates, tiles of features, fields from surfaces."""

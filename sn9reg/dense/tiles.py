@@ -1,0 +1,140 @@
+"""Similarity surfaces of many templates, computed tile by tile so that memory does not grow with the scene."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy.ndimage import binary_erosion
+from torch import Tensor
+
+from sn9reg.correlation import masked_cc
+from sn9reg.grid import Points, Window
+from sn9reg.scene import Patch, Scene, ScenePair
+
+Modality = Literal["optical", "sar"]
+# (patch, modality) -> features (C, h, w), each pixel of unit length or zero
+FeatureExtractor = Callable[[Patch, Modality], Tensor]
+
+_TILE = 448  # side of the features held at a time, about; larger tiles share more, smaller ones waste less
+_MIN_VALID = 0.4  # share of a template's pixels that must be valid
+
+
+@dataclass(frozen=True)
+class Level:
+    """One step of coarse to fine: pixels are `factor` common pixels; templates of `template` px are searched for
+    within +-`radius` px; `margin` px of each tile are thrown away, where features feel its border."""
+
+    factor: int
+    template: int
+    radius: int
+    margin: int
+
+
+@dataclass(frozen=True)
+class Surfaces:
+    """Similarity of N templates over (2 radius + 1)^2 shifts. Element (radius + dy, radius + dx) of surface i is the
+    shift `centre[i]` + (dx, dy) from optical to SAR, in pixels of the level. usable: (N,) whether there was data."""
+
+    level: Level
+    values: npt.NDArray[np.float32]  # (N, D, D)
+    centre: npt.NDArray[np.int64]  # (N, 2)
+    usable: npt.NDArray[np.bool_]  # (N,)
+
+
+def search(
+    pair: ScenePair,
+    level: Level,
+    nodes: Points,
+    predicted: Points,
+    extract: FeatureExtractor,
+    template_from: Modality = "optical",
+    skip: npt.NDArray[np.bool_] | None = None,
+    progress: Callable[[int], None] = lambda n: None,
+) -> Surfaces:
+    """Similarity surfaces of templates centred at `nodes` of one scene, searched for in the other.
+
+    nodes: (N, 2) pixels of the level, in the scene the templates come from. predicted: (N, 2) shift expected from
+    there to the other scene. skip: (N,) nodes not to be looked at. progress: called with each number of nodes done.
+    """
+    size = 2 * level.radius + 1
+    # Corners of the templates and the shift are whole pixels; what is left over is in the node's place.
+    corner = np.rint(nodes - (level.template - 1) / 2).astype(np.int64)
+    centre = np.rint(predicted).astype(np.int64)
+    values = np.full((len(nodes), size, size), -1, np.float32)
+    usable = np.zeros(len(nodes), bool)
+    own, other = (pair.optical, pair.sar) if template_from == "optical" else (pair.sar, pair.optical)
+    other_kind: Modality = "sar" if template_from == "optical" else "optical"
+    for group in _groups(corner, level, skip):
+        here = _Tile.read(own, template_from, corner[group], level.template, level, extract)
+        there_corner = corner[group] + centre[group] - level.radius
+        there = _Tile.read(other, other_kind, there_corner, level.template + 2 * level.radius, level, extract)
+        if here is not None and there is not None:
+            template, template_mask = here.cut(corner[group], level.template)
+            region, region_mask = there.cut(there_corner, level.template + 2 * level.radius)
+            values[group] = masked_cc(region, region_mask, template, template_mask).numpy()
+            enough = _MIN_VALID * level.template**2
+            # Half of the template must find valid pixels when it lies where it is expected.
+            middle = region_mask[:, level.radius : -level.radius or None, level.radius : -level.radius or None]
+            overlap = (template_mask * middle).sum(dim=(1, 2))
+            usable[group] = ((template_mask.sum(dim=(1, 2)) > enough) & (overlap > enough / 2)).numpy()
+        progress(len(group))
+    return Surfaces(level, values, centre, usable)
+
+
+def _groups(
+    corner: npt.NDArray[np.int64], level: Level, skip: npt.NDArray[np.bool_] | None
+) -> Iterator[npt.NDArray[np.intp]]:
+    """Index arrays of nodes that share a tile."""
+    chosen = np.arange(len(corner)) if skip is None else np.flatnonzero(~skip)
+    side = max(1, _TILE - level.template - 2 * level.radius)
+    cell = corner[chosen] // side
+    order = np.lexsort((cell[:, 0], cell[:, 1]))
+    chosen, cell = chosen[order], cell[order]
+    breaks = np.flatnonzero((np.diff(cell, axis=0) != 0).any(axis=1)) + 1
+    for group in np.split(chosen, breaks):
+        # At most 32 at once: their spectra are the largest thing held.
+        yield from (part for part in np.array_split(group, math.ceil(len(group) / 32)) if len(part))
+
+
+@dataclass(frozen=True)
+class _Tile:
+    window: Window
+    features: Tensor  # (C, h, w)
+    mask: Tensor  # (h, w) float, 1 where the features can be trusted
+
+    @classmethod
+    def read(
+        cls,
+        scene: Scene,
+        kind: Modality,
+        corner: npt.NDArray[np.int64],
+        side: int,
+        level: Level,
+        extract: FeatureExtractor,
+    ) -> _Tile | None:
+        """The features under all boxes of `side` px at `corner`; None if nothing there is valid."""
+        low, high = corner.min(axis=0), corner.max(axis=0) + side
+        window = Window(*low.tolist(), *(high - low).tolist()).grow(level.margin)
+        patch = scene.read(window, level.factor)
+        if not patch.valid.any():
+            return None
+        features = extract(patch, kind)
+        trusted = patch.valid
+        if not trusted.all():
+            trusted = binary_erosion(patch.valid, iterations=max(1, level.margin // 4), border_value=1)
+        return cls(window, features, torch.from_numpy(trusted.astype(np.float32)))
+
+    def cut(self, corner: npt.NDArray[np.int64], side: int) -> tuple[Tensor, Tensor]:
+        """(n, C, side, side) features and (n, side, side) masks of the boxes at `corner`."""
+        at = corner - [self.window.col, self.window.row]
+        boxes = [(slice(int(y), int(y) + side), slice(int(x), int(x) + side)) for x, y in at]
+        return (
+            torch.stack([self.features[:, rows, cols] for rows, cols in boxes]),
+            torch.stack([self.mask[rows, cols] for rows, cols in boxes]),
+        )

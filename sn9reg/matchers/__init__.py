@@ -1,0 +1,1 @@
+"""One file per correspondence source; `base.py` holds the contract."""

@@ -1,0 +1,48 @@
+"""The contract of a matcher, and the list of those there are."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+from typing import Any, Protocol, runtime_checkable
+
+from sn9reg.correspondences import Correspondences
+from sn9reg.errors import ConfigError
+from sn9reg.scene import ScenePair
+
+
+@runtime_checkable
+class Matcher(Protocol):
+    """A source of correspondences. Its constructor's keyword arguments are its whole configuration."""
+
+    name: str
+
+    def match(self, pair: ScenePair) -> Correspondences:
+        """Correspondences of a pair, possibly none. Raises InputError where a scene cannot be read."""
+        ...
+
+
+def matcher_classes() -> dict[str, type[Matcher]]:
+    """Name -> class: every class with a `name` and a `match` that a file of this folder defines."""
+    package = importlib.import_module("sn9reg.matchers")
+    found: dict[str, type[Matcher]] = {}
+    for module in sorted(pkgutil.iter_modules(package.__path__), key=lambda m: m.name):
+        loaded = importlib.import_module(f"{package.__name__}.{module.name}")
+        for _, item in inspect.getmembers(loaded, inspect.isclass):
+            own = item.__module__ == loaded.__name__
+            if own and isinstance(getattr(item, "name", None), str) and hasattr(item, "match"):
+                found[item.name] = item
+    return found
+
+
+def make_matcher(name: str, **options: Any) -> Matcher:
+    """The matcher of that name. Raises ConfigError if there is none, or if it does not know an option."""
+    classes = matcher_classes()
+    if name not in classes:
+        raise ConfigError(f"no matcher {name!r}; there are: {', '.join(sorted(classes))}")
+    known = inspect.signature(classes[name]).parameters
+    unknown = sorted(set(options) - set(known))
+    if unknown:
+        raise ConfigError(f"matcher {name!r} has no option {', '.join(unknown)}; it has: {', '.join(known)}")
+    return classes[name](**options)

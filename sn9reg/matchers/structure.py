@@ -1,0 +1,31 @@
+"""The untrained dense matcher: orientation energies of optical grey and SAR logarithm, compared by FFT correlation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from sn9reg.dense.tiles import Modality
+from sn9reg.features.orientation import orientation_features
+from sn9reg.matchers.template import TemplateMatcher
+from sn9reg.radiometry import SarLog, fill_invalid, optical_grey
+from sn9reg.scene import Patch, ScenePair
+
+
+class StructureMatcher(TemplateMatcher):
+    """Log-Gabor orientation energies, normalised per pixel. Needs no training. Options as in `TemplateMatcher`."""
+
+    name = "structure"
+
+    def prepare(self, pair: ScenePair) -> Callable[[Patch, Modality], Tensor]:
+        overview, _ = pair.overview(pair.sar)
+        sar_log = SarLog.of(overview.values, overview.valid)
+
+        def extract(patch: Patch, modality: Modality) -> Tensor:
+            image = sar_log(patch.values) if modality == "sar" else optical_grey(patch.values)
+            image = fill_invalid(image, patch.valid)
+            return orientation_features(torch.from_numpy(image)[None])[0]
+
+        return extract
