@@ -21,7 +21,9 @@ class Correspondences:
     error per axis, pixels. distance, rival_distance: (N,) dissimilarity of the best and of the second-best candidate.
     solo_xy: (N, 2) where the match's own pixels alone put it, without help from neighbours; the verdict asks these
     witnesses. search_radius: how far from the prediction, in pixels, a match could have been found: chance agreement
-    follows from it.
+    follows from it. step: side of the pixels that were matched, e.g. 2 for a pyramid level of half size; the unit of all
+    tolerances. footprint: side of the square of pixels that one match looked at. tried: how many places were
+    looked at for these matches.
 
     Raises ValueError where the shapes do not agree or a coordinate is not finite.
     """
@@ -35,6 +37,9 @@ class Correspondences:
     rival_distance: Floats
     solo_xy: Points
     search_radius: float
+    step: float
+    footprint: float
+    tried: int
 
     def __post_init__(self) -> None:
         n = len(self.optical_xy)

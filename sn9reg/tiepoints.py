@@ -120,13 +120,18 @@ def write_tiepoints(path: PathLike, tiepoints: TiePoints, optical: Grid, sar: Gr
 
     Raises ConfigError for another extension and for GeoJSON of a pixel frame, OutputError if it cannot be written.
     """
+    check_format(path)
     writers = {".csv": _csv_text, ".geojson": _geojson_text, ".points": _points_text}
-    suffix = Path(path).suffix.lower()
-    if suffix not in writers:
-        raise ConfigError(f"{path}: tie-points are written as .csv, .geojson or .points, not {suffix or 'without one'}")
-    text = writers[suffix](tiepoints, optical, sar)
+    text = writers[Path(path).suffix.lower()](tiepoints, optical, sar)
     with atomic_output(path, overwrite) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
+def check_format(path: PathLike) -> None:
+    """Raises ConfigError, before any work is done, for an extension that `write_tiepoints` does not know."""
+    suffix = Path(path).suffix.lower()
+    if suffix not in (".csv", ".geojson", ".points"):
+        raise ConfigError(f"{path}: tie-points are written as .csv, .geojson or .points, not {suffix or 'without one'}")
 
 
 def to_gcps(tiepoints: TiePoints, sar: Grid) -> list[GroundControlPoint]:

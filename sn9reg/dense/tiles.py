@@ -39,12 +39,15 @@ class Level:
 @dataclass(frozen=True)
 class Surfaces:
     """Similarity of N templates over (2 radius + 1)^2 shifts. Element (radius + dy, radius + dx) of surface i is the
-    shift `centre[i]` + (dx, dy) from optical to SAR, in pixels of the level. usable: (N,) whether there was data."""
+    shift `centre[i]` + (dx, dy) from optical to SAR, in pixels of the level. usable: (N,) whether there was data.
+    returned: (N,) forward-backward distance in pixels: a template cut from the other scene at the best shift looks for
+    its own way back."""
 
     level: Level
     values: npt.NDArray[np.float32]  # (N, D, D)
     centre: npt.NDArray[np.int64]  # (N, 2)
     usable: npt.NDArray[np.bool_]  # (N,)
+    returned: npt.NDArray[np.float64]  # (N,)
 
 
 def search(
@@ -54,13 +57,12 @@ def search(
     predicted: Points,
     extract: FeatureExtractor,
     template_from: Modality = "optical",
-    skip: npt.NDArray[np.bool_] | None = None,
     progress: Callable[[int], None] = lambda n: None,
 ) -> Surfaces:
     """Similarity surfaces of templates centred at `nodes` of one scene, searched for in the other.
 
     nodes: (N, 2) pixels of the level, in the scene the templates come from. predicted: (N, 2) shift expected from
-    there to the other scene. skip: (N,) nodes not to be looked at. progress: called with each number of nodes done.
+    there to the other scene. progress: called with each number of nodes done.
     """
     size = 2 * level.radius + 1
     # Corners of the templates and the shift are whole pixels; what is left over is in the node's place.
@@ -70,32 +72,48 @@ def search(
     usable = np.zeros(len(nodes), bool)
     own, other = (pair.optical, pair.sar) if template_from == "optical" else (pair.sar, pair.optical)
     other_kind: Modality = "sar" if template_from == "optical" else "optical"
-    for group in _groups(corner, level, skip):
-        here = _Tile.read(own, template_from, corner[group], level.template, level, extract)
-        there_corner = corner[group] + centre[group] - level.radius
-        there = _Tile.read(other, other_kind, there_corner, level.template + 2 * level.radius, level, extract)
+    returned = np.full(len(nodes), np.inf)
+    span = level.template + 2 * level.radius
+    inner = slice(level.radius, level.radius + level.template)
+    for group in _groups(corner, level):
+        from_corner, to_corner = corner[group] - level.radius, corner[group] + centre[group] - level.radius
+        here = _Tile.read(own, template_from, from_corner, span, level, extract)
+        there = _Tile.read(other, other_kind, to_corner, span, level, extract)
         if here is not None and there is not None:
-            template, template_mask = here.cut(corner[group], level.template)
-            region, region_mask = there.cut(there_corner, level.template + 2 * level.radius)
-            values[group] = masked_cc(region, region_mask, template, template_mask).numpy()
+            around, around_mask = here.cut(from_corner, span)
+            region, region_mask = there.cut(to_corner, span)
+            template, template_mask = around[..., inner, inner], around_mask[:, inner, inner]
+            found = masked_cc(region, region_mask, template, template_mask)
+            values[group] = found.numpy()
             enough = _MIN_VALID * level.template**2
             # Half of the template must find valid pixels when it lies where it is expected.
-            middle = region_mask[:, level.radius : -level.radius or None, level.radius : -level.radius or None]
-            overlap = (template_mask * middle).sum(dim=(1, 2))
+            overlap = (template_mask * region_mask[:, inner, inner]).sum(dim=(1, 2))
             usable[group] = ((template_mask.sum(dim=(1, 2)) > enough) & (overlap > enough / 2)).numpy()
+            returned[group] = _way_back(found, region, region_mask, around, around_mask, level)
         progress(len(group))
-    return Surfaces(level, values, centre, usable)
+    return Surfaces(level, values, centre, usable, returned)
 
 
-def _groups(
-    corner: npt.NDArray[np.int64], level: Level, skip: npt.NDArray[np.bool_] | None
-) -> Iterator[npt.NDArray[np.intp]]:
+def _way_back(
+    surface: Tensor, region: Tensor, region_mask: Tensor, around: Tensor, around_mask: Tensor, level: Level
+) -> npt.NDArray[np.float64]:
+    """(n,) distance between a template's place and where the template cut at its best match is found again."""
+    size = surface.shape[-1]
+    best = surface.flatten(1).argmax(dim=1)
+    at = torch.stack([best % size, best // size], dim=1)
+    boxes = [(slice(int(y), int(y) + level.template), slice(int(x), int(x) + level.template)) for x, y in at]
+    template = torch.stack([region[i, :, rows, cols] for i, (rows, cols) in enumerate(boxes)])
+    mask = torch.stack([region_mask[i, rows, cols] for i, (rows, cols) in enumerate(boxes)])
+    back = masked_cc(around, around_mask, template, mask).flatten(1).argmax(dim=1)
+    gone = torch.stack([back % size, back // size], dim=1) - level.radius
+    return np.asarray(torch.linalg.vector_norm(gone.double(), dim=1).numpy())
+
+
+def _groups(corner: npt.NDArray[np.int64], level: Level) -> Iterator[npt.NDArray[np.intp]]:
     """Index arrays of nodes that share a tile."""
-    chosen = np.arange(len(corner)) if skip is None else np.flatnonzero(~skip)
-    side = max(1, _TILE - level.template - 2 * level.radius)
-    cell = corner[chosen] // side
-    order = np.lexsort((cell[:, 0], cell[:, 1]))
-    chosen, cell = chosen[order], cell[order]
+    cell = corner // max(1, _TILE - level.template - 2 * level.radius)
+    chosen = np.lexsort((cell[:, 0], cell[:, 1]))
+    cell = cell[chosen]
     breaks = np.flatnonzero((np.diff(cell, axis=0) != 0).any(axis=1)) + 1
     for group in np.split(chosen, breaks):
         # At most 32 at once: their spectra are the largest thing held.

@@ -17,7 +17,7 @@ from torch import Tensor
 # Standard deviation of the radial Gaussian on the logarithm of frequency, as the ratio Kovesi calls sigmaOnf, and of
 # the angular Gaussian as a share of the step between orientations. Both were chosen on SEN1-2 training patches.
 _SIGMA_ON_F = 0.5
-_ANGULAR_SHARE = 1 / 1.2
+_ANGULAR_SHARE = 0.65
 
 
 @lru_cache(maxsize=16)
@@ -42,26 +42,36 @@ def log_gabor_bank(height: int, width: int, orientations: int, wavelengths: tupl
     return torch.stack(radial)[:, None] * torch.stack(angular)[None]
 
 
-def orientation_energy(image: Tensor, orientations: int, wavelengths: Sequence[float]) -> Tensor:
-    """(B, H, W) image -> (B, scales, orientations, H, W) moduli of the log-Gabor responses.
+def orientation_response(image: Tensor, orientations: int, wavelengths: Sequence[float]) -> Tensor:
+    """(B, H, W) image -> (B, scales, orientations, H, W) complex log-Gabor responses.
 
     The image wraps around at its borders: what lies within about a wavelength of them is not to be used.
     """
     spectrum = torch.fft.fft2(image)[:, None, None]
     bank = log_gabor_bank(*(int(n) for n in image.shape[-2:]), orientations, tuple(wavelengths)).to(image.device)
-    return torch.fft.ifft2(spectrum * bank).abs()
+    return torch.fft.ifft2(spectrum * bank)
 
 
 def orientation_features(
-    image: Tensor, orientations: int = 12, wavelengths: Sequence[float] = (6.0, 12.0), power: float = 2.0
+    image: Tensor, orientations: int = 9, wavelengths: Sequence[float] = (6.0, 12.0), phase: float = 0.3
 ) -> Tensor:
-    """(B, H, W) image -> (B, scales * orientations, H, W) features; over all channels a pixel has unit length.
+    """(B, H, W) image -> (B, C, H, W) features of unit length per pixel, C = 3 * scales * orientations.
 
-    Per scale, the energies of one pixel are raised to `power`, so that its strongest orientations stand out, and
-    brought to one length: contrast, which the two sensors do not share, is gone, orientation remains.
+    With the complex response z of one filter the channels are |z|^2 and `phase` times the real and the imaginary part
+    of z^2 (C = scales * orientations for phase 0). Squaring doubles the phase: a contrast and its negative give the
+    same value, a line and a step opposite ones, so the doubled phase sharpens the peak and does not mind contrast that
+    flips between the sensors. Per scale all channels of a pixel are brought to one length: contrast, which the
+    sensors do not share, is gone, orientation remains.
     """
-    energy = orientation_energy(image, orientations, wavelengths) ** power
-    length = torch.linalg.vector_norm(energy, dim=2, keepdim=True)
+    response = torch.view_as_real(orientation_response(image, orientations, wavelengths))
+    real, imaginary = response.unbind(dim=-1)
+    even, odd = real.square(), imaginary.square()
+    energy = even + odd
+    length = energy.square().sum(dim=2, keepdim=True).mul_(1 + phase**2).sqrt_()
     # Where there is no signal at all (padding, a constant area) the feature is zero, not amplified rounding noise.
     floor = 1e-4 * length.mean(dim=(3, 4), keepdim=True) + 1e-30
-    return (energy / (length + floor) / math.sqrt(len(wavelengths))).flatten(1, 2)
+    scale = 1 / ((length + floor) * math.sqrt(len(wavelengths)))
+    channels = [energy.mul_(scale)]
+    if phase:
+        channels += [(even - odd).mul_(scale * phase), (real * imaginary).mul_(scale * (2 * phase))]
+    return torch.cat(channels, dim=2).flatten(1, 2)

@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 
 _COARSE_RADIUS = 40  # a coarsest level is one where the largest shift is at most this many pixels ...
 _COARSE_SIDE = 96  # ... unless the scene would shrink below this
+_RETURN = 3.0  # a match that does not come back to within this many pixels is dropped
 _FINE_RADIUS = 12  # search of every finer level around its prediction
 
 
@@ -149,16 +150,8 @@ class TemplateMatcher:
         solo, peaks = find_peaks(alone), find_peaks(aggregate(alone, surfaces.usable, lattice, 0.6))
         shift = predicted + peaks.xy.numpy() - level.radius
         kept = surfaces.usable & (np.abs(shift - predicted).max(axis=1) < level.radius - 0.5)
-        kept &= self._returns(pair, level, lattice.nodes, shift, kept, extract)
-        return _correspondences(pair, level, lattice.nodes, shift, predicted, solo, peaks, kept)
-
-    def _returns(
-        self, pair: ScenePair, level: Level, nodes: Points, shift: Points, tried: npt.NDArray[np.bool_], extract: Callable
-    ) -> npt.NDArray[np.bool_]:
-        """(N,) forward-backward check: a SAR template where the match lies finds its way back."""
-        back = search(pair, level, nodes + shift, -shift, extract, template_from="sar", skip=~tried)
-        found = find_peaks(torch.from_numpy(back.values)).xy.numpy() - level.radius + back.centre
-        return np.asarray(back.usable & (np.hypot(*(found + shift).T) < 3.0))
+        kept &= surfaces.returned < _RETURN
+        return _correspondences(pair, level, lattice.nodes, shift, predicted, solo, peaks, kept, int(surfaces.usable.sum()))
 
 
 def _correspondences(
@@ -170,6 +163,7 @@ def _correspondences(
     solo: Peaks,
     peaks: Peaks,
     kept: npt.NDArray[np.bool_],
+    tried: int,
 ) -> Correspondences:
     f = level.factor
     here = to_common(nodes, f)
@@ -188,4 +182,7 @@ def _correspondences(
         rival_distance=1 - column(peaks.rival),
         solo_xy=here + alone * f,
         search_radius=float(level.radius * f),
+        step=float(f),
+        footprint=float(level.template * f),
+        tried=tried,
     ).keep(kept)

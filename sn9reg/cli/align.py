@@ -1,0 +1,137 @@
+"""`sn9reg align`: register a pair and write its offset map."""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import Any
+
+import click
+
+from sn9reg.cli import options
+from sn9reg.errors import ConfigError, NotRegisteredError
+from sn9reg.rasters import check_output
+
+log = logging.getLogger(__name__)
+
+
+@click.command()
+@click.argument("optical")
+@click.argument("sar")
+@click.option("--out", required=True, help="Offset map to write (GeoTIFF).")
+@click.option("--matcher", default="structure", show_default=True, help="See `sn9reg matchers`.")
+@click.option(
+    "--matcher-option", multiple=True, metavar="NAME=VALUE", help="Option of the matcher; may be repeated."
+)
+@click.option(
+    "--model",
+    type=click.Choice(["auto", "translation", "affine", "homography", "local"]),
+    default="auto",
+    show_default=True,
+    help="Kind of warp; auto takes what predicts held-out matches best.",
+)
+@click.option("--threshold", type=click.FloatRange(min=0, min_open=True), help="Of RANSAC, metres [default: 15 px].")
+@click.option(
+    "--max-offset",
+    type=click.FloatRange(min=0, min_open=True),
+    default=150.0,
+    show_default=True,
+    help="Largest shift looked for, metres (pixels with --pixel-frame).",
+)
+@click.option("--sigma", is_flag=True, help="Add a third band: expected error in optical pixels.")
+@click.option("--tiepoints-out", metavar="FILE", help="Write the matches as .csv, .geojson or QGIS .points.")
+@click.option("--allow-unregistered", is_flag=True, help="Write an offset map of zeros if the pair is not registered.")
+@options.pixel_frame
+@click.option("--optical-bidx", type=int, multiple=True, help="Band of the optical image [default: the first three].")
+@click.option("--sar-bidx", type=int, multiple=True, help="Band of the SAR image [default: all].")
+@click.option("--optical-nodata", type=float, help="Nodata value of the optical image, in place of its own.")
+@click.option("--sar-nodata", type=float, help="Nodata value of the SAR image, in place of its own.")
+@click.option("--threads", type=click.IntRange(min=1), help="Processors to use [default: all].")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of whatever draws at random.")
+@options.creation
+@options.overwrite
+@options.as_json
+def align(
+    optical: str,
+    sar: str,
+    out: str,
+    matcher: str,
+    matcher_option: tuple[str, ...],
+    model: str,
+    threshold: float | None,
+    max_offset: float,
+    sigma: bool,
+    tiepoints_out: str | None,
+    allow_unregistered: bool,
+    pixel_frame: bool,
+    optical_bidx: tuple[int, ...],
+    sar_bidx: tuple[int, ...],
+    optical_nodata: float | None,
+    sar_nodata: float | None,
+    threads: int | None,
+    seed: int,
+    creation_options: dict[str, Any],
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    """Say, for every pixel of OPTICAL, where it lies in SAR; write that as an offset map.
+
+    Exit codes: 0 done, 1 error, 2 usage, 3 the pair was not registered (nothing is written then, unless
+    --allow-unregistered).
+    """
+    for path in (out, tiepoints_out):
+        if path:
+            check_output(path, overwrite)
+    import torch
+
+    from sn9reg.register import register
+    from sn9reg.tiepoints import check_format, write_tiepoints
+
+    if tiepoints_out:
+        check_format(tiepoints_out)
+    torch.manual_seed(seed)
+    if threads:
+        torch.set_num_threads(threads)
+    registration = register(
+        optical,
+        sar,
+        matcher=matcher,
+        matcher_options={"max_offset": max_offset} | _parse(matcher_option),
+        model=model,
+        threshold=threshold,
+        pixel_frame=pixel_frame,
+        optical_bands=optical_bidx,
+        sar_bands=sar_bidx,
+        optical_nodata=optical_nodata,
+        sar_nodata=sar_nodata,
+    )
+    if as_json:
+        click.echo(json.dumps({"out": out if registration.registered or allow_unregistered else None}
+                              | registration.as_dict()))
+    verdict = registration.verdict
+    if not registration.registered and not allow_unregistered:
+        raise NotRegisteredError(f"{optical} and {sar} were not registered: {verdict.reason}. Nothing was written")
+    registration.offsets(sigma).write(out, overwrite, creation_options)
+    if tiepoints_out:
+        write_tiepoints(tiepoints_out, registration.tiepoints(), registration.optical, registration.sar, overwrite)
+    if not registration.registered:
+        raise NotRegisteredError(f"{optical} and {sar} were not registered: {verdict.reason}. {out} holds zeros")
+    if not as_json:
+        click.echo(
+            f"{out}: registered by a {registration.warp.model} warp, right to about "
+            f"{registration.expected_error_px:.1f} px ({verdict.reason})"
+        )
+
+
+def _parse(values: tuple[str, ...]) -> dict[str, Any]:
+    """NAME=VALUE pairs, values as JSON where they are, else as text."""
+    result: dict[str, Any] = {}
+    for value in values:
+        name, equals, content = value.partition("=")
+        if not equals:
+            raise ConfigError(f"--matcher-option {value!r} is not NAME=VALUE")
+        try:
+            result[name] = json.loads(content)
+        except json.JSONDecodeError:
+            result[name] = content
+    return result

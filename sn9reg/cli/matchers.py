@@ -1,0 +1,31 @@
+"""`sn9reg matchers`: what `--matcher` can be."""
+
+from __future__ import annotations
+
+import inspect
+import json
+
+import click
+
+from sn9reg.cli import options
+
+
+@click.command()
+@options.as_json
+def matchers(as_json: bool) -> None:
+    """List the matchers and their options."""
+    from sn9reg.matchers.base import matcher_classes
+
+    table = {
+        name: {
+            "about": (inspect.getdoc(item) or "").split("\n")[0],
+            "options": {p.name: p.default for p in inspect.signature(item).parameters.values()},
+        }
+        for name, item in matcher_classes().items()
+    }
+    if as_json:
+        click.echo(json.dumps(table))
+        return
+    for name, facts in table.items():
+        click.echo(f"{name}: {facts['about']}")
+        click.echo("    " + " ".join(f"{key}={value}" for key, value in dict(facts["options"]).items()))

@@ -1,0 +1,188 @@
+"""register(): the whole story. open -> match -> fit -> render."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sn9reg.correspondences import Correspondences
+from sn9reg.fitting import Fit, Verdict, fit
+from sn9reg.grid import Grid, Points
+from sn9reg.matchers.base import Matcher, make_matcher
+from sn9reg.offsets import OffsetMap, from_nodes, node_positions, offsets_between
+from sn9reg.rasters import PathLike
+from sn9reg.scene import ScenePair, open_pair
+from sn9reg.tiepoints import TiePoints
+from sn9reg.warp import Warp
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Registration:
+    """What came out for one pair: the warp, the correspondences and the evidence.
+
+    optical, sar: the scenes' own grids. grid: the common one. seconds: stage -> time taken.
+    """
+
+    optical: Grid
+    sar: Grid
+    grid: Grid
+    matches: Correspondences
+    fit: Fit
+    matcher: str
+    names: tuple[str, str]
+    seconds: Mapping[str, float]
+
+    @property
+    def registered(self) -> bool:
+        return self.fit.verdict.registered
+
+    @property
+    def verdict(self) -> Verdict:
+        return self.fit.verdict
+
+    @property
+    def warp(self) -> Warp:
+        return self.fit.warp
+
+    @property
+    def expected_error_px(self) -> float:
+        """Expected error of the offset map in optical pixels."""
+        here = self.optical.resolution * self.optical.metres_per_unit
+        return self.verdict.error * self.grid.metres_per_unit / here
+
+    def offsets(self, sigma: bool = False) -> OffsetMap:
+        """The offset map on the optical grid; zeros where the pair was not registered. sigma: with the third band."""
+        # The field's shortest length is many pixels of the common grid: nodes may be farther apart on larger images.
+        step = int(np.clip(max(self.optical.shape) / 160, 8, 64))
+        places, (ny, nx) = node_positions(self.optical, step)
+        here = self.optical.to_map(places)
+        if self.registered:
+            source = self.optical.map_to_crs(here, self.grid.crs)
+            there = self.grid.map_to_crs(self.warp(source), self.optical.crs)
+            bands = [*offsets_between(self.optical, here, there).T]
+            if sigma:
+                scale = self.grid.metres_per_unit / (self.optical.resolution * self.optical.metres_per_unit)
+                bands.append(self.warp.error(source) * scale)
+        else:
+            bands = [np.zeros(len(places))] * 2 + [np.full(len(places), np.nan)] * sigma
+        nodes = np.stack(bands).reshape(len(bands), ny, nx).astype(np.float32)
+        return from_nodes(self.optical, nodes, step, self.facts())
+
+    def tiepoints(self) -> TiePoints:
+        """The matches in pixels of each image, with score, sigma (optical pixels) and inlier flag."""
+        optical_xy = self._own(self.matches.optical_map, self.optical)
+        sar_xy = self._own(self.matches.sar_map, self.sar)
+        scale = self.grid.resolution * self.grid.metres_per_unit
+        scale /= self.optical.resolution * self.optical.metres_per_unit
+        return TiePoints(
+            optical_xy, sar_xy, score=self.matches.score, sigma=self.matches.sigma * scale, inlier=self.fit.inliers
+        )
+
+    def _own(self, map_xy: Points, grid: Grid) -> Points:
+        return grid.to_pixel(self.grid.map_to_crs(map_xy, grid.crs)) if len(map_xy) else np.zeros((0, 2))
+
+    def facts(self) -> dict[str, str]:
+        """What the offset map says of itself, as tags."""
+        v = self.verdict
+        return {
+            "version": version("sn9reg"),
+            "registered": "yes" if v.registered else "no",
+            "reason": v.reason,
+            "optical": self.names[0],
+            "sar": self.names[1],
+            "frame": "pixel" if self.optical.crs is None else "map",
+            "matcher": self.matcher,
+            "model": self.warp.model,
+            "matches": str(v.matches),
+            "inliers": str(v.inliers),
+            "expected_error_px": f"{self.expected_error_px:.3f}",
+        }
+
+    def as_dict(self) -> dict[str, Any]:
+        """The evidence as plain numbers, for JSON; None where a number does not exist."""
+        v = self.verdict
+
+        def number(value: float) -> float | None:
+            return float(value) if np.isfinite(value) else None
+
+        scale = self.grid.metres_per_unit
+        return {
+            "registered": v.registered,
+            "reason": v.reason,
+            "model": self.warp.model,
+            "matcher": self.matcher,
+            "matches": v.matches,
+            "inliers": v.inliers,
+            "tried": v.tried,
+            "agreement": number(v.agreement),
+            "chance": number(v.chance),
+            "coverage": number(v.coverage),
+            "expected_error_px": number(self.expected_error_px),
+            "expected_error_m": number(v.error * scale),
+            "held_out_m": {name: number(value * scale) for name, value in self.fit.held_out.items()},
+            "common_grid": self.grid.describe(),
+            "seconds": {stage: round(value, 3) for stage, value in self.seconds.items()},
+        }
+
+
+def register(
+    optical: PathLike,
+    sar: PathLike,
+    *,
+    matcher: str | Matcher = "structure",
+    matcher_options: Mapping[str, Any] | None = None,
+    model: str = "auto",
+    threshold: float | None = None,
+    pixel_frame: bool = False,
+    optical_bands: Sequence[int] = (),
+    sar_bands: Sequence[int] = (),
+    optical_nodata: float | None = None,
+    sar_nodata: float | None = None,
+) -> Registration:
+    """Register an optical to a SAR image.
+
+    matcher: a name or an object. matcher_options: its constructor's keyword arguments. model, threshold: see
+    `fitting.fit`. The rest: see `scene.open_pair`. The result says itself whether the pair was registered.
+
+    Raises InputError for files that cannot be used, ConfigError for options that make no sense.
+    """
+    source = make_matcher(matcher, **(matcher_options or {})) if isinstance(matcher, str) else matcher
+    seconds: dict[str, float] = {}
+    start = time.perf_counter()
+
+    def lap(stage: str) -> None:
+        nonlocal start
+        seconds[stage], start = time.perf_counter() - start, time.perf_counter()
+        log.info("%s: %.1f s", stage, seconds[stage])
+
+    with open_pair(
+        optical,
+        sar,
+        pixel_frame=pixel_frame,
+        optical_bands=optical_bands,
+        sar_bands=sar_bands,
+        optical_nodata=optical_nodata,
+        sar_nodata=sar_nodata,
+    ) as pair:
+        lap("open")
+        matches = source.match(pair)
+        lap("match")
+        fitted = fit(matches, model, threshold)
+        lap("fit")
+        return _registration(pair, matches, fitted, source.name, seconds)
+
+
+def _registration(
+    pair: ScenePair, matches: Correspondences, fitted: Fit, matcher: str, seconds: Mapping[str, float]
+) -> Registration:
+    names = (Path(pair.optical.name).name, Path(pair.sar.name).name)
+    return Registration(pair.optical.grid, pair.sar.grid, pair.grid, matches, fitted, matcher, names, seconds)
