@@ -19,7 +19,7 @@ Model = Literal["auto", "translation", "affine", "homography", "local"]
 MODELS: tuple[str, ...] = get_args(Model)
 
 _MINIMUM = 8  # matches below which nothing is fitted
-_THRESHOLD_PX = 15.0  # default threshold of the global models: parallax over terrain is no outlier
+_THRESHOLD_PX = 30.0  # default threshold of the global models: parallax over terrain is no outlier
 _SIMPLER = 0.97  # a more complex model must bring the held-out error below this share
 _AGREE_PX = 3.0  # a witness within this many pixels of its level agrees with the prediction
 _SHARE = 0.5  # of the matches must agree ...
@@ -65,7 +65,7 @@ def fit(matches: Correspondences, model: str = "auto", threshold: float | None =
 
     model: translation, affine (plain RANSAC, the SpaceNet 9 baseline), homography, local, or auto: translation, affine
     or local, whichever predicts held-out correspondences best, the simpler one in a tie. threshold: of the global
-    models, metres (default 15 px).
+    models, metres (default 30 px).
 
     Raises ConfigError for an unknown model.
     """

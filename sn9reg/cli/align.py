@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
     show_default=True,
     help="Kind of warp; auto takes what predicts held-out matches best.",
 )
-@click.option("--threshold", type=click.FloatRange(min=0, min_open=True), help="Of RANSAC, metres [default: 15 px].")
+@click.option("--threshold", type=click.FloatRange(min=0, min_open=True), help="Of RANSAC, metres [default: 30 px].")
 @click.option(
     "--max-offset",
     type=click.FloatRange(min=0, min_open=True),

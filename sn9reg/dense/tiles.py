@@ -21,7 +21,8 @@ Modality = Literal["optical", "sar"]
 # (patch, modality) -> features (C, h, w), each pixel of unit length or zero
 FeatureExtractor = Callable[[Patch, Modality], Tensor]
 
-_TILE = 448  # side of the features held at a time, about; larger tiles share more, smaller ones waste less
+_TILE = 320  # side of what is searched from one tile, about; larger tiles share more, smaller ones stay in the cache
+_BATCH = 8  # templates correlated at once: their spectra are the largest thing held
 _MIN_VALID = 0.4  # share of a template's pixels that must be valid
 
 
@@ -79,17 +80,21 @@ def search(
         from_corner, to_corner = corner[group] - level.radius, corner[group] + centre[group] - level.radius
         here = _Tile.read(own, template_from, from_corner, span, level, extract)
         there = _Tile.read(other, other_kind, to_corner, span, level, extract)
-        if here is not None and there is not None:
-            around, around_mask = here.cut(from_corner, span)
-            region, region_mask = there.cut(to_corner, span)
+        if here is None or there is None:
+            progress(len(group))
+            continue
+        for part in np.array_split(np.arange(len(group)), math.ceil(len(group) / _BATCH)):
+            who = group[part]
+            around, around_mask = here.cut(from_corner[part], span)
+            region, region_mask = there.cut(to_corner[part], span)
             template, template_mask = around[..., inner, inner], around_mask[:, inner, inner]
             found = masked_cc(region, region_mask, template, template_mask)
-            values[group] = found.numpy()
+            values[who] = found.numpy()
             enough = _MIN_VALID * level.template**2
             # Half of the template must find valid pixels when it lies where it is expected.
             overlap = (template_mask * region_mask[:, inner, inner]).sum(dim=(1, 2))
-            usable[group] = ((template_mask.sum(dim=(1, 2)) > enough) & (overlap > enough / 2)).numpy()
-            returned[group] = _way_back(found, region, region_mask, around, around_mask, level)
+            usable[who] = ((template_mask.sum(dim=(1, 2)) > enough) & (overlap > enough / 2)).numpy()
+            returned[who] = _way_back(found, region, region_mask, around, around_mask, level)
         progress(len(group))
     return Surfaces(level, values, centre, usable, returned)
 
@@ -111,13 +116,11 @@ def _way_back(
 
 def _groups(corner: npt.NDArray[np.int64], level: Level) -> Iterator[npt.NDArray[np.intp]]:
     """Index arrays of nodes that share a tile."""
-    cell = corner // max(1, _TILE - level.template - 2 * level.radius)
+    cell = corner // max(1, _TILE - level.template)
     chosen = np.lexsort((cell[:, 0], cell[:, 1]))
     cell = cell[chosen]
     breaks = np.flatnonzero((np.diff(cell, axis=0) != 0).any(axis=1)) + 1
-    for group in np.split(chosen, breaks):
-        # At most 32 at once: their spectra are the largest thing held.
-        yield from (part for part in np.array_split(group, math.ceil(len(group) / 32)) if len(part))
+    yield from np.split(chosen, breaks)
 
 
 @dataclass(frozen=True)
