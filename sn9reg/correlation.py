@@ -112,7 +112,7 @@ class Peaks:
 
 def find_peaks(surface: Tensor, exclusion: float = 5.0) -> Peaks:
     """Best peak, refined by a parabola through its 3 x 3 neighbours, and its rivals. surface: (B, H, W)."""
-    batch, height, width = surface.shape
+    height, width = (int(n) for n in surface.shape[-2:])
     index = surface.flatten(1).argmax(dim=1)
     row, col = index // width, index % width
     offset, curvature = _refine(surface, row, col)

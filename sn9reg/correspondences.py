@@ -21,8 +21,8 @@ class Correspondences:
     error per axis, pixels. distance, rival_distance: (N,) dissimilarity of the best and of the second-best candidate.
     solo_xy: (N, 2) where the match's own pixels alone put it, without help from neighbours; the verdict asks these
     witnesses. search_radius: how far from the prediction, in pixels, a match could have been found: chance agreement
-    follows from it. step: side of the pixels that were matched, e.g. 2 for a pyramid level of half size; the unit of all
-    tolerances. footprint: side of the square of pixels that one match looked at. tried: how many places were
+    follows from it. step: side of the pixels that were matched, e.g. 2 for a pyramid level of half size; tolerances
+    count in these. footprint: side of the square of pixels that one match looked at. tried: how many places were
     looked at for these matches.
 
     Raises ValueError where the shapes do not agree or a coordinate is not finite.

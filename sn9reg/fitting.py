@@ -9,44 +9,21 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from sn9reg.consistency import local_consistency
 from sn9reg.correspondences import Correspondences, Flags
 from sn9reg.errors import ConfigError
 from sn9reg.grid import Points
-from sn9reg.local_field import LocalField, block_folds, fit_local, local_consistency
+from sn9reg.local_field import LocalField, block_folds, fit_local
+from sn9reg.verdict import MINIMUM, Verdict, judge, refused
 from sn9reg.warp import GlobalModel, Warp, fit_global, global_warp, identity_warp
 
 Model = Literal["auto", "translation", "affine", "homography", "local"]
 MODELS: tuple[str, ...] = get_args(Model)
 
-_MINIMUM = 8  # matches below which nothing is fitted
 _THRESHOLD_PX = 30.0  # default threshold of the global models: parallax over terrain is no outlier
 _SIMPLER = 0.97  # a more complex model must bring the held-out error below this share
-_AGREE_PX = 3.0  # a witness within this many pixels of its level agrees with the prediction
-_SHARE = 0.5  # of the matches must agree ...
-_AGREEMENT = 0.2  # ... and of all places tried
 
 Predictor = Callable[[Points], Points]
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """Registered or not, from the evidence.
-
-    reason: one sentence. matches, inliers: counts. tried: places looked at. agreement: share of all tried places whose
-    own pixels agree with a warp fitted without them and their neighbours. chance: the share that agrees by chance.
-    coverage: share of the cells of a 6 x 6 raster over the tried area that hold inliers. error: expected error of the
-    warp, map units: the median distance of inliers to it, for the local model to one fitted without their block.
-    """
-
-    registered: bool
-    reason: str
-    matches: int
-    inliers: int
-    tried: int
-    agreement: float
-    chance: float
-    coverage: float
-    error: float
 
 
 @dataclass(frozen=True)
@@ -73,23 +50,23 @@ def fit(matches: Correspondences, model: str = "auto", threshold: float | None =
         raise ConfigError(f"no model {model!r}; there are: {', '.join(MODELS)}")
     pixel = matches.grid.resolution
     limit = threshold / matches.grid.metres_per_unit if threshold else _THRESHOLD_PX * pixel
-    none = np.zeros(len(matches), bool)
-    if len(matches) < _MINIMUM:
-        return _unfitted(matches, none, f"only {len(matches)} matches of {matches.tried} tried places")
+    if len(matches) < MINIMUM:
+        return _unfitted(matches, f"only {len(matches)} matches of {matches.tried} tried places")
     source, target = matches.optical_map, matches.sar_map
     sigma = matches.sigma * pixel
     consistent = local_consistency(source, target - source, 2 * float(np.median(sigma)))
-    if consistent.sum() < _MINIMUM:
-        return _unfitted(matches, none, f"only {int(consistent.sum())} of {len(matches)} matches agree with neighbours")
+    if consistent.sum() < MINIMUM:
+        return _unfitted(matches, f"only {int(consistent.sum())} of {len(matches)} matches agree with neighbours")
     good = matches.keep(consistent)
     local = fit_local(good.optical_map, good.sar_map, good.sigma * pixel, _block(matches))
     held_out = _held_out(good, local, limit)
     chosen = _simplest(held_out) if model == "auto" else model
     fitted = _final(matches, consistent, local, chosen, limit)
     if fitted is None:
-        return _unfitted(matches, none, f"the matches do not determine a model of kind {chosen}")
+        return _unfitted(matches, f"the matches do not determine a model of kind {chosen}")
     warp, inliers = fitted
-    return Fit(warp, inliers, _verdict(matches, inliers, local, warp), held_out)
+    error = _expected_error(matches, inliers, local, warp)
+    return Fit(warp, inliers, judge(matches, inliers, error), held_out)
 
 
 def _block(matches: Correspondences) -> float:
@@ -129,7 +106,7 @@ def _cross_predict(source: Points, block: float, fitter: Callable[[Flags], Predi
     predicted = source.copy()
     for k in np.unique(fold):
         rest = fold != k
-        found = fitter(rest) if rest.sum() >= _MINIMUM // 2 else None
+        found = fitter(rest) if rest.sum() >= MINIMUM // 2 else None
         if found is not None:
             predicted[~rest] = found(source[~rest])
     return predicted
@@ -145,49 +122,18 @@ def _simplest(held_out: Mapping[str, float]) -> str:
     return best
 
 
-def _verdict(matches: Correspondences, inliers: Flags, local: LocalField, warp: Warp) -> Verdict:
-    source, target = matches.optical_map, matches.sar_map
-    sigma = matches.sigma * matches.grid.resolution
-    consistent = inliers if inliers.sum() >= _MINIMUM else np.ones(len(matches), bool)
-
-    def without(rest: Flags) -> Predictor | None:
-        use = rest & consistent
-        return local.refit(source[use], target[use], sigma[use]) if use.sum() >= 4 else None
-
-    predicted = _cross_predict(source, _block(matches), without)
-    tolerance = _AGREE_PX * matches.step * matches.grid.resolution
-    agreed = int((np.hypot(*(predicted - matches.grid.to_map(matches.solo_xy)).T) < tolerance).sum())
-    agreement = agreed / max(1, matches.tried)
-    chance = math.pi * (_AGREE_PX * matches.step) ** 2 / (2 * matches.search_radius + matches.step) ** 2
-    expected = predicted if warp.model == "local" else warp(source)
-    residual = np.hypot(*(expected - target).T)[inliers]
-    error = float(np.median(residual)) if len(residual) else math.nan
-    registered, reason = _judge(agreed, len(matches), agreement, chance)
-    counts = (len(matches), int(inliers.sum()), matches.tried)
-    return Verdict(registered, reason, *counts, agreement, chance, _coverage(matches.optical_xy, inliers), error)
+def _expected_error(matches: Correspondences, inliers: Flags, local: LocalField, warp: Warp) -> float:
+    """Median distance of the inliers to the warp, map units; of the local model, to one fitted without their block."""
+    source, target = matches.optical_map[inliers], matches.sar_map[inliers]
+    if not len(source):
+        return math.nan
+    predicted = warp(source)
+    if warp.model == "local":
+        sigma = matches.sigma[inliers] * matches.grid.resolution
+        block = _block(matches)
+        predicted = _cross_predict(source, block, lambda rest: local.refit(source[rest], target[rest], sigma[rest]))
+    return float(np.median(np.hypot(*(predicted - target).T)))
 
 
-def _judge(agreed: int, matches: int, agreement: float, chance: float) -> tuple[bool, str]:
-    """Thresholds set between right and wrong pairs of the training data (README, "When it says no")."""
-    share = agreed / max(1, matches)
-    evidence = f"{agreed} of {matches} matches ({share:.0%}) confirm a warp fitted without them"
-    if agreed < _MINIMUM:
-        return False, f"only {evidence}; at least {_MINIMUM} must"
-    if share < _SHARE:
-        return False, f"only {evidence}; in a pair that matches at least {_SHARE:.0%} do"
-    if agreement < max(_AGREEMENT, 2 * chance):
-        return False, f"{evidence}, but these are only {agreement:.0%} of the places tried"
-    return True, evidence
-
-
-def _coverage(xy: Points, inliers: Flags) -> float:
-    if not inliers.any():
-        return 0.0
-    low, size = xy.min(axis=0), np.ptp(xy, axis=0) + 1e-9
-    cells = np.unique(np.floor((xy[inliers] - low) / size * 5.999).astype(int), axis=0)
-    return len(cells) / 36
-
-
-def _unfitted(matches: Correspondences, inliers: Flags, reason: str) -> Fit:
-    verdict = Verdict(False, reason, len(matches), 0, matches.tried, 0.0, 0.0, 0.0, math.nan)
-    return Fit(identity_warp(matches.grid.crs), inliers, verdict, {})
+def _unfitted(matches: Correspondences, reason: str) -> Fit:
+    return Fit(identity_warp(matches.grid.crs), np.zeros(len(matches), bool), refused(matches, reason), {})

@@ -14,50 +14,16 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 from scipy.linalg import cho_factor, cho_solve, solve_triangular
-from scipy.spatial import cKDTree
 from scipy.spatial.distance import cdist
 
-from sn9reg.correspondences import Flags, Floats
+from sn9reg.correspondences import Floats
 from sn9reg.grid import Points
 from sn9reg.warp import least_squares_affine
 
 Matrix = npt.NDArray[np.float64]
 
-_NEIGHBOURS = 12
 _SUBSET = 500  # correspondences that choose length and noise; all of them make the field
 _CHUNK = 4096
-
-
-def local_consistency(source: Points, shift: Points, floor: float) -> Flags:
-    """(N,) whether each shift agrees with a plane through its neighbours' shifts.
-
-    source, shift: (N, 2), map units. The planes are fitted with weights that outliers lose over a few rounds.
-    A shift is dropped beyond three times the typical deviation, which is taken to be at least `floor`.
-    """
-    n = len(source)
-    if n < 6:
-        return np.ones(n, bool)
-    k = min(_NEIGHBOURS, n - 1)
-    distance, index = cKDTree(source).query(source, k + 1)
-    distance, index = distance[:, 1:], index[:, 1:]
-    reach = np.maximum(distance[:, -1:], 1e-9)
-    design = np.concatenate([(source[index] - source[:, None]) / reach[..., None], np.ones((n, k, 1))], axis=2)
-    trust = np.ones(n)
-    # A little pull to a constant keeps a plane through neighbours on one line from tilting freely.
-    ridge = np.diag([0.3, 0.3, 1e-3])
-    inlier = np.ones(n, bool)
-    centre = np.median(shift[index], axis=1)
-    for _ in range(5):
-        weight = trust[index] / (1 + (np.linalg.norm(shift[index] - centre[:, None], axis=2) / (3 * floor)) ** 2)
-        gram = np.einsum("nki,nk,nkj->nij", design, weight, design) + ridge
-        moment = np.einsum("nki,nk,nkd->nid", design, weight, shift[index])
-        moment[:, 2] += ridge[2, 2] * centre
-        centre = np.linalg.solve(gram, moment)[:, 2]
-        deviation = np.linalg.norm(shift - centre, axis=1)
-        scale = max(floor, float(np.median(deviation[inlier])) if inlier.any() else floor)
-        inlier = deviation < 3 * scale
-        trust = 1 / (1 + (deviation / scale) ** 2)
-    return inlier
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 
 from sn9reg.correspondences import Correspondences
-from sn9reg.fitting import Fit, Verdict, fit
+from sn9reg.fitting import Fit, fit
 from sn9reg.grid import Grid, Points
 from sn9reg.matchers.base import Matcher, make_matcher
 from sn9reg.offsets import OffsetMap, from_nodes, node_positions, offsets_between
 from sn9reg.rasters import PathLike
 from sn9reg.scene import ScenePair, open_pair
 from sn9reg.tiepoints import TiePoints
+from sn9reg.verdict import Verdict
 from sn9reg.warp import Warp
 
 log = logging.getLogger(__name__)

@@ -31,7 +31,8 @@ class Lattice:
         spacing = max(spacing, math.sqrt(float(free[0] * free[1]) / limit), float(free.sum()) / limit)
         nx, ny = (int(n // spacing) + 1 for n in free)
         # What does not fill a step is shared out on both sides.
-        start = np.array([window.col, window.row]) + (template - 1) / 2 + (free - (np.array([nx, ny]) - 1) * spacing) / 2
+        margin = (free - (np.array([nx, ny]) - 1) * spacing) / 2
+        start = np.array([window.col, window.row]) + (template - 1) / 2 + margin
         return cls(float(start[0]), float(start[1]), float(spacing), nx, ny)
 
     @property

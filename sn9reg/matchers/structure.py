@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
-from sn9reg.dense.tiles import Modality
+from sn9reg.dense.tiles import FeatureExtractor, Modality
 from sn9reg.features.orientation import orientation_features
 from sn9reg.matchers.template import TemplateMatcher
 from sn9reg.radiometry import SarLog, fill_invalid, optical_grey
@@ -19,7 +17,7 @@ class StructureMatcher(TemplateMatcher):
 
     name = "structure"
 
-    def prepare(self, pair: ScenePair) -> Callable[[Patch, Modality], Tensor]:
+    def prepare(self, pair: ScenePair) -> FeatureExtractor:
         overview, _ = pair.overview(pair.sar)
         sar_log = SarLog.of(overview.values, overview.valid)
 

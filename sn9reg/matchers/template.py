@@ -9,27 +9,30 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor
 
-from sn9reg.correlation import Peaks, find_peaks
+from sn9reg.consistency import witnesses_agree
+from sn9reg.correlation import find_peaks
 from sn9reg.correspondences import Correspondences
 from sn9reg.dense.aggregate import aggregate, centred
 from sn9reg.dense.lattice import Field, Lattice, smooth_field
-from sn9reg.dense.tiles import Level, Modality, Surfaces, search
+from sn9reg.dense.tiles import FeatureExtractor, Level, Surfaces, search
 from sn9reg.grid import Points, Window
-from sn9reg.scene import Patch, ScenePair
+from sn9reg.scene import ScenePair
 
 log = logging.getLogger(__name__)
 
 _COARSE_RADIUS = 40  # a coarsest level is one where the largest shift is at most this many pixels ...
 _COARSE_SIDE = 96  # ... unless the scene would shrink below this
 _RETURN = 3.0  # a match that does not come back to within this many pixels is dropped
+_VOTERS, _NEAREST_VOTERS = 0.8, 0.6  # width of the vote, in nodes, for the prediction and for the matches
+_SUPPORTED = 0.45  # of a level's matches must be confirmed for it to replace a coarser one ...
+_DESCEND = 0.6  # ... and of this level's for a finer one to be tried, ...
+_TELLING = 100  # ... as soon as there are this many places to tell by
 _FINE_RADIUS = 12  # search of every finer level around its prediction
 
 
@@ -81,8 +84,8 @@ class TemplateMatcher:
         self.max_templates = max_templates
         self.work_megapixels = work_megapixels
 
-    def prepare(self, pair: ScenePair) -> Callable[[Patch, Modality], Tensor]:
-        """The feature extractor for this pair: (patch, modality) -> (C, h, w), each pixel of unit length or zero."""
+    def prepare(self, pair: ScenePair) -> FeatureExtractor:
+        """The feature extractor for this pair: see `dense.tiles.FeatureExtractor`."""
         raise NotImplementedError
 
     def levels(self, pair: ScenePair) -> list[Level]:
@@ -104,70 +107,71 @@ class TemplateMatcher:
         return result
 
     def match(self, pair: ScenePair) -> Correspondences:
-        """Correspondences on the finest level's lattice. Raises InputError where a scene cannot be read."""
+        """Correspondences of the finest level that its own evidence supports.
+
+        Finer pixels promise precision, but in speckle a template of few metres may find nothing. Where the matches of
+        a level no longer confirm each other, going finer would only lose more, and the descent ends.
+        Raises InputError where a scene cannot be read.
+        """
         extract = self.prepare(pair)
         prediction: _Prediction | None = None
-        levels = self.levels(pair)
-        for level in levels[:-1]:
-            prediction = self._predict(pair, level, prediction, extract)
-        lattice = self._lattice(pair, levels[-1], self.max_templates)
-        return self._emit(pair, levels[-1], lattice, prediction, extract)
+        best: Correspondences | None = None
+        best_share = -1.0
+        for level in self.levels(pair):
+            matches, prediction = self._step(pair, level, prediction, extract)
+            share = _confirmed_share(matches)
+            log.info(
+                "1/%d: %d places, %d matches, %.0f %% confirmed", level.factor, matches.tried, len(matches), 100 * share
+            )
+            if share >= min(best_share, _SUPPORTED):
+                best, best_share = matches, share
+            if share < _DESCEND and matches.tried >= _TELLING:
+                break
+        assert best is not None
+        return best
 
-    def _lattice(self, pair: ScenePair, level: Level, limit: int) -> Lattice:
+    def _lattice(self, pair: ScenePair, level: Level) -> Lattice:
         window = pair.overlap
         f = level.factor
         inside = Window(
             window.col // f, window.row // f, max(1, window.width // f), max(1, window.height // f)
         )
-        return Lattice.over(inside, level.template, self.spacing * level.template / self.template, limit)
+        return Lattice.over(inside, level.template, self.spacing * level.template / self.template, self.max_templates)
 
-    def _surfaces(
-        self, pair: ScenePair, level: Level, lattice: Lattice, prediction: _Prediction | None, extract: Callable
-    ) -> tuple[Surfaces, Points]:
+    def _step(
+        self, pair: ScenePair, level: Level, prediction: _Prediction | None, extract: FeatureExtractor
+    ) -> tuple[Correspondences, _Prediction]:
+        """One level: its matches, and the field that predicts the next one's."""
+        lattice = self._lattice(pair, level)
         places = to_common(lattice.nodes, level.factor)
         predicted = np.zeros_like(places) if prediction is None else prediction.at(places) / level.factor
-        return search(pair, level, lattice.nodes, predicted, extract), predicted
-
-    def _predict(
-        self, pair: ScenePair, level: Level, prediction: _Prediction | None, extract: Callable
-    ) -> _Prediction:
-        lattice = self._lattice(pair, level, self.max_templates // 2)
-        surfaces, predicted = self._surfaces(pair, level, lattice, prediction, extract)
-        votes = aggregate(centred(surfaces, predicted), surfaces.usable, lattice, 1.0 if prediction is None else 0.8)
-        peaks = find_peaks(votes)
-        shift = predicted + peaks.xy.numpy() - level.radius
-        weight = np.where(surfaces.usable, peaks.score.numpy() + 1e-3, 0.0)
-        shape = (lattice.ny, lattice.nx)
-        field = smooth_field(shift.reshape(*shape, 2), weight.reshape(shape), width=0.7)
-        log.debug("level 1/%d: %d templates, %.2f mean score", level.factor, len(shift), float(peaks.score.mean()))
-        return _Prediction(lattice, level.factor, field * level.factor)
-
-    def _emit(
-        self, pair: ScenePair, level: Level, lattice: Lattice, prediction: _Prediction | None, extract: Callable
-    ) -> Correspondences:
-        surfaces, predicted = self._surfaces(pair, level, lattice, prediction, extract)
+        surfaces = search(pair, level, lattice.nodes, predicted, extract)
         alone = centred(surfaces, predicted)
-        solo, peaks = find_peaks(alone), find_peaks(aggregate(alone, surfaces.usable, lattice, 0.6))
-        shift = predicted + peaks.xy.numpy() - level.radius
-        kept = surfaces.usable & (np.abs(shift - predicted).max(axis=1) < level.radius - 0.5)
-        kept &= surfaces.returned < _RETURN
-        return _correspondences(pair, level, lattice.nodes, shift, predicted, solo, peaks, kept, int(surfaces.usable.sum()))
+        matches = _correspondences(pair, lattice, surfaces, predicted, alone)
+        votes = find_peaks(aggregate(alone, surfaces.usable, lattice, _VOTERS))
+        shape = (lattice.ny, lattice.nx)
+        weight = np.where(surfaces.usable, votes.score.numpy() + 1e-3, 0.0).reshape(shape)
+        shift = (predicted + votes.xy.numpy() - level.radius).reshape(*shape, 2)
+        field = smooth_field(shift, weight, width=0.7) * level.factor
+        return matches, _Prediction(lattice, level.factor, field)
+
+
+def _confirmed_share(matches: Correspondences) -> float:
+    """Share of the matches that neighbours confirm; 0 where these are too few to mean anything."""
+    confirmed = int(witnesses_agree(matches).sum())
+    return confirmed / len(matches) if confirmed >= 8 else 0.0
 
 
 def _correspondences(
-    pair: ScenePair,
-    level: Level,
-    nodes: Points,
-    shift: Points,
-    predicted: Points,
-    solo: Peaks,
-    peaks: Peaks,
-    kept: npt.NDArray[np.bool_],
-    tried: int,
+    pair: ScenePair, lattice: Lattice, surfaces: Surfaces, predicted: Points, alone: Tensor
 ) -> Correspondences:
-    f = level.factor
-    here = to_common(nodes, f)
-    alone = predicted + solo.xy.numpy() - level.radius
+    """Matches of a level: peaks after a vote of the nearest neighbours, where the template found its way back."""
+    level, f = surfaces.level, surfaces.level.factor
+    solo, peaks = find_peaks(alone), find_peaks(aggregate(alone, surfaces.usable, lattice, _NEAREST_VOTERS))
+    shift = predicted + peaks.xy.numpy() - level.radius
+    kept = surfaces.usable & (surfaces.returned < _RETURN)
+    kept &= np.abs(shift - predicted).max(axis=1) < level.radius - 0.5
+    here = to_common(lattice.nodes, f)
 
     def column(values: Tensor) -> npt.NDArray[np.float64]:
         return values.numpy().astype(np.float64)
@@ -180,9 +184,9 @@ def _correspondences(
         sigma=column(peaks.sigma) * f,
         distance=1 - column(peaks.value),
         rival_distance=1 - column(peaks.rival),
-        solo_xy=here + alone * f,
+        solo_xy=here + (predicted + solo.xy.numpy() - level.radius) * f,
         search_radius=float(level.radius * f),
         step=float(f),
         footprint=float(level.template * f),
-        tried=tried,
+        tried=int(surfaces.usable.sum()),
     ).keep(kept)

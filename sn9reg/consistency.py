@@ -1,0 +1,82 @@
+"""Agreement of correspondences with their neighbours: what a smooth displacement field implies, and chance does not."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.spatial import cKDTree
+
+from sn9reg.correspondences import Correspondences, Flags
+from sn9reg.grid import Points
+
+_NEIGHBOURS = 12
+_ROUNDS = 6
+# A witness agrees when the plane through its neighbours' witnesses hits it within this many pixels of the level.
+# Between 3 and 5 right and wrong pairs of the training data separate equally well.
+WITNESS_PX = 4.0
+
+
+def neighbour_prediction(source: Points, shift: Points, scale: float, exclude: float = 0.0) -> Points:
+    """(N, 2) what the neighbours of each place say of its shift: the value there of a robust plane through theirs.
+
+    source, shift: (N, 2), map units. scale: typical deviation of a good shift. exclude: neighbours nearer than this
+    do not count. NaN where fewer than four neighbours are left. Weights are Cauchy's, the start is the median.
+    """
+    n = len(source)
+    predicted = np.full((n, 2), np.nan)
+    if n < 5:
+        return predicted
+    index, counted = _neighbours(source, exclude)
+    enough = counted.sum(axis=1) >= 4
+    index, counted = index[enough], counted[enough]
+    around = shift[index]
+    offset = source[index] - source[enough][:, None]
+    reach = np.maximum(np.where(counted, np.linalg.norm(offset, axis=2), 0).max(axis=1), 1e-9)
+    design = np.concatenate([offset / reach[:, None, None], np.ones((*index.shape, 1))], axis=2)
+    start = np.nanmedian(np.where(counted[..., None], around, np.nan), axis=1)
+    # A little pull to the median keeps a plane through neighbours on one line from tilting freely.
+    ridge = np.diag([0.3, 0.3, 1e-3])
+    plane = np.repeat(start[:, None], index.shape[1], axis=1)
+    value = start
+    for _ in range(_ROUNDS):
+        weight = counted / (1 + (np.linalg.norm(around - plane, axis=2) / (2 * scale)) ** 2)
+        gram = np.einsum("nki,nk,nkj->nij", design, weight, design) + ridge
+        moment = np.einsum("nki,nk,nkd->nid", design, weight, around)
+        moment[:, 2] += ridge[2, 2] * start
+        coefficients = np.linalg.solve(gram, moment)
+        plane = design @ coefficients
+        value = coefficients[:, 2]
+    predicted[enough] = value
+    return predicted
+
+
+def local_consistency(source: Points, shift: Points, scale: float) -> Flags:
+    """(N,) whether each shift agrees with its neighbours', to three times the typical deviation (at least `scale`)."""
+    deviation = np.linalg.norm(shift - neighbour_prediction(source, shift, scale), axis=1)
+    known = np.isfinite(deviation)
+    if not known.any():
+        return np.ones(len(source), bool)
+    limit = 3 * max(scale, float(np.median(deviation[known])))
+    return np.asarray(~(deviation >= limit))
+
+
+def witnesses_agree(matches: Correspondences) -> Flags:
+    """(N,) whether where a match's own pixels put it agrees with where its neighbours' own pixels put them.
+
+    Neighbours that share pixels with the match do not count, so agreement is evidence: by chance it is as rare as the
+    tolerance's share of the search area.
+    """
+    pixel = matches.step * matches.grid.resolution
+    shift = matches.grid.to_map(matches.solo_xy) - matches.optical_map
+    exclude = 0.999 * matches.footprint * matches.grid.resolution
+    predicted = neighbour_prediction(matches.optical_map, shift, pixel, exclude)
+    return np.asarray(np.linalg.norm(shift - predicted, axis=1) < WITNESS_PX * pixel)
+
+
+def _neighbours(source: Points, exclude: float) -> tuple[np.ndarray, np.ndarray]:
+    """(N, k) indices of the nearest others beyond `exclude`, and (N, k) which of them are really there."""
+    n = len(source)
+    # Enough candidates that those within the excluded circle of a regular lattice can be passed over.
+    distance, index = cKDTree(source).query(source, min(n, 61))
+    distance = np.where((index == np.arange(n)[:, None]) | (distance < exclude), np.inf, distance)
+    order = np.argsort(distance, axis=1, kind="stable")[:, :_NEIGHBOURS]
+    return np.take_along_axis(index, order, axis=1), np.isfinite(np.take_along_axis(distance, order, axis=1))
