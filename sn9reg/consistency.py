@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from scipy.spatial import cKDTree
 
@@ -10,6 +12,7 @@ from sn9reg.grid import Points
 
 _NEIGHBOURS = 12
 _ROUNDS = 6
+_CANDIDATES = 4_000_000  # pairs looked at at once
 # A witness agrees when the plane through its neighbours' witnesses hits it within this many pixels of the level.
 # Between 3 and 5 right and wrong pairs of the training data separate equally well.
 WITNESS_PX = 4.0
@@ -74,9 +77,14 @@ def witnesses_agree(matches: Correspondences) -> Flags:
 
 def _neighbours(source: Points, exclude: float) -> tuple[np.ndarray, np.ndarray]:
     """(N, k) indices of the nearest others beyond `exclude`, and (N, k) which of them are really there."""
-    n = len(source)
-    # Enough candidates that those within the excluded circle of a regular lattice can be passed over.
-    distance, index = cKDTree(source).query(source, min(n, 61))
-    distance = np.where((index == np.arange(n)[:, None]) | (distance < exclude), np.inf, distance)
-    order = np.argsort(distance, axis=1, kind="stable")[:, :_NEIGHBOURS]
-    return np.take_along_axis(index, order, axis=1), np.isfinite(np.take_along_axis(distance, order, axis=1))
+    tree = cKDTree(source)
+    # Enough candidates that those within the excluded circle, however dense, can be passed over.
+    crowd = int(tree.query_ball_point(source, exclude, return_length=True).max()) if exclude > 0 else 1
+    k = min(len(source), crowd + _NEIGHBOURS)
+    found = []
+    for who in np.array_split(np.arange(len(source)), math.ceil(len(source) * k / _CANDIDATES)):
+        distance, index = tree.query(source[who], k)
+        distance = np.where((index == who[:, None]) | (distance < exclude), np.inf, distance)
+        order = np.argsort(distance, axis=1, kind="stable")[:, :_NEIGHBOURS]
+        found.append([np.take_along_axis(index, order, axis=1), np.take_along_axis(distance, order, axis=1)])
+    return np.concatenate([part[0] for part in found]), np.isfinite(np.concatenate([part[1] for part in found]))

@@ -49,15 +49,18 @@ def zncc(reference: Tensor, template: Tensor) -> Tensor:
     """Zero-mean normalised cross-correlation in [-1, 1], mean and variance per channel over the template's area,
     channels weighted by their variance. 0 where either side is constant. Shapes as in `cross_correlation`."""
     pixels = template.shape[-2] * template.shape[-1]
-    reference = reference - reference.mean(dim=(2, 3), keepdim=True)  # for the sums' precision only
-    template = template - template.mean(dim=(2, 3), keepdim=True)
-    cross = cross_correlation(reference, template).double()
-    precise = reference.double()
+    # Without their means for the sums' precision, and in double: float would leave rounding for a constant's structure.
+    precise = reference.double() - reference.double().mean(dim=(2, 3), keepdim=True)
+    pattern = template.double() - template.double().mean(dim=(2, 3), keepdim=True)
+    cross = cross_correlation(precise.to(reference.dtype), pattern.to(template.dtype)).double()
     total, energy = _box_sum(precise, template.shape[-2:]), _box_sum(precise**2, template.shape[-2:])
     variance = (energy - total**2 / pixels).sum(dim=1).clamp_min(0)
-    scale = (variance * (template.double() ** 2).sum(dim=(1, 2, 3))[:, None, None]).sqrt()
-    floor = 1e-6 * (precise**2).mean(dim=(1, 2, 3))[:, None, None] * pixels + 1e-12
-    return torch.where(scale > floor, cross / scale.clamp_min(1e-30), 0).clamp(-1, 1).to(reference.dtype)
+    own = (pattern**2).sum(dim=(1, 2, 3))[:, None, None]
+    # Each side has a floor of its own: below, its structure is the rounding of the spectra, or of its pixels.
+    floor = 1e-9 * pixels * (precise**2).mean(dim=(2, 3)).sum(dim=1)[:, None, None]
+    own_floor = 1e-12 * (template.double() ** 2).sum(dim=(1, 2, 3))[:, None, None]
+    scale = torch.where((variance > floor) & (own > own_floor), variance * own, torch.inf).sqrt()
+    return (cross / scale).clamp(-1, 1).to(reference.dtype)
 
 
 def similarity(name: Similarity, reference: Tensor, template: Tensor) -> Tensor:
@@ -71,12 +74,13 @@ def masked_cc(
     """Mean of the channels' inner product over the pixels that are valid in both.
 
     Features of unit length make this the mean cosine, which is 1 - SSD / 2 over the same pixels. Positions where
-    less than `min_overlap` of the template's valid pixels meet valid ones get -1.
+    less than `min_overlap` of the template's valid pixels meet valid ones get -1, as do those of an empty template.
     Masks: (B, H, W) and (B, h, w), 0 or 1. Shapes else as in `cross_correlation`.
     """
     cross = cross_correlation(reference * reference_mask[:, None], template * template_mask[:, None])
     if bool((reference_mask > 0).all()):
-        return cross / template_mask.sum(dim=(1, 2)).clamp_min(1)[:, None, None]
+        area = template_mask.sum(dim=(1, 2))[:, None, None]
+        return torch.where(area > 0, cross / area.clamp_min(1), -1.0)
     overlap = cross_correlation(reference_mask[:, None], template_mask[:, None])
     enough = overlap > min_overlap * template_mask.sum(dim=(1, 2))[:, None, None].clamp_min(1)
     return torch.where(enough, cross / overlap.clamp_min(1), -1.0)
@@ -158,6 +162,6 @@ def _sigma(surface: Tensor, near: Tensor, curvature: Tensor) -> Tensor:
         both = far.narrow(dim, 0, n - 1) * far.narrow(dim, 1, n - 1)
         squares.append((slope**2 * both).sum(dim=(1, 2)) / both.sum(dim=(1, 2)).clamp_min(1))
     slopes = torch.stack(squares, dim=1).sqrt()
-    per_axis = slopes / curvature.clamp_min(1e-12)
+    per_axis = torch.where(curvature > 0, slopes / curvature.clamp_min(1e-12), torch.inf)
     limit = max(surface.shape[-2:]) / 12**0.5  # a uniform guess over the surface
     return per_axis.square().mean(dim=1).sqrt().clamp(0.05, limit)

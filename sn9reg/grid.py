@@ -127,8 +127,9 @@ class Grid:
 
         Raises InputError between a pixel frame and a CRS, and where a place has no coordinates there.
         """
+        map_xy = np.asarray(map_xy, dtype=np.float64)
         if self.crs == crs:
-            return np.asarray(map_xy, dtype=np.float64)
+            return map_xy
         if self.crs is None or crs is None:
             raise InputError("one raster has a CRS and the other is in a pixel frame: use --pixel-frame for both")
         xs, ys = transform_coordinates(self.crs, crs, map_xy[:, 0].tolist(), map_xy[:, 1].tolist())

@@ -14,12 +14,19 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import rasterio
 from rasterio.windows import Window as RasterioWindow
 
 from sn9reg.errors import InputError
 from sn9reg.grid import Grid, Points, Window
-from sn9reg.rasters import PathLike, atomic_output, check_output, geotiff_profile, open_raster, reading
+from sn9reg.rasters import (
+    PathLike,
+    atomic_output,
+    check_output,
+    create_raster,
+    geotiff_profile,
+    open_raster,
+    reading,
+)
 
 Block = npt.NDArray[np.float32]  # (2 or 3, h, w): dx, dy[, sigma] in optical pixels
 
@@ -73,9 +80,10 @@ class OffsetMap:
         """
         profile = geotiff_profile(self.grid, self.count, "float32", nodata=float("nan"), interleave="band")
         check_output(path, overwrite)
-        with atomic_output(path, overwrite) as temporary, rasterio.open(
-            temporary, "w", **(profile | dict(creation_options or {}))
-        ) as target:
+        with (
+            atomic_output(path, overwrite) as temporary,
+            create_raster(temporary, profile | dict(creation_options or {})) as target,
+        ):
             target.update_tags(**{TAG_PREFIX + key.upper(): value for key, value in self.facts.items()})
             for band, name in enumerate(BANDS[: self.count], start=1):
                 target.set_band_description(band, name)

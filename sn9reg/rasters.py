@@ -6,7 +6,7 @@ import logging
 import os
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 import rasterio
 from rasterio.enums import ColorInterp
 from rasterio.errors import NotGeoreferencedWarning, RasterioError, RasterioIOError
-from rasterio.io import DatasetReader
+from rasterio.io import DatasetReader, DatasetWriter
 
 from sn9reg.errors import InputError, OutputError
 from sn9reg.grid import Grid
@@ -31,9 +31,9 @@ def open_raster(path: PathLike) -> Iterator[DatasetReader]:
 
     Raises InputError if the file is missing, is no raster, or has no bands.
     """
-    if not Path(path).exists():
+    if not os.path.exists(path):
         raise InputError(f"{path}: no such file")
-    if Path(path).is_dir():
+    if os.path.isdir(path):
         raise InputError(f"{path}: is a folder, not a raster")
     try:
         with warnings.catch_warnings():
@@ -69,7 +69,10 @@ def grid_of(dataset: DatasetReader, pixel_frame: bool = False) -> Grid:
         raise InputError(
             f"{dataset.name}: has {missing}; {hint}use --pixel-frame to register both images as plain pixel grids"
         )
-    return Grid(dataset.transform, dataset.width, dataset.height, dataset.crs)
+    try:
+        return Grid(dataset.transform, dataset.width, dataset.height, dataset.crs)
+    except InputError as error:
+        raise InputError(f"{dataset.name}: {error}; use --pixel-frame to ignore it") from error
 
 
 def data_bands(dataset: DatasetReader) -> list[int]:
@@ -78,6 +81,11 @@ def data_bands(dataset: DatasetReader) -> list[int]:
     if not bands:
         raise InputError(f"{dataset.name}: has no band but alpha")
     return bands
+
+
+def alpha_band(dataset: DatasetReader) -> int | None:
+    """1-based index of the first alpha band."""
+    return next((i for i, c in zip(dataset.indexes, dataset.colorinterp, strict=True) if c == ColorInterp.alpha), None)
 
 
 def check_bands(dataset: DatasetReader, bands: list[int]) -> None:
@@ -109,6 +117,8 @@ def atomic_output(path: PathLike, overwrite: bool = False) -> Iterator[Path]:
             raise OutputError(f"{path}: appeared while it was being computed; use --overwrite to replace it")
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(target)
+        for stale in (".aux.xml", ".ovr", ".msk"):  # of a raster replaced: GDAL would take them for the new one's
+            Path(f"{target}{stale}").unlink(missing_ok=True)
     except (OSError, RasterioError) as error:
         raise OutputError(f"{path}: cannot be written ({_first_line(error)})") from error
     finally:
@@ -116,14 +126,19 @@ def atomic_output(path: PathLike, overwrite: bool = False) -> Iterator[Path]:
             leftover.unlink(missing_ok=True)
 
 
-def check_output(path: PathLike, overwrite: bool = False) -> None:
-    """Raises OutputError, before any work is done, where `path` could not be written in the end."""
+def check_output(path: PathLike, overwrite: bool = False, inputs: Iterable[PathLike | None] = ()) -> None:
+    """Raises OutputError, before any work is done, where `path` could not be written in the end, or is an input."""
     target = Path(path)
-    if target.is_dir():
+    if os.path.isdir(path):
         raise OutputError(f"{path}: is a folder")
-    if target.exists() and not overwrite:
+    exists = os.path.exists(path)
+    if exists and any(same is not None and os.path.exists(same) and target.samefile(same) for same in inputs):
+        raise OutputError(f"{path}: is an input too, and inputs are never written; give another name")
+    if exists and not target.is_file():
+        raise OutputError(f"{path}: is not a regular file; give another name")
+    if exists and not overwrite:
         raise OutputError(f"{path}: exists; use --overwrite to replace it")
-    if not target.parent.is_dir():
+    if not os.path.isdir(target.parent):
         raise OutputError(f"{path}: its folder does not exist")
     if not os.access(target.parent, os.W_OK):
         raise OutputError(f"{path}: its folder is not writable")
@@ -154,7 +169,16 @@ def geotiff_profile(grid: Grid, count: int, dtype: str, **options: Any) -> dict[
     return profile | options
 
 
+def create_raster(path: PathLike, profile: Mapping[str, Any]) -> DatasetWriter:
+    """Open a new raster for writing; one in a pixel frame has no georeference, and that is no cause for a warning."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        return rasterio.open(path, "w", **profile)
+
+
 def _first_line(error: BaseException) -> str:
+    if isinstance(error, RasterioError) and error.__cause__ is not None:
+        error = error.__cause__  # GDAL's own words; rasterio's are "Read failed. See previous exception for details."
     return (str(error) or type(error).__name__).splitlines()[0]
 
 

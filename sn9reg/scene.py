@@ -23,7 +23,7 @@ from rasterio.windows import Window as RasterioWindow
 
 from sn9reg.errors import InputError
 from sn9reg.grid import Grid, Window, common_grid
-from sn9reg.rasters import PathLike, check_bands, data_bands, grid_of, open_raster, reading
+from sn9reg.rasters import PathLike, alpha_band, check_bands, data_bands, grid_of, open_raster, reading
 
 # A scene this far to a side is never smaller than an overview in memory.
 _OVERVIEW_SIDE = 1024
@@ -60,7 +60,7 @@ class Scene:
 
         Raises InputError if the file cannot be read.
         """
-        vrt = self._vrt(factor)
+        vrt, alpha = self._vrt(factor), alpha_band(self._dataset)
         inside = window.intersect(Window(0, 0, vrt.width, vrt.height))
         values = np.zeros((len(self.bands), *window.shape), np.float32)
         valid = np.zeros(window.shape, bool)
@@ -69,12 +69,15 @@ class Scene:
             cols = slice(inside.col - window.col, inside.col - window.col + inside.width)
             with reading(self.name):
                 data = vrt.read(
-                    [*self.bands, vrt.count],
+                    [*self.bands, alpha or vrt.count],
                     window=RasterioWindow(inside.col, inside.row, inside.width, inside.height),
                     out_dtype="float64" if "64" in vrt.dtypes[0] else "float32",
                 )
             # A NaN or infinity among the averaged pixels leaves the average without meaning.
             good = (data[-1] > 0) & np.isfinite(data[:-1]).all(axis=0)
+            nodata = self._dataset.nodata if self._nodata is None else self._nodata
+            if alpha and nodata is not None:  # of the two, GDAL heeds alpha only
+                good &= (data[:-1] != nodata).any(axis=0)
             valid[rows, cols] = good
             values[:, rows, cols] = np.where(good, np.clip(data[:-1], -3e38, 3e38), 0)
         return Patch(values, valid)
@@ -82,8 +85,16 @@ class Scene:
     def _vrt(self, factor: int) -> WarpedVRT:
         if factor not in self._vrts:
             target = self._common.coarsen(factor)
-            same_size = np.allclose(self.grid.pixel_size, target.pixel_size, rtol=1e-6)
+            same_size = self.grid.crs == target.crs and np.allclose(
+                self.grid.pixel_size, target.pixel_size, rtol=1e-6, atol=0
+            )
             extras: dict[str, Any] = {"NUM_THREADS": 2, "UNIFIED_SRC_NODATA": "YES"}
+            if same_size:  # else GDAL takes a turned scene's blocks for downsampled ones, and blurs some of them
+                extras |= {"XSCALE": 1, "YSCALE": 1}
+            # An alpha band of the scene's own serves; its nodata must not become the alpha of the padding.
+            extras |= {"nodata": None} if alpha_band(self._dataset) else {"add_alpha": True}
+            if self._nodata is not None:
+                extras["src_nodata"] = self._nodata
             with reading(self.name):
                 self._vrts[factor] = WarpedVRT(
                     self._dataset,
@@ -95,10 +106,8 @@ class Scene:
                     height=target.height,
                     # An average over less than one source pixel is nearest neighbour: half a pixel of jitter.
                     resampling=Resampling.bilinear if same_size else Resampling.average,
-                    add_alpha=True,
                     warp_mem_limit=256,
-                    warp_extras=extras,
-                    **({} if self._nodata is None else {"src_nodata": self._nodata}),
+                    **extras,
                 )
         return self._vrts[factor]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from typing import Any
 
 import click
@@ -30,10 +31,10 @@ log = logging.getLogger(__name__)
     show_default=True,
     help="Kind of warp; auto takes what predicts held-out matches best.",
 )
-@click.option("--threshold", type=click.FloatRange(min=0, min_open=True), help="Of RANSAC, metres [default: 30 px].")
+@click.option("--threshold", type=options.POSITIVE, help="Of RANSAC, metres [default: 30 px].")
 @click.option(
     "--max-offset",
-    type=click.FloatRange(min=0, min_open=True),
+    type=options.POSITIVE,
     default=150.0,
     show_default=True,
     help="Largest shift looked for, metres (pixels with --pixel-frame).",
@@ -47,7 +48,7 @@ log = logging.getLogger(__name__)
 @click.option("--optical-nodata", type=float, help="Nodata value of the optical image, in place of its own.")
 @click.option("--sar-nodata", type=float, help="Nodata value of the SAR image, in place of its own.")
 @click.option("--threads", type=click.IntRange(min=1), help="Processors to use [default: all].")
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of whatever draws at random.")
+@click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="Seed of whatever draws at random.")
 @options.creation
 @options.overwrite
 @options.as_json
@@ -79,16 +80,14 @@ def align(
     Exit codes: 0 done, 1 error, 2 usage, 3 the pair was not registered (nothing is written then, unless
     --allow-unregistered).
     """
-    for path in (out, tiepoints_out):
-        if path:
-            check_output(path, overwrite)
+    check_output(out, overwrite, (optical, sar))
+    if tiepoints_out:
+        _check_tiepoints(tiepoints_out, out, overwrite, pixel_frame, (optical, sar))
     import torch
 
     from sn9reg.register import register
-    from sn9reg.tiepoints import check_format, write_tiepoints
+    from sn9reg.tiepoints import write_tiepoints
 
-    if tiepoints_out:
-        check_format(tiepoints_out)
     torch.manual_seed(seed)
     if threads:
         torch.set_num_threads(threads)
@@ -105,22 +104,32 @@ def align(
         optical_nodata=optical_nodata,
         sar_nodata=sar_nodata,
     )
-    if as_json:
-        click.echo(json.dumps({"out": out if registration.registered or allow_unregistered else None}
-                              | registration.as_dict()))
     verdict = registration.verdict
-    if not registration.registered and not allow_unregistered:
-        raise NotRegisteredError(f"{optical} and {sar} were not registered: {verdict.reason}. Nothing was written")
-    registration.offsets(sigma).write(out, overwrite, creation_options)
-    if tiepoints_out:
-        write_tiepoints(tiepoints_out, registration.tiepoints(), registration.optical, registration.sar, overwrite)
+    written = registration.registered or allow_unregistered
+    if written:
+        registration.offsets(sigma).write(out, overwrite, creation_options)
+        if tiepoints_out:
+            write_tiepoints(tiepoints_out, registration.tiepoints(), registration.optical, registration.sar, overwrite)
+    if as_json:
+        click.echo(json.dumps({"out": out if written else None} | registration.as_dict(), allow_nan=False))
     if not registration.registered:
-        raise NotRegisteredError(f"{optical} and {sar} were not registered: {verdict.reason}. {out} holds zeros")
+        result = f"{out} holds zeros" if written else "Nothing was written"
+        raise NotRegisteredError(f"{optical} and {sar} were not registered: {verdict.reason}. {result}")
     if not as_json:
         click.echo(
             f"{out}: registered by a {registration.warp.model} warp, right to about "
             f"{registration.expected_error_px:.1f} px ({verdict.reason})"
         )
+
+
+def _check_tiepoints(path: str, out: str, overwrite: bool, pixel_frame: bool, inputs: tuple[str, str]) -> None:
+    """Raises ConfigError, OutputError, before any work is done, where tie-points could not be written in the end."""
+    from sn9reg.tiepoints import check_format
+
+    check_format(path, pixel_frame)
+    check_output(path, overwrite, inputs)
+    if os.path.realpath(path) == os.path.realpath(out):
+        raise ConfigError(f"{path}: --out and --tiepoints-out are the same file")
 
 
 def _parse(values: tuple[str, ...]) -> dict[str, Any]:

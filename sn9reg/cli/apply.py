@@ -53,7 +53,7 @@ def apply(
 
     RASTER may have any bands, type, pixel size and CRS. For class labels, say --resampling nearest.
     """
-    check_output(out, overwrite)
+    check_output(out, overwrite, (offsets_path, raster, optical))
     with _open(offsets_path, optical, pixel_frame) as offsets:
         apply_offsets(
             offsets,

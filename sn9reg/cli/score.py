@@ -48,7 +48,7 @@ def score(
     Every tie-point is counted, whatever its inlier flag says.
     """
     if per_point is not None:
-        check_output(per_point, overwrite)
+        check_output(per_point, overwrite, (offsets_path, optical_path, sar_path, tiepoints_path))
     with open_raster(optical_path) as optical_raster, open_raster(sar_path) as sar_raster:
         optical, sar = grid_of(optical_raster, pixel_frame), grid_of(sar_raster, pixel_frame)
     with open_offsets(offsets_path, optical) as offsets:

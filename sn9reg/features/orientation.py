@@ -47,7 +47,9 @@ def orientation_response(image: Tensor, orientations: int, wavelengths: Sequence
 
     The image wraps around at its borders: what lies within about a wavelength of them is not to be used.
     """
-    spectrum = torch.fft.fft2(image)[:, None, None]
+    # The filters do not pass the mean, but they do pass the rounding of its transform.
+    level = image.double().mean(dim=(1, 2), keepdim=True)
+    spectrum = torch.fft.fft2((image - level).to(image.dtype))[:, None, None]
     bank = log_gabor_bank(*(int(n) for n in image.shape[-2:]), orientations, tuple(wavelengths)).to(image.device)
     return torch.fft.ifft2(spectrum * bank)
 

@@ -9,7 +9,7 @@ from sn9reg.dense.tiles import FeatureExtractor, Modality
 from sn9reg.features.orientation import orientation_features
 from sn9reg.matchers.template import TemplateMatcher
 from sn9reg.radiometry import SarLog, fill_invalid, optical_grey
-from sn9reg.scene import Patch, ScenePair
+from sn9reg.scene import Patch
 
 
 class StructureMatcher(TemplateMatcher):
@@ -17,9 +17,8 @@ class StructureMatcher(TemplateMatcher):
 
     name = "structure"
 
-    def prepare(self, pair: ScenePair) -> FeatureExtractor:
-        overview, _ = pair.overview(pair.sar)
-        sar_log = SarLog.of(overview.values, overview.valid)
+    def extractor(self, sar: Patch) -> FeatureExtractor:
+        sar_log = SarLog.of(sar.values, sar.valid)
 
         def extract(patch: Patch, modality: Modality) -> Tensor:
             image = sar_log(patch.values) if modality == "sar" else optical_grey(patch.values)

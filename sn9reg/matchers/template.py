@@ -13,16 +13,17 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 
 from sn9reg.consistency import witnesses_agree
-from sn9reg.correlation import find_peaks
+from sn9reg.correlation import find_peaks, masked_cc
 from sn9reg.correspondences import Correspondences
 from sn9reg.dense.aggregate import aggregate, centred
 from sn9reg.dense.lattice import Field, Lattice, smooth_field
-from sn9reg.dense.tiles import FeatureExtractor, Level, Surfaces, search
+from sn9reg.dense.tiles import FeatureExtractor, Level, Modality, Surfaces, search
 from sn9reg.grid import Points, Window
-from sn9reg.scene import ScenePair
+from sn9reg.scene import Patch, ScenePair
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +61,7 @@ def to_common(level_xy: Points, factor: int) -> Points:
 
 
 class TemplateMatcher:
-    """Base of the dense matchers. A subclass gives `name` and `features`.
+    """Base of the dense matchers. A subclass gives `name` and `extractor`.
 
     max_offset: largest shift looked for, metres. template: side of a template, pixels of its level. spacing: step of
     the lattice, pixels of its level (default half a template). max_templates: at most about this many at a level.
@@ -84,9 +85,29 @@ class TemplateMatcher:
         self.max_templates = max_templates
         self.work_megapixels = work_megapixels
 
-    def prepare(self, pair: ScenePair) -> FeatureExtractor:
-        """The feature extractor for this pair: see `dense.tiles.FeatureExtractor`."""
+    def extractor(self, sar: Patch) -> FeatureExtractor:
+        """What turns patches into features, see `dense.tiles.FeatureExtractor`. sar: a sample of the SAR scene, e.g.
+        its overview, for whatever must be the same in all its patches."""
         raise NotImplementedError
+
+    def locate(self, optical: Patch, sar: Patch) -> Points:
+        """(2,) where the upper left pixel of a SAR template lies in a larger optical patch, whole pixels."""
+        extract = self.extractor(sar)
+        (region, region_mask), (template, template_mask) = (
+            self._whole(patch, kind, extract) for patch, kind in ((optical, "optical"), (sar, "sar"))
+        )
+        surface = masked_cc(region, region_mask, template, template_mask)[0]
+        row, col = np.unravel_index(int(surface.argmax()), surface.shape)
+        return np.array([col, row], dtype=np.float64)
+
+    def _whole(self, patch: Patch, kind: Modality, extract: FeatureExtractor) -> tuple[Tensor, Tensor]:
+        """(1, C, h, w) features and (1, h, w) mask of a whole patch, mirrored outwards so that no pixel is lost."""
+        rim, shape = self.margin, patch.valid.shape
+        around = ((rim, rim), (rim, rim))
+        values = np.pad(patch.values, ((0, 0), *around), mode="symmetric")
+        features = extract(Patch(values, np.pad(patch.valid, around, mode="symmetric")), kind)
+        inner = features[None, :, rim : rim + shape[0], rim : rim + shape[1]]
+        return inner, torch.from_numpy(patch.valid.astype(np.float32))[None]
 
     def levels(self, pair: ScenePair) -> list[Level]:
         """Coarsest first."""
@@ -113,7 +134,7 @@ class TemplateMatcher:
         a level no longer confirm each other, going finer would only lose more, and the descent ends.
         Raises InputError where a scene cannot be read.
         """
-        extract = self.prepare(pair)
+        extract = self.extractor(pair.overview(pair.sar)[0])
         prediction: _Prediction | None = None
         best: Correspondences | None = None
         best_share = -1.0

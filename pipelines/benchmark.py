@@ -1,0 +1,240 @@
+"""Measure what sn9reg claims, row by row, and print the table of the README.
+
+    python pipelines/benchmark.py [--data ../shared/data] [--work work/benchmark] [--rows vhr,la,...] [--json]
+
+Every alignment runs as a user's command in a process of its own, so that its time and its peak of resident memory
+are those a user sees. Rows whose data is not there say so and are left out.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+import cv2
+import numpy as np
+import numpy.typing as npt
+import rasterio
+
+from sn9reg.grid import Grid
+from sn9reg.offsets import from_nodes, node_positions, open_offsets
+from sn9reg.rasters import grid_of, open_raster
+from sn9reg.scoring import reference
+from sn9reg.tiepoints import read_tiepoints
+from sn9reg.warp import least_squares_affine
+
+SEED = 3
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table."""
+
+    what: str
+    must: str
+    measured: str
+
+
+@dataclass(frozen=True)
+class Run:
+    """seconds: wall clock. memory: peak resident, GiB."""
+
+    seconds: float
+    memory: float
+
+
+def sn9reg(*arguments: str) -> Run:
+    """Run the command line tool; raises click.ClickException with its message if it fails."""
+    start = time.perf_counter()
+    process = subprocess.Popen([sys.executable, "-m", "sn9reg", "-q", *arguments], stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise click.ClickException(f"sn9reg {' '.join(arguments)} ended with {process.returncode}")
+    return Run(time.perf_counter() - start, usage.ru_maxrss / 2**20)
+
+
+def align(folder: Path, out: Path, *options: str) -> Run:
+    """Align the pair of a folder (optical.tif and sar.tif, or SpaceNet 9's names)."""
+    optical, sar = scene(folder)
+    return sn9reg("align", str(optical), str(sar), "--out", str(out), "--overwrite", *options)
+
+
+def scene(folder: Path) -> tuple[Path, Path]:
+    """Optical and SAR file of a folder."""
+    return next(folder.glob("*optical*.tif")), next(folder.glob("*sar*.tif"))
+
+
+def score(offsets: Path, folder: Path, tiepoints: Path) -> float:
+    """Mean error at the tie-points, pixels."""
+    optical, sar = scene(folder)
+    command = [sys.executable, "-m", "sn9reg", "score", str(offsets), str(optical), str(sar), str(tiepoints), "--json"]
+    return float(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)["mean_px"])
+
+
+def vhr(data: Path, work: Path) -> list[Row]:
+    folder = data / "vhr_tiepoints"
+    rows = []
+    for model, must in (("affine", 6.3), ("auto", 4.8)):
+        run = align(folder, work / "vhr.tif", "--model", model)
+        error = score(work / "vhr.tif", folder, folder / "tiepoints_consistent.csv")
+        rows.append(Row(f"vhr_tiepoints, mean px, {model}", f"<= {must}", f"{error:.2f} ({run.seconds:.0f} s)"))
+    return rows
+
+
+def sentinel_la(data: Path, work: Path) -> list[Row]:
+    """The SAR scene warped by a known field of up to 20 px: the field found with the warp minus that found without."""
+    folder, warped = data / "sentinel_la", work / "la_warped"
+    optical, sar = scene(folder)
+    warped.mkdir(exist_ok=True)
+    with rasterio.open(sar) as source:
+        image, profile = source.read(1), source.profile
+    x, y = np.meshgrid(np.arange(image.shape[1], dtype=np.float32), np.arange(image.shape[0], dtype=np.float32))
+    # The warped image at y shows what the given one shows at y + pull(y): content moves by -pull.
+    px, py = pull(x, y)
+    moved = cv2.remap(image, x + px, y + py, cv2.INTER_CUBIC)
+    with rasterio.open(warped / "sar.tif", "w", **profile) as target:
+        target.write(moved, 1)
+    (warped / "optical.tif").unlink(missing_ok=True)
+    (warped / "optical.tif").symlink_to(optical.resolve())
+    align(folder, work / "la_plain.tif")
+    align(warped, work / "la_warped.tif")
+    with open_offsets(work / "la_plain.tif") as plain, open_offsets(work / "la_warped.tif") as bent:
+        height, width = plain.grid.shape
+        at = np.stack(np.meshgrid(np.arange(64, width - 64, 64), np.arange(64, height - 64, 64)), -1).reshape(-1, 2)
+        before, after = plain.sample(at.astype(np.float64)), bent.sample(at.astype(np.float64))
+    # A place p lies at p + before without, and at y with the warp, where y + pull(y) = p + before.
+    there = at + before
+    for _ in range(20):
+        there = at + before - np.stack(pull(*there.T), -1)
+    error = np.hypot(*((after - before) - (there - at - before)).T)
+    size = float(np.hypot(*np.stack(pull(*at.T.astype(np.float64)))).max())
+    measured = f"mean {error.mean():.2f}, median {np.median(error):.2f}, 95 % {np.percentile(error, 95):.2f}"
+    return [Row(f"sentinel_la, known field of up to {size:.0f} px, px", "mean <= 1.0", measured)]
+
+
+def pull(x: npt.NDArray, y: npt.NDArray) -> tuple[npt.NDArray, npt.NDArray]:
+    """A smooth field of up to 20 px, mostly along one direction, that no affine fits."""
+    u = 14 * np.sin(x / 460 + 0.5) * np.cos(y / 610) + 4.5 * np.sin((x + y) / 290)
+    v = 5 * np.cos(x / 520) * np.sin(y / 430 + 1) + 2
+    return u + 1.0, v
+
+
+def sen12(data: Path, work: Path) -> list[Row]:
+    command = [sys.executable, "-m", "sn9reg", "bench", "patches", str(data / "sen12" / "val"), "--json"]
+    result = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    rates = " / ".join(f"{result['cmr'][t]:.3f}" for t in ("1", "3", "5"))
+    measured = f"{rates} ({result['ms_per_pair']:.0f} ms a pair)"
+    return [Row("sen12/val, 192 in 256 px, within 1 / 3 / 5 px", ">= 0.36 / 0.82 / 0.94", measured)]
+
+
+def simulated(data: Path, work: Path) -> list[Row]:
+    folder = simulate(work, "10000x4000", SEED)
+    run = align(folder, work / "simulated.tif")
+    tiepoints = next(folder.glob("*tiepoints*.csv"))
+    error = score(work / "simulated.tif", folder, tiepoints)
+    affine = best_affine(folder, tiepoints)
+    measured = f"{error:.2f} against {affine:.2f} px: {affine / error:.1f}x ({run.seconds:.0f} s)"
+    return [Row("simulated 10,000 x 4,000, auto against the best affine", ">= 3x", measured)]
+
+
+def best_affine(folder: Path, tiepoints: Path) -> float:
+    """Mean error of the least-squares affine fitted to the tie-points themselves, optical pixels."""
+    grids = []
+    for path in scene(folder):
+        with open_raster(path) as dataset:
+            grids.append(grid_of(dataset))
+    points = read_tiepoints(tiepoints, *grids)
+    truth = reference(grids[0], grids[1], points)
+    xy = points.optical_xy
+    centred = np.column_stack([xy - xy.mean(axis=0), np.ones(len(xy))])
+    residual = truth - centred @ least_squares_affine(xy - xy.mean(axis=0), truth).T
+    return float(np.hypot(*residual.T).mean())
+
+
+def large(data: Path, work: Path) -> list[Row]:
+    """Memory, time, floor and growth on simulated scenes of 3,000 to 12,000 px a side."""
+    runs = {}
+    for side in (3000, 6000, 12000):
+        folder = simulate(work, str(side), SEED)
+        runs[side] = align(folder, work / f"large_{side}.tif")
+    error = score(work / "large_12000.tif", folder, next(folder.glob("*tiepoints*.csv")))
+    exponent = math.log(runs[12000].seconds / runs[3000].seconds) / math.log(16)
+    times = ", ".join(f"{side}: {run.seconds:.0f} s" for side, run in runs.items())
+    return [
+        Row("peak memory at 12,000 x 12,000, resident", "<= 3 GiB", f"{runs[12000].memory:.2f} GiB"),
+        Row(
+            "time at 12,000 x 12,000, inputs to offsets on disk",
+            "<= 120 s",
+            f"{runs[12000].seconds:.0f} s; floor {floor(folder, work):.0f} s (mean error {error:.1f} px)",
+        ),
+        Row("growth of time, exponent in pixels", "<= 1.0", f"{exponent:.2f} ({times})"),
+    ]
+
+
+def floor(folder: Path, work: Path) -> float:
+    """Seconds to read both inputs once and to write an offset map of that size."""
+    start = time.perf_counter()
+    for path in scene(folder):
+        with rasterio.open(path) as dataset:
+            for row in range(0, dataset.height, 512):
+                dataset.read(window=((row, min(row + 512, dataset.height)), (0, dataset.width)))
+            if "optical" in path.name:
+                grid = Grid(dataset.transform, dataset.width, dataset.height, dataset.crs)
+    places, (ny, nx) = node_positions(grid)
+    waves = np.stack([np.sin(places[:, 0] / 900), np.cos(places[:, 1] / 700)]) * 50
+    from_nodes(grid, waves.reshape(2, ny, nx).astype(np.float32), 32).write(work / "floor.tif", overwrite=True)
+    return time.perf_counter() - start
+
+
+def simulate(work: Path, size: str, seed: int) -> Path:
+    """The folder of a simulated scene, made once."""
+    folder = work / f"scene_{size}_{seed}"
+    if not (folder / "02_offsets_train_01.tif").exists():
+        sn9reg("simulate", str(folder), "--size", size, "--seed", str(seed), "--overwrite")
+    return folder
+
+
+ROWS: dict[str, tuple[str | None, Callable[[Path, Path], list[Row]]]] = {
+    "vhr": ("vhr_tiepoints", vhr),
+    "la": ("sentinel_la", sentinel_la),
+    "sen12": ("sen12", sen12),
+    "simulated": (None, simulated),
+    "large": (None, large),
+}
+
+
+@click.command()
+@click.option("--data", type=click.Path(path_type=Path), default=Path("../shared/data"), show_default=True)
+@click.option("--work", type=click.Path(path_type=Path), default=Path("work/benchmark"), show_default=True)
+@click.option("--rows", default=",".join(ROWS), show_default=True, help="Which parts to measure.")
+@click.option("--json", "as_json", is_flag=True, help="JSON in place of the table.")
+def main(data: Path, work: Path, rows: str, as_json: bool) -> None:
+    """Measure and print."""
+    work.mkdir(parents=True, exist_ok=True)
+    table: list[Row] = []
+    for name in rows.split(","):
+        needed, measure = ROWS[name]
+        if needed and not (data / needed).is_dir():
+            click.echo(f"{name}: left out, {data / needed} is not there", err=True)
+            continue
+        table += measure(data, work)
+        click.echo(f"{name}: done", err=True)
+    if as_json:
+        click.echo(json.dumps([vars(row) for row in table]))
+        return
+    click.echo("| what | must | measured |\n|---|---|---|")
+    for row in table:
+        click.echo(f"| {row.what} | {row.must} | {row.measured} |")
+
+
+if __name__ == "__main__":
+    main()
