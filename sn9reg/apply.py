@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import logging
 import math
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from pathlib import Path
 from threading import Lock
 from typing import Any
 
@@ -18,14 +16,22 @@ import numpy.typing as npt
 import rasterio
 from rasterio.dtypes import in_dtype_range
 from rasterio.enums import ColorInterp
-from rasterio.errors import NotGeoreferencedWarning
 from rasterio.io import DatasetReader, DatasetWriter
 from rasterio.windows import Window as RasterioWindow
 
 from sn9reg.errors import ConfigError, InputError
 from sn9reg.grid import Grid, Window
 from sn9reg.offsets import Block, OffsetMap
-from sn9reg.rasters import PathLike, atomic_output, check_output, geotiff_profile, grid_of, open_raster, reading
+from sn9reg.rasters import (
+    PathLike,
+    atomic_output,
+    check_output,
+    create_raster,
+    geotiff_profile,
+    grid_of,
+    open_raster,
+    reading,
+)
 from sn9reg.resampling import RESAMPLING, Floats, Locate, Mask, Values, block_means, interpolate, locator, working_dtype
 
 _log = logging.getLogger(__name__)
@@ -69,7 +75,7 @@ def apply_offsets(
         with (
             rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True),
             atomic_output(out, overwrite) as temporary,
-            _create(temporary, profile) as target,
+            create_raster(temporary, profile) as target,
         ):
             source.describe(target)
             if not _write(target, job, threads):
@@ -231,12 +237,6 @@ class _Job:
         name = self.source.dtype
         kept = np.dtype("complex64" if name == "complex_int16" else name)
         return kept if self.source.resampling == "nearest" else working_dtype(kept)
-
-
-def _create(path: Path, profile: Mapping[str, Any]) -> DatasetWriter:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)  # a pixel frame has no georeference to write
-        return rasterio.open(path, "w", **profile)
 
 
 def _write(target: DatasetWriter, job: _Job, threads: int) -> bool:

@@ -50,6 +50,8 @@ def fit(matches: Correspondences, model: str = "auto", threshold: float | None =
         raise ConfigError(f"no model {model!r}; there are: {', '.join(MODELS)}")
     pixel = matches.grid.resolution
     limit = threshold / matches.grid.metres_per_unit if threshold else _THRESHOLD_PX * pixel
+    if not matches.tried:
+        return _unfitted(matches, "they overlap in too few valid pixels to look for matches")
     if len(matches) < MINIMUM:
         return _unfitted(matches, f"only {len(matches)} matches of {matches.tried} tried places")
     source, target = matches.optical_map, matches.sar_map

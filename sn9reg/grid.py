@@ -8,6 +8,7 @@ one pixel is one unit, y runs down.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from affine import Affine
+from rasterio._err import CPLE_BaseError
 from rasterio.crs import CRS
+from rasterio.errors import RasterioError
 from rasterio.warp import transform as transform_coordinates
 
 from sn9reg.errors import InputError
@@ -132,10 +135,17 @@ class Grid:
             return map_xy
         if self.crs is None or crs is None:
             raise InputError("one raster has a CRS and the other is in a pixel frame: use --pixel-frame for both")
-        xs, ys = transform_coordinates(self.crs, crs, map_xy[:, 0].tolist(), map_xy[:, 1].tolist())
+        try:
+            xs, ys = transform_coordinates(self.crs, crs, map_xy[:, 0].tolist(), map_xy[:, 1].tolist())
+        except (CPLE_BaseError, RasterioError) as error:
+            raise InputError(
+                f"no way from {_name(self.crs)} to {_name(crs)} ({error}): check both CRS, or use --pixel-frame"
+            ) from error
         result = np.column_stack([xs, ys]).astype(np.float64)
         if not np.isfinite(result).all():
-            raise InputError(f"some coordinates in {self.crs} do not exist in {crs}: check both rasters' CRS")
+            raise InputError(
+                f"some coordinates in {_name(self.crs)} do not exist in {_name(crs)}: check both rasters' CRS"
+            )
         return result
 
     def crop(self, window: Window) -> Grid:
@@ -180,6 +190,12 @@ class Grid:
         }
 
 
+def _name(crs: CRS) -> str:
+    """An authority's code, or the name that the WKT gives it: a whole WKT is no part of a sentence."""
+    text = str(crs.to_string())
+    return text if len(text) < 40 else (re.search(r'"([^"]+)"', text) or [text, text])[1]
+
+
 def _utm(longitude: float, latitude: float) -> CRS:
     zone = min(60, int((longitude + 180) // 6) + 1)
     return CRS.from_epsg((32600 if latitude >= 0 else 32700) + zone)
@@ -218,7 +234,8 @@ def common_grid(optical: Grid, sar: Grid) -> Grid:
         return Grid.pixel_frame(max(optical.width, sar.width), max(optical.height, sar.height))
     crs = _metric_crs(optical, sar)
     sides = {grid: _pixel_sides(grid, crs) for grid in (optical, sar)}
-    coarser = optical if math.prod(sides[optical]) > math.prod(sides[sar]) * (1 + 1e-9) else sar
+    # Sides are differences of large coordinates, right to some 1e-9: of equal ones the SAR's lattice is taken.
+    coarser = optical if math.prod(sides[optical]) > math.prod(sides[sar]) * (1 + 1e-6) else sar
     t = coarser.transform
     if coarser.crs == crs and t.b == 0 and t.d == 0:
         width, height, left, top = abs(t.a), abs(t.e), t.c, t.f

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import tempfile
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import rasterio
-from rasterio.enums import ColorInterp
+from rasterio.enums import ColorInterp, Interleaving, MaskFlags
 from rasterio.errors import NotGeoreferencedWarning, RasterioError, RasterioIOError
 from rasterio.io import DatasetReader, DatasetWriter
 
@@ -21,6 +22,8 @@ from sn9reg.grid import Grid
 
 PathLike = str | os.PathLike[str]
 
+# DRIVER:file, DRIVER:"file":name; no URL, for nothing is fetched from a network.
+_SUBDATASET = re.compile(r"[A-Za-z]\w+:(?!//)")
 # GDAL errors are raised as exceptions; rasterio's log of the same would print them twice.
 logging.getLogger("rasterio._env").setLevel(logging.CRITICAL)
 
@@ -31,7 +34,7 @@ def open_raster(path: PathLike) -> Iterator[DatasetReader]:
 
     Raises InputError if the file is missing, is no raster, or has no bands.
     """
-    if not os.path.exists(path):
+    if not os.path.exists(path) and not _SUBDATASET.match(str(path)):
         raise InputError(f"{path}: no such file")
     if os.path.isdir(path):
         raise InputError(f"{path}: is a folder, not a raster")
@@ -169,11 +172,52 @@ def geotiff_profile(grid: Grid, count: int, dtype: str, **options: Any) -> dict[
     return profile | options
 
 
-def create_raster(path: PathLike, profile: Mapping[str, Any]) -> DatasetWriter:
-    """Open a new raster for writing; one in a pixel frame has no georeference, and that is no cause for a warning."""
+@contextmanager
+def create_raster(path: PathLike, profile: Mapping[str, Any]) -> Iterator[DatasetWriter]:
+    """A new GeoTIFF to write; one in a pixel frame has no georeference, and that is no cause for a warning.
+
+    Raises OSError if it is not whole in the end. GDAL compresses in threads of its own and writes on closing, and
+    what fails there (a full disk, a compression that does not know the type) raises nothing.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        return rasterio.open(path, "w", **profile)
+        with rasterio.open(path, "w", **profile) as dataset:
+            yield dataset
+        sparse = str(profile.get("sparse_ok", "no")).lower() in ("yes", "true", "on", "1")
+        if not _is_whole(path, sparse):
+            raise OSError("GDAL left it incomplete: the disk is full, or a creation option does not fit the data")
+
+
+def _is_whole(path: PathLike, sparse: bool) -> bool:
+    """Whether a GeoTIFF can be opened and all its blocks lie in the file; `sparse`: absent ones are none to miss."""
+    size = os.path.getsize(path)
+    try:
+        with rasterio.open(path) as dataset:
+            for start, length in _blocks(dataset):
+                if start is None or length is None:
+                    if not sparse:
+                        return False
+                elif int(start) + int(length) > size:
+                    return False
+            if dataset.mask_flag_enums[0] == [MaskFlags.per_dataset]:  # a mask of its own, not an alpha band
+                for _, window in dataset.block_windows(1):
+                    dataset.read_masks(1, window=window)
+    except RasterioError:
+        return False
+    return True
+
+
+def _blocks(dataset: DatasetReader) -> Iterator[tuple[str | None, str | None]]:
+    """First byte and length of each block of a GeoTIFF."""
+    bands = dataset.indexes if dataset.interleaving != Interleaving.pixel else dataset.indexes[:1]
+    for band in bands:
+        height, width = dataset.block_shapes[band - 1]
+        for row in range(-(-dataset.height // height)):
+            for col in range(-(-dataset.width // width)):
+                start, length = (
+                    dataset.get_tag_item(f"BLOCK_{name}_{col}_{row}", "TIFF", bidx=band) for name in ("OFFSET", "SIZE")
+                )
+                yield start, length
 
 
 def _first_line(error: BaseException) -> str:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -187,3 +189,12 @@ def _registration(
 ) -> Registration:
     names = (Path(pair.optical.name).name, Path(pair.sar.name).name)
     return Registration(pair.optical.grid, pair.sar.grid, pair.grid, matches, fitted, matcher, names, seconds)
+
+
+class _Callable(ModuleType):
+    """Importing this file makes `sn9reg.register` the module, whatever stood there: so it is the function too."""
+
+    __call__ = staticmethod(register)
+
+
+sys.modules[__name__].__class__ = _Callable

@@ -7,6 +7,7 @@ resolution: every read goes through a WarpedVRT.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import rasterio
 from affine import Affine
 from rasterio.crs import CRS
 from rasterio.enums import Resampling
@@ -25,8 +27,10 @@ from sn9reg.errors import InputError
 from sn9reg.grid import Grid, Window, common_grid
 from sn9reg.rasters import PathLike, alpha_band, check_bands, data_bands, grid_of, open_raster, reading
 
-# A scene this far to a side is never smaller than an overview in memory.
-_OVERVIEW_SIDE = 1024
+_OVERVIEW_SIDE = 1024  # an overview is at most this large
+_BLOCK = 512  # side of what is warped at once
+_LARGEST_WARP = 4  # coarser pixels are averaged from these, in memory, so that the file is read once for all of them
+_CACHE = 256  # MiB for GDAL's blocks; its own default is a share of the machine's memory
 # WarpedVRT wants some CRS; in a pixel frame both sides get this one, so nothing is ever transformed.
 _FRAME_CRS = CRS.from_epsg(3857)
 
@@ -54,33 +58,56 @@ class Scene:
     _common: Grid = field(repr=False)
     _nodata: float | None = field(repr=False)
     _vrts: dict[int, WarpedVRT] = field(default_factory=dict, repr=False)
+    _blocks: OrderedDict[tuple[int, int, int], Patch] = field(default_factory=OrderedDict, repr=False)
 
     def read(self, window: Window, factor: int = 1) -> Patch:
         """The window, in pixels of the common grid coarsened by `factor`; outside the scene nothing is valid.
 
         Raises InputError if the file cannot be read.
         """
-        vrt, alpha = self._vrt(factor), alpha_band(self._dataset)
-        inside = window.intersect(Window(0, 0, vrt.width, vrt.height))
+        if factor > _LARGEST_WARP and factor % 2 == 0:
+            twice = Window(2 * window.col, 2 * window.row, 2 * window.width, 2 * window.height)
+            return _halved(self.read(twice, factor // 2))
         values = np.zeros((len(self.bands), *window.shape), np.float32)
         valid = np.zeros(window.shape, bool)
+        whole = self._common.coarsen(factor)
+        inside = window.intersect(whole.window)
         if not inside.empty:
-            rows = slice(inside.row - window.row, inside.row - window.row + inside.height)
-            cols = slice(inside.col - window.col, inside.col - window.col + inside.width)
-            with reading(self.name):
-                data = vrt.read(
-                    [*self.bands, alpha or vrt.count],
-                    window=RasterioWindow(inside.col, inside.row, inside.width, inside.height),
-                    out_dtype="float64" if "64" in vrt.dtypes[0] else "float32",
-                )
-            # A NaN or infinity among the averaged pixels leaves the average without meaning.
-            good = (data[-1] > 0) & np.isfinite(data[:-1]).all(axis=0)
-            nodata = self._dataset.nodata if self._nodata is None else self._nodata
-            if alpha and nodata is not None:  # of the two, GDAL heeds alpha only
-                good &= (data[:-1] != nodata).any(axis=0)
-            valid[rows, cols] = good
-            values[:, rows, cols] = np.where(good, np.clip(data[:-1], -3e38, 3e38), 0)
+            for row in range(inside.row // _BLOCK, (inside.row + inside.height - 1) // _BLOCK + 1):
+                for col in range(inside.col // _BLOCK, (inside.col + inside.width - 1) // _BLOCK + 1):
+                    block = Window(col * _BLOCK, row * _BLOCK, _BLOCK, _BLOCK).intersect(whole.window)
+                    part = block.intersect(inside)
+                    patch, there, here = self._block(factor, block), _within(part, block), _within(part, window)
+                    values[:, here[0], here[1]] = patch.values[:, there[0], there[1]]
+                    valid[here] = patch.valid[there]
         return Patch(values, valid)
+
+    def _block(self, factor: int, window: Window) -> Patch:
+        """A block through the cache: templates and search areas overlap, and warping is what reading costs."""
+        key = (factor, window.row, window.col)
+        if key in self._blocks:
+            self._blocks.move_to_end(key)
+            return self._blocks[key]
+        patch = self._blocks[key] = self._warp(factor, window)
+        # Room for a few rows of blocks: work goes through the scene row by row.
+        if len(self._blocks) > max(64, 4 * (self._common.width // factor // _BLOCK + 1)):
+            self._blocks.popitem(last=False)
+        return patch
+
+    def _warp(self, factor: int, inside: Window) -> Patch:
+        vrt, alpha = self._vrt(factor), alpha_band(self._dataset)
+        with reading(self.name):
+            data = vrt.read(
+                [*self.bands, alpha or vrt.count],
+                window=RasterioWindow(inside.col, inside.row, inside.width, inside.height),
+                out_dtype="float64" if "64" in vrt.dtypes[0] else "float32",
+            )
+        # A NaN or infinity among the averaged pixels leaves the average without meaning.
+        good = (data[-1] > 0) & np.isfinite(data[:-1]).all(axis=0)
+        nodata = self._dataset.nodata if self._nodata is None else self._nodata
+        if alpha and nodata is not None:  # of the two, GDAL heeds alpha only
+            good &= (data[:-1] != nodata).any(axis=0)
+        return Patch(np.where(good, np.clip(data[:-1], -3e38, 3e38), 0).astype(np.float32), good)
 
     def _vrt(self, factor: int) -> WarpedVRT:
         if factor not in self._vrts:
@@ -116,6 +143,21 @@ class Scene:
             vrt.close()
 
 
+def _within(part: Window, of: Window) -> tuple[slice, slice]:
+    """Rows and columns of `part` in an array of the window `of`."""
+    row, col = part.row - of.row, part.col - of.col
+    return slice(row, row + part.height), slice(col, col + part.width)
+
+
+def _halved(patch: Patch) -> Patch:
+    """2 x 2 pixels made one: the mean of the valid ones, valid where any is."""
+    bands, height, width = patch.values.shape
+    blocks = (height // 2, 2, width // 2, 2)
+    count = patch.valid.reshape(blocks).sum(axis=(1, 3), dtype=np.float32)
+    total = patch.values.reshape(bands, *blocks).sum(axis=(2, 4))
+    return Patch(total / np.maximum(count, 1), count > 0)
+
+
 def _upright(grid: Grid) -> Affine:
     """The geotransform given to GDAL; a pixel frame's y axis is turned up, as map axes are."""
     return grid.transform if grid.crs is not None else Affine.scale(1, -1) * grid.transform
@@ -140,7 +182,9 @@ class ScenePair:
 
     def overview(self, scene: Scene) -> tuple[Patch, int]:
         """The whole of `scene` on the common grid at about 1,000 px a side, and the factor of that."""
-        factor = max(1, -(-max(self.grid.shape) // _OVERVIEW_SIDE))
+        factor = 1
+        while max(self.grid.shape) / factor > _OVERVIEW_SIDE:
+            factor *= 2
         return scene.read(self.grid.coarsen(factor).window, factor), factor
 
 
@@ -162,7 +206,7 @@ def open_pair(
 
     Raises InputError for files that cannot be used, that do not overlap, or that hold no valid pixel.
     """
-    with ExitStack() as stack:
+    with rasterio.Env(GDAL_CACHEMAX=_CACHE), ExitStack() as stack:
         datasets = [stack.enter_context(open_raster(path)) for path in (optical, sar)]
         grids = [grid_of(dataset, pixel_frame) for dataset in datasets]
         bands = [
@@ -182,7 +226,7 @@ def open_pair(
         ]
         for scene in scenes:
             stack.callback(scene.close)
-        pair = ScenePair(*scenes, common)
+        pair = ScenePair(scenes[0], scenes[1], common)
         for scene in scenes:
             if not pair.overview(scene)[0].valid.any():
                 raise InputError(f"{scene.name}: holds no valid pixel (all nodata, masked or NaN)")

@@ -26,6 +26,7 @@ Floats = npt.NDArray[np.float64]
 
 COLUMNS = ("sar_row", "sar_col", "optical_row", "optical_col")
 _LONLAT = CRS.from_epsg(4326)
+_NO_LONLAT = "GeoJSON is in longitude and latitude, and a pixel frame has none: write .csv or .points"
 _CRS_LINE = "#CRS:"
 _FLAGS = {"true": "1", "false": "0"}
 
@@ -127,11 +128,14 @@ def write_tiepoints(path: PathLike, tiepoints: TiePoints, optical: Grid, sar: Gr
         temporary.write_text(text, encoding="utf-8", newline="\n")
 
 
-def check_format(path: PathLike) -> None:
-    """Raises ConfigError, before any work is done, for an extension that `write_tiepoints` does not know."""
+def check_format(path: PathLike, pixel_frame: bool = False) -> None:
+    """Raises ConfigError, before any work is done, for what `write_tiepoints` refuses: an extension that it does not
+    know, and GeoJSON of a pixel frame."""
     suffix = Path(path).suffix.lower()
     if suffix not in (".csv", ".geojson", ".points"):
         raise ConfigError(f"{path}: tie-points are written as .csv, .geojson or .points, not {suffix or 'without one'}")
+    if suffix == ".geojson" and pixel_frame:
+        raise ConfigError(_NO_LONLAT)
 
 
 def to_gcps(tiepoints: TiePoints, sar: Grid) -> list[GroundControlPoint]:
@@ -222,7 +226,7 @@ def _csv_text(tiepoints: TiePoints, _optical: Grid, _sar: Grid) -> str:
 
 def _geojson_text(tiepoints: TiePoints, optical: Grid, sar: Grid) -> str:
     if optical.crs is None or sar.crs is None:
-        raise ConfigError("GeoJSON is in longitude and latitude, and a pixel frame has none: write .csv or .points")
+        raise ConfigError(_NO_LONLAT)
     # 9 decimals of a degree are 0.1 mm.
     ends = [
         np.round(grid.map_to_crs(grid.to_map(xy), _LONLAT), 9).tolist()

@@ -90,11 +90,19 @@ def fit_global(
     if matrix is None or not np.isfinite(matrix).all():
         return None
     inliers = mask.ravel().astype(bool)
+    if _on_a_line(a[inliers]):
+        return None
     if model == "affine":
-        if inliers.sum() >= 3:
-            matrix = least_squares_affine(a[inliers], b[inliers])
-        matrix = np.vstack([matrix, [0, 0, 1]])
+        matrix = np.vstack([least_squares_affine(a[inliers], b[inliers]), [0, 0, 1]])
     return GlobalFit(matrix, centre, inliers)
+
+
+def _on_a_line(points: Points) -> bool:
+    """Whether rounding alone keeps the points off one line; OpenCV's own check is exact."""
+    if len(points) < 3:
+        return True
+    spread = np.linalg.svd(points - points.mean(axis=0), compute_uv=False)
+    return bool(spread[1] <= 1e-6 * spread[0])
 
 
 def least_squares_affine(source: Points, target: Points, weight: Floats | None = None) -> npt.NDArray[np.float64]:

@@ -117,7 +117,7 @@ def test_no_matches_of_no_places():
 
 
 def test_coverage_is_the_share_of_cells_with_inliers():
-    matches = lattice(right(np.random.default_rng(0)), side=18)  # 3 x 3 matches in each of the 6 x 6 cells
+    matches = lattice(right(np.random.default_rng(0), side=18), side=18)  # 3 x 3 matches in each of the 6 x 6 cells
     cell = (np.arange(18) * 5.999 / 17).astype(int)
     cells = (cell[:, None] * 6 + cell[None]).ravel()
     for chosen in ([0], [0, 35], list(range(12)), list(range(36))):

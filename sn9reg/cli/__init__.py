@@ -33,6 +33,12 @@ class _Commands(click.Group):
             fail(error)
         except MemoryError:
             fail(Sn9regError("out of memory; close other programs or register a smaller part of the scene"))
+        except KeyboardInterrupt:
+            fail(_Interrupted("interrupted; nothing was left half written"))
+
+
+class _Interrupted(Sn9regError):
+    exit_code = 130  # as shells count: 128 + SIGINT
 
 
 def fail(error: Sn9regError) -> None:

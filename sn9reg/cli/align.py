@@ -48,7 +48,7 @@ log = logging.getLogger(__name__)
 @click.option("--optical-nodata", type=float, help="Nodata value of the optical image, in place of its own.")
 @click.option("--sar-nodata", type=float, help="Nodata value of the SAR image, in place of its own.")
 @click.option("--threads", type=click.IntRange(min=1), help="Processors to use [default: all].")
-@click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="Seed of whatever draws at random.")
+@click.option("--seed", type=options.SEED, default=0, show_default=True, help="Seed of whatever draws at random.")
 @options.creation
 @options.overwrite
 @options.as_json

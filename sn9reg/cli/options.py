@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import click
 
-# A finite number above zero: of a FloatRange without an upper end, inf and NaN are members too.
-POSITIVE = click.FloatRange(min=0, max=1e12, min_open=True)
+
+class _Positive(click.FloatRange):
+    """A finite number above zero; click's own ranges let infinity and NaN in."""
+
+    def __init__(self) -> None:
+        super().__init__(min=0, min_open=True)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number.", param, ctx)
+        return number
+
+
+POSITIVE = _Positive()
+SEED = click.IntRange(0, 2**63 - 1)
 
 overwrite = click.option("--overwrite", is_flag=True, help="Replace existing files.")
 as_json = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")

@@ -22,6 +22,7 @@ from sn9reg.correspondences import Correspondences
 from sn9reg.dense.aggregate import aggregate, centred
 from sn9reg.dense.lattice import Field, Lattice, smooth_field
 from sn9reg.dense.tiles import FeatureExtractor, Level, Modality, Surfaces, search
+from sn9reg.errors import ConfigError
 from sn9reg.grid import Points, Window
 from sn9reg.scene import Patch, ScenePair
 
@@ -79,6 +80,11 @@ class TemplateMatcher:
         max_templates: int = 1600,
         work_megapixels: float = 40.0,
     ) -> None:
+        _check_number("max_offset", max_offset)
+        _check_number("template", template, 16)
+        _check_number("spacing", 1 if spacing is None else spacing)
+        _check_number("max_templates", max_templates, 1)
+        _check_number("work_megapixels", work_megapixels)
         self.max_offset = max_offset
         self.template = template
         self.spacing = spacing or template / 2
@@ -175,6 +181,14 @@ class TemplateMatcher:
         shift = (predicted + votes.xy.numpy() - level.radius).reshape(*shape, 2)
         field = smooth_field(shift, weight, width=0.7) * level.factor
         return matches, _Prediction(lattice, level.factor, field)
+
+
+def _check_number(option: str, value: object, at_least: int = 0) -> None:
+    """Raises ConfigError for what is no number above zero or, with `at_least`, no whole number from there on."""
+    kinds, kind = ((int,), f"a whole number from {at_least}") if at_least else ((int, float), "a number above zero")
+    good = isinstance(value, kinds) and not isinstance(value, bool) and max(0, at_least) <= value < math.inf
+    if not good or value == 0:
+        raise ConfigError(f"matcher option {option} is {value!r}, not {kind}")
 
 
 def _confirmed_share(matches: Correspondences) -> float:

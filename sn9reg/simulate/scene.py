@@ -17,7 +17,7 @@ from rasterio.windows import Window as RasterioWindow
 from sn9reg.errors import ConfigError, OutputError
 from sn9reg.grid import Grid, Points, Window
 from sn9reg.offsets import OffsetMap, from_nodes, node_positions, offsets_between
-from sn9reg.rasters import PathLike, atomic_output, check_output, geotiff_profile
+from sn9reg.rasters import PathLike, atomic_output, check_output, create_raster, geotiff_profile
 from sn9reg.simulate.field import Bounds, GroundField, terrain_field, tiepoint_field
 from sn9reg.simulate.given import read_given
 from sn9reg.simulate.landuse import World, build_world, make_water
@@ -119,7 +119,7 @@ def simulate(
     names = ("02_optical_train_01.tif", "02_sar_train_01.tif", "02_tiepoints_train_01.csv", "02_offsets_train_01.tif")
     files = SimulatedScene(*(target / name for name in names))
     for path in (files.optical, files.sar, files.tiepoints, files.offsets):
-        check_output(path, overwrite)
+        check_output(path, overwrite, (field, field_geotransforms))
     scene = make_scene(width, width if height is None else height, seed, field, field_geotransforms)
     optical = Optical(scene.world, scene.optical, scene.field, seed)
     sar = Sar(scene.world, scene.sar, np.array(_ORIGIN), scene.field, seed, looks, empty)
@@ -187,7 +187,7 @@ def _write(
     profile = geotiff_profile(grid, count, dtype, **options)
     if count == 3:
         profile["photometric"] = "rgb"
-    with atomic_output(path, overwrite) as temporary, rasterio.open(temporary, "w", **profile) as target:
+    with atomic_output(path, overwrite) as temporary, create_raster(temporary, profile) as target:
         for block in grid.blocks(_BLOCK):
             values = render(block).reshape(count, *block.shape)
             target.write(values, window=RasterioWindow(block.col, block.row, block.width, block.height))

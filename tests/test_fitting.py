@@ -1,0 +1,148 @@
+"""fitting: the model that made the data is the one that `auto` picks, and too little evidence is no registration."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from affine import Affine
+from rasterio.crs import CRS
+
+from sn9reg.correspondences import Correspondences
+from sn9reg.errors import ConfigError
+from sn9reg.fitting import MODELS, fit
+from sn9reg.grid import Grid
+from sn9reg.verdict import MINIMUM
+
+METRES, FEET = CRS.from_epsg(32637), CRS.from_epsg(2263)  # the latter in US survey feet
+SIDE = 12  # matches along each side of the scene
+
+
+def found(kind="translation", noise=1.0, wrong=0.0, seed=0, crs=METRES, pixel=0.5):
+    """Matches on a lattice, 60 px apart, and the truth: (N, 2) common pixels -> (N, 2)."""
+    random = np.random.default_rng(seed)
+    x, y = np.meshgrid(np.arange(SIDE), np.arange(SIDE))
+    xy = np.column_stack([x.ravel(), y.ravel()]) * 60.0 + 60
+    matrix = np.eye(2) if kind == "translation" else np.array([[1.02, -0.015], [0.01, 0.99]])
+
+    def move(at):
+        hill = np.exp(-((at[:, :1] - 350) ** 2 + (at[:, 1:] - 500) ** 2) / (2 * 180.0**2))
+        return at @ matrix.T + np.array([17.0, -8.0]) + (hill * [40, 10] if kind == "local" else 0)
+
+    there = move(xy) + random.normal(0, noise, xy.shape)
+    lost = random.random(len(xy)) < wrong
+    there[lost] = xy[lost] + random.uniform(-60, 60, (int(lost.sum()), 2))
+    n = len(xy)
+    ones = np.ones(n)
+    grid = Grid(Affine(pixel, 0, 435000, 0, -pixel, 4181000), 1000, 1000, crs)
+    return Correspondences(grid, xy, there, ones, noise * ones, 0 * ones, ones, there, 80.0, 1.0, 96.0, n), move, lost
+
+
+def error_px(fitted, matches, move):
+    """Largest error of the warp inside the scene, common pixels."""
+    axis = np.linspace(100, SIDE * 60 - 60, 12)
+    at = np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2)
+    there = matches.grid.to_pixel(fitted.warp(matches.grid.to_map(at)))
+    return np.linalg.norm(there - move(at), axis=1).max()
+
+
+@pytest.mark.parametrize("wrong", [0.0, 0.15])
+@pytest.mark.parametrize("kind", ["translation", "affine", "local"])
+def test_auto_picks_the_model_that_made_the_data(kind, wrong):
+    matches, move, lost = found(kind, wrong=wrong)
+    result = fit(matches)
+    assert result.warp.model == kind
+    assert result.verdict.registered
+    assert set(result.held_out) == {"translation", "affine", "local"}
+    assert error_px(result, matches, move) < {"translation": 1.0, "affine": 3.0, "local": 5.0}[kind]
+    assert result.inliers.shape == (len(matches),)
+    assert result.inliers[~lost].mean() > 0.9
+    assert result.warp.crs == METRES
+
+
+def test_held_out_errors_are_map_units_and_tell_the_models_apart():
+    errors = fit(found("affine", noise=1.0)[0]).held_out
+    # 1 px of half a metre along both axes: the mean of a Rayleigh distribution
+    assert errors["affine"] == pytest.approx(0.5 * np.sqrt(np.pi / 2), rel=0.15)
+    assert errors["translation"] > 3 * errors["affine"]
+    errors = fit(found("local", noise=1.0)[0]).held_out
+    assert errors["local"] < 0.5 * errors["affine"]
+
+
+@pytest.mark.parametrize("model", [m for m in MODELS if m != "auto"])
+def test_a_model_that_is_asked_for_is_the_one_fitted(model):
+    matches, move, lost = found("translation", wrong=0.1)
+    result = fit(matches, model)
+    assert result.warp.model == model
+    assert error_px(result, matches, move) < 3.0
+    assert result.inliers[~lost].mean() > 0.9
+
+
+@pytest.mark.parametrize("model", ["", "spline", "Affine", "identity"])
+def test_an_unknown_model_is_refused_and_those_there_are_named(model):
+    with pytest.raises(ConfigError, match="auto, translation, affine, homography, local"):
+        fit(found()[0], model)
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("count", [0, 1, MINIMUM - 1])
+def test_few_matches_leave_the_georeference_alone(count, model):
+    matches = found()[0].keep(np.arange(count))
+    result = fit(matches, model)
+    assert not result.verdict.registered
+    assert result.warp.model == "identity"
+    assert f"only {count} matches" in result.verdict.reason
+    somewhere = np.array([[435010.0, 4180900.0]])
+    np.testing.assert_array_equal(result.warp(somewhere), somewhere)
+    assert result.inliers.shape == (count,)
+    assert not result.inliers.any()
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_random_matches_are_no_registration(seed):
+    matches, _, _ = found(wrong=1.0, seed=seed)
+    assert not fit(matches).verdict.registered
+
+
+def test_matches_on_one_line_do_not_determine_an_affine():
+    matches = found(noise=0.1)[0].keep(np.arange(SIDE))
+    result = fit(matches, "affine")
+    assert not result.verdict.registered
+    assert result.warp.model == "identity"
+    assert "affine" in result.verdict.reason
+
+
+@pytest.mark.parametrize(("crs", "unit"), [(METRES, 1.0), (FEET, 1200 / 3937)])
+@pytest.mark.parametrize("model", ["translation", "affine", "homography"])
+def test_the_threshold_is_in_metres_whatever_the_map_counts_in(model, crs, unit):
+    """Half a metre a pixel in both: a match off by 4 m is an inlier at 6 m and none at 2.5 m."""
+    matches, _, _ = found(noise=0.3, crs=crs, pixel=0.5 / unit)
+    matches.sar_xy[30] += [8.0, 0]
+    assert not fit(matches, model, threshold=2.5).inliers[30]
+    assert fit(matches, model, threshold=6.0).inliers[30]
+
+
+def test_the_default_threshold_is_in_pixels():
+    """Parallax of some pixels is no outlier, at any pixel size."""
+    for pixel in (0.5, 10.0):
+        matches, _, _ = found(noise=0.3, pixel=pixel)
+        matches.sar_xy[30] += [15.0, 0]
+        matches.sar_xy[60] += [60.0, 0]
+        inliers = fit(matches, "affine").inliers
+        assert inliers[30]
+        assert not inliers[60]
+
+
+def test_the_expected_error_is_about_the_noise():
+    for kind in ("translation", "affine", "local"):
+        result = fit(found(kind, noise=1.0)[0])
+        # Median of a Rayleigh distribution of 1 px of half a metre; a field is never quite as good as the noise.
+        assert 0.8 * 0.589 < result.verdict.error < 1.5 * 0.589
+
+
+def test_the_same_twice_byte_for_byte():
+    matches = found("local", wrong=0.1)[0]
+    first, second = fit(matches), fit(matches)
+    places = matches.optical_map
+    assert first.warp(places).tobytes() == second.warp(places).tobytes()
+    assert first.verdict == second.verdict
+    assert first.held_out == second.held_out

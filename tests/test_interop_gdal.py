@@ -1,0 +1,223 @@
+"""What GDAL's own command-line tools see in the files, and whether they warp as `apply` does."""
+
+from __future__ import annotations
+
+import ast
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+from affine import Affine
+from rasterio.crs import CRS
+from scipy.ndimage import gaussian_filter
+
+import sn9reg
+from sn9reg.apply import apply_offsets
+from sn9reg.grid import Grid
+from sn9reg.offsets import OffsetMap, from_nodes, node_positions
+
+needs_gdal = pytest.mark.skipif(
+    shutil.which("gdalinfo") is None, reason="gdalinfo is not on PATH: install GDAL's tools (e.g. gdal-bin)"
+)
+UTM = CRS.from_epsg(32637)
+OPTICAL = Grid(Affine(0.5, 0, 435000, 0, -0.5, 4181000), 240, 200, UTM)
+# The SAR raster has other pixels, of 0.6 m, and reaches further.
+SAR = Grid(Affine(0.6, 0, 434990, 0, -0.6, 4181012), 260, 230, UTM)
+PACKAGE = Path(sn9reg.__file__).parent
+
+
+def tool(*command) -> str:
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def gdalinfo(path, *options) -> dict:
+    return json.loads(tool("gdalinfo", "-json", *options, path))
+
+
+def affine(xy):
+    """Offsets in optical pixels, (N, 2)."""
+    x, y = xy.T
+    return np.column_stack([7.3 + 0.01 * x - 0.004 * y, -4.2 - 0.006 * x + 0.012 * y])
+
+
+def curved(xy):
+    x, y = xy.T / 200
+    return affine(xy) + np.column_stack([2 * x * y - x**2, 1.5 * y**2 - x * y])
+
+
+def wavy(xy):
+    x, y = xy.T / 200
+    return affine(xy) + np.column_stack([3 * np.sin(2 * x + y), 2 * np.cos(2.5 * y)])
+
+
+def offset_map(field, sigma=False) -> OffsetMap:
+    xy, (ny, nx) = node_positions(OPTICAL, 16)
+    bands = [*field(xy).T, *([np.full(len(xy), 0.75)] if sigma else [])]
+    facts = {"registered": "yes", "matcher": "structure", "reason": "12 of 14 patches agree; déjà vu"}
+    return from_nodes(OPTICAL, np.stack(bands).reshape(-1, ny, nx).astype(np.float32), 16, facts)
+
+
+@pytest.fixture
+def offsets(tmp_path):
+    path = tmp_path / "offsets.tif"
+    offset_map(wavy, sigma=True).write(path)
+    return path
+
+
+@pytest.fixture
+def sar(tmp_path):
+    """A smooth image: a difference of 1 is some hundredths of a pixel."""
+    texture = gaussian_filter(np.random.default_rng(0).normal(size=SAR.shape), 4)
+    path = tmp_path / "sar.tif"
+    profile = {"width": SAR.width, "height": SAR.height, "count": 1, "dtype": "float32"}
+    with rasterio.open(path, "w", driver="GTiff", crs=UTM, transform=SAR.transform, nodata=-9999, **profile) as target:
+        target.write((1000 + 100 * texture / texture.std()).astype(np.float32), 1)
+    return path
+
+
+@needs_gdal
+def test_gdalinfo_sees_bands_units_nodata_tiles_and_tags(offsets):
+    info = gdalinfo(offsets)
+    assert [band["description"] for band in info["bands"]] == ["dx", "dy", "sigma"]
+    assert [band["unit"] for band in info["bands"]] == ["px"] * 3
+    assert [band["type"] for band in info["bands"]] == ["Float32"] * 3
+    assert [band["block"] for band in info["bands"]] == [[512, 512]] * 3
+    assert all(str(band["noDataValue"]).lower() == "nan" for band in info["bands"])
+    assert info["metadata"]["IMAGE_STRUCTURE"]["COMPRESSION"] == "DEFLATE"
+    tags = info["metadata"][""]
+    assert tags["SN9REG_REGISTERED"] == "yes"
+    assert tags["SN9REG_MATCHER"] == "structure"
+    assert tags["SN9REG_REASON"] == "12 of 14 patches agree; déjà vu"
+    assert info["geoTransform"] == [435000, 0.5, 0, 4181000, 0, -0.5]
+    assert info["size"] == [240, 200]
+
+
+@needs_gdal
+def test_gdalinfo_reads_the_pixels(offsets):
+    """Predictor and compression are understood by another GDAL than the one that wrote them."""
+    values = offset_map(wavy).read(OPTICAL.window)
+    for band, expected in zip(gdalinfo(offsets, "-stats")["bands"], values, strict=False):
+        assert band["minimum"] == pytest.approx(expected.min(), abs=2e-3)
+        assert band["maximum"] == pytest.approx(expected.max(), abs=2e-3)
+        assert band["mean"] == pytest.approx(expected.mean(), abs=2e-3)
+
+
+@needs_gdal
+@pytest.mark.parametrize("options", [["-of", "COG"], ["-of", "GTiff", "-co", "COMPRESS=LZW"]])
+def test_a_copy_keeps_names_and_tags(tmp_path, offsets, options):
+    copy = tmp_path / "copy.tif"
+    tool("gdal_translate", "-q", *options, offsets, copy)
+    info = gdalinfo(copy)
+    assert [band["description"] for band in info["bands"]] == ["dx", "dy", "sigma"]
+    assert [band["unit"] for band in info["bands"]] == ["px"] * 3
+    assert info["metadata"][""]["SN9REG_REGISTERED"] == "yes"
+    with rasterio.open(copy) as ours, rasterio.open(offsets) as original:
+        np.testing.assert_array_equal(ours.read(), original.read())
+        ours_tags = {k: v for k, v in ours.tags().items() if k.startswith("SN9REG_")}
+        assert ours_tags == {k: v for k, v in original.tags().items() if k.startswith("SN9REG_")}
+        assert len(ours_tags) == 3
+
+
+@needs_gdal
+@pytest.mark.parametrize(
+    ("field", "method", "step", "tolerance"),
+    # Two polynomials, which GDAL's own of that order hold exactly, and a thin-plate spline through a lattice.
+    [(affine, ["-order", "1"], 80, 0.002), (curved, ["-order", "2"], 40, 0.002), (wavy, ["-tps"], 20, 0.03)],
+)
+def test_gdalwarp_through_the_same_tie_points_gives_the_same_picture(tmp_path, sar, field, method, step, tolerance):
+    """`tolerance` in pixels, by way of the picture's gradient."""
+    offset_map(field).write(tmp_path / "offsets.tif")
+    apply_offsets(offset_map(field), sar, tmp_path / "ours.tif", resampling="bilinear")
+
+    x, y = np.meshgrid(np.arange(-20, 261, step), np.arange(-20, 221, step))
+    optical_xy = np.column_stack([x.ravel(), y.ravel()]).astype(float)
+    # GDAL counts pixels from the corner of the first, so that its centre is 0.5.
+    sar_xy = SAR.to_pixel(OPTICAL.to_map(optical_xy + field(optical_xy))) + 0.5
+    points = []
+    for (column, row), place in zip(sar_xy, OPTICAL.to_map(optical_xy), strict=True):
+        points += ["-gcp", f"{column:.9f}", f"{row:.9f}", f"{place[0]:.9f}", f"{place[1]:.9f}"]
+    tool("gdal_translate", "-q", "-of", "VRT", "-a_srs", "EPSG:32637", *points, sar, tmp_path / "gcps.vrt")
+    extent = ["-te", 435000, 4181000 - 100, 435000 + 120, 4181000, "-ts", 240, 200]
+    exactly = ["-et", 0, "-r", "bilinear", "-wo", "XSCALE=1", "-wo", "YSCALE=1"]
+    tool("gdalwarp", "-q", *method, *extent, *exactly, tmp_path / "gcps.vrt", tmp_path / "theirs.tif")
+
+    with rasterio.open(tmp_path / "ours.tif") as a, rasterio.open(tmp_path / "theirs.tif") as b:
+        assert (a.transform, a.shape, a.crs) == (b.transform, b.shape, b.crs)
+        ours, theirs = a.read(1, masked=True), b.read(1, masked=True)
+    assert not ours.mask.any()
+    assert not theirs.mask.any()
+    dy, dx = np.gradient(ours.data)
+    slope = np.hypot(dx, dy).mean()
+    assert slope > 5  # else the pictures would agree wherever they lay
+    difference = np.abs(ours.data - theirs.data)
+    assert np.sqrt((difference**2).mean()) / slope < tolerance
+    # The check itself: a twentieth of a pixel beside, and they would not agree.
+    assert np.abs(theirs.data + 0.05 * dx - ours.data).mean() / slope > tolerance / 2
+
+
+@needs_gdal
+def test_gdal_reads_what_apply_wrote(tmp_path, sar):
+    apply_offsets(offset_map(wavy), sar, tmp_path / "ours.tif")
+    info = gdalinfo(tmp_path / "ours.tif", "-checksum")
+    assert info["bands"][0]["noDataValue"] == -9999
+    assert info["geoTransform"] == [435000, 0.5, 0, 4181000, 0, -0.5]
+    with rasterio.open(tmp_path / "ours.tif") as dataset:
+        assert info["bands"][0]["checksum"] == dataset.checksum(1)
+
+
+def imported(source: str) -> set[str]:
+    """The top-level packages that a module's text imports, at any depth of it."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            names.add(str(node.module).partition(".")[0])
+        elif isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
+            name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            if name in ("import_module", "__import__"):
+                names.add(str(node.args[0].value).partition(".")[0])
+    return names
+
+
+def test_no_module_names_osgeo():
+    """One process, one GDAL: rasterio brings its own."""
+    assert imported("def f():\n    from osgeo import gdal\n    import_module('rasterio.x')") == {"osgeo", "rasterio"}
+    modules = sorted(PACKAGE.rglob("*.py"))
+    assert len(modules) > 20
+    assert [m.name for m in modules if imported(m.read_text()) & {"osgeo", "gdal", "ogr", "osr"}] == []
+
+
+IMPORT_ALL = """
+import importlib, importlib.abc, pkgutil, sys
+
+class Watch(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "osgeo":
+            wanted.append(name)
+
+wanted = []
+sys.meta_path.insert(0, Watch())
+import sn9reg
+names = [m.name for m in pkgutil.walk_packages(sn9reg.__path__, "sn9reg.") if not m.name.endswith("__main__")]
+for name in names:
+    try:
+        importlib.import_module(name)
+    except ModuleNotFoundError as error:  # an extra that is not installed
+        if str(error.name).startswith(("sn9reg", "osgeo")):
+            raise
+print(len(names), wanted)
+"""
+
+
+def test_importing_every_module_never_asks_for_osgeo():
+    number, _, wanted = tool(sys.executable, "-W", "ignore", "-c", IMPORT_ALL).strip().partition(" ")
+    assert int(number) > 20
+    assert wanted == "[]"

@@ -1,0 +1,275 @@
+"""matchers: the contract of all, the registry, and the untrained matcher on pairs whose shift is known."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import sys
+import textwrap
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+import rasterio
+from affine import Affine
+from rasterio.crs import CRS
+from scipy.ndimage import gaussian_filter
+
+import sn9reg.matchers
+from sn9reg.consistency import witnesses_agree
+from sn9reg.correspondences import Correspondences
+from sn9reg.errors import ConfigError
+from sn9reg.matchers.base import Matcher, make_matcher, matcher_classes
+from sn9reg.matchers.structure import StructureMatcher
+from sn9reg.matchers.template import to_common, to_level
+from sn9reg.scene import open_pair
+
+NAMES = sorted(matcher_classes())
+PIXEL = 0.5
+
+
+def write(path, values, nodata=None):
+    height, width = values.shape
+    profile = {"driver": "GTiff", "count": 1, "dtype": "float32", "nodata": nodata, "crs": CRS.from_epsg(32637)}
+    transform = Affine(PIXEL, 0, 435000, 0, -PIXEL, 4181000)
+    with rasterio.open(path, "w", **profile, width=width, height=height, transform=transform) as target:
+        target.write(values.astype(np.float32), 1)
+
+
+def fields(side, seed):
+    """A texture of blobs with sharp edges, as fields and roofs have, in [0, 1]."""
+    random = np.random.default_rng(seed)
+    coarse, fine = (gaussian_filter(random.normal(size=(side, side)), width) for width in (14, 4))
+    edges = (coarse > 0) * 0.5 + (fine > 0.5 * fine.std()) * 0.35
+    return gaussian_filter(edges, 1.0) + 0.1
+
+
+@contextmanager
+def pair_of(folder, shape=(300, 330), shift=(9, -6), looks=4.0, seed=0, empty=None):
+    """Opened: an optical image, and a SAR image of reversed contrast in speckle, its content `shift` px away."""
+    rim = max(map(abs, shift)) + 1
+    whole = fields(max(shape) + 2 * rim, seed)
+    (dx, dy), (height, width) = shift, shape
+    optical = whole[rim : rim + height, rim : rim + width]
+    sar = 1.1 - whole[rim - dy : rim - dy + height, rim - dx : rim - dx + width]
+    sar = 500 * sar * np.random.default_rng(seed + 1).gamma(looks, 1 / looks, sar.shape)
+    if empty is not None:
+        sar[empty] = 0
+    write(folder / "optical.tif", 200 * optical + 20)
+    write(folder / "sar.tif", sar, nodata=0)
+    with open_pair(folder / "optical.tif", folder / "sar.tif") as pair:
+        yield pair
+
+
+def arrays_of(matches):
+    return {f.name: v for f in dataclasses.fields(matches) if isinstance(v := getattr(matches, f.name), np.ndarray)}
+
+
+def displacement(matches):
+    return matches.sar_xy - matches.optical_xy
+
+
+def near(name):
+    """The matcher, told to look nearby if it can be told."""
+    known = inspect.signature(matcher_classes()[name]).parameters
+    return make_matcher(name, **({"max_offset": 12.0} if "max_offset" in known else {}))
+
+
+SMALL = (230, 250)
+
+# --- the contract ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_matcher_can_be_made_and_has_its_name(name):
+    matcher = make_matcher(name)
+    assert isinstance(matcher, Matcher)
+    assert matcher.name == name
+    assert type(matcher) is matcher_classes()[name]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_all_of_a_matchers_configuration_are_keyword_arguments_with_defaults(name):
+    parameters = inspect.signature(matcher_classes()[name]).parameters
+    assert all(p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) for p in parameters.values())
+    defaults = {key: p.default for key, p in parameters.items()}
+    assert inspect.Parameter.empty not in defaults.values()
+    assert isinstance(make_matcher(name, **defaults), Matcher)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_unknown_option_is_refused_and_those_there_are_named(name):
+    with pytest.raises(ConfigError, match=f"matcher '{name}' has no option colour; it has: ") as caught:
+        make_matcher(name, colour="blue")
+    for option in inspect.signature(matcher_classes()[name]).parameters:
+        assert option in str(caught.value)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_match_gives_sane_correspondences_and_the_same_ones_again(name, tmp_path):
+    with pair_of(tmp_path, SMALL) as pair:
+        first, second = near(name).match(pair), near(name).match(pair)
+        grid = pair.grid
+    assert isinstance(first, Correspondences)
+    assert first.grid == grid
+    assert 0 < len(first) <= first.tried
+    assert ((first.optical_xy >= 0) & (first.optical_xy <= [grid.width - 1, grid.height - 1])).all()
+    assert ((first.score >= 0) & (first.score <= 1)).all()
+    assert (first.sigma > 0).all()
+    assert (first.rival_distance >= first.distance).all()
+    assert np.abs(np.median(displacement(first), axis=0) - (9, -6)).max() < 3
+    assert first.step >= 1
+    assert first.footprint >= first.step
+    assert first.search_radius > 0
+    for key, values in arrays_of(first).items():
+        assert values.dtype == np.float64
+        assert values.tobytes() == getattr(second, key).tobytes(), key
+    assert first.tried == second.tried
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("shape", [(40, 40), (1, 1), (3, 200), (200, 17)])
+def test_a_scene_smaller_than_a_template_is_no_accident(name, shape, tmp_path):
+    with pair_of(tmp_path, shape=shape, shift=(1, 0)) as pair:
+        matches = make_matcher(name).match(pair)
+    assert isinstance(matches, Correspondences)
+    assert len(matches) <= matches.tried
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("constant", ["optical", "sar", "both"])
+def test_constant_content_supports_no_match(name, constant, tmp_path):
+    with pair_of(tmp_path, SMALL):
+        pass
+    for scene in ("optical", "sar"):
+        if constant in (scene, "both"):
+            write(tmp_path / f"{scene}.tif", np.full(SMALL, 77.7))
+    with open_pair(tmp_path / "optical.tif", tmp_path / "sar.tif") as pair:
+        matches = near(name).match(pair)
+    assert witnesses_agree(matches).sum() < 8
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_scenes_that_are_mostly_empty(name, tmp_path):
+    with pair_of(tmp_path, SMALL, empty=(slice(None), slice(4, None))) as pair:
+        matches = near(name).match(pair)
+    assert witnesses_agree(matches).sum() < 8
+
+
+# --- the registry ----------------------------------------------------------------------------------------------------
+
+
+def test_the_untrained_matcher_is_there_and_its_base_is_not():
+    classes = matcher_classes()
+    assert classes["structure"] is StructureMatcher
+    assert all(isinstance(name, str) and cls.name == name for name, cls in classes.items())
+    assert "TemplateMatcher" not in {cls.__name__ for cls in classes.values()}
+
+
+def test_an_unknown_matcher_is_refused_and_those_there_are_named():
+    with pytest.raises(ConfigError, match=r"no matcher 'crystal ball'; there are: .*structure"):
+        make_matcher("crystal ball")
+
+
+def test_a_new_file_is_a_new_matcher(tmp_path, monkeypatch):
+    source = """
+        from sn9reg.matchers.structure import StructureMatcher
+
+        class Guess:
+            name = "guess"
+
+            def __init__(self, luck: float = 0.5) -> None:
+                self.luck = luck
+
+            def match(self, pair):
+                return StructureMatcher(max_offset=self.luck).match(pair)
+
+        class NotOne:
+            name = "not one"
+    """
+    (tmp_path / "guess.py").write_text(textwrap.dedent(source))
+    monkeypatch.setattr(sn9reg.matchers, "__path__", [*sn9reg.matchers.__path__, str(tmp_path)])
+    monkeypatch.delitem(sys.modules, "sn9reg.matchers.guess", raising=False)
+    try:
+        assert sorted(matcher_classes()) == sorted([*NAMES, "guess"])
+        assert make_matcher("guess", luck=0.25).luck == 0.25
+        assert make_matcher("structure").name == "structure"
+        with pytest.raises(ConfigError, match="it has: luck"):
+            make_matcher("guess", skill=1)
+    finally:
+        sys.modules.pop("sn9reg.matchers.guess", None)
+        vars(sn9reg.matchers).pop("guess", None)
+
+
+# --- the untrained matcher -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shift", [(9, -6), (-14, 3)])
+def test_structure_finds_a_shift_through_reversed_contrast_and_speckle(tmp_path, shift):
+    with pair_of(tmp_path, shift=shift) as pair:
+        matches = StructureMatcher(max_offset=18.0).match(pair)
+    assert len(matches) > 0.8 * matches.tried
+    assert np.abs(np.median(displacement(matches), axis=0) - shift).max() < 0.5
+    assert (np.linalg.norm(displacement(matches) - shift, axis=1) < 1.0).mean() > 0.8
+    assert witnesses_agree(matches).mean() > 0.9
+    assert np.abs(np.median(matches.solo_xy - matches.optical_xy, axis=0) - shift).max() < 1.0
+
+
+def test_structure_finds_a_large_shift_from_coarse_to_fine(tmp_path):
+    shift = (95, -60)
+    with pair_of(tmp_path, shape=(700, 760), shift=shift, seed=3) as pair:
+        matcher = StructureMatcher(max_offset=60.0, max_templates=250)
+        levels = matcher.levels(pair)
+        matches = matcher.match(pair)
+    assert len(levels) > 1
+    assert [level.factor for level in levels] == sorted({level.factor for level in levels}, reverse=True)
+    assert levels[-1].factor == 1
+    assert matches.step == 1
+    assert np.abs(np.median(displacement(matches), axis=0) - shift).max() < 1.0
+    assert (np.linalg.norm(displacement(matches) - shift, axis=1) < 1.5).mean() > 0.7
+
+
+def test_structure_finds_the_shift_beside_a_gap(tmp_path):
+    with pair_of(tmp_path, empty=(slice(100, 200), slice(150, None))) as pair:
+        matches = StructureMatcher(max_offset=18.0).match(pair)
+    assert len(matches) > 5
+    assert np.abs(np.median(displacement(matches), axis=0) - (9, -6)).max() < 0.7
+
+
+def test_a_shift_beyond_max_offset_is_not_found(tmp_path):
+    with pair_of(tmp_path, shift=(60, 0)) as pair:
+        matches = StructureMatcher(max_offset=10.0).match(pair)
+    assert np.abs(displacement(matches)).max(initial=0) < 25
+    assert witnesses_agree(matches).mean() < 0.5 if len(matches) else matches.tried > 0
+
+
+def test_max_templates_and_spacing_thin_the_lattice(tmp_path):
+    with pair_of(tmp_path, SMALL) as pair:
+        dense = StructureMatcher(max_offset=5.0, spacing=24).match(pair).tried
+        wide = StructureMatcher(max_offset=5.0, spacing=90).match(pair).tried
+        few = StructureMatcher(max_offset=5.0, spacing=24, max_templates=9).match(pair).tried
+    assert dense >= 36
+    assert 1 <= wide <= 4
+    assert 4 <= few <= 19
+
+
+def test_work_megapixels_keeps_to_coarse_pixels(tmp_path):
+    with pair_of(tmp_path) as pair:
+        matches = StructureMatcher(max_offset=10.0, work_megapixels=0.03).match(pair)
+    assert matches.step == 2
+    assert np.abs(np.median(displacement(matches), axis=0) - (9, -6)).max() < 1.0
+
+
+@pytest.mark.parametrize("option", ["max_offset", "template", "spacing", "max_templates", "work_megapixels"])
+@pytest.mark.parametrize("value", [0, -1, float("nan"), "many"])
+def test_options_that_make_no_sense_are_refused(option, value):
+    with pytest.raises(ConfigError, match=option):
+        StructureMatcher(**{option: value})
+
+
+@pytest.mark.parametrize("factor", [1, 2, 8])
+def test_levels_of_the_pyramid_share_pixel_edges(factor):
+    corners = np.array([[-0.5, -0.5], [factor - 0.5, 3 * factor - 0.5]])
+    np.testing.assert_allclose(to_level(corners, factor), [[-0.5, -0.5], [0.5, 2.5]])
+    places = np.random.default_rng(0).uniform(-50, 500, (20, 2))
+    np.testing.assert_allclose(to_common(to_level(places, factor), factor), places)

@@ -1,0 +1,332 @@
+"""OffsetMap: from nodes to pixels, to a file and back, and the sign of an offset."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+import rasterio
+from affine import Affine
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from rasterio.crs import CRS
+
+from sn9reg.errors import InputError, OutputError
+from sn9reg.grid import Grid, Window
+from sn9reg.offsets import OffsetMap, from_nodes, node_positions, offsets_between, open_offsets
+
+UTM = CRS.from_epsg(32637)
+TRANSFORM = Affine(0.5, 0, 435000, 0, -0.5, 4181000)
+GRID = Grid(TRANSFORM, 130, 70, UTM)
+FACTS = {"registered": "yes", "matcher": "structure", "expected_error_px": "1.234"}
+
+
+def sampled(function, grid, step, count=2) -> OffsetMap:
+    """The map through the nodes of function(x, y) -> count bands."""
+    xy, (ny, nx) = node_positions(grid, step)
+    nodes = np.stack(function(*xy.T)).reshape(count, ny, nx).astype(np.float32)
+    return from_nodes(grid, nodes, step)
+
+
+def exactly(function, window) -> np.ndarray:
+    y, x = np.mgrid[window.row : window.row + window.height, window.col : window.col + window.width]
+    return np.stack(function(x.astype(float), y.astype(float)))
+
+
+def noisy(grid=GRID, step=16, count=2, seed=0) -> OffsetMap:
+    _, (ny, nx) = node_positions(grid, step)
+    nodes = np.random.default_rng(seed).normal(0, 20, (count, ny, nx)).astype(np.float32)
+    return from_nodes(grid, nodes, step, FACTS)
+
+
+def of_array(values, grid=GRID, **options) -> OffsetMap:
+    values = np.asarray(values, np.float32)
+    return OffsetMap(grid, lambda w: values[:, w.row : w.row + w.height, w.col : w.col + w.width], **options)
+
+
+def some_windows(grid: Grid):
+    return st.tuples(
+        st.integers(0, grid.width - 1), st.integers(0, grid.height - 1), st.integers(1, 80), st.integers(1, 80)
+    ).map(lambda v: Window(*v).intersect(grid.window))
+
+
+@given(width=st.integers(1, 400), height=st.integers(1, 400), step=st.integers(2, 64))
+def test_nodes_reach_over_the_whole_image(width, height, step):
+    xy, (ny, nx) = node_positions(Grid.pixel_frame(width, height), step)
+    assert len(xy) == nx * ny
+    np.testing.assert_array_equal(xy[0], [0, 0])
+    np.testing.assert_array_equal(xy[-1], [(nx - 1) * step, (ny - 1) * step])
+    assert width - 1 <= (nx - 1) * step < width - 1 + step
+    assert height - 1 <= (ny - 1) * step < height - 1 + step
+    if nx > 1:
+        np.testing.assert_array_equal(xy[1], [step, 0])
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    a=st.tuples(*[st.floats(-0.2, 0.2)] * 4),
+    shift=st.tuples(*[st.floats(-300, 300)] * 2),
+    width=st.integers(1, 150),
+    height=st.integers(1, 90),
+    step=st.integers(4, 64),
+)
+def test_linear_functions_are_exact_to_the_edges(a, shift, width, height, step):
+    def function(x, y):
+        return shift[0] + a[0] * x + a[1] * y, shift[1] + a[2] * x + a[3] * y
+
+    grid = Grid(TRANSFORM, width, height, UTM)
+    np.testing.assert_allclose(
+        sampled(function, grid, step).read(grid.window), exactly(function, grid.window), atol=1e-3
+    )
+
+
+@pytest.mark.parametrize(("step", "bound"), [(8, 0.002), (16, 0.02), (32, 0.25)])
+def test_smooth_functions_within_a_bound(step, bound):
+    """A wave of 200 px and an amplitude of 5 px, also between the last nodes; the error falls with the fourth power."""
+
+    def function(x, y):
+        k = 2 * np.pi / 200
+        return 5 * np.sin(k * x + 0.3) * np.cos(k * y), 5 * np.cos(0.7 * k * (x + y))
+
+    grid = Grid(TRANSFORM, 301, 257, UTM)
+    error = np.abs(sampled(function, grid, step).read(grid.window) - exactly(function, grid.window))
+    inner = error[:, step:-step, step:-step]
+    assert inner.max() < bound
+    assert error.max() < 0.0015 * step**2  # at the edges a node is extrapolated: the error of a straight line
+
+
+def test_the_nodes_themselves_are_kept():
+    offsets = noisy(step=16)
+    _, (ny, nx) = node_positions(GRID, 16)
+    nodes = np.random.default_rng(0).normal(0, 20, (2, ny, nx)).astype(np.float32)
+    np.testing.assert_allclose(offsets.read(GRID.window)[:, ::16, ::16], nodes[:, :5, :9], rtol=1e-5)
+
+
+@settings(max_examples=40, deadline=None)
+@given(window=some_windows(GRID), step=st.sampled_from([8, 16, 21, 64]))
+def test_blocks_agree_with_the_whole(window, step):
+    offsets = noisy(step=step)
+    whole = offsets.read(GRID.window)
+    part = offsets.read(window)
+    assert part.dtype == np.float32
+    np.testing.assert_allclose(
+        part, whole[:, window.row : window.row + window.height, window.col : window.col + window.width], atol=1e-4
+    )
+
+
+def test_a_third_band_is_sigma():
+    assert not noisy().sigma
+    assert (noisy().count, noisy(count=3).count) == (2, 3)
+    assert noisy(count=3).read(Window(3, 4, 5, 6)).shape == (3, 6, 5)
+
+
+@pytest.mark.parametrize("size", [(1, 70), (130, 1), (1, 1), (2, 2), (33, 1)])
+def test_images_of_one_column_or_one_row(tmp_path, size):
+    grid = Grid(TRANSFORM, *size, UTM)
+
+    def function(x, y):
+        return 3 + 0.01 * x, -2 + 0.02 * y
+
+    offsets = sampled(function, grid, 32)
+    np.testing.assert_allclose(offsets.read(grid.window), exactly(function, grid.window), atol=1e-4)
+    corner = np.array([[size[0] - 1, size[1] - 1]], float)
+    np.testing.assert_allclose(offsets.sample(corner), np.column_stack(function(*corner.T)), atol=1e-4)
+    offsets.write(tmp_path / "o.tif")
+    with open_offsets(tmp_path / "o.tif", grid) as again:
+        np.testing.assert_allclose(again.read(grid.window), offsets.read(grid.window), atol=1 / 2048)
+
+
+def test_a_large_map_is_read_where_it_is_needed():
+    """Far from the origin the position among the nodes must not lose its digits."""
+
+    def function(x, y):
+        return 0.05 * x, 0.05 * y
+
+    grid = Grid(TRANSFORM, 60_000, 60_000, UTM)
+    window = Window(59_990, 59_985, 10, 15)
+    np.testing.assert_allclose(sampled(function, grid, 512).read(window), exactly(function, window), atol=2e-2)
+
+
+@pytest.mark.parametrize("sigma", [False, True])
+def test_write_and_open(tmp_path, sigma):
+    grid = Grid(TRANSFORM, 1100, 600, UTM)
+    offsets = noisy(grid, count=3 if sigma else 2)
+    path = tmp_path / "o.tif"
+    offsets.write(path)
+    names = ("dx", "dy", "sigma")[: offsets.count]
+    with rasterio.open(path) as dataset:
+        assert dataset.descriptions == names
+        assert dataset.units == ("px",) * offsets.count
+        assert set(dataset.dtypes) == {"float32"}
+        assert all(np.isnan(v) for v in dataset.nodatavals)
+        assert len(dataset.nodatavals) == offsets.count
+        assert dataset.block_shapes == [(512, 512)] * offsets.count
+        assert dataset.interleaving.name == "band"
+        assert (dataset.crs, dataset.transform, dataset.shape) == (UTM, TRANSFORM, grid.shape)
+        assert dataset.tags()["SN9REG_REGISTERED"] == "yes"
+        assert dataset.tags()["SN9REG_EXPECTED_ERROR_PX"] == "1.234"
+        assert dataset.tags(ns="IMAGE_STRUCTURE")["PREDICTOR"] == "3"
+    with open_offsets(path) as again:
+        assert again.grid == grid
+        assert again.sigma == sigma
+        assert again.facts == FACTS
+        values = again.read(grid.window)
+        np.testing.assert_array_equal(values * 1024, np.rint(values * 1024))
+        np.testing.assert_allclose(values, offsets.read(grid.window), atol=1 / 2048 + 1e-4)
+        np.testing.assert_array_equal(again.read(Window(500, 400, 30, 200)), values[:, 400:600, 500:530])
+    again_path = tmp_path / "again.tif"
+    with open_offsets(path) as again:
+        again.write(again_path)
+    with open_offsets(again_path) as second:
+        np.testing.assert_array_equal(second.read(grid.window), values)
+
+
+def test_the_same_map_is_written_byte_for_byte(tmp_path):
+    for name in ("a.tif", "b.tif"):
+        noisy().write(tmp_path / name)
+    assert (tmp_path / "a.tif").read_bytes() == (tmp_path / "b.tif").read_bytes()
+
+
+def test_missing_offsets_stay_missing(tmp_path):
+    values = np.full((2, *GRID.shape), 1.5)
+    values[:, 10:20, 5] = np.nan
+    of_array(values).write(tmp_path / "o.tif")
+    with open_offsets(tmp_path / "o.tif") as again:
+        np.testing.assert_array_equal(again.read(GRID.window), values)
+        assert np.isnan(again.sample(np.array([[5.0, 12.0]]))).all()
+        assert (again.sample(np.array([[6.0, 12.0]])) == 1.5).all()
+    with rasterio.open(tmp_path / "o.tif") as dataset:
+        np.testing.assert_array_equal(dataset.read_masks(1) == 0, np.isnan(values[0]))
+
+
+def test_a_pixel_frame_is_written_without_georeference_and_without_warning(tmp_path):
+    frame = Grid.pixel_frame(130, 70)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        noisy(frame).write(tmp_path / "o.tif")
+        with open_offsets(tmp_path / "o.tif") as again:
+            assert again.grid == frame
+        with open_offsets(tmp_path / "o.tif", GRID) as again:
+            assert again.grid == GRID
+
+
+def test_write_is_whole_or_nothing(tmp_path):
+    path = tmp_path / "o.tif"
+
+    def interrupted(window):
+        if window.row:
+            raise KeyboardInterrupt
+        return np.zeros((2, *window.shape), np.float32)
+
+    with pytest.raises(KeyboardInterrupt):
+        OffsetMap(Grid(TRANSFORM, 10, 1030, UTM), interrupted).write(path)
+    with pytest.raises(OutputError, match="cannot be written"):
+        noisy().write(path, creation_options={"blockxsize": 17})
+    assert not list(tmp_path.iterdir())
+    noisy().write(path)
+    with pytest.raises(OutputError, match="exists"):
+        noisy(seed=1).write(path)
+    noisy(seed=1).write(path, overwrite=True, creation_options={"compress": "zstd"})
+    with open_offsets(path) as again:
+        np.testing.assert_allclose(again.read(GRID.window), noisy(seed=1).read(GRID.window), atol=1e-3)
+    with rasterio.open(path) as dataset:
+        assert dataset.compression.name == "zstd"
+
+
+def test_a_target_that_exists_is_refused_before_anything_is_computed(tmp_path):
+    (tmp_path / "o.tif").touch()
+    with pytest.raises(OutputError, match="exists"):
+        OffsetMap(GRID, lambda window: pytest.fail("computed in vain")).write(tmp_path / "o.tif")
+
+
+VALUES = np.random.default_rng(5).normal(0, 9, (3, *GRID.shape)).astype(np.float32)
+
+
+def bilinear(x: float, y: float) -> np.ndarray:
+    """Three bands of VALUES at one place, by the definition."""
+    x, y = float(np.clip(x, 0, GRID.width - 1)), float(np.clip(y, 0, GRID.height - 1))
+    total = np.zeros(3)
+    for col in range(int(x), min(int(x) + 2, GRID.width)):
+        for row in range(int(y), min(int(y) + 2, GRID.height)):
+            total += max(0, 1 - abs(x - col)) * max(0, 1 - abs(y - row)) * VALUES[:, row, col].astype(float)
+    return total
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.tuples(st.floats(-0.5, 129.5), st.floats(-0.5, 69.5)), max_size=8))
+def test_sample_is_bilinear(points):
+    xy = np.array(points, float).reshape(-1, 2)
+    result = of_array(VALUES, sigma=True).sample(xy)
+    assert result.shape == (len(xy), 3)
+    for point, value in zip(xy, result, strict=True):
+        np.testing.assert_allclose(value, bilinear(*point), atol=1e-9)
+
+
+@given(col=st.integers(0, 129), row=st.integers(0, 69))
+def test_sample_at_whole_pixels_is_exact_beside_gaps(col, row):
+    values = np.full((2, *GRID.shape), np.nan, np.float32)
+    values[:, row, col] = VALUES[:2, row, col]
+    result = of_array(values).sample(np.array([[col, row]]))
+    np.testing.assert_array_equal(result[0], VALUES[:2, row, col].astype(float))
+
+
+@pytest.mark.parametrize("point", [(-0.51, 5), (5, -0.51), (129.51, 5), (5, 69.51), (np.nan, 5), (5, np.inf), (1e9, 0)])
+def test_sample_outside_is_an_error(point):
+    with pytest.raises(InputError, match="outside the optical image of 130 x 70 px"):
+        of_array(VALUES[:2]).sample(np.array([(3.0, 3.0), point]))
+
+
+@pytest.mark.parametrize("stored", [(130, 69), (129, 70), (70, 130)])
+def test_an_offset_map_of_another_size_is_refused(tmp_path, stored):
+    noisy(Grid(TRANSFORM, *stored, UTM)).write(tmp_path / "o.tif")
+    with (
+        pytest.raises(InputError, match=rf"o\.tif: is {stored[0]} x {stored[1]} px .* is 130 x 70 px"),
+        open_offsets(tmp_path / "o.tif", GRID),
+    ):
+        pass
+
+
+def test_offset_maps_of_other_makers(tmp_path):
+    """Two bands of any type, no tags; further bands only if they say what they are. One band is none."""
+    profile = {"driver": "GTiff", "width": 130, "height": 70, "crs": UTM, "transform": TRANSFORM}
+    values = np.arange(4 * 130 * 70).reshape(4, 70, 130) % 50
+    with rasterio.open(tmp_path / "o.tif", "w", count=4, dtype="int16", **profile) as target:
+        target.write(values.astype(np.int16))
+    with open_offsets(tmp_path / "o.tif") as offsets:
+        assert (offsets.sigma, offsets.count, offsets.facts) == (False, 2, {})
+        block = offsets.read(Window(10, 20, 3, 4))
+        assert block.dtype == np.float32
+        np.testing.assert_array_equal(block, values[:2, 20:24, 10:13])
+    with rasterio.open(tmp_path / "one.tif", "w", count=1, dtype="float32", **profile) as target:
+        target.write(values[:1].astype(np.float32))
+    with pytest.raises(InputError, match=r"one\.tif: has 1 band"), open_offsets(tmp_path / "one.tif"):
+        pass
+
+
+def test_the_sign_of_an_offset():
+    """+dx: the counterpart lies to the right; +dy: below, where the north is up."""
+    here, there = np.array([[1000.0, 5000.0]]), np.array([[1001.0, 4998.5]])
+    np.testing.assert_allclose(offsets_between(GRID, here, there), [[2, 3]])
+    south_up = Grid(Affine(0.5, 0, 0, 0, 0.5, 0), 5, 5, UTM)
+    np.testing.assert_allclose(offsets_between(south_up, here, there), [[2, -3]])
+    on_its_side = Grid(Affine(0, 0.5, 0, 0.25, 0, 0), 5, 5, UTM)
+    np.testing.assert_allclose(offsets_between(on_its_side, here, there), [[-6, 2]])
+    np.testing.assert_allclose(offsets_between(Grid.pixel_frame(5, 5), np.zeros((1, 2)), np.array([[4, 7]])), [[4, 7]])
+
+
+@settings(max_examples=50, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    angle=st.floats(0, 360),
+    sides=st.tuples(st.floats(0.1, 10), st.floats(0.1, 10)),
+    flip=st.sampled_from([1, -1]),
+    origin=st.tuples(st.floats(-1e6, 1e6), st.floats(-1e6, 1e6)),
+    xy=st.lists(st.tuples(*[st.floats(-1e3, 1e3)] * 4), min_size=1, max_size=9).map(np.array),
+)
+def test_pixel_plus_offset_is_the_counterpart(angle, sides, flip, origin, xy):
+    """On any optical grid: where the offset leads, in optical pixels, the map has the counterpart."""
+    transform = Affine.translation(*origin) * Affine.rotation(angle) * Affine.scale(sides[0], flip * sides[1])
+    grid = Grid(transform, 100, 100, UTM)
+    optical, counterpart = xy[:, :2], xy[:, 2:]
+    offsets = offsets_between(grid, grid.to_map(optical), grid.to_map(counterpart))
+    np.testing.assert_allclose(optical + offsets, counterpart, atol=1e-5)
