@@ -29,7 +29,7 @@ def _one_thread():
 @pytest.fixture(scope="session")
 def scene(tmp_path_factory) -> SimulatedScene:
     """A small simulated pair, with tie-points and exact offsets. Registered with a margin; do not write into it."""
-    return simulate(tmp_path_factory.mktemp("scene"), 900, 800, seed=2, looks=8)
+    return simulate(tmp_path_factory.mktemp("scene"), 700, 600, seed=2, looks=8)
 
 
 @dataclass(frozen=True)

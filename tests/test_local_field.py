@@ -7,12 +7,21 @@ from functools import lru_cache
 import numpy as np
 import pytest
 
+from sn9reg import local_field
 from sn9reg.local_field import LocalField, block_folds, fit_local
 from sn9reg.warp import least_squares_affine
 
 ORIGIN = np.array([435000.0, 4180000.0])
 SIDE = 1500.0
 LOOK = np.array([np.cos(0.4), np.sin(0.4)])  # direction of the parallax
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _small_solves():
+    """Linear algebra so small that it stays on one thread: on busy cores the others cost a hundred times as long."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(local_field, "_SUBSET", 80)
+        yield
 
 
 def hills(seed):

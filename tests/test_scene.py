@@ -193,6 +193,15 @@ def test_the_finer_scene_is_averaged_over_each_coarse_pixel(tmp_path, factor, dt
     np.testing.assert_allclose(patch.values[0], means, atol=1e-4 if dtype.startswith("f") else 0.5001)
 
 
+def test_what_is_finer_is_told_on_the_ground_and_not_by_numbers(tmp_path):
+    """Pixels of 1 foot under pixels of 1 metre: averaged, or their noise would pass for detail."""
+    optical, sar, _ = PLACED["sar in feet, finer though as long in units"]
+    paths = [write(tmp_path / f"{i}.tif", noise(1, g.shape, "float32"), g) for i, g in enumerate((optical, sar))]
+    with open_pair(*paths) as pair:
+        patch = pair.sar.read(pair.overlap)
+    assert patch.values[0, 3:-3, 3:-3].std() < 0.37 * noise(1, sar.shape, "float32").std()
+
+
 def test_only_valid_pixels_are_averaged(tmp_path):
     sar = Grid(Affine(1, 0, 435000, 0, -1, 4181000), 24, 16, UTM)
     optical = Grid(Affine(0.5, 0, 435000, 0, -0.5, 4181000), 48, 32, UTM)
@@ -250,7 +259,7 @@ def test_nodata_of_other_types(tmp_path, dtype, nodata):
 def test_alpha_band(tmp_path):
     colours = [ColorInterp.red, ColorInterp.green, ColorInterp.blue, ColorInterp.alpha]
     values = np.concatenate([noise(), np.full((1, *GRID.shape), 255, np.uint8)])
-    values[3, 5:9], values[3, 20] = 0, 40
+    values[3, 5:9], values[3, 20], values[2, 30] = 0, 40, 0
     patch = read(write(tmp_path / "last.tif", values, colours=colours))
     assert patch.values.shape[0] == 3
     np.testing.assert_array_equal(patch.valid, values[3] > 0)

@@ -32,7 +32,7 @@ _COARSE_RADIUS = 40  # a coarsest level is one where the largest shift is at mos
 _COARSE_SIDE = 96  # ... unless the scene would shrink below this
 _RETURN = 3.0  # a match that does not come back to within this many pixels is dropped
 _VOTERS, _NEAREST_VOTERS = 0.8, 0.6  # width of the vote, in nodes, for the prediction and for the matches
-_SUPPORTED = 0.45  # of a level's matches must be confirmed for it to replace a coarser one ...
+_SUPPORTED = 0.5  # of a level's matches must be confirmed for it to replace a coarser one ...
 _DESCEND = 0.6  # ... and of this level's for a finer one to be tried, ...
 _TELLING = 100  # ... as soon as there are this many places to tell by
 _FINE_RADIUS = 12  # search of every finer level around its prediction
@@ -65,8 +65,8 @@ class TemplateMatcher:
     """Base of the dense matchers. A subclass gives `name` and `extractor`.
 
     max_offset: largest shift looked for, metres. template: side of a template, pixels of its level. spacing: step of
-    the lattice, pixels of its level (default half a template). max_templates: at most about this many at a level.
-    work_megapixels: the finest level is the first whose overlap has no more pixels than this.
+    the lattice, pixels of its level (default half a template). max_templates: at most about this many at the finest
+    level, half as many at others. work_megapixels: the finest level is the first whose overlap has no more pixels than this.
     """
 
     name: str
@@ -144,8 +144,10 @@ class TemplateMatcher:
         prediction: _Prediction | None = None
         best: Correspondences | None = None
         best_share = -1.0
-        for level in self.levels(pair):
-            matches, prediction = self._step(pair, level, prediction, extract)
+        levels = self.levels(pair)
+        for level in levels:
+            limit = self.max_templates if level is levels[-1] else self.max_templates // 2
+            matches, prediction = self._step(pair, level, limit, prediction, extract)
             share = _confirmed_share(matches)
             log.info(
                 "1/%d: %d places, %d matches, %.0f %% confirmed", level.factor, matches.tried, len(matches), 100 * share
@@ -157,19 +159,24 @@ class TemplateMatcher:
         assert best is not None
         return best
 
-    def _lattice(self, pair: ScenePair, level: Level) -> Lattice:
+    def _lattice(self, pair: ScenePair, level: Level, limit: int) -> Lattice:
         window = pair.overlap
         f = level.factor
         inside = Window(
             window.col // f, window.row // f, max(1, window.width // f), max(1, window.height // f)
         )
-        return Lattice.over(inside, level.template, self.spacing * level.template / self.template, self.max_templates)
+        return Lattice.over(inside, level.template, self.spacing * level.template / self.template, limit)
 
     def _step(
-        self, pair: ScenePair, level: Level, prediction: _Prediction | None, extract: FeatureExtractor
+        self,
+        pair: ScenePair,
+        level: Level,
+        limit: int,
+        prediction: _Prediction | None,
+        extract: FeatureExtractor,
     ) -> tuple[Correspondences, _Prediction]:
         """One level: its matches, and the field that predicts the next one's."""
-        lattice = self._lattice(pair, level)
+        lattice = self._lattice(pair, level, limit)
         places = to_common(lattice.nodes, level.factor)
         predicted = np.zeros_like(places) if prediction is None else prediction.at(places) / level.factor
         surfaces = search(pair, level, lattice.nodes, predicted, extract)
