@@ -94,7 +94,7 @@ def fit_global(
         return None
     if model == "affine":
         matrix = np.vstack([least_squares_affine(a[inliers], b[inliers]), [0, 0, 1]])
-    return GlobalFit(matrix, centre, inliers)
+    return GlobalFit(np.asarray(matrix, np.float64), centre, inliers)
 
 
 def _on_a_line(points: Points) -> bool:

@@ -186,6 +186,8 @@ def test_a_new_file_is_a_new_matcher(tmp_path, monkeypatch):
 
         class NotOne:
             name = "not one"
+
+        Imported = type("Imported", (Guess,), {"name": "imported", "__module__": "elsewhere"})
     """
     (tmp_path / "guess.py").write_text(textwrap.dedent(source))
     monkeypatch.setattr(sn9reg.matchers, "__path__", [*sn9reg.matchers.__path__, str(tmp_path)])

@@ -74,7 +74,7 @@ def test_float_sar_with_nan_for_no_data(scene, aligned, tmp_path):
         "right",
         pytest.param(
             "swath",
-            marks=pytest.mark.xfail(reason="the coarsest level is misled by what lies at the swath's edge", strict=True),
+            marks=pytest.mark.xfail(reason="the coarsest level is misled at the swath's edge", strict=True),
         ),
     ],
 )

@@ -117,8 +117,8 @@ def align(
         raise NotRegisteredError(f"{optical} and {sar} were not registered: {verdict.reason}. {result}")
     if not as_json:
         click.echo(
-            f"{out}: registered by a {registration.warp.model} warp, right to about "
-            f"{registration.expected_error_px:.1f} px ({verdict.reason})"
+            f"{out}: registered, {registration.warp.model} warp; held-out matches lie "
+            f"{registration.expected_error_px:.1f} optical px from it (median); {verdict.reason}"
         )
 
 

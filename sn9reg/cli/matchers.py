@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+from typing import Any
 
 import click
 
@@ -16,7 +17,7 @@ def matchers(as_json: bool) -> None:
     """List the matchers and their options."""
     from sn9reg.matchers.base import matcher_classes
 
-    table = {
+    table: dict[str, dict[str, Any]] = {
         name: {
             "about": (inspect.getdoc(item) or "").split("\n")[0],
             "options": {p.name: p.default for p in inspect.signature(item).parameters.values()},
@@ -28,4 +29,4 @@ def matchers(as_json: bool) -> None:
         return
     for name, facts in table.items():
         click.echo(f"{name}: {facts['about']}")
-        click.echo("    " + " ".join(f"{key}={value}" for key, value in dict(facts["options"]).items()))
+        click.echo("    " + " ".join(f"{key}={value}" for key, value in facts["options"].items()))

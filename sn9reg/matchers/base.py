@@ -29,7 +29,8 @@ def matcher_classes() -> dict[str, type[Matcher]]:
     found: dict[str, type[Matcher]] = {}
     for module in sorted(pkgutil.iter_modules(package.__path__), key=lambda m: m.name):
         loaded = importlib.import_module(f"{package.__name__}.{module.name}")
-        for _, item in inspect.getmembers(loaded, inspect.isclass):
+        members: list[tuple[str, Any]] = inspect.getmembers(loaded, inspect.isclass)
+        for _, item in members:
             own = item.__module__ == loaded.__name__
             if own and isinstance(getattr(item, "name", None), str) and hasattr(item, "match"):
                 found[item.name] = item

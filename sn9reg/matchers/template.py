@@ -66,7 +66,8 @@ class TemplateMatcher:
 
     max_offset: largest shift looked for, metres. template: side of a template, pixels of its level. spacing: step of
     the lattice, pixels of its level (default half a template). max_templates: at most about this many at the finest
-    level, half as many at others. work_megapixels: the finest level is the first whose overlap has no more pixels than this.
+    level, half as many at others. work_megapixels: the finest level is the first whose overlap has no more pixels than
+    this.
     """
 
     name: str
@@ -99,9 +100,8 @@ class TemplateMatcher:
     def locate(self, optical: Patch, sar: Patch) -> Points:
         """(2,) where the upper left pixel of a SAR template lies in a larger optical patch, whole pixels."""
         extract = self.extractor(sar)
-        (region, region_mask), (template, template_mask) = (
-            self._whole(patch, kind, extract) for patch, kind in ((optical, "optical"), (sar, "sar"))
-        )
+        region, region_mask = self._whole(optical, "optical", extract)
+        template, template_mask = self._whole(sar, "sar", extract)
         surface = masked_cc(region, region_mask, template, template_mask)[0]
         row, col = np.unravel_index(int(surface.argmax()), surface.shape)
         return np.array([col, row], dtype=np.float64)
