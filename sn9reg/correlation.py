@@ -71,19 +71,23 @@ def similarity(name: Similarity, reference: Tensor, template: Tensor) -> Tensor:
 def masked_cc(
     reference: Tensor, reference_mask: Tensor, template: Tensor, template_mask: Tensor, min_overlap: float = 0.35
 ) -> Tensor:
-    """Mean of the channels' inner product over the pixels that are valid in both.
+    """Mean of the channels' inner product over the pixels that are valid in both, as far as it can be trusted.
 
-    Features of unit length make this the mean cosine, which is 1 - SSD / 2 over the same pixels. Positions where
-    less than `min_overlap` of the template's valid pixels meet valid ones get -1, as do those of an empty template.
+    Features of unit length make this the mean cosine, which is 1 - SSD / 2 over the same pixels. A mean over few
+    pixels is noisy and would often be the highest, so its distance from the surface's mean is shrunk by the root of
+    the share of the template's valid pixels that it is taken over; below `min_overlap` it is the surface's mean, which
+    speaks neither for nor against a position. 0 for an empty template or reference.
     Masks: (B, H, W) and (B, h, w), 0 or 1. Shapes else as in `cross_correlation`.
     """
     cross = cross_correlation(reference * reference_mask[:, None], template * template_mask[:, None])
+    area = template_mask.sum(dim=(1, 2))[:, None, None].clamp_min(1)
     if bool((reference_mask > 0).all()):
-        area = template_mask.sum(dim=(1, 2))[:, None, None]
-        return torch.where(area > 0, cross / area.clamp_min(1), -1.0)
+        return cross / area
     overlap = cross_correlation(reference_mask[:, None], template_mask[:, None])
-    enough = overlap > min_overlap * template_mask.sum(dim=(1, 2))[:, None, None].clamp_min(1)
-    return torch.where(enough, cross / overlap.clamp_min(1), -1.0)
+    enough = (overlap > min_overlap * area).to(cross.dtype)
+    mean = cross / overlap.clamp_min(1)
+    base = (mean * enough).sum(dim=(1, 2), keepdim=True) / enough.sum(dim=(1, 2), keepdim=True).clamp_min(1)
+    return base + (mean - base) * (overlap / area).clamp(0, 1).sqrt() * enough
 
 
 def _box_sum(image: Tensor, size: torch.Size | tuple[int, int]) -> Tensor:

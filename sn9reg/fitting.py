@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import numpy as np
@@ -68,7 +68,7 @@ def fit(matches: Correspondences, model: str = "auto", threshold: float | None =
         return _unfitted(matches, f"the matches do not determine a model of kind {chosen}")
     warp, inliers = fitted
     error = _expected_error(matches, inliers, local, warp)
-    return Fit(warp, inliers, judge(matches, inliers, error), held_out)
+    return Fit(_with_floor(warp, error), inliers, judge(matches, inliers, error), held_out)
 
 
 def _block(matches: Correspondences) -> float:
@@ -135,6 +135,18 @@ def _expected_error(matches: Correspondences, inliers: Flags, local: LocalField,
         block = _block(matches)
         predicted = _cross_predict(source, block, lambda rest: local.refit(source[rest], target[rest], sigma[rest]))
     return float(np.median(np.hypot(*(predicted - target).T)))
+
+
+def _with_floor(warp: Warp, median: float) -> Warp:
+    """The warp with an expected error that is nowhere below that of held-out matches.
+
+    Matches share pixels with their neighbours and so their errors: a field through them looks surer than it is. The
+    median length of a 2-D normal deviation is sqrt(ln 2) times its root mean square.
+    """
+    if warp.model != "local":
+        return warp
+    floor = median**2 / math.log(2)
+    return replace(warp, error=lambda xy: np.sqrt(warp.error(xy) ** 2 + floor))
 
 
 def _unfitted(matches: Correspondences, reason: str) -> Fit:

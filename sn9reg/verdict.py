@@ -11,7 +11,7 @@ from sn9reg.consistency import WITNESS_PX, witnesses_agree
 from sn9reg.correspondences import Correspondences, Flags
 
 MINIMUM = 8  # matches below which nothing is fitted or believed
-_SHARE = 0.45  # of the matches must be confirmed ...
+_SHARE = 0.4  # of the matches must be confirmed ...
 _AGREEMENT = 0.2  # ... and of all places tried
 
 

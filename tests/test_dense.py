@@ -261,7 +261,7 @@ def test_nodes_beyond_both_scenes_are_not_usable_and_do_no_harm(tmp_path):
     with pair_of(tmp_path) as pair:
         surfaces = search(pair, LEVEL, nodes, np.zeros_like(nodes), plain)
     np.testing.assert_array_equal(surfaces.usable, [False, True, False])
-    assert (surfaces.values[[0, 2]] == -1).all()
+    assert (surfaces.values[[0, 2]] == 0).all()
     assert np.isinf(surfaces.returned[[0, 2]]).all()
 
 

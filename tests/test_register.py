@@ -68,16 +68,7 @@ def test_float_sar_with_nan_for_no_data(scene, aligned, tmp_path):
     assert mean_distance(offsets_of(registration), read(aligned.offsets)) < 1
 
 
-@pytest.mark.parametrize(
-    "where",
-    [
-        "right",
-        pytest.param(
-            "swath",
-            marks=pytest.mark.xfail(reason="the coarsest level is misled at the swath's edge", strict=True),
-        ),
-    ],
-)
+@pytest.mark.parametrize("where", ["right", "swath"])
 def test_half_empty_sar(tmp_path, where):
     """The right half is missing, or all beyond the slanting edge of the swath, on the left."""
     half = simulate(tmp_path, 900, 800, seed=2, looks=8, empty=0.5 if where == "swath" else 0.01)

@@ -69,7 +69,7 @@ def search(
     # Corners of the templates and the shift are whole pixels; what is left over is in the node's place.
     corner = np.rint(nodes - (level.template - 1) / 2).astype(np.int64)
     centre = np.rint(predicted).astype(np.int64)
-    values = np.full((len(nodes), size, size), -1, np.float32)
+    values = np.zeros((len(nodes), size, size), np.float32)
     usable = np.zeros(len(nodes), bool)
     own, other = (pair.optical, pair.sar) if template_from == "optical" else (pair.sar, pair.optical)
     other_kind: Modality = "sar" if template_from == "optical" else "optical"
