@@ -6,7 +6,7 @@ import logging
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from sn9reg.correspondences import Correspondences
+from sn9reg.correspondences import Correspondences, adaptive_ratio
 from sn9reg.fitting import Fit, fit
 from sn9reg.grid import Grid, Points
 from sn9reg.matchers.base import Matcher, make_matcher
@@ -145,6 +145,7 @@ def register(
     matcher_options: Mapping[str, Any] | None = None,
     model: str = "auto",
     threshold: float | None = None,
+    ratio_filter: bool = False,
     pixel_frame: bool = False,
     optical_bands: Sequence[int] = (),
     sar_bands: Sequence[int] = (),
@@ -154,7 +155,9 @@ def register(
     """Register an optical to a SAR image.
 
     matcher: a name or an object. matcher_options: its constructor's keyword arguments. model, threshold: see
-    `fitting.fit`. The rest: see `scene.open_pair`. The result says itself whether the pair was registered.
+    `fitting.fit`. ratio_filter: keep only matches that pass
+    the adaptive-ratio filter (`correspondences.adaptive_ratio`); about half do. The rest: see `scene.open_pair`.
+    The result says itself whether the pair was registered.
 
     Raises InputError for files that cannot be used, ConfigError for options that make no sense.
     """
@@ -178,6 +181,10 @@ def register(
     ) as pair:
         lap("open")
         matches = source.match(pair)
+        if ratio_filter:
+            kept = adaptive_ratio(matches)
+            # What the filter drops was not tried, so that the verdict judges those that are left.
+            matches = replace(matches.keep(kept), tried=matches.tried - int((~kept).sum()))
         lap("match")
         fitted = fit(matches, model, threshold)
         lap("fit")

@@ -227,3 +227,12 @@ def test_help_and_version():
     assert run("nonesuch").exit_code == 2
     done = subprocess.run([sys.executable, "-m", "sn9reg", "--version"], capture_output=True, text=True)
     assert (done.returncode, done.stdout.split()[0]) == (0, "sn9reg,")
+
+
+def test_ratio_filter_keeps_fewer_matches(pair):
+    counts = []
+    for option in ([], ["--ratio-filter"]):  # on a dense lattice, so that half of the matches still convince
+        result = align("o.tif", "s.tif", "--json", "--overwrite", "--matcher-option", "spacing=16", *option)
+        assert result.exit_code == 0, result.stderr
+        counts.append(json.loads(result.stdout)["matches"])
+    assert 0.2 * counts[0] < counts[1] < 0.8 * counts[0]

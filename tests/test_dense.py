@@ -365,3 +365,16 @@ def test_rows_and_columns_of_the_lattice_are_not_mixed_up():
     assert heights[5] > 0.01
     assert heights[13] > 0.01
     assert heights[7] == 0
+
+
+def test_places_without_structure_are_not_usable(tmp_path):
+    """A SAR image of one value, which nobody declared as nodata, has no features."""
+    with pair_of(tmp_path) as pair:
+        whole = search(pair, LEVEL, NODES, np.zeros_like(NODES), plain).usable
+
+        def empty(patch, kind):
+            features = plain(patch, kind).clone()
+            return features * 0 if kind == "sar" else features
+
+        assert whole.any()
+        assert not search(pair, LEVEL, NODES, np.zeros_like(NODES), empty).usable.any()

@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
     show_default=True,
     help="Kind of warp; auto takes what predicts held-out matches best.",
 )
+@click.option("--ratio-filter", is_flag=True, help="Keep only matches that pass the adaptive-ratio filter.")
 @click.option("--threshold", type=options.POSITIVE, help="Of RANSAC, metres [default: 30 px].")
 @click.option(
     "--max-offset",
@@ -59,6 +60,7 @@ def align(
     matcher: str,
     matcher_option: tuple[str, ...],
     model: str,
+    ratio_filter: bool,
     threshold: float | None,
     max_offset: float,
     sigma: bool,
@@ -98,6 +100,7 @@ def align(
         matcher_options={"max_offset": max_offset} | _parse(matcher_option),
         model=model,
         threshold=threshold,
+        ratio_filter=ratio_filter,
         pixel_frame=pixel_frame,
         optical_bands=optical_bidx,
         sar_bands=sar_bidx,
