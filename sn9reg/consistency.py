@@ -14,7 +14,7 @@ _NEIGHBOURS = 12
 _ROUNDS = 6
 _CANDIDATES = 4_000_000  # pairs looked at at once
 # A witness agrees when the plane through its neighbours' witnesses hits it within this many pixels of the level.
-# Between 3 and 5 right and wrong pairs of the training data separate equally well.
+# From 3 to 5 px, crops that belong together and crops that do not separate about equally well.
 WITNESS_PX = 4.0
 
 

@@ -52,7 +52,7 @@ def refused(matches: Correspondences, reason: str) -> Verdict:
 
 
 def _decide(agreed: int, matches: int, agreement: float, chance: float) -> tuple[bool, str]:
-    """Thresholds lie between right and wrong pairs of the training data (README, "When it says no")."""
+    """Thresholds lie between pairs that belong together and others (`pipelines/verdict.py` measures both)."""
     share = agreed / max(1, matches)
     evidence = f"{agreed} of {matches} matches ({share:.0%}) are confirmed by neighbours that share no pixel with them"
     if agreed < MINIMUM:

@@ -1,0 +1,78 @@
+"""Where the verdict's thresholds lie: confirmed matches of pairs that belong together and of pairs that do not.
+
+    python -m pipelines.verdict [--data ../shared/data] [--side 380] [--places 14]
+
+Crops of the Los Angeles pair, at places drawn by a seed: each optical crop with its own SAR crop, and with those of two
+other places that it shares no ground with. Prints one line per kind.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import click
+import numpy as np
+import rasterio
+from rasterio.windows import Window
+
+from sn9reg.consistency import witnesses_agree
+from sn9reg.fitting import fit
+from sn9reg.grid import Grid
+from sn9reg.matchers.structure import StructureMatcher
+from sn9reg.rasters import geotiff_profile
+from sn9reg.scene import open_pair
+
+KINDS = ("optical", "sar")
+
+
+def crop(path: Path, corner: tuple[int, int], side: int, out: Path) -> Path:
+    """A square of a raster as a plain image without georeference."""
+    with rasterio.open(path) as source:
+        values = source.read(window=Window(*corner, side, side))
+    profile = geotiff_profile(Grid.pixel_frame(side, side), len(values), str(values.dtype))
+    with rasterio.open(out, "w", **profile) as target:
+        target.write(values)
+    return out
+
+
+def evidence(optical: Path, sar: Path) -> tuple[int, int, int, bool]:
+    """Confirmed, found and tried matches, and the verdict."""
+    with open_pair(optical, sar, pixel_frame=True) as pair:
+        matches = StructureMatcher().match(pair)
+    return int(witnesses_agree(matches).sum()), len(matches), matches.tried, fit(matches).verdict.registered
+
+
+@click.command()
+@click.option("--data", type=click.Path(path_type=Path), default=Path("../shared/data"), show_default=True)
+@click.option("--side", default=380, show_default=True, help="Of a crop, px.")
+@click.option("--places", default=14, show_default=True)
+def main(data: Path, side: int, places: int) -> None:
+    """Measure and print."""
+    folder = data / "sentinel_la"
+    random = np.random.default_rng(0)
+    corners = [(int(random.integers(0, 3072 - 600)), int(random.integers(0, 5120 - 600))) for _ in range(places)]
+    with tempfile.TemporaryDirectory() as scratch:
+        pairs = [
+            tuple(crop(folder / f"{kind}.tif", corner, side, Path(scratch) / f"{kind}{i}.tif") for kind in KINDS)
+            for i, corner in enumerate(corners)
+        ]
+        right = [evidence(optical, sar) for optical, sar in pairs]
+        wrong = [
+            evidence(pairs[i][0], pairs[j][1])
+            for i in range(places)
+            for j in ((i + 1) % places, (i + 5) % places)
+            if max(abs(a - b) for a, b in zip(corners[i], corners[j], strict=True)) > side + 60
+        ]
+    for name, found in (("together", right), ("apart", wrong)):
+        share = sorted(confirmed / max(1, matches) for confirmed, matches, _, _ in found)
+        best = sorted(found, key=lambda e: -e[0] / max(1, e[1]))[:3]
+        top = ", ".join(f"{confirmed} of {matches} ({tried} tried)" for confirmed, matches, tried, _ in best)
+        click.echo(
+            f"{side} px, {name}: {len(found)} pairs, confirmed {share[0]:.0%} to {share[-1]:.0%}, "
+            f"{sum(e[3] for e in found)} registered; highest: {top}"
+        )
+
+
+if __name__ == "__main__":
+    main()
