@@ -7,7 +7,7 @@ laid with its upper left pixel on the reference's pixel (row i, column j). Highe
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from scipy.fft import next_fast_len
@@ -26,9 +26,34 @@ def cross_correlation(reference: Tensor, template: Tensor) -> Tensor:
     rows, cols = height - template.shape[-2] + 1, width - template.shape[-1] + 1
     if rows < 1 or cols < 1:
         raise ValueError(f"template {tuple(template.shape[-2:])} is larger than reference {(height, width)}")
-    size = (next_fast_len(height, real=True), next_fast_len(width, real=True))
-    spectrum = torch.fft.rfft2(reference, s=size) * torch.fft.rfft2(template, s=size).conj()
-    return torch.fft.irfft2(spectrum.sum(dim=1), s=size)[:, :rows, :cols]
+    surface: Tensor = _CrossCorrelation.apply(reference, template)
+    return surface
+
+
+class _CrossCorrelation(torch.autograd.Function):
+    """`cross_correlation` with the gradient in closed form: two more correlations by the same spectra, and half the
+    time of what torch would derive from its transforms."""
+
+    @staticmethod
+    def forward(ctx: Any, reference: Tensor, template: Tensor) -> Tensor:
+        (height, width), (h, w) = reference.shape[-2:], template.shape[-2:]
+        ctx.size = (next_fast_len(int(height), real=True), next_fast_len(int(width), real=True))
+        ctx.shapes = (height, width), (h, w)
+        spectrum, pattern = torch.fft.rfft2(reference, s=ctx.size), torch.fft.rfft2(template, s=ctx.size)
+        if any(ctx.needs_input_grad):
+            ctx.save_for_backward(spectrum, pattern)
+        product = (spectrum * pattern.conj()).sum(dim=1)
+        return torch.fft.irfft2(product, s=ctx.size)[:, : height - h + 1, : width - w + 1]
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        spectrum, pattern = ctx.saved_tensors
+        (height, width), (h, w) = ctx.shapes
+        whole = torch.fft.rfft2(gradient, s=ctx.size)[:, None]
+        return (
+            torch.fft.irfft2(whole * pattern, s=ctx.size)[..., :height, :width] if ctx.needs_input_grad[0] else None,
+            torch.fft.irfft2(whole.conj() * spectrum, s=ctx.size)[..., :h, :w] if ctx.needs_input_grad[1] else None,
+        )
 
 
 def cc(reference: Tensor, template: Tensor) -> Tensor:
@@ -84,8 +109,51 @@ def masked_cc(
     if bool((reference_mask > 0).all()):
         return cross / area
     overlap = cross_correlation(reference_mask[:, None], template_mask[:, None])
-    enough = (overlap > min_overlap * area).to(cross.dtype)
-    mean = cross / overlap.clamp_min(1)
+    return _trusted(cross / overlap.clamp_min(1), overlap, template_mask, min_overlap)
+
+
+def masked_similarity(
+    name: Similarity,
+    reference: Tensor,
+    reference_mask: Tensor,
+    template: Tensor,
+    template_mask: Tensor,
+    min_overlap: float = 0.35,
+) -> Tensor:
+    """The surface of the given name over the pixels that are valid in both, trusted as in `masked_cc`."""
+    if name == "cc":
+        return masked_cc(reference, reference_mask, template, template_mask, min_overlap)
+    if bool((reference_mask > 0).all()) and bool((template_mask > 0).all()):
+        return similarity(name, reference, template)
+    level = (reference * reference_mask[:, None]).sum(dim=(2, 3)) / reference_mask.sum(dim=(1, 2))[:, None].clamp_min(1)
+    if name == "ssd":  # one level off both sides changes no difference, and saves the sums' precision
+        one, other = reference - level[..., None, None], template - level[..., None, None]
+    else:
+        one = reference - level[..., None, None]
+        other = template - template.mean(dim=(2, 3), keepdim=True)
+    mask, part = reference_mask[:, None].double(), template_mask[:, None].double()
+    one, other = one.double() * mask, other.double() * part
+    overlap = cross_correlation(mask, part).clamp_min(1)
+    cross = cross_correlation(one, other)
+    energy = cross_correlation((one**2).sum(dim=1, keepdim=True), part)
+    own = cross_correlation(mask, (other**2).sum(dim=1, keepdim=True))
+    if name == "ssd":
+        value = -(energy - 2 * cross + own) / overlap
+    else:
+        for c in range(one.shape[1]):
+            total, own_total = cross_correlation(one[:, c : c + 1], part), cross_correlation(mask, other[:, c : c + 1])
+            cross, energy = cross - total * own_total / overlap, energy - total**2 / overlap
+            own = own - own_total**2 / overlap
+        floor, own_floor = (1e-9 * e.flatten(1).amax(dim=1)[:, None, None] + 1e-30 for e in (energy, own))
+        scale = torch.where((energy > floor) & (own > own_floor), energy * own, torch.inf).sqrt()
+        value = (cross / scale).clamp(-1, 1)
+    return _trusted(value, overlap, template_mask, min_overlap).to(reference.dtype)
+
+
+def _trusted(mean: Tensor, overlap: Tensor, template_mask: Tensor, min_overlap: float) -> Tensor:
+    """Means over few pixels drawn towards the surface's mean, see `masked_cc`."""
+    area = template_mask.sum(dim=(1, 2))[:, None, None].clamp_min(1)
+    enough = (overlap > min_overlap * area).to(mean.dtype)
     base = (mean * enough).sum(dim=(1, 2), keepdim=True) / enough.sum(dim=(1, 2), keepdim=True).clamp_min(1)
     return base + (mean - base) * (overlap / area).clamp(0, 1).sqrt() * enough
 

@@ -55,3 +55,16 @@ def fill_invalid(image: Image, valid: Mask) -> Image:
         return image
     level = float(image[valid].mean()) if valid.any() else 0.0
     return np.where(valid, image, np.float32(level))
+
+
+def standardise(image: Image, valid: Mask, clip: float = 4.0) -> Image:
+    """The image with mean 0 and variance 1 over valid pixels, cut at +-clip, and 0 where it is not valid: what a
+    network sees. All 0 where the image is constant."""
+    pixels = image[valid]
+    if not pixels.size:
+        return np.zeros_like(image)
+    spread = float(pixels.std())
+    if not spread > 1e-6 * max(1.0, abs(float(pixels.mean()))):
+        return np.zeros_like(image)
+    scaled = np.clip((image - pixels.mean()) / spread, -clip, clip)
+    return np.where(valid, scaled, np.float32(0)).astype(np.float32)

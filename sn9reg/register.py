@@ -17,6 +17,7 @@ import numpy as np
 from sn9reg.correspondences import Correspondences, adaptive_ratio
 from sn9reg.fitting import Fit, fit
 from sn9reg.grid import Grid, Points
+from sn9reg.matchers import DEFAULT_MATCHER
 from sn9reg.matchers.base import Matcher, make_matcher
 from sn9reg.offsets import OffsetMap, from_nodes, node_positions, offsets_between
 from sn9reg.rasters import PathLike
@@ -141,7 +142,7 @@ def register(
     optical: PathLike,
     sar: PathLike,
     *,
-    matcher: str | Matcher = "structure",
+    matcher: str | Matcher = DEFAULT_MATCHER,
     matcher_options: Mapping[str, Any] | None = None,
     model: str = "auto",
     threshold: float | None = None,

@@ -20,10 +20,8 @@ log = logging.getLogger(__name__)
 @click.argument("optical")
 @click.argument("sar")
 @click.option("--out", required=True, help="Offset map to write (GeoTIFF).")
-@click.option("--matcher", default="structure", show_default=True, help="See `sn9reg matchers`.")
-@click.option(
-    "--matcher-option", multiple=True, metavar="NAME=VALUE", help="Option of the matcher; may be repeated."
-)
+@options.matcher
+@options.matcher_options
 @click.option(
     "--model",
     type=click.Choice(["auto", "translation", "affine", "homography", "local"]),
@@ -58,7 +56,7 @@ def align(
     sar: str,
     out: str,
     matcher: str,
-    matcher_option: tuple[str, ...],
+    matcher_options: dict[str, Any],
     model: str,
     ratio_filter: bool,
     threshold: float | None,
@@ -97,7 +95,7 @@ def align(
         optical,
         sar,
         matcher=matcher,
-        matcher_options={"max_offset": max_offset} | _parse(matcher_option),
+        matcher_options={"max_offset": max_offset} | matcher_options,
         model=model,
         threshold=threshold,
         ratio_filter=ratio_filter,
@@ -133,17 +131,3 @@ def _check_tiepoints(path: str, out: str, overwrite: bool, pixel_frame: bool, in
     check_output(path, overwrite, inputs)
     if os.path.realpath(path) == os.path.realpath(out):
         raise ConfigError(f"{path}: --out and --tiepoints-out are the same file")
-
-
-def _parse(values: tuple[str, ...]) -> dict[str, Any]:
-    """NAME=VALUE pairs, values as JSON where they are, else as text."""
-    result: dict[str, Any] = {}
-    for value in values:
-        name, equals, content = value.partition("=")
-        if not equals:
-            raise ConfigError(f"--matcher-option {value!r} is not NAME=VALUE")
-        try:
-            result[name] = json.loads(content)
-        except json.JSONDecodeError:
-            result[name] = content
-    return result

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import click
 
@@ -16,20 +17,39 @@ def bench() -> None:
 
 @bench.command()
 @click.argument("folder")
-@click.option("--matcher", default="structure", show_default=True, help="See `sn9reg matchers`.")
+@options.matcher
+@options.matcher_options
 @click.option("--reference", type=click.IntRange(min=16), default=256, show_default=True, help="Optical patch, px.")
 @click.option("--template", type=click.IntRange(min=8), default=192, show_default=True, help="SAR template, px.")
 @click.option("--limit", type=click.IntRange(min=1), help="Only so many pairs, by name.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the templates' places.")
+@click.option("--looks", type=options.POSITIVE, help="Speckle of so many looks on the template, an amplitude.")
+@click.option("--blur", type=float, default=0.0, show_default=True, help="Gaussian blur of the template, sigma in px.")
+@click.option("--rotate", type=float, default=0.0, show_default=True, help="Turn templates, at most so many degrees.")
 @options.as_json
 def patches(
-    folder: str, matcher: str, reference: int, template: int, limit: int | None, seed: int, as_json: bool
+    folder: str,
+    matcher: str,
+    matcher_options: dict[str, Any],
+    reference: int,
+    template: int,
+    limit: int | None,
+    seed: int,
+    looks: float | None,
+    blur: float,
+    rotate: float,
+    as_json: bool,
 ) -> None:
     """Look for SAR templates in optical patches: FOLDER holds NAME_opt.*, NAME_sar.* and, optionally, NAME_mask.*."""
     from sn9reg.benchmark import bench_patches
+    from sn9reg.degradation import Degradation
     from sn9reg.matchers.base import make_matcher
 
-    result = bench_patches(folder, make_matcher(matcher), reference, template, limit, seed).as_dict()
+    degradation = Degradation(looks, blur)
+    made = make_matcher(matcher, **matcher_options)
+    found = bench_patches(folder, made, reference, template, limit, seed, degradation, rotate)
+    used = {name: value for name, value in (("looks", looks), ("blur", blur), ("rotate", rotate)) if value}
+    result = found.as_dict() | used
     if as_json:
         click.echo(json.dumps(result))
         return

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
 from typing import Any
 
 import click
+
+from sn9reg.errors import ConfigError
+from sn9reg.matchers import DEFAULT_MATCHER
 
 
 class _Positive(click.FloatRange):
@@ -29,6 +33,15 @@ as_json = click.option("--json", "as_json", is_flag=True, help="One JSON object 
 pixel_frame = click.option(
     "--pixel-frame", is_flag=True, help="Ignore georeference: both images lie on one pixel grid, 1 px = 1 unit."
 )
+matcher = click.option("--matcher", default=DEFAULT_MATCHER, show_default=True, help="See `sn9reg matchers`.")
+matcher_options = click.option(
+    "--matcher-option",
+    "matcher_options",
+    multiple=True,
+    metavar="NAME=VALUE",
+    callback=lambda _c, _p, values: _parse_matcher_options(values),
+    help="Option of the matcher; may be repeated.",
+)
 # What rasterio.open takes by name beside creation options.
 _NO_OPTIONS = {"fp", "mode", "driver", "width", "height", "count", "dtype", "crs", "transform", "nodata", "sharing"}
 creation = click.option(
@@ -39,6 +52,20 @@ creation = click.option(
     callback=lambda _c, _p, values: parse_creation_options(values),
     help="GeoTIFF creation option; may be repeated.",
 )
+
+
+def _parse_matcher_options(values: tuple[str, ...]) -> dict[str, Any]:
+    """NAME=VALUE pairs, values as JSON where they are, else as text. Raises ConfigError without an equals sign."""
+    result: dict[str, Any] = {}
+    for value in values:
+        name, equals, content = value.partition("=")
+        if not equals:
+            raise ConfigError(f"--matcher-option {value!r} is not NAME=VALUE")
+        try:
+            result[name] = json.loads(content)
+        except json.JSONDecodeError:
+            result[name] = content
+    return result
 
 
 def parse_creation_options(values: tuple[str, ...]) -> dict[str, Any]:

@@ -13,12 +13,12 @@ import torch
 from scipy.ndimage import binary_erosion
 from torch import Tensor
 
-from sn9reg.correlation import masked_cc
+from sn9reg.correlation import Similarity, masked_similarity
 from sn9reg.grid import Points, Window
 from sn9reg.scene import Patch, Scene, ScenePair
 
 Modality = Literal["optical", "sar"]
-# (patch, modality) -> features (C, h, w), each pixel of unit length or zero
+# (patch, modality) -> features (C, h, w), zero where there is nothing to compare; of unit length for similarity "cc"
 FeatureExtractor = Callable[[Patch, Modality], Tensor]
 
 _TILE = 320  # side of what is searched from one tile, about; larger tiles share more, smaller ones stay in the cache
@@ -58,12 +58,13 @@ def search(
     predicted: Points,
     extract: FeatureExtractor,
     template_from: Modality = "optical",
+    similarity: Similarity = "cc",
     progress: Callable[[int], None] = lambda n: None,
 ) -> Surfaces:
     """Similarity surfaces of templates centred at `nodes` of one scene, searched for in the other.
 
     nodes: (N, 2) pixels of the level, in the scene the templates come from. predicted: (N, 2) shift expected from
-    there to the other scene. progress: called with each number of nodes done.
+    there to the other scene. similarity: of the features. progress: called with each number of nodes done.
     """
     size = 2 * level.radius + 1
     # Corners of the templates and the shift are whole pixels; what is left over is in the node's place.
@@ -88,14 +89,14 @@ def search(
             around, around_mask = here.cut(from_corner[part], span)
             region, region_mask = there.cut(to_corner[part], span)
             template, template_mask = around[..., inner, inner], around_mask[:, inner, inner]
-            found = masked_cc(region, region_mask, template, template_mask)
+            found = masked_similarity(similarity, region, region_mask, template, template_mask)
             values[who] = found.numpy()
             enough = _MIN_VALID * level.template**2
             expected = (_content(region, region_mask)[:, inner, inner] * template_mask).sum(dim=(1, 2))
             # Half of the template must meet valid pixels with structure when it lies where it is expected.
             content = _content(template, template_mask).sum(dim=(1, 2))
             usable[who] = ((content > enough) & (expected > enough / 2)).numpy()
-            returned[who] = _way_back(found, region, region_mask, around, around_mask, level)
+            returned[who] = _way_back(found, region, region_mask, around, around_mask, level, similarity)
         progress(len(group))
     return Surfaces(level, values, centre, usable, returned)
 
@@ -107,7 +108,13 @@ def _content(features: Tensor, mask: Tensor) -> Tensor:
 
 
 def _way_back(
-    surface: Tensor, region: Tensor, region_mask: Tensor, around: Tensor, around_mask: Tensor, level: Level
+    surface: Tensor,
+    region: Tensor,
+    region_mask: Tensor,
+    around: Tensor,
+    around_mask: Tensor,
+    level: Level,
+    similarity: Similarity,
 ) -> npt.NDArray[np.float64]:
     """(n,) distance between a template's place and where the template cut at its best match is found again."""
     size = surface.shape[-1]
@@ -116,7 +123,7 @@ def _way_back(
     boxes = [(slice(int(y), int(y) + level.template), slice(int(x), int(x) + level.template)) for x, y in at]
     template = torch.stack([region[i, :, rows, cols] for i, (rows, cols) in enumerate(boxes)])
     mask = torch.stack([region_mask[i, rows, cols] for i, (rows, cols) in enumerate(boxes)])
-    back = masked_cc(around, around_mask, template, mask).flatten(1).argmax(dim=1)
+    back = masked_similarity(similarity, around, around_mask, template, mask).flatten(1).argmax(dim=1)
     gone = torch.stack([back % size, back // size], dim=1) - level.radius
     return np.asarray(torch.linalg.vector_norm(gone.double(), dim=1).numpy())
 

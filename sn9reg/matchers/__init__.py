@@ -1,1 +1,3 @@
-"""One file per correspondence source; `base.py` holds the contract."""
+"""One file per source of correspondences; `base` holds the contract."""
+
+DEFAULT_MATCHER = "structure"

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from sn9reg.consistency import witnesses_agree
-from sn9reg.correlation import find_peaks, masked_cc
+from sn9reg.correlation import Similarity, find_peaks, masked_similarity
 from sn9reg.correspondences import Correspondences
 from sn9reg.dense.aggregate import aggregate, centred
 from sn9reg.dense.lattice import Field, Lattice, smooth_field
@@ -72,6 +72,7 @@ class TemplateMatcher:
 
     name: str
     margin = 24  # pixels by which a feature feels the border of what it is computed from
+    similarity: Similarity = "cc"  # by which the features are compared
 
     def __init__(
         self,
@@ -102,7 +103,7 @@ class TemplateMatcher:
         extract = self.extractor(sar)
         region, region_mask = self._whole(optical, "optical", extract)
         template, template_mask = self._whole(sar, "sar", extract)
-        surface = masked_cc(region, region_mask, template, template_mask)[0]
+        surface = masked_similarity(self.similarity, region, region_mask, template, template_mask)[0]
         row, col = np.unravel_index(int(surface.argmax()), surface.shape)
         return np.array([col, row], dtype=np.float64)
 
@@ -179,7 +180,7 @@ class TemplateMatcher:
         lattice = self._lattice(pair, level, limit)
         places = to_common(lattice.nodes, level.factor)
         predicted = np.zeros_like(places) if prediction is None else prediction.at(places) / level.factor
-        surfaces = search(pair, level, lattice.nodes, predicted, extract)
+        surfaces = search(pair, level, lattice.nodes, predicted, extract, similarity=self.similarity)
         alone = centred(surfaces, predicted)
         matches = _correspondences(pair, lattice, surfaces, predicted, alone)
         votes = find_peaks(aggregate(alone, surfaces.usable, lattice, _VOTERS))

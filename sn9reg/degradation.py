@@ -1,0 +1,92 @@
+"""What a SAR sensor in flight does to its image: defocus and speckle.
+
+Source: S. Bertrand, G. Bourmaud, C. Vacar, L. Bombrun, "Learning-based SAR-Optical Registration for Navigation",
+section V-C. Not modelled, there or here: layover, shadow, geometric distortion, speckle that is not fully developed.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.ndimage import gaussian_filter
+
+from sn9reg.errors import ConfigError, InputError
+
+Values = npt.NDArray[np.float32]  # (..., h, w)
+
+
+@dataclass(frozen=True)
+class Degradation:
+    """Gaussian blur of `blur` px, then speckle of `looks` looks; None and 0 leave out the one or the other.
+
+    The paper names both and states no order. Blur goes first here: it stands for errors of the focusing, which act
+    on the scene, and speckle blurred afterwards would no longer be that of L looks.
+
+    looks: L; None for no speckle. blur: sigma of the Gaussian, px. intensity: see `speckle`.
+
+    Raises ConfigError for looks that are not above 0, a blur below 0, and numbers that are not finite.
+    """
+
+    looks: float | None = None
+    blur: float = 0.0
+    intensity: bool = False
+
+    def __post_init__(self) -> None:
+        if self.looks is not None:
+            _check_looks(self.looks)
+        _check_blur(self.blur)
+
+    def __call__(self, values: Values, random: np.random.Generator) -> Values:
+        """(bands, h, w) -> a new (bands, h, w); never negative where `values` are not. Raises as `speckle`."""
+        blurred = blur(values, self.blur)
+        return blurred if self.looks is None else speckle(blurred, self.looks, random, self.intensity)
+
+
+def speckle(values: Values, looks: float, random: np.random.Generator, intensity: bool = False) -> Values:
+    """Fully developed speckle of L looks, independent in every pixel and band; (..., h, w) -> the same shape.
+
+    intensity: the values are intensities (power), and are multiplied by Gamma(L, 1/L), of mean 1 and variance 1 / L.
+    Otherwise they are amplitudes, and are multiplied by its square root: their mean square stays, their mean falls a
+    little. Speckle that the image already has stays under the new one.
+
+    8-bit products are neither. Those of SEN1-2 are stretched decibels (the local deviation is the same in dark and
+    in bright places) and do not come with their stretch, so that it cannot be undone; the default takes them for
+    amplitudes, of the two the nearer to them. Their bright pixels then suffer more than a sensor would make them,
+    and their dark ones less.
+
+    Raises ConfigError for looks that are not finite and above 0, InputError for negative values: those of decibels.
+    """
+    _check_looks(looks)
+    if (values < 0).any():
+        raise InputError("negative values look like decibels; speckle multiplies amplitude or intensity: convert first")
+    gain = random.standard_gamma(looks, values.shape, dtype=np.float32) / np.float32(looks)
+    return np.asarray(values * (gain if intensity else np.sqrt(gain)), np.float32)
+
+
+def blur(values: Values, sigma: float) -> Values:
+    """Gaussian blur of `sigma` px within each band, edges mirrored; (..., h, w) -> a new array of the same shape.
+
+    Pixels that are not valid are taken as they are. Raises ConfigError for a sigma that is negative or not finite.
+    """
+    _check_blur(sigma)
+    return np.asarray(gaussian_filter(values, (0,) * (values.ndim - 2) + (sigma, sigma)), np.float32)
+
+
+def _check_looks(looks: float) -> None:
+    if not (math.isfinite(looks) and looks > 0):
+        raise ConfigError(f"looks must be a number above 0, not {looks}")
+
+
+def _check_blur(sigma: float) -> None:
+    if not (math.isfinite(sigma) and sigma >= 0):
+        raise ConfigError(f"blur must be a number of pixels, 0 or more, not {sigma}")
+
+
+# Section V-C: a cross of nine configurations, its two arms sharing the middle, L = 35 and sigma = 0.5.
+DEGRADATION_CROSS = (
+    *(Degradation(looks, 0.5) for looks in (5, 8, 15, 25, 35, 75)),
+    *(Degradation(35, sigma) for sigma in (0.25, 1, 2)),
+)

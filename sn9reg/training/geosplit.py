@@ -1,0 +1,289 @@
+"""Large co-registered rasters of many places and times, parted by place or by time, and random windows of them.
+
+For MEOW (4096 px at 10 m, four seasons of four years) or an archive of one's own, listed in a manifest. Source:
+S. Bertrand, G. Bourmaud, C. Vacar, L. Bombrun, "Learning-based SAR-Optical Registration for Navigation: Insights from
+a Multi-Year, Multi-Season Continental-Scale Dataset", sections III (the dataset) and V-A (the protocols).
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from rasterio.io import DatasetReader
+from rasterio.windows import Window
+from skimage.measure import points_in_poly
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from sn9reg.errors import ConfigError, InputError
+from sn9reg.radiometry import fill_invalid
+from sn9reg.rasters import PathLike, check_bands, data_bands, open_raster, reading
+
+COLUMNS = ("optical", "sar", "lon", "lat", "year", "season")
+SEASONS = ("winter", "spring", "summer", "autumn")
+
+Time = tuple[int, str]  # year, season
+Place = tuple[float, float]  # lon, lat in degrees, rounded
+
+
+@dataclass(frozen=True)
+class Acquisition:
+    """One row of a manifest: both sensors' images of one place and time. lon, lat: degrees, of the tile's centre."""
+
+    optical: Path
+    sar: Path
+    lon: float
+    lat: float
+    year: int
+    season: str
+
+    @property
+    def place(self) -> Place:
+        """What tells locations apart: (lon, lat) rounded to 1e-4 degrees, some 10 m."""
+        return round(self.lon, 4), round(self.lat, 4)
+
+    @property
+    def time(self) -> Time:
+        return self.year, self.season
+
+
+@dataclass(frozen=True, slots=True)
+class PairRef:
+    """An optical and a SAR image of one place, of the same time or of two. lon, lat: degrees, rounded to 1e-4."""
+
+    optical: Path
+    sar: Path
+    lon: float
+    lat: float
+    optical_time: Time
+    sar_time: Time
+
+
+Split = tuple[list[PairRef], list[PairRef]]  # train, test
+
+
+def read_manifest(path: PathLike) -> list[Acquisition]:
+    """The rows of a CSV file with the columns optical, sar, lon, lat, year, season, in its order; others are ignored.
+
+    Files are named relative to the manifest. A place has one row for each time, and a file belongs to one row.
+
+    Raises InputError, with the line, for columns, values or files that are missing or make no sense, and for
+    duplicates.
+    """
+    path, seen, rows = Path(path), _Seen(), []
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as stream:
+            reader = csv.DictReader(stream)
+            missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
+            if missing:
+                raise InputError(f"{path}:1: has no column {', '.join(missing)}; it needs {','.join(COLUMNS)}")
+            for row in reader:
+                where = f"{path}:{reader.line_num}"
+                rows.append(_acquisition(row, path.parent, where))
+                seen.add(rows[-1], where, reader.line_num)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path}: cannot be read as a CSV file ({error})") from error
+    if not rows:
+        raise InputError(f"{path}: lists no acquisitions")
+    return rows
+
+
+def spatial_split(
+    acquisitions: Iterable[Acquisition],
+    longitude: float | None = None,
+    region: Sequence[float] | Sequence[Sequence[float]] | None = None,
+) -> Split:
+    """Pairs of two areas that share no location: (train, test). In both, every optical with every SAR image of a place.
+
+    longitude: degrees; the test set lies west of it, as the text of section V-A has it (the caption of figure 6 has
+    it the other way round; then exchange the two lists). region: the test set lies inside, either a box (west, south,
+    east, north) or a polygon ((lon, lat), ...) of three corners or more, not across the date line.
+
+    Tiles that overlap without having the same centre are not noticed: MEOW's do not overlap.
+
+    Raises ConfigError if not exactly one of the two is given, and where either set stays empty.
+    """
+    if (longitude is None) == (region is None):
+        raise ConfigError("give either a longitude or a region to part training from test")
+    locations = _locations(acquisitions)
+    if longitude is not None:
+        if not math.isfinite(longitude):
+            raise ConfigError(f"a longitude must be a number of degrees, not {longitude}")
+        held_out = {place for place in locations if place[0] < longitude}
+    else:
+        held_out = _inside(list(locations), region)
+    train: list[PairRef] = []
+    test: list[PairRef] = []
+    for place, group in locations.items():
+        (test if place in held_out else train).extend(_combinations(place, group))
+    return _both(train, test, "all locations lie on one side of the longitude or region")
+
+
+def temporal_split(acquisitions: Iterable[Acquisition], year: int = 2018) -> Split:
+    """Pairs of the same locations at two times: (train, test), section V-A.
+
+    Train: optical and SAR image both of `year`, of whatever seasons. Test: every other combination of a place's
+    optical and SAR images, those with one image of `year` among them.
+
+    Raises ConfigError where either set stays empty.
+    """
+    train: list[PairRef] = []
+    test: list[PairRef] = []
+    for place, group in _locations(acquisitions).items():
+        for pair in _combinations(place, group):
+            (train if pair.optical_time[0] == pair.sar_time[0] == year else test).append(pair)
+    return _both(train, test, f"none or all of the acquisitions are of {year}")
+
+
+class GeoSplit(Dataset[tuple[Tensor, Tensor]]):
+    """Windows at random places of large rasters, of which nothing else is read; one window for each pair and epoch.
+
+    An item is (optical, sar), (1, size, size) float32 each, in the files' own units: the mean of the first three
+    optical bands, and one SAR band (MEOW: 1 = VV, 2 = VH; decibels). Both images of a pair lie on one pixel grid. Where
+    a pixel is not valid there stands the window's mean, 0 if it has no valid pixel: a network has no use for NaN.
+
+    The place depends on seed, epoch and index only; call `set_epoch` before each epoch. Items raise InputError for
+    files that cannot be read, pairs of different size, and rasters smaller than the window.
+    """
+
+    def __init__(self, pairs: Sequence[PairRef], size: int, seed: int = 0, sar_band: int = 1) -> None:
+        """Raises ConfigError for a size below 1 px, a negative seed, or no pairs."""
+        if size < 1 or seed < 0 or not pairs:
+            raise ConfigError(f"needs a size above 0, a seed of 0 or more, and pairs, not {size}, {seed}, {len(pairs)}")
+        self.pairs, self.size, self.seed, self.sar_band = pairs, size, seed, sar_band
+        # In shared memory, for the loader's worker processes may outlive an epoch.
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+
+    def set_epoch(self, epoch: int) -> None:
+        self._epoch.fill_(epoch)
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        index = range(len(self))[index]
+        pair, random = self.pairs[index], np.random.default_rng([self.seed, int(self._epoch), index])
+        with open_raster(pair.optical) as optical, open_raster(pair.sar) as sar:
+            width, height = optical.width, optical.height
+            if (width, height) != (sar.width, sar.height):
+                raise InputError(
+                    f"{pair.optical} is {width} x {height} px, {pair.sar} {sar.width} x {sar.height} px: "
+                    "a pair must lie on one pixel grid"
+                )
+            if min(width, height) < self.size:
+                raise InputError(f"{pair.optical}: is {width} x {height} px, smaller than a window of {self.size} px")
+            col, row = (int(random.integers(n - self.size + 1)) for n in (width, height))
+            window = Window(col, row, self.size, self.size)
+            return _window(optical, data_bands(optical)[:3], window), _window(sar, [self.sar_band], window)
+
+
+class _Seen:
+    """What the rows before have named."""
+
+    def __init__(self) -> None:
+        self._times: dict[tuple[Place, Time], int] = {}
+        self._files: dict[Path, int] = {}
+
+    def add(self, row: Acquisition, where: str, line: int) -> None:
+        before = self._times.setdefault((row.place, row.time), line)
+        if before != line:
+            year, season = row.time
+            raise InputError(f"{where}: line {before} already has {season} {year} of this place")
+        for file in (row.optical, row.sar):
+            before = self._files.setdefault(file, line)
+            if before != line:
+                raise InputError(f"{where}: {file} already stands in line {before}, with another place or time")
+
+
+def _acquisition(row: dict[str, str], folder: Path, where: str) -> Acquisition:
+    values = {name: (row[name] or "").strip() for name in COLUMNS}
+    empty = [name for name in COLUMNS if not values[name]]
+    if empty:
+        raise InputError(f"{where}: has no {', '.join(empty)}")
+    if None in row:
+        raise InputError(f"{where}: has more values than there are columns; put quotes around those with a comma")
+    files = [folder / values[name] for name in ("optical", "sar")]
+    for file in files:
+        if not file.is_file():
+            raise InputError(f"{where}: {file}: no such file")
+    lon, lat = _degrees(values["lon"], "lon", 180, where), _degrees(values["lat"], "lat", 90, where)
+    try:
+        year = int(values["year"])
+    except ValueError as error:
+        raise InputError(f"{where}: year {values['year']!r} is not an integer") from error
+    season = values["season"].lower()
+    if season not in SEASONS:
+        raise InputError(f"{where}: season {values['season']!r} is none of {', '.join(SEASONS)}")
+    return Acquisition(files[0], files[1], lon, lat, year, season)
+
+
+def _degrees(text: str, name: str, limit: int, where: str) -> float:
+    try:
+        value = float(text)
+    except ValueError as error:
+        raise InputError(f"{where}: {name} {text!r} is not a number") from error
+    if not abs(value) <= limit:
+        raise InputError(f"{where}: {name} {text} must lie between -{limit} and {limit} degrees")
+    return value
+
+
+def _locations(acquisitions: Iterable[Acquisition]) -> dict[Place, list[Acquisition]]:
+    found: dict[Place, list[Acquisition]] = {}
+    for acquisition in acquisitions:
+        found.setdefault(acquisition.place, []).append(acquisition)
+    return found
+
+
+def _combinations(place: Place, group: list[Acquisition]) -> Iterator[PairRef]:
+    """Every optical with every SAR image of a place: of n times n * n pairs."""
+    for one, other in product(group, group):
+        yield PairRef(one.optical, other.sar, *place, one.time, other.time)
+
+
+def _inside(places: list[Place], region: Any) -> set[Place]:
+    try:
+        corners = np.asarray(region, float)
+    except (TypeError, ValueError):
+        corners = np.zeros(0)
+    if not np.isfinite(corners).all() or (corners.shape != (4,) and not _is_polygon(corners)):
+        raise ConfigError(
+            f"a region is (west, south, east, north) or at least three corners (lon, lat), in degrees: {region}"
+        )
+    if corners.shape == (4,):
+        west, south, east, north = corners
+        if not (west < east and south < north):
+            raise ConfigError(f"a box is (west, south, east, north), not {region}")
+        return {(lon, lat) for lon, lat in places if west <= lon <= east and south <= lat <= north}
+    within = points_in_poly(np.array(places).reshape(-1, 2), corners)
+    return {place for place, is_in in zip(places, within, strict=True) if is_in}
+
+
+def _is_polygon(corners: npt.NDArray[np.float64]) -> bool:
+    return corners.ndim == 2 and corners.shape[1] == 2 and len(corners) >= 3
+
+
+def _both(train: list[PairRef], test: list[PairRef], why: str) -> Split:
+    if not train or not test:
+        raise ConfigError(f"the {'test' if train else 'training'} set is empty: {why}")
+    return train, test
+
+
+def _window(dataset: DatasetReader, bands: list[int], window: Window) -> Tensor:
+    """(1, h, w) mean of the bands; invalid pixels filled."""
+    check_bands(dataset, bands)
+    with reading(dataset.name):
+        values = dataset.read(bands, window=window, out_dtype="float32")
+        masks = dataset.read_masks(bands, window=window)
+    # A colour may hold the nodata value in one band and be none.
+    valid = (masks > 0).any(axis=0) & np.isfinite(values).all(axis=0)
+    grey = np.where(valid, values, np.float32(0)).mean(axis=0, dtype=np.float32)
+    return torch.from_numpy(fill_invalid(grey, valid))[None]

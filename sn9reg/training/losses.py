@@ -1,0 +1,332 @@
+"""What a similarity surface is trained with: the losses that the papers compare, and one of ours.
+
+A loss takes the surface as `sn9reg.correlation` gives it and the true place, and returns a scalar, the mean over the
+batch. "Paper 000" is Learning-based SAR-Optical Registration for Navigation, whose Sec. IV-C and Table III pair
+each loss with a similarity and a mask of positives; "paper 002" is MARU-Net. Where they print no formula or no value,
+the docstring says what was taken; "as released" is as in the code that paper 000's first author published,
+github.com/Simon-Bertrand/SAROPTReg-TranslatModels.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, softplus
+
+from sn9reg.correlation import Similarity
+from sn9reg.errors import ConfigError
+
+TEMPERATURES = (1e-3, 1e2)
+
+
+class MatchingLoss(nn.Module, ABC):
+    """A loss on raw similarity surfaces. `similarity` names the surface that it is meant for."""
+
+    similarity: ClassVar[Similarity]
+
+    def forward(self, surface: Tensor, place: Tensor) -> Tensor:
+        """Mean over the batch, a scalar in the surface's type, in float32 at the least.
+
+        surface: (B, H, W), higher is more similar. place: (B, 2) integers, (row, col) of the true position.
+        Raises ValueError for other shapes, for a place outside the surface, and, in losses that need negatives,
+        for a surface that is nothing but positives.
+        """
+        if surface.dim() != 3 or len(surface) == 0 or place.shape != (len(surface), 2):
+            raise ValueError(f"not surface (B, H, W) and place (B, 2): {tuple(surface.shape)}, {tuple(place.shape)}")
+        if place.is_floating_point():
+            raise ValueError("place must hold integers, (row, col)")
+        if bool(((place < 0) | (place >= place.new_tensor(surface.shape[-2:]))).any()):
+            raise ValueError(f"place outside the surface of {tuple(surface.shape[-2:])}: {place.tolist()}")
+        return self.per_pair(surface.to(torch.promote_types(surface.dtype, torch.float32)), place.long()).mean()
+
+    @abstractmethod
+    def per_pair(self, surface: Tensor, place: Tensor) -> Tensor:
+        """(B,) of a surface and places that `forward` has checked."""
+
+
+class Temperature(nn.Module):
+    """Divides scores by a temperature, held as its logarithm: a parameter if `trainable`, else a buffer.
+
+    It is clamped to `TEMPERATURES`, and in place: clamped on the way out only, the logarithm would drift on outside,
+    and without a gradient it would stay there. Give a trained one no weight decay, which would pull it to 1.
+    Raises ConfigError for a start outside the range.
+    """
+
+    log_temperature: Tensor
+
+    def __init__(self, start: float, trainable: bool) -> None:
+        super().__init__()
+        _require(TEMPERATURES[0] <= start <= TEMPERATURES[1], f"temperature {start} is not within {TEMPERATURES}")
+        value = torch.tensor(math.log(start))
+        if trainable:
+            self.log_temperature = nn.Parameter(value)
+        else:
+            self.register_buffer("log_temperature", value)
+
+    def forward(self, scores: Tensor) -> Tensor:
+        with torch.no_grad():
+            self.log_temperature.clamp_(math.log(TEMPERATURES[0]), math.log(TEMPERATURES[1]))
+        return scores / self.log_temperature.exp()
+
+
+class MCGFLoss(MatchingLoss):
+    """"mcgf": contrastive on CC; the positives are a cross of five pixels (paper 000, Sec. IV-C and Table III).
+
+    The papers print no formula. Taken: a logistic loss on either side, as released,
+        mean over positives of log(1 + exp(-s)) + mean over the hardest negatives of log(1 + exp(s)),
+    the hardest being the `hard_negatives` highest scores outside the cross, 40 as released. There is no margin and no
+    temperature; positives are always pushed up and the hardest negatives down. At a border the cross is clipped.
+    Raises ConfigError for less than one hard negative.
+    """
+
+    similarity: ClassVar[Similarity] = "cc"
+
+    def __init__(self, hard_negatives: int = 40) -> None:
+        super().__init__()
+        _require(hard_negatives >= 1, f"hard_negatives must be at least 1, not {hard_negatives}")
+        self.hard_negatives = hard_negatives
+
+    def per_pair(self, surface: Tensor, place: Tensor) -> Tensor:
+        positive = _squared_distance(surface, place) <= 1
+        values, present = _hardest(surface, ~positive, self.hard_negatives)
+        return _masked_mean(softplus(-surface), positive) + _masked_mean(softplus(values), present)
+
+
+class OSMNetLoss(MatchingLoss):
+    """"osmnet": a triplet ("circle") loss on SSD, paper 000, Appendix A, eqs. (3) to (12).
+
+    With z = 1 - SSD (eq. 8) and the margin m:
+        log(1 + sum over negatives n and positives p of exp(gamma (E_n + E_p))),
+        E_n = [z_n + m]+ (z_n - m),    E_p = -[1 + m - z_p]+ (z_p - 1 + m)         (eqs. 6, 7).
+    The double sum is a product, so it is computed as softplus(logsumexp_n + logsumexp_p), which does not overflow.
+
+    Why it does not repel negatives. Each weight [.]+ is a line in the score that it weighs, so E is a parabola. For
+    positives that is as it should be: E_p = SSD_p^2 - m^2 is lowest at SSD_p = 0 (eq. 11). But E_n = (1 - SSD_n)^2 -
+    m^2, cut to 0 beyond SSD_n = 1 + m (eq. 12), is lowest at SSD_n = 1. A negative is pushed there and no farther,
+    from between 1 and 1 + m it is even drawn back, and beyond it is left alone: m is where the parabola is cut, not a
+    distance that is kept. For features of unit length SSD_n = 1 is a mean cosine of 0.5, still rather similar.
+
+    That is so where the gradient runs through the weights, as from eq. (6) to eq. (12): `detach_weights=False`, the
+    default. Detached, as is usual for this kind of loss and as released, a negative is pushed away with force w_n as
+    far as SSD_n = 1 + m; eq. (12) is then the loss's value but not what is descended.
+
+    The text gives no values: gamma 32, margin 0.25 and positives within a radius of 1 px (a cross) are as released.
+    Raises ConfigError for a gamma that is not positive and a negative margin or radius.
+    """
+
+    similarity: ClassVar[Similarity] = "ssd"
+
+    def __init__(
+        self, gamma: float = 32.0, margin: float = 0.25, positive_radius: float = 1.0, detach_weights: bool = False
+    ) -> None:
+        super().__init__()
+        _require(gamma > 0, f"gamma must be positive, not {gamma}")
+        _require(margin >= 0 and positive_radius >= 0, f"margin {margin}, positive_radius {positive_radius}: negative")
+        self.gamma, self.margin, self.positive_radius = gamma, margin, positive_radius
+        self.detach_weights = detach_weights
+
+    def per_pair(self, surface: Tensor, place: Tensor) -> Tensor:
+        positive = _squared_distance(surface, place) <= self.positive_radius**2
+        _require_negatives(~positive)
+        push, pull = self.energies(1 + surface)
+        negatives = (self.gamma * push).masked_fill(positive, -torch.inf).flatten(1).logsumexp(1)
+        positives = (self.gamma * pull).masked_fill(~positive, -torch.inf).flatten(1).logsumexp(1)
+        return softplus(negatives + positives)
+
+    def energies(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """E_n and E_p of scores z = 1 - SSD, taken as negatives and as positives. Shapes as z."""
+        negative_weight = (z + self.margin).clamp_min(0)
+        positive_weight = (1 + self.margin - z).clamp_min(0)
+        if self.detach_weights:
+            negative_weight, positive_weight = negative_weight.detach(), positive_weight.detach()
+        return negative_weight * (z - self.margin), -positive_weight * (z - 1 + self.margin)
+
+
+class FFTUNetLoss(MatchingLoss):
+    """"fft-unet": cross-entropy of softmax(ZNCC / temperature) against the true place (paper 000, Table III).
+
+    The temperature's value is not in the text: 1/96 is as released. `trainable` is Sec. V-C.2's optimised one.
+    """
+
+    similarity: ClassVar[Similarity] = "zncc"
+
+    def __init__(self, temperature: float = 1 / 96, trainable: bool = False) -> None:
+        super().__init__()
+        self.temperature = Temperature(temperature, trainable)
+
+    def per_pair(self, surface: Tensor, place: Tensor) -> Tensor:
+        return cross_entropy(self.temperature(surface).flatten(1), _index(surface, place)[:, 0], reduction="none")
+
+
+class CrossCorrCELoss(FFTUNetLoss):
+    """"cross-corr-ce": cross-entropy of softmax(CC / temperature) against the true place (paper 000, Sec. V-C.2).
+
+    The paper's has no temperature, which is 1.0 here, the default: its features have any length and learn their own.
+    CC of features of unit length lies in [-1, 1], where softmax at 1.0 is almost flat over a surface of thousands of
+    places and cannot become sharp; for these take about 1/30, or have it trained.
+    """
+
+    similarity: ClassVar[Similarity] = "cc"
+
+    def __init__(self, temperature: float = 1.0, trainable: bool = False) -> None:
+        super().__init__(temperature, trainable)
+
+
+class MARUNetLoss(MatchingLoss):
+    """"maru-net": pixelwise binary cross-entropy and a Gaussian-weighted contrast on ZNCC (paper 002, eqs. 2 to 5).
+
+    The cross-entropy (eq. 2, summed over the surface as printed) needs values in (0, 1). Taken: softmax(ZNCC /
+    temperature) over the surface, for Sec. II-C speaks of softmax and of one class among all places. A sigmoid per
+    pixel would have thousands of zeros outweigh the one true place. log(1 - p) is computed from logits, without a
+    floor. Temperature 1/96 as released (paper 002 has none).
+
+    The contrast acts on the ZNCC itself, on whose scale the margin of 1 is: loss -Omega, with (eq. 4)
+        Omega = mean of the matching region of G * ZNCC - mean of the hard negatives' ZNCC + margin.
+    There is no hinge, so the margin is but a constant.
+    G is a Gaussian around the true place that sums to 1 (eq. 3), so that this first mean, over N_ps pixels as printed,
+    weighs 1 / N_ps. Its region is radius <= 2 px: 13 pixels as in paper 000's Table III, where eq. 3 prints < 2, which
+    makes 9. A border clips it. `sigma` in px; eq. 3 divides by 2 sigma, which is the same at its sigma of 1.
+
+    Paper 002 takes the LOWEST non-zero scores outside the region as hard negatives ("non-zero" being those that the
+    region's mask leaves), although the wrong places that compete are the highest, as released: `negatives`, kept as
+    an attribute, says which. Either kind is pushed down.
+    Raises ConfigError for options that make no sense.
+    """
+
+    similarity: ClassVar[Similarity] = "zncc"
+
+    def __init__(
+        self,
+        temperature: float = 1 / 96,
+        trainable: bool = False,
+        sigma: float = 1.0,
+        radius: float = 2.0,
+        hard_negatives: int = 16,
+        margin: float = 1.0,
+        negatives: Literal["highest", "lowest"] = "highest",
+    ) -> None:
+        super().__init__()
+        _require(sigma > 0 and radius >= 0, f"sigma {sigma} must be positive and radius {radius} not negative")
+        _require(hard_negatives >= 1, f"hard_negatives must be at least 1, not {hard_negatives}")
+        _require(negatives in ("highest", "lowest"), f"negatives must be 'highest' or 'lowest', not {negatives!r}")
+        self.temperature = Temperature(temperature, trainable)
+        self.sigma, self.radius, self.hard_negatives, self.margin = sigma, radius, hard_negatives, margin
+        self.negatives = negatives
+
+    def per_pair(self, surface: Tensor, place: Tensor) -> Tensor:
+        return self.binary_cross_entropy(surface, place) - self.omega(surface, place)
+
+    def omega(self, surface: Tensor, place: Tensor) -> Tensor:
+        """(B,) Omega of eq. (4), to be maximised. Arguments as `forward`'s."""
+        weight = self.weights(surface, place)
+        values, present = _hardest(surface, weight == 0, self.hard_negatives, lowest=self.negatives == "lowest")
+        return _masked_mean(weight * surface, weight > 0) - _masked_mean(values, present) + self.margin
+
+    def weights(self, surface: Tensor, place: Tensor) -> Tensor:
+        """(B, H, W): G of eq. (3), 0 outside the matching region. Arguments as `forward`'s."""
+        return _gaussian(_squared_distance(surface, place), self.sigma, surface.dtype, radius=self.radius)
+
+    def binary_cross_entropy(self, surface: Tensor, place: Tensor) -> Tensor:
+        """(B,) of eq. (2). Arguments as `forward`'s."""
+        logits, index = self.temperature(surface).flatten(1), _index(surface, place)
+        total = logits.logsumexp(1, keepdim=True)
+        log_p = logits - total
+        # Only the highest can have p > 1/2, where 1 - p would cancel: there log(1 - p) is that of the others' sum.
+        top = logits.argmax(1, keepdim=True)
+        log_not = torch.log1p(-log_p.scatter(1, top, -1.0).exp())
+        log_not = log_not.scatter(1, top, logits.scatter(1, top, -torch.inf).logsumexp(1, keepdim=True) - total)
+        return -log_p.gather(1, index)[:, 0] - log_not.scatter(1, index, 0.0).sum(1)
+
+
+class SoftCELoss(MatchingLoss):
+    """"soft-ce": ours. Cross-entropy of softmax(CC / temperature) against a Gaussian around the true place.
+
+    The Gaussian of `sigma` px says that a neighbour is nearly right, as it is where the truth is known to a pixel, and
+    gives the peak the shape that a sub-pixel fit wants. What a border cuts off is made up for inside. The temperature
+    is trained from 1/30, apt for features of unit length. The minimum is the Gaussian's entropy, not 0.
+    Raises ConfigError for a sigma that is not positive.
+    """
+
+    similarity: ClassVar[Similarity] = "cc"
+
+    def __init__(self, sigma: float = 0.7, temperature: float = 1 / 30, trainable: bool = True) -> None:
+        super().__init__()
+        _require(sigma > 0, f"sigma must be positive, not {sigma}")
+        self.sigma = sigma
+        self.temperature = Temperature(temperature, trainable)
+
+    def per_pair(self, surface: Tensor, place: Tensor) -> Tensor:
+        target = _gaussian(_squared_distance(surface, place), self.sigma, surface.dtype)
+        return cross_entropy(self.temperature(surface).flatten(1), target.flatten(1), reduction="none")
+
+
+LOSSES: dict[str, type[MatchingLoss]] = {
+    "mcgf": MCGFLoss,
+    "osmnet": OSMNetLoss,
+    "fft-unet": FFTUNetLoss,
+    "maru-net": MARUNetLoss,
+    "cross-corr-ce": CrossCorrCELoss,
+    "soft-ce": SoftCELoss,
+}
+
+
+def make_loss(name: str, **options: Any) -> MatchingLoss:
+    """The loss of that name. Raises ConfigError if there is none, or if it does not know or refuses an option."""
+    if name not in LOSSES:
+        raise ConfigError(f"no loss {name!r}; there are: {', '.join(LOSSES)}")
+    known = inspect.signature(LOSSES[name]).parameters
+    unknown = sorted(set(options) - set(known))
+    if unknown:
+        raise ConfigError(f"loss {name!r} has no option {', '.join(unknown)}; it has: {', '.join(known)}")
+    try:
+        return LOSSES[name](**options)
+    except TypeError as error:  # a text where a number belongs
+        raise ConfigError(f"loss {name!r}: {error}") from error
+
+
+def _require(holds: bool, message: str) -> None:
+    if not holds:
+        raise ConfigError(message)
+
+
+def _require_negatives(negative: Tensor) -> None:
+    if not bool(negative.flatten(1).any(1).all()):
+        raise ValueError(f"surface of {tuple(negative.shape[-2:])} has no pixel that is not a positive")
+
+
+def _index(surface: Tensor, place: Tensor) -> Tensor:
+    """(B, 1) index of the place in a flattened surface."""
+    return place[:, :1] * surface.shape[-1] + place[:, 1:]
+
+
+def _squared_distance(surface: Tensor, place: Tensor) -> Tensor:
+    """(B, H, W) integers, px^2, from the place."""
+    rows = torch.arange(surface.shape[-2], device=surface.device)[None, :, None] - place[:, 0, None, None]
+    cols = torch.arange(surface.shape[-1], device=surface.device)[None, None, :] - place[:, 1, None, None]
+    return rows**2 + cols**2
+
+
+def _gaussian(squared: Tensor, sigma: float, dtype: torch.dtype, radius: float = math.inf) -> Tensor:
+    """(B, H, W) of squared distances: sums to 1 over each surface, 0 beyond the radius."""
+    weight = torch.exp(-squared.to(dtype) / (2 * sigma**2)) * (squared <= radius**2)
+    return weight / weight.sum(dim=(1, 2), keepdim=True)
+
+
+def _hardest(surface: Tensor, negative: Tensor, count: int, lowest: bool = False) -> tuple[Tensor, Tensor]:
+    """(B, k) highest (or lowest) scores of negatives, and which of them there are: some have less than `count`."""
+    _require_negatives(negative)
+    filled = surface.masked_fill(~negative, torch.inf if lowest else -torch.inf).flatten(1)
+    values = filled.topk(min(count, filled.shape[1]), dim=1, largest=not lowest).values
+    there = negative.flatten(1).sum(1, keepdim=True)
+    return values, torch.arange(values.shape[1], device=surface.device) < there
+
+
+def _masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """(B,) mean of each batch element's values where the mask is set."""
+    values, mask = values.flatten(1), mask.flatten(1)
+    return torch.where(mask, values, 0).sum(1) / mask.sum(1)

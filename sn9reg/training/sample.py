@@ -1,0 +1,159 @@
+"""One training sample: an optical patch, a SAR template from inside it, and where it lies."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from sn9reg.degradation import blur, speckle
+from sn9reg.radiometry import SarLog, optical_grey, standardise
+from sn9reg.scene import Patch
+
+Image = npt.NDArray[np.float32]
+Mask = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """optical, sar: sides in pixels. turn, stretch: the SAR image is turned by up to this many degrees and stretched
+    by up to this share about the template's centre, against the optical one."""
+
+    optical: int = 256
+    sar: int = 192
+    turn: float = 0.0
+    stretch: float = 0.0
+
+
+@dataclass(frozen=True)
+class Photometry:
+    """Strength of what is done to grey values; 0 is nothing.
+
+    tone: a random tone curve, applied to this share of samples, in the optical image possibly falling. gain: spread of
+    gamma. speckle: share of samples with added speckle of 1 to 16 looks. blur: largest sigma, pixels. noise: largest
+    sigma of white noise, in standard deviations of the image.
+    """
+
+    tone: float = 0.0
+    gain: float = 0.0
+    speckle: float = 0.0
+    blur: float = 0.0
+    noise: float = 0.0
+
+
+def cut(
+    optical: Patch, sar: Patch, geometry: Geometry, zoom: float, random: np.random.Generator
+) -> tuple[Patch, Patch, npt.NDArray[np.int64]]:
+    """Optical patch, SAR template and the (row, col) of its upper left pixel in the patch.
+
+    A random place of the pair, magnified by `zoom`, flipped and turned by quarters at random, both alike.
+    """
+    side = geometry.optical
+    height, width = optical.valid.shape
+    need = side / zoom
+    corner = random.uniform(0, 1, 2) * np.maximum([width - need, height - need], 0)
+    if zoom == 1:
+        corner = np.floor(corner)
+    # cv2 pixel centres are integers: output p shows input corner + (p + 0.5) / zoom - 0.5
+    start = corner + 0.5 / zoom - 0.5
+    base = np.array([[1 / zoom, 0, start[0]], [0, 1 / zoom, start[1]], [0, 0, 1]])
+    flip, quarter = bool(random.integers(2)), int(random.integers(4))
+    base = base @ _dihedral(side, flip, quarter)
+    place = random.integers(0, side - geometry.sar + 1, 2)
+    middle = np.asarray(place[::-1] + (geometry.sar - 1) / 2, np.float64)
+    angle = np.deg2rad(random.uniform(-1, 1) * geometry.turn)
+    stretch = 1 + random.uniform(-1, 1) * geometry.stretch
+    about = _about(middle, angle, stretch)
+    shift = np.array([[1, 0, place[1]], [0, 1, place[0]], [0, 0, 1]])
+    return (
+        _resample(optical, base, side, zoom),
+        _resample(sar, base @ about @ shift, geometry.sar, zoom),
+        place.astype(np.int64),
+    )
+
+
+def _dihedral(side: int, flip: bool, quarter: int) -> npt.NDArray[np.float64]:
+    """Output pixel -> pixel of the upright patch, both side x side."""
+    matrix = np.diag([-1.0 if flip else 1.0, 1.0, 1.0])
+    cos, sin = ((1, 0), (0, 1), (-1, 0), (0, -1))[quarter]
+    matrix = np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]]) @ matrix
+    half = (side - 1) / 2
+    centre = np.array([[1, 0, half], [0, 1, half], [0, 0, 1]])
+    return centre @ matrix @ np.linalg.inv(centre)
+
+
+def _about(middle: npt.NDArray[np.float64], angle: float, scale: float) -> npt.NDArray[np.float64]:
+    cos, sin = scale * np.cos(angle), scale * np.sin(angle)
+    linear = np.array([[cos, -sin], [sin, cos]])
+    return np.block([[linear, (middle - linear @ middle)[:, None]], [np.zeros((1, 2)), np.ones((1, 1))]])
+
+
+def _resample(patch: Patch, matrix: npt.NDArray[np.float64], side: int, zoom: float) -> Patch:
+    """(1, side, side) through output pixel -> input pixel."""
+    grey = patch.values.mean(axis=0, dtype=np.float32) if len(patch.values) > 1 else patch.values[0].astype(np.float32)
+    if zoom < 0.8:  # what lies between the output's pixels must not alias
+        grey = cv2.GaussianBlur(grey, (0, 0), 0.4 / zoom)
+    whole = np.allclose(matrix, np.rint(matrix), atol=1e-9)
+    flags = (cv2.INTER_NEAREST if whole else cv2.INTER_CUBIC) | cv2.WARP_INVERSE_MAP
+    size = (side, side)
+    image = cv2.warpAffine(grey, matrix[:2], size, flags=flags, borderMode=cv2.BORDER_REFLECT_101)
+    valid = np.ones(size, bool)
+    if not patch.valid.all():
+        mask = patch.valid.astype(np.uint8)
+        valid = cv2.warpAffine(
+            mask, matrix[:2], size, flags=cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_CONSTANT
+        ).astype(bool)
+    return Patch(np.maximum(image, 0)[None], valid)
+
+
+def augment_optical(image: Image, photometry: Photometry, random: np.random.Generator) -> Image:
+    """(h, w) grey of any scale -> another picture of the same ground."""
+    if random.random() < photometry.tone:
+        image = _tone_curve(image, random, monotone=bool(random.integers(2)))
+    image = _gamma(image, photometry.gain, random)
+    return _soften(image, photometry, random)
+
+
+def augment_sar(image: Image, photometry: Photometry, random: np.random.Generator) -> Image:
+    """(h, w) amplitude of any scale -> another picture of the same ground."""
+    image = blur(image, float(random.uniform(0, photometry.blur))) if photometry.blur else image
+    if random.random() < photometry.speckle:
+        image = speckle(image, float(np.exp2(random.uniform(0, 4))), random, intensity=False)
+    if random.random() < photometry.tone / 2:
+        image = _tone_curve(image, random, monotone=True)
+    return _gamma(image, photometry.gain, random)
+
+
+def _soften(image: Image, photometry: Photometry, random: np.random.Generator) -> Image:
+    if photometry.blur and random.random() < 0.3:
+        image = blur(image, float(random.uniform(0, photometry.blur)))
+    if photometry.noise:
+        scale = random.uniform(0, photometry.noise) * float(image.std())
+        image = image + scale * random.standard_normal(image.shape, dtype=np.float32)
+    return image
+
+
+def _gamma(image: Image, spread: float, random: np.random.Generator) -> Image:
+    if not spread:
+        return image
+    top = float(image.max()) or 1.0
+    power = np.float32(np.exp(random.uniform(-spread, spread)))
+    return np.asarray((np.maximum(image, 0) / top) ** power * top, np.float32)
+
+
+def _tone_curve(image: Image, random: np.random.Generator, monotone: bool) -> Image:
+    """A piecewise linear curve over the image's quantiles."""
+    knots = np.quantile(image, np.linspace(0, 1, 6)) + np.arange(6) * 1e-6
+    values = np.sort(random.random(6)) if monotone else random.random(6)
+    return np.interp(image, knots, values * float(knots[-1])).astype(np.float32)
+
+
+def finish(optical: Patch, sar: Patch) -> tuple[Image, Image]:
+    """(1, h, w) network inputs of both, exactly as the matcher makes them."""
+    sar_log = SarLog.of(sar.values, sar.valid)
+    return (
+        standardise(optical_grey(optical.values), optical.valid)[None],
+        standardise(sar_log(sar.values), sar.valid)[None],
+    )

@@ -1,0 +1,61 @@
+"""Cutting a set of patches in two so that the parts share no ground."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+
+_SAME = 0.9  # correlation of two quadrants' thumbnails from which they are taken to show one place
+
+
+def ground_components(images: Sequence[npt.NDArray[np.generic]]) -> npt.NDArray[np.int64]:
+    """(N,) label of each image; images that overlap by half, directly or through others, have the same.
+
+    images: (h, w) grey. Patches of SEN1-2 are cut at half their side, so overlap means that a quadrant of one image is
+    another quadrant of the other. The quadrants are compared as thumbnails without their low frequencies.
+    """
+    thumbnails = np.stack([_thumbnail(quadrant) for image in images for quadrant in _quadrants(image)])
+    one, other = [], []
+    for start in range(0, len(thumbnails), 1024):
+        a, b = np.nonzero(thumbnails[start : start + 1024] @ thumbnails.T > _SAME)
+        one.append((a + start) // 4)
+        other.append(b // 4)
+    i, j = np.concatenate(one), np.concatenate(other)
+    graph = coo_matrix((np.ones(len(i)), (i, j)), shape=(len(images), len(images)))
+    return np.asarray(connected_components(graph, directed=False)[1], dtype=np.int64)
+
+
+def hold_out(images: Sequence[npt.NDArray[np.generic]], share: float, seed: int = 0) -> npt.NDArray[np.bool_]:
+    """(N,) True for images kept from training: about `share` of them, ground that no other image shows.
+
+    Whole components of overlapping images are drawn at random, never one larger than a quarter of what is wanted, so
+    that it is many places and not one.
+    """
+    labels = ground_components(images)
+    sizes = np.bincount(labels)
+    wanted = share * len(images)
+    taken, held = 0, set()
+    for label in np.random.default_rng(seed).permutation(len(sizes)):
+        if sizes[label] <= max(1, wanted / 4) and taken + sizes[label] <= wanted:
+            held.add(int(label))
+            taken += sizes[label]
+    return np.isin(labels, list(held))
+
+
+def _quadrants(image: npt.NDArray[np.generic]) -> list[npt.NDArray[np.float32]]:
+    height, width = (n // 2 for n in image.shape)
+    grey = image.astype(np.float32)
+    return [grey[r : r + height, c : c + width] for r in (0, height) for c in (0, width)]
+
+
+def _thumbnail(image: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    small = cv2.resize(image, (16, 16), interpolation=cv2.INTER_AREA)
+    small = small - cv2.GaussianBlur(small, (0, 0), 4)
+    small -= small.mean()
+    result: npt.NDArray[np.float32] = (small / (np.linalg.norm(small) + 1e-6)).ravel()
+    return result
