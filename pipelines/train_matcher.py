@@ -31,6 +31,7 @@ from sn9reg.weights.store import Architecture, save_weights
 def main(config_path: Path, out: Path | None, resume: bool, steps: int | None) -> None:
     """Train by CONFIG (YAML) and write the weights."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     try:
         config = read_config(config_path)
         if steps is not None:

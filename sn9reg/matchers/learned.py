@@ -26,6 +26,8 @@ class _Learned(TemplateMatcher):
     """A subclass names its network by `name`. weights: a .safetensors file; those that ship if not given. Other options
     as in `TemplateMatcher`. Raises InputError where there are no weights or they do not fit."""
 
+    rim = 0  # networks learn on patches as they are, and know their borders
+
     def __init__(
         self,
         weights: str | None = None,

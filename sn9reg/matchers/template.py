@@ -72,6 +72,7 @@ class TemplateMatcher:
 
     name: str
     margin = 24  # pixels by which a feature feels the border of what it is computed from
+    rim = 24  # pixels by which a whole patch is mirrored outwards before it is described
     similarity: Similarity = "cc"  # by which the features are compared
 
     def __init__(
@@ -109,7 +110,7 @@ class TemplateMatcher:
 
     def _whole(self, patch: Patch, kind: Modality, extract: FeatureExtractor) -> tuple[Tensor, Tensor]:
         """(1, C, h, w) features and (1, h, w) mask of a whole patch, mirrored outwards so that no pixel is lost."""
-        rim, shape = self.margin, patch.valid.shape
+        rim, shape = self.rim, patch.valid.shape
         around = ((rim, rim), (rim, rim))
         values = np.pad(patch.values, ((0, 0), *around), mode="symmetric")
         features = extract(Patch(values, np.pad(patch.valid, around, mode="symmetric")), kind)

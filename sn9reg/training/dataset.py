@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from itertools import count
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +19,7 @@ from sn9reg.degradation import Degradation
 from sn9reg.errors import ConfigError, InputError
 from sn9reg.pair_folder import pair_files
 from sn9reg.scene import Patch
+from sn9reg.training.geosplit import GeoSplit, PairRef, read_manifest, spatial_split, temporal_split
 from sn9reg.training.sample import Geometry, Photometry, augment_optical, augment_sar, cut, finish
 from sn9reg.training.split import hold_out
 
@@ -25,15 +28,34 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Source:
-    """A folder of pairs. weight: share of the samples. zoom: range of magnification, drawn on its logarithm; used for
-    `zoomed` of the samples, the others keep their pixels. held_out: share of the pairs kept for validation, on ground
-    that the others do not show."""
+    """A folder of pairs, or a manifest of large rasters (see `geosplit`).
 
-    folder: str
+    weight: share of the samples. zoom: range of magnification, drawn on its logarithm; used for `zoomed` of the
+    samples, the others keep their pixels. held_out: share of a folder's pairs kept for validation, on ground that the
+    others do not show. A manifest is parted by `longitude`, or else by `year`; `held_out` then is the share of its test
+    set that is looked at. sar_band: of a manifest's rasters.
+    Raises ConfigError where not exactly one of folder and manifest is given, and for values out of range.
+    """
+
+    folder: str | None = None
+    manifest: str | None = None
     weight: float = 1.0
     zoom: tuple[float, float] = (1.0, 1.0)
     zoomed: float = 1.0
     held_out: float = 0.0
+    longitude: float | None = None
+    year: int = 2018
+    sar_band: int = 1
+
+    def __post_init__(self) -> None:
+        if (self.folder is None) == (self.manifest is None):
+            raise ConfigError("a source needs either a folder or a manifest")
+        if not (0 < self.zoom[0] <= self.zoom[1] and self.weight >= 0 and 0 <= self.held_out < 1):
+            raise ConfigError(f"{self.name}: zoom, weight or held_out is out of range")
+
+    @property
+    def name(self) -> str:
+        return str(self.folder or self.manifest)
 
 
 class Sample(NamedTuple):
@@ -45,13 +67,39 @@ class Sample(NamedTuple):
     place: Tensor
 
 
-Pairs = list[tuple[Patch, Patch]]
+Pairs = Sequence[tuple[Patch, Patch]]
 
 
-def load(source: Source, seed: int) -> tuple[Pairs, Pairs]:
-    """Pairs for training, and those held out. Raises InputError where the folder has none or a file cannot be read."""
+class _Windows(Sequence[tuple[Patch, Patch]]):
+    """Windows of a manifest's rasters; another one each time that an item is asked for."""
+
+    def __init__(self, pairs: Sequence[PairRef], size: int, seed: int, sar_band: int) -> None:
+        self._windows, self._epochs = GeoSplit(pairs, size, seed, sar_band), count()
+
+    def __len__(self) -> int:
+        return len(self._windows)
+
+    def __getitem__(self, index: Any) -> Any:
+        self._windows.set_epoch(next(self._epochs))
+        optical, sar = (image.numpy() for image in self._windows[index])
+        if (sar < 0).any():  # decibels, of intensity
+            sar = np.power(10, sar / 20, dtype=np.float32)
+        return Patch(optical, np.ones(optical.shape[1:], bool)), Patch(sar, np.ones(sar.shape[1:], bool))
+
+
+def load(source: Source, seed: int, side: int) -> tuple[Pairs, Pairs]:
+    """Pairs for training, and those held out. side: of the patches wanted, pixels, for windows of large rasters.
+    Raises InputError where there are none or a file cannot be read."""
+    if source.manifest is not None:
+        acquisitions = read_manifest(source.manifest)
+        by_place = source.longitude is not None
+        split = spatial_split(acquisitions, source.longitude) if by_place else temporal_split(acquisitions, source.year)
+        side = math.ceil(side / source.zoom[0])
+        few = split[1][:: max(1, round(1 / source.held_out))] if source.held_out else []
+        held_out = _Windows(few, side, seed, source.sar_band) if few else []
+        return _Windows(split[0], side, seed, source.sar_band), held_out
     pairs = []
-    for files in pair_files(source.folder):
+    for files in pair_files(str(source.folder)):
         optical, sar = files.read(native=True)
         if optical.valid.shape != sar.valid.shape:
             raise InputError(f"{files.optical} and {files.sar.name} differ in size; a registered pair does not")
@@ -59,7 +107,7 @@ def load(source: Source, seed: int) -> tuple[Pairs, Pairs]:
     held = np.zeros(len(pairs), bool)
     if source.held_out:
         held = hold_out([optical.values.mean(axis=0) for optical, _ in pairs], source.held_out, seed)
-    log.info("%s: %d pairs, %d held out", source.folder, len(pairs), int(held.sum()))
+    log.info("%s: %d pairs, %d held out", source.name, len(pairs), int(held.sum()))
     return (
         [pair for pair, out in zip(pairs, held, strict=True) if not out],
         [pair for pair, out in zip(pairs, held, strict=True) if out],
@@ -88,7 +136,7 @@ class TrainingSamples(IterableDataset[Sample]):
         weights = np.array([source.weight for source, _ in self.pairs])
         while True:
             source, part = self.pairs[random.choice(len(self.pairs), p=weights / weights.sum())]
-            optical, sar = part[random.integers(len(part))]
+            optical, sar = part[int(random.integers(len(part)))]
             low, high = source.zoom
             zoom = float(np.exp(random.uniform(np.log(low), np.log(high)))) if random.random() < source.zoomed else 1.0
             yield self._sample(optical, sar, max(zoom, self.geometry.optical / min(optical.valid.shape)), random)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from pathlib import Path
 from typing import Any
@@ -12,32 +13,50 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch.utils.data import DataLoader
 
+from sn9reg.errors import ConfigError
 from sn9reg.rasters import PathLike
 from sn9reg.training.config import TrainingConfig
 from sn9reg.training.dataset import Pairs, Source, TrainingSamples, ValidationSamples, collate, load
 from sn9reg.training.task import MatchingTask
 
 log = logging.getLogger(__name__)
+Loaded = tuple[Source, Pairs, Pairs]  # for training, held out
 
 
 def train(config: TrainingConfig, out: PathLike, resume: bool = False, progress: bool = True) -> MatchingTask:
     """Train, and return the task with the best weights.
 
     Into `out` go last.ckpt and best.ckpt, metrics.csv and TensorBoard's events. resume: go on from last.ckpt, if there
-    is one. Raises InputError for data that cannot be read, ConfigError for a loss that is no number.
+    is one. A batch that does not fit into memory is taken in twice as many parts, and training goes on.
+    Raises InputError for data that cannot be read, ConfigError for a loss that is no number, or where even a single
+    pair does not fit.
     """
     out = Path(out)
+    side = max(config.geometry.optical, config.validation.optical)
+    loaded = [(source, *load(source, config.seed, side)) for source in config.sources]
+    while True:
+        try:
+            return _fit(config, loaded, out, resume, progress)
+        except RuntimeError as error:
+            if not _out_of_memory(error):
+                raise
+            config, resume = _in_smaller_parts(config), True
+
+
+def _fit(config: TrainingConfig, loaded: list[Loaded], out: Path, resume: bool, progress: bool) -> MatchingTask:
     lightning.seed_everything(config.seed, verbose=False)
-    loaded = [(source, *load(source, config.seed)) for source in config.sources]
     task = MatchingTask(config)
+    held_out = [held for _, _, held in loaded if held]
     best = ModelCheckpoint(
-        out, filename="best", monitor="quality", mode="max", save_last=True, enable_version_counter=False
+        out,
+        filename="best",
+        monitor="quality" if held_out else None,
+        mode="max",
+        save_last=True,
+        enable_version_counter=False,
     )
-    has_validation = any(held for _, _, held in loaded)
-    if not has_validation:
-        best = ModelCheckpoint(out, filename="best", save_last=True, enable_version_counter=False)
     callbacks: list[Callback] = [best]
-    if config.patience and has_validation:
+    if config.patience and held_out:
         callbacks.append(EarlyStopping("quality", mode="max", patience=config.patience))
     trainer = lightning.Trainer(
         max_steps=config.steps,
@@ -47,7 +66,6 @@ def train(config: TrainingConfig, out: PathLike, resume: bool = False, progress:
         # Without epochs in an endless stream of samples: validation by steps alone.
         val_check_interval=min(config.validate_every, config.steps) * config.accumulate,
         check_val_every_n_epoch=None,
-        limit_val_batches=1.0 if has_validation else 0,
         num_sanity_val_steps=0,
         log_every_n_steps=min(50, config.steps),
         callbacks=callbacks,
@@ -56,12 +74,21 @@ def train(config: TrainingConfig, out: PathLike, resume: bool = False, progress:
         enable_model_summary=False,
         default_root_dir=str(out),
     )
-    last = out / "last.ckpt"
+    last = out / "last.ckpt" if resume and (out / "last.ckpt").exists() else None
+    done = torch.load(last, map_location="cpu", weights_only=False)["global_step"] if last else 0
+    # A resumed run must not see the first run's samples again.
+    samples = TrainingSamples(
+        [(source, pairs) for source, pairs, _ in loaded],
+        config.geometry,
+        config.photometry,
+        config.degradation,
+        config.seed + done,
+    )
     trainer.fit(
         task,
-        _training_batches(config, [(source, pairs) for source, pairs, _ in loaded]),
-        _validation_batches(config, [held for _, _, held in loaded if held]) if has_validation else None,
-        ckpt_path=str(last) if resume and last.exists() else None,
+        DataLoader(samples, config.batch // config.accumulate, collate_fn=collate, num_workers=config.workers),
+        [_validation_batches(config, pairs) for pairs in held_out] or None,
+        ckpt_path=str(last) if last else None,
         weights_only=False,
     )
     if best.best_model_path:
@@ -69,18 +96,26 @@ def train(config: TrainingConfig, out: PathLike, resume: bool = False, progress:
     return task
 
 
+def _validation_batches(config: TrainingConfig, pairs: Pairs) -> DataLoader[Any]:
+    samples = ValidationSamples(pairs, config.validation, config.degradation, config.seed)
+    return DataLoader(samples, 4, collate_fn=collate)
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    """On a GPU there is a class for it, on a CPU only a message."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def _in_smaller_parts(config: TrainingConfig) -> TrainingConfig:
+    """The batch in at least twice as many parts."""
+    finer = [n for n in range(2 * config.accumulate, config.batch + 1) if config.batch % n == 0]
+    if not finer:
+        raise ConfigError("not even one pair fits into memory: lower geometry.optical")
+    log.warning("a batch did not fit into memory; it is taken in %d parts from here on", finer[0])
+    return dataclasses.replace(config, accumulate=finer[0])
+
+
 def _precision(name: str) -> Any:
     if name != "auto":
         return name
     return "bf16-mixed" if torch.cuda.is_available() else "32-true"
-
-
-def _training_batches(config: TrainingConfig, pairs: list[tuple[Source, Pairs]]) -> DataLoader[Any]:
-    samples = TrainingSamples(pairs, config.geometry, config.photometry, config.degradation, config.seed)
-    size = config.batch // config.accumulate
-    return DataLoader(samples, size, collate_fn=collate, num_workers=config.workers)
-
-
-def _validation_batches(config: TrainingConfig, held: list[Pairs]) -> list[DataLoader[Any]]:
-    sets = [ValidationSamples(pairs, config.validation, config.degradation, config.seed) for pairs in held]
-    return [DataLoader(samples, 4, collate_fn=collate) for samples in sets]

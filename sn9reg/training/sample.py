@@ -32,7 +32,7 @@ class Photometry:
     """Strength of what is done to grey values; 0 is nothing.
 
     tone: a random tone curve, applied to this share of samples, in the optical image possibly falling. gain: spread of
-    gamma. speckle: share of samples with added speckle of 1 to 16 looks. blur: largest sigma, pixels. noise: largest
+    gamma. speckle: share of samples with added speckle of 2 to 64 looks. blur: largest sigma, pixels. noise: largest
     sigma of white noise, in standard deviations of the image.
     """
 
@@ -120,7 +120,7 @@ def augment_sar(image: Image, photometry: Photometry, random: np.random.Generato
     """(h, w) amplitude of any scale -> another picture of the same ground."""
     image = blur(image, float(random.uniform(0, photometry.blur))) if photometry.blur else image
     if random.random() < photometry.speckle:
-        image = speckle(image, float(np.exp2(random.uniform(0, 4))), random, intensity=False)
+        image = speckle(image, float(np.exp2(random.uniform(1, 6))), random, intensity=False)
     if random.random() < photometry.tone / 2:
         image = _tone_curve(image, random, monotone=True)
     return _gamma(image, photometry.gain, random)

@@ -28,7 +28,8 @@ class MatchingTask(lightning.LightningModule):
     def __init__(self, config: TrainingConfig) -> None:
         super().__init__()
         self.config = config
-        self.network = build(config.network.name, config.shared, **config.network.options)
+        network = build(config.network.name, config.shared, **config.network.options)
+        self.network = network.to(memory_format=torch.channels_last)
         self.loss = make_loss(config.loss.name, **config.loss.options)
         # The running mean of the weights: what is validated and shipped.
         self.mean = copy.deepcopy(self.network).requires_grad_(False) if config.average else None
@@ -41,7 +42,7 @@ class MatchingTask(lightning.LightningModule):
     def surface(self, network: nn.Module, batch: Sample) -> Tensor:
         """(B, O - S + 1, O - S + 1) similarity, as the loss wants it."""
         optical, sar = network(batch.optical, "optical"), network(batch.sar, "sar")
-        return similarity(self.loss.similarity, optical.float(), sar.float())
+        return similarity(self.loss.similarity, optical.float().contiguous(), sar.float().contiguous())
 
     def training_step(self, batch: Sample, index: int) -> Tensor:
         loss: Tensor = self.loss(self.surface(self.network, batch), batch.place)

@@ -1,0 +1,271 @@
+"""The navigation paper's study: four backbones, Siamese or not, five losses, under speckle, blur and rotation.
+
+    python -m pipelines.navigation_hybrids [--grid best|all|NAME,...] [--parts train,cross,rotation,cost]
+        [--config pipelines/training/hybrids.yaml] [--out work/hybrids] [--steps N]
+
+A combination is BACKBONE/siamese|pseudo/LOSS, e.g. osmnet/pseudo/cross-corr-ce. `best` are the paper's Table V and the
+FFT U-Net and MARU-Net originals. Each is trained alike, by the config; what is there already is not done again, so a
+stopped study goes on where it was. Out come results.csv, table.md and figure.png.
+
+Source: S. Bertrand et al., "Learning-based SAR-Optical Registration for Navigation", Tables III to V, Figs. 8 to 14.
+The paper trains anew for every degradation; here one training, under the config's degradation, is measured under all.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import resource
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+
+from pipelines.train_matcher import run
+from sn9reg.benchmark import bench_patches
+from sn9reg.correlation import Similarity, similarity
+from sn9reg.degradation import DEGRADATION_CROSS, Degradation
+from sn9reg.matchers.base import make_matcher
+from sn9reg.networks.table import build
+from sn9reg.training.config import Choice, read_config
+from sn9reg.training.losses import LOSSES
+
+BACKBONES = ("mcgf", "osmnet", "fft-unet", "maru-net")
+PAPER_LOSSES = ("mcgf", "osmnet", "fft-unet", "maru-net", "cross-corr-ce")
+BEST = (
+    "mcgf/pseudo/mcgf",
+    "osmnet/pseudo/cross-corr-ce",
+    "fft-unet/pseudo/mcgf",
+    "maru-net/pseudo/mcgf",
+    "fft-unet/siamese/fft-unet",
+    "maru-net/siamese/maru-net",
+)
+CENTRE = Degradation(8, 0.5)
+TURNS = (0, 2, 5, 10, 20)
+
+
+@dataclass(frozen=True)
+class Hybrid:
+    """One combination."""
+
+    backbone: str
+    shared: bool
+    loss: str
+
+    @classmethod
+    def of(cls, name: str) -> Hybrid:
+        """From BACKBONE/siamese|pseudo/LOSS."""
+        backbone, kind, loss = [*name.split("/"), "", ""][:3]
+        if kind not in ("siamese", "pseudo") or loss not in LOSSES:
+            raise click.BadParameter(f"{name!r} is not BACKBONE/siamese|pseudo/LOSS")
+        return cls(backbone, kind == "siamese", loss)
+
+    def __str__(self) -> str:
+        return f"{self.backbone}/{'siamese' if self.shared else 'pseudo'}/{self.loss}"
+
+    @property
+    def folder(self) -> str:
+        return str(self).replace("/", "_")
+
+
+@click.command()
+@click.option("--grid", default="best", show_default=True, help="best, all, or combinations with commas between them.")
+@click.option("--parts", default="train,cross,rotation,cost", show_default=True)
+@click.option("--config", "config_path", default="pipelines/training/hybrids.yaml", show_default=True)
+@click.option("--test", default="../shared/data/sen12/val", show_default=True, help="Folder of pairs never trained on.")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("work/hybrids"), show_default=True)
+@click.option("--steps", type=click.IntRange(1), help="In place of the config's.")
+@click.option("--limit", type=click.IntRange(1), help="Measure on so many pairs only.")
+def main(
+    grid: str, parts: str, config_path: str, test: str, out: Path, steps: int | None, limit: int | None
+) -> None:
+    """Train and measure the grid; write table and figure."""
+    hybrids = [Hybrid.of(name) for name in BEST] if grid == "best" else []
+    if grid == "all":
+        hybrids = [Hybrid(*choice) for choice in product(BACKBONES, (True, False), PAPER_LOSSES)]
+    hybrids = hybrids or [Hybrid.of(name) for name in grid.split(",")]
+    wanted = parts.split(",")
+    for hybrid in hybrids:
+        folder = out / hybrid.folder
+        folder.mkdir(parents=True, exist_ok=True)
+        if "train" in wanted:
+            trained(hybrid, config_path, folder, steps)
+        if not (folder / "weights.safetensors").exists():
+            click.echo(f"{hybrid}: not trained yet", err=True)
+            continue
+        measured(hybrid, folder, test, wanted, limit)
+        report(out)
+    if "cost" in wanted:
+        (out / "cost.md").write_text(cost_table())
+        click.echo((out / "cost.md").read_text())
+    if any(out.glob("*/results.json")):
+        click.echo((out / "table.md").read_text())
+
+
+def trained(hybrid: Hybrid, config_path: str, folder: Path, steps: int | None) -> None:
+    """Train a combination into its folder, unless it is there; a stopped training goes on."""
+    if (folder / "weights.safetensors").exists():
+        return
+    config = dataclasses.replace(
+        read_config(config_path),
+        network=Choice(hybrid.backbone),
+        loss=Choice(hybrid.loss, trainable_temperature(hybrid.loss)),
+        shared=hybrid.shared,
+    )
+    if steps is not None:
+        config = dataclasses.replace(config, steps=steps)
+    start = time.perf_counter()
+    run(config, folder, resume=True)
+    note = {"steps": config.steps, "batch": config.batch, "seconds": round(time.perf_counter() - start)}
+    (folder / "training.json").write_text(json.dumps(note))
+
+
+def trainable_temperature(loss: str) -> dict[str, Any]:
+    """The paper's section V-C.2 trains the temperature of these two in the hybrids."""
+    return {"trainable": True} if loss in ("fft-unet", "maru-net") else {}
+
+
+def measured(hybrid: Hybrid, folder: Path, test: str, parts: list[str], limit: int | None) -> None:
+    """CMR under every condition asked for, kept in results.json as soon as it is known."""
+    path = folder / "results.json"
+    results: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    matcher = make_matcher(hybrid.backbone, weights=str(folder / "weights.safetensors"))
+    conditions: dict[str, tuple[Degradation, float]] = {"clean": (Degradation(), 0.0), label(CENTRE): (CENTRE, 0.0)}
+    if "cross" in parts:
+        conditions |= {label(degradation): (degradation, 0.0) for degradation in DEGRADATION_CROSS}
+    if "rotation" in parts:
+        conditions |= {f"{label(CENTRE)} turn {turn}": (CENTRE, float(turn)) for turn in TURNS}
+    for name, (degradation, turn) in conditions.items():
+        if name not in results:
+            found = bench_patches(test, matcher, limit=limit, degradation=degradation, rotate=turn)
+            results[name] = found.as_dict()
+            path.write_text(json.dumps(results))
+
+
+def label(degradation: Degradation) -> str:
+    return f"L={degradation.looks:g} blur={degradation.blur:g}"
+
+
+def report(out: Path) -> None:
+    """results.csv, table.md and figure.png of all that has been measured."""
+    rows = []
+    for path in sorted(out.glob("*/results.json")):
+        training = json.loads((path.parent / "training.json").read_text())
+        for condition, found in json.loads(path.read_text()).items():
+            rates = {f"cmr{r}": found["cmr"][r] for r in ("0", "1", "2", "3", "5")}
+            name = path.parent.name.replace("_", "/")
+            rows.append({"hybrid": name, "condition": condition, **rates, "l2": found["mean_l2_px"], **training})
+    with (out / "results.csv").open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    lines = [
+        f"Reduced budget: {training['steps']} steps of {training['batch']} pairs, the same for all.",
+        "",
+        "| backbone / branches / loss | clean: CMR(1) / (3) / (5), L2 | L=8, blur 0.5: CMR(0) / (1) / (2) |",
+        "|---|---|---|",
+    ]
+    for name in dict.fromkeys(row["hybrid"] for row in rows):
+        by = {row["condition"]: row for row in rows if row["hybrid"] == name}
+        clean, worse = by["clean"], by[label(CENTRE)]
+        lines.append(
+            f"| {name} | {clean['cmr1']:.3f} / {clean['cmr3']:.3f} / {clean['cmr5']:.3f}, {clean['l2']:.2f} px "
+            f"| {worse['cmr0']:.3f} / {worse['cmr1']:.3f} / {worse['cmr2']:.3f} |"
+        )
+    (out / "table.md").write_text("\n".join(lines) + "\n")
+    figure(rows, out / "figure.png")
+
+
+def figure(rows: list[dict[str, Any]], path: Path) -> None:
+    """CMR(1) against looks, blur and rotation."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    cross = DEGRADATION_CROSS
+    looks = sorted(d.looks for d in cross if d.looks and d.blur == 0.5)
+    blurs = sorted({d.blur for d in cross if d.looks == 35})
+    panels: tuple[tuple[str, list[tuple[float, str]]], ...] = (
+        ("looks, blur 0.5 px", [(n, f"L={n:g} blur=0.5") for n in looks]),
+        ("blur in px, 35 looks", [(b, f"L=35 blur={b:g}") for b in blurs]),
+        ("rotation up to, degrees", [(t, f"{label(CENTRE)} turn {t}") for t in TURNS]),
+    )
+    drawing, axes = pyplot.subplots(1, 3, figsize=(15, 4.5), sharey=True)
+    for axis, (title, points) in zip(axes, panels, strict=True):
+        for name in dict.fromkeys(row["hybrid"] for row in rows):
+            found = {row["condition"]: row["cmr1"] for row in rows if row["hybrid"] == name}
+            known = [(x, found[condition]) for x, condition in points if condition in found]
+            if known:
+                style = "--" if "siamese" in name else "-"
+                axis.plot(*zip(*known, strict=True), style, marker="o", label=name)
+        axis.set_xlabel(title)
+        axis.grid(alpha=0.3)
+    axes[0].set_ylabel("CMR(1)")
+    if axes[0].get_lines():
+        axes[0].legend(fontsize=8)
+    drawing.tight_layout()
+    drawing.savefig(path, dpi=110)
+    pyplot.close(drawing)
+
+
+def cost_table() -> str:
+    """The paper's Table III on this machine: parameters, forward and similarity time, memory, at 512 / 128 px."""
+    kinds: list[tuple[str, bool, Similarity]] = [
+        ("mcgf", False, "cc"),
+        ("osmnet", False, "ssd"),
+        ("fft-unet", True, "zncc"),
+        ("maru-net", True, "zncc"),
+        ("residual-unet", False, "cc"),
+    ]
+    lines = [
+        f"On {torch.get_num_threads()} threads of this CPU, float32, 512 x 512 optical and 128 x 128 SAR, median of 5.",
+        "",
+        "| network | branches | parameters | forward ms | similarity ms | peak memory MB |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, shared, kind in kinds:
+        # A process of its own, so that its peak of memory is its own.
+        code = f"from pipelines.navigation_hybrids import cost; cost({name!r}, {shared}, {kind!r})"
+        command = [sys.executable, "-c", code]
+        found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        branches = "Siamese" if shared else "pseudo-Siamese"
+        lines.append(
+            f"| {name} | {branches} | {found['parameters']:,} | {found['forward']:.0f} | {found['similarity']:.0f} "
+            f"| {found['memory']:.0f} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def cost(name: str, shared: bool, kind: Similarity) -> None:
+    """One row of `cost_table`, as JSON on stdout. Memory is what the process holds above what it held before."""
+    network = build(name, shared).eval()
+    optical, sar = torch.randn(1, 1, 512, 512), torch.randn(1, 1, 128, 128)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    times: tuple[list[float], list[float]] = ([], [])
+    with torch.inference_mode():
+        for _ in range(5):
+            start = time.perf_counter()
+            features = network(optical, "optical"), network(sar, "sar")
+            middle = time.perf_counter()
+            similarity(kind, *features)
+            times[0].append(middle - start)
+            times[1].append(time.perf_counter() - middle)
+    facts = {
+        "parameters": sum(p.numel() for p in network.parameters()),
+        "forward": sorted(times[0])[2] * 1e3,
+        "similarity": sorted(times[1])[2] * 1e3,
+        "memory": (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024,
+    }
+    click.echo(json.dumps(facts))
+
+
+if __name__ == "__main__":
+    main()
