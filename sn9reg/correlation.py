@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 from scipy.fft import next_fast_len
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 Similarity = Literal["cc", "zncc", "ssd"]
 
@@ -46,6 +47,7 @@ class _CrossCorrelation(torch.autograd.Function):
         return torch.fft.irfft2(product, s=ctx.size)[:, : height - h + 1, : width - w + 1]
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
         spectrum, pattern = ctx.saved_tensors
         (height, width), (h, w) = ctx.shapes
@@ -133,21 +135,23 @@ def masked_similarity(
         other = template - template.mean(dim=(2, 3), keepdim=True)
     mask, part = reference_mask[:, None].double(), template_mask[:, None].double()
     one, other = one.double() * mask, other.double() * part
-    overlap = cross_correlation(mask, part).clamp_min(1)
+    shared = cross_correlation(mask, part)
+    overlap = shared.clamp_min(1)
     cross = cross_correlation(one, other)
     energy = cross_correlation((one**2).sum(dim=1, keepdim=True), part)
     own = cross_correlation(mask, (other**2).sum(dim=1, keepdim=True))
     if name == "ssd":
         value = -(energy - 2 * cross + own) / overlap
     else:
+        # Of what the means are taken from: below, the structure left is the rounding of the spectra.
+        floor, own_floor = (1e-11 * e.flatten(1).amax(dim=1)[:, None, None] + 1e-30 for e in (energy, own))
         for c in range(one.shape[1]):
             total, own_total = cross_correlation(one[:, c : c + 1], part), cross_correlation(mask, other[:, c : c + 1])
             cross, energy = cross - total * own_total / overlap, energy - total**2 / overlap
             own = own - own_total**2 / overlap
-        floor, own_floor = (1e-9 * e.flatten(1).amax(dim=1)[:, None, None] + 1e-30 for e in (energy, own))
         scale = torch.where((energy > floor) & (own > own_floor), energy * own, torch.inf).sqrt()
         value = (cross / scale).clamp(-1, 1)
-    return _trusted(value, overlap, template_mask, min_overlap).to(reference.dtype)
+    return _trusted(value, shared, template_mask, min_overlap).to(reference.dtype)
 
 
 def _trusted(mean: Tensor, overlap: Tensor, template_mask: Tensor, min_overlap: float) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,8 @@ from rasterio.errors import NotGeoreferencedWarning
 from sn9reg.errors import InputError
 from sn9reg.rasters import PathLike, data_bands, open_raster, reading
 from sn9reg.scene import Patch
+
+_BESIDE = (".tfw", ".pgw", ".jgw", ".wld", ".prj", ".xml")  # what may lie beside a raster and bear its name
 
 
 @dataclass(frozen=True)
@@ -35,9 +38,9 @@ def pair_files(folder: PathLike) -> list[PairFiles]:
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder")
     found = []
-    for optical in sorted(folder.glob("*_opt.*")):
+    for optical in _rasters(folder, "*_opt"):
         name = optical.stem[: -len("_opt")]
-        sar, mask = (sorted(folder.glob(f"{name}_{kind}.*")) for kind in ("sar", "mask"))
+        sar, mask = (_rasters(folder, f"{glob.escape(name)}_{kind}") for kind in ("sar", "mask"))
         if sar:
             found.append(PairFiles(name, optical, sar[0], mask[0] if mask else None))
     if not found:
@@ -45,12 +48,16 @@ def pair_files(folder: PathLike) -> list[PairFiles]:
     return found
 
 
+def _rasters(folder: Path, stem: str) -> list[Path]:
+    return sorted(path for path in folder.glob(f"{stem}.*") if path.suffix.lower() not in _BESIDE)
+
+
 def _read(path: Path, mask: Path | None, native: bool) -> Patch:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         with open_raster(path) as dataset, reading(path):
             values = dataset.read(data_bands(dataset), out_dtype=None if native else "float32")
-            valid = dataset.dataset_mask() > 0
+            valid = (dataset.dataset_mask() > 0) & np.isfinite(values).all(axis=0)
         if mask is not None:
             with open_raster(mask) as dataset, reading(mask):
                 inside = dataset.read(1) > 0

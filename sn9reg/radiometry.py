@@ -60,7 +60,7 @@ def fill_invalid(image: Image, valid: Mask) -> Image:
 def standardise(image: Image, valid: Mask, clip: float = 4.0) -> Image:
     """The image with mean 0 and variance 1 over valid pixels, cut at +-clip, and 0 where it is not valid: what a
     network sees. All 0 where the image is constant."""
-    pixels = image[valid]
+    pixels = image[valid].astype(np.float64)  # the squares of large values are too large for float
     if not pixels.size:
         return np.zeros_like(image)
     spread = float(pixels.std())

@@ -9,11 +9,15 @@ import rasterio
 import torch
 from affine import Affine
 from click.testing import CliRunner
+from PIL import Image
 from rasterio.crs import CRS
 from scipy.ndimage import gaussian_filter
+from torch import nn
 
 from sn9reg.cli import main
+from sn9reg.networks.table import build
 from sn9reg.simulate import SimulatedScene, simulate
+from sn9reg.weights.store import Architecture, save_weights
 
 UTM = CRS.from_epsg(32637)
 # (dx, dy) from optical to SAR of `textures`, in pixels.
@@ -77,3 +81,67 @@ def textures(width=320, height=280, seed=0):
 
 
 TEXTURE_TRANSFORM = Affine(0.5, 0, 435000, 0, -0.5, 4181000)
+
+
+def write_pairs(folder, count=6, side=96, seed=0):
+    """Registered pairs of random ground as NAME_opt.png and NAME_sar.png; SAR is optical reversed, with noise."""
+    folder.mkdir(parents=True, exist_ok=True)
+    random = np.random.default_rng(seed)
+    for k in range(count):
+        ground = gaussian_filter(random.normal(size=(side, side)), 1.5)
+        optical = np.clip(ground / ground.std() * 40 + 120, 1, 255)
+        sar = np.clip((256 - optical) * random.gamma(16, 1 / 16, ground.shape), 1, 255)
+        for kind, values in (("opt", optical), ("sar", sar)):
+            Image.fromarray(values.astype(np.uint8)).save(folder / f"{k}_{kind}.png")
+    return folder
+
+
+def write_manifest(folder, side=96):
+    """A manifest of two places, at 5 and 15 degrees of longitude, in two years. Optical pixels hold their column, SAR
+    pixels minus their row and one, in decibels."""
+    folder.mkdir(parents=True, exist_ok=True)
+    row, col = np.mgrid[:side, :side].astype(np.float32)
+    lines = ["optical,sar,lon,lat,year,season"]
+    for lon in (5, 15):
+        for year in (2018, 2020):
+            stem = f"{lon}_{year}"
+            write_raster(folder / f"{stem}_opt.tif", col[None], TEXTURE_TRANSFORM, UTM)
+            write_raster(folder / f"{stem}_sar.tif", -1 - row[None], TEXTURE_TRANSFORM, UTM)
+            lines.append(f"{stem}_opt.tif,{stem}_sar.tif,{lon},50,{year},summer")
+    (folder / "manifest.csv").write_text("\n".join(lines))
+    return folder / "manifest.csv"
+
+
+# By which surface each network is compared in its paper.
+SIMILARITY = {"mcgf": "cc", "osmnet": "ssd", "fft-unet": "zncc", "maru-net": "zncc", "residual-unet": "cc"}
+
+
+def untrained(name, shared=True, **options):
+    """A network in eval mode whose batch normalisations are those of a trained one: nothing is 0 or 1 as at the start,
+    and features are neither huge nor gone."""
+    torch.manual_seed(3)
+    network = build(name, shared, **options)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, std=0.3)
+            module.momentum = 1.0
+    channels = options.get("in_channels", 1)
+    with torch.no_grad():
+        for branch in network.branches.values():
+            branch(torch.randn(2, channels, 64, 64))
+    return network.eval()
+
+
+@pytest.fixture(scope="session")
+def random_weights(tmp_path_factory):
+    """Network -> a file of Siamese weights that nobody trained: what looks alike gets like features."""
+    folder = tmp_path_factory.mktemp("weights")
+
+    def file(name) -> Path:
+        path = folder / f"{name}.safetensors"
+        if not path.exists():
+            save_weights(path, untrained(name), Architecture(name, True, SIMILARITY[name]))
+        return path
+
+    return file

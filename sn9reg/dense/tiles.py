@@ -92,19 +92,20 @@ def search(
             found = masked_similarity(similarity, region, region_mask, template, template_mask)
             values[who] = found.numpy()
             enough = _MIN_VALID * level.template**2
-            expected = (_content(region, region_mask)[:, inner, inner] * template_mask).sum(dim=(1, 2))
+            expected = (_content(region, region_mask, similarity)[:, inner, inner] * template_mask).sum(dim=(1, 2))
             # Half of the template must meet valid pixels with structure when it lies where it is expected.
-            content = _content(template, template_mask).sum(dim=(1, 2))
+            content = _content(template, template_mask, similarity).sum(dim=(1, 2))
             usable[who] = ((content > enough) & (expected > enough / 2)).numpy()
             returned[who] = _way_back(found, region, region_mask, around, around_mask, level, similarity)
         progress(len(group))
     return Surfaces(level, values, centre, usable, returned)
 
 
-def _content(features: Tensor, mask: Tensor) -> Tensor:
-    """(n, h, w) 1 where a pixel is valid and has structure, 0 else: features have unit length, or none where the image
-    is constant (e.g. filled with a value that nobody declared as nodata)."""
-    return features.square().sum(dim=1).clamp_max(1) * mask
+def _content(features: Tensor, mask: Tensor, similarity: Similarity) -> Tensor:
+    """(n, h, w) 1 where a pixel is valid and has structure, 0 else: features have unit length (for "cc"; else any), or
+    none where the image is constant (e.g. filled with a value that nobody declared as nodata)."""
+    length = features.square().sum(dim=1)
+    return (length.clamp_max(1) if similarity == "cc" else (length > 0).to(length.dtype)) * mask
 
 
 def _way_back(

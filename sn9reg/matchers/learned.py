@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from sn9reg.dense.tiles import FeatureExtractor, Modality
-from sn9reg.errors import InputError
+from sn9reg.errors import ConfigError, InputError
 from sn9reg.matchers.template import TemplateMatcher
 from sn9reg.networks.branches import Branches
 from sn9reg.radiometry import SarLog, optical_grey, standardise
@@ -22,10 +22,11 @@ from sn9reg.weights.store import load_weights, shipped
 _SURROUNDINGS = 9  # pixels
 
 
-class _Learned(TemplateMatcher):
-    """A subclass names its network by `name`. weights: a .safetensors file; those that ship if not given. Other options
+class LearnedMatcher(TemplateMatcher):
+    """A subclass gives `network` and `name`. weights: a .safetensors file; those that ship if not given. Other options
     as in `TemplateMatcher`. Raises InputError where there are no weights or they do not fit."""
 
+    network: str  # its name in `networks/table.py`
     rim = 0  # networks learn on patches as they are, and know their borders
 
     def __init__(
@@ -38,12 +39,16 @@ class _Learned(TemplateMatcher):
         work_megapixels: float = 40.0,
     ) -> None:
         super().__init__(max_offset, template, spacing, max_templates, work_megapixels)
-        network, architecture = shipped(self.name) if weights is None else load_weights(weights)
-        if architecture.network != self.name:
-            raise InputError(f"{weights}: holds weights of {architecture.network}, not of {self.name}")
+        if not isinstance(weights, str | None):
+            raise ConfigError(f"matcher option weights is {weights!r}, not the name of a file")
+        network, architecture = shipped(self.network) if weights is None else load_weights(weights)
+        if architecture.network != self.network:
+            raise InputError(f"{weights}: holds weights of {architecture.network}, not of {self.network}")
+        if architecture.options.get("in_channels", 1) != 1:
+            raise InputError(f"{weights}: is for images of several channels; a matcher gives one")
         self.similarity = architecture.similarity
         self.margin = network.margin
-        self._network = _fused(network).to(memory_format=torch.channels_last)
+        self._branches = _fused(network).to(memory_format=torch.channels_last)
 
     def extractor(self, sar: Patch) -> FeatureExtractor:
         sar_log = SarLog.of(sar.values, sar.valid)
@@ -52,7 +57,7 @@ class _Learned(TemplateMatcher):
             image = sar_log(patch.values) if modality == "sar" else optical_grey(patch.values)
             image = standardise(image, patch.valid)
             with torch.no_grad():
-                features: Tensor = self._network(torch.from_numpy(image)[None, None], modality)[0]
+                features: Tensor = self._branches(torch.from_numpy(image)[None, None], modality)[0]
             return features * torch.from_numpy(_textured(image))
 
         return extract
@@ -70,37 +75,37 @@ def _fused(network: Branches) -> Branches:
     for module in network.modules():
         children = list(module.named_children())
         for (name, child), (norm_name, norm) in itertools.pairwise(children):
-            if isinstance(child, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-                setattr(module, name, fuse_conv_bn_eval(child, norm))
+            if isinstance(child, nn.Conv2d | nn.ConvTranspose2d) and isinstance(norm, nn.BatchNorm2d):
+                setattr(module, name, fuse_conv_bn_eval(child, norm, isinstance(child, nn.ConvTranspose2d)))
                 setattr(module, norm_name, nn.Identity())
     return network
 
 
-class ResidualUNetMatcher(_Learned):
+class ResidualUNetMatcher(LearnedMatcher):
     """Small residual U-Net of sn9reg's own, trained on real pairs; fast."""
 
-    name = "residual-unet"
+    name = network = "residual-unet"
 
 
-class MCGFMatcher(_Learned):
+class MCGFMatcher(LearnedMatcher):
     """Multiscale convolutional gradient features."""
 
-    name = "mcgf"
+    name = network = "mcgf"
 
 
-class OSMNetMatcher(_Learned):
+class OSMNetMatcher(LearnedMatcher):
     """OSMNet: residual features at full resolution."""
 
-    name = "osmnet"
+    name = network = "osmnet"
 
 
-class FFTUNetMatcher(_Learned):
+class FFTUNetMatcher(LearnedMatcher):
     """FFT U-Net: a classic U-Net."""
 
-    name = "fft-unet"
+    name = network = "fft-unet"
 
 
-class MARUNetMatcher(_Learned):
+class MARUNetMatcher(LearnedMatcher):
     """MARU-Net: multiscale attention-gated residual U-Net."""
 
-    name = "maru-net"
+    name = network = "maru-net"

@@ -44,8 +44,9 @@ class Optimiser:
 class TrainingConfig:
     """A network, a loss, data, and for how long.
 
-    shared: Siamese. batch: pairs a step, in `accumulate` parts. validate_every: steps between validations; patience:
-    validations without gain before it stops, 0 for never. average: decay of the weights' running mean, which is what is
+    shared: Siamese. untrained: share of the similarity that untrained orientation energies carry, as in the hybrid
+    matcher, so that the network learns what they miss. batch: pairs a step, in `accumulate` parts. validate_every:
+    steps between validations; patience: validations without gain before it stops, 0 for never. average: decay of the weights' running mean, which is what is
     validated and kept; 0 for none. precision: as Lightning names it, e.g. 32-true or bf16-mixed; `auto` is bf16-mixed
     on a GPU and 32-true else.
     """
@@ -54,6 +55,7 @@ class TrainingConfig:
     loss: Choice
     sources: tuple[Source, ...]
     shared: bool = False
+    untrained: float = 0.0
     geometry: Geometry = field(default_factory=Geometry)
     validation: Geometry = field(default_factory=Geometry)
     photometry: Photometry = field(default_factory=Photometry)
@@ -74,10 +76,17 @@ class TrainingConfig:
         for name in positive:
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}, must be at least 1")
+        for name in ("patience", "workers", "seed"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} is {getattr(self, name)}, must not be negative")
+        if not 0 <= self.average < 1:
+            raise ConfigError(f"average is {self.average}, must be at least 0 and below 1")
         for name in ("geometry", "validation"):
             shape = getattr(self, name)
             if not 0 < shape.sar < shape.optical:
                 raise ConfigError(f"{name}: the SAR side {shape.sar} must be smaller than the optical {shape.optical}")
+        if not 0 <= self.untrained < 1:
+            raise ConfigError(f"untrained is {self.untrained}, must be at least 0 and less than 1")
         if self.batch % self.accumulate:
             raise ConfigError(f"batch {self.batch} cannot be taken in {self.accumulate} equal parts")
 
@@ -85,10 +94,10 @@ class TrainingConfig:
 def read_config(path: PathLike) -> TrainingConfig:
     """Raises InputError where the file cannot be read, ConfigError for what is not in it or does not belong there."""
     try:
-        content = yaml.safe_load(Path(path).read_text())
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: is not YAML ({' '.join(str(error).split())})") from error
     return _build(TrainingConfig, content, str(path))
 
@@ -113,7 +122,10 @@ def _build(kind: type[T], content: object, where: str) -> T:
     ]
     if missing:
         raise ConfigError(f"{where}: lacks {', '.join(missing)}")
-    return kind(**values)
+    try:
+        return kind(**values)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from error
 
 
 def _convert(hint: Any, value: object, where: str) -> Any:

@@ -6,7 +6,7 @@ import logging
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import count
+from itertools import count, repeat
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +18,7 @@ from torch.utils.data import Dataset, IterableDataset, get_worker_info
 from sn9reg.degradation import Degradation
 from sn9reg.errors import ConfigError, InputError
 from sn9reg.pair_folder import pair_files
+from sn9reg.radiometry import SarLog
 from sn9reg.scene import Patch
 from sn9reg.training.geosplit import GeoSplit, PairRef, read_manifest, spatial_split, temporal_split
 from sn9reg.training.sample import Geometry, Photometry, augment_optical, augment_sar, cut, finish
@@ -71,10 +72,11 @@ Pairs = Sequence[tuple[Patch, Patch]]
 
 
 class _Windows(Sequence[tuple[Patch, Patch]]):
-    """Windows of a manifest's rasters; another one each time that an item is asked for."""
+    """Windows of a manifest's rasters; another one each time that an item is asked for, unless `fixed`."""
 
-    def __init__(self, pairs: Sequence[PairRef], size: int, seed: int, sar_band: int) -> None:
-        self._windows, self._epochs = GeoSplit(pairs, size, seed, sar_band), count()
+    def __init__(self, pairs: Sequence[PairRef], size: int, seed: int, sar_band: int, fixed: bool = False) -> None:
+        self._windows = GeoSplit(pairs, size, seed, sar_band)
+        self._epochs = repeat(0) if fixed else count()
 
     def __len__(self) -> int:
         return len(self._windows)
@@ -82,9 +84,15 @@ class _Windows(Sequence[tuple[Patch, Patch]]):
     def __getitem__(self, index: Any) -> Any:
         self._windows.set_epoch(next(self._epochs))
         optical, sar = (image.numpy() for image in self._windows[index])
-        if (sar < 0).any():  # decibels, of intensity
-            sar = np.power(10, sar / 20, dtype=np.float32)
-        return Patch(optical, np.ones(optical.shape[1:], bool)), Patch(sar, np.ones(sar.shape[1:], bool))
+        valid = np.ones(optical.shape[1:], bool)
+        return Patch(optical, valid), _amplitude(Patch(sar, valid))
+
+
+def _amplitude(sar: Patch) -> Patch:
+    """The patch with decibels, of intensity, turned to amplitude."""
+    if not SarLog.of(sar.values, sar.valid).decibel:
+        return Patch(np.maximum(sar.values, 0), sar.valid)
+    return Patch(np.where(sar.valid, np.power(10, sar.values / 20, dtype=np.float32), np.float32(0)), sar.valid)
 
 
 def load(source: Source, seed: int, side: int) -> tuple[Pairs, Pairs]:
@@ -94,16 +102,15 @@ def load(source: Source, seed: int, side: int) -> tuple[Pairs, Pairs]:
         acquisitions = read_manifest(source.manifest)
         by_place = source.longitude is not None
         split = spatial_split(acquisitions, source.longitude) if by_place else temporal_split(acquisitions, source.year)
-        side = math.ceil(side / source.zoom[0])
         few = split[1][:: max(1, round(1 / source.held_out))] if source.held_out else []
-        held_out = _Windows(few, side, seed, source.sar_band) if few else []
-        return _Windows(split[0], side, seed, source.sar_band), held_out
+        held_out = _Windows(few, side, seed, source.sar_band, fixed=True) if few else []
+        return _Windows(split[0], math.ceil(side / min(1, source.zoom[0])), seed, source.sar_band), held_out
     pairs = []
     for files in pair_files(str(source.folder)):
         optical, sar = files.read(native=True)
         if optical.valid.shape != sar.valid.shape:
             raise InputError(f"{files.optical} and {files.sar.name} differ in size; a registered pair does not")
-        pairs.append((optical, sar))
+        pairs.append((optical, _amplitude(sar)))
     held = np.zeros(len(pairs), bool)
     if source.held_out:
         held = hold_out([optical.values.mean(axis=0) for optical, _ in pairs], source.held_out, seed)
@@ -150,9 +157,14 @@ class TrainingSamples(IterableDataset[Sample]):
 
 
 class ValidationSamples(Dataset[Sample]):
-    """One fixed sample per pair: the middle of the image, the template at a place drawn by the seed."""
+    """One fixed sample per pair: the middle of the image, the template at a place drawn by the seed. Raises InputError
+    for an image smaller than the patch."""
 
     def __init__(self, pairs: Pairs, geometry: Geometry, degradation: Degradation, seed: int = 0) -> None:
+        for optical, _ in pairs:
+            if min(optical.valid.shape) < geometry.optical:
+                height, width = optical.valid.shape
+                raise InputError(f"a pair held out is {width} x {height} px, smaller than validation.optical")
         self.pairs, self.geometry, self.degradation, self.seed = pairs, geometry, degradation, seed
 
     def __len__(self) -> int:

@@ -26,14 +26,17 @@ Loaded = tuple[Source, Pairs, Pairs]  # for training, held out
 def train(config: TrainingConfig, out: PathLike, resume: bool = False, progress: bool = True) -> MatchingTask:
     """Train, and return the task with the best weights.
 
-    Into `out` go last.ckpt and best.ckpt, metrics.csv and TensorBoard's events. resume: go on from last.ckpt, if there
-    is one. A batch that does not fit into memory is taken in twice as many parts, and training goes on.
+    Into `out` go last.ckpt, best.ckpt where pairs are held out, csv/metrics.csv (csv-STEP for a run resumed at STEP),
+    and TensorBoard's events. resume: go on from last.ckpt, if there is one. A batch that does not fit into memory is
+    taken in twice as many parts, and training goes on.
     Raises InputError for data that cannot be read, ConfigError for a loss that is no number, or where even a single
     pair does not fit.
     """
     out = Path(out)
     side = max(config.geometry.optical, config.validation.optical)
     loaded = [(source, *load(source, config.seed, side)) for source in config.sources]
+    if not resume:
+        (out / "last.ckpt").unlink(missing_ok=True)  # an earlier run's: after a lack of memory it would be gone on from
     while True:
         try:
             return _fit(config, loaded, out, resume, progress)
@@ -47,17 +50,16 @@ def _fit(config: TrainingConfig, loaded: list[Loaded], out: Path, resume: bool, 
     lightning.seed_everything(config.seed, verbose=False)
     task = MatchingTask(config)
     held_out = [held for _, _, held in loaded if held]
-    best = ModelCheckpoint(
-        out,
-        filename="best",
-        monitor="quality" if held_out else None,
-        mode="max",
-        save_last=True,
-        enable_version_counter=False,
-    )
-    callbacks: list[Callback] = [best]
+    best = ModelCheckpoint(out, filename="best", monitor="quality", mode="max", enable_version_counter=False)
+    # One of its own: Lightning's save_last would keep the last best. After each validation, or where there are none.
+    every = None if held_out else config.validate_every
+    last_one = ModelCheckpoint(out, filename="last", every_n_train_steps=every, enable_version_counter=False)
+    callbacks: list[Callback] = [best, last_one] if held_out else [last_one]
     if config.patience and held_out:
         callbacks.append(EarlyStopping("quality", mode="max", patience=config.patience))
+    last = out / "last.ckpt" if resume and (out / "last.ckpt").exists() else None
+    done = torch.load(last, map_location="cpu", weights_only=False)["global_step"] if last else 0
+    table = CSVLogger(out, name="", version=f"csv-{done}" if done else "csv")  # it empties the folder that it gets
     trainer = lightning.Trainer(
         max_steps=config.steps,
         accumulate_grad_batches=config.accumulate,
@@ -69,13 +71,11 @@ def _fit(config: TrainingConfig, loaded: list[Loaded], out: Path, resume: bool, 
         num_sanity_val_steps=0,
         log_every_n_steps=min(50, config.steps),
         callbacks=callbacks,
-        logger=[CSVLogger(out, name="", version="csv"), TensorBoardLogger(str(out), name="", version="tensorboard")],
+        logger=[table, TensorBoardLogger(str(out), name="", version="tensorboard")],
         enable_progress_bar=progress,
         enable_model_summary=False,
         default_root_dir=str(out),
     )
-    last = out / "last.ckpt" if resume and (out / "last.ckpt").exists() else None
-    done = torch.load(last, map_location="cpu", weights_only=False)["global_step"] if last else 0
     # A resumed run must not see the first run's samples again.
     samples = TrainingSamples(
         [(source, pairs) for source, pairs, _ in loaded],

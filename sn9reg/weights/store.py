@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import textwrap
 from dataclasses import asdict, dataclass, field
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -37,14 +38,18 @@ class Architecture:
 
 
 def save_weights(path: PathLike, network: Branches, architecture: Architecture) -> None:
-    """Write a network's state in half precision. Raises OutputError where the file cannot be written."""
+    """Write a network's state, each tensor in half precision where that does not overflow. Raises OutputError where the
+    file cannot be written."""
     state = {key: _half(value).contiguous() for key, value in network.state_dict().items()}
     with atomic_output(path, overwrite=True) as temporary:
         save_file(state, str(temporary), metadata={_HEADER: json.dumps(asdict(architecture))})
 
 
 def _half(value: torch.Tensor) -> torch.Tensor:
-    return value.half() if value.dtype.is_floating_point else value
+    if not value.dtype.is_floating_point:
+        return value
+    half = value.half()
+    return half if bool(torch.isfinite(half).all()) else value
 
 
 def load_weights(path: PathLike, sha256: str | None = None) -> tuple[Branches, Architecture]:
@@ -56,7 +61,10 @@ def load_weights(path: PathLike, sha256: str | None = None) -> tuple[Branches, A
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such weights file")
-    content = path.read_bytes()
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
     if content[:2] == b"PK" or content[:1] == b"\x80" or path.suffix in (".pt", ".pth", ".pkl", ".ckpt", ".bin"):
         raise InputError(f"{path}: pickled weights can run code and are refused; give a .safetensors file")
     if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
@@ -71,14 +79,17 @@ def load_weights(path: PathLike, sha256: str | None = None) -> tuple[Branches, A
         raise InputError(f"{path}: does not say which network it is for; pipelines.train_matcher writes such files")
     try:
         architecture = Architecture(**json.loads(header))
+        if architecture.similarity not in get_args(Similarity):
+            raise ConfigError(f"there is no similarity {architecture.similarity!r}")
         network = build(architecture.network, architecture.shared, **architecture.options)
         network.load_state_dict(state)
-    except (ValueError, TypeError, ConfigError) as error:
+    except (ValueError, TypeError, ConfigError, RecursionError) as error:
         raise InputError(f"{path}: its header is not one that this version knows ({error})") from error
     except RuntimeError as error:
         first = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
+        first = textwrap.shorten(first, 160, placeholder=" ...")
         raise InputError(f"{path}: holds no weights of the network {architecture.network} ({first})") from error
-    if not all(bool(torch.isfinite(value).all()) for value in state.values()):
+    if not all(bool(torch.isfinite(value).all()) for value in network.state_dict().values()):
         raise InputError(f"{path}: holds weights that are not finite")
     return network.float().eval(), architecture
 
