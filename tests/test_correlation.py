@@ -11,7 +11,16 @@ from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 from skimage.feature import match_template
 
-from sn9reg.correlation import cc, cross_correlation, find_peaks, masked_cc, similarity, ssd, zncc
+from sn9reg.correlation import (
+    cc,
+    cross_correlation,
+    find_peaks,
+    masked_cc,
+    masked_similarity,
+    similarity,
+    ssd,
+    zncc,
+)
 
 few = settings(max_examples=25, deadline=None)
 seeds = st.integers(0, 2**32 - 1)
@@ -178,6 +187,188 @@ def test_masked_cc_of_an_empty_template_is_zero(hole):
     mask[:, :3, :3] = 0.0 if hole else 1.0
     found = masked_cc(images(1, (1, 2, 12, 12)), mask, images(2, (1, 2, 4, 4)), torch.zeros(1, 4, 4))
     assert (found == 0).all()
+
+
+# --- the hand-written gradient ---------------------------------------------------------------------------------------
+
+
+def doubles(seed, *shape):
+    return torch.from_numpy(np.random.default_rng(seed).normal(size=shape))
+
+
+SIZES = [((9, 11), (4, 3)), ((7, 7), (7, 7)), ((13, 6), (1, 6)), ((5, 17), (2, 1))]
+
+
+@pytest.mark.parametrize(("size", "part"), SIZES)
+@pytest.mark.parametrize("wanted", [(True, True), (True, False), (False, True)])
+def test_the_gradient_of_cross_correlation_is_its_own(size, part, wanted):
+    reference, template = doubles(1, 2, 3, *size), doubles(2, 2, 3, *part)
+    reference.requires_grad_(wanted[0])
+    template.requires_grad_(wanted[1])
+    assert torch.autograd.gradcheck(cross_correlation, (reference, template))
+    cross_correlation(reference, template).square().sum().backward()
+    assert [reference.grad is not None, template.grad is not None] == list(wanted)
+
+
+@pytest.mark.parametrize("name", ["cc", "zncc", "ssd"])
+def test_gradients_pass_through_every_similarity(name):
+    reference, template = doubles(1, 1, 2, 9, 8).requires_grad_(), doubles(2, 1, 2, 4, 3).requires_grad_()
+    assert torch.autograd.gradcheck(lambda r, t: similarity(name, r, t), (reference, template))
+
+
+def test_the_gradient_is_torchs_in_float():
+    reference, template = images(1, (2, 2, 20, 23)), images(2, (2, 2, 7, 6))
+    weight = images(3, (2, 14, 18))
+    found, expected = [], []
+    for correlate, out in ((cross_correlation, found), (direct, expected)):
+        inputs = [x.clone().requires_grad_() for x in (reference, template)]
+        (correlate(*inputs) * weight).sum().backward()
+        out += [x.grad for x in inputs]
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+
+def direct(reference, template):
+    """Cross-correlation pixel by pixel, by torch's own convolution, each of the batch as a group."""
+    batch, channels, height, width = reference.shape
+    rows = torch.nn.functional.conv2d(reference.reshape(1, batch * channels, height, width), template, groups=batch)
+    return rows[0]
+
+
+def test_without_gradients_the_surface_is_the_same_and_asks_for_none():
+    reference, template = doubles(1, 1, 2, 12, 12).requires_grad_(), doubles(2, 1, 2, 5, 5).requires_grad_()
+    with torch.no_grad():
+        silent = cross_correlation(reference, template)
+    loud = cross_correlation(reference, template)
+    assert not silent.requires_grad
+    assert loud.requires_grad
+    assert torch.equal(silent, loud)
+    assert not cross_correlation(reference.detach(), template.detach()).requires_grad
+
+
+def test_a_second_derivative_is_refused_rather_than_wrong():
+    reference, template = doubles(1, 1, 1, 6, 6).requires_grad_(), doubles(2, 1, 1, 3, 3)
+    (slope,) = torch.autograd.grad(cross_correlation(reference, template).square().sum(), reference, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        slope.sum().backward()
+
+
+# --- masked similarities ---------------------------------------------------------------------------------------------
+
+NAMES = ["cc", "zncc", "ssd"]
+
+
+def by_hand(name, box, template, both):
+    """One value of a surface, over the pixels of `both` (h, w); box, template: (C, h, w) in double."""
+    box, template = box[:, both], template[:, both]
+    if name == "cc":
+        return (box * template).sum() / both.sum()
+    if name == "ssd":
+        return -((box - template) ** 2).sum() / both.sum()
+    box, template = (x - x.mean(axis=1, keepdims=True) for x in (box, template))
+    scale = np.sqrt((box**2).sum() * (template**2).sum())
+    return (box * template).sum() / scale if scale > 1e-9 else 0.0
+
+
+@pytest.mark.parametrize("name", NAMES)
+@few
+@given(seed=seeds, filled=st.floats(0.4, 1.0), least=st.floats(0.1, 0.9), level=st.sampled_from([0.0, 50.0]))
+def test_masked_similarity_is_brute_force(name, seed, filled, least, level):
+    random = np.random.default_rng(seed)
+    reference, template = images(seed, (2, 2, 12, 14), 1, level), images(seed + 1, (2, 2, 6, 5), 1, level)
+    masks = [torch.from_numpy((random.random((2, *s)) < filled).astype(np.float32)) for s in ((12, 14), (6, 5))]
+    masks[0][0, :5, :7] = 0  # a hole larger than the template in one, none in the other
+    masks[0][1] = 1
+    surface = masked_similarity(name, reference, masks[0], template, masks[1], least).numpy()
+    for k in range(2):
+        expected, share = np.full(surface.shape[1:], np.nan), np.zeros(surface.shape[1:])
+        area = max(1.0, float(masks[1][k].sum()))
+        for i, j in np.ndindex(*share.shape):
+            both = (masks[0][k, i : i + 6, j : j + 5] * masks[1][k]).numpy() > 0
+            share[i, j] = both.sum() / area
+            if abs(share[i, j] - least) < 1e-3:
+                return  # rounding decides
+            if share[i, j] > least:
+                box = reference[k, :, i : i + 6, j : j + 5].double().numpy()
+                expected[i, j] = by_hand(name, box, template[k].double().numpy(), both)
+        base = np.nanmean(expected) if np.isfinite(expected).any() else 0.0
+        trusted = base + np.where(np.isfinite(expected), np.nan_to_num(expected) - base, 0) * np.sqrt(share)
+        scale = max(1.0, np.abs(trusted).max())
+        np.testing.assert_allclose(surface[k], trusted, atol=1e-4 * scale)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_masks_that_are_full_change_nothing(name):
+    reference, template = images(1, (2, 3, 20, 22), 2, 7), images(2, (2, 3, 8, 6), 2, 7)
+    masks = [torch.ones(2, 20, 22), torch.ones(2, 8, 6)]
+    plain = similarity(name, reference, template).numpy()
+    np.testing.assert_allclose(masked_similarity(name, reference, masks[0], template, masks[1]).numpy(), plain, rtol=1e-6)
+    # One that is full beside one that is not goes the long way, to the same place.
+    masks[0][1, :9] = 0
+    found = masked_similarity(name, reference, masks[0], template, masks[1]).numpy()
+    np.testing.assert_allclose(found[0], plain[0], rtol=1e-4, atol=1e-5)
+    assert np.abs(found[1] - plain[1]).max() > 1e-3
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_not_valid_has_no_say(name):
+    reference, template = images(1, (1, 2, 20, 22)), images(2, (1, 2, 8, 6))
+    masks = [torch.ones(1, 20, 22), torch.ones(1, 8, 6)]
+    masks[0][:, 3:9, 4:12], masks[1][:, :3] = 0, 0
+    found = masked_similarity(name, reference, masks[0], template, masks[1])
+    other = [x + 100 * (1 - m[:, None]) for x, m in zip((reference, template), masks, strict=True)]
+    again = masked_similarity(name, other[0], masks[0], other[1], masks[1])
+    np.testing.assert_allclose(again.numpy(), found.numpy(), atol=1e-4)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("level", [0.0, 0.1, 123.4, -5e3])
+@pytest.mark.parametrize("constant", ["reference", "template", "both"])
+def test_constants_give_finite_surfaces_with_and_without_holes(name, level, constant):
+    reference, template = images(1, (1, 2, 24, 20)), images(2, (1, 2, 8, 6))
+    reference = torch.full_like(reference, level) if constant != "template" else reference
+    template = torch.full_like(template, level) if constant != "reference" else template
+    holed = torch.ones(1, 24, 20)
+    holed[:, :10, :12] = 0
+    part = torch.ones(1, 8, 6)
+    part[:, :, :2] = 0
+    for mask in (torch.ones(1, 24, 20), holed):
+        for own in (torch.ones(1, 8, 6), part):
+            surface = masked_similarity(name, reference, mask, template, own)
+            assert torch.isfinite(surface).all()
+            if name == "zncc":  # there is no structure to be alike
+                assert (surface == 0).all()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_template_whose_valid_part_is_constant_has_no_structure(name):
+    """What lies beside it, in its invalid pixels, must not make any."""
+    reference, template = images(1, (1, 1, 24, 20)), 50 * images(2, (1, 1, 8, 6))
+    part = torch.ones(1, 8, 6)
+    part[:, :, :2] = 0
+    template[..., 2:] = 3.7
+    surface = masked_similarity(name, reference, torch.ones(1, 24, 20), template, part)
+    if name == "zncc":
+        assert (surface == 0).all()
+    else:  # and none of it is felt
+        again = masked_similarity(name, reference, torch.ones(1, 24, 20), torch.full_like(template, 3.7), part)
+        np.testing.assert_allclose(surface.numpy(), again.numpy(), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("pixels", [0, 1, 2])
+def test_a_place_that_shares_nothing_with_a_tiny_template_is_not_the_best(name, pixels):
+    reference, template = images(1, (1, 2, 24, 20), 1, 9), images(2, (1, 2, 8, 6), 1, -9)
+    holed, part = torch.ones(1, 24, 20), torch.zeros(1, 8, 6)
+    holed[:, :14, :16] = 0
+    part.view(-1)[:pixels] = 1
+    surface = masked_similarity(name, reference, holed, template, part)[0]
+    nothing = surface[:14, :14]
+    assert torch.isfinite(surface).all()
+    assert (nothing == nothing[0, 0]).all()
+    assert nothing[0, 0] == pytest.approx(float(surface[14:].mean()) if pixels else 0.0, abs=0.15 * surface.abs().max())
+    if name != "zncc" and pixels:  # one or two pixels correlate perfectly, or not at all
+        assert surface.max() > nothing[0, 0] + 1e-3
 
 
 # --- peaks -----------------------------------------------------------------------------------------------------------

@@ -46,9 +46,9 @@ class TrainingConfig:
 
     shared: Siamese. untrained: share of the similarity that untrained orientation energies carry, as in the hybrid
     matcher, so that the network learns what they miss. batch: pairs a step, in `accumulate` parts. validate_every:
-    steps between validations; patience: validations without gain before it stops, 0 for never. average: decay of the weights' running mean, which is what is
-    validated and kept; 0 for none. precision: as Lightning names it, e.g. 32-true or bf16-mixed; `auto` is bf16-mixed
-    on a GPU and 32-true else.
+    steps between validations; patience: validations without gain before it stops, 0 for never. average: decay of the
+    weights' running mean, which is what is validated and kept; 0 for none. precision: as Lightning names it, e.g.
+    32-true or bf16-mixed; `auto` is bf16-mixed on a GPU and 32-true else.
     """
 
     network: Choice

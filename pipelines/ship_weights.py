@@ -1,0 +1,78 @@
+"""Put trained weights into the package, with their card.
+
+    python -m pipelines.ship_weights CONFIG.yaml work/training/CONFIG [--matcher hybrid]
+
+Copies weights.safetensors to sn9reg/weights/ and writes into manifest.json what it is: checksum, data and licences,
+recipe, seed, the commit that trained it, and correct match rates measured with it on folders that it did not see.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import click
+
+from sn9reg.benchmark import bench_patches
+from sn9reg.matchers.base import make_matcher
+from sn9reg.training.config import TrainingConfig, as_dict, read_config
+
+WEIGHTS = Path(__file__).parent.parent / "sn9reg" / "weights"
+# By the folder's name: what it is, and under which licence it may be used. Other folders may not train what ships.
+LICENCES = {
+    "train": "SEN1-2 sample (Sentinel-1 VV, Sentinel-2): CC BY 4.0, contains modified Copernicus Sentinel data",
+    "3mos": "3MOS sample (GF3, ALOS, Radarsat, Sentinel-1, optical): Apache-2.0",
+    "sentinel_la": "Los Angeles, Sentinel-1 VH and Sentinel-2: contains modified Copernicus Sentinel data",
+    "simulated": "simulated by sn9reg: Apache-2.0",
+}
+
+
+@click.command()
+@click.argument("config_path", metavar="CONFIG", type=click.Path(exists=True, path_type=Path))
+@click.argument("run", type=click.Path(exists=True, path_type=Path))
+@click.option("--matcher", help="Measure by this matcher [default: the network's own].")
+@click.option("--data", type=click.Path(path_type=Path), default=Path("../shared/data"), show_default=True)
+def main(config_path: Path, run: Path, matcher: str | None, data: Path) -> None:
+    """Ship the weights in RUN, trained by CONFIG."""
+    config = read_config(config_path)
+    name = config.network.name
+    source, target = run / "weights.safetensors", WEIGHTS / f"{name}.safetensors"
+    measured = {
+        folder: bench_patches(data / folder, make_matcher(matcher or name, weights=str(source))).as_dict()
+        for folder in ("sen12/val", "gf3_1m")
+        if (data / folder).is_dir()
+    }
+    for result in measured.values():
+        del result["ms_per_pair"]  # of this machine, not of the weights
+    manifest = json.loads((WEIGHTS / "manifest.json").read_text())
+    manifest[name] = card(config, source, target.name, config_path, measured)
+    shutil.copyfile(source, target)
+    (WEIGHTS / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
+    click.echo(json.dumps(manifest[name], indent=1))
+
+
+def card(config: TrainingConfig, source: Path, file: str, recipe: Path, measured: dict[str, Any]) -> dict[str, Any]:
+    """What the manifest says of one network's weights."""
+    folders = [Path(s.name).name for s in config.sources]
+    if unknown := sorted(set(folders) - set(LICENCES)):
+        raise click.ClickException(f"nothing is known of the licence of {', '.join(unknown)}")
+    head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+    return {
+        "file": file,
+        "sha256": hashlib.sha256(source.read_bytes()).hexdigest(),
+        "data": {folder: f"{s.weight:g} of the samples" for folder, s in zip(folders, config.sources, strict=True)},
+        "licences": [LICENCES[folder] for folder in folders],
+        "recipe": recipe.name,
+        "config": as_dict(config),
+        "seed": config.seed,
+        "commit": head,
+        "measured": measured,
+    }
+
+
+if __name__ == "__main__":
+    main()
