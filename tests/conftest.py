@@ -1,5 +1,6 @@
 """What several test modules share: a simulated scene that `align` registers, and its registration, each made once."""
 
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from torch import nn
 
 from sn9reg.cli import main
 from sn9reg.networks.table import build
+from sn9reg.scene import open_pair
 from sn9reg.simulate import SimulatedScene, simulate
 from sn9reg.weights.store import Architecture, save_weights
 
@@ -81,6 +83,36 @@ def textures(width=320, height=280, seed=0):
 
 
 TEXTURE_TRANSFORM = Affine(0.5, 0, 435000, 0, -0.5, 4181000)
+
+
+def fields(side, seed):
+    """A texture of blobs with sharp edges, as fields and roofs have, in [0, 1]."""
+    random = np.random.default_rng(seed)
+    coarse, fine = (gaussian_filter(random.normal(size=(side, side)), width) for width in (14, 4))
+    edges = (coarse > 0) * 0.5 + (fine > 0.5 * fine.std()) * 0.35
+    return gaussian_filter(edges, 1.0) + 0.1
+
+
+@contextmanager
+def pair_of(folder, shape=(300, 330), shift=(9, -6), looks=4.0, seed=0, empty=None, same=False):
+    """Opened: an optical image, and a SAR image of reversed contrast in speckle, its content `shift` px away; if
+    `same`, of like contrast, without speckle, and partly negative as decibels are. `empty` (slices) is nodata."""
+    rim = max(map(abs, shift)) + 1
+    whole = fields(max(shape) + 2 * rim, seed)
+    (dx, dy), (height, width) = shift, shape
+    optical = whole[rim : rim + height, rim : rim + width]
+    sar = whole[rim - dy : rim - dy + height, rim - dx : rim - dx + width].copy()
+    if same:
+        sar = 10 * (sar - sar.mean() - 1e-3)
+    else:
+        sar = 500 * (1.1 - sar) * np.random.default_rng(seed + 1).gamma(looks, 1 / looks, sar.shape)
+    if empty is not None:
+        sar[empty] = 0
+    for name, values, nodata in (("optical", 200 * optical + 20, None), ("sar", sar, 0)):
+        values = values[None].astype(np.float32)
+        write_raster(folder / f"{name}.tif", values, TEXTURE_TRANSFORM, UTM, nodata=nodata)
+    with open_pair(folder / "optical.tif", folder / "sar.tif") as pair:
+        yield pair
 
 
 def write_pairs(folder, count=6, side=96, seed=0):

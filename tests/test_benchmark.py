@@ -54,6 +54,47 @@ def test_json_has_the_agreed_keys(folder):
     assert rates == sorted(rates)
 
 
+def bench(*arguments):
+    return CliRunner().invoke(main, ["bench", "patches", *map(str, arguments)])
+
+
+def test_a_matcher_takes_its_options(folder, random_weights):
+    """With weights that nobody trained, a registered pair of one image twice is found."""
+    for path in folder.glob("*_opt.png"):
+        (folder / path.name.replace("_opt", "_sar")).write_bytes(path.read_bytes())
+    sizes = ["--reference", "128", "--template", "90", "--json"]
+    weights = ["--matcher-option", f"weights={random_weights('residual-unet')}"]
+    result = bench(folder, *sizes, "--matcher", "residual-unet", *weights)
+    assert result.exit_code == 0, result.stderr
+    facts = json.loads(result.stdout)
+    assert (facts["matcher"], facts["n"], facts["cmr"]["2"]) == ("residual-unet", 3, 1)
+    result = bench(folder, *sizes, "--matcher-option", "template=32", "--matcher-option", "max_offset=9.5")
+    assert json.loads(result.stdout)["n"] == 3
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("colour=blue", "has no option colour; it has: weights"),
+        ("weights", "'weights' is not NAME=VALUE"),
+        ("weights=[1]", "matcher option weights is [1]"),
+        ("template=many", "matcher option template is 'many'"),
+    ],
+)
+def test_matcher_options_that_make_no_sense_are_usage_errors(folder, option, message):
+    result = bench(folder, "--matcher", "mcgf", "--matcher-option", option)
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert result.stdout == ""
+
+
+def test_weights_that_are_not_there_are_an_error(folder):
+    result = bench(folder, "--matcher", "mcgf", "--matcher-option", "weights=nowhere.safetensors")
+    assert result.exit_code == 1
+    assert result.stderr == "sn9reg: nowhere.safetensors: no such weights file\n"
+
+
 def test_places_depend_on_the_seed_only(folder):
     class Corner:
         """Always says the upper left corner: its error is where the template was cut."""

@@ -302,7 +302,8 @@ def test_masks_that_are_full_change_nothing(name):
     reference, template = images(1, (2, 3, 20, 22), 2, 7), images(2, (2, 3, 8, 6), 2, 7)
     masks = [torch.ones(2, 20, 22), torch.ones(2, 8, 6)]
     plain = similarity(name, reference, template).numpy()
-    np.testing.assert_allclose(masked_similarity(name, reference, masks[0], template, masks[1]).numpy(), plain, rtol=1e-6)
+    found = masked_similarity(name, reference, masks[0], template, masks[1]).numpy()
+    np.testing.assert_allclose(found, plain, rtol=1e-6)
     # One that is full beside one that is not goes the long way, to the same place.
     masks[0][1, :9] = 0
     found = masked_similarity(name, reference, masks[0], template, masks[1]).numpy()
@@ -363,12 +364,13 @@ def test_a_place_that_shares_nothing_with_a_tiny_template_is_not_the_best(name, 
     holed[:, :14, :16] = 0
     part.view(-1)[:pixels] = 1
     surface = masked_similarity(name, reference, holed, template, part)[0]
-    nothing = surface[:14, :14]
+    nothing = surface[:14, :14].numpy()
     assert torch.isfinite(surface).all()
     assert (nothing == nothing[0, 0]).all()
-    assert nothing[0, 0] == pytest.approx(float(surface[14:].mean()) if pixels else 0.0, abs=0.15 * surface.abs().max())
-    if name != "zncc" and pixels:  # one or two pixels correlate perfectly, or not at all
-        assert surface.max() > nothing[0, 0] + 1e-3
+    if not pixels:
+        assert (surface == 0).all()
+    elif name != "zncc":  # one or two pixels correlate perfectly, or not at all
+        assert surface.min() < nothing[0, 0] < surface.max()
 
 
 # --- peaks -----------------------------------------------------------------------------------------------------------

@@ -207,6 +207,55 @@ def test_search_finds_the_shift_with_its_sign(tmp_path, source, sign, extract):
     assert (surfaces.returned == 0).all()
 
 
+def long_and_short(patch, modality):
+    """As `plain`, of a length that is not 1 and differs from pixel to pixel."""
+    values = torch.from_numpy(patch.values[0])
+    return plain(patch, modality) * (1 + values / 60) * 0.01
+
+
+@pytest.mark.parametrize("extract", [plain, long_and_short])
+@pytest.mark.parametrize("similarity", ["zncc", "ssd"])
+@pytest.mark.parametrize(("source", "sign"), [("optical", 1), ("sar", -1)])
+def test_search_by_another_similarity_takes_features_of_any_length(tmp_path, source, sign, similarity, extract):
+    with pair_of(tmp_path) as pair:
+        surfaces = search(pair, LEVEL, NODES, np.zeros_like(NODES), extract, source, similarity)
+    np.testing.assert_allclose(shifts(surfaces), np.tile(sign * SHIFT, (len(NODES), 1)), atol=0.3)
+    assert surfaces.usable.all()
+    assert (surfaces.returned == 0).all()
+    # The height of the peak tells which one it was.
+    best = 1.0 if similarity == "zncc" else 0.0
+    np.testing.assert_allclose(surfaces.values.max(axis=(1, 2)), best, atol=1e-3)
+
+
+@pytest.mark.parametrize("similarity", ["cc", "zncc", "ssd"])
+def test_search_by_any_similarity_beside_a_gap(tmp_path, similarity):
+    with pair_of(tmp_path, (slice(None), slice(140, None))) as pair:
+        surfaces = search(pair, LEVEL, NODES, np.zeros_like(NODES), plain, similarity=similarity)
+    x = NODES[:, 0]
+    assert np.isfinite(surfaces.values).all()
+    assert surfaces.usable[x + 24 < 130].all()
+    assert not surfaces.usable[x - 24 > 138].any()
+    partly = surfaces.usable & (x + 24 > 135)
+    assert partly.any()
+    np.testing.assert_allclose(shifts(surfaces)[partly], np.tile(SHIFT, (int(partly.sum()), 1)), atol=0.5)
+
+
+@pytest.mark.parametrize("similarity", ["cc", "zncc", "ssd"])
+def test_where_features_are_zero_nothing_is_usable(tmp_path, similarity):
+    def half(patch, modality):
+        """No structure in the right half of the optical patch, whatever its place: the tile is the whole scene."""
+        found = plain(patch, modality).clone()
+        if modality == "optical":
+            found[:, :, found.shape[2] // 2 :] = 0
+        return found
+
+    nodes = np.array([[60.0, 130.0], [210.0, 130.0]])
+    with pair_of(tmp_path) as pair:
+        surfaces = search(pair, LEVEL, nodes, np.zeros_like(nodes), half, similarity=similarity)
+    np.testing.assert_array_equal(surfaces.usable, [True, False])
+    assert np.isfinite(surfaces.values).all()
+
+
 def test_search_starts_at_the_prediction(tmp_path):
     predicted = np.tile([5.4, -6.6], (len(NODES), 1))
     with pair_of(tmp_path) as pair:

@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from sn9reg.correlation import Similarity
-from sn9reg.errors import ConfigError, InputError
+from sn9reg.errors import ConfigError, InputError, OutputError
 from sn9reg.networks.branches import Branches
 from sn9reg.networks.table import build
 from sn9reg.rasters import PathLike, atomic_output
@@ -42,7 +42,10 @@ def save_weights(path: PathLike, network: Branches, architecture: Architecture) 
     file cannot be written."""
     state = {key: _half(value).contiguous() for key, value in network.state_dict().items()}
     with atomic_output(path, overwrite=True) as temporary:
-        save_file(state, str(temporary), metadata={_HEADER: json.dumps(asdict(architecture))})
+        try:
+            save_file(state, str(temporary), metadata={_HEADER: json.dumps(asdict(architecture))})
+        except SafetensorError as error:  # of a full disk, too
+            raise OutputError(f"{path}: cannot be written ({error})") from error
 
 
 def _half(value: torch.Tensor) -> torch.Tensor:

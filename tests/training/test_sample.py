@@ -140,6 +140,8 @@ def test_masks_go_with_the_values(zoom):
             assert part.valid.dtype == bool
             mask, near = part.valid.astype(np.uint8), np.ones((5, 5) if zoom != 1 else (1, 1))
             sure = cv2.dilate(mask, near) == cv2.erode(mask, near)
+            if zoom != 1:  # what comes just outside is not known
+                sure[[0, 1, -2, -1]] = sure[:, [0, 1, -2, -1]] = False
             np.testing.assert_array_equal(part.valid[sure], part.values[0, sure] > 50)
         inside = patch.valid[place[0] : place[0] + 32, place[1] : place[1] + 32]
         np.testing.assert_array_equal(template.valid, inside)
