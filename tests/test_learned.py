@@ -325,5 +325,5 @@ def test_both_kinds_count_by_their_share(random_weights):
 
 @pytest.mark.parametrize("learned", [-0.1, 1.1, float("nan"), True, "half", None])
 def test_a_share_out_of_range_is_a_usage_error(learned, random_weights):
-    with pytest.raises(ConfigError, match="matcher option learned is .*, not a number from 0 to 1"):
+    with pytest.raises(ConfigError, match=r"matcher option learned is .*, not a number from 0 to 1"):
         make_matcher("hybrid", learned=learned, weights=str(random_weights("residual-unet")))

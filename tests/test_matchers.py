@@ -46,7 +46,7 @@ def made(random_weights):
 
     def make(name, **options):
         if learned(name):
-            options = {"weights": str(random_weights(matcher_classes()[name].network)), "template": 64} | options
+            options = {"weights": str(random_weights(matcher_classes()[name].network)), "template": 48} | options
         return make_matcher(name, **options)
 
     return make
@@ -65,7 +65,7 @@ def near(made):
 
 def small(name):
     """How large the pairs of the contract are: networks are dear."""
-    return (150, 170) if learned(name) else (230, 250)
+    return (112, 128) if learned(name) else (230, 250)
 
 
 # The networks' features repeat with the pixels that they pool (at most 4 here); untrained, they find such shifts only.

@@ -50,7 +50,13 @@ class MatchingTask(lightning.LightningModule):
         if not share:
             return learned
         with torch.no_grad():
-            untrained = similarity(self.loss.similarity, *(_energies(image) for image in (batch.optical, batch.sar)))
+            # Pair by pair: the features of a whole batch would not stay in the processor's cache.
+            untrained = torch.cat(
+                [
+                    similarity(self.loss.similarity, _energies(optical), _energies(sar))
+                    for optical, sar in zip(batch.optical.split(1), batch.sar.split(1), strict=True)
+                ]
+            )
         return (1 - share) * learned + share * untrained
 
     def training_step(self, batch: Sample, index: int) -> Tensor:

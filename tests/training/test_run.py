@@ -251,6 +251,18 @@ def initial(config):
     return state(MatchingTask(config).network)
 
 
+def test_the_running_mean_is_validated_and_the_network_trained(tiny, tmp_path, monkeypatch):
+    used, original = set(), MatchingTask.surface
+
+    def surface(self, network, batch):
+        used.add((self.training, network is self.mean))
+        return original(self, network, batch)
+
+    monkeypatch.setattr(MatchingTask, "surface", surface)
+    train(tiny(average=0.9), tmp_path, progress=False)
+    assert used == {(True, False), (False, True)}
+
+
 def test_the_mean_starts_with_a_short_memory(tiny, tmp_path, states):
     config = tiny(average=0.9, steps=1)
     task, before = train(config, tmp_path, progress=False), initial(tiny(average=0.9))

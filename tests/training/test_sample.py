@@ -84,6 +84,14 @@ def test_zoom_is_the_number_of_output_pixels_per_input_pixel(zoom):
             assert 10 - 0.5 - 0.2 <= values.min() < values.max() <= 10 + length - 0.5 + 0.2
 
 
+@pytest.mark.parametrize(("size", "zoom"), [(96, 0.5), (48, 1.0), (32, 1.5), (16, 3.0)])
+def test_a_patch_that_shows_the_whole_image_has_its_middle_in_the_middle(size, zoom):
+    """Over an even number of pixels; half an output pixel is not half an input pixel."""
+    for ramp in ramps(size, size):
+        patch, _, _ = cut(whole(ramp), whole(ramp), GEOMETRY, zoom, random())
+        assert patch.values[0, 23:25, 23:25].mean() == pytest.approx(10 + (size - 1) / 2, abs=0.05 / zoom)
+
+
 @pytest.mark.parametrize("zoom", [1.0, 1.4])
 def test_small_turns_and_stretches_leave_the_templates_middle_in_place(zoom):
     image, geometry = whole(smooth(140, 140, sigma=4)), Geometry(48, 32, turn=2, stretch=0.02)

@@ -60,6 +60,11 @@ def test_brightness_and_contrast_do_not_hide_an_overlap():
     assert labels[0] == labels[1] != labels[2]
 
 
+def test_light_that_falls_off_alike_does_not_make_two_places_one():
+    light = 3.0 * np.mgrid[:SIDE, :SIDE].sum(axis=0)
+    assert len(set(ground_components([light + 0.5 * ground(SIDE, SIDE, seed) for seed in range(10)]))) == 10
+
+
 def test_constant_images_are_not_taken_for_one_place():
     labels = ground_components([np.zeros((SIDE, SIDE)), np.zeros((SIDE, SIDE)), np.full((SIDE, SIDE), 9)])
     assert len(set(labels)) == 3
@@ -87,11 +92,12 @@ def test_the_seed_decides_which(patches):
     assert (first != hold_out(patches, 0.25, seed=4)).any()
 
 
-def test_one_large_component_stays_in_training():
-    large = cut(ground(200, 300), *((r, c) for r in range(5) for c in range(8)))
-    held = hold_out([*large, *(ground(SIDE, SIDE, 10 + k) for k in range(40))], 0.25)
-    assert not held[:40].any()
-    assert held[40:].sum() == 20
+@pytest.mark.parametrize("seed", range(6))
+def test_a_place_of_more_than_a_quarter_of_what_is_wanted_stays_in_training(seed):
+    large = cut(ground(100, 200), *((r, c) for r in range(2) for c in range(5)))
+    held = hold_out([*large, *(ground(SIDE, SIDE, 10 + k) for k in range(70))], 0.25, seed)
+    assert not held[:10].any()
+    assert held[10:].sum() == 20
 
 
 def test_nothing_is_held_out_of_a_share_of_nothing(patches):
