@@ -93,8 +93,16 @@ class Hybrid:
 @click.option("--out", type=click.Path(path_type=Path), default=Path("work/hybrids"), show_default=True)
 @click.option("--steps", type=click.IntRange(1), help="In place of the config's.")
 @click.option("--limit", type=click.IntRange(1), help="Measure on so many pairs only.")
+@click.option("--series", type=click.IntRange(1), help="Pairs for the series of degradations and turns [default: all].")
 def main(
-    grid: str, parts: str, config_path: str, test: str, out: Path, steps: int | None, limit: int | None
+    grid: str,
+    parts: str,
+    config_path: str,
+    test: str,
+    out: Path,
+    steps: int | None,
+    limit: int | None,
+    series: int | None,
 ) -> None:
     """Train and measure the grid; write table and figure."""
     hybrids = [Hybrid.of(name) for name in BEST] if grid == "best" else []
@@ -111,7 +119,7 @@ def main(
             if not (folder / "training.json").exists():
                 click.echo(f"{hybrid}: not trained yet", err=True)
                 continue
-            measured(hybrid, folder, test, wanted, limit)
+            measured(hybrid, folder, test, wanted, limit, series or limit)
             report(out)
     except Sn9regError as error:
         click.echo(f"Error: {error}", err=True)
@@ -141,19 +149,26 @@ def trained(hybrid: Hybrid, config_path: str, folder: Path, steps: int | None) -
     (folder / "training.json").write_text(json.dumps(note))
 
 
-def measured(hybrid: Hybrid, folder: Path, test: str, parts: list[str], limit: int | None) -> None:
-    """CMR under every condition asked for, kept in results.json as soon as it is known."""
+def measured(
+    hybrid: Hybrid, folder: Path, test: str, parts: list[str], limit: int | None, series: int | None
+) -> None:
+    """CMR under every condition asked for, kept in results.json as soon as it is known.
+
+    Without and with the central degradation at 192 px in 256; the two series at 128 px in 192, which has as many places
+    to choose from at half the cost.
+    """
     path = folder / "results.json"
     results: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     matcher = make_matcher(hybrid.backbone, weights=str(folder / "weights.safetensors"))
-    conditions: dict[str, tuple[Degradation, float]] = {"clean": (Degradation(), 0.0), label(CENTRE): (CENTRE, 0.0)}
+    conditions: dict[str, tuple[Degradation, float]] = {"clean": (Degradation(), 0.0), "degraded": (CENTRE, 0.0)}
     if "cross" in parts:
         conditions |= {label(degradation): (degradation, 0.0) for degradation in DEGRADATION_CROSS}
     if "rotation" in parts:
-        conditions |= {f"{label(CENTRE)} turn {turn}": (CENTRE, float(turn)) for turn in TURNS}
+        conditions |= {f"turn {turn}": (CENTRE, float(turn)) for turn in TURNS}
     for name, (degradation, turn) in conditions.items():
         if name not in results:
-            found = bench_patches(test, matcher, limit=limit, degradation=degradation, rotate=turn)
+            sides, pairs = ((256, 192), limit) if name in ("clean", "degraded") else ((192, 128), series)
+            found = bench_patches(test, matcher, *sides, pairs, degradation=degradation, rotate=turn)
             results[name] = found.as_dict()
             path.write_text(json.dumps(results))
 
@@ -170,7 +185,8 @@ def report(out: Path) -> None:
         for condition, found in json.loads(path.read_text()).items():
             rates = {f"cmr{r}": found["cmr"][r] for r in ("0", "1", "2", "3", "5")}
             name = path.parent.name.replace("_", "/")
-            rows.append({"hybrid": name, "condition": condition, **rates, "l2": found["mean_l2_px"], **training})
+            facts = {"hybrid": name, "condition": condition, "pairs": found["n"]}
+            rows.append({**facts, **rates, "l2": found["mean_l2_px"], **training})
     with (out / "results.csv").open("w", newline="") as stream:
         writer = csv.DictWriter(stream, list(rows[0]))
         writer.writeheader()
@@ -184,9 +200,9 @@ def report(out: Path) -> None:
     ]
     for name in dict.fromkeys(row["hybrid"] for row in rows):
         by = {row["condition"]: row for row in rows if row["hybrid"] == name}
-        if not {"clean", label(CENTRE)} <= by.keys():  # stopped between the two
+        if not {"clean", "degraded"} <= by.keys():  # stopped between the two
             continue
-        clean, worse = by["clean"], by[label(CENTRE)]
+        clean, worse = by["clean"], by["degraded"]
         lines.append(
             f"| {name} | {clean['cmr1']:.3f} / {clean['cmr3']:.3f} / {clean['cmr5']:.3f}, {clean['l2']:.2f} px "
             f"| {worse['cmr0']:.3f} / {worse['cmr1']:.3f} / {worse['cmr2']:.3f} |"
@@ -208,7 +224,7 @@ def figure(rows: list[dict[str, Any]], path: Path) -> None:
     panels: tuple[tuple[str, list[tuple[float, str]]], ...] = (
         ("looks, blur 0.5 px", [(n, f"L={n:g} blur=0.5") for n in looks]),
         ("blur in px, 35 looks", [(b, f"L=35 blur={b:g}") for b in blurs]),
-        ("rotation up to, degrees", [(t, f"{label(CENTRE)} turn {t}") for t in TURNS]),
+        ("rotation up to, degrees", [(t, f"turn {t}") for t in TURNS]),
     )
     drawing, axes = pyplot.subplots(1, 3, figsize=(15, 4.5), sharey=True)
     for axis, (title, points) in zip(axes, panels, strict=True):
