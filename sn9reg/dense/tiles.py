@@ -18,11 +18,12 @@ from sn9reg.grid import Points, Window
 from sn9reg.scene import Patch, Scene, ScenePair
 
 Modality = Literal["optical", "sar"]
-# (patch, modality) -> features (C, h, w), zero where there is nothing to compare; of unit length for similarity "cc"
+# (patch, modality) -> features (C, h, w), zero where there is nothing to compare
 FeatureExtractor = Callable[[Patch, Modality], Tensor]
 
 _TILE = 320  # side of what is searched from one tile, about; larger tiles share more, smaller ones stay in the cache
 _BATCH = 8  # templates correlated at once: their spectra are the largest thing held
+_CONSTANT = 0.05  # share of the largest squared length below which a feature says nothing
 _MIN_VALID = 0.4  # share of a template's pixels that must be valid
 
 
@@ -92,20 +93,20 @@ def search(
             found = masked_similarity(similarity, region, region_mask, template, template_mask)
             values[who] = found.numpy()
             enough = _MIN_VALID * level.template**2
-            expected = (_content(region, region_mask, similarity)[:, inner, inner] * template_mask).sum(dim=(1, 2))
+            expected = (_content(region, region_mask)[:, inner, inner] * template_mask).sum(dim=(1, 2))
             # Half of the template must meet valid pixels with structure when it lies where it is expected.
-            content = _content(template, template_mask, similarity).sum(dim=(1, 2))
+            content = _content(template, template_mask).sum(dim=(1, 2))
             usable[who] = ((content > enough) & (expected > enough / 2)).numpy()
             returned[who] = _way_back(found, region, region_mask, around, around_mask, level, similarity)
         progress(len(group))
     return Surfaces(level, values, centre, usable, returned)
 
 
-def _content(features: Tensor, mask: Tensor, similarity: Similarity) -> Tensor:
-    """(n, h, w) 1 where a pixel is valid and has structure, 0 else: features have unit length (for "cc"; else any), or
-    none where the image is constant (e.g. filled with a value that nobody declared as nodata)."""
+def _content(features: Tensor, mask: Tensor) -> Tensor:
+    """(n, h, w) 1 where a pixel is valid and has structure, 0 else: features have a length, or hardly any where the
+    image is constant (e.g. filled with a value that nobody declared as nodata)."""
     length = features.square().sum(dim=1)
-    return (length.clamp_max(1) if similarity == "cc" else (length > 0).to(length.dtype)) * mask
+    return (length > _CONSTANT * length.amax(dim=(1, 2), keepdim=True)) * mask
 
 
 def _way_back(
