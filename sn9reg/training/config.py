@@ -44,18 +44,16 @@ class Optimiser:
 class TrainingConfig:
     """A network, a loss, data, and for how long.
 
-    shared: Siamese. untrained: share of the similarity that untrained orientation energies carry, as in the hybrid
-    matcher, so that the network learns what they miss. batch: pairs a step, in `accumulate` parts. validate_every:
-    steps between validations; patience: validations without gain before it stops, 0 for never. average: decay of the
-    weights' running mean, which is what is validated and kept; 0 for none. precision: as Lightning names it, e.g.
-    32-true or bf16-mixed; `auto` is bf16-mixed on a GPU and 32-true else.
+    shared: Siamese. batch: pairs a step, in `accumulate` parts. validate_every: steps between validations; patience:
+    validations without gain before it stops, 0 for never. average: decay of the weights' running mean, which is what is
+    validated and kept; 0 for none. precision: as Lightning names it, e.g. 32-true or bf16-mixed; `auto` is bf16-mixed
+    on a GPU and 32-true else.
     """
 
     network: Choice
     loss: Choice
     sources: tuple[Source, ...]
     shared: bool = False
-    untrained: float = 0.0
     geometry: Geometry = field(default_factory=Geometry)
     validation: Geometry = field(default_factory=Geometry)
     photometry: Photometry = field(default_factory=Photometry)
@@ -85,8 +83,6 @@ class TrainingConfig:
             shape = getattr(self, name)
             if not 0 < shape.sar < shape.optical:
                 raise ConfigError(f"{name}: the SAR side {shape.sar} must be smaller than the optical {shape.optical}")
-        if not 0 <= self.untrained < 1:
-            raise ConfigError(f"untrained is {self.untrained}, must be at least 0 and less than 1")
         if self.batch % self.accumulate:
             raise ConfigError(f"batch {self.batch} cannot be taken in {self.accumulate} equal parts")
 

@@ -9,18 +9,15 @@ from typing import Any
 import lightning
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import pad
 
 from sn9reg.correlation import similarity
 from sn9reg.errors import ConfigError
-from sn9reg.features.orientation import orientation_features
 from sn9reg.metrics import cmr, mean_l2
 from sn9reg.networks.table import build
 from sn9reg.training.config import TrainingConfig
 from sn9reg.training.dataset import Sample
 from sn9reg.training.losses import make_loss
 
-_RIM = 16  # pixels
 _LOSS_RATE = 5.0  # the loss's own parameters learn faster by this
 
 
@@ -45,19 +42,7 @@ class MatchingTask(lightning.LightningModule):
     def surface(self, network: nn.Module, batch: Sample) -> Tensor:
         """(B, O - S + 1, O - S + 1) similarity, as the loss wants it."""
         optical, sar = network(batch.optical, "optical"), network(batch.sar, "sar")
-        learned = similarity(self.loss.similarity, optical.float().contiguous(), sar.float().contiguous())
-        share = self.config.untrained
-        if not share:
-            return learned
-        with torch.no_grad():
-            # Pair by pair: the features of a whole batch would not stay in the processor's cache.
-            untrained = torch.cat(
-                [
-                    similarity(self.loss.similarity, _energies(optical), _energies(sar))
-                    for optical, sar in zip(batch.optical.split(1), batch.sar.split(1), strict=True)
-                ]
-            )
-        return (1 - share) * learned + share * untrained
+        return similarity(self.loss.similarity, optical.float().contiguous(), sar.float().contiguous())
 
     def training_step(self, batch: Sample, index: int) -> Tensor:
         loss: Tensor = self.loss(self.surface(self.network, batch), batch.place)
@@ -112,9 +97,3 @@ class MatchingTask(lightning.LightningModule):
 
         schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, rate)
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-
-def _energies(image: Tensor) -> Tensor:
-    """(B, 1, H, W) -> (B, C, H, W) orientation features, mirrored outwards first: their filters wrap around."""
-    padded = pad(image.float(), (_RIM,) * 4, mode="reflect")[:, 0]
-    return orientation_features(padded)[..., _RIM:-_RIM, _RIM:-_RIM].contiguous()

@@ -131,7 +131,6 @@ def test_null_is_a_value_where_none_is(config_file):
         ("workers: -1", "run.yaml: workers is -1, must not be negative"),
         ("patience: -1", "run.yaml: patience is -1, must not be negative"),
         ("average: 1.0", "run.yaml: average is 1.0, must be at least 0 and below 1"),
-        ("untrained: 1", "run.yaml: untrained is 1.0, must be at least 0 and less than 1"),
     ],
 )
 def test_what_is_wrong_is_said_by_file_and_key(config_file, text, message):
