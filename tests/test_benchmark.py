@@ -13,6 +13,7 @@ from pipelines import demo
 from sn9reg.benchmark import bench_patches
 from sn9reg.cli import main
 from sn9reg.errors import ConfigError, InputError
+from sn9reg.matchers import DEFAULT_MATCHER
 from sn9reg.matchers.base import make_matcher
 from sn9reg.matchers.structure import StructureMatcher
 
@@ -49,7 +50,7 @@ def test_json_has_the_agreed_keys(folder):
     facts = json.loads(CliRunner().invoke(main, arguments).stdout)
     assert set(facts) == {"matcher", "n", "cmr", "mean_l2_px", "ms_per_pair"}
     assert set(facts["cmr"]) == {"0", "1", "2", "3", "5"}
-    assert (facts["matcher"], facts["n"]) == ("structure", 2)
+    assert (facts["matcher"], facts["n"]) == (DEFAULT_MATCHER, 2)
     rates = [facts["cmr"][t] for t in ("0", "1", "2", "3", "5")]
     assert rates == sorted(rates)
 

@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from conftest import SHIFT, TEXTURE_TRANSFORM, UTM, textures, write_raster
 
 from sn9reg.cli import COMMANDS, main
+from sn9reg.matchers import DEFAULT_MATCHER
 from sn9reg.rasters import grid_of, open_raster
 from sn9reg.tiepoints import read_tiepoints
 
@@ -80,7 +81,7 @@ def test_tags_say_what_was_done(scene, aligned):
     with rasterio.open(aligned.offsets) as offsets:
         tags = {k.removeprefix("SN9REG_"): v for k, v in offsets.tags().items() if k.startswith("SN9REG_")}
     facts = json.loads(aligned.stdout)
-    assert (tags["REGISTERED"], tags["FRAME"], tags["MATCHER"]) == ("yes", "map", "structure")
+    assert (tags["REGISTERED"], tags["FRAME"], tags["MATCHER"]) == ("yes", "map", DEFAULT_MATCHER)
     assert (tags["OPTICAL"], tags["SAR"]) == (scene.optical.name, scene.sar.name)
     assert (tags["MODEL"], tags["REASON"]) == (facts["model"], facts["reason"])
     assert (int(tags["MATCHES"]), int(tags["INLIERS"])) == (facts["matches"], facts["inliers"])

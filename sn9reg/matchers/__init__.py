@@ -1,3 +1,3 @@
 """One file per source of correspondences; `base` holds the contract."""
 
-DEFAULT_MATCHER = "structure"
+DEFAULT_MATCHER = "hybrid"

@@ -29,7 +29,7 @@ class HybridMatcher(LearnedMatcher):
 
     def __init__(
         self,
-        learned: float = 0.2,
+        learned: float = 0.3,
         weights: str | None = None,
         max_offset: float = 150.0,
         template: int = 96,
