@@ -1,6 +1,7 @@
 """Where the verdict's thresholds lie: confirmed matches of pairs that belong together and of pairs that do not.
 
     python -m pipelines.verdict [--data ../shared/data] [--side 380] [--places 14]
+        [--matcher NAME]
 
 Crops of the Los Angeles pair, at places drawn by a seed: each optical crop with its own SAR crop, and with those of two
 other places that it shares no ground with. Prints one line per kind.
@@ -19,7 +20,8 @@ from rasterio.windows import Window
 from sn9reg.consistency import witnesses_agree
 from sn9reg.fitting import fit
 from sn9reg.grid import Grid
-from sn9reg.matchers.structure import StructureMatcher
+from sn9reg.matchers import DEFAULT_MATCHER
+from sn9reg.matchers.base import Matcher, make_matcher
 from sn9reg.rasters import geotiff_profile
 from sn9reg.scene import open_pair
 
@@ -36,10 +38,10 @@ def crop(path: Path, corner: tuple[int, int], side: int, out: Path) -> Path:
     return out
 
 
-def evidence(optical: Path, sar: Path) -> tuple[int, int, int, bool]:
+def evidence(matcher: Matcher, optical: Path, sar: Path) -> tuple[int, int, int, bool]:
     """Confirmed, found and tried matches, and the verdict."""
     with open_pair(optical, sar, pixel_frame=True) as pair:
-        matches = StructureMatcher().match(pair)
+        matches = matcher.match(pair)
     return int(witnesses_agree(matches).sum()), len(matches), matches.tried, fit(matches).verdict.registered
 
 
@@ -47,9 +49,10 @@ def evidence(optical: Path, sar: Path) -> tuple[int, int, int, bool]:
 @click.option("--data", type=click.Path(path_type=Path), default=Path("../shared/data"), show_default=True)
 @click.option("--side", default=380, show_default=True, help="Of a crop, px.")
 @click.option("--places", default=14, show_default=True)
-def main(data: Path, side: int, places: int) -> None:
+@click.option("--matcher", "name", default=DEFAULT_MATCHER, show_default=True)
+def main(data: Path, side: int, places: int, name: str) -> None:
     """Measure and print."""
-    folder = data / "sentinel_la"
+    folder, matcher = data / "sentinel_la", make_matcher(name)
     random = np.random.default_rng(0)
     corners = [(int(random.integers(0, 3072 - 600)), int(random.integers(0, 5120 - 600))) for _ in range(places)]
     with tempfile.TemporaryDirectory() as scratch:
@@ -57,19 +60,19 @@ def main(data: Path, side: int, places: int) -> None:
             tuple(crop(folder / f"{kind}.tif", corner, side, Path(scratch) / f"{kind}{i}.tif") for kind in KINDS)
             for i, corner in enumerate(corners)
         ]
-        right = [evidence(optical, sar) for optical, sar in pairs]
+        right = [evidence(matcher, optical, sar) for optical, sar in pairs]
         wrong = [
-            evidence(pairs[i][0], pairs[j][1])
+            evidence(matcher, pairs[i][0], pairs[j][1])
             for i in range(places)
             for j in ((i + 1) % places, (i + 5) % places)
             if max(abs(a - b) for a, b in zip(corners[i], corners[j], strict=True)) > side + 60
         ]
-    for name, found in (("together", right), ("apart", wrong)):
+    for kind, found in (("together", right), ("apart", wrong)):
         share = sorted(confirmed / max(1, matches) for confirmed, matches, _, _ in found)
         best = sorted(found, key=lambda e: -e[0] / max(1, e[1]))[:3]
         top = ", ".join(f"{confirmed} of {matches} ({tried} tried)" for confirmed, matches, tried, _ in best)
         click.echo(
-            f"{side} px, {name}: {len(found)} pairs, confirmed {share[0]:.0%} to {share[-1]:.0%}, "
+            f"{side} px, {kind}: {len(found)} pairs, confirmed {share[0]:.0%} to {share[-1]:.0%}, "
             f"{sum(e[3] for e in found)} registered; highest: {top}"
         )
 
