@@ -3,7 +3,7 @@
     python -m pipelines.ship_weights CONFIG.yaml work/training/CONFIG [--matcher hybrid]
 
 Copies weights.safetensors to sn9reg/weights/ and writes into manifest.json what it is: checksum, data and licences,
-recipe, seed, the commit that trained it, and correct match rates measured with it on folders that it did not see.
+recipe, seed, the commit at that time, and correct match rates measured with it on folders that it did not see.
 """
 
 from __future__ import annotations
