@@ -35,8 +35,9 @@ LICENCES = {
 @click.argument("config_path", metavar="CONFIG", type=click.Path(exists=True, path_type=Path))
 @click.argument("run", type=click.Path(exists=True, path_type=Path))
 @click.option("--matcher", help="Measure by this matcher [default: the network's own].")
+@click.option("--note", default="", help="What else is to be known of this training.")
 @click.option("--data", type=click.Path(path_type=Path), default=Path("../shared/data"), show_default=True)
-def main(config_path: Path, run: Path, matcher: str | None, data: Path) -> None:
+def main(config_path: Path, run: Path, matcher: str | None, note: str, data: Path) -> None:
     """Ship the weights in RUN, trained by CONFIG."""
     config = read_config(config_path)
     name = config.network.name
@@ -49,7 +50,7 @@ def main(config_path: Path, run: Path, matcher: str | None, data: Path) -> None:
     for result in measured.values():
         del result["ms_per_pair"]  # of this machine, not of the weights
     manifest = json.loads((WEIGHTS / "manifest.json").read_text())
-    manifest[name] = card(config, source, target.name, config_path, measured)
+    manifest[name] = card(config, source, target.name, config_path, measured) | {"note": note}
     shutil.copyfile(source, target)
     (WEIGHTS / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
     click.echo(json.dumps(manifest[name], indent=1))

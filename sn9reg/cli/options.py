@@ -58,9 +58,7 @@ def _parse_matcher_options(values: tuple[str, ...]) -> dict[str, Any]:
     """NAME=VALUE pairs, values as JSON where they are, else as text. Raises ConfigError without an equals sign."""
     result: dict[str, Any] = {}
     for value in values:
-        name, equals, content = value.partition("=")
-        if not equals:
-            raise ConfigError(f"--matcher-option {value!r} is not NAME=VALUE")
+        name, content = _name_and_value(value)
         try:
             result[name] = json.loads(content)
         except json.JSONDecodeError:
@@ -69,15 +67,20 @@ def _parse_matcher_options(values: tuple[str, ...]) -> dict[str, Any]:
 
 
 def parse_creation_options(values: tuple[str, ...]) -> dict[str, Any]:
-    """('NAME=VALUE', ...) -> {'name': 'VALUE'}. Raises click.BadParameter without an equals sign, and for what is no
-    creation option but a fact of the raster itself."""
+    """('NAME=VALUE', ...) -> {'name': 'VALUE'}. Raises ConfigError without an equals sign, click.BadParameter for what
+    is no creation option but a fact of the raster itself."""
     result = {}
     for value in values:
-        name, equals, content = value.partition("=")
-        if not equals:
-            raise click.BadParameter(f"{value!r} is not NAME=VALUE")
+        name, content = _name_and_value(value)
         key = name.strip().lower()
         if not key or key in _NO_OPTIONS:
             raise click.BadParameter(f"{value!r} is no creation option of a GeoTIFF")
         result[key] = content
     return result
+
+
+def _name_and_value(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise ConfigError(f"{text!r} is not NAME=VALUE")
+    return name, value

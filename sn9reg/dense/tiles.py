@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -15,9 +14,9 @@ from torch import Tensor
 
 from sn9reg.correlation import Similarity, masked_similarity
 from sn9reg.grid import Points, Window
+from sn9reg.networks.branches import Modality
 from sn9reg.scene import Patch, Scene, ScenePair
 
-Modality = Literal["optical", "sar"]
 # (patch, modality) -> features (C, h, w), zero where there is nothing to compare
 FeatureExtractor = Callable[[Patch, Modality], Tensor]
 

@@ -8,7 +8,7 @@ import pkgutil
 from typing import Any, Protocol, runtime_checkable
 
 from sn9reg.correspondences import Correspondences
-from sn9reg.errors import ConfigError
+from sn9reg.errors import ConfigError, check_options
 from sn9reg.scene import ScenePair
 
 
@@ -42,8 +42,5 @@ def make_matcher(name: str, **options: Any) -> Matcher:
     classes = matcher_classes()
     if name not in classes:
         raise ConfigError(f"no matcher {name!r}; there are: {', '.join(sorted(classes))}")
-    known = inspect.signature(classes[name]).parameters
-    unknown = sorted(set(options) - set(known))
-    if unknown:
-        raise ConfigError(f"matcher {name!r} has no option {', '.join(unknown)}; it has: {', '.join(known)}")
+    check_options(f"matcher {name!r}", options, inspect.signature(classes[name]).parameters)
     return classes[name](**options)

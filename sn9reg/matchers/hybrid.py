@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from sn9reg.dense.tiles import FeatureExtractor, Modality
+from sn9reg.dense.tiles import FeatureExtractor
 from sn9reg.errors import ConfigError
 from sn9reg.matchers.learned import LearnedMatcher
 from sn9reg.matchers.structure import StructureMatcher
+from sn9reg.networks.branches import Modality
 from sn9reg.scene import Patch
 
 
@@ -27,21 +29,12 @@ class HybridMatcher(LearnedMatcher):
     network = "residual-unet"
     rim = StructureMatcher.rim
 
-    def __init__(
-        self,
-        learned: float = 0.3,
-        weights: str | None = None,
-        max_offset: float = 150.0,
-        template: int = 96,
-        spacing: float | None = None,
-        max_templates: int = 1600,
-        work_megapixels: float = 40.0,
-    ) -> None:
-        super().__init__(weights, max_offset, template, spacing, max_templates, work_megapixels)
+    def __init__(self, learned: float = 0.3, weights: str | None = None, **options: Any) -> None:
+        super().__init__(weights, **options)
         if isinstance(learned, bool) or not isinstance(learned, int | float) or not 0 <= learned <= 1:
             raise ConfigError(f"matcher option learned is {learned!r}, not a number from 0 to 1")
         self.learned = learned
-        self._structure = StructureMatcher(max_offset, template, spacing, max_templates, work_megapixels)
+        self._structure = StructureMatcher(**options)
         self.margin = max(self.margin, self._structure.margin)
 
     def extractor(self, sar: Patch) -> FeatureExtractor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import cv2
 import numpy as np
@@ -11,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from sn9reg.dense.tiles import FeatureExtractor, Modality
+from sn9reg.dense.tiles import FeatureExtractor
 from sn9reg.errors import ConfigError, InputError
 from sn9reg.matchers.template import TemplateMatcher
-from sn9reg.networks.branches import Branches
+from sn9reg.networks.branches import Branches, Modality
 from sn9reg.radiometry import SarLog, optical_grey, standardise
 from sn9reg.scene import Patch
 from sn9reg.weights.store import load_weights, shipped
@@ -29,16 +30,8 @@ class LearnedMatcher(TemplateMatcher):
     network: str  # its name in `networks/table.py`
     rim = 0  # networks learn on patches as they are, and know their borders
 
-    def __init__(
-        self,
-        weights: str | None = None,
-        max_offset: float = 150.0,
-        template: int = 96,
-        spacing: float | None = None,
-        max_templates: int = 1600,
-        work_megapixels: float = 40.0,
-    ) -> None:
-        super().__init__(max_offset, template, spacing, max_templates, work_megapixels)
+    def __init__(self, weights: str | None = None, **options: Any) -> None:
+        super().__init__(**options)
         if not isinstance(weights, str | None):
             raise ConfigError(f"matcher option weights is {weights!r}, not the name of a file")
         network, architecture = shipped(self.network) if weights is None else load_weights(weights)

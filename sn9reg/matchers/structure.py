@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sn9reg.dense.tiles import FeatureExtractor, Modality
+from sn9reg.dense.tiles import FeatureExtractor
 from sn9reg.features.orientation import orientation_features
 from sn9reg.matchers.template import TemplateMatcher
+from sn9reg.networks.branches import Modality
 from sn9reg.radiometry import SarLog, fill_invalid, optical_grey
 from sn9reg.scene import Patch
 

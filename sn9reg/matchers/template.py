@@ -7,9 +7,11 @@ the correspondences: sub-pixel peaks that survive a forward-backward check.
 
 from __future__ import annotations
 
+import inspect
 import logging
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -21,9 +23,10 @@ from sn9reg.correlation import Similarity, find_peaks, masked_similarity
 from sn9reg.correspondences import Correspondences
 from sn9reg.dense.aggregate import aggregate, centred
 from sn9reg.dense.lattice import Field, Lattice, smooth_field
-from sn9reg.dense.tiles import FeatureExtractor, Level, Modality, Surfaces, search
+from sn9reg.dense.tiles import FeatureExtractor, Level, Surfaces, search
 from sn9reg.errors import ConfigError
 from sn9reg.grid import Points, Window
+from sn9reg.networks.branches import Modality
 from sn9reg.scene import Patch, ScenePair
 
 log = logging.getLogger(__name__)
@@ -71,6 +74,7 @@ class TemplateMatcher:
     """
 
     name: str
+    __signature__: ClassVar[inspect.Signature]
     margin = 24  # pixels by which a feature feels the border of what it is computed from
     rim = 24  # pixels by which a whole patch is mirrored outwards before it is described
     similarity: Similarity = "cc"  # by which the features are compared
@@ -93,6 +97,20 @@ class TemplateMatcher:
         self.spacing = spacing or template / 2
         self.max_templates = max_templates
         self.work_megapixels = work_megapixels
+
+    def __init_subclass__(cls) -> None:
+        """What a subclass hands on as **options are options of its own: whoever lists them is to see them all."""
+        super().__init_subclass__()
+        found: dict[str, inspect.Parameter] = {}
+        for kind in cls.__mro__:
+            if "__init__" not in vars(kind):
+                continue
+            parameters = list(inspect.signature(vars(kind)["__init__"]).parameters.values())[1:]
+            handed_on = [p for p in parameters if p.kind is p.VAR_KEYWORD]
+            found |= {p.name: p for p in parameters if p not in handed_on and p.name not in found}
+            if not handed_on:
+                break
+        cls.__signature__ = inspect.Signature(list(found.values()))
 
     def extractor(self, sar: Patch) -> FeatureExtractor:
         """What turns patches into features, see `dense.tiles.FeatureExtractor`. sar: a sample of the SAR scene, e.g.

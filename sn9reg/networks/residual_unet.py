@@ -25,7 +25,7 @@ class _Residual(nn.Module):
 
 
 class ResidualUNet(nn.Module):
-    """(B, 1, H, W) -> (B, out_channels, H, W), of unit length per pixel if `unit_length`.
+    """(B, 1, H, W) -> (B, out_channels, H, W) of unit length per pixel.
 
     Ours. Everything costly runs at half resolution and below, since a convolution there costs a quarter; 2 x 2 pixels
     become channels on the way in and back on the way out, so that no position is lost.
@@ -39,12 +39,10 @@ class ResidualUNet(nn.Module):
         in_channels: int = 1,
         widths: tuple[int, int, int] = (32, 64, 128),
         out_channels: int = 12,
-        unit_length: bool = True,
     ) -> None:
         super().__init__()
         a, b, c = widths
         self.out_channels = out_channels
-        self.unit_length = unit_length
         self.stem = nn.Conv2d(4 * in_channels, a, 5, padding=2)
         self.down = nn.ModuleList([_Residual(a, a), _Residual(a, b), _Residual(b, c)])
         self.context = _Residual(c, c)
@@ -57,8 +55,7 @@ class ResidualUNet(nn.Module):
         coarse = self.context(self.down[2](max_pool2d(middle, 2)))
         middle = self.up[0](torch.cat([_double(coarse), middle], dim=1))
         fine = self.up[1](torch.cat([_double(middle), fine], dim=1))
-        features = pixel_shuffle(self.head(fine), 2).float()
-        return normalize(features, dim=1, eps=1e-6) if self.unit_length else features
+        return normalize(pixel_shuffle(self.head(fine), 2).float(), dim=1, eps=1e-6)
 
 
 def _double(x: Tensor) -> Tensor:

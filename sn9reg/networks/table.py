@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from torch import nn
 
-from sn9reg.errors import ConfigError
+from sn9reg.errors import ConfigError, check_options
 from sn9reg.networks.branches import Branches
 from sn9reg.networks.fft_unet import FFTUNet
 from sn9reg.networks.maru_net import MARUNet
@@ -33,7 +33,5 @@ def build(name: str, shared: bool, **options: object) -> Branches:
     if name not in NETWORKS:
         raise ConfigError(f"there is no network {name!r}; there are {', '.join(sorted(NETWORKS))}")
     network = NETWORKS[name]
-    known = inspect.signature(network).parameters
-    if unknown := sorted(options.keys() - known.keys()):
-        raise ConfigError(f"the network {name} has no option {', '.join(unknown)}; it has {', '.join(known) or 'none'}")
+    check_options(f"network {name!r}", options, inspect.signature(network).parameters)
     return Branches(lambda: network(**options), shared)

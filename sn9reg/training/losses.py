@@ -1,9 +1,9 @@
 """What a similarity surface is trained with: the losses that the papers compare, and one of ours.
 
 A loss takes the surface as `sn9reg.correlation` gives it and the true place, and returns a scalar, the mean over the
-batch. "Paper 000" is Learning-based SAR-Optical Registration for Navigation, whose Sec. IV-C and Table III pair
-each loss with a similarity and a mask of positives; "paper 002" is MARU-Net. Where they print no formula or no value,
-the docstring says what was taken; "as released" is as in the code that paper 000's first author published,
+batch. Bertrand et al. is Learning-based SAR-Optical Registration for Navigation, whose Sec. IV-C and Table III pair
+each loss with a similarity and a mask of positives; Gazzea et al. is MARU-Net. Where they print no formula or no value,
+the docstring says what was taken; "as released" is as in the code that the first author of the former published,
 github.com/Simon-Bertrand/SAROPTReg-TranslatModels.
 """
 
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, softplus
 
 from sn9reg.correlation import Similarity
-from sn9reg.errors import ConfigError
+from sn9reg.errors import ConfigError, check_options
 
 TEMPERATURES = (1e-3, 1e2)
 
@@ -75,7 +75,7 @@ class Temperature(nn.Module):
 
 
 class MCGFLoss(MatchingLoss):
-    """"mcgf": contrastive on CC; the positives are a cross of five pixels (paper 000, Sec. IV-C and Table III).
+    """"mcgf": contrastive on CC; the positives are a cross of five pixels (Bertrand et al., Sec. IV-C and Table III).
 
     The papers print no formula. Taken: a logistic loss on either side, as released,
         mean over positives of log(1 + exp(-s)) + mean over the hardest negatives of log(1 + exp(s)),
@@ -98,7 +98,7 @@ class MCGFLoss(MatchingLoss):
 
 
 class OSMNetLoss(MatchingLoss):
-    """"osmnet": a triplet ("circle") loss on SSD, paper 000, Appendix A, eqs. (3) to (12).
+    """"osmnet": a triplet ("circle") loss on SSD, Bertrand et al., Appendix A, eqs. (3) to (12).
 
     With z = 1 - SSD (eq. 8) and the margin m:
         log(1 + sum over negatives n and positives p of exp(gamma (E_n + E_p))),
@@ -148,7 +148,7 @@ class OSMNetLoss(MatchingLoss):
 
 
 class FFTUNetLoss(MatchingLoss):
-    """"fft-unet": cross-entropy of softmax(ZNCC / temperature) against the true place (paper 000, Table III).
+    """"fft-unet": cross-entropy of softmax(ZNCC / temperature) against the true place (Bertrand et al., Table III).
 
     The temperature's value is not in the text: 1/96 is as released. `trainable` is Sec. V-C.2's optimised one.
     """
@@ -164,7 +164,7 @@ class FFTUNetLoss(MatchingLoss):
 
 
 class CrossCorrCELoss(FFTUNetLoss):
-    """"cross-corr-ce": cross-entropy of softmax(CC / temperature) against the true place (paper 000, Sec. V-C.2).
+    """"cross-corr-ce": cross-entropy of softmax(CC / temperature) against the true place (Bertrand et al., Sec. V-C.2).
 
     The paper's has no temperature, which is 1.0 here, the default: its features have any length and learn their own.
     CC of features of unit length lies in [-1, 1], where softmax at 1.0 is almost flat over a surface of thousands of
@@ -178,21 +178,21 @@ class CrossCorrCELoss(FFTUNetLoss):
 
 
 class MARUNetLoss(MatchingLoss):
-    """"maru-net": pixelwise binary cross-entropy and a Gaussian-weighted contrast on ZNCC (paper 002, eqs. 2 to 5).
+    """"maru-net": pixelwise binary cross-entropy and a Gaussian-weighted contrast on ZNCC (Gazzea et al., eqs. 2 to 5).
 
     The cross-entropy (eq. 2, summed over the surface as printed) needs values in (0, 1). Taken: softmax(ZNCC /
     temperature) over the surface, for Sec. II-C speaks of softmax and of one class among all places. A sigmoid per
     pixel would have thousands of zeros outweigh the one true place. log(1 - p) is computed from logits, without a
-    floor. Temperature 1/96 as released (paper 002 has none).
+    floor. Temperature 1/96 as released (Gazzea et al. has none).
 
     The contrast acts on the ZNCC itself, on whose scale the margin of 1 is: loss -Omega, with (eq. 4)
         Omega = mean of the matching region of G * ZNCC - mean of the hard negatives' ZNCC + margin.
     There is no hinge, so the margin is but a constant.
     G is a Gaussian around the true place that sums to 1 (eq. 3), so that this first mean, over N_ps pixels as printed,
-    weighs 1 / N_ps. Its region is radius <= 2 px: 13 pixels as in paper 000's Table III, where eq. 3 prints < 2, which
-    makes 9. A border clips it. `sigma` in px; eq. 3 divides by 2 sigma, which is the same at its sigma of 1.
+    weighs 1 / N_ps. Its region is radius <= 2 px: 13 pixels as in Bertrand et al.'s Table III, where eq. 3 prints < 2,
+    which makes 9. A border clips it. `sigma` in px; eq. 3 divides by 2 sigma, which is the same at its sigma of 1.
 
-    Paper 002 takes the LOWEST non-zero scores outside the region as hard negatives ("non-zero" being those that the
+    Gazzea et al. takes the LOWEST non-zero scores outside the region as hard negatives ("non-zero" being those that the
     region's mask leaves), although the wrong places that compete are the highest, as released: `negatives`, kept as
     an attribute, says which. Either kind is pushed down.
     Raises ConfigError for options that make no sense.
@@ -279,10 +279,7 @@ def make_loss(name: str, **options: Any) -> MatchingLoss:
     """The loss of that name. Raises ConfigError if there is none, or if it does not know or refuses an option."""
     if name not in LOSSES:
         raise ConfigError(f"no loss {name!r}; there are: {', '.join(LOSSES)}")
-    known = inspect.signature(LOSSES[name]).parameters
-    unknown = sorted(set(options) - set(known))
-    if unknown:
-        raise ConfigError(f"loss {name!r} has no option {', '.join(unknown)}; it has: {', '.join(known)}")
+    check_options(f"loss {name!r}", options, inspect.signature(LOSSES[name]).parameters)
     try:
         return LOSSES[name](**options)
     except TypeError as error:  # a text where a number belongs

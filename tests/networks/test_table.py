@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from torch import nn
+from conftest import untrained
 
 from sn9reg.errors import ConfigError
 from sn9reg.networks.table import NETWORKS, build
@@ -23,21 +23,6 @@ every_network = pytest.mark.parametrize("name", NETWORKS)
 
 def parameters(module):
     return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
-
-
-def settled(name, shared=True, **options):
-    """The network in eval mode, as if trained: no parameter and no running statistic has the value it starts with."""
-    torch.manual_seed(3)
-    network = build(name, shared, **options)
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.normal_(module.bias, std=0.3)
-            module.momentum = 1.0
-    with torch.no_grad():
-        for branch in [network.optical] if shared else [network.optical, network.sar]:
-            branch(torch.randn(1, 1, 64, 64))
-    return network.eval()
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -57,7 +42,7 @@ def test_the_reading_of_the_structure_gives_the_published_count_exactly(name):
 
 @every_network
 def test_size_is_kept_whatever_it_is(name):
-    network = settled(name)
+    network = untrained(name)
     for height, width in [(64, 32), (45, 71), (5, 7)]:  # multiples of every divisor, none, too small to reflect
         image = torch.randn(2, 1, height, width)
         with torch.inference_mode():
@@ -75,7 +60,7 @@ def test_attributes(name):
 
 @every_network
 def test_same_input_same_output_in_eval_mode(name):
-    network, image = settled(name), torch.randn(1, 1, 40, 40)
+    network, image = untrained(name), torch.randn(1, 1, 40, 40)
     with torch.inference_mode():
         assert torch.equal(network(image, "sar"), network(image, "sar"))
         torch.manual_seed(0)
@@ -86,7 +71,7 @@ def test_same_input_same_output_in_eval_mode(name):
 @every_network
 @pytest.mark.parametrize("shared", [True, False])
 def test_gradients_reach_every_parameter(name, shared):
-    network = settled(name, shared)
+    network = untrained(name, shared)
     image = torch.randn(1, 1, 64, 64, requires_grad=True)
     optical, sar = network(image, "optical"), network(image.flip(3), "sar")
     (optical * torch.randn_like(optical) + sar * torch.randn_like(sar)).sum().backward()
@@ -102,7 +87,7 @@ def test_gradients_reach_every_parameter(name, shared):
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("level", [0.0, 7.0])
 def test_a_constant_image_does_no_harm(name, training, level):
-    network = settled(name).train(training)
+    network = untrained(name).train(training)
     image = torch.full((2, 1, 64, 64), level, requires_grad=True)
     features = network(image, "optical")
     assert features.isfinite().all()
@@ -114,7 +99,7 @@ def test_a_constant_image_does_no_harm(name, training, level):
 @pytest.mark.parametrize("name", ["mcgf", "osmnet", "fft-unet"])
 def test_beyond_the_margin_a_feature_does_not_feel_the_border(name):
     """MARU-Net and the residual U-Net see farther than they notice: their margins are where little is left."""
-    network, image = settled(name), torch.randn(1, 1, 112, 112)
+    network, image = untrained(name), torch.randn(1, 1, 112, 112)
     start, size, margin = 16, 80, network.margin
     with torch.inference_mode():
         whole = network(image, "optical")[..., start : start + size, start : start + size]
@@ -127,7 +112,7 @@ def test_beyond_the_margin_a_feature_does_not_feel_the_border(name):
 @every_network
 @pytest.mark.parametrize("shared", [True, False])
 def test_weights_survive_the_state_dict(name, shared):
-    network, image = settled(name, shared), torch.randn(1, 1, 32, 32)
+    network, image = untrained(name, shared), torch.randn(1, 1, 32, 32)
     other = build(name, shared).eval()
     other.load_state_dict(network.state_dict())
     with torch.inference_mode():
