@@ -409,7 +409,8 @@ def test_a_compression_that_cannot_hold_floats(folder):
 
 
 SLOW = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # started in the background, a process ignores it
 import sn9reg.matchers.template, sn9reg.offsets
 def slow(function):
     def called(*args, **kwargs):
