@@ -55,6 +55,7 @@ LOSS_OPTIONS: dict[str, dict[str, Any]] = {
     "maru-net": {"trainable": True},
     "cross-corr-ce": {"temperature": 1 / 30, "trainable": True},
 }
+PARTS = ("train", "cross", "rotation", "cost")
 CENTRE = Degradation(8, 0.5)
 TURNS = (0, 2, 5, 10, 20)
 
@@ -87,7 +88,7 @@ class Hybrid:
 
 @click.command()
 @click.option("--grid", default="best", show_default=True, help="best, all, or combinations with commas between them.")
-@click.option("--parts", default="train,cross,rotation,cost", show_default=True)
+@click.option("--parts", default=",".join(PARTS), show_default=True)
 @click.option("--config", "config_path", default="pipelines/training/hybrids.yaml", show_default=True)
 @click.option("--test", default="../shared/data/sen12/val", show_default=True, help="Folder of pairs never trained on.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("work/hybrids"), show_default=True)
@@ -110,6 +111,8 @@ def main(
         hybrids = [Hybrid(*choice) for choice in product(BACKBONES, (True, False), PAPER_LOSSES)]
     hybrids = hybrids or [Hybrid.of(name) for name in grid.split(",")]
     wanted = parts.split(",")
+    if unknown := sorted(set(wanted) - set(PARTS)):
+        raise click.BadParameter(f"there is no part {', '.join(map(repr, unknown))}; there are {', '.join(PARTS)}")
     try:
         for hybrid in hybrids:
             folder = out / hybrid.folder
@@ -207,8 +210,26 @@ def report(out: Path) -> None:
             f"| {name} | {clean['cmr1']:.3f} / {clean['cmr3']:.3f} / {clean['cmr5']:.3f}, {clean['l2']:.2f} px "
             f"| {worse['cmr0']:.3f} / {worse['cmr1']:.3f} / {worse['cmr2']:.3f} |"
         )
+    lines += series_table(rows)
     (out / "table.md").write_text("\n".join(lines) + "\n")
     figure(rows, out / "figure.png")
+
+
+def series_table(rows: list[dict[str, Any]]) -> list[str]:
+    """CMR(1) over the degradation cross and over rotation, for the combinations that were measured so."""
+    names = {label(d): f"{d.looks:g} looks, {d.blur:g} px" for d in DEGRADATION_CROSS}
+    names |= {f"turn {turn}": f"{turn} degrees" for turn in TURNS}
+    found: dict[str, dict[str, float]] = {}
+    for row in rows:
+        if row["condition"] in names:
+            found.setdefault(row["hybrid"], {})[row["condition"]] = row["cmr1"]
+    if not found:
+        return []
+    lines = ["", f"| CMR(1), 128 in 192 px | {' | '.join(found)} |", "|---" * (len(found) + 1) + "|"]
+    for condition, name in names.items():
+        rates = (f"{one[condition]:.3f}" if condition in one else "" for one in found.values())
+        lines.append(f"| {name} | {' | '.join(rates)} |")
+    return lines
 
 
 def figure(rows: list[dict[str, Any]], path: Path) -> None:
@@ -251,7 +272,7 @@ def cost_table() -> str:
         ("osmnet", False, "ssd"),
         ("fft-unet", True, "zncc"),
         ("maru-net", True, "zncc"),
-        ("residual-unet", False, "cc"),
+        ("slim-unet", True, "zncc"),
     ]
     lines = [
         f"On {torch.get_num_threads()} threads of this CPU, float32, 512 x 512 optical and 128 x 128 SAR, median of 5.",

@@ -1,6 +1,6 @@
 """Put trained weights into the package, with their card.
 
-    python -m pipelines.ship_weights CONFIG.yaml work/training/CONFIG [--matcher hybrid]
+    python -m pipelines.ship_weights CONFIG.yaml work/training/CONFIG [--matcher hybrid] [--repeated RUN]
 
 Copies weights.safetensors to sn9reg/weights/ and writes into manifest.json what it is: checksum, data and licences,
 recipe, seed, the commit at that time, and correct match rates measured with it on folders that it did not see.
@@ -21,6 +21,7 @@ from sn9reg.benchmark import bench_patches
 from sn9reg.matchers.base import make_matcher
 from sn9reg.training.config import TrainingConfig, as_dict, read_config
 
+WEIGHTS_FILE = "weights.safetensors"  # in a run's folder
 WEIGHTS = Path(__file__).parent.parent / "sn9reg" / "weights"
 # By the folder's name: what it is, and under which licence it may be used. Other folders may not train what ships.
 LICENCES = {
@@ -35,25 +36,36 @@ LICENCES = {
 @click.argument("config_path", metavar="CONFIG", type=click.Path(exists=True, path_type=Path))
 @click.argument("run", type=click.Path(exists=True, path_type=Path))
 @click.option("--matcher", help="Measure by this matcher [default: the network's own].")
+@click.option("--repeated", type=click.Path(path_type=Path), help="Another run of CONFIG: how much is chance?")
 @click.option("--note", default="", help="What else is to be known of this training.")
 @click.option("--data", type=click.Path(path_type=Path), default=Path("../shared/data"), show_default=True)
-def main(config_path: Path, run: Path, matcher: str | None, note: str, data: Path) -> None:
+def main(config_path: Path, run: Path, matcher: str | None, repeated: Path | None, note: str, data: Path) -> None:
     """Ship the weights in RUN, trained by CONFIG."""
     config = read_config(config_path)
     name = config.network.name
-    source, target = run / "weights.safetensors", WEIGHTS / f"{name}.safetensors"
+    source, target = run / WEIGHTS_FILE, WEIGHTS / f"{name}.safetensors"
+    measured = measure(source, matcher or name, data)
+    manifest = json.loads((WEIGHTS / "manifest.json").read_text())
+    manifest[name] = card(config, source, target.name, config_path, measured)
+    if repeated:
+        manifest[name]["repeated"] = measure(repeated / WEIGHTS_FILE, matcher or name, data)
+    if note:
+        manifest[name]["note"] = note
+    shutil.copyfile(source, target)
+    (WEIGHTS / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
+    click.echo(json.dumps(manifest[name], indent=1))
+
+
+def measure(weights: Path, matcher: str, data: Path) -> dict[str, Any]:
+    """Correct match rates by the folders that are there."""
     measured = {
-        folder: bench_patches(data / folder, make_matcher(matcher or name, weights=str(source))).as_dict()
+        folder: bench_patches(data / folder, make_matcher(matcher, weights=str(weights))).as_dict()
         for folder in ("sen12/val", "gf3_1m")
         if (data / folder).is_dir()
     }
     for result in measured.values():
         del result["ms_per_pair"]  # of this machine, not of the weights
-    manifest = json.loads((WEIGHTS / "manifest.json").read_text())
-    manifest[name] = card(config, source, target.name, config_path, measured) | {"note": note}
-    shutil.copyfile(source, target)
-    (WEIGHTS / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
-    click.echo(json.dumps(manifest[name], indent=1))
+    return measured
 
 
 def card(config: TrainingConfig, source: Path, file: str, recipe: Path, measured: dict[str, Any]) -> dict[str, Any]:

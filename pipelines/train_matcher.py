@@ -1,7 +1,7 @@
 """Train a dense matcher from one YAML file.
 
-    python -m pipelines.train_matcher pipelines/training/residual-unet.yaml [--out work/training/residual-unet]
-        [--resume] [--steps N]
+    python -m pipelines.train_matcher pipelines/training/slim-unet.yaml [--out work/training/slim-unet]
+        [--resume] [--steps N] [--seed N]
 
 Into the folder go checkpoints, metrics (CSV and TensorBoard) and, in the end, `weights.safetensors`, which any
 `--matcher NAME --matcher-option weights=FILE` takes. Stopped runs go on with --resume.
@@ -28,7 +28,8 @@ from sn9reg.weights.store import Architecture, save_weights
 @click.option("--out", type=click.Path(path_type=Path), help="Folder to fill [default: work/training/CONFIG].")
 @click.option("--resume", is_flag=True, help="Go on from the last checkpoint in the folder.")
 @click.option("--steps", type=click.IntRange(1), help="In place of the file's; e.g. 2 to try whether it runs.")
-def main(config_path: Path, out: Path | None, resume: bool, steps: int | None) -> None:
+@click.option("--seed", type=click.IntRange(0), help="In place of the file's; to see how much is chance.")
+def main(config_path: Path, out: Path | None, resume: bool, steps: int | None, seed: int | None) -> None:
     """Train by CONFIG (YAML) and write the weights."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
@@ -36,6 +37,8 @@ def main(config_path: Path, out: Path | None, resume: bool, steps: int | None) -
         config = read_config(config_path)
         if steps is not None:
             config = dataclasses.replace(config, steps=steps)
+        if seed is not None:
+            config = dataclasses.replace(config, seed=seed)
         out = out or Path("work/training") / config_path.stem
         out.mkdir(parents=True, exist_ok=True)
         run(config, out, resume)

@@ -145,7 +145,7 @@ def write_manifest(folder, side=96):
 
 
 # By which surface each network is compared in its paper.
-SIMILARITY = {"mcgf": "cc", "osmnet": "ssd", "fft-unet": "zncc", "maru-net": "zncc", "residual-unet": "cc"}
+SIMILARITY = {"mcgf": "cc", "osmnet": "ssd", "fft-unet": "zncc", "maru-net": "zncc", "slim-unet": "zncc"}
 
 
 def untrained(name, shared=True, **options):

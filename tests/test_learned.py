@@ -14,8 +14,10 @@ from scipy.ndimage import gaussian_filter
 from torch import nn
 from torchvision.ops import Conv2dNormActivation
 
+from sn9reg.correlation import cc, zncc
 from sn9reg.errors import ConfigError, InputError
 from sn9reg.matchers.base import make_matcher, matcher_classes
+from sn9reg.matchers.hybrid import locally_standardised
 from sn9reg.matchers.learned import LearnedMatcher, _fused
 from sn9reg.matchers.template import TemplateMatcher
 from sn9reg.networks.table import NETWORKS
@@ -262,7 +264,7 @@ def test_options_reach_the_template_matcher(random_weights):
         make_matcher("mcgf", weights=str(random_weights("mcgf")), template=3)
 
 
-@pytest.mark.parametrize("name", ["mcgf", "residual-unet", "hybrid"])
+@pytest.mark.parametrize("name", ["mcgf", "slim-unet", "hybrid"])
 def test_weights_of_another_network_are_refused(name, random_weights):
     network = matcher_classes()[name].network
     with pytest.raises(InputError, match=rf"osmnet\.safetensors: holds weights of osmnet, not of {network}"):
@@ -302,28 +304,76 @@ def test_a_matcher_serves_many_pairs(random_weights, tmp_path):
 # --- beside untrained features ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("learned", "alone"), [(0, "structure"), (1, "residual-unet")])
+@pytest.mark.parametrize(("learned", "alone"), [(0, "structure"), (1, "slim-unet")])
 def test_the_hybrids_share_runs_from_one_kind_of_features_to_the_other(learned, alone, random_weights):
-    weights = {"weights": str(random_weights("residual-unet"))}
+    weights = {"weights": str(random_weights("slim-unet"))}
     patch = patch_of(texture())
     both = make_matcher("hybrid", learned=learned, **weights).extractor(patch)(patch, "optical")
     one = make_matcher(alone, **({} if alone == "structure" else weights)).extractor(patch)(patch, "optical")
+    expected = one if alone == "structure" else locally_standardised(one)
     part = both[-len(one) :] if alone == "structure" else both[: len(one)]
     assert len(both) > len(one)
-    assert torch.equal(part, one)
-    assert both.square().sum() == pytest.approx(float(one.square().sum()))
+    assert torch.equal(part, expected)
+    assert both.square().sum() == pytest.approx(float(expected.square().sum()))
 
 
 def test_both_kinds_count_by_their_share(random_weights):
     patch = patch_of(texture())
-    weights = str(random_weights("residual-unet"))
+    weights = str(random_weights("slim-unet"))
     features = make_matcher("hybrid", learned=0.3, weights=weights).extractor(patch)(patch, "sar")
-    split = make_matcher("residual-unet", weights=weights).extractor(patch)(patch, "sar").shape[0]
-    lengths = [float(part.square().sum(dim=0).median()) for part in (features[:split], features[split:])]
-    assert lengths == pytest.approx([0.3, 0.7], abs=0.01)
+    split = make_matcher("slim-unet", weights=weights).extractor(patch)(patch, "sar").shape[0]
+    squares = [float(part.square().sum(dim=0).mean()) for part in (features[:split], features[split:])]
+    assert squares == pytest.approx([0.3, 0.7], abs=0.02)
+
+
+def random_features(channels=4, height=150, width=170, seed=0):
+    torch.manual_seed(seed)
+    return torch.randn(channels, height, width)
+
+
+def test_standardised_features_have_no_mean_and_unit_length_around_every_pixel():
+    slope = torch.linspace(1, 4, 170)  # of contrast, from left to right
+    level = torch.tensor([5.0, -3.0, 0.0, 20.0])[:, None, None]
+    found = locally_standardised(random_features() * slope + level, 51)
+    for row, col in ((0, 0), (60, 100), (99, 119)):
+        part = found[:, row : row + 51, col : col + 51]
+        assert part.mean(dim=(1, 2)).abs().max() < 0.15
+        assert part.square().sum(dim=0).mean() == pytest.approx(1, abs=0.1)
+
+
+def test_standardising_does_not_see_pixels_without_features():
+    features = random_features()
+    alone = locally_standardised(features[:, :, 80:] + 3, 31)
+    beside = features + 3
+    beside[:, :, :80] = 0
+    found = locally_standardised(beside, 31)
+    assert not found[:, :, :80].any()
+    torch.testing.assert_close(found[:, :, 95:], alone[:, :, 15:], atol=2e-4, rtol=1e-3)  # farther than half the side
+    edge = found[:, :, 80:95]
+    assert edge.mean(dim=(1, 2)).abs().max() < 0.2
+    assert edge.square().sum(dim=0).mean() == pytest.approx(1, abs=0.15)
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, -7.5])
+def test_constant_features_are_nothing_when_standardised(value):
+    assert not locally_standardised(torch.full((3, 40, 50), value), 15).any()
+
+
+def test_correlation_of_standardised_features_is_nearly_zncc():
+    """The level and the contrast of the reference differ from place to place, which plain correlation follows."""
+    template = random_features(height=64, width=64)
+    reference = random_features(seed=1)
+    reference[:, 40:104, 70:134] = 0.5 * template + reference[:, 40:104, 70:134]
+    uneven = reference * torch.linspace(0.2, 5, 170) + torch.linspace(-30, 30, 150)[:, None]
+    expected = zncc(reference[None], template[None])
+    found = cc(locally_standardised(uneven, 64)[None], locally_standardised(template + 3, 64)[None])
+    plain = cc(uneven[None], template[None] + 3)
+    assert np.unravel_index(int(found.argmax()), found.shape[1:]) == (40, 70)
+    assert np.corrcoef(found.flatten(), expected.flatten())[0, 1] > 0.9
+    assert np.corrcoef(plain.flatten(), expected.flatten())[0, 1] < 0.5
 
 
 @pytest.mark.parametrize("learned", [-0.1, 1.1, float("nan"), True, "half", None])
 def test_a_share_out_of_range_is_a_usage_error(learned, random_weights):
     with pytest.raises(ConfigError, match=r"matcher option learned is .*, not a number from 0 to 1"):
-        make_matcher("hybrid", learned=learned, weights=str(random_weights("residual-unet")))
+        make_matcher("hybrid", learned=learned, weights=str(random_weights("slim-unet")))

@@ -190,7 +190,7 @@ def test_parts_choose_the_conditions(copied, monkeypatch):
 
     class Found:
         def as_dict(self):
-            return {"cmr": dict.fromkeys(("0", "1", "2", "3", "5"), 0.5), "mean_l2_px": 1.0, "n": 2}
+            return {"cmr": dict.fromkeys(("0", "1", "2", "3", "5"), len(asked) / 100), "mean_l2_px": 1.0, "n": 2}
 
     def measure(folder, matcher, reference, template, limit, *, degradation, rotate):
         asked.append((degradation, rotate))
@@ -203,6 +203,11 @@ def test_parts_choose_the_conditions(copied, monkeypatch):
     assert run(copied, grid=GRID[0], parts="rotation").exit_code == 0
     assert asked == [(CENTRE, float(turn)) for turn in TURNS]
     assert results(copied).keys() >= {"clean", "L=35 blur=0.25", "turn 20"}
+    series = (copied / "out" / "table.md").read_text().split("\n\n")[-1].splitlines()
+    assert series[0] == f"| CMR(1), 128 in 192 px | {GRID[0]} |"
+    assert len(series) == 2 + len(DEGRADATION_CROSS) + len(TURNS)
+    assert series[2] == "| 5 looks, 0.5 px | 0.010 |"
+    assert series[-1] == "| 20 degrees | 0.050 |"
 
 
 # --- what it is asked ------------------------------------------------------------------------------------------------
@@ -227,6 +232,12 @@ def test_a_combination_that_is_none_is_a_usage_error(name, tmp_path):
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(click.BadParameter):
         Hybrid.of(name)
+
+
+def test_a_part_that_is_none_is_a_usage_error(tmp_path):
+    result = run(tmp_path, parts="train,crosses")
+    assert result.exit_code == 2
+    assert "no part 'crosses'; there are train, cross, rotation, cost" in result.stderr
 
 
 def test_files_that_are_not_there_are_an_error_of_one_line(done, tmp_path):

@@ -54,8 +54,8 @@ def test_a_file_holds_half_precision_alone(random_weights):
 
 
 def test_options_of_the_network_are_kept(tmp_path):
-    saved = Architecture("residual-unet", False, "zncc", {"widths": [8, 8, 16], "out_channels": 3})
-    save_weights(tmp_path / "w.safetensors", untrained("residual-unet", False, **saved.options), saved)
+    saved = Architecture("slim-unet", False, "zncc", {"widths": [8, 8, 16], "out_channels": 3})
+    save_weights(tmp_path / "w.safetensors", untrained("slim-unet", False, **saved.options), saved)
     loaded, architecture = load_weights(tmp_path / "w.safetensors")
     assert architecture == saved
     with torch.no_grad():

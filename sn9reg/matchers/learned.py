@@ -28,7 +28,6 @@ class LearnedMatcher(TemplateMatcher):
     as in `TemplateMatcher`. Raises InputError where there are no weights or they do not fit."""
 
     network: str  # its name in `networks/table.py`
-    rim = 0  # networks learn on patches as they are, and know their borders
 
     def __init__(self, weights: str | None = None, **options: Any) -> None:
         super().__init__(**options)
@@ -43,7 +42,8 @@ class LearnedMatcher(TemplateMatcher):
         self.margin = network.margin
         self._branches = _fused(network).to(memory_format=torch.channels_last)
 
-    def extractor(self, sar: Patch) -> FeatureExtractor:
+    def extractor(self, sar: Patch, whole: bool = False) -> FeatureExtractor:
+        """As in `TemplateMatcher`; networks learn on whole patches, and know their borders."""
         sar_log = SarLog.of(sar.values, sar.valid)
 
         def extract(patch: Patch, modality: Modality) -> Tensor:
@@ -74,10 +74,10 @@ def _fused(network: Branches) -> Branches:
     return network
 
 
-class ResidualUNetMatcher(LearnedMatcher):
-    """Small residual U-Net of sn9reg's own, trained on real pairs; fast."""
+class SlimUNetMatcher(LearnedMatcher):
+    """Slim U-Net of sn9reg's own, trained on real pairs; fast."""
 
-    name = network = "residual-unet"
+    name = network = "slim-unet"
 
 
 class MCGFMatcher(LearnedMatcher):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+from scipy.fft import next_fast_len
 from torch import Tensor
 
 from sn9reg.dense.tiles import FeatureExtractor
 from sn9reg.features.orientation import orientation_features
-from sn9reg.matchers.template import TemplateMatcher
+from sn9reg.matchers.template import TemplateMatcher, mirrored
 from sn9reg.networks.branches import Modality
 from sn9reg.radiometry import SarLog, fill_invalid, optical_grey
 from sn9reg.scene import Patch
@@ -18,12 +20,16 @@ class StructureMatcher(TemplateMatcher):
 
     name = "structure"
 
-    def extractor(self, sar: Patch) -> FeatureExtractor:
+    def extractor(self, sar: Patch, whole: bool = False) -> FeatureExtractor:
         sar_log = SarLog.of(sar.values, sar.valid)
 
         def extract(patch: Patch, modality: Modality) -> Tensor:
             image = sar_log(patch.values) if modality == "sar" else optical_grey(patch.values)
             image = fill_invalid(image, patch.valid)
-            return orientation_features(torch.from_numpy(image)[None])[0]
+            height, width = image.shape
+            # To sides that the FFT likes: others cost up to three times as much.
+            right, bottom = (next_fast_len(n, real=True) - n for n in (width, height))
+            image = np.pad(image, ((0, bottom), (0, right)), mode="symmetric")
+            return orientation_features(torch.from_numpy(image)[None])[0, :, :height, :width]
 
-        return extract
+        return mirrored(extract, self.margin) if whole else extract

@@ -76,7 +76,6 @@ class TemplateMatcher:
     name: str
     __signature__: ClassVar[inspect.Signature]
     margin = 24  # pixels by which a feature feels the border of what it is computed from
-    rim = 24  # pixels by which a whole patch is mirrored outwards before it is described
     similarity: Similarity = "cc"  # by which the features are compared
 
     def __init__(
@@ -112,28 +111,21 @@ class TemplateMatcher:
                 break
         cls.__signature__ = inspect.Signature(list(found.values()))
 
-    def extractor(self, sar: Patch) -> FeatureExtractor:
+    def extractor(self, sar: Patch, whole: bool = False) -> FeatureExtractor:
         """What turns patches into features, see `dense.tiles.FeatureExtractor`. sar: a sample of the SAR scene, e.g.
-        its overview, for whatever must be the same in all its patches."""
+        its overview, for whatever must be the same in all its patches. whole: patches come without surroundings to be
+        thrown away, and features are to be good up to the border, see `mirrored`."""
         raise NotImplementedError
 
     def locate(self, optical: Patch, sar: Patch) -> Points:
         """(2,) where the upper left pixel of a SAR template lies in a larger optical patch, whole pixels."""
-        extract = self.extractor(sar)
-        region, region_mask = self._whole(optical, "optical", extract)
-        template, template_mask = self._whole(sar, "sar", extract)
-        surface = masked_similarity(self.similarity, region, region_mask, template, template_mask)[0]
+        extract = self.extractor(sar, whole=True)
+        region, template = extract(optical, "optical"), extract(sar, "sar")
+        masks = (torch.from_numpy(patch.valid.astype(np.float32))[None] for patch in (optical, sar))
+        region_mask, template_mask = masks
+        surface = masked_similarity(self.similarity, region[None], region_mask, template[None], template_mask)[0]
         row, col = np.unravel_index(int(surface.argmax()), surface.shape)
         return np.array([col, row], dtype=np.float64)
-
-    def _whole(self, patch: Patch, kind: Modality, extract: FeatureExtractor) -> tuple[Tensor, Tensor]:
-        """(1, C, h, w) features and (1, h, w) mask of a whole patch, mirrored outwards so that no pixel is lost."""
-        rim, shape = self.rim, patch.valid.shape
-        around = ((rim, rim), (rim, rim))
-        values = np.pad(patch.values, ((0, 0), *around), mode="symmetric")
-        features = extract(Patch(values, np.pad(patch.valid, around, mode="symmetric")), kind)
-        inner = features[None, :, rim : rim + shape[0], rim : rim + shape[1]]
-        return inner, torch.from_numpy(patch.valid.astype(np.float32))[None]
 
     def levels(self, pair: ScenePair) -> list[Level]:
         """Coarsest first."""
@@ -208,6 +200,18 @@ class TemplateMatcher:
         shift = (predicted + votes.xy.numpy() - level.radius).reshape(*shape, 2)
         field = smooth_field(shift, weight, width=0.7) * level.factor
         return matches, _Prediction(lattice, level.factor, field)
+
+
+def mirrored(extract: FeatureExtractor, rim: int) -> FeatureExtractor:
+    """The extractor for whole patches: each is mirrored outwards by `rim` pixels, described, and cropped back."""
+
+    def around(patch: Patch, modality: Modality) -> Tensor:
+        (height, width), sides = patch.valid.shape, ((rim, rim), (rim, rim))
+        values = np.pad(patch.values, ((0, 0), *sides), mode="symmetric")
+        features = extract(Patch(values, np.pad(patch.valid, sides, mode="symmetric")), modality)
+        return features[:, rim : rim + height, rim : rim + width]
+
+    return around
 
 
 def _check_number(option: str, value: object, at_least: int = 0) -> None:

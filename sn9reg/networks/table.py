@@ -13,14 +13,14 @@ from sn9reg.networks.fft_unet import FFTUNet
 from sn9reg.networks.maru_net import MARUNet
 from sn9reg.networks.mcgf import MCGF
 from sn9reg.networks.osmnet import OSMNet
-from sn9reg.networks.residual_unet import ResidualUNet
+from sn9reg.networks.slim_unet import SlimUNet
 
 NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "mcgf": MCGF,
     "osmnet": OSMNet,
     "fft-unet": FFTUNet,
     "maru-net": MARUNet,
-    "residual-unet": ResidualUNet,
+    "slim-unet": SlimUNet,
 }
 
 

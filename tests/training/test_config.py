@@ -30,7 +30,7 @@ def config_file(tmp_path):
 
 
 def test_there_are_files_to_test():
-    assert {"hybrids", "meow", "residual-unet"} <= {path.stem for path in FILES}
+    assert {"hybrids", "meow", "slim-unet"} <= {path.stem for path in FILES}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
@@ -57,7 +57,7 @@ def test_what_is_not_said_has_its_default(config_file):
 
 def test_everything_survives_being_written_and_read_again(config_file):
     config = TrainingConfig(
-        Choice("residual-unet", {"widths": [8, 16, 16]}),
+        Choice("slim-unet", {"widths": [8, 16, 16]}),
         Choice("soft-ce", {"sigma": 1.5, "trainable": False}),
         (Source("a", zoom=(0.5, 2.0), held_out=0.1), Source(manifest="b.csv", longitude=10.0, year=2020, sar_band=2)),
         geometry=Geometry(64, 32, 1.5, 0.1),

@@ -48,7 +48,7 @@ def tiny(folder):
     """A configuration of a second, with changes."""
 
     def make(**changes):
-        network = Choice("residual-unet", {"widths": [8, 8, 8]})
+        network = Choice("slim-unet", {"widths": [8, 8, 8]})
         held_out = changes.pop("held_out", 0.5)
         return TrainingConfig(
             **{
@@ -290,7 +290,7 @@ def test_a_resumed_run_goes_on_and_sees_other_samples(tiny, tmp_path, seen):
 def test_resuming_carries_on_with_the_weights(tiny, tmp_path, states):
     train(tiny(optimiser=Optimiser(rate=1e-9)), tmp_path, progress=False)
     train(tiny(optimiser=Optimiser(rate=1e-9), steps=3, seed=5), tmp_path, resume=True, progress=False)
-    key = "branches.optical.stem.weight"
+    key = "branches.optical.head.weight"
     torch.testing.assert_close(states[2][key], states[1][key], rtol=0, atol=1e-6)
 
 
@@ -382,7 +382,7 @@ def test_networks_and_losses_that_are_not_there(tiny, tmp_path):
 def test_a_tiny_network_learns_to_find_a_reversed_and_noisy_template(tmp_path):
     write_pairs(tmp_path / "seen", 30, 72)
     config = TrainingConfig(
-        Choice("residual-unet", {"widths": [8, 16, 16]}),
+        Choice("slim-unet", {"widths": [8, 16, 16]}),
         Choice("soft-ce"),
         (Source(str(tmp_path / "seen")),),
         geometry=SMALL,
@@ -425,7 +425,7 @@ def test_command_trains_for_as_many_steps_as_asked(config_file, tmp_path):
     result = invoke(config_file, "--out", tmp_path / "deep" / "out", "--steps", 2)
     assert result.exit_code == 0, result.output
     assert result.stdout.splitlines()[-1] == str(tmp_path / "deep" / "out" / "weights.safetensors")
-    assert load_weights(tmp_path / "deep" / "out" / "weights.safetensors")[1].network == "residual-unet"
+    assert load_weights(tmp_path / "deep" / "out" / "weights.safetensors")[1].network == "slim-unet"
     assert step_of(tmp_path / "deep" / "out") == 2
     assert invoke(config_file, "--out", tmp_path / "deep" / "out", "--steps", 3, "--resume").exit_code == 0
     assert step_of(tmp_path / "deep" / "out") == 3
@@ -462,3 +462,11 @@ def test_command_takes_no_run_of_no_steps(config_file):
     result = invoke(config_file, "--steps", 0)
     assert result.exit_code == 2
     assert "--steps" in result.stderr
+
+
+def test_another_seed_is_another_training(config_file, tmp_path):
+    for name, options in (("a", ()), ("b", ("--seed", 0)), ("c", ("--seed", 1))):
+        assert invoke(config_file, "--out", tmp_path / name, "--steps", 1, *options).exit_code == 0
+    first, same, other = ((tmp_path / name / "weights.safetensors").read_bytes() for name in "abc")
+    assert first == same
+    assert first != other

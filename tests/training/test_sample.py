@@ -7,7 +7,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 from skimage.registration import phase_cross_correlation
 
-from sn9reg.matchers.learned import ResidualUNetMatcher
+from sn9reg.matchers.learned import SlimUNetMatcher
 from sn9reg.networks.branches import Branches
 from sn9reg.networks.table import build
 from sn9reg.scene import Patch
@@ -285,8 +285,8 @@ def test_what_is_not_valid_neither_counts_nor_shows():
 @pytest.mark.parametrize("decibel", [False, True])
 @pytest.mark.parametrize("holes", [False, True])
 def test_the_network_sees_in_training_what_it_sees_in_the_matcher(monkeypatch, tmp_path, decibel, holes):
-    network = build("residual-unet", shared=False, widths=[8, 8, 8])
-    save_weights(tmp_path / "w.safetensors", network, Architecture("residual-unet", False, "cc", {"widths": [8, 8, 8]}))
+    network = build("slim-unet", shared=False, widths=[8, 8, 8])
+    save_weights(tmp_path / "w.safetensors", network, Architecture("slim-unet", False, "cc", {"widths": [8, 8, 8]}))
     seen = {}
 
     def record(self, image, modality):
@@ -299,7 +299,7 @@ def test_the_network_sees_in_training_what_it_sees_in_the_matcher(monkeypatch, t
     amplitude = random().rayleigh(smooth(seed=4)).astype(np.float32)[None]
     values = 20 * np.log10(np.maximum(amplitude, 1)) - 50 if decibel else amplitude
     optical, sar = (Patch(np.where(valid, image, np.float32(0)), valid) for image in (colour, values))
-    extract = ResidualUNetMatcher(weights=str(tmp_path / "w.safetensors")).extractor(sar)
+    extract = SlimUNetMatcher(weights=str(tmp_path / "w.safetensors")).extractor(sar)
     extract(optical, "optical")
     extract(sar, "sar")
     for image, modality in zip(finish(optical, sar), ("optical", "sar"), strict=True):
