@@ -93,7 +93,7 @@ class Hybrid:
 @click.option("--test", default="../shared/data/sen12/val", show_default=True, help="Folder of pairs never trained on.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("work/hybrids"), show_default=True)
 @click.option("--steps", type=click.IntRange(1), help="In place of the config's.")
-@click.option("--limit", type=click.IntRange(1), help="Measure on so many pairs only.")
+@click.option("--limit", type=click.IntRange(1), help="Measure on so many pairs only, spread over the folder.")
 @click.option("--series", type=click.IntRange(1), help="Pairs for the series of degradations and turns [default: all].")
 def main(
     grid: str,

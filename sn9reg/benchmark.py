@@ -58,7 +58,7 @@ def bench_patches(
 
     Pairs are NAME_opt.* and NAME_sar.*, registered; NAME_mask.*, where there is one, holds the valid pixels. The patch
     is cut from the middle of the image, the template from a place of the patch drawn by `seed`. Places count in whole
-    pixels.
+    pixels. limit: at most so many pairs, spread evenly over their names.
 
     degradation: done to every template; its float32 values are not clipped to the file's data type. rotate: degrees;
     every template is turned about its centre by an angle drawn from +-rotate, and its true place stays that of the
@@ -74,7 +74,10 @@ def bench_patches(
         raise ConfigError(f"--rotate {rotate} must lie between 0 and 180 degrees")
     random = np.random.default_rng(seed)
     errors, seconds = [], []
-    for index, files in enumerate(pair_files(folder)[:limit]):
+    pairs = pair_files(folder)
+    # Spread over the names, which often begin with what the ground is.
+    chosen = np.linspace(0, len(pairs) - 1, min(limit or len(pairs), len(pairs))).round().astype(int)
+    for index, files in enumerate(pairs[i] for i in chosen):
         corner = random.integers(0, reference - template + 1, 2)
         own = np.random.default_rng([seed, index, _OWN_STREAM])
         angle = rotate * own.uniform(-1, 1)

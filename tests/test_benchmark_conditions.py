@@ -176,3 +176,11 @@ def test_speckle_on_decibels_names_the_file(folder):
     write_raster(folder / "1_sar.tif", np.full((1, 140, 140), -12, np.float32))
     with pytest.raises(InputError, match=r"1_sar\.tif.*decibels"):
         bench_patches(folder, Recorder(), 128, 90, degradation=Degradation(5))
+
+
+def test_some_pairs_are_spread_over_all(folder):
+    for number in range(3):
+        save(folder / f"{number}_sar.png", np.full((140, 140), 50 * number + 50))
+    for limit, expected in ((1, [50]), (2, [50, 150]), (3, [50, 100, 150]), (9, [50, 100, 150])):
+        templates = recorded(folder, limit=limit)[0]
+        assert [t.values[0, 45, 45] for t in templates] == expected
