@@ -75,7 +75,7 @@ class TemplateMatcher:
 
     name: str
     __signature__: ClassVar[inspect.Signature]
-    margin = 16  # pixels within which a feature feels the border of what it is computed from; beyond, hardly
+    margin = 20  # pixels within which a feature feels the border of what it is computed from; beyond, hardly
     similarity: Similarity = "cc"  # by which the features are compared
 
     def __init__(
