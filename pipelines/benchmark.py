@@ -130,9 +130,9 @@ def rates(result: dict[str, Any]) -> str:
 
 def simulated(data: Path, work: Path) -> list[Row]:
     folder, out = simulate(work, "10000x4000", SEED), work / "simulated.tif"
-    run = align(folder, out, "--sigma")
+    align(folder, out, "--sigma")
     error, affine = score(out, *scene(folder), tiepoints(folder))["mean_px"], best_affine(folder)
-    measured = f"{error:.2f} against {affine:.2f} px: {affine / error:.1f}x ({run.seconds:.0f} s)"
+    measured = f"{error:.2f} against {affine:.2f} px: {affine / error:.1f}x"
     errors, sigma = errors_and_sigma(folder, out)
     within = ", ".join(f"{100 * (errors <= n * sigma).mean():.0f} %" for n in (1, 2))
     rank = spearmanr(errors, sigma).statistic
@@ -157,7 +157,7 @@ def spacenet9(data: Path, work: Path) -> list[Row]:
     given = ("--field", str(source / "02_tiepoints_train_01.csv"))
     frames = ("--field-geotransforms", str(source / "geotransforms.json"))
     rows = []
-    for seed in range(SEED, SEED + 3):
+    for seed in (SEED, SEED + 1):
         folder, out = simulate(work, "10041x3204", seed, *given, *frames, name=f"area02_{seed}"), work / "area02.tif"
         align(folder, out, "--matcher", "structure")
         untrained = score(out, *scene(folder), tiepoints(folder))["mean_px"]
