@@ -12,7 +12,7 @@ from sn9reg.correspondences import Correspondences, Flags
 
 MINIMUM = 8  # matches below which nothing is fitted or believed
 _SHARE = 0.4  # of the matches must be confirmed ...
-_AGREEMENT = 0.2  # ... and of all places tried
+_AGREEMENT = 0.35  # ... and of all places tried
 
 
 @dataclass(frozen=True)
