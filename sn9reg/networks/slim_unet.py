@@ -13,7 +13,7 @@ class SlimUNet(nn.Module):
     """(B, in_channels, H, W) -> (B, out_channels, H, W) features of unit length per pixel.
 
     Ours: the shape of `FFTUNet` with 3/8 of its channels, for a seventh of its arithmetic. Full resolution mattered
-    most of all that was tried: the same money spent at half of it, on more channels, bought much less.
+    most of all that was tried: as much arithmetic at half of it, with more channels, found much less.
     """
 
     margin = 20  # it sees 24 px far, but features are those of a larger patch from 4 px on
