@@ -1,8 +1,8 @@
 """Dense template matching, coarse to fine, over a whole scene: what every matcher with dense features shares.
 
 A pyramid level lays a lattice of templates over the overlap, computes their similarity surfaces around the shift that
-the coarser level predicts, lets neighbours vote, and smooths the peaks to the next prediction. The finest level emits
-the correspondences: sub-pixel peaks that survive a forward-backward check.
+the coarser level predicts, lets neighbours vote, and smooths the peaks to the next prediction. The finest level that
+its own evidence supports emits the correspondences: sub-pixel peaks that survive a forward-backward check.
 """
 
 from __future__ import annotations
@@ -137,13 +137,19 @@ class TemplateMatcher:
         factors = [factor]
         while shift / factors[-1] > _COARSE_RADIUS and min(window.shape) / factors[-1] / 2 >= _COARSE_SIDE:
             factors.append(factors[-1] * 2)
-        result = []
-        for f in reversed(factors):
+        descent = []
+        for f in factors[:0:-1]:
             side = min(window.shape) // f
-            template = max(16, min(self.template, side // 2 * 2 // (2 if f == factors[-1] and len(factors) > 1 else 1)))
             radius = min(math.ceil(shift / f) + 2, max(4, side // 2)) if f == factors[-1] else _FINE_RADIUS
-            result.append(Level(f, template, radius, self.margin))
-        return result
+            # What is coarse is large on the ground: half a template follows a field that a whole one would blur.
+            template = max(16, min(self.template // 2, side // 2 // 2 * 2))
+            descent.append(Level(f, template, radius, self.margin))
+        return [*descent, self._last(pair, factors[0], _FINE_RADIUS if descent else math.ceil(shift / factors[0]) + 2)]
+
+    def _last(self, pair: ScenePair, factor: int, radius: int) -> Level:
+        """The level that matches are taken from: templates as large as asked for, if the overlap has room for them."""
+        side = min(pair.overlap.shape) // factor
+        return Level(factor, max(16, min(self.template, side // 2 * 2)), min(radius, max(4, side // 2)), self.margin)
 
     def match(self, pair: ScenePair) -> Correspondences:
         """Correspondences of the finest level that its own evidence supports.
@@ -154,22 +160,21 @@ class TemplateMatcher:
         """
         extract = self.extractor(pair.overview(pair.sar)[0])
         prediction: _Prediction | None = None
-        best: Correspondences | None = None
-        best_share = -1.0
-        levels = self.levels(pair)
-        for level in levels:
-            limit = self.max_templates if level is levels[-1] else self.max_templates // 2
-            matches, prediction = self._step(pair, level, limit, prediction, extract)
-            share = _confirmed_share(matches)
-            log.info(
-                "1/%d: %d places, %d matches, %.0f %% confirmed", level.factor, matches.tried, len(matches), 100 * share
-            )
-            if share >= min(best_share, _SUPPORTED):
-                best, best_share = matches, share
-            if share < _DESCEND and matches.tried >= _TELLING:
+        found: list[tuple[float, Correspondences]] = []
+        *descent, last = self.levels(pair)
+        for level in descent:
+            matches, prediction = self._step(pair, level, self.max_templates // 2, prediction, extract)
+            found.append((_confirmed_share(matches), matches))
+            if found[-1][0] < _DESCEND and matches.tried >= _TELLING:
+                last = self._last(pair, level.factor, _FINE_RADIUS)
                 break
-        assert best is not None
-        return best
+        matches, _ = self._step(pair, last, self.max_templates, prediction, extract)
+        found.append((_confirmed_share(matches), matches))
+        best = found[0]
+        for candidate in found[1:]:
+            if candidate[0] >= min(best[0], _SUPPORTED):
+                best = candidate
+        return best[1]
 
     def _lattice(self, pair: ScenePair, level: Level, limit: int) -> Lattice:
         window = pair.overlap
@@ -199,6 +204,9 @@ class TemplateMatcher:
         weight = np.where(surfaces.usable, votes.score.numpy() + 1e-3, 0.0).reshape(shape)
         shift = (predicted + votes.xy.numpy() - level.radius).reshape(*shape, 2)
         field = smooth_field(shift, weight, width=0.7) * level.factor
+        log.info(
+            "1/%d, templates of %d px: %d places, %d matches", level.factor, level.template, matches.tried, len(matches)
+        )
         return matches, _Prediction(lattice, level.factor, field)
 
 
