@@ -247,7 +247,7 @@ def figure(rows: list[dict[str, Any]], path: Path) -> None:
         ("blur in px, 35 looks", [(b, f"L=35 blur={b:g}") for b in blurs]),
         ("rotation up to, degrees", [(t, f"turn {t}") for t in TURNS]),
     )
-    drawing, axes = pyplot.subplots(1, 3, figsize=(15, 4.5), sharey=True)
+    drawing, axes = pyplot.subplots(1, 3, figsize=(15, 4.5), sharey=True, layout="constrained")
     for axis, (title, points) in zip(axes, panels, strict=True):
         for name in dict.fromkeys(row["hybrid"] for row in rows):
             found = {row["condition"]: row["cmr1"] for row in rows if row["hybrid"] == name}
@@ -258,9 +258,8 @@ def figure(rows: list[dict[str, Any]], path: Path) -> None:
         axis.set_xlabel(title)
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("CMR(1)")
-    if axes[0].get_lines():
-        axes[0].legend(fontsize=8)
-    drawing.tight_layout()
+    handles, labels = axes[0].get_legend_handles_labels()
+    drawing.legend(handles, labels, fontsize=8, ncols=3, loc="outside lower center")
     drawing.savefig(path, dpi=110)
     pyplot.close(drawing)
 

@@ -14,6 +14,7 @@ import textwrap
 import numpy as np
 import pytest
 from conftest import TEXTURE_TRANSFORM, UTM, fields, pair_of, write_raster
+from scipy.ndimage import map_coordinates
 
 import sn9reg.matchers
 from sn9reg.consistency import witnesses_agree
@@ -273,9 +274,35 @@ def test_structure_finds_a_large_shift_from_coarse_to_fine(tmp_path):
     assert len(levels) > 1
     assert [level.factor for level in levels] == sorted({level.factor for level in levels}, reverse=True)
     assert levels[-1].factor == 1
+    assert [level.template for level in levels] == [48] * (len(levels) - 1) + [96]
     assert matches.step == 1
     assert np.abs(np.median(displacement(matches), axis=0) - shift).max() < 1.0
     assert (np.linalg.norm(displacement(matches) - shift, axis=1) < 1.5).mean() > 0.7
+
+
+def test_coarse_levels_follow_a_steep_hill_of_the_field(tmp_path):
+    height, width = 700, 900
+    y, x = np.mgrid[:height, :width].astype(np.float64)
+
+    def shift(x, y):
+        return 15 + 60 * np.exp(-((x - 495) ** 2 + (y - 315) ** 2) / (2 * 130**2))
+
+    ground = fields(max(height, width) + 200, 5)
+    # What optical shows at x lies at x + shift(x) in the SAR image: which x is that, for every SAR pixel?
+    came_from = x
+    for _ in range(60):
+        came_from = x - shift(came_from, y)
+    optical = ground[100 : 100 + height, 100 : 100 + width]
+    sar = map_coordinates(ground, [y + 100, came_from + 100], order=1)
+    sar = 500 * (1.1 - sar) * np.random.default_rng(6).gamma(8, 1 / 8, sar.shape)
+    for name, values in (("optical", 200 * optical + 20), ("sar", sar)):
+        write_raster(tmp_path / f"{name}.tif", values[None].astype(np.float32), TEXTURE_TRANSFORM, UTM)
+    with open_pair(tmp_path / "optical.tif", tmp_path / "sar.tif") as pair:
+        matches = StructureMatcher(max_offset=60.0).match(pair)
+    on_the_hill = np.hypot(*(matches.optical_xy - [495, 315]).T) < 195
+    error = np.hypot(*(displacement(matches) - np.column_stack([shift(*matches.optical_xy.T), 0 * matches.score])).T)
+    assert on_the_hill.sum() > 20
+    assert (error[on_the_hill] < 4).mean() > 0.7
 
 
 def test_structure_finds_the_shift_beside_a_gap(tmp_path):

@@ -164,12 +164,12 @@ class TemplateMatcher:
         *descent, last = self.levels(pair)
         for level in descent:
             matches, prediction = self._step(pair, level, self.max_templates // 2, prediction, extract)
-            found.append((_confirmed_share(matches), matches))
+            found.append((_confirmed_share(matches, level), matches))
             if found[-1][0] < _DESCEND and matches.tried >= _TELLING:
                 last = self._last(pair, level.factor, _FINE_RADIUS)
                 break
         matches, _ = self._step(pair, last, self.max_templates, prediction, extract)
-        found.append((_confirmed_share(matches), matches))
+        found.append((_confirmed_share(matches, last), matches))
         best = found[0]
         for candidate in found[1:]:
             if candidate[0] >= min(best[0], _SUPPORTED):
@@ -204,9 +204,6 @@ class TemplateMatcher:
         weight = np.where(surfaces.usable, votes.score.numpy() + 1e-3, 0.0).reshape(shape)
         shift = (predicted + votes.xy.numpy() - level.radius).reshape(*shape, 2)
         field = smooth_field(shift, weight, width=0.7) * level.factor
-        log.info(
-            "1/%d, templates of %d px: %d places, %d matches", level.factor, level.template, matches.tried, len(matches)
-        )
         return matches, _Prediction(lattice, level.factor, field)
 
 
@@ -230,9 +227,11 @@ def _check_number(option: str, value: object, at_least: int = 0) -> None:
         raise ConfigError(f"matcher option {option} is {value!r}, not {kind}")
 
 
-def _confirmed_share(matches: Correspondences) -> float:
-    """Share of the matches that neighbours confirm; 0 where these are too few to mean anything."""
+def _confirmed_share(matches: Correspondences, level: Level) -> float:
+    """Share of a level's matches that neighbours confirm; 0 where these are too few to mean anything."""
     confirmed = int(witnesses_agree(matches).sum())
+    told = "1/%d, templates of %d px: %d places, %d matches, %d of them confirmed"
+    log.info(told, level.factor, level.template, matches.tried, len(matches), confirmed)
     return confirmed / len(matches) if confirmed >= 8 else 0.0
 
 
