@@ -16,6 +16,7 @@ from affine import Affine
 from click.testing import CliRunner
 from conftest import SHIFT, TEXTURE_TRANSFORM, UTM, textures, write_raster
 from rasterio.crs import CRS
+from scipy.io import netcdf_file
 
 import sn9reg
 from sn9reg.cli import main
@@ -104,8 +105,7 @@ def truncated_png(name):
 
 def no_bands(name):
     """A netCDF container: two variables of different shapes are subdatasets, and it has no band itself."""
-    netcdf = pytest.importorskip("scipy.io").netcdf_file
-    with netcdf(name, "w") as target:
+    with netcdf_file(name, "w") as target:
         for variable, n in (("a", 8), ("b", 9)):
             for axis in "yx":
                 target.createDimension(f"{axis}{n}", n)

@@ -20,6 +20,7 @@ import sn9reg.matchers
 from sn9reg.consistency import witnesses_agree
 from sn9reg.correspondences import Correspondences
 from sn9reg.errors import ConfigError
+from sn9reg.matchers import template
 from sn9reg.matchers.base import Matcher, make_matcher, matcher_classes
 from sn9reg.matchers.structure import StructureMatcher
 from sn9reg.matchers.template import to_common, to_level
@@ -303,6 +304,19 @@ def test_coarse_levels_follow_a_steep_hill_of_the_field(tmp_path):
     error = np.hypot(*(displacement(matches) - np.column_stack([shift(*matches.optical_xy.T), 0 * matches.score])).T)
     assert on_the_hill.sum() > 20
     assert (error[on_the_hill] < 4).mean() > 0.7
+
+
+def test_where_the_descent_ends_whole_templates_are_laid(tmp_path, monkeypatch):
+    monkeypatch.setattr(template, "_DESCEND", 1.1)  # more than there is: no level is good enough to go on from
+    monkeypatch.setattr(template, "_TELLING", 1)
+    shift = (96, -60)
+    with pair_of(tmp_path, shape=(1200, 1300), shift=shift, seed=3) as pair:
+        matcher = StructureMatcher(max_offset=60.0)
+        coarsest = matcher.levels(pair)[0]
+        matches = matcher.match(pair)
+    assert matches.step == coarsest.factor > 1
+    assert matches.footprint == 96 * coarsest.factor == 2 * coarsest.template * coarsest.factor
+    assert np.abs(np.median(displacement(matches), axis=0) - shift).max() < 2.0
 
 
 def test_structure_finds_the_shift_beside_a_gap(tmp_path):

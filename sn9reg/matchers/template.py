@@ -54,6 +54,52 @@ class _Prediction:
         return self.lattice.interpolate(self.field, to_level(common_xy, self.factor))
 
 
+@dataclass(frozen=True)
+class _Searched:
+    """One level's similarity surfaces. predicted: (N, 2) shifts around which they lie, pixels of the level.
+    alone: (N, D, D) surfaces relative to these, before any vote."""
+
+    lattice: Lattice
+    surfaces: Surfaces
+    predicted: Points
+    alone: Tensor
+
+    def prediction(self) -> _Prediction:
+        """The field that predicts the next level's shifts: peaks after a wide vote, smoothed."""
+        level, shape = self.surfaces.level, (self.lattice.ny, self.lattice.nx)
+        votes = find_peaks(aggregate(self.alone, self.surfaces.usable, self.lattice, _VOTERS))
+        weight = np.where(self.surfaces.usable, votes.score.numpy() + 1e-3, 0.0).reshape(shape)
+        shift = (self.predicted + votes.xy.numpy() - level.radius).reshape(*shape, 2)
+        return _Prediction(self.lattice, level.factor, smooth_field(shift, weight, width=0.7) * level.factor)
+
+    def matches(self, pair: ScenePair) -> Correspondences:
+        """Peaks after a vote of the nearest neighbours, where the template found its way back."""
+        surfaces, level, f = self.surfaces, self.surfaces.level, self.surfaces.level.factor
+        solo = find_peaks(self.alone)
+        peaks = find_peaks(aggregate(self.alone, surfaces.usable, self.lattice, _NEAREST_VOTERS))
+        moved = peaks.xy.numpy() - level.radius
+        kept = surfaces.usable & (surfaces.returned < _RETURN) & (np.abs(moved).max(axis=1) < level.radius - 0.5)
+        here = to_common(self.lattice.nodes, f)
+
+        def column(values: Tensor) -> npt.NDArray[np.float64]:
+            return values.numpy().astype(np.float64)
+
+        return Correspondences(
+            grid=pair.grid,
+            optical_xy=here,
+            sar_xy=here + (self.predicted + moved) * f,
+            score=column(peaks.score),
+            sigma=column(peaks.sigma) * f,
+            distance=1 - column(peaks.value),
+            rival_distance=1 - column(peaks.rival),
+            solo_xy=here + (self.predicted + solo.xy.numpy() - level.radius) * f,
+            search_radius=float(level.radius * f),
+            step=float(f),
+            footprint=float(level.template * f),
+            tried=int(surfaces.usable.sum()),
+        ).keep(kept)
+
+
 def to_level(common_xy: Points, factor: int) -> Points:
     """Common pixels -> pixels of the grid coarsened by `factor` (integers are centres in both)."""
     return (common_xy + 0.5) / factor - 0.5
@@ -67,10 +113,10 @@ def to_common(level_xy: Points, factor: int) -> Points:
 class TemplateMatcher:
     """Base of the dense matchers. A subclass gives `name` and `extractor`.
 
-    max_offset: largest shift looked for, metres. template: side of a template, pixels of its level. spacing: step of
-    the lattice, pixels of its level (default half a template). max_templates: at most about this many at the finest
-    level, half as many at others. work_megapixels: the finest level is the first whose overlap has no more pixels than
-    this.
+    max_offset: largest shift looked for, metres. template: side of a template, pixels of its level; half of it on the
+    way down. spacing: step of the lattice where templates are whole, pixels of its level (default half a template).
+    max_templates: at most about this many at the last level, half as many on the way down. work_megapixels: the finest
+    level is the first whose overlap has no more pixels than this.
     """
 
     name: str
@@ -155,7 +201,8 @@ class TemplateMatcher:
         """Correspondences of the finest level that its own evidence supports.
 
         Finer pixels promise precision, but in speckle a template of few metres may find nothing. Where the matches of
-        a level no longer confirm each other, going finer would only lose more, and the descent ends.
+        a level no longer confirm each other, going finer would only lose more: the descent ends, and whole templates
+        are laid there.
         Raises InputError where a scene cannot be read.
         """
         extract = self.extractor(pair.overview(pair.sar)[0])
@@ -163,12 +210,13 @@ class TemplateMatcher:
         found: list[tuple[float, Correspondences]] = []
         *descent, last = self.levels(pair)
         for level in descent:
-            matches, prediction = self._step(pair, level, self.max_templates // 2, prediction, extract)
+            searched = self._search(pair, level, self.max_templates // 2, prediction, extract)
+            matches, prediction = searched.matches(pair), searched.prediction()
             found.append((_confirmed_share(matches, level), matches))
             if found[-1][0] < _DESCEND and matches.tried >= _TELLING:
                 last = self._last(pair, level.factor, _FINE_RADIUS)
                 break
-        matches, _ = self._step(pair, last, self.max_templates, prediction, extract)
+        matches = self._search(pair, last, self.max_templates, prediction, extract).matches(pair)
         found.append((_confirmed_share(matches, last), matches))
         best = found[0]
         for candidate in found[1:]:
@@ -184,27 +232,14 @@ class TemplateMatcher:
         )
         return Lattice.over(inside, level.template, self.spacing * level.template / self.template, limit)
 
-    def _step(
-        self,
-        pair: ScenePair,
-        level: Level,
-        limit: int,
-        prediction: _Prediction | None,
-        extract: FeatureExtractor,
-    ) -> tuple[Correspondences, _Prediction]:
-        """One level: its matches, and the field that predicts the next one's."""
+    def _search(
+        self, pair: ScenePair, level: Level, limit: int, prediction: _Prediction | None, extract: FeatureExtractor
+    ) -> _Searched:
         lattice = self._lattice(pair, level, limit)
         places = to_common(lattice.nodes, level.factor)
         predicted = np.zeros_like(places) if prediction is None else prediction.at(places) / level.factor
         surfaces = search(pair, level, lattice.nodes, predicted, extract, similarity=self.similarity)
-        alone = centred(surfaces, predicted)
-        matches = _correspondences(pair, lattice, surfaces, predicted, alone)
-        votes = find_peaks(aggregate(alone, surfaces.usable, lattice, _VOTERS))
-        shape = (lattice.ny, lattice.nx)
-        weight = np.where(surfaces.usable, votes.score.numpy() + 1e-3, 0.0).reshape(shape)
-        shift = (predicted + votes.xy.numpy() - level.radius).reshape(*shape, 2)
-        field = smooth_field(shift, weight, width=0.7) * level.factor
-        return matches, _Prediction(lattice, level.factor, field)
+        return _Searched(lattice, surfaces, predicted, centred(surfaces, predicted))
 
 
 def mirrored(extract: FeatureExtractor, rim: int) -> FeatureExtractor:
@@ -233,33 +268,3 @@ def _confirmed_share(matches: Correspondences, level: Level) -> float:
     told = "1/%d, templates of %d px: %d places, %d matches, %d of them confirmed"
     log.info(told, level.factor, level.template, matches.tried, len(matches), confirmed)
     return confirmed / len(matches) if confirmed >= 8 else 0.0
-
-
-def _correspondences(
-    pair: ScenePair, lattice: Lattice, surfaces: Surfaces, predicted: Points, alone: Tensor
-) -> Correspondences:
-    """Matches of a level: peaks after a vote of the nearest neighbours, where the template found its way back."""
-    level, f = surfaces.level, surfaces.level.factor
-    solo, peaks = find_peaks(alone), find_peaks(aggregate(alone, surfaces.usable, lattice, _NEAREST_VOTERS))
-    shift = predicted + peaks.xy.numpy() - level.radius
-    kept = surfaces.usable & (surfaces.returned < _RETURN)
-    kept &= np.abs(shift - predicted).max(axis=1) < level.radius - 0.5
-    here = to_common(lattice.nodes, f)
-
-    def column(values: Tensor) -> npt.NDArray[np.float64]:
-        return values.numpy().astype(np.float64)
-
-    return Correspondences(
-        grid=pair.grid,
-        optical_xy=here,
-        sar_xy=here + shift * f,
-        score=column(peaks.score),
-        sigma=column(peaks.sigma) * f,
-        distance=1 - column(peaks.value),
-        rival_distance=1 - column(peaks.rival),
-        solo_xy=here + (predicted + solo.xy.numpy() - level.radius) * f,
-        search_radius=float(level.radius * f),
-        step=float(f),
-        footprint=float(level.template * f),
-        tried=int(surfaces.usable.sum()),
-    ).keep(kept)
