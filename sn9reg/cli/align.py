@@ -10,7 +10,9 @@ from typing import Any
 import click
 
 from sn9reg.cli import options
+from sn9reg.cli.bar import progress_bar
 from sn9reg.errors import ConfigError, NotRegisteredError
+from sn9reg.progress import listening
 from sn9reg.rasters import check_output
 
 log = logging.getLogger(__name__)
@@ -91,20 +93,21 @@ def align(
     torch.manual_seed(seed)
     if threads:
         torch.set_num_threads(threads)
-    registration = register(
-        optical,
-        sar,
-        matcher=matcher,
-        matcher_options={"max_offset": max_offset} | matcher_options,
-        model=model,
-        threshold=threshold,
-        ratio_filter=ratio_filter,
-        pixel_frame=pixel_frame,
-        optical_bands=optical_bidx,
-        sar_bands=sar_bidx,
-        optical_nodata=optical_nodata,
-        sar_nodata=sar_nodata,
-    )
+    with progress_bar("match") as show, listening(show):
+        registration = register(
+            optical,
+            sar,
+            matcher=matcher,
+            matcher_options={"max_offset": max_offset} | matcher_options,
+            model=model,
+            threshold=threshold,
+            ratio_filter=ratio_filter,
+            pixel_frame=pixel_frame,
+            optical_bands=optical_bidx,
+            sar_bands=sar_bidx,
+            optical_nodata=optical_nodata,
+            sar_nodata=sar_nodata,
+        )
     verdict = registration.verdict
     written = registration.registered or allow_unregistered
     if written:

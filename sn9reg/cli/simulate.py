@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import logging
 from dataclasses import asdict
 from pathlib import Path
 
 import click
-from tqdm import tqdm
 
 from sn9reg.cli import options
+from sn9reg.cli.bar import progress_bar
 
 
 def parse_size(_context: click.Context, _parameter: click.Parameter, value: str) -> tuple[int, int]:
@@ -53,15 +52,10 @@ def simulate(
     """
     from sn9reg.simulate import simulate as simulate_scene
 
-    quiet = not logging.getLogger("sn9reg").isEnabledFor(logging.WARNING)
-    with tqdm(total=100, unit="%", desc="simulate", leave=False, disable=True if quiet else None) as bar:
-
-        def report(fraction: float) -> None:
-            bar.update(int(fraction * 100) - bar.n)
-
+    with progress_bar("simulate") as show:
         scene = simulate_scene(
             folder, *size, seed=seed, looks=looks, field=field, field_geotransforms=field_geotransforms, empty=empty,
-            overwrite=overwrite, progress=report,
+            overwrite=overwrite, progress=show,
         )
     files = {name: str(path) for name, path in asdict(scene).items()}
     if as_json:

@@ -12,6 +12,7 @@ import torch
 from scipy.ndimage import binary_erosion
 from torch import Tensor
 
+from sn9reg import progress
 from sn9reg.correlation import Similarity, masked_similarity
 from sn9reg.grid import Points, Window
 from sn9reg.networks.branches import Modality
@@ -59,12 +60,11 @@ def search(
     extract: FeatureExtractor,
     template_from: Modality = "optical",
     similarity: Similarity = "cc",
-    progress: Callable[[int], None] = lambda n: None,
 ) -> Surfaces:
     """Similarity surfaces of templates centred at `nodes` of one scene, searched for in the other.
 
     nodes: (N, 2) pixels of the level, in the scene the templates come from. predicted: (N, 2) shift expected from
-    there to the other scene. similarity: of the features. progress: called with each number of nodes done.
+    there to the other scene. similarity: of the features.
     """
     size = 2 * level.radius + 1
     # Corners of the templates and the shift are whole pixels; what is left over is in the node's place.
@@ -77,12 +77,14 @@ def search(
     returned = np.full(len(nodes), np.inf)
     span = level.template + 2 * level.radius
     inner = slice(level.radius, level.radius + level.template)
+    done = 0
     for group in _groups(corner, level):
+        progress.report(done / len(nodes))
+        done += len(group)
         from_corner, to_corner = corner[group] - level.radius, corner[group] + centre[group] - level.radius
         here = _Tile.read(own, template_from, from_corner, span, level, extract)
         there = _Tile.read(other, other_kind, to_corner, span, level, extract)
         if here is None or there is None:
-            progress(len(group))
             continue
         for part in np.array_split(np.arange(len(group)), math.ceil(len(group) / _BATCH)):
             who = group[part]
@@ -97,7 +99,6 @@ def search(
             content = _content(template, template_mask).sum(dim=(1, 2))
             usable[who] = ((content > enough) & (expected > enough / 2)).numpy()
             returned[who] = _way_back(found, region, region_mask, around, around_mask, level, similarity)
-        progress(len(group))
     return Surfaces(level, values, centre, usable, returned)
 
 

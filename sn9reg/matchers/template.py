@@ -18,6 +18,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from sn9reg import progress
 from sn9reg.consistency import witnesses_agree
 from sn9reg.correlation import Similarity, find_peaks, masked_similarity
 from sn9reg.correspondences import Correspondences
@@ -209,14 +210,17 @@ class TemplateMatcher:
         prediction: _Prediction | None = None
         found: list[tuple[float, Correspondences]] = []
         *descent, last = self.levels(pair)
-        for level in descent:
-            searched = self._search(pair, level, self.max_templates // 2, prediction, extract)
+        steps = len(descent) + 2  # the last level has twice the templates
+        for k, level in enumerate(descent):
+            with progress.part(k / steps, (k + 1) / steps):
+                searched = self._search(pair, level, self.max_templates // 2, prediction, extract)
             matches, prediction = searched.matches(pair), searched.prediction()
             found.append((_confirmed_share(matches, level), matches))
             if found[-1][0] < _DESCEND and matches.tried >= _TELLING:
                 last = self._last(pair, level.factor, _FINE_RADIUS)
                 break
-        matches = self._search(pair, last, self.max_templates, prediction, extract).matches(pair)
+        with progress.part(len(descent) / steps, 1.0):
+            matches = self._search(pair, last, self.max_templates, prediction, extract).matches(pair)
         found.append((_confirmed_share(matches, last), matches))
         best = found[0]
         for candidate in found[1:]:

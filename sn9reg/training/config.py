@@ -87,18 +87,18 @@ class TrainingConfig:
             raise ConfigError(f"batch {self.batch} cannot be taken in {self.accumulate} equal parts")
 
 
-def read_config(path: PathLike) -> TrainingConfig:
-    """Raises InputError where the file cannot be read, ConfigError for what is not in it or does not belong there."""
+def read_config(path: PathLike, kind: type[T] = TrainingConfig) -> T:  # type: ignore[assignment]
+    """A file's content as a dataclass. Raises InputError where the file cannot be read, ConfigError for what is not in it or does not belong there."""
     try:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: is not YAML ({' '.join(str(error).split())})") from error
-    return _build(TrainingConfig, content, str(path))
+    return _build(kind, content, str(path))
 
 
-def as_dict(config: TrainingConfig) -> dict[str, Any]:
+def as_dict(config: Any) -> dict[str, Any]:
     """Plain values, for YAML and for a weights' card."""
     return dataclasses.asdict(config)
 

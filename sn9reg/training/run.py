@@ -64,7 +64,7 @@ def _fit(config: TrainingConfig, loaded: list[Loaded], out: Path, resume: bool, 
         max_steps=config.steps,
         accumulate_grad_batches=config.accumulate,
         gradient_clip_val=config.optimiser.clip or None,
-        precision=_precision(config.precision),
+        precision=precision(config.precision),
         # Without epochs in an endless stream of samples: validation by steps alone.
         val_check_interval=min(config.validate_every, config.steps) * config.accumulate,
         check_val_every_n_epoch=None,
@@ -115,7 +115,7 @@ def _in_smaller_parts(config: TrainingConfig) -> TrainingConfig:
     return dataclasses.replace(config, accumulate=finer[0])
 
 
-def _precision(name: str) -> Any:
+def precision(name: str) -> Any:
     if name != "auto":
         return name
     return "bf16-mixed" if torch.cuda.is_available() else "32-true"

@@ -1,4 +1,4 @@
-"""Writing and reading the weights of dense networks.
+"""Writing and reading weights: those of dense networks and those of keypoint detectors.
 
 A file is a safetensors file whose header says, beside the tensors, which network they belong to. Those that ship stand
 in manifest.json with their checksum and their card: data and licences, recipe, seed, commit, measured table.
@@ -12,15 +12,17 @@ import textwrap
 from dataclasses import asdict, dataclass, field
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import nn
 
 from sn9reg.correlation import Similarity
 from sn9reg.errors import ConfigError, InputError, OutputError
-from sn9reg.networks.branches import Branches
+from sn9reg.networks.branches import Branches, Modality
+from sn9reg.networks.heatmap_unet import HeatmapUNet
 from sn9reg.networks.table import build
 from sn9reg.rasters import PathLike, atomic_output
 
@@ -29,15 +31,44 @@ _HEADER = "sn9reg"
 
 @dataclass(frozen=True)
 class Architecture:
-    """What a weights file is for. similarity: the surface that the network was trained to be compared by."""
+    """What a dense network's file is for. similarity: the surface that it was trained to be compared by."""
 
     network: str
     shared: bool
     similarity: Similarity = "cc"
     options: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def kind(self) -> str:
+        return self.network
 
-def save_weights(path: PathLike, network: Branches, architecture: Architecture) -> None:
+    def build(self) -> Branches:
+        """The network, with new weights. Raises ConfigError for what there is not."""
+        if self.similarity not in get_args(Similarity):
+            raise ConfigError(f"there is no similarity {self.similarity!r}")
+        return build(self.network, self.shared, **self.options)
+
+
+@dataclass(frozen=True)
+class DetectorArchitecture:
+    """What a keypoint detector's file is for: the modality that it finds keypoints in, and its network's options."""
+
+    finds: Modality
+    options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def kind(self) -> str:
+        return f"{self.finds} keypoint detector"
+
+    def build(self) -> HeatmapUNet:
+        """The network, with new weights. Raises ConfigError for what there is not."""
+        return HeatmapUNet(self.finds, **self.options)
+
+
+A = TypeVar("A", Architecture, DetectorArchitecture)
+
+
+def save_weights(path: PathLike, network: nn.Module, architecture: Architecture | DetectorArchitecture) -> None:
     """Write a network's state, each tensor in half precision where that does not overflow. Raises OutputError where the
     file cannot be written."""
     state = {key: _half(value).contiguous() for key, value in network.state_dict().items()}
@@ -55,13 +86,32 @@ def _half(value: torch.Tensor) -> torch.Tensor:
     return half if bool(torch.isfinite(half).all()) else value
 
 
-def load_weights(path: PathLike, sha256: str | None = None) -> tuple[Branches, Architecture]:
-    """The network of a weights file, float32, ready to be used.
+def load_weights(path: PathLike, sha256: str | None = None, kind: type[A] = Architecture) -> tuple[Any, A]:  # type: ignore[assignment]
+    """The network of a weights file, float32, ready to be used, and what it is: `Branches` for an `Architecture`, a
+    `HeatmapUNet` for a `DetectorArchitecture`.
 
     Raises InputError for a file that is missing, damaged, no safetensors file (pickles are refused: they can run
-    code), for another checksum than `sha256`, and for tensors that do not fit the network named in the header.
+    code), for another checksum than `sha256`, for another kind of network, and for tensors that do not fit it.
     """
     path = Path(path)
+    header, state = _read(path, sha256)
+    try:
+        architecture = kind(**json.loads(header))
+        network = architecture.build()
+        network.load_state_dict(state)
+    except (ValueError, TypeError, ConfigError, RecursionError) as error:
+        raise InputError(f"{path}: its header is not one that this version knows ({error})") from error
+    except RuntimeError as error:
+        first = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
+        first = textwrap.shorten(first, 160, placeholder=" ...")
+        raise InputError(f"{path}: holds no weights of the network {architecture.kind} ({first})") from error
+    if not all(bool(torch.isfinite(value).all()) for value in network.state_dict().values()):
+        raise InputError(f"{path}: holds weights that are not finite")
+    return network.float().eval(), architecture
+
+
+def _read(path: Path, sha256: str | None) -> tuple[str, dict[str, torch.Tensor]]:
+    """A file's header and tensors."""
     if not path.is_file():
         raise InputError(f"{path}: no such weights file")
     try:
@@ -79,22 +129,8 @@ def load_weights(path: PathLike, sha256: str | None = None) -> tuple[Branches, A
     except (SafetensorError, OSError) as error:
         raise InputError(f"{path}: is no whole safetensors file ({error})") from error
     if header is None:
-        raise InputError(f"{path}: does not say which network it is for; pipelines.train_matcher writes such files")
-    try:
-        architecture = Architecture(**json.loads(header))
-        if architecture.similarity not in get_args(Similarity):
-            raise ConfigError(f"there is no similarity {architecture.similarity!r}")
-        network = build(architecture.network, architecture.shared, **architecture.options)
-        network.load_state_dict(state)
-    except (ValueError, TypeError, ConfigError, RecursionError) as error:
-        raise InputError(f"{path}: its header is not one that this version knows ({error})") from error
-    except RuntimeError as error:
-        first = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
-        first = textwrap.shorten(first, 160, placeholder=" ...")
-        raise InputError(f"{path}: holds no weights of the network {architecture.network} ({first})") from error
-    if not all(bool(torch.isfinite(value).all()) for value in network.state_dict().values()):
-        raise InputError(f"{path}: holds weights that are not finite")
-    return network.float().eval(), architecture
+        raise InputError(f"{path}: does not say which network it is for; the training pipelines write files that do")
+    return header, state
 
 
 def manifest() -> dict[str, dict[str, Any]]:
@@ -105,10 +141,20 @@ def manifest() -> dict[str, dict[str, Any]]:
 
 def shipped(name: str) -> tuple[Branches, Architecture]:
     """The network of that name with the weights that ship. Raises InputError where none do, or they are damaged."""
+    train = f"pipelines.train_matcher pipelines/training/{name}.yaml"
+    return _shipped(name, Architecture, f"no weights of {name} ship", train, "weights=FILE")
+
+
+def shipped_detector(finds: Modality) -> tuple[HeatmapUNet, DetectorArchitecture]:
+    """The detector of that modality's keypoints that ships. Raises InputError where none does, or it is damaged."""
+    train = f"pipelines.train_keypoints pipelines/training/keypoints.yaml --finds {finds}"
+    name, missing = f"keypoints-{finds}", f"no detector of {finds} keypoints ships"
+    return _shipped(name, DetectorArchitecture, missing, train, f"{finds}_weights=FILE")
+
+
+def _shipped(name: str, kind: type[A], missing: str, train: str, option: str) -> tuple[Any, A]:
     cards = manifest()
     if name not in cards:
-        raise InputError(
-            f"no weights of {name} ship with sn9reg; train them, python -m pipelines.train_matcher "
-            f"pipelines/training/{name}.yaml, then --matcher-option weights=FILE"
-        )
-    return load_weights(Path(str(files("sn9reg.weights").joinpath(cards[name]["file"]))), cards[name]["sha256"])
+        raise InputError(f"{missing} with sn9reg; train it, python -m {train}, then --matcher-option {option}")
+    path = Path(str(files("sn9reg.weights").joinpath(cards[name]["file"])))
+    return load_weights(path, cards[name]["sha256"], kind)

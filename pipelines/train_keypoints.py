@@ -1,0 +1,56 @@
+"""Train the keypoint detectors from one YAML file.
+
+    python -m pipelines.train_keypoints pipelines/training/keypoints.yaml --finds sar [--out work/training/keypoints-sar]
+        [--resume] [--epochs N] [--start-from CHECKPOINT]
+
+Into the folder go checkpoints, metrics (CSV and TensorBoard) and, in the end, `weights.safetensors`, which
+`--matcher keypoints --matcher-option sar_weights=FILE` (or optical_weights) takes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import sys
+from pathlib import Path
+
+import click
+
+from sn9reg.errors import Sn9regError
+from sn9reg.training.config import read_config
+from sn9reg.training.keypoint_config import KeypointConfig
+from sn9reg.training.keypoint_run import train_keypoints
+from sn9reg.weights.store import DetectorArchitecture, save_weights
+
+
+@click.command()
+@click.argument("config_path", metavar="CONFIG", type=click.Path(path_type=Path))
+@click.option("--finds", type=click.Choice(["sar", "optical"]), required=True, help="Whose keypoints it is to find.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder to fill [default: work/training/CONFIG-FINDS].")
+@click.option("--cache", type=click.Path(path_type=Path), default=Path("work/tiles"), show_default=True)
+@click.option("--resume", is_flag=True, help="Go on from the last checkpoint in the folder.")
+@click.option("--start-from", type=click.Path(path_type=Path), help="Begin with the weights of the other detector.")
+@click.option("--epochs", type=click.IntRange(1), help="In place of the file's; e.g. 1 to try whether it runs.")
+def main(
+    config_path: Path, finds: str, out: Path | None, cache: Path, resume: bool, start_from: Path | None,
+    epochs: int | None,
+) -> None:  # fmt: skip
+    """Train by CONFIG (YAML) and write the weights."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    try:
+        config = read_config(config_path, KeypointConfig)
+        if epochs is not None:
+            config = dataclasses.replace(config, epochs=epochs)
+        out = out or Path("work/training") / f"{config_path.stem}-{finds}"
+        out.mkdir(parents=True, exist_ok=True)
+        task = train_keypoints(config, finds, out, cache, resume, start_from, sys.stderr.isatty())  # type: ignore[arg-type]
+        save_weights(out / "weights.safetensors", task.network, DetectorArchitecture(finds, config.network))  # type: ignore[arg-type]
+        click.echo(str(out / "weights.safetensors"))
+    except Sn9regError as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,50 @@
+"""Heatmaps: the label of a keypoint, and the keypoint that a heatmap shows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+SIGMA = 13.0  # pixels; of the label's Gaussian (Hänsch et al., section 3.1)
+_NEAR = 3.0  # sigmas that belong to a peak
+
+
+def gaussian(place: Tensor, side: int, sigma: float = SIGMA) -> Tensor:
+    """(B, side, side) labels: 2-D Gaussians of height 1 at (B, 2) places x, y in pixels, which may lie outside."""
+    at = torch.arange(side, device=place.device, dtype=place.dtype)
+    x, y = (torch.exp(-((at[None] - place[:, k : k + 1]) ** 2) / (2 * sigma**2)) for k in (0, 1))
+    return y[:, :, None] * x[:, None, :]
+
+
+@dataclass(frozen=True)
+class Keypoints:
+    """What B heatmaps show. xy: (B, 2) place, pixels of the tile. height: (B,) of the peak, 0 to 1. rival: (B,) the
+    highest value farther than three sigma of a label from it. spread: (B,) standard deviation per axis of what belongs
+    to the peak, pixels; a label's own is about its sigma."""
+
+    xy: Tensor
+    height: Tensor
+    rival: Tensor
+    spread: Tensor
+
+
+def read_keypoints(heatmap: Tensor, subpixel: bool = True, sigma: float = SIGMA) -> Keypoints:
+    """The keypoint of each (B, H, W) heatmap: its highest pixel as in the paper or, `subpixel`, the centre of gravity of
+    what stands above half the peak around it, which also heeds that a regressed peak is broad and flat."""
+    height, width = (int(n) for n in heatmap.shape[-2:])
+    value, index = heatmap.flatten(1).max(dim=1)
+    row, col = index // width, index % width
+    ys = torch.arange(height, device=heatmap.device)[None, :, None] - row[:, None, None]
+    xs = torch.arange(width, device=heatmap.device)[None, None, :] - col[:, None, None]
+    near = xs**2 + ys**2 <= (_NEAR * sigma) ** 2
+    mass = (heatmap - value[:, None, None] / 2).clamp_min(0) * near
+    total = mass.sum(dim=(1, 2)).clamp_min(1e-12)
+    dx, dy = (mass * xs).sum(dim=(1, 2)) / total, (mass * ys).sum(dim=(1, 2)) / total
+    squares = (mass * ((xs - dx[:, None, None]) ** 2 + (ys - dy[:, None, None]) ** 2)).sum(dim=(1, 2)) / total
+    xy = torch.stack([col, row], dim=1).to(heatmap.dtype)
+    if subpixel:
+        xy = xy + torch.stack([dx, dy], dim=1)
+    rival = heatmap.masked_fill(near, 0).flatten(1).amax(dim=1)
+    return Keypoints(xy, value, rival, (squares / 2).sqrt())

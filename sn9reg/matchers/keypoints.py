@@ -1,0 +1,175 @@
+"""The SpaceNet 9 baseline as a matcher: keypoints by heatmap, on a grid, from one detector to the other.
+
+Hänsch et al., "Introducing SpaceNet 9", section 3.2. At every node of a grid the optical detector looks for the optical
+keypoint that belongs to the middle of the SAR tile; around that keypoint both scenes are cropped anew, and the SAR
+detector finds its partner. `FAITHFUL` are the options that make it the paper's; the others go beyond it, one each.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sn9reg import progress
+from sn9reg.correspondences import Correspondences
+from sn9reg.dense.lattice import Lattice, smooth_field
+from sn9reg.errors import ConfigError, InputError
+from sn9reg.grid import Points
+from sn9reg.keypoints.crops import TILE, Cropper
+from sn9reg.keypoints.detector import Detector, Found
+from sn9reg.keypoints.heatmap import SIGMA
+from sn9reg.matchers.template import to_level
+from sn9reg.networks.branches import Modality
+from sn9reg.scene import ScenePair
+from sn9reg.weights.store import DetectorArchitecture, load_weights, shipped_detector
+
+# What makes the matcher that of the paper.
+FAITHFUL: dict[str, Any] = {
+    "spacing": 100.0, "coarse": False, "subpixel": False, "structure": False, "check": False
+}  # fmt: skip
+
+_REACH = 100  # pixels from a tile's middle that a keypoint is looked for in the coarse pass
+_JITTER = 40.0  # pixels by which a SAR tile is moved at random from where the prediction has it
+_RETURN = 8.0  # a keypoint whose partner leads back to farther away than this many pixels is dropped
+_HEIGHT = 0.2  # of a peak that is believed
+_STEP = 3.0  # pixels: regressed peaks are as broad as their label, and neighbours a tile apart
+_FEWEST = 64  # nodes: of a scene with fewer, the grid is denser
+
+
+class KeypointMatcher:
+    """SpaceNet 9's baseline: heatmap U-Nets find keypoints in either image.
+
+    max_offset: largest shift looked for, metres. spacing: of the grid, metres; less on small scenes, unless `structure`
+    is off. max_points: at most about this many nodes. coarse: a pass over coarser pixels predicts where each tile lies,
+    since a tile of 256 px reaches 50 m at 0.41 m; without it, nothing beyond the tile is found. subpixel: the peak's
+    centre of gravity instead of its highest pixel. structure: nodes where either image is but noise are left out. check:
+    a SAR keypoint must lie where the optical one was looked for from, and peaks be high. batch: tiles at once.
+    sar_weights, optical_weights: .safetensors files of the detectors; those that ship if not given.
+    Raises InputError where there are no weights or they do not fit, ConfigError for options that make no sense.
+    """
+
+    name = "keypoints"
+
+    def __init__(
+        self,
+        max_offset: float = 150.0,
+        spacing: float = 75.0,
+        max_points: int = 1000,
+        coarse: bool = True,
+        subpixel: bool = True,
+        structure: bool = True,
+        check: bool = True,
+        batch: int = 16,
+        sar_weights: str | None = None,
+        optical_weights: str | None = None,
+    ) -> None:
+        for option, value in (("max_offset", max_offset), ("spacing", spacing)):
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+                raise ConfigError(f"matcher option {option} is {value!r}, not a number above zero")
+        for option, count in (("max_points", max_points), ("batch", batch)):
+            if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+                raise ConfigError(f"matcher option {option} is {count!r}, not a whole number from 1")
+        for option, flag in (("coarse", coarse), ("subpixel", subpixel), ("structure", structure), ("check", check)):
+            if not isinstance(flag, bool):
+                raise ConfigError(f"matcher option {option} is {flag!r}, not true or false")
+        self.max_offset, self.spacing, self.max_points = max_offset, spacing, max_points
+        self.coarse, self.check = coarse, check
+        self._detectors = {
+            finds: Detector(_network(finds, weights), subpixel, structure, batch)
+            for finds, weights in (("sar", sar_weights), ("optical", optical_weights))
+        }
+
+    def match(self, pair: ScenePair) -> Correspondences:
+        """Correspondences at the grid's nodes, possibly none. Raises InputError where a scene cannot be read."""
+        cropper, lattice, factor = Cropper(pair), self._lattice(pair), self._coarse_factor(pair)
+        predict, start = _nothing, 0.0
+        if factor > 1:
+            start = 1 / 3
+            with progress.part(0, start):
+                predict = self._predict(cropper, lattice, factor)
+        nodes = np.rint(lattice.nodes)  # whole pixels: a tile's middle is one
+        # Detectors prefer the middle of a tile a little. Moved at random, tiles of which nothing is known would not
+        # agree on it.
+        jitter = np.random.default_rng(0).uniform(-_JITTER, _JITTER, (2, *nodes.shape)) * self.coarse
+        with progress.part(start, (1 + start) / 2):
+            optical = self._detectors["optical"].find(cropper, nodes + predict(nodes), nodes + jitter[0])
+        keypoints = np.rint(np.where(optical.usable[:, None], optical.xy, nodes))
+        with progress.part((1 + start) / 2, 1):
+            sar = self._detectors["sar"].find(cropper, keypoints, keypoints + predict(keypoints) + jitter[1])
+        return self._correspondences(pair, optical, sar)
+
+    def _correspondences(self, pair: ScenePair, optical: Found, sar: Found) -> Correspondences:
+        usable = optical.usable & sar.usable
+        kept = usable.copy()
+        if self.check:
+            kept &= np.minimum(optical.height, sar.height) >= _HEIGHT
+            kept &= np.hypot(*(sar.xy - optical.middle).T) <= _RETURN
+        size = [pair.grid.width - 1, pair.grid.height - 1]
+        kept &= ((sar.middle >= 0) & (sar.middle <= size)).all(axis=1)
+        found = Correspondences(
+            grid=pair.grid,
+            optical_xy=sar.middle,
+            sar_xy=sar.xy,
+            score=np.clip(sar.height, 0, 1),
+            sigma=_sigma(sar),
+            distance=1 - sar.height,
+            rival_distance=1 - np.minimum(sar.rival, sar.height),
+            solo_xy=sar.xy,
+            search_radius=_JITTER if self.coarse else TILE / 2,
+            step=_STEP,
+            footprint=TILE / 2,
+            tried=int(usable.sum()),
+        )
+        return found.keep(kept)
+
+    def _lattice(self, pair: ScenePair) -> Lattice:
+        window = pair.overlap
+        spacing = self.spacing / (pair.grid.resolution * pair.grid.metres_per_unit)
+        if self.check:  # too few would neither confirm each other nor show the field
+            spacing = min(spacing, math.sqrt(window.width * window.height / _FEWEST))
+        return Lattice.over(window, min(TILE // 4, *window.shape), max(8.0, spacing), self.max_points)
+
+    def _coarse_factor(self, pair: ScenePair) -> int:
+        """Pixels at which the largest offset lies within a tile, unless the scene gets too small for tiles; 1: no pass."""
+        factor, shift = 1, self.max_offset / (pair.grid.resolution * pair.grid.metres_per_unit)
+        while self.coarse and shift / factor > _REACH and min(pair.overlap.shape) / factor / 2 >= TILE / 2:
+            factor *= 2
+        return factor
+
+    def _predict(self, cropper: Cropper, lattice: Lattice, factor: int) -> Callable[[Points], Points]:
+        """The field that coarse tiles show, smoothed; in common pixels."""
+        nodes = np.rint(to_level(lattice.nodes, factor))
+        found = self._detectors["sar"].find(cropper, nodes, nodes, factor)
+        shift = (found.xy - nodes) * factor
+        weight = np.where(found.usable, found.height**2, 0)
+        shape = (lattice.ny, lattice.nx)
+        field = smooth_field(shift.reshape(*shape, 2), weight.reshape(shape), width=0.7, tolerance=4.0 * factor)
+        return lambda common_xy: lattice.interpolate(field, common_xy)
+
+
+def _nothing(common_xy: Points) -> Points:
+    return np.zeros_like(common_xy)
+
+
+def _sigma(found: Found) -> npt.NDArray[np.float64]:
+    """Expected error per axis, pixels, of peaks regressed to Gaussian labels.
+
+    The mean of labels at places spread by s around the true one has a height of 1 / (1 + (s / SIGMA)^2).
+    """
+    lost = 1 / np.clip(found.height, 1e-3, 1) - 1
+    return np.asarray(SIGMA * np.sqrt(lost + 0.02))
+
+
+def _network(finds: Modality, weights: str | None) -> Any:
+    if not isinstance(weights, str | None):
+        raise ConfigError(f"matcher option {finds}_weights is {weights!r}, not the name of a file")
+    if weights is None:
+        return shipped_detector(finds)[0]
+    network, architecture = load_weights(weights, kind=DetectorArchitecture)
+    if architecture.finds != finds:
+        raise InputError(f"{weights}: holds a detector of {architecture.finds} keypoints, not of {finds} ones")
+    return network

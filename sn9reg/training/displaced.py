@@ -1,0 +1,164 @@
+"""Keypoint samples out of registered pairs: corners that both images show, one image displaced by a random field."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from sn9reg.errors import ConfigError
+from sn9reg.networks.branches import Modality
+from sn9reg.radiometry import SarLog, optical_grey
+from sn9reg.scene import Patch
+from sn9reg.training.sample import Image, Photometry, augment_optical, augment_sar, finish
+
+_APART = 6  # pixels between corners
+_CORNERS = 150  # at most, of an image
+
+
+@dataclass(frozen=True)
+class Displacement:
+    """The random field, in pixels of the tile.
+
+    reach: the keypoint lies at most this far from the middle, per axis, evenly spread, in `far` of the samples, in the
+    others normally spread by `near`. gradient: spread of the field's four first derivatives. bend: largest second
+    order term at half a tile from the keypoint. anywhere: share of keypoints that are no corners. hidden: share of
+    tiles part of which is not valid.
+    """
+
+    reach: float = 110.0
+    near: float = 20.0
+    far: float = 0.6
+    gradient: float = 0.05
+    bend: float = 6.0
+    anywhere: float = 0.3
+    hidden: float = 0.08
+
+    def __post_init__(self) -> None:
+        if min(self.reach, self.near, self.gradient, self.bend) < 0:
+            raise ConfigError("reach, near, gradient and bend must not be negative")
+        if not all(0 <= share <= 1 for share in (self.far, self.anywhere, self.hidden)):
+            raise ConfigError("far, anywhere and hidden are shares, 0 to 1")
+
+
+class KeypointSample(NamedTuple):
+    """optical, sar: (1, S, S) float32 tiles as the network sees them. place: (2,) x, y of the keypoint in the tile that
+    is searched; the other has it in its middle, pixel S // 2. In a batch each has a leading dimension."""
+
+    optical: Tensor
+    sar: Tensor
+    place: Tensor
+
+
+def corners(optical: Patch, sar: Patch) -> npt.NDArray[np.int64]:
+    """(N, 2) x, y of places where both images of a registered pair have a corner, best first.
+
+    The smaller of both corner measures (least eigenvalue of the structure tensor, Shi and Tomasi), each as a share of
+    what its image's strongest corners have; SAR on the logarithm and softened, so that speckle makes none.
+    """
+    logarithm = SarLog.of(sar.values, sar.valid)(sar.values)
+    strength = np.minimum(
+        _cornerness(optical_grey(optical.values), optical.valid, 1.0), _cornerness(logarithm, sar.valid, 2.5)
+    )
+    peak = strength >= cv2.dilate(strength, np.ones((2 * _APART + 1, 2 * _APART + 1), np.uint8))
+    y, x = np.nonzero(peak & (strength > 0.05))
+    best = np.argsort(-strength[y, x], kind="stable")[:_CORNERS]
+    return np.column_stack([x, y])[best].astype(np.int64)
+
+
+def _cornerness(image: Image, valid: npt.NDArray[np.bool_], soften: float) -> Image:
+    smooth = cv2.GaussianBlur(np.where(valid, image, image[valid].mean() if valid.any() else 0), (0, 0), soften)
+    strength = cv2.cornerMinEigenVal(smooth.astype(np.float32), 9)
+    inside = cv2.erode(valid.astype(np.uint8), np.ones((9, 9), np.uint8), borderValue=1) > 0
+    top = float(np.quantile(strength[inside], 0.99)) if inside.any() else 0.0
+    return np.where(inside, strength / top, 0).astype(np.float32) if top > 0 else np.zeros_like(strength)
+
+
+def displaced(
+    optical: Patch,
+    sar: Patch,
+    keypoint: npt.NDArray[np.float64],
+    side: int,
+    finds: Modality,
+    zoom: float,
+    field: Displacement,
+    photometry: Photometry,
+    random: np.random.Generator,
+) -> KeypointSample:
+    """A sample whose keypoint is `keypoint` (x, y) of a registered pair, magnified by `zoom`.
+
+    Both images are flipped and turned by quarters alike; the one to be searched is then displaced by a field with the
+    keypoint's displacement known exactly.
+    """
+    turn = _dihedral(random)
+    middle = np.array([side // 2, side // 2], np.float64)
+    height, width = optical.valid.shape
+    # Where the tile that is searched would reach outside the image, its border would tell what the displacement is.
+    half = side / 2 / zoom
+    limits = keypoint - np.maximum([width, height] - np.array(half), half), keypoint - half
+    shift = np.clip(turn @ _shift(field, random) / zoom, *limits) @ turn * zoom
+    place = np.clip(middle + shift, 0, side - 1)
+    y, x = np.mgrid[:side, :side].astype(np.float64)
+    tile = np.stack([x, y], axis=-1)
+    away = tile - place
+    linear = np.eye(2) + random.normal(0, field.gradient, (2, 2))
+    along, to = (np.array([np.cos(a), np.sin(a)]) for a in random.uniform(0, 2 * np.pi, 2))
+    bent = random.uniform(0, field.bend) * ((away @ along) / (side / 2)) ** 2
+    searched = keypoint + (away @ linear.T + bent[..., None] * to) @ turn.T / zoom
+    around = keypoint + (tile - middle) @ turn.T / zoom
+    places = (around, searched) if finds == "sar" else (searched, around)
+    shown = (middle, place) if finds == "sar" else (place, middle)
+    one, two = (
+        _partly_hidden(_resample(patch, at, zoom), kept, field.hidden, random)
+        for patch, at, kept in zip((optical, sar), places, shown, strict=True)
+    )
+    one = Patch(augment_optical(one.values[0], photometry, random)[None], one.valid)
+    two = Patch(augment_sar(two.values[0], photometry, random)[None], two.valid)
+    a, b = finish(one, two)
+    return KeypointSample(torch.from_numpy(a), torch.from_numpy(b), torch.from_numpy(place.astype(np.float32)))
+
+
+def _shift(field: Displacement, random: np.random.Generator) -> npt.NDArray[np.float64]:
+    if random.random() < field.far:
+        return random.uniform(-field.reach, field.reach, 2)
+    return np.clip(random.normal(0, field.near, 2), -field.reach, field.reach)
+
+
+def _partly_hidden(patch: Patch, kept: npt.NDArray[np.float64], share: float, random: np.random.Generator) -> Patch:
+    """In `share` of the cases, without what lies beyond a line at 20 px or more from the place that is kept."""
+    if random.random() >= share:
+        return patch
+    height, width = patch.valid.shape
+    y, x = np.mgrid[:height, :width]
+    angle = random.uniform(0, 2 * np.pi)
+    beyond = (x - kept[0]) * np.cos(angle) + (y - kept[1]) * np.sin(angle) > random.uniform(20, height / 2)
+    return Patch(np.where(beyond, 0, patch.values), patch.valid & ~beyond)
+
+
+def _dihedral(random: np.random.Generator) -> npt.NDArray[np.float64]:
+    """(2, 2) one of the square's eight symmetries."""
+    matrix = np.diag([-1.0 if random.integers(2) else 1.0, 1.0])
+    cos, sin = ((1, 0), (0, 1), (-1, 0), (0, -1))[int(random.integers(4))]
+    return np.array([[cos, -sin], [sin, cos]]) @ matrix
+
+
+def _resample(patch: Patch, at: npt.NDArray[np.float64], zoom: float) -> Patch:
+    """(1, h, w) of the grey image at (h, w, 2) places; mirrored outside."""
+    low = np.floor(at.min(axis=(0, 1))).astype(int) - 4
+    high = np.ceil(at.max(axis=(0, 1))).astype(int) + 5
+    height, width = patch.valid.shape
+    low, high = np.clip(low, 0, [width - 1, height - 1]), np.clip(high, 1, [width, height])
+    part = slice(low[1], high[1]), slice(low[0], high[0])
+    grey = patch.values[(slice(None), *part)].astype(np.float32).mean(axis=0)
+    if zoom < 0.8:  # what lies between the tile's pixels must not alias
+        grey = cv2.GaussianBlur(grey, (0, 0), 0.4 / zoom)
+    x, y = (at - low).astype(np.float32).transpose(2, 0, 1)
+    values = cv2.remap(grey, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
+    mask = cv2.remap(patch.valid[part].astype(np.uint8), x, y, cv2.INTER_NEAREST, borderMode=cv2.BORDER_REFLECT_101)
+    valid = mask.astype(bool)
+    return Patch(np.where(valid, values, 0)[None].astype(np.float32), valid)

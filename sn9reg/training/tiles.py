@@ -1,0 +1,139 @@
+"""Tile sets of SpaceNet 9's baseline: one for the detector that finds SAR keypoints, one for that of optical ones.
+
+Hänsch et al., "Introducing SpaceNet 9", section 3.1: both scenes, aligned, are cropped around the optical keypoint and
+the label is where the SAR keypoint lies; for the other detector the other way round.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from sn9reg.errors import InputError
+from sn9reg.grid import Points
+from sn9reg.keypoints.crops import TILE, Cropper
+from sn9reg.networks.branches import Modality
+from sn9reg.rasters import PathLike, atomic_output
+from sn9reg.scene import ScenePair, open_pair
+from sn9reg.tiepoints import read_tiepoints
+
+log = logging.getLogger(__name__)
+
+_QUANTUM = 127 / 4  # standardised values of -4 to 4 as int8, 0 as 0
+_VERSION = 1  # of what stands in the cache
+
+
+@dataclass(frozen=True)
+class SceneFiles:
+    """The three files of a scene in SpaceNet 9's layout, and its name, e.g. 02_train_01."""
+
+    name: str
+    optical: Path
+    sar: Path
+    tiepoints: Path
+
+
+def scene_files(folder: PathLike) -> list[SceneFiles]:
+    """The scenes under a folder, at any depth, by path: NN_optical_SPLIT_MM.tif, NN_sar_SPLIT_MM.tif and
+    NN_tiepoints_SPLIT_MM.csv side by side.
+
+    Raises InputError where there is no scene, or an optical image has no partner.
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        raise InputError(f"{root}: no such folder")
+    found = []
+    for optical in sorted(root.rglob("*_optical_*.tif")):
+        area, _, rest = optical.stem.partition("_optical_")
+        sar, points = (optical.with_name(f"{area}_{kind}_{rest}") for kind in ("sar", "tiepoints"))
+        files = SceneFiles(f"{area}_{rest}", optical, sar.with_name(sar.name + ".tif"), Path(f"{points}.csv"))
+        for partner in (files.sar, files.tiepoints):
+            if not partner.is_file():
+                raise InputError(f"{optical}: has no partner {partner.name} beside it")
+        found.append(files)
+    if not found:
+        raise InputError(f"{root}: holds no scene NN_optical_SPLIT_MM.tif with its SAR image and tie-points")
+    return found
+
+
+@dataclass(frozen=True)
+class TileSet:
+    """N tiles around tie-points. values: (N, 2, S, S) int8, optical and SAR, standardised and times 127 / 4. place:
+    (N, 2) x, y, in the tile that is searched, of the keypoint. outside: tie-points left out, because their partner lies
+    outside the tile or their own image does not hold them."""
+
+    values: npt.NDArray[np.int8]
+    place: npt.NDArray[np.float32]
+    outside: int
+
+    def __len__(self) -> int:
+        return len(self.place)
+
+    def images(self, index: int) -> npt.NDArray[np.float32]:
+        """(2, S, S) optical and SAR."""
+        return self.values[index].astype(np.float32) / np.float32(_QUANTUM)
+
+
+def tile_set(scene: SceneFiles, finds: Modality, side: int = TILE, cache: PathLike | None = None) -> TileSet:
+    """The tiles of a scene's tie-points, by window; kept in the folder `cache`, if one is given, and read from there
+    without being held in memory.
+
+    finds: the modality whose keypoint is to be found; tiles are centred on that of the other. A tile that reaches over
+    a scene's border holds 0 there.
+    Raises InputError where a file cannot be used or a tie-point lies outside its image.
+    """
+    if cache is None:
+        return _cut(scene, finds, side)
+    Path(cache).mkdir(parents=True, exist_ok=True)
+    stem = Path(cache) / f"{scene.name}_{finds}_{side}_{_fingerprint(scene)}"
+    values, facts = stem.with_suffix(".npy"), stem.with_suffix(".json")
+    if not facts.exists():
+        made = _cut(scene, finds, side)
+        with atomic_output(values, overwrite=True) as temporary, open(temporary, "wb") as target:
+            np.save(target, made.values)
+        with atomic_output(facts, overwrite=True) as temporary:
+            temporary.write_text(json.dumps({"place": made.place.tolist(), "outside": made.outside}))
+    content = json.loads(facts.read_text())
+    place = np.array(content["place"], np.float32).reshape(-1, 2)
+    return TileSet(np.load(values, mmap_mode="r"), place, content["outside"])
+
+
+def keypoints(pair: ScenePair, scene: SceneFiles) -> tuple[Points, Points]:
+    """(N, 2) optical and (N, 2) SAR keypoints of a scene's tie-points, pixels of the common grid."""
+    points = read_tiepoints(scene.tiepoints, pair.optical.grid, pair.sar.grid)
+    return tuple(  # type: ignore[return-value]
+        pair.grid.to_pixel(grid.map_to_crs(grid.to_map(xy), pair.grid.crs))
+        for grid, xy in ((pair.optical.grid, points.optical_xy), (pair.sar.grid, points.sar_xy))
+    )
+
+
+def _cut(scene: SceneFiles, finds: Modality, side: int) -> TileSet:
+    with open_pair(scene.optical, scene.sar) as pair:
+        optical_xy, sar_xy = keypoints(pair, scene)
+        middle, wanted = (optical_xy, sar_xy) if finds == "sar" else (sar_xy, optical_xy)
+        cropper = Cropper(pair, side)
+        place = wanted - cropper.corner(middle)
+        inside = ((place >= 0) & (place <= side - 1)).all(axis=1)
+        values = np.zeros((int(inside.sum()), 2, side, side), np.int8)
+        for k, i in enumerate(np.flatnonzero(inside)):
+            crop = cropper.read(middle[i], middle[i])
+            values[k] = np.rint(np.stack([crop.optical, crop.sar]) * _QUANTUM)
+    log.info("%s: %d tiles, %d tie-points outside theirs", scene.name, len(values), int((~inside).sum()))
+    return TileSet(values, place[inside].astype(np.float32), int((~inside).sum()))
+
+
+def _fingerprint(scene: SceneFiles) -> str:
+    facts: Sequence[object] = [_VERSION]
+    facts = [*facts, *((str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns) for p in _files(scene))]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
+
+
+def _files(scene: SceneFiles) -> tuple[Path, Path, Path]:
+    return scene.optical, scene.sar, scene.tiepoints
