@@ -1,7 +1,7 @@
 """Train the keypoint detectors from one YAML file.
 
-    python -m pipelines.train_keypoints pipelines/training/keypoints.yaml --finds sar [--out work/training/keypoints-sar]
-        [--resume] [--epochs N] [--start-from CHECKPOINT]
+    python -m pipelines.train_keypoints pipelines/training/keypoints.yaml --finds sar [--resume]
+        [--out work/training/keypoints-sar] [--epochs N] [--start-from CHECKPOINT]
 
 Into the folder go checkpoints, metrics (CSV and TensorBoard) and, in the end, `weights.safetensors`, which
 `--matcher keypoints --matcher-option sar_weights=FILE` (or optical_weights) takes.
@@ -17,7 +17,8 @@ from pathlib import Path
 import click
 
 from sn9reg.errors import Sn9regError
-from sn9reg.training.config import read_config
+from sn9reg.networks.branches import Modality
+from sn9reg.training.config import read_as
 from sn9reg.training.keypoint_config import KeypointConfig
 from sn9reg.training.keypoint_run import train_keypoints
 from sn9reg.weights.store import DetectorArchitecture, save_weights
@@ -36,16 +37,17 @@ def main(
     epochs: int | None,
 ) -> None:  # fmt: skip
     """Train by CONFIG (YAML) and write the weights."""
+    modality: Modality = "sar" if finds == "sar" else "optical"
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     try:
-        config = read_config(config_path, KeypointConfig)
+        config = read_as(config_path, KeypointConfig)
         if epochs is not None:
             config = dataclasses.replace(config, epochs=epochs)
         out = out or Path("work/training") / f"{config_path.stem}-{finds}"
         out.mkdir(parents=True, exist_ok=True)
-        task = train_keypoints(config, finds, out, cache, resume, start_from, sys.stderr.isatty())  # type: ignore[arg-type]
-        save_weights(out / "weights.safetensors", task.network, DetectorArchitecture(finds, config.network))  # type: ignore[arg-type]
+        task = train_keypoints(config, modality, out, cache, resume, start_from, sys.stderr.isatty())
+        save_weights(out / "weights.safetensors", task.network, DetectorArchitecture(modality, config.network))
         click.echo(str(out / "weights.safetensors"))
     except Sn9regError as error:
         click.echo(f"Error: {error}", err=True)

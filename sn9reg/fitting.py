@@ -20,7 +20,7 @@ from sn9reg.warp import GlobalModel, Warp, fit_global, global_warp, identity_war
 Model = Literal["auto", "translation", "affine", "homography", "local"]
 MODELS: tuple[str, ...] = get_args(Model)
 
-_THRESHOLD_PX = 30.0  # default threshold of the global models: parallax over terrain is no outlier
+THRESHOLD_PX = 30.0  # default threshold of the global models: parallax over terrain is no outlier
 _SIMPLER = 0.97  # a more complex model must bring the held-out error below this share
 
 Predictor = Callable[[Points], Points]
@@ -49,7 +49,7 @@ def fit(matches: Correspondences, model: str = "auto", threshold: float | None =
     if model not in MODELS:
         raise ConfigError(f"no model {model!r}; there are: {', '.join(MODELS)}")
     pixel = matches.grid.resolution
-    limit = threshold / matches.grid.metres_per_unit if threshold else _THRESHOLD_PX * pixel
+    limit = threshold / matches.grid.metres_per_unit if threshold else THRESHOLD_PX * pixel
     if not matches.tried:
         return _unfitted(matches, "they overlap in too few valid pixels to look for matches")
     if len(matches) < MINIMUM:

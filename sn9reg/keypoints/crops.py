@@ -16,8 +16,8 @@ TILE = 256  # side in pixels (Hänsch et al., section 3.1)
 
 @dataclass(frozen=True)
 class Crop:
-    """A square of either scene: images (S, S) float32, standardised, 0 where not valid; corner: (2,) x, y of the upper
-    left pixel; optical_valid, sar_valid: share of the pixels that are valid."""
+    """A square of either scene. optical, sar: (S, S) float32, standardised, 0 where not valid. optical_corner,
+    sar_corner: (2,) x, y of the upper left pixel. optical_valid, sar_valid: share of the pixels that are valid."""
 
     optical: Image
     sar: Image
@@ -43,7 +43,8 @@ class Cropper:
     def read(self, optical_xy: Points, sar_xy: Points, factor: int = 1) -> Crop:
         """The tile of the optical scene at `optical_xy` (2,) and that of the SAR scene at `sar_xy` (2,)."""
         corners = self.corner(optical_xy), self.corner(sar_xy)
-        optical, sar = self._patch(self.pair.optical, corners[0], factor), self._patch(self.pair.sar, corners[1], factor)
+        scenes = self.pair.optical, self.pair.sar
+        optical, sar = (self._patch(*both, factor) for both in zip(scenes, corners, strict=True))
         return Crop(
             standardise(optical_grey(optical.values), optical.valid),
             standardise(self._sar_log(sar.values), sar.valid),

@@ -44,17 +44,18 @@ class Detector:
 
     def __init__(self, network: HeatmapUNet, subpixel: bool = True, structure: bool = True, batch: int = 16) -> None:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.network = network.eval().to(self.device, memory_format=torch.channels_last)
+        self.network = network.eval().to(self.device).to(memory_format=torch.channels_last)
         self.subpixel, self.structure, self.batch = subpixel, structure, batch
 
     def find(self, cropper: Cropper, middle: Points, around: Points, factor: int = 1) -> Found:
-        """Look for what lies at each of (N, 2) places `middle` of one scene in the tile of the other at (N, 2) `around`.
+        """Look for what lies at each of the places `middle` of one scene in the tile of the other at `around`.
 
-        Both in pixels of the common grid coarsened by `factor`.
+        Both are (N, 2), in pixels of the common grid coarsened by `factor`.
         Raises InputError where a scene cannot be read.
         """
         n, side = len(middle), cropper.side
-        found = Found(np.zeros((n, 2)), np.zeros((n, 2)), *np.zeros((3, n)), np.zeros(n, bool))
+        zeros = np.zeros((3, n))
+        found = Found(np.zeros((n, 2)), np.zeros((n, 2)), zeros[0], zeros[1], zeros[2], np.zeros(n, bool))
         for start in range(0, n, self.batch):
             who = np.arange(start, min(start + self.batch, n))
             crops = [self._crop(cropper, middle[i], around[i], factor) for i in who]

@@ -31,8 +31,8 @@ class Keypoints:
 
 
 def read_keypoints(heatmap: Tensor, subpixel: bool = True, sigma: float = SIGMA) -> Keypoints:
-    """The keypoint of each (B, H, W) heatmap: its highest pixel as in the paper or, `subpixel`, the centre of gravity of
-    what stands above half the peak around it, which also heeds that a regressed peak is broad and flat."""
+    """The keypoint of each (B, H, W) heatmap: its highest pixel as in the paper or, `subpixel`, the centre of gravity
+    of what stands above half the peak around it, since a regressed peak is broad and flat."""
     height, width = (int(n) for n in heatmap.shape[-2:])
     value, index = heatmap.flatten(1).max(dim=1)
     row, col = index // width, index % width

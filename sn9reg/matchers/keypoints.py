@@ -46,8 +46,8 @@ class KeypointMatcher:
     max_offset: largest shift looked for, metres. spacing: of the grid, metres; less on small scenes, unless `structure`
     is off. max_points: at most about this many nodes. coarse: a pass over coarser pixels predicts where each tile lies,
     since a tile of 256 px reaches 50 m at 0.41 m; without it, nothing beyond the tile is found. subpixel: the peak's
-    centre of gravity instead of its highest pixel. structure: nodes where either image is but noise are left out. check:
-    a SAR keypoint must lie where the optical one was looked for from, and peaks be high. batch: tiles at once.
+    centre of gravity instead of its highest pixel. structure: nodes where either image is but noise are left out.
+    check: a SAR keypoint must lie where the optical one was looked for from, and peaks be high. batch: tiles at once.
     sar_weights, optical_weights: .safetensors files of the detectors; those that ship if not given.
     Raises InputError where there are no weights or they do not fit, ConfigError for options that make no sense.
     """
@@ -78,15 +78,14 @@ class KeypointMatcher:
                 raise ConfigError(f"matcher option {option} is {flag!r}, not true or false")
         self.max_offset, self.spacing, self.max_points = max_offset, spacing, max_points
         self.coarse, self.check = coarse, check
-        self._detectors = {
-            finds: Detector(_network(finds, weights), subpixel, structure, batch)
-            for finds, weights in (("sar", sar_weights), ("optical", optical_weights))
-        }
+        self._sar = Detector(_network("sar", sar_weights), subpixel, structure, batch)
+        self._optical = Detector(_network("optical", optical_weights), subpixel, structure, batch)
 
     def match(self, pair: ScenePair) -> Correspondences:
         """Correspondences at the grid's nodes, possibly none. Raises InputError where a scene cannot be read."""
         cropper, lattice, factor = Cropper(pair), self._lattice(pair), self._coarse_factor(pair)
-        predict, start = _nothing, 0.0
+        start = 0.0
+        predict: Callable[[Points], Points] = np.zeros_like
         if factor > 1:
             start = 1 / 3
             with progress.part(0, start):
@@ -96,10 +95,10 @@ class KeypointMatcher:
         # agree on it.
         jitter = np.random.default_rng(0).uniform(-_JITTER, _JITTER, (2, *nodes.shape)) * self.coarse
         with progress.part(start, (1 + start) / 2):
-            optical = self._detectors["optical"].find(cropper, nodes + predict(nodes), nodes + jitter[0])
+            optical = self._optical.find(cropper, nodes + predict(nodes), nodes + jitter[0])
         keypoints = np.rint(np.where(optical.usable[:, None], optical.xy, nodes))
         with progress.part((1 + start) / 2, 1):
-            sar = self._detectors["sar"].find(cropper, keypoints, keypoints + predict(keypoints) + jitter[1])
+            sar = self._sar.find(cropper, keypoints, keypoints + predict(keypoints) + jitter[1])
         return self._correspondences(pair, optical, sar)
 
     def _correspondences(self, pair: ScenePair, optical: Found, sar: Found) -> Correspondences:
@@ -134,7 +133,7 @@ class KeypointMatcher:
         return Lattice.over(window, min(TILE // 4, *window.shape), max(8.0, spacing), self.max_points)
 
     def _coarse_factor(self, pair: ScenePair) -> int:
-        """Pixels at which the largest offset lies within a tile, unless the scene gets too small for tiles; 1: no pass."""
+        """Pixels at which a tile holds the largest offset, unless the scene gets too small for tiles; 1: no pass."""
         factor, shift = 1, self.max_offset / (pair.grid.resolution * pair.grid.metres_per_unit)
         while self.coarse and shift / factor > _REACH and min(pair.overlap.shape) / factor / 2 >= TILE / 2:
             factor *= 2
@@ -143,16 +142,12 @@ class KeypointMatcher:
     def _predict(self, cropper: Cropper, lattice: Lattice, factor: int) -> Callable[[Points], Points]:
         """The field that coarse tiles show, smoothed; in common pixels."""
         nodes = np.rint(to_level(lattice.nodes, factor))
-        found = self._detectors["sar"].find(cropper, nodes, nodes, factor)
+        found = self._sar.find(cropper, nodes, nodes, factor)
         shift = (found.xy - nodes) * factor
         weight = np.where(found.usable, found.height**2, 0)
         shape = (lattice.ny, lattice.nx)
         field = smooth_field(shift.reshape(*shape, 2), weight.reshape(shape), width=0.7, tolerance=4.0 * factor)
         return lambda common_xy: lattice.interpolate(field, common_xy)
-
-
-def _nothing(common_xy: Points) -> Points:
-    return np.zeros_like(common_xy)
 
 
 def _sigma(found: Found) -> npt.NDArray[np.float64]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from segmentation_models_pytorch.base import SegmentationHead, initialization
@@ -70,8 +71,8 @@ class HeatmapUNet(nn.Module):
 
 
 class MiddleSimilarity(nn.Module):
-    """(B, C, h, w) features of either modality -> (B, 1, h, w) mean cosine between the surroundings of each place in the
-    one that is searched, and those of the middle of the other."""
+    """(B, C, h, w) features of either modality -> (B, 1, h, w) mean cosine between the surroundings of each place in
+    the one that is searched, and those of the middle of the other."""
 
     def __init__(self, optical: int, sar: int, level: int, width: int = 16) -> None:
         super().__init__()
@@ -89,9 +90,9 @@ class MiddleSimilarity(nn.Module):
         return self.scale * cross_correlation(around, template)[:, None] / (2 * r + 1) ** 2
 
 
-def _encoder(name: str, depth: int) -> nn.Module:
+def _encoder(name: str, depth: int) -> Any:
     try:
-        encoder: nn.Module = get_encoder(name, in_channels=1, depth=depth, weights=None)
+        encoder = get_encoder(name, in_channels=1, depth=depth, weights=None)
     except (KeyError, ValueError, RuntimeError, AttributeError) as error:
         raise ConfigError(f"segmentation-models-pytorch has no encoder {name!r} of depth {depth} ({error})") from error
     for unused in ("layer1", "layer2", "layer3", "layer4")[depth - 1 :]:

@@ -28,7 +28,7 @@ def read_given(path: PathLike, geotransforms: PathLike | None, optical_pixel: fl
     if geotransforms is None:
         optical, sar = (Affine(size, 0, 0, 0, -size, 0) for size in (optical_pixel, sar_pixel))
     else:
-        optical, sar = _read_geotransforms(geotransforms, Path(path).stem)
+        optical, sar = read_geotransforms(geotransforms, Path(path).stem)
     return Grid(optical, 1, 1).to_map(rows[:, [3, 2]]), Grid(sar, 1, 1).to_map(rows[:, [1, 0]])
 
 
@@ -47,7 +47,7 @@ def _read_rows(path: PathLike) -> Points:
     return values
 
 
-def _read_geotransforms(path: PathLike, stem: str) -> tuple[Affine, Affine]:
+def read_geotransforms(path: PathLike, stem: str) -> tuple[Affine, Affine]:
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
         optical, sar = (Affine.from_gdal(*map(float, content[stem][key]["geotransform"])) for key in ("optical", "sar"))

@@ -87,8 +87,16 @@ class TrainingConfig:
             raise ConfigError(f"batch {self.batch} cannot be taken in {self.accumulate} equal parts")
 
 
-def read_config(path: PathLike, kind: type[T] = TrainingConfig) -> T:  # type: ignore[assignment]
-    """A file's content as a dataclass. Raises InputError where the file cannot be read, ConfigError for what is not in it or does not belong there."""
+def read_config(path: PathLike) -> TrainingConfig:
+    """The training of a dense matcher. Raises as `read_as`."""
+    return read_as(path, TrainingConfig)
+
+
+def read_as(path: PathLike, kind: type[T]) -> T:
+    """A YAML file's content as a dataclass.
+
+    Raises InputError where the file cannot be read, ConfigError for what is not in it or does not belong there.
+    """
     try:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:

@@ -20,7 +20,7 @@ class KeypointConfig:
 
     network: options of `HeatmapUNet`, without `finds`. scenes: folders of scenes in SpaceNet 9's layout, whose tiles
     are drawn once an epoch; held_out: share of the tiles kept for validation. validate: folders of scenes for
-    validation alone. pairs: folders of registered pairs, of which `samples` are drawn an epoch, displaced by `displacement`.
+    validation alone. pairs: folders of registered pairs, of which `samples` are drawn an epoch, with a `displacement`.
     turned: tiles are flipped and turned by quarters. schedule: `step`, the rate falls to `drop` of itself after
     `drop_after` epochs, or `cosine`, down to nothing in the last epoch. precision: as Lightning names it; `auto` is
     bf16-mixed on a GPU and 32-true else.

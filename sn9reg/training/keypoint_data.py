@@ -25,7 +25,9 @@ log = logging.getLogger(__name__)
 class TileSamples(Dataset[KeypointSample]):
     """Tiles of several sets; `turned`: flipped and turned by quarters at random, anew each epoch."""
 
-    def __init__(self, tiles: Sequence[tuple[TileSet, int]], turned: bool = False, seed: int = 0, epoch: int = 0) -> None:
+    def __init__(
+        self, tiles: Sequence[tuple[TileSet, int]], turned: bool = False, seed: int = 0, epoch: int = 0
+    ) -> None:
         self.tiles, self.turned, self.seed, self.epoch = tiles, turned, seed, epoch
 
     def __len__(self) -> int:
@@ -117,7 +119,7 @@ def load_tiles(folders: Sequence[str], finds: Modality, side: int, cache: PathLi
     """The tile sets of all scenes in the folders. Raises InputError where there is no tile in any of them."""
     sets = [tile_set(scene, finds, side, cache) for folder in folders for scene in scene_files(folder)]
     if folders and not sum(map(len, sets)):
-        raise InputError(f"{', '.join(folders)}: no tie-point lies in the tile around its partner, nothing to learn from")
+        raise InputError(f"{', '.join(folders)}: no tie-point lies in its partner's tile, so there is nothing to learn")
     return sets
 
 

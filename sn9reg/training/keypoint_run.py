@@ -70,4 +70,5 @@ def _begin_with(task: KeypointTask, path: Path) -> None:
         state = torch.load(path, map_location="cpu", weights_only=False)["state_dict"]
         task.load_state_dict(state)
     except (OSError, KeyError, RuntimeError) as error:
-        raise InputError(f"{path}: is no checkpoint of a detector of this kind ({str(error).splitlines()[0]})") from error
+        first = str(error).splitlines()[0]
+        raise InputError(f"{path}: is no checkpoint of a detector with these encoders ({first})") from error

@@ -39,7 +39,7 @@ class KeypointTask(lightning.LightningModule):
         self.data, self.config = data, data.config
         network = HeatmapUNet(data.finds, **data.config.network)
         if data.config.tile % network.divisor:
-            raise ConfigError(f"a tile of {data.config.tile} px is no multiple of {network.divisor}, as the depth wants it")
+            raise ConfigError(f"a tile of {data.config.tile} px is no multiple of the {network.divisor} of this depth")
         self.network = network.to(memory_format=torch.channels_last)
         self.errors: list[Tensor] = []
 

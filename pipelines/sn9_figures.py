@@ -1,0 +1,139 @@
+"""Pictures like those of the SpaceNet 9 paper: a training sample, predicted and reference heatmaps, an offset image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import numpy.typing as npt
+import torch
+from matplotlib.axes import Axes
+
+from sn9reg.grid import Points
+from sn9reg.keypoints.heatmap import gaussian, read_keypoints
+from sn9reg.networks.branches import Modality
+from sn9reg.register import register
+from sn9reg.training.tiles import SceneFiles, TileSet, tile_set
+from sn9reg.weights.store import DetectorArchitecture, load_weights, shipped_detector
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+_BATCH = 16
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Detections:
+    """What a detector made of a scene's tiles. xy: (N, 2) keypoints. errors, guesses: (N,) distance to the tie-point of
+    that and of the tile's middle, pixels. outside: tie-points without a tile."""
+
+    tiles: TileSet
+    xy: Points
+    errors: Floats
+    guesses: Floats
+    outside: int
+
+
+def detector(finds: Modality, weights: str | None) -> torch.nn.Module:
+    """From a file, or the one that ships."""
+    network: torch.nn.Module = (
+        shipped_detector(finds)[0] if weights is None else load_weights(weights, kind=DetectorArchitecture)[0]
+    )
+    return network
+
+
+def heatmaps(network: torch.nn.Module, tiles: TileSet, chosen: npt.NDArray[np.intp]) -> torch.Tensor:
+    """(n, S, S) of the chosen tiles."""
+    images = torch.from_numpy(np.stack([tiles.images(int(i)) for i in chosen]))
+    with torch.inference_mode():
+        found: torch.Tensor = network(images[:, :1], images[:, 1:])
+    return found
+
+
+def detect(scene: SceneFiles, finds: Modality, weights: str | None, cache: Path) -> Detections:
+    """Run a detector over the paper's tiles of a scene."""
+    tiles = tile_set(scene, finds, cache=cache)
+    network = detector(finds, weights)
+    every = np.arange(len(tiles))
+    parts = [every[start : start + _BATCH] for start in range(0, len(every), _BATCH)]
+    found = [read_keypoints(heatmaps(network, tiles, part)).xy.double().numpy() for part in parts]
+    xy = np.concatenate([np.zeros((0, 2)), *found])
+    middle = tiles.values.shape[-1] // 2
+    guesses = np.hypot(*(tiles.place.astype(np.float64) - middle).T)
+    return Detections(tiles, xy, np.hypot(*(xy - tiles.place).T), guesses, tiles.outside)
+
+
+def draw_all(scene: SceneFiles, weights: dict[str, Any], cache: Path, out: Path) -> list[Path]:
+    """The three pictures of a scene; their files."""
+    out.mkdir(parents=True, exist_ok=True)
+    tiles = tile_set(scene, "sar", cache=cache)
+    chosen = np.linspace(0, len(tiles) - 1, 4).astype(int)[1:3]
+    files = [out / f"{name}.png" for name in ("training_sample", "heatmaps", "offsets")]
+    _training_sample(files[0], tiles, int(chosen[0]))
+    _heatmaps(files[1], tiles, chosen, detector("sar", weights.get("sar_weights")))
+    _offsets(files[2], scene, weights)
+    return files
+
+
+def _training_sample(path: Path, tiles: TileSet, index: int) -> None:
+    """Optical and SAR tile around the optical keypoint, and the label (the paper's figure 2)."""
+    figure, axes = plt.subplots(1, 3, figsize=(12, 4.3), constrained_layout=True)
+    optical, sar = tiles.images(index)
+    x, y = tiles.place[index]
+    middle = len(optical) // 2
+    label = gaussian(torch.tensor([[x, y]]), len(optical))[0]
+    for axis, image, title in zip(axes, (optical, sar, label), ("optical", "SAR", "label"), strict=True):
+        _show(axis, image, title, "magma" if title == "label" else "gray")
+    axes[0].plot(middle, middle, "rx", markersize=10)
+    axes[1].plot(x, y, "rx", markersize=10)
+    _save(figure, path)
+
+
+def _heatmaps(path: Path, tiles: TileSet, chosen: npt.NDArray[np.intp], network: torch.nn.Module) -> None:
+    """Reference (green) and prediction (red), as in the paper's figure 5."""
+    figure, axes = plt.subplots(len(chosen), 4, figsize=(15, 4 * len(chosen)), constrained_layout=True, squeeze=False)
+    predicted = heatmaps(network, tiles, chosen)
+    found = read_keypoints(predicted).xy
+    for row, index, heatmap, peak in zip(axes, chosen, predicted, found, strict=True):
+        optical, sar = tiles.images(int(index))
+        x, y = tiles.place[index]
+        label = gaussian(torch.tensor([[x, y]]), len(optical))[0]
+        for axis, image, title in zip(
+            row, (optical, sar, label, heatmap), ("optical", "SAR", "reference", "prediction"), strict=True
+        ):
+            _show(axis, image, title, "gray" if title in ("optical", "SAR") else "magma")
+        row[0].plot(len(optical) // 2, len(optical) // 2, "x", color="lime", markersize=10)
+        for axis in row[1:]:
+            axis.plot(x, y, "x", color="lime", markersize=10)
+            axis.plot(*peak.tolist(), "x", color="red", markersize=10)
+    _save(figure, path)
+
+
+def _offsets(path: Path, scene: SceneFiles, weights: dict[str, Any]) -> None:
+    """Both bands of the offset map (the paper's figure 4)."""
+    registration = register(scene.optical, scene.sar, matcher="keypoints", matcher_options=weights)
+    offsets = registration.offsets()
+    step = max(1, max(offsets.grid.shape) // 1000)
+    field = offsets.read(offsets.grid.window)[:, ::step, ::step]
+    figure, axes = plt.subplots(2, 1, figsize=(12, 10), constrained_layout=True)
+    for axis, band, name in zip(axes, field, ("dx", "dy"), strict=False):
+        image = axis.imshow(band, cmap="viridis")
+        axis.set_title(f"{name}, optical px")
+        axis.set_axis_off()
+        figure.colorbar(image, ax=axis, shrink=0.8)
+    _save(figure, path)
+
+
+def _show(axis: Axes, image: Any, title: str, colours: str) -> None:
+    axis.imshow(image, cmap=colours)
+    axis.set_title(title)
+    axis.set_axis_off()
+
+
+def _save(figure: Any, path: Path) -> None:
+    figure.savefig(path, dpi=90)
+    plt.close(figure)
