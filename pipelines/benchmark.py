@@ -216,6 +216,37 @@ def landmarks(data: Path, work: Path) -> list[Row]:
     return rows
 
 
+def keypoints(data: Path, work: Path) -> list[Row]:
+    """The SpaceNet 9 baseline's matcher on scenes that its detectors did not see."""
+    rows, out = [], work / "keypoints.tif"
+    for size, seed in (("10000x4000", SEED), ("6000x6000", 21), ("8000x4000", 22)):
+        folder = simulate(work, size, seed)
+        best, told = best_affine(folder), {}
+        for model in ("affine", "auto"):
+            run = align(folder, out, "--matcher", "keypoints", "--model", model, may_refuse=True)
+            if run.registered:
+                error = score(out, *scene(folder), tiepoints(folder))["mean_px"]
+                told[model] = f"{error:.2f} against {best:.2f} px: {error / best:.2f} of it"
+            else:
+                told[model] = "refused"
+        what = f"simulated {size}, `--matcher keypoints --model affine` against the best affine"
+        rows += [
+            Row(what, "<= 1.15", told["affine"]),
+            Row("the same, `--model auto`", "<= 0.5", f"{told['auto']} ({run.seconds:.0f} s)"),
+        ]
+    return rows
+
+
+def keypoints_vhr(data: Path, work: Path) -> list[Row]:
+    """That matcher on real imagery, of a sensor that its detectors did not see."""
+    folder, out = data / "vhr_tiepoints", work / "vhr_keypoints.tif"
+    run = align(folder, out, "--matcher", "keypoints", may_refuse=True)
+    what, measured = "vhr_tiepoints, `--matcher keypoints`, mean px", "refused"
+    if run.registered:
+        measured = f"{score(out, *scene(folder), folder / 'tiepoints_consistent.csv')['mean_px']:.2f}"
+    return [Row(what, "< 23.1", f"{measured} ({run.seconds:.0f} s)")]
+
+
 def large(data: Path, work: Path) -> list[Row]:
     """Memory, time, floor and growth on simulated scenes of 3,000 to 12,000 px a side."""
     runs = {}
@@ -260,6 +291,8 @@ ROWS: dict[str, tuple[str | None, Callable[[Path, Path], list[Row]]]] = {
     "simulated": (None, simulated),
     "spacenet9": ("sn9_tiepoints", spacenet9),
     "half-empty": (None, half_empty),
+    "keypoints": (None, keypoints),
+    "keypoints-vhr": ("vhr_tiepoints", keypoints_vhr),
     "large": (None, large),
 }
 

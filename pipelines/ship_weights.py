@@ -73,18 +73,28 @@ def card(config: TrainingConfig, source: Path, file: str, recipe: Path, measured
     folders = [Path(s.name).name for s in config.sources]
     if unknown := sorted(set(folders) - set(LICENCES)):
         raise click.ClickException(f"nothing is known of the licence of {', '.join(unknown)}")
-    head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
     return {
         "file": file,
-        "sha256": hashlib.sha256(source.read_bytes()).hexdigest(),
+        "sha256": sha256_of(source),
         "data": {folder: f"{s.weight:g} of the samples" for folder, s in zip(folders, config.sources, strict=True)},
         "licences": [LICENCES[folder] for folder in folders],
         "recipe": recipe.name,
         "config": as_dict(config),
         "seed": config.seed,
-        "commit": head,
+        "commit": head_commit(),
         "measured": measured,
     }
+
+
+def sha256_of(path: Path) -> str:
+    """A file's checksum."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def head_commit() -> str:
+    """The commit at this time."""
+    done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+    return done.stdout.strip()
 
 
 if __name__ == "__main__":

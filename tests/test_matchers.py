@@ -38,7 +38,7 @@ def displacement(matches):
 
 
 def learned(name):
-    """Whether the matcher runs a network."""
+    """Whether the matcher runs a network of `networks/table.py`."""
     return "weights" in inspect.signature(matcher_classes()[name]).parameters
 
 
@@ -49,6 +49,8 @@ def made(random_weights):
     def make(name, **options):
         if learned(name):
             options = {"weights": str(random_weights(matcher_classes()[name].network)), "template": 48} | options
+        if name == "keypoints":  # with the detectors that ship; tiles of 256 px are dear
+            options = {"max_points": 9} | options
         return make_matcher(name, **options)
 
     return make

@@ -20,10 +20,19 @@ from safetensors.torch import load_file, save_file
 from sn9reg.cli import main
 from sn9reg.errors import InputError, OutputError
 from sn9reg.matchers import DEFAULT_MATCHER
-from sn9reg.matchers.base import matcher_classes
+from sn9reg.matchers.base import make_matcher, matcher_classes
+from sn9reg.networks.heatmap_unet import HeatmapUNet
 from sn9reg.networks.table import NETWORKS, build
 from sn9reg.weights import store
-from sn9reg.weights.store import Architecture, load_weights, manifest, save_weights, shipped
+from sn9reg.weights.store import (
+    Architecture,
+    DetectorArchitecture,
+    load_weights,
+    manifest,
+    save_weights,
+    shipped,
+    shipped_detector,
+)
 
 # --- what is saved comes back ----------------------------------------------------------------------------------------
 
@@ -328,3 +337,190 @@ def test_shipped_weights_are_checked_against_their_card(random_weights, tmp_path
         shipped("osmnet")
     with pytest.raises(InputError, match="no weights of mcgf ship"):
         shipped("mcgf")
+
+
+# --- keypoint detectors ----------------------------------------------------------------------------------------------
+
+MODALITIES = ("optical", "sar")
+DETECTOR = {"optical_encoder": "resnet18", "sar_encoder": "tu-regnetx_002", "depth": 2, "decoder": [4, 4]}
+
+
+@pytest.fixture(scope="module")
+def detectors(tmp_path_factory):
+    """Modality -> the weights file of a detector that nobody trained."""
+    folder, files = tmp_path_factory.mktemp("detectors"), {}
+    for finds in MODALITIES:
+        torch.manual_seed(0)
+        files[finds], architecture = folder / f"{finds}.safetensors", DetectorArchitecture(finds, DETECTOR)
+        save_weights(files[finds], architecture.build(), architecture)
+    return files
+
+
+def detector_header(**changes):
+    return {"sn9reg": json.dumps({"finds": "sar", "options": DETECTOR | changes})}
+
+
+@pytest.mark.parametrize("finds", MODALITIES)
+@pytest.mark.parametrize("similarity", [[], [1, 2]])
+def test_a_detector_survives_in_half_precision(finds, similarity, tmp_path):
+    torch.manual_seed(0)
+    saved = DetectorArchitecture(finds, DETECTOR | {"similarity": similarity})
+    network, tiles = saved.build(), torch.randn(2, 2, 1, 32, 32)
+    network(*tiles)  # its normalisations are no longer those of the start
+    save_weights(tmp_path / "w.safetensors", network, saved)
+    loaded, architecture = load_weights(tmp_path / "w.safetensors", kind=DetectorArchitecture)
+    assert architecture == saved
+    assert isinstance(loaded, HeatmapUNet)
+    assert loaded.finds == finds
+    assert not loaded.training
+    state, expected = loaded.state_dict(), network.state_dict()
+    assert state.keys() == expected.keys()
+    for key, value in expected.items():
+        assert state[key].dtype == value.dtype, key
+        assert torch.equal(state[key], value.half().float() if value.dtype.is_floating_point else value), key
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(*tiles), network.eval()(*tiles), atol=0.01, rtol=0)
+
+
+def test_a_detector_is_no_dense_network_and_the_other_way_round(detectors, random_weights):
+    for path, kind in ((detectors["sar"], Architecture), (random_weights("mcgf"), DetectorArchitecture)):
+        with pytest.raises(InputError) as caught:
+            load_weights(path, kind=kind)
+        message = str(caught.value)
+        assert message.startswith(f"{path}: its header is not one")
+        assert "\n" not in message
+
+
+@pytest.mark.parametrize("matcher", ["mcgf", "keypoints"])
+def test_a_matcher_refuses_weights_of_the_other_kind(matcher, detectors, random_weights):
+    if matcher == "keypoints":
+        path, options = random_weights("mcgf"), ("sar_weights", "optical_weights")
+        given = {name: str(path) for name in options}
+    else:
+        path = detectors["optical"]
+        given = {"weights": str(path)}
+    with pytest.raises(InputError, match=rf"{path.name}: its header"):
+        make_matcher(matcher, **given)
+
+
+def test_a_detector_of_the_other_modality_is_refused(detectors):
+    sar, optical = (str(detectors[finds]) for finds in ("sar", "optical"))
+    make_matcher("keypoints", sar_weights=sar, optical_weights=optical)
+    with pytest.raises(InputError, match=r"optical\.safetensors: holds a detector of optical keypoints, not of sar"):
+        make_matcher("keypoints", sar_weights=optical, optical_weights=optical)
+    with pytest.raises(InputError, match=r"sar\.safetensors: holds a detector of sar keypoints, not of optical"):
+        make_matcher("keypoints", sar_weights=sar, optical_weights=sar)
+
+
+@pytest.mark.parametrize(
+    ("changes", "part"),
+    [
+        ({"optical_encoder": "tu-regnetx_002"}, "optical.model.stem.conv.weight"),
+        ({"sar_encoder": "resnet18"}, "sar.conv1.weight"),
+        ({"optical_encoder": "resnet34"}, "optical.layer1.2.conv1.weight"),
+        ({"decoder": [4, 8]}, "decoder.blocks.1.conv1.0.weight"),
+        ({"similarity": [2]}, "similarity.2.scale"),
+        ({"depth": 3, "decoder": [4, 4, 4]}, "optical.layer2.0.conv1.weight"),
+    ],
+)
+def test_weights_of_another_detector_say_what_does_not_fit(changes, part, detectors, tmp_path):
+    path = tmp_path / "w.safetensors"
+    rewritten(path, detectors["sar"], detector_header(**changes))
+    with pytest.raises(InputError) as caught:
+        load_weights(path, kind=DetectorArchitecture)
+    message = str(caught.value)
+    assert message.startswith(f"{path}: holds no weights of the network sar keypoint detector")
+    assert part in message
+    assert "\n" not in message
+    assert len(message) < len(str(path)) + 320
+
+
+@pytest.mark.parametrize(
+    ("content", "part"),
+    [
+        ({"finds": "both", "options": DETECTOR}, "finds optical or sar keypoints, not 'both'"),
+        ({"finds": ["sar"], "options": DETECTOR}, "finds optical or sar keypoints"),
+        ({"options": DETECTOR}, "finds"),
+        ({"finds": "sar", "options": 7}, "header"),
+        ({"finds": "sar", "options": DETECTOR, "colour": "blue"}, "colour"),
+        ({"finds": "sar", "options": DETECTOR | {"colour": "blue"}}, "colour"),
+        ({"finds": "sar", "options": DETECTOR | {"decoder": [4]}}, "as many decoder widths"),
+        ({"finds": "sar", "options": DETECTOR | {"similarity": [3]}}, "there are 1 to 2"),
+        ({"finds": "sar", "options": DETECTOR | {"sar_encoder": "tu-nothing"}}, "no encoder 'tu-nothing'"),
+        ({"finds": "sar", "options": DETECTOR | {"optical_encoder": 18}}, "no encoder 18"),
+    ],
+)
+def test_a_header_of_no_detector_is_refused(content, part, detectors, tmp_path):
+    path = tmp_path / "w.safetensors"
+    rewritten(path, detectors["sar"], {"sn9reg": json.dumps(content)})
+    with pytest.raises(InputError) as caught:
+        load_weights(path, kind=DetectorArchitecture)
+    message = str(caught.value)
+    assert message.startswith(f"{path}: its header is not one that this version knows")
+    assert part in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_a_detector_with_weights_that_are_not_finite_is_refused(value, detectors, tmp_path):
+    def spoilt(state):
+        return state | {"head.0.bias": torch.full_like(state["head.0.bias"], value)}
+
+    rewritten(tmp_path / "w.safetensors", detectors["sar"], detector_header(), spoilt)
+    with pytest.raises(InputError, match="not finite"):
+        load_weights(tmp_path / "w.safetensors", kind=DetectorArchitecture)
+
+
+def test_a_pickled_detector_is_refused_and_not_run(tmp_path):
+    mark, path = tmp_path / "mark", tmp_path / "w.safetensors"
+    for options in ({"_use_new_zipfile_serialization": zipped} for zipped in (True, False)):
+        torch.save({"state": Trap(mark)}, path, **options)
+        for refuse in (
+            lambda: load_weights(path, kind=DetectorArchitecture),
+            lambda: make_matcher("keypoints", sar_weights=str(path), optical_weights=str(path)),
+        ):
+            with pytest.raises(InputError, match="pickled weights can run code and are refused"):
+                refuse()
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize("finds", MODALITIES)
+def test_a_detector_that_does_not_ship_says_how_to_train_one(finds, tmp_path, monkeypatch):
+    (tmp_path / "manifest.json").write_text("{}")
+    monkeypatch.setattr(store, "files", lambda package: tmp_path)
+    with pytest.raises(InputError) as caught:
+        shipped_detector(finds)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert f"no detector of {finds} keypoints ships with sn9reg" in message
+    assert f"--matcher-option {finds}_weights=FILE" in message
+    module, recipe, option, value = message.split("python -m ")[1].split(",")[0].split()
+    assert (option, value) == ("--finds", finds)
+    root = Path(__file__).parent.parent
+    assert (root / recipe).is_file()
+    assert '"--finds"' in (root / f"{module.replace('.', '/')}.py").read_text()
+
+
+def test_a_matcher_without_detectors_says_which_it_lacks(detectors, tmp_path, monkeypatch):
+    (tmp_path / "manifest.json").write_text("{}")
+    monkeypatch.setattr(store, "files", lambda package: tmp_path)
+    with pytest.raises(InputError, match="no detector of sar keypoints ships"):
+        make_matcher("keypoints", optical_weights=str(detectors["optical"]))
+    with pytest.raises(InputError, match="no detector of optical keypoints ships"):
+        make_matcher("keypoints", sar_weights=str(detectors["sar"]))
+
+
+def test_a_detector_that_ships_is_checked_against_its_card(detectors, tmp_path, monkeypatch):
+    content = detectors["sar"].read_bytes()
+    (tmp_path / "w.safetensors").write_bytes(content)
+    card = {"file": "w.safetensors", "sha256": hashlib.sha256(content).hexdigest()}
+    (tmp_path / "manifest.json").write_text(json.dumps({"keypoints-sar": card}))
+    monkeypatch.setattr(store, "files", lambda package: tmp_path)
+    network, architecture = shipped_detector("sar")
+    assert architecture == DetectorArchitecture("sar", DETECTOR)
+    assert network.finds == "sar"
+    (tmp_path / "w.safetensors").write_bytes(content[:-2] + b"xx")
+    with pytest.raises(InputError, match=r"w\.safetensors: its checksum.*install sn9reg again"):
+        shipped_detector("sar")
+    with pytest.raises(InputError, match="no detector of optical keypoints ships"):
+        shipped_detector("optical")

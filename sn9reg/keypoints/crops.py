@@ -17,14 +17,14 @@ TILE = 256  # side in pixels (Hänsch et al., section 3.1)
 @dataclass(frozen=True)
 class Crop:
     """A square of either scene. optical, sar: (S, S) float32, standardised, 0 where not valid. optical_corner,
-    sar_corner: (2,) x, y of the upper left pixel. optical_valid, sar_valid: share of the pixels that are valid."""
+    sar_corner: (2,) x, y of the upper left pixel. optical_valid, sar_valid: (S, S) which pixels are valid."""
 
     optical: Image
     sar: Image
     optical_corner: npt.NDArray[np.int64]
     sar_corner: npt.NDArray[np.int64]
-    optical_valid: float
-    sar_valid: float
+    optical_valid: npt.NDArray[np.bool_]
+    sar_valid: npt.NDArray[np.bool_]
 
 
 class Cropper:
@@ -49,8 +49,8 @@ class Cropper:
             standardise(optical_grey(optical.values), optical.valid),
             standardise(self._sar_log(sar.values), sar.valid),
             *corners,
-            float(optical.valid.mean()),
-            float(sar.valid.mean()),
+            optical.valid,
+            sar.valid,
         )
 
     def _patch(self, scene: Scene, corner: npt.NDArray[np.int64], factor: int) -> Patch:

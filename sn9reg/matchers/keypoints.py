@@ -16,13 +16,14 @@ import numpy.typing as npt
 
 from sn9reg import progress
 from sn9reg.correspondences import Correspondences
+from sn9reg.dense.aggregate import aggregate
 from sn9reg.dense.lattice import Lattice, smooth_field
 from sn9reg.errors import ConfigError, InputError
 from sn9reg.grid import Points
 from sn9reg.keypoints.crops import TILE, Cropper
 from sn9reg.keypoints.detector import Detector, Found
-from sn9reg.keypoints.heatmap import SIGMA
-from sn9reg.matchers.template import to_level
+from sn9reg.keypoints.heatmap import SIGMA, read_keypoints
+from sn9reg.matchers.template import to_common, to_level
 from sn9reg.networks.branches import Modality
 from sn9reg.scene import ScenePair
 from sn9reg.weights.store import DetectorArchitecture, load_weights, shipped_detector
@@ -33,6 +34,8 @@ FAITHFUL: dict[str, Any] = {
 }  # fmt: skip
 
 _REACH = 100  # pixels from a tile's middle that a keypoint is looked for in the coarse pass
+_POOL = 4  # side of the pixels by which neighbours vote in the coarse pass
+_VOTERS = 1.0  # width of the vote, in nodes
 _JITTER = 40.0  # pixels by which a SAR tile is moved at random from where the prediction has it
 _RETURN = 8.0  # a keypoint whose partner leads back to farther away than this many pixels is dropped
 _HEIGHT = 0.2  # of a peak that is believed
@@ -103,7 +106,7 @@ class KeypointMatcher:
 
     def _correspondences(self, pair: ScenePair, optical: Found, sar: Found) -> Correspondences:
         usable = optical.usable & sar.usable
-        kept = usable.copy()
+        kept = usable & (optical.height > 0) & (sar.height > 0)
         if self.check:
             kept &= np.minimum(optical.height, sar.height) >= _HEIGHT
             kept &= np.hypot(*(sar.xy - optical.middle).T) <= _RETURN
@@ -140,11 +143,12 @@ class KeypointMatcher:
         return factor
 
     def _predict(self, cropper: Cropper, lattice: Lattice, factor: int) -> Callable[[Points], Points]:
-        """The field that coarse tiles show, smoothed; in common pixels."""
+        """The field that coarse tiles show after a vote among neighbours, smoothed; in common pixels."""
         nodes = np.rint(to_level(lattice.nodes, factor))
-        found = self._sar.find(cropper, nodes, nodes, factor)
-        shift = (found.xy - nodes) * factor
-        weight = np.where(found.usable, found.height**2, 0)
+        heatmaps, usable = self._sar.heatmaps(cropper, nodes, nodes, factor, _POOL)
+        voted = read_keypoints(aggregate(heatmaps, usable, lattice, _VOTERS), sigma=SIGMA / _POOL)
+        shift = (to_common(voted.xy.double().numpy(), _POOL) - TILE // 2) * factor
+        weight = np.where(usable, voted.height.double().numpy() ** 2, 0)
         shape = (lattice.ny, lattice.nx)
         field = smooth_field(shift.reshape(*shape, 2), weight.reshape(shape), width=0.7, tolerance=4.0 * factor)
         return lambda common_xy: lattice.interpolate(field, common_xy)

@@ -1,0 +1,153 @@
+"""progress and cli.bar: who listens hears fractions of the whole, and a bar is shown where somebody looks."""
+
+from __future__ import annotations
+
+import io
+import logging
+from contextlib import redirect_stderr
+
+import pytest
+from tqdm import tqdm
+
+from sn9reg.cli import bar
+from sn9reg.cli.bar import progress_bar
+from sn9reg.progress import listening, part, report
+
+
+@pytest.fixture
+def heard():
+    """What was reported while the test ran."""
+    fractions = []
+    with listening(fractions.append):
+        yield fractions
+
+
+def test_nobody_has_to_listen():
+    report(0.5)
+    with part(0, 0.5), part(0.5, 1):
+        report(1)
+
+
+def test_who_listens_hears_each_fraction(heard):
+    for fraction in (0, 0.25, 1):
+        report(fraction)
+    assert heard == [0, 0.25, 1]
+
+
+def test_no_fraction_is_below_0_or_above_1(heard):
+    report(-0.1)
+    report(1.1)
+    with part(0.2, 0.4):
+        report(-7)
+        report(7)
+    assert heard == pytest.approx([0, 1, 0.2, 0.4])
+
+
+def test_a_part_is_a_fraction_of_what_is_around(heard):
+    with part(0.5, 1):
+        report(0.5)
+        with part(0, 0.5):
+            for fraction in (0, 0.4, 1):
+                report(fraction)
+        report(1)
+    report(0.1)
+    assert heard == pytest.approx([0.75, 0.5, 0.6, 0.75, 1, 0.1])
+
+
+def test_parts_after_one_another_make_a_whole(heard):
+    for k in range(4):
+        with part(k / 4, (k + 1) / 4):
+            report(0.5)
+            report(1)
+    assert heard == pytest.approx([(k + 1) / 8 for k in range(8)])
+
+
+def test_only_the_innermost_listens(heard):
+    inner = []
+    with listening(inner.append):
+        report(0.3)
+    report(0.6)
+    assert inner == [0.3]
+    assert heard == [0.6]
+
+
+def test_work_that_breaks_off_leaves_the_listener_of_before(heard):
+    for context in (part(0.5, 0.6), listening(lambda fraction: None)):
+        with pytest.raises(ValueError, match="broken"), context:
+            raise ValueError("broken")
+        report(0.4)
+    assert heard == [0.4, 0.4]
+
+
+def test_nobody_listens_afterwards():
+    fractions = []
+    with listening(fractions.append):
+        report(0.1)
+    report(0.9)
+    assert fractions == [0.1]
+
+
+# --- the bar ---------------------------------------------------------------------------------------------------------
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.fixture
+def bars(monkeypatch):
+    """The bars that were made."""
+    made = []
+
+    class Kept(tqdm):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            made.append(self)
+
+    monkeypatch.setattr(bar, "tqdm", Kept)
+    return made
+
+
+def test_a_terminal_is_shown_what_is_done():
+    with redirect_stderr(Terminal()) as terminal, progress_bar("match") as show:
+        show(1.0)
+    assert "match:" in terminal.getvalue()
+    assert "%" in terminal.getvalue()
+
+
+@pytest.mark.parametrize("level", [logging.ERROR, logging.CRITICAL])
+def test_who_wants_quiet_is_shown_nothing(level, caplog):
+    quiet = caplog.at_level(level, logger="sn9reg")
+    with quiet, redirect_stderr(Terminal()) as terminal, progress_bar("match") as show:
+        show(0.5)
+    assert terminal.getvalue() == ""
+
+
+def test_a_file_is_written_no_bar():
+    with redirect_stderr(io.StringIO()) as file, progress_bar("match") as show:
+        show(0.5)
+    assert file.getvalue() == ""
+
+
+def test_the_bar_stands_where_the_work_does_and_never_goes_back(bars):
+    stands = []
+    with redirect_stderr(Terminal()), progress_bar("match") as show, listening(show):
+        for fraction in (0, 0.255, 0.5, 0.3, 0.5, 1, 1):
+            report(fraction)
+            stands.append(bars[0].n)
+    assert stands == [0, 25, 50, 50, 50, 100, 100]
+    assert bars[0].total == 100
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_a_bar_leaves_no_line_behind_whatever_happens(error):
+    def work():
+        with progress_bar("match") as show:
+            show(0.5)
+            raise error
+
+    with redirect_stderr(Terminal()) as terminal, pytest.raises(error):
+        work()
+    assert terminal.getvalue().split("\r")[-2].strip() == ""
+    assert terminal.getvalue().endswith("\r")
