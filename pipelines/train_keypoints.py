@@ -1,7 +1,7 @@
 """Train the keypoint detectors from one YAML file.
 
     python -m pipelines.train_keypoints pipelines/training/keypoints.yaml --finds sar [--resume]
-        [--out work/training/keypoints-sar] [--epochs N] [--start-from CHECKPOINT]
+        [--scenes DIR] [--out work/training/keypoints-sar] [--epochs N] [--start-from CHECKPOINT]
 
 Into the folder go checkpoints, metrics (CSV and TensorBoard) and, in the end, `weights.safetensors`, which
 `--matcher keypoints --matcher-option sar_weights=FILE` (or optical_weights) takes.
@@ -27,14 +27,15 @@ from sn9reg.weights.store import DetectorArchitecture, save_weights
 @click.command()
 @click.argument("config_path", metavar="CONFIG", type=click.Path(path_type=Path))
 @click.option("--finds", type=click.Choice(["sar", "optical"]), required=True, help="Whose keypoints it is to find.")
+@click.option("--scenes", help="Folder of scenes with tie-points, in place of the file's.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder to fill [default: work/training/CONFIG-FINDS].")
 @click.option("--cache", type=click.Path(path_type=Path), default=Path("work/tiles"), show_default=True)
 @click.option("--resume", is_flag=True, help="Go on from the last checkpoint in the folder.")
 @click.option("--start-from", type=click.Path(path_type=Path), help="Begin with the weights of the other detector.")
 @click.option("--epochs", type=click.IntRange(1), help="In place of the file's; e.g. 1 to try whether it runs.")
 def main(
-    config_path: Path, finds: str, out: Path | None, cache: Path, resume: bool, start_from: Path | None,
-    epochs: int | None,
+    config_path: Path, finds: str, scenes: str | None, out: Path | None, cache: Path, resume: bool,
+    start_from: Path | None, epochs: int | None,
 ) -> None:  # fmt: skip
     """Train by CONFIG (YAML) and write the weights."""
     modality: Modality = "sar" if finds == "sar" else "optical"
@@ -44,6 +45,8 @@ def main(
         config = read_as(config_path, KeypointConfig)
         if epochs is not None:
             config = dataclasses.replace(config, epochs=epochs)
+        if scenes is not None:
+            config = dataclasses.replace(config, scenes=(scenes,))
         out = out or Path("work/training") / f"{config_path.stem}-{finds}"
         out.mkdir(parents=True, exist_ok=True)
         task = train_keypoints(config, modality, out, cache, resume, start_from, sys.stderr.isatty())
