@@ -262,7 +262,7 @@ def complaints(folder):
     for network, card in cards.items():
         if lacking := sorted(CARD - card.keys()):
             found.append(f"{network} lacks {', '.join(lacking)}")
-        if network not in NETWORKS:
+        if network not in (*NETWORKS, "keypoints-optical", "keypoints-sar"):
             found.append(f"{network} is no network")
         if card.get("file") not in there:
             found.append(f"{network} has no file")
@@ -499,6 +499,16 @@ def test_a_detector_that_does_not_ship_says_how_to_train_one(finds, tmp_path, mo
     root = Path(__file__).parent.parent
     assert (root / recipe).is_file()
     assert '"--finds"' in (root / f"{module.replace('.', '/')}.py").read_text()
+
+
+@pytest.mark.parametrize("finds", MODALITIES)
+def test_a_detector_ships_with_weights_or_not_at_all(finds):
+    if f"keypoints-{finds}" in manifest():
+        network, architecture = shipped_detector(finds)
+        assert network.finds == architecture.finds == finds
+        return
+    with pytest.raises(InputError, match=f"no detector of {finds} keypoints ships"):
+        shipped_detector(finds)
 
 
 def test_a_matcher_without_detectors_says_which_it_lacks(detectors, tmp_path, monkeypatch):

@@ -129,6 +129,38 @@ def test_peaks_are_described(cropper):
     assert (found.spread > 0.5).all()
 
 
+# --- heatmaps --------------------------------------------------------------------------------------------------------
+
+
+@both_ways
+@pytest.mark.parametrize("pool", [1, 4])
+@pytest.mark.parametrize("batch", [2, 16])
+def test_heatmaps_themselves_are_means_of_pixels(finds, pool, batch, cropper):
+    middle, places = around(BRIGHT[OTHER[finds]], 5), around(BRIGHT[finds], 5, seed=1)
+    middle[2] = [-400, 50]
+    detector = Detector(BrightestPixel(finds), batch=batch)
+    heatmaps, usable = detector.heatmaps(cropper, middle, places, 1, pool)
+    assert usable.tolist() == [True, True, False, True, True]
+    assert heatmaps.shape == (5, SIDE // pool, SIDE // pool)
+    assert not heatmaps[2].any()
+    place = torch.from_numpy(BRIGHT[finds] - cropper.corner(places)).float()
+    whole = torch.maximum(0.8 * gaussian(place, SIDE, 3.0), 0.3 * gaussian(torch.zeros_like(place), SIDE, 1.0))
+    expected = whole.unfold(1, pool, pool).unfold(2, pool, pool).mean(dim=(3, 4))
+    torch.testing.assert_close(heatmaps[usable], expected[usable])
+
+
+def test_heatmaps_at_a_coarser_level_are_those_that_keypoints_are_read_from(cropper):
+    torch.manual_seed(0)
+    detector = Detector(HeatmapUNet("sar", depth=2, decoder=(8, 8)), subpixel=False, structure=False)
+    middle, places = around([60, 50], 3, 5), around([65, 55], 3, 5, seed=1)
+    found = detector.find(cropper, middle, places, 2)
+    heatmaps, usable = detector.heatmaps(cropper, middle, places, 2, 1)
+    assert usable.all()
+    assert heatmaps.amax(dim=(1, 2)).tolist() == pytest.approx(found.height.tolist())
+    index = heatmaps.flatten(1).argmax(dim=1).numpy()
+    assert np.array_equal(np.column_stack([index % SIDE, index // SIDE]) + cropper.corner(places), found.xy)
+
+
 # --- batches ---------------------------------------------------------------------------------------------------------
 
 
@@ -189,13 +221,52 @@ def test_places_outside_either_scene_are_not_usable_and_leave_the_others_theirs(
 
 @both_ways
 @pytest.mark.parametrize("empty", ["optical", "sar"])
-def test_tiles_that_are_mostly_nodata_are_not_usable(finds, empty, tmp_path):
+def test_tiles_of_which_less_than_a_quarter_is_valid_are_not_usable(finds, empty, tmp_path):
+    """Nor are those of which the middle, that which is looked for, is not."""
     values = {name: scene_values(0, place) for name, place in BRIGHT.items()}
     values[empty][:, :130] = 0
-    places = np.array([[130 - 32, 110], [130 - 16, 110], [130, 110], [170, 110]], float)  # 0, 1/4, 1/2, all valid
+    places = np.array([[130 - 20, 110], [130 - 12, 110], [130, 110], [170, 110]], float)  # 0.19, 0.31, 0.5, all
     with opened(tmp_path, **values) as made:
         found = Detector(BrightestPixel(finds), structure=False).find(made, places, places)
-    assert found.usable.tolist() == [False, False, True, True]
+    assert found.usable.tolist() == [False, empty == finds, True, True]
+
+
+@both_ways
+def test_what_is_looked_for_must_not_lie_in_a_hole(finds, tmp_path):
+    values = {name: scene_values(0, place) for name, place in BRIGHT.items()}
+    values[OTHER[finds]][110, 170] = 0
+    places = np.array([[170, 110], [170, 111], [169, 110]], float)
+    with opened(tmp_path, **values) as made:
+        found = Detector(BrightestPixel(finds)).find(made, places, places)
+    assert found.usable.tolist() == [False, True, True]
+
+
+class AlwaysThere(nn.Module):
+    """A detector that finds a keypoint at one place of every tile."""
+
+    def __init__(self, finds, place):
+        super().__init__()
+        self.finds, self.place = finds, torch.tensor([place])
+
+    def forward(self, optical, sar):
+        return 0.8 * gaussian(self.place.expand(len(optical), 2), SIDE, 3.0)
+
+
+@both_ways
+@pytest.mark.parametrize(
+    ("place", "seen"), [((10.0, 40.0), False), ((40.0, 10.0), True), ((31.3, 20.0), False), ((31.7, 20.0), True)]
+)
+def test_a_peak_on_no_valid_pixel_has_no_height(finds, place, seen, tmp_path):
+    """The first tile's upper left pixel lies 32 columns left of what is valid."""
+    values = {name: scene_values(0, place) for name, place in BRIGHT.items()}
+    values[finds][:, :130] = 0
+    places = np.array([[130, 110], [200, 110]], float)
+    with opened(tmp_path, **values) as made:
+        found = Detector(AlwaysThere(finds, place)).find(made, places, places)
+    assert found.usable.all()
+    assert found.height[1] > 0.7
+    assert (found.height[0] > 0.7) if seen else (found.height[0] == 0)
+    assert found.xy == pytest.approx(places - SIDE // 2 + place, abs=0.05)
 
 
 @pytest.mark.parametrize("flat", ["optical", "sar"])

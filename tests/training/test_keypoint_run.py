@@ -248,7 +248,7 @@ def test_checkpoints_metrics_and_events_are_left_behind(tiny, train, tmp_path, f
         assert 0 <= float(row["error"]) < SIDE * math.sqrt(2)
         assert 0 <= float(row["within"]) <= 1
     (events,) = (tmp_path / "tensorboard").glob("events.out.tfevents.*")
-    assert events.stat().st_size > 500
+    assert b"error" in events.read_bytes()
 
 
 def test_validation_says_how_far_the_peak_and_the_middle_are_from_the_keypoint(tiny, train, tmp_path, monkeypatch):
@@ -295,7 +295,6 @@ def test_without_tiles_held_out_the_last_weights_are_kept(tiny, train, tmp_path,
     assert equal(state(task.network), states[-1])
     assert epoch_of(tmp_path) == 1
     assert not (tmp_path / "best.ckpt").exists()
-    assert [row for row in metrics(tmp_path)[:1] if "error" in row] == []
 
 
 def test_every_epoch_shows_all_tiles_turned_anew_and_other_displaced_pairs(tiny, train, tmp_path, seen):
@@ -338,15 +337,29 @@ def test_a_resumed_run_goes_on(tiny, train, tmp_path, seen):
     assert metrics(tmp_path, "csv-1")
 
 
-def test_stopped_and_resumed_or_not_is_the_same(tiny, train, tmp_path):
-    config = tiny(turned=True, drop_after=1, drop=0.5)
-    whole = train(config, tmp_path / "whole")
+def test_a_resumed_epoch_shows_what_it_would_have_shown(tiny, train, tmp_path, seen):
+    def shown():
+        """The second epoch's tiles, in any order."""
+        return sorted(one.numpy().tobytes() for epoch, batch in seen if epoch == 1 for one in batch.optical)
+
+    config = tiny(turned=True)
+    train(config, tmp_path / "whole")
+    whole = shown()
+    seen.clear()
     train(dataclasses.replace(config, epochs=1), tmp_path / "parts")
-    parts = train(config, tmp_path / "parts", resume=True)
-    last = [torch.load(tmp_path / name / "last.ckpt", weights_only=False) for name in ("whole", "parts")]
-    for key, value in last[0]["state_dict"].items():
-        torch.testing.assert_close(last[1]["state_dict"][key], value, rtol=1e-4, atol=1e-6)
-    assert whole.global_step == parts.global_step
+    train(config, tmp_path / "parts", resume=True)
+    assert shown() == whole
+
+
+def test_resuming_carries_on_with_the_weights_and_the_rate(tiny, train, tmp_path, states):
+    config = tiny(epochs=1, drop_after=1, drop=1e-6)
+    train(config, tmp_path)
+    count = len(states)
+    train(dataclasses.replace(config, epochs=2), tmp_path, resume=True)
+    assert len(states) == 2 * count
+    key = "head.0.weight"
+    torch.testing.assert_close(states[-1][key], states[count - 1][key], rtol=0, atol=1e-6)
+    assert not torch.allclose(states[0][key], states[count - 1][key], atol=1e-4)
 
 
 def test_resuming_a_finished_run_returns_its_best_weights(tiny, train, tmp_path, seen):
@@ -433,6 +446,8 @@ def test_a_tiny_network_learns_its_tiles_by_heart(tiny, train, tmp_path):
             heatmap = one.network(images[None, :1], images[None, 1:])
         losses.append(float(balanced_mse(heatmap, gaussian(torch.from_numpy(tiles.place[k : k + 1]), SIDE, 5.0))))
     assert losses[1] < 0.5 * losses[0]
+    logged = [float(row["loss"]) for row in metrics(tmp_path / "long")]
+    assert logged[-1] < 0.5 * logged[0]
 
 
 # the command line
