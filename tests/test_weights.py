@@ -383,12 +383,27 @@ def test_a_detector_survives_in_half_precision(finds, similarity, tmp_path):
 
 
 def test_a_detector_is_no_dense_network_and_the_other_way_round(detectors, random_weights):
-    for path, kind in ((detectors["sar"], Architecture), (random_weights("mcgf"), DetectorArchitecture)):
+    for path, kind, what in (
+        (detectors["sar"], Architecture, "holds a sar keypoint detector, not a dense network"),
+        (random_weights("mcgf"), DetectorArchitecture, "holds a network mcgf, not a keypoint detector"),
+    ):
         with pytest.raises(InputError) as caught:
             load_weights(path, kind=kind)
-        message = str(caught.value)
-        assert message.startswith(f"{path}: its header is not one")
-        assert "\n" not in message
+        assert str(caught.value) == f"{path}: {what}"
+
+
+def test_a_file_that_begins_as_a_pickle_does_is_told_by_what_is_in_it(tmp_path):
+    options = {"depth": 2, "decoder": [4, 4]}
+    network = HeatmapUNet("sar", **options)
+    # A file begins with its header's length, here made to end in 0x80; a pickle begins with that.
+    for blank in range(200):
+        state = {key: value.contiguous() for key, value in network.state_dict().items()}
+        header = json.dumps({"finds": "sar", "options": options}) + " " * blank
+        save_file(state, str(tmp_path / "w.safetensors"), metadata={"sn9reg": header})
+        if (tmp_path / "w.safetensors").read_bytes()[:1] == b"\x80":
+            break
+    assert (tmp_path / "w.safetensors").read_bytes()[:1] == b"\x80"
+    load_weights(tmp_path / "w.safetensors", kind=DetectorArchitecture)
 
 
 @pytest.mark.parametrize("matcher", ["mcgf", "keypoints"])
@@ -399,7 +414,7 @@ def test_a_matcher_refuses_weights_of_the_other_kind(matcher, detectors, random_
     else:
         path = detectors["optical"]
         given = {"weights": str(path)}
-    with pytest.raises(InputError, match=rf"{path.name}: its header"):
+    with pytest.raises(InputError, match=rf"{path.name}: holds a (network mcgf|optical keypoint detector), not a "):
         make_matcher(matcher, **given)
 
 
@@ -429,7 +444,7 @@ def test_weights_of_another_detector_say_what_does_not_fit(changes, part, detect
     with pytest.raises(InputError) as caught:
         load_weights(path, kind=DetectorArchitecture)
     message = str(caught.value)
-    assert message.startswith(f"{path}: holds no weights of the network sar keypoint detector")
+    assert message.startswith(f"{path}: holds no weights of the sar keypoint detector")
     assert part in message
     assert "\n" not in message
     assert len(message) < len(str(path)) + 320

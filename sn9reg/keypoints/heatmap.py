@@ -21,8 +21,8 @@ def gaussian(place: Tensor, side: int, sigma: float = SIGMA) -> Tensor:
 @dataclass(frozen=True)
 class Keypoints:
     """What B heatmaps show. xy: (B, 2) place, pixels of the tile. height: (B,) of the peak, 0 to 1. rival: (B,) the
-    highest value farther than three sigma of a label from it. spread: (B,) standard deviation per axis of what belongs
-    to the peak, pixels; a label's own is about its sigma."""
+    highest value farther than three sigma of a label from it. spread: (B,) standard deviation per axis of what stands
+    above half the peak, pixels; 0.466 sigma for a label itself."""
 
     xy: Tensor
     height: Tensor

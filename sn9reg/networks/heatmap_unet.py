@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -43,15 +44,17 @@ class HeatmapUNet(nn.Module):
         super().__init__()
         if finds not in ("optical", "sar"):
             raise ConfigError(f"a detector finds optical or sar keypoints, not {finds!r}")
-        if len(decoder) != depth:
-            raise ConfigError(f"a network of depth {depth} needs as many decoder widths, not {list(decoder)}")
-        if not all(1 <= level <= depth for level in similarity):
-            raise ConfigError(f"similarity is asked for at levels {list(similarity)}; there are 1 to {depth}")
+        if not _whole([depth]) or not _whole(decoder) or len(decoder) != depth:
+            raise ConfigError(f"depth {depth!r} wants as many decoder widths, whole numbers from 1, not {decoder!r}")
+        if not _whole(similarity) or not all(level <= depth for level in similarity):
+            raise ConfigError(f"similarity is asked for at levels {similarity!r}; there are 1 to {depth}")
         self.finds = finds
         self.divisor = 2**depth
         self.optical = _encoder(optical_encoder, depth)
         self.sar = _encoder(sar_encoder, depth)
         widths = list(zip(self.optical.out_channels, self.sar.out_channels, strict=True))
+        if any(min(widths[k]) < 1 for k in similarity):
+            raise ConfigError(f"not both encoders have an output at each of the levels {list(similarity)}")
         self.similarity = nn.ModuleDict({str(k): MiddleSimilarity(*widths[k], k) for k in sorted(similarity)})
         channels = [sum(pair) + (k in similarity) for k, pair in enumerate(widths)]
         self.decoder = UnetDecoder(channels, decoder, depth)
@@ -90,11 +93,21 @@ class MiddleSimilarity(nn.Module):
         return self.scale * cross_correlation(around, template)[:, None] / (2 * r + 1) ** 2
 
 
+def _whole(values: Sequence[int]) -> bool:
+    """Whether all are whole numbers from 1."""
+    listed = isinstance(values, list | tuple)
+    return listed and all(isinstance(v, int) and not isinstance(v, bool) and v >= 1 for v in values)
+
+
 def _encoder(name: str, depth: int) -> Any:
     try:
+        # timm would look for such names on disks and hubs.
+        if not isinstance(name, str) or set(name) & set(":/\\"):
+            raise ValueError("not the name of one")
         encoder = get_encoder(name, in_channels=1, depth=depth, weights=None)
-    except (KeyError, ValueError, RuntimeError, AttributeError) as error:
-        raise ConfigError(f"segmentation-models-pytorch has no encoder {name!r} of depth {depth} ({error})") from error
+    except (KeyError, ValueError, RuntimeError, AttributeError, TypeError, OSError) as error:
+        why = textwrap.shorten(str(error), 80, placeholder=" ...")
+        raise ConfigError(f"segmentation-models-pytorch has no encoder {name!r} of depth {depth} ({why})") from error
     for unused in ("layer1", "layer2", "layer3", "layer4")[depth - 1 :]:
         if hasattr(encoder, unused):  # ResNets keep the stages that a smaller depth leaves out
             delattr(encoder, unused)

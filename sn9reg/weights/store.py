@@ -27,6 +27,7 @@ from sn9reg.networks.table import build
 from sn9reg.rasters import PathLike, atomic_output
 
 _HEADER = "sn9reg"
+_PICKLED = "pickled weights can run code and are refused; give a .safetensors file"
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Architecture:
 
     @property
     def kind(self) -> str:
-        return self.network
+        return f"network {self.network}"
 
     def build(self) -> Branches:
         """The network, with new weights. Raises ConfigError for what there is not."""
@@ -66,6 +67,7 @@ class DetectorArchitecture:
 
 
 A = TypeVar("A", Architecture, DetectorArchitecture)
+_WHAT = {Architecture: "dense network", DetectorArchitecture: "keypoint detector"}
 
 
 def save_weights(path: PathLike, network: nn.Module, architecture: Architecture | DetectorArchitecture) -> None:
@@ -96,7 +98,11 @@ def load_weights(path: PathLike, sha256: str | None = None, kind: type[A] = Arch
     path = Path(path)
     header, state = _read(path, sha256)
     try:
-        architecture = kind(**json.loads(header))
+        content = json.loads(header)
+        other = DetectorArchitecture if kind is Architecture else Architecture
+        if isinstance(content, dict) and content.keys() == other.__dataclass_fields__.keys():
+            raise InputError(f"{path}: holds a {other(**content).kind}, not a {_WHAT[kind]}")
+        architecture = kind(**content)
         network = architecture.build()
         network.load_state_dict(state)
     except (ValueError, TypeError, ConfigError, RecursionError) as error:
@@ -104,7 +110,7 @@ def load_weights(path: PathLike, sha256: str | None = None, kind: type[A] = Arch
     except RuntimeError as error:
         first = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
         first = textwrap.shorten(first, 160, placeholder=" ...")
-        raise InputError(f"{path}: holds no weights of the network {architecture.kind} ({first})") from error
+        raise InputError(f"{path}: holds no weights of the {architecture.kind} ({first})") from error
     if not all(bool(torch.isfinite(value).all()) for value in network.state_dict().values()):
         raise InputError(f"{path}: holds weights that are not finite")
     return network.float().eval(), architecture
@@ -118,8 +124,8 @@ def _read(path: Path, sha256: str | None) -> tuple[str, dict[str, torch.Tensor]]
         content = path.read_bytes()
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-    if content[:2] == b"PK" or content[:1] == b"\x80" or path.suffix in (".pt", ".pth", ".pkl", ".ckpt", ".bin"):
-        raise InputError(f"{path}: pickled weights can run code and are refused; give a .safetensors file")
+    if path.suffix in (".pt", ".pth", ".pkl", ".ckpt", ".bin"):
+        raise InputError(f"{path}: {_PICKLED}")
     if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
         raise InputError(f"{path}: its checksum is not that of the manifest: the file is damaged, install sn9reg again")
     try:
@@ -127,6 +133,9 @@ def _read(path: Path, sha256: str | None) -> tuple[str, dict[str, torch.Tensor]]
             header = (source.metadata() or {}).get(_HEADER)
             state = {key: source.get_tensor(key) for key in source.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
+        # Only now: the length with which a good file begins may look like either.
+        if content[:2] == b"PK" or content[:1] == b"\x80":
+            raise InputError(f"{path}: {_PICKLED}") from error
         raise InputError(f"{path}: is no whole safetensors file ({error})") from error
     if header is None:
         raise InputError(f"{path}: does not say which network it is for; the training pipelines write files that do")

@@ -128,13 +128,19 @@ def test_an_encoder_that_there_is_not_is_named(modality, name):
 
 WRONG = {
     "no modality": ({"finds": "both"}, "not 'both'"),
-    "too few widths": ({"decoder": (8, 8)}, r"depth 3 needs as many decoder widths, not \[8, 8\]"),
+    "too few widths": ({"decoder": (8, 8)}, r"depth 3 wants as many decoder widths, .* not \(8, 8\)"),
     "too many widths": ({"decoder": [8] * 4}, r"not \[8, 8, 8, 8\]"),
-    "depth of nothing": ({"depth": 0, "decoder": ()}, "of depth 0"),
+    "depth of nothing": ({"depth": 0, "decoder": ()}, "depth 0 wants"),
     "depth below nothing": ({"depth": -1}, "depth -1"),
     "deeper than encoders are": ({"depth": 6, "decoder": (8,) * 6}, "of depth 6"),
-    "similarity of the image": ({"similarity": (0,)}, r"levels \[0\]; there are 1 to 3"),
-    "similarity below the deepest": ({"similarity": (2, 4)}, r"levels \[2, 4\]; there are 1 to 3"),
+    "similarity of the image": ({"similarity": (0,)}, r"levels \(0,\); there are 1 to 3"),
+    "similarity below the deepest": ({"similarity": (2, 4)}, r"levels \(2, 4\); there are 1 to 3"),
+    "half a level": ({"similarity": (1.5,)}, r"levels \(1.5,\)"),
+    "half a depth": ({"depth": 3.0}, "depth 3.0 wants"),
+    "one width": ({"decoder": 5}, "as many decoder widths, .* not 5"),
+    "widths of nothing": ({"decoder": (8, 8, 0)}, r"not \(8, 8, 0\)"),
+    "similarity of nothing": ({"sar_encoder": "mit_b0", "similarity": (1,)}, "not both encoders have an output"),
+    "a name on a disk": ({"sar_encoder": "tu-local-dir:/nowhere"}, "no encoder 'tu-local-dir:/nowhere'"),
 }
 
 
