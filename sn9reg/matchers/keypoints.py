@@ -35,7 +35,7 @@ FAITHFUL: dict[str, Any] = {
 
 _REACH = 100  # pixels from a tile's middle that a keypoint is looked for in the coarse pass
 _POOL = 4  # side of the pixels by which neighbours vote in the coarse pass
-_VOTERS = 1.0  # width of the vote, in nodes
+_VOTERS = 0.7  # width of the vote, in nodes
 _JITTER = 40.0  # pixels by which a SAR tile is moved at random from where the prediction has it
 _RETURN = 8.0  # a keypoint whose partner leads back to farther away than this many pixels is dropped
 _HEIGHT = 0.2  # of a peak that is believed

@@ -15,7 +15,8 @@ from sn9reg.training.displaced import Displacement
 from sn9reg.training.keypoint_config import KeypointConfig
 from sn9reg.training.sample import Photometry
 
-FILES = sorted((Path(__file__).parents[2] / "pipelines" / "training").glob("keypoints*.yaml"))
+ALL = sorted((Path(__file__).parents[2] / "pipelines" / "training").glob("*.yaml"))
+FILES = [path for path in ALL if "scenes" in yaml.safe_load(path.read_text())]
 
 
 @pytest.fixture
@@ -35,7 +36,7 @@ def read(path):
 
 
 def test_there_are_files_to_test():
-    assert "keypoints" in {path.stem for path in FILES}
+    assert {"keypoints", "sn9-baseline"} <= {path.stem for path in FILES}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

@@ -496,6 +496,15 @@ def test_command_goes_on_and_begins_with_the_other_detector(config_file, cache, 
     assert load_weights(optical / "weights.safetensors", kind=DetectorArchitecture)[1].finds == "optical"
 
 
+def test_command_takes_other_scenes(tiny, folder, cache, tmp_path):
+    path = tmp_path / "elsewhere.yaml"
+    path.write_text(yaml.safe_dump(as_dict(tiny(scenes=("none",), epochs=1))))
+    common = (path, "--finds", "sar", "--cache", cache)
+    assert invoke(*common, "--out", tmp_path / "a").exit_code == 1
+    assert invoke(*common, "--out", tmp_path / "b", "--scenes", folder).exit_code == 0
+    assert (tmp_path / "b" / "weights.safetensors").exists()
+
+
 def test_command_names_its_folders_by_file_and_detector(config_file, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert invoke(config_file, "--finds", "sar", "--epochs", 1).exit_code == 0
@@ -511,7 +520,7 @@ def test_command_names_its_folders_by_file_and_detector(config_file, tmp_path, m
         ("epochs: 3", 2, "bad.yaml: there is nothing to train on"),
         ("scenes: [none]", 1, "none: no such folder"),
         ("{scenes: [SCENES], tile: 60, network: NETWORK}", 2, "a tile of 60 px is no multiple of the 8"),
-        ("{scenes: [SCENES], tile: 64, network: {depth: 2}}", 2, "a network of depth 2 needs as many decoder widths"),
+        ("{scenes: [SCENES], tile: 64, network: {depth: 2}}", 2, "as many decoder widths"),
         ("{scenes: [SCENES], tile: 64, network: {sar_encoder: lenet}}", 2, "no encoder 'lenet'"),
     ],
     ids=["missing", "no yaml", "nothing", "no folder", "tile", "depth", "encoder"],
