@@ -49,6 +49,8 @@ class Detector:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.network = network.eval().to(self.device).to(memory_format=torch.channels_last)
         self.subpixel, self.structure, self.batch = subpixel, structure, batch
+        # Detectors learn in bfloat16. On GPUs, and on CPUs with matrix instructions for it, it is three times as fast.
+        self.half = self.device.type == "cuda" or getattr(torch.cpu, "_is_amx_tile_supported", bool)()
 
     def find(self, cropper: Cropper, middle: Points, around: Points, factor: int = 1) -> Found:
         """Look for what lies at each of the places `middle` of one scene in the tile of the other at `around`.
@@ -93,7 +95,7 @@ class Detector:
             if good:
                 chosen = list(good.values())
                 images = (np.stack([getattr(c, name) for c in chosen])[:, None] for name in ("optical", "sar"))
-                with torch.inference_mode():
+                with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
                     heatmap = self.network(*(torch.from_numpy(image).to(self.device) for image in images))
                 yield np.array(list(good)), chosen, heatmap
             progress.report((start + len(who)) / len(middle))
