@@ -25,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 from affine import Affine
 from rasterio.crs import CRS
+from rasterio.errors import CRSError
 
 from sn9reg.errors import InputError, Sn9regError
 from sn9reg.fitting import THRESHOLD_PX
@@ -96,7 +97,9 @@ def _are(count: int) -> str:
 def read_aois(folder: Path) -> list[Aoi]:
     """The scenes of a folder. Raises InputError where there are none, or one cannot be used."""
     if (folder / "geotransforms.json").is_file():
-        return [_without_imagery(path) for path in sorted(folder.glob("*_tiepoints_*.csv"))]
+        if tables := sorted(folder.glob("*_tiepoints_*.csv")):
+            return [_without_imagery(path) for path in tables]
+        raise InputError(f"{folder}: holds a geotransforms.json and no tie-points NN_tiepoints_SPLIT_MM.csv")
     found = []
     for files in scene_files(folder):
         with open_raster(files.optical) as one, open_raster(files.sar) as other:
@@ -108,9 +111,12 @@ def read_aois(folder: Path) -> list[Aoi]:
 
 def _without_imagery(path: Path) -> Aoi:
     geotransforms = path.parent / "geotransforms.json"
-    crs = CRS.from_string(json.loads(geotransforms.read_text())[path.stem]["crs"])
     points = read_tiepoints(path)
     optical, sar = read_geotransforms(geotransforms, path.stem)
+    try:
+        crs = CRS.from_user_input(json.loads(geotransforms.read_text())[path.stem]["crs"])
+    except (KeyError, CRSError) as error:
+        raise InputError(f"{geotransforms}: has no usable CRS for {path.stem}") from error
     return Aoi(
         path.stem.replace("tiepoints_", ""),
         _around(optical, points.optical_xy, crs),
@@ -208,6 +214,9 @@ def table_detectors(aois: list[Aoi], weights: dict[str, Any], cache: Path) -> li
         for finds in ("sar", "optical"):
             found = detect(aoi.files, finds, weights.get(f"{finds}_weights"), cache)  # type: ignore[arg-type]
             error, guess = found.errors, found.guesses
+            if not len(error):
+                rows.append(f"| {aoi.name} | {finds} | 0 | {found.outside} | none | none | none |")
+                continue
             rows.append(
                 f"| {aoi.name} | {finds} | {len(error)} | {found.outside} | {np.median(error):.2f} | "
                 f"{(error <= 13).mean():.2f} | {np.median(guess):.1f} |"
@@ -244,6 +253,8 @@ def main(
         weights = {name: file for name, file in given.items() if file}
         cache = out / "tiles"
         chosen = switches.split(",")
+        if unknown := [name for name in chosen if name not in SWITCHES]:
+            raise click.BadParameter(f"no switch {unknown[0]!r}; there are {', '.join(SWITCHES)}")
         imagery = all(aoi.files for aoi in aois)
         makers: dict[str, tuple[str, bool, Callable[[], list[str]]]] = {
             "1": ("Table 1: tie-points without transformation", False, lambda: table_1(aois)),

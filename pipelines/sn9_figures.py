@@ -12,12 +12,13 @@ import numpy.typing as npt
 import torch
 from matplotlib.axes import Axes
 
+from sn9reg.errors import InputError
 from sn9reg.grid import Points
 from sn9reg.keypoints.heatmap import gaussian, read_keypoints
 from sn9reg.networks.branches import Modality
 from sn9reg.register import register
 from sn9reg.training.tiles import SceneFiles, TileSet, tile_set
-from sn9reg.weights.store import DetectorArchitecture, load_weights, shipped_detector
+from sn9reg.weights.store import load_detector
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -38,14 +39,6 @@ class Detections:
     outside: int
 
 
-def detector(finds: Modality, weights: str | None) -> torch.nn.Module:
-    """From a file, or the one that ships."""
-    network: torch.nn.Module = (
-        shipped_detector(finds)[0] if weights is None else load_weights(weights, kind=DetectorArchitecture)[0]
-    )
-    return network
-
-
 def heatmaps(network: torch.nn.Module, tiles: TileSet, chosen: npt.NDArray[np.intp]) -> torch.Tensor:
     """(n, S, S) of the chosen tiles."""
     images = torch.from_numpy(np.stack([tiles.images(int(i)) for i in chosen]))
@@ -57,7 +50,7 @@ def heatmaps(network: torch.nn.Module, tiles: TileSet, chosen: npt.NDArray[np.in
 def detect(scene: SceneFiles, finds: Modality, weights: str | None, cache: Path) -> Detections:
     """Run a detector over the paper's tiles of a scene."""
     tiles = tile_set(scene, finds, cache=cache)
-    network = detector(finds, weights)
+    network = load_detector(finds, weights)
     every = np.arange(len(tiles))
     parts = [every[start : start + _BATCH] for start in range(0, len(every), _BATCH)]
     found = [read_keypoints(heatmaps(network, tiles, part)).xy.double().numpy() for part in parts]
@@ -68,13 +61,15 @@ def detect(scene: SceneFiles, finds: Modality, weights: str | None, cache: Path)
 
 
 def draw_all(scene: SceneFiles, weights: dict[str, Any], cache: Path, out: Path) -> list[Path]:
-    """The three pictures of a scene; their files."""
+    """The three pictures of a scene; their files. Raises InputError where no tie-point has a tile."""
     out.mkdir(parents=True, exist_ok=True)
     tiles = tile_set(scene, "sar", cache=cache)
+    if not len(tiles):
+        raise InputError(f"{scene.tiepoints}: no tie-point lies in its partner's tile, there is nothing to draw")
     chosen = np.linspace(0, len(tiles) - 1, 4).astype(int)[1:3]
     files = [out / f"{name}.png" for name in ("training_sample", "heatmaps", "offsets")]
     _training_sample(files[0], tiles, int(chosen[0]))
-    _heatmaps(files[1], tiles, chosen, detector("sar", weights.get("sar_weights")))
+    _heatmaps(files[1], tiles, chosen, load_detector("sar", weights.get("sar_weights")))
     _offsets(files[2], scene, weights)
     return files
 
@@ -129,7 +124,7 @@ def _offsets(path: Path, scene: SceneFiles, weights: dict[str, Any]) -> None:
 
 
 def _show(axis: Axes, image: Any, title: str, colours: str) -> None:
-    axis.imshow(image, cmap=colours)
+    axis.imshow(np.asarray(image), cmap=colours)
     axis.set_title(title)
     axis.set_axis_off()
 

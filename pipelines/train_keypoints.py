@@ -16,7 +16,7 @@ from pathlib import Path
 
 import click
 
-from sn9reg.errors import Sn9regError
+from sn9reg.errors import OutputError, Sn9regError
 from sn9reg.networks.branches import Modality
 from sn9reg.training.config import read_as
 from sn9reg.training.keypoint_config import KeypointConfig
@@ -48,7 +48,10 @@ def main(
         if scenes is not None:
             config = dataclasses.replace(config, scenes=(scenes,))
         out = out or Path("work/training") / f"{config_path.stem}-{finds}"
-        out.mkdir(parents=True, exist_ok=True)
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"{out}: cannot be made ({error.strerror})") from error
         task = train_keypoints(config, modality, out, cache, resume, start_from, sys.stderr.isatty())
         save_weights(out / "weights.safetensors", task.network, DetectorArchitecture(modality, config.network))
         click.echo(str(out / "weights.safetensors"))

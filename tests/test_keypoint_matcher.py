@@ -46,7 +46,7 @@ class Guessing(nn.Module):
 @pytest.fixture
 def matcher(monkeypatch):
     def make(kind=Comparing, **options):
-        monkeypatch.setattr(module, "_network", lambda finds, weights: kind(finds))
+        monkeypatch.setattr(module, "load_detector", lambda finds, weights: kind(finds))
         return KeypointMatcher(**options)
 
     return make

@@ -372,7 +372,7 @@ def test_errors_are_distances_to_the_tie_points(aoi, cache, monkeypatch):
     monkeypatch.setattr(sn9_figures, "_BATCH", 5)
     for finds in ("sar", "optical"):
         place = tile_set(aoi.files, finds, cache=cache).place
-        monkeypatch.setattr(sn9_figures, "detector", lambda *_, place=place: Perfect(place))
+        monkeypatch.setattr(sn9_figures, "load_detector", lambda *_, place=place: Perfect(place))
         found = detect(aoi.files, finds, None, cache)
         inner = ((place > 50) & (place < 200)).all(axis=1)
         assert inner.sum() > 3

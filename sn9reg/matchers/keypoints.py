@@ -18,15 +18,14 @@ from sn9reg import progress
 from sn9reg.correspondences import Correspondences
 from sn9reg.dense.aggregate import aggregate
 from sn9reg.dense.lattice import Lattice, smooth_field
-from sn9reg.errors import ConfigError, InputError
+from sn9reg.errors import ConfigError
 from sn9reg.grid import Points
 from sn9reg.keypoints.crops import TILE, Cropper
 from sn9reg.keypoints.detector import Detector, Found
 from sn9reg.keypoints.heatmap import SIGMA, read_keypoints
 from sn9reg.matchers.template import to_common, to_level
-from sn9reg.networks.branches import Modality
 from sn9reg.scene import ScenePair
-from sn9reg.weights.store import DetectorArchitecture, load_weights, shipped_detector
+from sn9reg.weights.store import load_detector
 
 # What makes the matcher that of the paper.
 FAITHFUL: dict[str, Any] = {
@@ -79,10 +78,13 @@ class KeypointMatcher:
         for option, flag in (("coarse", coarse), ("subpixel", subpixel), ("structure", structure), ("check", check)):
             if not isinstance(flag, bool):
                 raise ConfigError(f"matcher option {option} is {flag!r}, not true or false")
+        for option, file in (("sar_weights", sar_weights), ("optical_weights", optical_weights)):
+            if not isinstance(file, str | None):
+                raise ConfigError(f"matcher option {option} is {file!r}, not the name of a file")
         self.max_offset, self.spacing, self.max_points = max_offset, spacing, max_points
         self.coarse, self.check = coarse, check
-        self._sar = Detector(_network("sar", sar_weights), subpixel, structure, batch)
-        self._optical = Detector(_network("optical", optical_weights), subpixel, structure, batch)
+        self._sar = Detector(load_detector("sar", sar_weights), subpixel, structure, batch)
+        self._optical = Detector(load_detector("optical", optical_weights), subpixel, structure, batch)
 
     def match(self, pair: ScenePair) -> Correspondences:
         """Correspondences at the grid's nodes, possibly none. Raises InputError where a scene cannot be read."""
@@ -161,14 +163,3 @@ def _sigma(found: Found) -> npt.NDArray[np.float64]:
     """
     lost = 1 / np.clip(found.height, 1e-3, 1) - 1
     return np.asarray(SIGMA * np.sqrt(lost + 0.02))
-
-
-def _network(finds: Modality, weights: str | None) -> Any:
-    if not isinstance(weights, str | None):
-        raise ConfigError(f"matcher option {finds}_weights is {weights!r}, not the name of a file")
-    if weights is None:
-        return shipped_detector(finds)[0]
-    network, architecture = load_weights(weights, kind=DetectorArchitecture)
-    if architecture.finds != finds:
-        raise InputError(f"{weights}: holds a detector of {architecture.finds} keypoints, not of {finds} ones")
-    return network

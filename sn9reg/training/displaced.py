@@ -136,7 +136,7 @@ def _partly_hidden(patch: Patch, kept: npt.NDArray[np.float64], share: float, ra
     height, width = patch.valid.shape
     y, x = np.mgrid[:height, :width]
     angle = random.uniform(0, 2 * np.pi)
-    beyond = (x - kept[0]) * np.cos(angle) + (y - kept[1]) * np.sin(angle) > random.uniform(20, height / 2)
+    beyond = (x - kept[0]) * np.cos(angle) + (y - kept[1]) * np.sin(angle) > random.uniform(20, max(20, height / 2))
     return Patch(np.where(beyond, 0, patch.values), patch.valid & ~beyond)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -43,7 +44,7 @@ class KeypointConfig:
     schedule: Literal["step", "cosine"] = "step"
     drop_after: int = 30
     drop: float = 1e-2
-    precision: str = "auto"
+    precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"
     workers: int = 1
     seed: int = 0
 
@@ -55,9 +56,11 @@ class KeypointConfig:
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}, must not be negative")
         for name in ("sigma", "rate", "drop"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"{name} is {getattr(self, name)}, must be above zero")
+            if not 0 < getattr(self, name) < math.inf:
+                raise ConfigError(f"{name} is {getattr(self, name)}, must be a number above zero")
+        if self.seed >= 2**32:
+            raise ConfigError(f"seed is {self.seed}, must be below {2**32}")
         if not 0 <= self.held_out < 1:
             raise ConfigError(f"held_out is {self.held_out}, must be at least 0 and below 1")
-        if not self.scenes and not (self.pairs and self.samples):
-            raise ConfigError("there is nothing to train on: give scenes, or pairs and samples")
+        if not self.scenes and not (self.samples and any(source.weight > 0 for source in self.pairs)):
+            raise ConfigError("there is nothing to train on: give scenes, or pairs with a weight, and samples")

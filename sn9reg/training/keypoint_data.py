@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch.utils.data import Dataset
 
-from sn9reg.errors import InputError
+from sn9reg.errors import ConfigError, InputError
 from sn9reg.networks.branches import Modality
 from sn9reg.rasters import PathLike
 from sn9reg.scene import Patch
@@ -67,7 +67,6 @@ class DisplacedSamples(Dataset[KeypointSample]):
     def __init__(self, pairs: list[tuple[Source, Pairs]], config: KeypointConfig, finds: Modality, epoch: int) -> None:
         self.pairs = [(source, part) for source, part in pairs if part and source.weight > 0]
         self.config, self.finds, self.epoch = config, finds, epoch
-        self._corners: dict[tuple[int, int], npt.NDArray[np.int64]] = {}
 
     def __len__(self) -> int:
         return self.config.samples
@@ -130,6 +129,8 @@ class KeypointData:
         self.config, self.finds = config, finds
         tiles = load_tiles(config.scenes, finds, config.tile, cache)
         self.training, held_out = split(tiles, config.held_out, config.seed)
+        if tiles and not self.training:
+            raise ConfigError(f"held_out: {config.held_out} of {len(held_out)} tiles leaves none to learn from")
         others = load_tiles(config.validate, finds, config.tile, cache)
         self.held_out = held_out + split(others, 0.0, config.seed)[0]
         self.pairs = [(source, load(source, config.seed, config.tile)[0]) for source in config.pairs]
@@ -140,6 +141,6 @@ class KeypointData:
         parts: list[Dataset[KeypointSample]] = []
         if self.training:
             parts.append(TileSamples(self.training, self.config.turned, self.config.seed, epoch))
-        if self.pairs and self.config.samples:
+        if self.config.samples and any(part and source.weight > 0 for source, part in self.pairs):
             parts.append(DisplacedSamples(self.pairs, self.config, self.finds, epoch))
         return torch.utils.data.ConcatDataset(parts)

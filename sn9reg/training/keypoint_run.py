@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
 
 import lightning
 import torch
@@ -40,7 +43,7 @@ def train_keypoints(
     if start_from is not None:
         _begin_with(task, Path(start_from))
     last = out / "last.ckpt" if resume and (out / "last.ckpt").exists() else None
-    done = torch.load(last, map_location="cpu", weights_only=False)["epoch"] + 1 if last else 0
+    done = _checkpoint(last)["epoch"] + 1 if last else 0
     last_one = ModelCheckpoint(out, filename="last", every_n_epochs=1, enable_version_counter=False)
     best = ModelCheckpoint(out, filename="best", monitor="error", mode="min", enable_version_counter=False)
     callbacks: list[Callback] = [last_one, best] if task.data.held_out else [last_one]
@@ -59,16 +62,25 @@ def train_keypoints(
         enable_model_summary=False,
         default_root_dir=str(out),
     )
-    trainer.fit(task, ckpt_path=str(last) if last else None, weights_only=False)
+    trainer.fit(task, ckpt_path=str(last) if last else None, weights_only=True)
     if best.best_model_path:
-        task.load_state_dict(torch.load(best.best_model_path, map_location="cpu", weights_only=False)["state_dict"])
+        task.load_state_dict(_checkpoint(Path(best.best_model_path))["state_dict"])
     return task
+
+
+def _checkpoint(path: Path) -> dict[str, Any]:
+    """What a checkpoint holds, without running code from it. Raises InputError for what is none."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        return {"epoch": content["epoch"], "state_dict": content["state_dict"]}
+    except (OSError, EOFError, KeyError, TypeError, RuntimeError, UnpicklingError) as error:
+        why = textwrap.shorten(str(error) or "it is empty", 120, placeholder=" ...")
+        raise InputError(f"{path}: is no checkpoint of a training ({why})") from error
 
 
 def _begin_with(task: KeypointTask, path: Path) -> None:
     try:
-        state = torch.load(path, map_location="cpu", weights_only=False)["state_dict"]
-        task.load_state_dict(state)
-    except (OSError, KeyError, RuntimeError) as error:
+        task.load_state_dict(_checkpoint(path)["state_dict"])
+    except RuntimeError as error:
         first = str(error).splitlines()[0]
         raise InputError(f"{path}: is no checkpoint of a detector with these encoders ({first})") from error

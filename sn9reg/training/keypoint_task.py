@@ -12,9 +12,9 @@ from torch.utils.data import DataLoader
 
 from sn9reg.errors import ConfigError
 from sn9reg.keypoints.heatmap import gaussian, read_keypoints
-from sn9reg.networks.heatmap_unet import HeatmapUNet
 from sn9reg.training.displaced import KeypointSample
 from sn9reg.training.keypoint_data import KeypointData, TileSamples
+from sn9reg.weights.store import DetectorArchitecture
 
 _REGION = math.exp(-0.5 * 3**2)  # of a label: what stands above its value at three sigma
 
@@ -37,7 +37,7 @@ class KeypointTask(lightning.LightningModule):
     def __init__(self, data: KeypointData) -> None:
         super().__init__()
         self.data, self.config = data, data.config
-        network = HeatmapUNet(data.finds, **data.config.network)
+        network = DetectorArchitecture(data.finds, data.config.network).build()
         if data.config.tile % network.divisor:
             raise ConfigError(f"a tile of {data.config.tile} px is no multiple of the {network.divisor} of this depth")
         self.network = network.to(memory_format=torch.channels_last)
@@ -69,7 +69,7 @@ class KeypointTask(lightning.LightningModule):
         config = self.config
         optimiser = torch.optim.Adam(self.network.parameters(), lr=config.rate)
         if config.schedule == "step":
-            schedule: Any = torch.optim.lr_scheduler.StepLR(optimiser, config.drop_after, config.drop)
+            schedule: Any = torch.optim.lr_scheduler.MultiStepLR(optimiser, [config.drop_after], config.drop)
             return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "epoch"}}
         steps = config.epochs * math.ceil(len(self.data.epoch(0)) / config.batch)  # type: ignore[arg-type]
         warmup = min(200, steps // 10 + 1)

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from sn9reg.errors import InputError
+from sn9reg.errors import InputError, OutputError
 from sn9reg.grid import Points
 from sn9reg.keypoints.crops import TILE, Cropper
 from sn9reg.networks.branches import Modality
@@ -67,7 +67,7 @@ def scene_files(folder: PathLike) -> list[SceneFiles]:
 class TileSet:
     """N tiles around tie-points. values: (N, 2, S, S) int8, optical and SAR, standardised and times 127 / 4. place:
     (N, 2) x, y, in the tile that is searched, of the keypoint. outside: tie-points left out, because their partner lies
-    outside the tile or their own image does not hold them."""
+    outside the tile."""
 
     values: npt.NDArray[np.int8]
     place: npt.NDArray[np.float32]
@@ -87,13 +87,16 @@ def tile_set(scene: SceneFiles, finds: Modality, side: int = TILE, cache: PathLi
 
     finds: the modality whose keypoint is to be found; tiles are centred on that of the other. A tile that reaches over
     a scene's border holds 0 there.
-    Raises InputError where a file cannot be used or a tie-point lies outside its image.
+    Raises InputError where a file cannot be used or a tie-point lies outside its image, OutputError for the cache.
     """
     if cache is None:
         return _cut(scene, finds, side)
-    Path(cache).mkdir(parents=True, exist_ok=True)
-    stem = Path(cache) / f"{scene.name}_{finds}_{side}_{_fingerprint(scene)}"
-    values, facts = stem.with_suffix(".npy"), stem.with_suffix(".json")
+    try:
+        Path(cache).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{cache}: cannot be made ({error.strerror})") from error
+    stem = f"{scene.name}_{finds}_{side}_{_fingerprint(scene)}"
+    values, facts = Path(cache) / f"{stem}.npy", Path(cache) / f"{stem}.json"
     if not facts.exists():
         made = _cut(scene, finds, side)
         with atomic_output(values, overwrite=True) as temporary, open(temporary, "wb") as target:

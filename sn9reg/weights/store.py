@@ -7,6 +7,7 @@ in manifest.json with their checksum and their card: data and licences, recipe, 
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import textwrap
 from dataclasses import asdict, dataclass, field
@@ -20,7 +21,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from sn9reg.correlation import Similarity
-from sn9reg.errors import ConfigError, InputError, OutputError
+from sn9reg.errors import ConfigError, InputError, OutputError, check_options
 from sn9reg.networks.branches import Branches, Modality
 from sn9reg.networks.heatmap_unet import HeatmapUNet
 from sn9reg.networks.table import build
@@ -63,6 +64,8 @@ class DetectorArchitecture:
 
     def build(self) -> HeatmapUNet:
         """The network, with new weights. Raises ConfigError for what there is not."""
+        known = [name for name in inspect.signature(HeatmapUNet).parameters if name != "finds"]
+        check_options("a keypoint detector", self.options, known)
         return HeatmapUNet(self.finds, **self.options)
 
 
@@ -152,6 +155,17 @@ def shipped(name: str) -> tuple[Branches, Architecture]:
     """The network of that name with the weights that ship. Raises InputError where none do, or they are damaged."""
     train = f"pipelines.train_matcher pipelines/training/{name}.yaml"
     return _shipped(name, Architecture, f"no weights of {name} ship", train, "weights=FILE")
+
+
+def load_detector(finds: Modality, weights: PathLike | None = None) -> HeatmapUNet:
+    """The detector of that modality's keypoints in a file, or the one that ships. Raises InputError as `load_weights`,
+    and for a detector of the other modality."""
+    if weights is None:
+        return shipped_detector(finds)[0]
+    network, architecture = load_weights(weights, kind=DetectorArchitecture)
+    if architecture.finds != finds:
+        raise InputError(f"{weights}: holds a detector of {architecture.finds} keypoints, not of {finds} ones")
+    return network
 
 
 def shipped_detector(finds: Modality) -> tuple[HeatmapUNet, DetectorArchitecture]:

@@ -13,7 +13,8 @@ from sn9reg.training.config import Choice, Optimiser, TrainingConfig, as_dict, r
 from sn9reg.training.dataset import Source
 from sn9reg.training.sample import Geometry
 
-FILES = sorted((Path(__file__).parents[2] / "pipelines" / "training").glob("*.yaml"))
+FOLDER = Path(__file__).parents[2] / "pipelines" / "training"
+FILES = [path for path in sorted(FOLDER.glob("*.yaml")) if "\nsources:" in path.read_text()]
 MINIMAL = "network: {name: mcgf}\nloss: {name: soft-ce}\nsources: [{folder: some/where}]\n"
 
 

@@ -247,6 +247,11 @@ def test_what_is_hidden_is_never_the_keypoint(finds):
     assert max(shares) < 0.6
 
 
+def test_a_tile_may_be_smaller_than_what_stays_in_sight():
+    field = Displacement(reach=2, near=1, gradient=0, bend=0, hidden=1)
+    assert sample(field=field, side=32).optical.shape == (1, 32, 32)
+
+
 def test_as_many_tiles_are_hidden_as_asked():
     images = pair()
     for share in (0, 0.3):

@@ -103,10 +103,11 @@ def test_scenes_or_pairs_are_enough(config_file):
 
 
 @pytest.mark.parametrize(
-    "text", ["{}", "samples: 5", "pairs: [{folder: a}]", "{pairs: [], samples: 5}", "validate: [a]", "scenes: []"]
-)
+    "text", ["{}", "samples: 5", "pairs: [{folder: a}]", "{pairs: [], samples: 5}", "validate: [a]", "scenes: []",
+     "{pairs: [{folder: a, weight: 0}], samples: 5}"],
+)  # fmt: skip
 def test_nothing_to_train_on_is_said(config_file, text):
-    with pytest.raises(ConfigError, match=r"run\.yaml: there is nothing to train on: give scenes, or pairs and"):
+    with pytest.raises(ConfigError, match=r"run\.yaml: there is nothing to train on: give scenes, or pairs with a"):
         read(config_file(text, before=""))
 
 
@@ -120,10 +121,13 @@ def test_nothing_to_train_on_is_said(config_file, text):
         ("samples: -1", "samples is -1, must not be negative"),
         ("workers: -1", "workers is -1, must not be negative"),
         ("seed: -1", "seed is -1, must not be negative"),
-        ("sigma: 0", "sigma is 0.0, must be above zero"),
-        ("rate: -0.1", "rate is -0.1, must be above zero"),
-        ("rate: .nan", "rate is nan, must be above zero"),
-        ("drop: 0", "drop is 0.0, must be above zero"),
+        ("sigma: 0", "sigma is 0.0, must be a number above zero"),
+        ("rate: -0.1", "rate is -0.1, must be a number above zero"),
+        ("rate: .inf", "rate is inf, must be a number above zero"),
+        ("seed: 5000000000", "seed is 5000000000, must be below 4294967296"),
+        ("precision: foo", "precision: is 'foo', not one of auto, 32-true"),
+        ("rate: .nan", "rate is nan, must be a number above zero"),
+        ("drop: 0", "drop is 0.0, must be a number above zero"),
         ("held_out: 1", "held_out is 1.0, must be at least 0 and below 1"),
         ("held_out: -0.1", "held_out is -0.1, must be at least 0 and below 1"),
         ("tile: 25.5", "tile: is 25.5, not int"),

@@ -522,8 +522,11 @@ def test_command_names_its_folders_by_file_and_detector(config_file, tmp_path, m
         ("{scenes: [SCENES], tile: 60, network: NETWORK}", 2, "a tile of 60 px is no multiple of the 8"),
         ("{scenes: [SCENES], tile: 64, network: {depth: 2}}", 2, "as many decoder widths"),
         ("{scenes: [SCENES], tile: 64, network: {sar_encoder: lenet}}", 2, "no encoder 'lenet'"),
+        ("{scenes: [SCENES], tile: 64, network: {widths: [3]}}", 2, "a keypoint detector has no option widths"),
+        ("{scenes: [SCENES], tile: 64, network: {finds: sar}}", 2, "a keypoint detector has no option finds"),
+        ("{scenes: [SCENES], tile: 64, held_out: 0.999}", 2, "leaves none to learn from"),
     ],
-    ids=["missing", "no yaml", "nothing", "no folder", "tile", "depth", "encoder"],
+    ids=["missing", "no yaml", "nothing", "no folder", "tile", "depth", "encoder", "option", "finds", "held out"],
 )
 def test_command_says_in_one_line_what_is_wrong(folder, cache, tmp_path, monkeypatch, text, code, message):
     monkeypatch.chdir(tmp_path)
@@ -538,6 +541,29 @@ def test_command_says_in_one_line_what_is_wrong(folder, cache, tmp_path, monkeyp
     assert message in errors[0]
     assert "Traceback" not in result.output
     assert result.stderr.splitlines()[-1] == errors[0]
+
+
+@pytest.mark.parametrize("content", [b"", b"no checkpoint", b"PK\x03\x04"])
+@pytest.mark.parametrize("given", ["--start-from", "--resume"])
+def test_command_says_that_a_checkpoint_is_none(config_file, cache, tmp_path, content, given):
+    out = tmp_path / "out"
+    out.mkdir()
+    path = out / "last.ckpt"
+    path.write_bytes(content)
+    options = ("--start-from", path) if given == "--start-from" else ("--resume",)
+    result = invoke(config_file, "--finds", "sar", "--out", out, "--cache", cache, *options)
+    assert result.exit_code == 1
+    assert f"Error: {path}: is no checkpoint" in result.stderr
+
+
+@pytest.mark.parametrize("which", ["--out", "--cache"])
+def test_command_says_that_a_folder_is_a_file(config_file, tmp_path, which):
+    (tmp_path / "file").write_text("")
+    folders = {"--out": tmp_path / "out", "--cache": tmp_path / "cache"} | {which: tmp_path / "file"}
+    given = [part for item in folders.items() for part in item]
+    result = invoke(config_file, "--finds", "sar", "--epochs", 1, *given)
+    assert result.exit_code == 1
+    assert f"Error: {tmp_path / 'file'}: cannot be made" in result.stderr
 
 
 @pytest.mark.parametrize("arguments", [(), ("--finds", "both"), ("--finds", "sar", "--epochs", 0)])

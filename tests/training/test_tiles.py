@@ -268,6 +268,13 @@ def test_scenes_of_one_name_do_not_share_tiles(tmp_path):
     assert [len(tile_set(scene, "sar", SIDE, tmp_path / "cache")) for scene in (one, other)] == [5, 2]
 
 
+def test_a_dot_in_a_scenes_name_parts_nothing(tmp_path):
+    (scene,) = scene_files(write_scene(tmp_path / "a", INSIDE, "02_{}_train_01.5"))
+    sides = [tile_set(scene, "sar", side, tmp_path / "cache").values.shape[-1] for side in (64, 48)]
+    assert sides == [64, 48]
+    assert len(list((tmp_path / "cache").iterdir())) == 4
+
+
 @pytest.mark.parametrize("change", ["tie-points", "image"])
 def test_changed_files_make_new_tiles(copied, tmp_path, change):
     before = tile_set(copied, "sar", SIDE, tmp_path / "cache")
