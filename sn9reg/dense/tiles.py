@@ -99,6 +99,7 @@ def search(
             content = _content(template, template_mask).sum(dim=(1, 2))
             usable[who] = ((content > enough) & (expected > enough / 2)).numpy()
             returned[who] = _way_back(found, region, region_mask, around, around_mask, level, similarity)
+    progress.report(1.0)
     return Surfaces(level, values, centre, usable, returned)
 
 
