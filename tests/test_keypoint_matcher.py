@@ -9,6 +9,7 @@ from torch import nn
 from sn9reg.correlation import cross_correlation
 from sn9reg.errors import ConfigError
 from sn9reg.fitting import fit
+from sn9reg.keypoints.detector import Found
 from sn9reg.matchers import keypoints as module
 from sn9reg.matchers.keypoints import FAITHFUL, KeypointMatcher
 from sn9reg.progress import listening
@@ -92,6 +93,14 @@ def test_the_check_drops_what_does_not_lead_back(matcher, tmp_path):
         everything = matcher(max_offset=20.0, max_points=36, structure=False, check=False).match(pair)
     assert len(everything) > 0.7 * everything.tried
     assert len(checked) < 0.5 * len(everything)
+
+
+def test_high_and_narrow_peaks_score_more():
+    nowhere, usable = np.zeros((4, 2)), np.ones(4, bool)
+    height, spread = np.array([0.9, 0.5, 0.9, 0.9]), np.array([6.0, 6.0, 12.1, 3.0])
+    found = Found(nowhere, nowhere, height, np.zeros(4), spread, usable)
+    assert module._score(found) == pytest.approx([0.9, 0.5, 0.45, 0.9], abs=0.01)
+    assert module._sigma(found)[1] > 1.5 * module._sigma(found)[0]
 
 
 def test_the_papers_options_are_options(matcher):

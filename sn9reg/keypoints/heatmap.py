@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 SIGMA = 13.0  # pixels; of the label's Gaussian (Hänsch et al., section 3.1)
+LABEL_SPREAD = 0.466 * SIGMA  # the `spread` of a label itself, see `Keypoints`
 _NEAR = 3.0  # sigmas that belong to a peak
 
 

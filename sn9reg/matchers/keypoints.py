@@ -22,7 +22,7 @@ from sn9reg.errors import ConfigError
 from sn9reg.grid import Points
 from sn9reg.keypoints.crops import TILE, Cropper
 from sn9reg.keypoints.detector import Detector, Found
-from sn9reg.keypoints.heatmap import SIGMA, read_keypoints
+from sn9reg.keypoints.heatmap import LABEL_SPREAD, SIGMA, read_keypoints
 from sn9reg.matchers.template import to_common, to_level
 from sn9reg.scene import ScenePair
 from sn9reg.weights.store import load_detector
@@ -118,7 +118,7 @@ class KeypointMatcher:
             grid=pair.grid,
             optical_xy=sar.middle,
             sar_xy=sar.xy,
-            score=np.clip(sar.height, 0, 1),
+            score=_score(sar),
             sigma=_sigma(sar),
             distance=1 - sar.height,
             rival_distance=1 - np.minimum(sar.rival, sar.height),
@@ -154,6 +154,11 @@ class KeypointMatcher:
         shape = (lattice.ny, lattice.nx)
         field = smooth_field(shift.reshape(*shape, 2), weight.reshape(shape), width=0.7, tolerance=4.0 * factor)
         return lambda common_xy: lattice.interpolate(field, common_xy)
+
+
+def _score(found: Found) -> npt.NDArray[np.float64]:
+    """Height of the peak, less where what stands above half of it is broader than a label's."""
+    return np.clip(found.height * LABEL_SPREAD / np.maximum(found.spread, LABEL_SPREAD), 0, 1)
 
 
 def _sigma(found: Found) -> npt.NDArray[np.float64]:
