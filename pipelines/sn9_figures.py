@@ -114,7 +114,7 @@ def _offsets(path: Path, scene: SceneFiles, weights: dict[str, Any]) -> None:
     offsets = registration.offsets()
     step = max(1, max(offsets.grid.shape) // 1000)
     field = offsets.read(offsets.grid.window)[:, ::step, ::step]
-    figure, axes = plt.subplots(2, 1, figsize=(12, 10), constrained_layout=True)
+    figure, axes = plt.subplots(1, 2, figsize=(14, 5), constrained_layout=True)
     for axis, band, name in zip(axes, field, ("dx", "dy"), strict=False):
         image = axis.imshow(band, cmap="viridis")
         axis.set_title(f"{name}, optical px")

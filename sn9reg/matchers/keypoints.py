@@ -45,7 +45,7 @@ _FEWEST = 64  # nodes: of a scene with fewer, the grid is denser
 class KeypointMatcher:
     """SpaceNet 9's baseline: heatmap U-Nets find keypoints in either image.
 
-    max_offset: largest shift looked for, metres. spacing: of the grid, metres; less on small scenes, unless `structure`
+    max_offset: largest shift looked for, metres. spacing: of the grid, metres; less on small scenes, unless `check`
     is off. max_points: at most about this many nodes. coarse: a pass over coarser pixels predicts where each tile lies,
     since a tile of 256 px reaches 50 m at 0.41 m; without it, nothing beyond the tile is found. subpixel: the peak's
     centre of gravity instead of its highest pixel. structure: nodes where either image is but noise are left out.

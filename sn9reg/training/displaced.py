@@ -15,7 +15,7 @@ from sn9reg.errors import ConfigError
 from sn9reg.networks.branches import Modality
 from sn9reg.radiometry import SarLog, optical_grey
 from sn9reg.scene import Patch
-from sn9reg.training.sample import Image, Photometry, augment_optical, augment_sar, finish
+from sn9reg.training.sample import Image, Photometry, augment_optical, augment_sar, dihedral, finish
 
 _APART = 6  # pixels between corners
 _CORNERS = 150  # at most, of an image
@@ -95,7 +95,7 @@ def displaced(
     Both images are flipped and turned by quarters alike; the one to be searched is then displaced by a field with the
     keypoint's displacement known exactly.
     """
-    turn = _dihedral(random)
+    turn = dihedral(side, bool(random.integers(2)), int(random.integers(4)))[:2, :2]
     middle = np.array([side // 2, side // 2], np.float64)
     height, width = optical.valid.shape
     # Where the tile that is searched would reach outside the image, its border would tell what the displacement is.
@@ -138,13 +138,6 @@ def _partly_hidden(patch: Patch, kept: npt.NDArray[np.float64], share: float, ra
     angle = random.uniform(0, 2 * np.pi)
     beyond = (x - kept[0]) * np.cos(angle) + (y - kept[1]) * np.sin(angle) > random.uniform(20, max(20, height / 2))
     return Patch(np.where(beyond, 0, patch.values), patch.valid & ~beyond)
-
-
-def _dihedral(random: np.random.Generator) -> npt.NDArray[np.float64]:
-    """(2, 2) one of the square's eight symmetries."""
-    matrix = np.diag([-1.0 if random.integers(2) else 1.0, 1.0])
-    cos, sin = ((1, 0), (0, 1), (-1, 0), (0, -1))[int(random.integers(4))]
-    return np.array([[cos, -sin], [sin, cos]]) @ matrix
 
 
 def _resample(patch: Patch, at: npt.NDArray[np.float64], zoom: float) -> Patch:

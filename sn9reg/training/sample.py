@@ -60,7 +60,7 @@ def cut(
     start = corner + 0.5 / zoom - 0.5
     base = np.array([[1 / zoom, 0, start[0]], [0, 1 / zoom, start[1]], [0, 0, 1]])
     flip, quarter = bool(random.integers(2)), int(random.integers(4))
-    base = base @ _dihedral(side, flip, quarter)
+    base = base @ dihedral(side, flip, quarter)
     place = random.integers(0, side - geometry.sar + 1, 2)
     middle = np.asarray(place[::-1] + (geometry.sar - 1) / 2, np.float64)
     angle = np.deg2rad(random.uniform(-1, 1) * geometry.turn)
@@ -74,8 +74,8 @@ def cut(
     )
 
 
-def _dihedral(side: int, flip: bool, quarter: int) -> npt.NDArray[np.float64]:
-    """Output pixel -> pixel of the upright patch, both side x side."""
+def dihedral(side: int, flip: bool, quarter: int) -> npt.NDArray[np.float64]:
+    """(3, 3) output pixel -> pixel of the upright patch, both side x side: one of the square's eight symmetries."""
     matrix = np.diag([-1.0 if flip else 1.0, 1.0, 1.0])
     cos, sin = ((1, 0), (0, 1), (-1, 0), (0, -1))[quarter]
     matrix = np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]]) @ matrix
