@@ -17,7 +17,7 @@ from sn9reg.grid import Window
 from sn9reg.offsets import open_offsets
 from sn9reg.rasters import grid_of, open_raster
 from sn9reg.register import register
-from sn9reg.scene import Patch, Scene, open_pair
+from sn9reg.scene import Patch, PosedScene, Scene, open_pair
 from sn9reg.scoring import score
 from sn9reg.simulate import simulate
 from sn9reg.tiepoints import read_tiepoints
@@ -87,7 +87,7 @@ def checkerboard(optical: Path, sar: Path) -> npt.NDArray[np.float32]:
     return np.where(((x + y) % 2 == 0)[..., None], optical_rgb, sar_grey)
 
 
-def _shown(scene: Scene, window: Window) -> npt.NDArray[np.float32]:
+def _shown(scene: Scene | PosedScene, window: Window) -> npt.NDArray[np.float32]:
     """(h, w, 3) in [0, 1], stretched between the 1st and the 99th percentile; SAR as its square root."""
     patch: Patch = scene.read(window)
     values = np.sqrt(np.maximum(patch.values, 0)) if len(scene.bands) == 1 else patch.values

@@ -12,6 +12,7 @@ from sn9reg.grid import Points
 
 _NEIGHBOURS = 12
 _ROUNDS = 6
+_STEEP = 0.1  # pixels of shift per pixel of place
 _CANDIDATES = 4_000_000  # pairs looked at at once
 # A witness agrees when the plane through its neighbours' witnesses hits it within this many pixels of the level.
 # From 3 to 5 px, crops that belong together and crops that do not separate about equally well.
@@ -22,12 +23,15 @@ def neighbour_prediction(source: Points, shift: Points, scale: float, exclude: f
     """(N, 2) what the neighbours of each place say of its shift: the value there of a robust plane through theirs.
 
     source, shift: (N, 2), map units. scale: typical deviation of a good shift. exclude: neighbours nearer than this
-    do not count. NaN where fewer than four neighbours are left. Weights are Cauchy's, the start is the median.
+    do not count. NaN where fewer than four neighbours are left. Weights are Cauchy's, the start is the median. What a
+    rotation or another scale does to all shifts alike is taken off first, and put back.
     """
     n = len(source)
     predicted = np.full((n, 2), np.nan)
     if n < 5:
         return predicted
+    trend = _steep_trend(source, shift)
+    shift = shift - trend
     index, counted = _neighbours(source, exclude)
     enough = counted.sum(axis=1) >= 4
     index, counted = index[enough], counted[enough]
@@ -49,7 +53,23 @@ def neighbour_prediction(source: Points, shift: Points, scale: float, exclude: f
         plane = design @ coefficients
         value = coefficients[:, 2]
     predicted[enough] = value
-    return predicted
+    return predicted + trend
+
+
+def _steep_trend(source: Points, shift: Points) -> Points:
+    """(N, 2) a robust affine's shift at each place, if it is steep; else 0: planes follow what is gentle on their own."""
+    centred = source - source.mean(axis=0)
+    reach = max(float(np.abs(centred).max()), 1e-9)
+    design = np.column_stack([centred / reach, np.ones(len(source))])
+    weight = np.ones(len(source))
+    coefficients = np.zeros((3, 2))
+    for _ in range(_ROUNDS):
+        root = np.sqrt(weight)[:, None]
+        coefficients = np.linalg.lstsq(design * root, shift * root, rcond=None)[0]
+        off = np.linalg.norm(shift - design @ coefficients, axis=1)
+        weight = 1 / (1 + (off / max(2 * float(np.median(off)), 1e-9)) ** 2)
+    steep = np.linalg.norm(coefficients[:2], ord=2) / reach > _STEEP
+    return np.asarray(design @ coefficients) if steep else np.zeros_like(shift)
 
 
 def local_consistency(source: Points, shift: Points, scale: float) -> Flags:

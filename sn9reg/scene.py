@@ -7,12 +7,14 @@ resolution: every read goes through a WarpedVRT.
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 import rasterio
@@ -24,7 +26,7 @@ from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window as RasterioWindow
 
 from sn9reg.errors import InputError
-from sn9reg.grid import Grid, Window, common_grid
+from sn9reg.grid import Grid, Points, Window, common_grid
 from sn9reg.rasters import PathLike, alpha_band, check_bands, data_bands, grid_of, open_raster, reading
 
 _OVERVIEW_SIDE = 1024  # an overview is at most this large
@@ -138,9 +140,60 @@ class Scene:
                 )
         return self._vrts[factor]
 
+    def outline(self) -> Points:
+        """(N, 2) points around the scene, in pixels of the common grid."""
+        return self._common.to_pixel(self.grid.map_to_crs(self.grid.outline(), self._common.crs))
+
     def close(self) -> None:
         for vrt in self._vrts.values():
             vrt.close()
+
+
+@dataclass(frozen=True)
+class PosedScene:
+    """A scene as it looks through `matrix`, (3, 3) from a pixel of the common grid, x, y, 1, to the pixel of the common
+    grid where the scene has what is seen there: a scene turned and scaled back, once it is known how it lies."""
+
+    scene: Scene
+    matrix: npt.NDArray[np.float64]
+
+    @property
+    def name(self) -> str:
+        return self.scene.name
+
+    @property
+    def grid(self) -> Grid:
+        return self.scene.grid
+
+    def outline(self) -> Points:
+        """(N, 2) points around the scene, in pixels of the common grid, where it is seen."""
+        return through(np.linalg.inv(self.matrix), self.scene.outline())
+
+    def read(self, window: Window, factor: int = 1) -> Patch:
+        """As `Scene.read`, bilinear. Raises InputError if the file cannot be read."""
+        coarse = np.array([[factor, 0, (factor - 1) / 2], [0, factor, (factor - 1) / 2], [0, 0, 1.0]])
+        first = np.array([[1, 0, window.col], [0, 1, window.row], [0, 0, 1.0]])
+        matrix = np.linalg.inv(coarse) @ self.matrix @ coarse @ first  # pixel of the window -> coarse pixel
+        x, y = np.meshgrid(np.linspace(-1, window.width, 9), np.linspace(-1, window.height, 9))
+        there = through(matrix, np.column_stack([x.ravel(), y.ravel()]))
+        low, high = np.floor(there.min(axis=0)) - 2, np.ceil(there.max(axis=0)) + 3
+        around = Window(*low.astype(int).tolist(), *(high - low).astype(int).tolist())
+        patch = self.scene.read(around, factor)
+        matrix = np.array([[1, 0, -low[0]], [0, 1, -low[1]], [0, 0, 1.0]]) @ matrix
+        zoom = math.sqrt(abs(np.linalg.det(matrix[:2, :2])))
+        bands = [*(patch.values * patch.valid), patch.valid.astype(np.float32)]
+        if zoom > 1.2:  # what lies between the pixels that are seen must not alias
+            bands = [cv2.GaussianBlur(band, (0, 0), 0.35 * zoom) for band in bands]
+        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        *values, share = (cv2.warpPerspective(b, matrix, (window.width, window.height), flags=flags) for b in bands)
+        valid = share > 0.5
+        return Patch(np.where(valid, np.stack(values) / np.maximum(share, 0.5), 0).astype(np.float32), valid)
+
+
+def through(matrix: npt.NDArray[Any], xy: Points) -> Points:
+    """(N, 2) points moved by a (3, 3) projective matrix."""
+    moved = np.column_stack([xy, np.ones(len(xy))]) @ matrix.T
+    return moved[:, :2] / moved[:, 2:]
 
 
 def _within(part: Window, of: Window) -> tuple[slice, slice]:
@@ -168,19 +221,22 @@ class ScenePair:
     """An optical and a SAR scene and the common grid on which they are compared."""
 
     optical: Scene
-    sar: Scene
+    sar: Scene | PosedScene
     grid: Grid
 
     @property
     def overlap(self) -> Window:
         """Where the extents of both scenes overlap, in pixels of the common grid."""
-        windows = [
-            self.grid.covering(scene.grid.map_to_crs(scene.grid.outline(), self.grid.crs))
-            for scene in (self.optical, self.sar)
-        ]
+        windows = [self.grid.covering(self.grid.to_map(scene.outline())) for scene in (self.optical, self.sar)]
         return windows[0].intersect(windows[1])
 
-    def overview(self, scene: Scene) -> tuple[Patch, int]:
+    def posed(self, matrix: npt.NDArray[np.float64]) -> ScenePair:
+        """The pair with its SAR scene seen through `matrix`, see `PosedScene`."""
+        if not isinstance(self.sar, Scene):
+            raise TypeError("the pair is posed already")
+        return ScenePair(self.optical, PosedScene(self.sar, matrix), self.grid)
+
+    def overview(self, scene: Scene | PosedScene) -> tuple[Patch, int]:
         """The whole of `scene` on the common grid at about 1,000 px a side, and the factor of that."""
         factor = 1
         while max(self.grid.shape) / factor > _OVERVIEW_SIDE:

@@ -60,13 +60,21 @@ class GlobalFit:
 
 
 def fit_global(
-    source: Points, target: Points, model: GlobalModel, threshold: float, estimator: Estimator = "magsac"
+    source: Points,
+    target: Points,
+    model: GlobalModel,
+    threshold: float,
+    estimator: Estimator = "magsac",
+    seed: int = 0,
 ) -> GlobalFit | None:
     """Robust fit of `target` = model(`source`), both (N, 2) in map units; threshold in the same units.
 
     An affine by RANSAC is the transformation of the SpaceNet 9 baseline (Hänsch et al., section 3.2); MAGSAC
     (Barath et al. 2019, in OpenCV) needs no sharp threshold. The result is refitted on its inliers by least squares.
     None where the points do not determine the model. Raises ConfigError for an unknown model.
+
+    seed: another one draws other samples, which affines and homographies, not translations, depend on. OpenCV's
+    estimators seed themselves, whatever `cv2.setRNGSeed` is told, so the points come in another order; 0 keeps theirs.
     """
     if model not in _MINIMUM:
         raise ConfigError(f"no model {model!r}; there are: {', '.join(_MINIMUM)}")
@@ -77,6 +85,8 @@ def fit_global(
     if model == "translation":
         return _translation(a, b, threshold, centre)
     method = cv2.USAC_MAGSAC if estimator == "magsac" else cv2.RANSAC
+    order = np.random.default_rng(seed).permutation(len(a)) if seed else np.arange(len(a))
+    a, b = a[order], b[order]
     cv2.setRNGSeed(0)
     try:
         if model == "affine":
@@ -94,7 +104,7 @@ def fit_global(
         return None
     if model == "affine":
         matrix = np.vstack([least_squares_affine(a[inliers], b[inliers]), [0, 0, 1]])
-    return GlobalFit(np.asarray(matrix, np.float64), centre, inliers)
+    return GlobalFit(np.asarray(matrix, np.float64), centre, inliers[np.argsort(order)])
 
 
 def _on_a_line(points: Points) -> bool:

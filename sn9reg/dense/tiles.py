@@ -16,7 +16,7 @@ from sn9reg import progress
 from sn9reg.correlation import Similarity, masked_similarity
 from sn9reg.grid import Points, Window
 from sn9reg.networks.branches import Modality
-from sn9reg.scene import Patch, Scene, ScenePair
+from sn9reg.scene import Patch, PosedScene, Scene, ScenePair
 
 # (patch, modality) -> features (C, h, w), zero where there is nothing to compare
 FeatureExtractor = Callable[[Patch, Modality], Tensor]
@@ -149,7 +149,7 @@ class _Tile:
     @classmethod
     def read(
         cls,
-        scene: Scene,
+        scene: Scene | PosedScene,
         kind: Modality,
         corner: npt.NDArray[np.int64],
         side: int,

@@ -26,20 +26,31 @@ def log_gabor_bank(height: int, width: int, orientations: int, wavelengths: tupl
 
     Orientation k passes structure whose normal points at k * 180 / orientations degrees from x towards y (down).
     """
-    fy, fx = torch.fft.fftfreq(height)[:, None], torch.fft.fftfreq(width)[None, :]
-    radius = torch.hypot(fx, fy)
-    radius[0, 0] = 1.0
-    angle = torch.atan2(fy, fx)
-    low_pass = 1 / (1 + (radius / 0.45) ** 30)  # no corner of the spectrum that only some orientations reach
-    radial = [torch.exp(-torch.log(radius * w) ** 2 / (2 * math.log(_SIGMA_ON_F) ** 2)) * low_pass for w in wavelengths]
-    for band in radial:
-        band[0, 0] = 0.0
+    radius, angle = polar_frequencies(height, width)
+    radial = log_gabor(radius, wavelengths, _SIGMA_ON_F)
     step = math.pi / orientations
     angular = []
     for k in range(orientations):
         turn = torch.atan2(torch.sin(angle - k * step), torch.cos(angle - k * step))
         angular.append(torch.exp(-(turn**2) / (2 * (step * _ANGULAR_SHARE) ** 2)))
-    return torch.stack(radial)[:, None] * torch.stack(angular)[None]
+    return radial[:, None] * torch.stack(angular)[None]
+
+
+def polar_frequencies(height: int, width: int) -> tuple[Tensor, Tensor]:
+    """(H, W) radius in cycles per pixel, 1 where there is no frequency, and angle from x towards y, for torch.fft."""
+    fy, fx = torch.fft.fftfreq(height)[:, None], torch.fft.fftfreq(width)[None, :]
+    radius = torch.hypot(fx, fy)
+    radius[0, 0] = 1.0
+    return radius, torch.atan2(fy, fx)
+
+
+def log_gabor(radius: Tensor, wavelengths: Sequence[float], sigma_on_f: float) -> Tensor:
+    """(scales, H, W) radial parts of log-Gabor filters, none of which passes the mean (`polar_frequencies` first)."""
+    low_pass = 1 / (1 + (radius / 0.45) ** 30)  # no corner of the spectrum that only some orientations reach
+    bands = [torch.exp(-(torch.log(radius * w) ** 2) / (2 * math.log(sigma_on_f) ** 2)) * low_pass for w in wavelengths]
+    for band in bands:
+        band[0, 0] = 0.0
+    return torch.stack(bands)
 
 
 def orientation_response(image: Tensor, orientations: int, wavelengths: Sequence[float]) -> Tensor:

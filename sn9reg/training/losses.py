@@ -49,6 +49,24 @@ class MatchingLoss(nn.Module, ABC):
         """(B,) of a surface and places that `forward` has checked."""
 
 
+def hardest_in_batch(distance: Tensor, margin: float = 1.0) -> Tensor:
+    """The mean quadruplet loss of (N, N) distances between descriptors of N optical and N SAR patches, of which those
+    of one index show the same place.
+
+    He et al., "Deep convolutional network based on attention mechanism for matching optical and SAR images", eq. (4),
+    after HardNet (A. Mishchuk et al., 2017): for each match the SAR patch that is nearest to the optical one without
+    belonging to it, and the optical one nearest to the SAR patch; the nearer of the two is the triplet's negative:
+        max(0, margin + D(o_i, s_i) - min(D(o_i, s_jmin), D(o_kmin, s_i))).
+    Raises ValueError for other shapes, and for less than two matches, which have no negatives.
+    """
+    if distance.dim() != 2 or distance.shape[0] != distance.shape[1] or len(distance) < 2:
+        raise ValueError(f"not (N, N) distances with N > 1: {tuple(distance.shape)}")
+    own = torch.eye(len(distance), dtype=torch.bool, device=distance.device)
+    others = distance.masked_fill(own, torch.inf)
+    negative = torch.minimum(others.amin(dim=1), others.amin(dim=0))
+    return (margin + distance.diagonal() - negative).clamp_min(0).mean()
+
+
 class Temperature(nn.Module):
     """Divides scores by a temperature, held as its logarithm: a parameter if `trainable`, else a buffer.
 

@@ -1,4 +1,4 @@
-"""Writing and reading weights: those of dense networks and those of keypoint detectors.
+"""Writing and reading weights: those of dense networks, of keypoint detectors and of descriptors.
 
 A file is a safetensors file whose header says, beside the tensors, which network they belong to. Those that ship stand
 in manifest.json with their checksum and their card: data and licences, recipe, seed, commit, measured table.
@@ -21,8 +21,10 @@ from safetensors.torch import save_file
 from torch import nn
 
 from sn9reg.correlation import Similarity
+from sn9reg.descriptors.patches import PatchLayout
 from sn9reg.errors import ConfigError, InputError, OutputError, check_options
 from sn9reg.networks.branches import Branches, Modality
+from sn9reg.networks.dense_fusion import DenseFusion
 from sn9reg.networks.heatmap_unet import HeatmapUNet
 from sn9reg.networks.table import build
 from sn9reg.rasters import PathLike, atomic_output
@@ -69,11 +71,38 @@ class DetectorArchitecture:
         return HeatmapUNet(self.finds, **self.options)
 
 
-A = TypeVar("A", Architecture, DetectorArchitecture)
-_WHAT = {Architecture: "dense network", DetectorArchitecture: "keypoint detector"}
+@dataclass(frozen=True)
+class DescriptorArchitecture:
+    """What a descriptor's file is for: what it sees, and its network's other options."""
+
+    patch: PatchLayout
+    network: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.patch, dict):  # as it stands in a file's header
+            object.__setattr__(self, "patch", PatchLayout(**self.patch))
+
+    @property
+    def kind(self) -> str:
+        return "patch descriptor"
+
+    def build(self) -> DenseFusion:
+        """The network, with new weights. Raises ConfigError for what there is not."""
+        given = ("in_channels", "side")
+        known = [name for name in inspect.signature(DenseFusion).parameters if name not in given]
+        check_options("a patch descriptor", self.network, known)
+        return DenseFusion(self.patch.channels, self.patch.side, **self.network)
 
 
-def save_weights(path: PathLike, network: nn.Module, architecture: Architecture | DetectorArchitecture) -> None:
+A = TypeVar("A", Architecture, DetectorArchitecture, DescriptorArchitecture)
+_WHAT: dict[Any, str] = {
+    Architecture: "dense network",
+    DetectorArchitecture: "keypoint detector",
+    DescriptorArchitecture: "patch descriptor",
+}
+
+
+def save_weights(path: PathLike, network: nn.Module, architecture: Any) -> None:
     """Write a network's state, each tensor in half precision where that does not overflow. Raises OutputError where the
     file cannot be written."""
     state = {key: _half(value).contiguous() for key, value in network.state_dict().items()}
@@ -93,7 +122,7 @@ def _half(value: torch.Tensor) -> torch.Tensor:
 
 def load_weights(path: PathLike, sha256: str | None = None, kind: type[A] = Architecture) -> tuple[Any, A]:  # type: ignore[assignment]
     """The network of a weights file, float32, ready to be used, and what it is: `Branches` for an `Architecture`, a
-    `HeatmapUNet` for a `DetectorArchitecture`.
+    `HeatmapUNet` for a `DetectorArchitecture`, a `DenseFusion` for a `DescriptorArchitecture`.
 
     Raises InputError for a file that is missing, damaged, no safetensors file (pickles are refused: they can run
     code), for another checksum than `sha256`, for another kind of network, and for tensors that do not fit it.
@@ -102,9 +131,9 @@ def load_weights(path: PathLike, sha256: str | None = None, kind: type[A] = Arch
     header, state = _read(path, sha256)
     try:
         content = json.loads(header)
-        other = DetectorArchitecture if kind is Architecture else Architecture
-        if isinstance(content, dict) and content.keys() == other.__dataclass_fields__.keys():
-            raise InputError(f"{path}: holds a {other(**content).kind}, not a {_WHAT[kind]}")
+        for other in _WHAT.keys() - {kind}:
+            if isinstance(content, dict) and content.keys() == other.__dataclass_fields__.keys():
+                raise InputError(f"{path}: holds a {other(**content).kind}, not a {_WHAT[kind]}")
         architecture = kind(**content)
         network = architecture.build()
         network.load_state_dict(state)
@@ -173,6 +202,14 @@ def shipped_detector(finds: Modality) -> tuple[HeatmapUNet, DetectorArchitecture
     train = f"pipelines.train_keypoints pipelines/training/keypoints.yaml --finds {finds}"
     name, missing = f"keypoints-{finds}", f"no detector of {finds} keypoints ships"
     return _shipped(name, DetectorArchitecture, missing, train, f"{finds}_weights=FILE")
+
+
+def load_descriptor(weights: PathLike | None = None) -> tuple[DenseFusion, DescriptorArchitecture]:
+    """The descriptor in a file, or the one that ships. Raises InputError as `load_weights`, and where none ships."""
+    if weights is not None:
+        return load_weights(weights, kind=DescriptorArchitecture)
+    train = "pipelines.train_descriptors pipelines/training/descriptors.yaml"
+    return _shipped("descriptors", DescriptorArchitecture, "no descriptor ships", train, "weights=FILE")
 
 
 def _shipped(name: str, kind: type[A], missing: str, train: str, option: str) -> tuple[Any, A]:

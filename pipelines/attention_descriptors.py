@@ -1,0 +1,236 @@
+"""What coordinate attention adds to the descriptor, and what training does, over a folder of registered pairs.
+
+    python -m pipelines.attention_descriptors FOLDER [--config pipelines/training/descriptors.yaml]
+        [--out work/attention_descriptors] [--steps N] [--seeds 10] [--limit N] [--weights FILE]
+
+The network of the configuration is trained twice, with and without attention, alike in all else; weights that are there
+already are kept, and a stopped training goes on. Both are compared with the descriptor that needs no training and with
+the one that ships, on the pairs of FOLDER (NAME_opt.*, NAME_sar.*, NAME_mask.* where not every pixel is valid).
+Partners are looked for anywhere, as in the paper, and near, at most 20 px away. Out come table.md, results.json and
+figure.png.
+
+Source: He et al., "Deep convolutional network based on attention mechanism for matching optical and SAR images",
+sections 2.4, 3.2 and 3.3, table 3 and figure 5. Its figures are means of ten trials; here a trial is a seed of RANSAC.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import json
+import logging
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import numpy.typing as npt
+from tqdm import tqdm
+
+from pipelines.attention_figures import report
+from pipelines.train_descriptors import run
+from sn9reg.benchmark import _save
+from sn9reg.correspondences import Correspondences
+from sn9reg.errors import InputError, OutputError, Sn9regError
+from sn9reg.matchers.descriptors import FAITHFUL, DescriptorMatcher
+from sn9reg.metrics import f_measure, ncm, rmse
+from sn9reg.pair_folder import PairFiles, pair_files
+from sn9reg.rasters import atomic_output
+from sn9reg.scene import ScenePair, open_pair
+from sn9reg.training.config import as_dict, read_as
+from sn9reg.training.descriptor_config import DescriptorConfig
+from sn9reg.weights.store import load_descriptor, manifest
+
+Floats = npt.NDArray[np.float64]
+
+PROTOCOLS: dict[str, dict[str, Any]] = {"anywhere": {}, "near": {"near": True, "max_offset": 20.0}}
+WITH, WITHOUT = "with attention", "without attention"
+FEWEST = 6  # matches of a pair that counts as registered
+FIXED = ("keypoints", "putative", "putative_ncm")
+# Of a trial; `matches` are what RANSAC leaves.
+MEASURES = ("matches", "ncm", "precision", "recall", "f_measure", "rmse", "registered")
+
+
+@dataclass(frozen=True)
+class PairResult:
+    """What a descriptor found on a pair. keypoints: the optical ones. putative, putative_ncm: matches before RANSAC and
+    the correct among them. trials: measure -> (S,) by seed; rmse is NaN with none correct."""
+
+    name: str
+    keypoints: int
+    putative: int
+    putative_ncm: int
+    seconds: float
+    trials: dict[str, Floats]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A descriptor under a protocol."""
+
+    descriptor: str
+    protocol: str
+    pairs: list[PairResult]
+
+    def table(self, measure: str) -> Floats:
+        """(P, S) of P pairs under S seeds."""
+        return np.stack([pair.trials[measure] for pair in self.pairs])
+
+    def as_dict(self) -> dict[str, Any]:
+        """Means over the pairs that have a value, and over the seeds; their deviation over the seeds; each pair's."""
+        by_seed = {measure: known_mean(self.table(measure)) for measure in MEASURES}
+        fixed = {k: float(np.mean([getattr(pair, k) for pair in self.pairs])) for k in FIXED}
+        return {
+            "descriptor": self.descriptor,
+            "protocol": self.protocol,
+            "mean": fixed | {k: float(known_mean(v)) for k, v in by_seed.items()},
+            "std": {k: float(known_mean((v - known_mean(v)) ** 2)) ** 0.5 for k, v in by_seed.items()},
+            "seconds": float(np.median([pair.seconds for pair in self.pairs])),
+            "pairs": [dataclasses.asdict(pair) for pair in self.pairs],
+        }
+
+
+def known_mean(values: Floats) -> Floats:
+    """Mean over the first axis of what is not NaN; NaN where all is."""
+    known = np.isfinite(values)
+    count = known.sum(axis=0)
+    return np.where(count > 0, np.where(known, values, 0).sum(axis=0) / np.maximum(count, 1), np.nan)
+
+
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--config", "config_path", default="pipelines/training/descriptors.yaml", show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), default=Path("work/attention_descriptors"), show_default=True)
+@click.option("--steps", type=click.IntRange(1), help="In place of the config's.")
+@click.option("--seeds", type=click.IntRange(1), default=10, show_default=True, help="Trials of RANSAC a pair.")
+@click.option("--limit", type=click.IntRange(1), help="Measure on so many pairs only, spread over the folder.")
+@click.option("--weights", help="One more descriptor, in place of the one that ships.")
+def main(
+    folder: Path, config_path: str, out: Path, steps: int | None, seeds: int, limit: int | None, weights: str | None
+) -> None:
+    """Train with and without attention, measure on the pairs of FOLDER; write table, numbers and figure."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    try:
+        files = pair_files(folder)
+        chosen = np.linspace(0, len(files) - 1, min(limit or len(files), len(files))).round().astype(int)
+        files = [files[i] for i in chosen]
+        config = read_as(config_path, DescriptorConfig)
+        config = config if steps is None else dataclasses.replace(config, steps=steps)
+        further = others(weights)
+        descriptors = {name: {"weights": str(trained(config, out, name))} for name in (WITH, WITHOUT)} | further
+        rows = [row for name, options in descriptors.items() for row in measured(name, options, files, seeds)]
+        facts = [row.as_dict() for row in rows]
+        report(facts, out, f"{len(files)} pairs of {folder}, {seeds} seeds of RANSAC. {budget(out)}", (WITH, WITHOUT))
+    except Sn9regError as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(error.exit_code)
+    click.echo((out / "table.md").read_text())
+
+
+def others(weights: str | None) -> dict[str, dict[str, Any]]:
+    """The descriptors that are not trained here. Raises InputError where one cannot be read, before any is trained."""
+    found: dict[str, dict[str, Any]] = {"untrained (mim)": {"descriptor": "mim"}}
+    if weights is not None:
+        load_descriptor(weights)
+        return found | {"given": {"weights": weights}}
+    return found | ({"shipped": {}} if "descriptors" in manifest() else {})
+
+
+def trained(config: DescriptorConfig, out: Path, name: str) -> Path:
+    """The weights file of the network with or without attention, trained unless it is there."""
+    folder = out / name.replace(" ", "-")
+    path, note = folder / "weights.safetensors", folder / "training.json"
+    config = dataclasses.replace(config, network=config.network | {"attention": name == WITH})
+    asked = json.dumps(as_dict(config))
+    same = note.is_file() and note.read_text() == asked
+    if path.exists():
+        if not same:
+            click.echo(f"{path}: kept, though not by this configuration; remove it to train anew", err=True)
+        return path
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be made ({error.strerror})") from error
+    with atomic_output(note, overwrite=True) as temporary:
+        temporary.write_text(asked)
+    return run(config, folder, resume=same)
+
+
+def budget(out: Path) -> str:
+    """For how long both were trained."""
+    notes = [out / name.replace(" ", "-") / "training.json" for name in (WITH, WITHOUT)]
+    known = [json.loads(note.read_text()) if note.is_file() else {} for note in notes]
+    told = [f"{k['steps']} steps of {k['batch']} patches, seed {k['seed']}" if k else "nobody knows for how long" for k in known]
+    same = told[0] == told[1]
+    return f"Trained: {told[0]}, both alike." if same else f"Trained: {WITH} {told[0]}, {WITHOUT} {told[1]}."
+
+
+def measured(name: str, options: dict[str, Any], files: list[PairFiles], seeds: int) -> Iterator[Row]:
+    """A descriptor on all pairs, a row for each protocol. Both see the same keypoints, which are described once."""
+    matchers = {protocol: DescriptorMatcher(**FAITHFUL | extra | options) for protocol, extra in PROTOCOLS.items()}
+    found: dict[str, list[PairResult]] = {protocol: [] for protocol in matchers}
+    first = matchers["anywhere"]
+    for pair_of in tqdm(files, name, disable=None):
+        with opened(pair_of) as pair:
+            start = time.perf_counter()
+            matrix, radius = next(first._poses(pair))
+            posed = pair.posed(matrix)
+            factor = first._factor(posed)
+            optical, sar = first._described(posed, factor, radius)
+            describing = time.perf_counter() - start
+            for protocol, matcher in matchers.items():
+                start = time.perf_counter()
+                _, radius = next(matcher._poses(pair))
+                putative = matcher._putative(posed, optical, sar, factor, radius)
+                middle = time.perf_counter()
+                kept = [inliers(matcher, putative, factor, seed) for seed in range(seeds)]
+                seconds = describing + (middle - start) + (time.perf_counter() - middle) / seeds
+                found[protocol].append(judged(pair_of.name, putative, kept, seconds))
+    yield from (Row(name, protocol, pairs) for protocol, pairs in found.items())
+
+
+@contextmanager
+def opened(files: PairFiles) -> Iterator[ScenePair]:
+    """A pair in a pixel frame, without what its mask leaves out. Raises InputError where it cannot be used."""
+    patches = dict(zip((files.optical, files.sar), files.read(), strict=True))
+    if len({patch.valid.shape for patch in patches.values()}) > 1:
+        raise InputError(f"{files.optical} and {files.sar.name} differ in size; a registered pair does not")
+    for path, patch in patches.items():
+        if not patch.valid.any():
+            raise InputError(f"{path}: holds no valid pixel")
+    with tempfile.TemporaryDirectory() as folder:
+        kinds = zip(("optical", "sar"), patches.values(), strict=True)
+        with open_pair(*(_save(Path(folder) / f"{k}.tif", p) for k, p in kinds), pixel_frame=True) as pair:
+            yield pair
+
+
+def inliers(matcher: DescriptorMatcher, putative: Correspondences, factor: int, seed: int) -> npt.NDArray[np.bool_]:
+    """(N,) which matches RANSAC leaves; none where there is no model."""
+    options: dict[str, Any] = {"seed": seed} if "seed" in inspect.signature(matcher._model).parameters else {}
+    model = matcher._model(putative, factor, **options)
+    return np.zeros(len(putative), bool) if model is None else model[1]
+
+
+def judged(name: str, putative: Correspondences, kept: list[npt.NDArray[np.bool_]], seconds: float) -> PairResult:
+    """A pair's numbers; the truth is that both images show the same at the same pixel."""
+    errors = np.hypot(*(putative.sar_xy - putative.optical_xy).T)
+    keypoints = putative.tried
+    trials = []
+    for chosen in kept:
+        matches, correct = int(chosen.sum()), ncm(errors[chosen])
+        shares = correct / max(matches, 1), correct / max(keypoints, 1), f_measure(correct, matches, keypoints)
+        trials.append((matches, correct, *shares, rmse(errors[chosen]), matches >= FEWEST))
+    columns = np.array(trials, np.float64).T
+    by_measure = dict(zip(MEASURES, columns, strict=True))
+    return PairResult(name, keypoints, len(putative), ncm(errors), seconds, by_measure)
+
+
+if __name__ == "__main__":
+    main()

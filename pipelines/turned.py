@@ -1,0 +1,144 @@
+"""Register small pairs whose SAR image was turned and scaled, and count how many come out right.
+
+    python -m pipelines.turned ../shared/data/gf3_1m [--turn 45] [--zoom 1.25] [--matcher descriptors] [--json]
+
+FOLDER holds registered pairs NAME_opt.*, NAME_sar.* and, where not every pixel is valid, NAME_mask.*. Each SAR image is
+turned about its middle by an angle drawn from +-turn and scaled by a factor drawn from 1 / zoom to zoom, in a frame of
+its own size, so that its corners are lost. A pair counts where it is registered and its offset map is off by at most
+5 px in the mean over the optical pixels whose partners the SAR image shows.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import click
+import cv2
+import numpy as np
+import numpy.typing as npt
+import rasterio
+
+from sn9reg.errors import Sn9regError
+from sn9reg.grid import Grid
+from sn9reg.matchers.base import Matcher, make_matcher
+from sn9reg.pair_folder import PairFiles, pair_files
+from sn9reg.rasters import geotiff_profile
+from sn9reg.register import register
+from sn9reg.scene import Patch
+
+RIGHT = 5.0  # pixels
+
+
+@dataclass(frozen=True)
+class Turned:
+    """One pair. turn: degrees. error: mean over the optical image, pixels; None where it was not registered."""
+
+    name: str
+    turn: float
+    zoom: float
+    error: float | None
+    seconds: float
+
+    @property
+    def right(self) -> bool:
+        return self.error is not None and self.error <= RIGHT
+
+
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--turn", default=45.0, show_default=True, help="Largest angle, degrees.")
+@click.option("--zoom", default=1.25, show_default=True, help="Largest scale, and its inverse the smallest.")
+@click.option("--matcher", "name", default="descriptors", show_default=True)
+@click.option("--matcher-option", "options", multiple=True, help="NAME=VALUE, as of `sn9reg align`.")
+@click.option("--model", default="affine", show_default=True)
+@click.option("--limit", type=click.IntRange(1), help="At most so many pairs, spread over the folder.")
+@click.option("--seed", default=0, show_default=True)
+@click.option("--json", "as_json", is_flag=True)
+def main(
+    folder: Path, turn: float, zoom: float, name: str, options: tuple[str, ...], model: str, limit: int | None,
+    seed: int, as_json: bool,
+) -> None:  # fmt: skip
+    """Measure and print."""
+    try:
+        given = {key: _value(value) for key, _, value in (option.partition("=") for option in options)}
+        found = measure(folder, make_matcher(name, **given), turn, zoom, model, limit, seed)
+    except Sn9regError as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(error.exit_code)
+    click.echo(json.dumps([asdict(one) for one in found]) if as_json else summary(found))
+
+
+def _value(text: str) -> object:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def measure(
+    folder: Path, matcher: Matcher, turn: float, zoom: float, model: str, limit: int | None = None, seed: int = 0
+) -> list[Turned]:
+    """Every pair of the folder, or `limit` of them. Raises InputError where it holds none."""
+    pairs = pair_files(folder)
+    chosen = np.linspace(0, len(pairs) - 1, min(limit or len(pairs), len(pairs))).round().astype(int)
+    return [_one(pairs[i], matcher, turn, zoom, model, np.random.default_rng([seed, int(i)])) for i in chosen]
+
+
+def _one(
+    files: PairFiles, matcher: Matcher, turn: float, zoom: float, model: str, random: np.random.Generator
+) -> Turned:
+    angle, scale = random.uniform(-turn, turn), zoom ** random.uniform(-1, 1)
+    optical, sar = files.read()
+    height, width = sar.valid.shape
+    middle = np.array([width - 1, height - 1]) / 2
+    cos, sin = math.cos(math.radians(angle)) * scale, math.sin(math.radians(angle)) * scale
+    linear = np.array([[cos, -sin], [sin, cos]])  # where a place goes, from the middle
+    matrix = np.column_stack([linear, middle - linear @ middle])
+    *bands, share = (
+        cv2.warpAffine(band, matrix, (width, height), flags=cv2.INTER_LINEAR)
+        for band in [*(sar.values * sar.valid), sar.valid.astype(np.float32)]
+    )
+    valid = share > 0.5
+    turned = Patch(np.where(valid, np.stack(bands) / np.maximum(share, 0.5), 0).astype(np.float32), valid)
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [Path(folder) / "optical.tif", Path(folder) / "sar.tif"]
+        _save(paths[0], optical)
+        _save(paths[1], turned)
+        start = time.perf_counter()
+        found = register(*paths, matcher=matcher, model=model, pixel_frame=True)
+        seconds = time.perf_counter() - start
+        error = None
+        if found.registered:
+            at = np.stack(np.meshgrid(np.arange(8, width, 16), np.arange(8, height, 16)), -1).reshape(-1, 2)
+            truth = (at - middle) @ linear.T + middle
+            seen = ((truth >= 0) & (truth <= [width - 1, height - 1])).all(axis=1)
+            there = found.grid.to_pixel(found.warp(found.grid.to_map(at[seen].astype(np.float64))))
+            error = round(float(np.hypot(*(there - truth[seen]).T).mean()), 3)
+    return Turned(files.name, round(angle, 2), round(scale, 3), error, round(seconds, 2))
+
+
+def _save(path: Path, patch: Patch) -> None:
+    count, height, width = patch.values.shape
+    profile = geotiff_profile(Grid.pixel_frame(width, height), count, "float32", nodata=float("nan"))
+    with rasterio.open(path, "w", **profile) as target:
+        target.write(np.where(patch.valid, patch.values, np.nan).astype(np.float32))
+
+
+def summary(found: list[Turned]) -> str:
+    """The counts in words."""
+    errors: npt.NDArray[np.float64] = np.array([one.error for one in found if one.error is not None])
+    told = f"{sum(one.right for one in found)} of {len(found)} registered within {RIGHT:g} px"
+    told += f" ({np.mean([one.right for one in found]):.0%}); {len(found) - len(errors)} refused"
+    if len(errors):
+        told += f", {int((errors > RIGHT).sum())} wrong; median error {np.median(errors):.2f} px"
+    return told + f"; {np.median([one.seconds for one in found]):.1f} s a pair"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,122 @@
+"""What a descriptor sees: the image around a keypoint, and the orientation energies there, turned and scaled."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from kornia.filters import gaussian_blur2d
+from torch import Tensor
+from torch.nn.functional import grid_sample
+
+from sn9reg.errors import ConfigError
+from sn9reg.features.orientation import orientation_features
+
+Inputs = Literal["grey", "energy", "both"]
+ORIENTATIONS = 6
+_WAVELENGTHS = (6.0, 12.0)
+_ENERGIES = len(_WAVELENGTHS) * ORIENTATIONS
+_CHANNELS = {"grey": 1, "energy": _ENERGIES, "both": 1 + _ENERGIES}
+
+
+@dataclass(frozen=True)
+class PatchLayout:
+    """side: of a patch, its own pixels. scale: image pixels per patch pixel. inputs: the grey image, which is
+    standardised patch by patch, the energies of six orientations at two wavelengths (`features.orientation`), or both.
+
+    Raises ConfigError for values out of range.
+    """
+
+    side: int = 224
+    scale: float = 1.0
+    inputs: Inputs = "grey"
+
+    def __post_init__(self) -> None:
+        if isinstance(self.side, bool) or not isinstance(self.side, int) or not 8 <= self.side <= 1024:
+            raise ConfigError(f"a patch's side is {self.side!r}, not a whole number from 8 to 1024")
+        number = isinstance(self.scale, int | float) and not isinstance(self.scale, bool)
+        if not number or not 0.1 <= self.scale <= 10:
+            raise ConfigError(f"a patch's scale is {self.scale!r}, not a number from 0.1 to 10")
+        if self.inputs not in get_args(Inputs):
+            raise ConfigError(f"a patch's inputs are {self.inputs!r}, not one of {', '.join(get_args(Inputs))}")
+
+    @property
+    def channels(self) -> int:
+        return _CHANNELS[self.inputs]
+
+    @property
+    def extent(self) -> float:
+        """Side of a patch in image pixels."""
+        return self.side * self.scale
+
+
+def input_maps(grey: Tensor, layout: PatchLayout) -> Tensor:
+    """(B, H, W) standardised images -> (B, 1 + E, H, W): the image and its orientation energies, smoothed as far as
+    patches are coarser than the image, lest they alias."""
+    maps = grey[:, None]
+    if layout.inputs != "grey":
+        maps = torch.cat([maps, orientation_features(grey, ORIENTATIONS, _WAVELENGTHS, phase=0.0)], dim=1)
+    if layout.scale > 1:
+        sigma = 0.4 * layout.scale
+        side = 2 * math.ceil(2 * sigma) + 1
+        maps = gaussian_blur2d(maps, (side, side), (sigma, sigma))
+    return maps
+
+
+def sample_patches(
+    maps: Tensor, xy: Tensor, layout: PatchLayout, angle: Tensor | None = None, zoom: Tensor | None = None
+) -> Tensor:
+    """(1 + E, H, W) maps, (N, 2) places x, y in pixels -> (N, C, side, side) patches around them. The maps are an image
+    and, if asked for, energies of six orientations k * pi / 6, at any number of scales one after the other.
+
+    angle: (N,) radians from the image's x axis towards its y axis, to which a patch's x axis points; orientations are
+    those in the patch. zoom: (N,) by which patches are larger than `layout.scale` has them. Beyond the image all is 0.
+    """
+    height, width = maps.shape[-2:]
+    n, side = len(xy), layout.side
+    along = (torch.arange(side, device=maps.device, dtype=maps.dtype) - (side - 1) / 2) * layout.scale
+    v, u = torch.meshgrid(along, along, indexing="ij")
+    xy = xy.to(maps)
+    size = torch.ones(n, device=maps.device, dtype=maps.dtype) if zoom is None else zoom.to(maps)
+    turn = torch.zeros(n, device=maps.device, dtype=maps.dtype) if angle is None else angle.to(maps)
+    cos, sin = (size * turn.cos())[:, None, None], (size * turn.sin())[:, None, None]
+    x = xy[:, 0, None, None] + cos * u - sin * v
+    y = xy[:, 1, None, None] + sin * u + cos * v
+    grid = torch.stack([(2 * x + 1) / width - 1, (2 * y + 1) / height - 1], dim=-1).reshape(1, n * side, side, 2)
+    chosen = {"grey": maps[:1], "energy": maps[1:], "both": maps}[layout.inputs]
+    # channels_last: one look-up fetches all channels
+    source = chosen[None].contiguous(memory_format=torch.channels_last)
+    patches = grid_sample(source, grid, align_corners=False)[0].reshape(-1, n, side, side).transpose(0, 1)
+    if layout.inputs == "grey":
+        return standardised(patches)
+    energies = patches[:, patches.shape[1] % ORIENTATIONS :]
+    if angle is not None:
+        energies = turned(energies, turn)
+    return energies if layout.inputs == "energy" else torch.cat([standardised(patches[:, :1]), energies], dim=1)
+
+
+def turned(energies: Tensor, angle: Tensor) -> Tensor:
+    """(N, S * 6, h, w) energies of orientations k * pi / 6 -> those of orientations seen from a frame turned by (N,)
+    radians, interpolated."""
+    groups = energies.unflatten(1, (-1, ORIENTATIONS))
+    place = (
+        torch.arange(ORIENTATIONS, device=energies.device) + angle[:, None] * (ORIENTATIONS / math.pi)
+    ) % ORIENTATIONS
+    low = place.floor()
+    share = (place - low)[:, None, :, None, None].to(energies)
+    index = low.long() % ORIENTATIONS
+    rows = torch.arange(len(energies), device=energies.device)[:, None]
+
+    def at(k: Tensor) -> Tensor:
+        return groups.transpose(1, 2)[rows, k].transpose(1, 2)
+
+    return (at(index) * (1 - share) + at((index + 1) % ORIENTATIONS) * share).flatten(1, 2)
+
+
+def standardised(patches: Tensor) -> Tensor:
+    """(N, C, h, w) with mean 0 and standard deviation 1 per patch and channel; constant ones are 0."""
+    centred = patches - patches.mean(dim=(2, 3), keepdim=True)
+    spread = centred.square().mean(dim=(2, 3), keepdim=True).sqrt()
+    return centred / spread.clamp_min(1e-3) * (spread > 1e-3)

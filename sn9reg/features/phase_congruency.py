@@ -1,0 +1,137 @@
+"""Phase congruency: where the waves that make up an image are in phase, there is an edge, a line or a corner.
+
+P. Kovesi, "Image features from phase congruency", 1999, and "Phase congruency detects corners and edges", 2003; eqs. (1)
+and (2) of He et al., "Deep convolutional network based on attention mechanism for matching optical and SAR images".
+It does not depend on contrast, of which optical and SAR images share little.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from sn9reg.features.orientation import log_gabor, polar_frequencies
+
+_EPSILON = 1e-4  # in units of the image, whose standard deviation is brought to `_SPREAD`
+_SPREAD = 50.0
+
+
+@dataclass(frozen=True)
+class PhaseCongruency:
+    """Of (B, H, W) images.
+
+    congruency: (B, H, W) eq. (1), 0 to 1. maximum, minimum: (B, H, W) moments of the congruency over orientations:
+    strength of an edge, and of a corner. orientation: (B, H, W) radians in [0, pi), of a feature's normal, from x
+    towards y (down). amplitude: (B, O, H, W) filter amplitudes summed over scales, per orientation k * pi / O.
+    """
+
+    congruency: Tensor
+    maximum: Tensor
+    minimum: Tensor
+    orientation: Tensor
+    amplitude: Tensor
+
+
+def phase_congruency(
+    image: Tensor,
+    valid: Tensor | None = None,
+    *,
+    scales: int = 4,
+    orientations: int = 6,
+    wavelength: float = 3.0,
+    factor: float = 1.6,
+    sigma_on_f: float = 0.75,
+    k: float = 1.0,
+    cut_off: float = 0.5,
+    g: float = 3.0,
+) -> PhaseCongruency:
+    """Phase congruency of (B, H, W) float images, on any device, with a noise threshold per image and orientation.
+
+    valid: (B, H, W) bool; noise is estimated there, and there is no congruency elsewhere. wavelength: of the finest
+    scale, pixels; each is `factor` times the one before. sigma_on_f: width of the log-Gabor. k: standard deviations of
+    the noise above its mean below which nothing counts. cut_off, g: share of scales below which a feature is weighted
+    down, and how sharply. The image wraps around at its borders. An image without contrast has no congruency.
+    """
+    spread = _spread(image, valid)
+    image = image * (_SPREAD / spread.clamp_min(1e-30)) * (spread > 0)
+    spectrum = torch.fft.fft2(image - image.double().mean(dim=(1, 2), keepdim=True).to(image.dtype))
+    radial, angular = _bank(*image.shape[-2:], scales, orientations, wavelength, factor, sigma_on_f)
+    radial, angular = radial.to(image.device), angular.to(image.device)
+    steady = sum(factor**-n for n in range(scales))  # of the noise's amplitude over scales, from that of the finest
+    zero = torch.zeros_like(image)
+    numerator, denominator = zero.clone(), zero.clone()
+    xx, yy, xy, odd_x, odd_y = (zero.clone() for _ in range(5))
+    amplitudes = []
+    for o in range(orientations):
+        response = torch.fft.ifft2(spectrum[:, None] * (radial * angular[o]))  # (B, scales, H, W)
+        even, odd = response.real, response.imag
+        amplitude = response.abs()
+        total, largest = amplitude.sum(dim=1), amplitude.amax(dim=1)
+        sum_even, sum_odd = even.sum(dim=1), odd.sum(dim=1)
+        length = torch.hypot(sum_even, sum_odd) + _EPSILON
+        mean_even, mean_odd = (sum_even / length)[:, None], (sum_odd / length)[:, None]
+        # eq. (2): amplitude times phase deviation, the cosine less the sine's modulus
+        energy = (even * mean_even + odd * mean_odd - (even * mean_odd - odd * mean_even).abs()).sum(dim=1)
+        tau = _median(amplitude[:, 0], valid) / math.sqrt(math.log(4)) * steady  # of a Rayleigh distribution
+        noise = tau * (math.sqrt(math.pi / 2) + k * math.sqrt((4 - math.pi) / 2))
+        width = (total / (largest + _EPSILON) - 1) / max(1, scales - 1)
+        weight = torch.sigmoid(g * (width - cut_off))
+        felt = weight * (energy - noise.clamp_min(_EPSILON)).clamp_min(0)
+        numerator += felt
+        denominator += total
+        here = felt / total.clamp_min(_EPSILON)
+        cos, sin = math.cos(o * math.pi / orientations), math.sin(o * math.pi / orientations)
+        xx += (here * cos) ** 2
+        yy += (here * sin) ** 2
+        xy += here**2 * (cos * sin)
+        odd_x += cos * sum_odd
+        odd_y += sin * sum_odd
+        amplitudes.append(total)
+    xx, yy, xy = (2 / orientations * moment for moment in (xx, yy, 2 * xy))
+    root = torch.hypot(xy, xx - yy)
+    inside = torch.ones_like(image) if valid is None else valid.to(image.dtype)
+    return PhaseCongruency(
+        congruency=numerator / (denominator + _EPSILON) * inside,
+        maximum=(xx + yy + root) / 2 * inside,
+        minimum=((xx + yy - root) / 2).clamp_min(0) * inside,
+        orientation=torch.atan2(odd_y, odd_x) % math.pi,
+        amplitude=torch.stack(amplitudes, dim=1),
+    )
+
+
+@lru_cache(maxsize=8)
+def _bank(
+    height: int, width: int, scales: int, orientations: int, wavelength: float, factor: float, sigma_on_f: float
+) -> tuple[Tensor, Tensor]:
+    """(scales, H, W) radial and (O, H, W) angular parts of the filters; the latter are raised cosines."""
+    radius, angle = polar_frequencies(height, width)
+    radial = log_gabor(radius, [wavelength * factor**n for n in range(scales)], sigma_on_f)
+    step = math.pi / orientations
+    angular = []
+    for o in range(orientations):
+        turn = torch.atan2(torch.sin(angle - o * step), torch.cos(angle - o * step)).abs()
+        angular.append((torch.cos((turn * orientations / 2).clamp_max(math.pi)) + 1) / 2)
+    return radial, torch.stack(angular)
+
+
+def _spread(image: Tensor, valid: Tensor | None) -> Tensor:
+    """(B, 1, 1) standard deviation; 0 where it is but rounding."""
+    values = image.double()
+    weight = torch.ones_like(values) if valid is None else valid.double()
+    count = weight.sum(dim=(1, 2), keepdim=True).clamp_min(1)
+    mean = (values * weight).sum(dim=(1, 2), keepdim=True) / count
+    variance = ((values - mean) ** 2 * weight).sum(dim=(1, 2), keepdim=True) / count
+    spread = variance.sqrt()
+    return torch.where(spread > 1e-6 * mean.abs(), spread, 0.0).to(image.dtype)
+
+
+def _median(values: Tensor, valid: Tensor | None) -> Tensor:
+    """(B, 1, 1) median over valid pixels, 0 where there are none."""
+    if valid is None:
+        return values.flatten(1).median(dim=1).values[:, None, None]
+    per_image = [v[m].median() if bool(m.any()) else v.new_zeros(()) for v, m in zip(values, valid, strict=True)]
+    return torch.stack(per_image)[:, None, None]

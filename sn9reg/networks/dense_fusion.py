@@ -1,0 +1,121 @@
+"""The descriptor of He et al.: MobileNetV2, and in place of its last two layers a dense fusion by coordinate attention."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import scipy.linalg
+import timm
+import torch
+from timm.layers.coord_attn import CoordAttn
+from timm.models import adapt_input_conv
+from torch import Tensor, nn
+from torch.nn.functional import adaptive_avg_pool2d, normalize
+
+from sn9reg.errors import ConfigError
+
+_WIDTHS = {0.35: "mobilenetv2_035", 0.5: "mobilenetv2_050", 0.75: "mobilenetv2_075", 1.0: "mobilenetv2_100"}
+_STRIDE = 32  # of MobileNetV2
+_QUIET = 0.005  # what the network starts with beside the layout of the patch
+_SHRINKAGE = 3.0  # of the scatter within places towards one number, as so many times its mean
+
+
+class DenseFusion(nn.Module):
+    """(N, in_channels, side, side) patches -> (N, descriptor) descriptors of length 1.
+
+    He et al., "Deep convolutional network based on attention mechanism for matching optical and SAR images", table 1
+    and figure 3: MobileNetV2 (Sandler et al., 2018) as far as its 320 channels, coordinate attention (Hou et al.,
+    2021), a convolution as large as the map that is left (7x7 for patches of 224 px), batch normalisation.
+
+    width: of MobileNetV2, 1 in the paper. stem_stride: 2 in the paper; 1 for small patches. attention: without it, the
+    network of the ablation (section 3.3). cells: beyond the paper, the means of cells x cells cells of the patch are
+    added through a linear layer, which may be given a good start (`fit_layout`); the network learns what they miss.
+    Raises ConfigError for values out of range.
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 1,
+        side: int = 224,
+        width: float = 1.0,
+        stem_stride: int = 2,
+        attention: bool = True,
+        descriptor: int = 256,
+        cells: int = 0,
+    ) -> None:
+        super().__init__()
+        for name, value in (("in_channels", in_channels), ("side", side), ("descriptor", descriptor)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ConfigError(f"{name} is {value!r}, not a whole number from 1")
+        if width not in _WIDTHS:
+            raise ConfigError(f"width is {width!r}, not one of {', '.join(map(str, _WIDTHS))}")
+        if stem_stride not in (1, 2) or not isinstance(attention, bool):
+            raise ConfigError(
+                f"stem_stride is {stem_stride!r}, attention {attention!r}; they are 1 or 2, true or false"
+            )
+        stride = _STRIDE * stem_stride // 2
+        if side % stride:
+            raise ConfigError(f"side is {side}, must be a multiple of {stride}")
+        backbone: Any = timm.create_model(_WIDTHS[width], pretrained=False, in_chans=in_channels)
+        self.stem, self.norm, self.blocks = backbone.conv_stem, backbone.bn1, backbone.blocks
+        self.stem.stride = (stem_stride, stem_stride)
+        channels = int(backbone.blocks[-1][-1].conv_pwl.out_channels)
+        self.attention = CoordAttn(channels) if attention else nn.Identity()
+        self.fusion = nn.Conv2d(channels, descriptor, side // stride, bias=False)
+        self.fusion_norm = nn.BatchNorm2d(descriptor)
+        self.side, self.descriptor, self.cells = side, descriptor, cells
+        if cells:
+            self.layout = nn.Linear(in_channels * cells**2, descriptor)
+            nn.init.constant_(self.fusion_norm.weight, _QUIET)
+
+    def forward(self, patches: Tensor) -> Tensor:
+        features = self.attention(self.blocks(self.norm(self.stem(patches))))
+        fused = self.fusion_norm(self.fusion(features)).flatten(1).float()
+        if self.cells:
+            fused = fused + self.layout(self.cell_means(patches)).float()
+        return normalize(fused, dim=1)
+
+    def cell_means(self, patches: Tensor) -> Tensor:
+        """(N, in_channels * cells ** 2) means of the cells of each patch, less those of the patch, of length 1."""
+        means = adaptive_avg_pool2d(patches - patches.mean(dim=(2, 3), keepdim=True), self.cells)
+        return normalize(means.flatten(1).float(), dim=1)
+
+    def fit_layout(self, optical: Tensor, sar: Tensor) -> None:
+        """Begin with the directions in which `cell_means` (N, F) of patches differ most from place to place, against how
+        much those of the optical and the SAR patch of one place differ (Fisher's linear discriminant)."""
+        one, other = optical.double(), sar.double()
+        middle = (one + other).mean(dim=0) / 2
+        between, within = (one + other) / 2 - middle, one - other
+        noise = within.T @ within / len(within)
+        noise += _SHRINKAGE * noise.diagonal().mean() * torch.eye(len(noise), dtype=noise.dtype)
+        _, directions = scipy.linalg.eigh((between.T @ between / len(between)).numpy(), noise.numpy())
+        weight = torch.from_numpy(directions[:, ::-1][:, : self.descriptor].T.copy())
+        weight /= (between @ weight.T).norm(dim=1).mean()
+        with torch.no_grad():
+            self.layout.weight.zero_()
+            self.layout.weight[: len(weight)] = weight.float()
+            self.layout.bias.zero_()
+            self.layout.bias[: len(weight)] = -(weight @ middle).float()
+
+    def start_from(self, state: dict[str, Tensor]) -> None:
+        """Take over the backbone of a timm MobileNetV2, e.g. one trained on ImageNet (the paper's transfer learning).
+        Its classifier is left out, its first layer fitted to the channels. Raises ConfigError for other weights."""
+        known = {"conv_stem": "stem", "bn1": "norm", "blocks": "blocks"}
+        own = {
+            ".".join([known[first], rest]): value
+            for first, _, rest in (key.partition(".") for key in state)
+            if first in known
+            for value in [state[f"{first}.{rest}"]]
+        }
+        try:
+            own["stem.weight"] = adapt_input_conv(self.stem.in_channels, own["stem.weight"])
+            missing, _ = self.load_state_dict(own, strict=False)
+        except (KeyError, RuntimeError, NotImplementedError) as error:
+            raise ConfigError(f"these are no weights of a MobileNetV2 of this width ({str(error)[:120]})") from error
+        if lacking := [name for name in missing if name.split(".")[0] in known.values()]:
+            raise ConfigError(f"these weights lack {lacking[0]} of a MobileNetV2")
+
+
+def distances(one: Tensor, other: Tensor) -> Tensor:
+    """(N, D), (M, D) descriptors of length 1 -> (N, M) distances D = sqrt(2 - 2 o.s) (He et al., section 2.3)."""
+    return torch.sqrt((2 - 2 * one @ other.T).clamp_min(1e-6))

@@ -1,0 +1,134 @@
+"""Patches of registered pairs that show the same place, for a descriptor to learn from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, IterableDataset, get_worker_info
+
+from sn9reg.descriptors.corners import fast_corners
+from sn9reg.descriptors.patches import input_maps, sample_patches
+from sn9reg.errors import ConfigError
+from sn9reg.features.phase_congruency import PhaseCongruency, phase_congruency
+from sn9reg.grid import Points
+from sn9reg.scene import Patch
+from sn9reg.training.dataset import Pairs, Source
+from sn9reg.training.descriptor_config import DescriptorConfig
+from sn9reg.training.sample import Geometry, augment_optical, augment_sar, cut, finish
+
+_RIM = 24  # pixels: places are no nearer to the border
+_CANDIDATES = 4  # places drawn at random for each that is wanted
+
+
+class PatchPairs(NamedTuple):
+    """optical, sar: (N, C, side, side); those of one index show the same place."""
+
+    optical: Tensor
+    sar: Tensor
+
+
+class DescriptorSamples(IterableDataset[PatchPairs]):
+    """Endless `places` patch pairs of one random pair of images each; each worker has a stream of its own."""
+
+    def __init__(self, config: DescriptorConfig, pairs: list[tuple[Source, Pairs]], seed: int) -> None:
+        self.config, self.seed = config, seed
+        self.pairs = [(source, part) for source, part in pairs if part and source.weight > 0]
+        if not self.pairs:
+            raise ConfigError("there is nothing to train on: no source has pairs and a weight above zero")
+
+    def __iter__(self) -> Iterator[PatchPairs]:
+        worker = get_worker_info()
+        random = np.random.default_rng([self.seed, worker.id if worker else 0])
+        weights = np.array([source.weight for source, _ in self.pairs])
+        while True:
+            source, part = self.pairs[random.choice(len(self.pairs), p=weights / weights.sum())]
+            found = patch_pairs(*part[int(random.integers(len(part)))], source, self.config, random)
+            if found is not None:
+                yield found
+
+
+class HeldOut(Dataset[PatchPairs]):
+    """Fixed patch pairs, of every pair of images that is held out and has room for them."""
+
+    def __init__(self, config: DescriptorConfig, pairs: list[tuple[Source, Pairs]]) -> None:
+        found = (
+            patch_pairs(*pair, source, config, np.random.default_rng([config.seed, index]), train=False)
+            for source, part in pairs
+            for index, pair in enumerate(part)
+        )
+        self.samples = [sample for sample in found if sample is not None]
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> PatchPairs:
+        return self.samples[index]
+
+
+def collate(samples: list[PatchPairs]) -> PatchPairs:
+    """A batch."""
+    return PatchPairs(torch.cat([s.optical for s in samples]), torch.cat([s.sar for s in samples]))
+
+
+def patch_pairs(
+    optical: Patch,
+    sar: Patch,
+    source: Source,
+    config: DescriptorConfig,
+    random: np.random.Generator,
+    train: bool = True,
+) -> PatchPairs | None:
+    """`places` patch pairs out of one pair of images, None where it has no room for them. train: with the changes of
+    grey values, turns and scales that the configuration asks for."""
+    low, high = source.zoom
+    zoom = float(np.exp(random.uniform(np.log(low), np.log(high)))) if random.random() < source.zoomed else 1.0
+    zoom = max(zoom, config.image / min(optical.valid.shape))
+    one, other, _ = cut(optical, sar, Geometry(config.image, config.image), zoom, random)
+    if train:
+        one = Patch(augment_optical(one.values[0], config.photometry, random)[None], one.valid)
+        other = Patch(augment_sar(other.values[0], config.photometry, random)[None], other.valid)
+    images = torch.from_numpy(np.concatenate(finish(one, other)))
+    valid = torch.from_numpy(np.stack([one.valid, other.valid]))
+    congruency = phase_congruency(images, valid)
+    places = _places(congruency, one.valid & other.valid, config, random)
+    if len(places) < config.places:
+        return None
+    n, strength = len(places), float(train)
+    angle = torch.from_numpy(random.uniform(-1, 1, n) * np.deg2rad(config.turn) * strength)
+    size = torch.from_numpy(np.exp(random.uniform(-1, 1, n) * np.log1p(config.stretch) * strength))
+    moved = places + random.uniform(-1, 1, (n, 2)) * config.shift * strength
+    first, second = input_maps(images, config.patch)
+    return PatchPairs(
+        sample_patches(first, torch.from_numpy(places), config.patch),
+        sample_patches(second, torch.from_numpy(moved), config.patch, angle, size),
+    )
+
+
+def _places(
+    congruency: PhaseCongruency, valid: npt.NDArray[np.bool_], config: DescriptorConfig, random: np.random.Generator
+) -> Points:
+    """(N, 2) places x, y, at most `places`, where both images are valid, apart from one another."""
+    inner = np.zeros_like(valid)
+    inner[_RIM:-_RIM, _RIM:-_RIM] = valid[_RIM:-_RIM, _RIM:-_RIM]
+    free = np.argwhere(inner)[:, ::-1].astype(np.float64)
+    if not len(free):
+        return free
+    anywhere = free[random.integers(len(free), size=_CANDIDATES * config.places)]
+    corners = anywhere[:0]
+    if config.corners:
+        maps = [moment[k].numpy() for k in range(2) for moment in (congruency.minimum, congruency.maximum)]
+        corners = random.permutation(np.concatenate([fast_corners(m, inner)[0] for m in maps]))
+    wanted = int(random.binomial(config.places, config.corners))
+    chosen: list[npt.NDArray[np.float64]] = []
+    for candidates, upto in ((corners, wanted), (anywhere, config.places)):
+        for xy in candidates:
+            if len(chosen) >= upto:
+                break
+            if all(np.hypot(*(xy - other)) >= config.apart for other in chosen):
+                chosen.append(xy)
+    return np.array(chosen).reshape(-1, 2)

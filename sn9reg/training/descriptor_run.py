@@ -1,0 +1,91 @@
+"""One training run of a descriptor."""
+
+from __future__ import annotations
+
+from itertools import islice
+from pathlib import Path
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch.utils.data import DataLoader
+
+from sn9reg.errors import InputError
+from sn9reg.rasters import PathLike
+from sn9reg.training.dataset import load
+from sn9reg.training.descriptor_config import DescriptorConfig
+from sn9reg.training.descriptor_data import DescriptorSamples, HeldOut, PatchPairs, collate
+from sn9reg.training.descriptor_task import DescriptorTask
+from sn9reg.training.run import precision
+
+_FIRST = 80  # batches by which the layout of a patch is learned before the training
+
+
+def train_descriptor(
+    config: DescriptorConfig, out: PathLike, resume: bool = False, progress: bool = True
+) -> DescriptorTask:
+    """Train, and return the task with the best weights, or the last where no pairs are held out.
+
+    Into `out` go last.ckpt, best.ckpt where pairs are held out, and the metrics, as in `run.train`. resume: go on from
+    last.ckpt, if there is one.
+    Raises InputError for data or weights that cannot be read, ConfigError for options that make no sense and for a loss
+    that is no number.
+    """
+    out = Path(out)
+    lightning.seed_everything(config.seed, verbose=False)
+    task = DescriptorTask(config)
+    if config.imagenet is not None:
+        task.network.start_from(_state(Path(config.imagenet)))
+    loaded = [(source, *load(source, config.seed, config.image)) for source in config.sources]
+    held_out = HeldOut(config, [(source, held) for source, _, held in loaded])
+    last = out / "last.ckpt" if resume and (out / "last.ckpt").exists() else None
+    done = torch.load(last, map_location="cpu", weights_only=True)["global_step"] if last else 0
+    every = min(config.validate_every, config.steps)
+    last_one = ModelCheckpoint(out, filename="last", every_n_train_steps=every, enable_version_counter=False)
+    best = ModelCheckpoint(out, filename="best", monitor="found", mode="max", enable_version_counter=False)
+    callbacks: list[Callback] = [last_one, best] if len(held_out) else [last_one]
+    trainer = lightning.Trainer(
+        max_steps=config.steps,
+        precision=precision(config.precision),
+        # Without epochs in an endless stream of samples: validation by steps alone.
+        val_check_interval=every,
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=0,
+        log_every_n_steps=min(10, config.steps),
+        callbacks=callbacks,
+        logger=[
+            CSVLogger(out, name="", version=f"csv-{done}" if done else "csv"),
+            TensorBoardLogger(str(out), name="", version="tensorboard"),
+        ],
+        enable_progress_bar=progress,
+        enable_model_summary=False,
+        default_root_dir=str(out),
+    )
+    # A resumed run must not see the first run's samples again.
+    samples = DescriptorSamples(config, [(source, pairs) for source, pairs, _ in loaded], config.seed + done)
+    batches = DataLoader(samples, config.batch // config.places, collate_fn=collate, num_workers=config.workers)
+    checks = DataLoader(held_out, max(1, 256 // config.places), collate_fn=collate) if len(held_out) else None
+    if task.network.cells and last is None:
+        _fit_layout(task, batches)
+    trainer.fit(task, batches, checks, ckpt_path=str(last) if last else None, weights_only=True)
+    if best.best_model_path:
+        content = torch.load(best.best_model_path, map_location="cpu", weights_only=True)
+        task.load_state_dict(content["state_dict"])
+    return task
+
+
+def _fit_layout(task: DescriptorTask, batches: DataLoader[PatchPairs]) -> None:
+    means = [[task.network.cell_means(patches) for patches in batch] for batch in islice(batches, _FIRST)]
+    task.network.fit_layout(*(torch.cat(part) for part in zip(*means, strict=True)))
+
+
+def _state(path: Path) -> dict[str, torch.Tensor]:
+    if not path.is_file():
+        raise InputError(f"{path}: no such weights file")
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path}: is no whole safetensors file ({error})") from error

@@ -1,0 +1,294 @@
+"""training.descriptor_data: patch pairs show one place, places are where they may be, chance is that of the seed."""
+
+from itertools import islice
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from scipy.ndimage import gaussian_filter
+from scipy.spatial.distance import pdist
+
+from sn9reg.descriptors.patches import PatchLayout
+from sn9reg.errors import ConfigError
+from sn9reg.scene import Patch
+from sn9reg.training import descriptor_data
+from sn9reg.training.dataset import Source
+from sn9reg.training.descriptor_config import DescriptorConfig
+from sn9reg.training.descriptor_data import DescriptorSamples, HeldOut, PatchPairs, collate, patch_pairs
+from sn9reg.training.sample import Photometry
+
+SOURCE = Source("unused")
+LAYOUTS = [PatchLayout(32, 1.0, "grey"), PatchLayout(24, 2.0, "energy"), PatchLayout(16, 1.5, "both")]
+every_layout = pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.inputs)
+
+
+def alike(ground, valid=None, sar_valid=None):
+    """A pair of which the networks' inputs are alike: SAR amplitudes are such that their logarithm is the ground."""
+    ground = ((ground - np.median(ground)) / ground.std()).astype(np.float32)[None]
+    everywhere = np.ones(ground.shape[1:], bool)
+    valid = everywhere if valid is None else valid
+    optical = Patch(100 + 20 * ground, valid)
+    return optical, Patch(110 * np.exp(0.3 * ground) - 10, valid if sar_valid is None else sar_valid)
+
+
+def textured(side=96, seed=0, **valid):
+    return alike(gaussian_filter(np.random.default_rng(seed).normal(size=(side, side)), 2), **valid)
+
+
+def config(**options):
+    small = {"image": 96, "places": 4, "batch": 8, "apart": 6.0, "patch": LAYOUTS[0]}
+    return DescriptorConfig(**{"sources": (SOURCE,)} | small | options)
+
+
+def made(pair, seed=0, train=True, source=SOURCE, **options):
+    return patch_pairs(*pair, source, config(**options), np.random.default_rng(seed), train)
+
+
+def same(one, other):
+    return all(a.equal(b) for a, b in zip(one, other, strict=True))
+
+
+@pytest.fixture
+def placed(monkeypatch):
+    """The places of all that is sampled, optical and SAR in turn."""
+    seen, original = [], descriptor_data.sample_patches
+
+    def sample_patches(maps, xy, *rest):
+        seen.append(xy.numpy())
+        return original(maps, xy, *rest)
+
+    monkeypatch.setattr(descriptor_data, "sample_patches", sample_patches)
+    return seen
+
+
+# --- what a pair of patches shows ------------------------------------------------------------------------------------
+
+
+@every_layout
+def test_of_images_that_are_alike_both_patches_are(layout):
+    for seed in range(3):
+        optical, sar = made(textured(), seed, patch=layout)
+        assert optical.shape == sar.shape == (4, layout.channels, layout.side, layout.side)
+        assert optical.dtype == sar.dtype == torch.float32
+        assert optical.std() > 0.05
+        torch.testing.assert_close(optical, sar, atol=1e-3, rtol=1e-3)
+
+
+def test_other_places_show_something_else():
+    optical, sar = made(textured(), places=8)
+    like = torch.einsum("ichw,jchw->ij", optical, sar) / 32**2
+    assert like.diagonal().min() > 0.99
+    assert (like - 2 * torch.eye(8)).max() < 0.9
+
+
+def test_optical_patches_come_from_the_optical_image_and_sar_patches_from_the_sar_image():
+    optical, sar = textured()
+    white = Patch(np.full_like(sar.values, 50), sar.valid)
+    one, other = made((optical, white))
+    assert (one.abs().amax(dim=(1, 2, 3)) > 1).all()
+    assert other.abs().max() == 0
+
+
+def test_images_are_magnified_as_the_source_says():
+    """Stripes of 8 px, twice as wide."""
+    stripes = alike(np.sin(np.arange(200) * np.pi / 4)[None] * np.ones((200, 1)))
+    for zoom in (1.0, 2.0):
+        optical, _ = made(stripes, source=Source("unused", zoom=(zoom, zoom)), places=1)
+        strength = torch.fft.rfft2(optical[0, 0]).abs()[:17].flatten()
+        row, col = divmod(int(strength.argmax()), 17)
+        assert max(row, col) == 32 / (8 * zoom)
+
+
+def test_small_images_are_magnified_to_the_side_that_is_asked_for(placed):
+    small, _ = made(textured(60))
+    assert small.shape == (4, 1, 32, 32)
+    assert placed[0].max() > 60
+
+
+def test_sar_patches_are_displaced_no_farther_than_asked(placed):
+    for seed in range(4):
+        made(textured(), seed, shift=4.0)
+    moved = np.concatenate(placed[1::2]) - np.concatenate(placed[::2])
+    assert np.all(moved.min(axis=0) < -2)
+    assert np.all(moved.max(axis=0) > 2)
+    assert np.abs(moved).max() <= 4
+
+
+@pytest.mark.parametrize("change", [{"turn": 12.0}, {"stretch": 0.4}], ids=["turned", "stretched"])
+def test_sar_patches_are_changed_about_their_middle(change):
+    optical, sar = made(textured(), places=8, **change)
+    difference = (optical - sar).abs().mean(dim=(0, 1))
+    assert difference[[0, -1]].mean() > 4 * difference[15:17, 15:17].mean()
+    assert difference[[0, -1]].mean() > 0.3
+
+
+def test_grey_values_are_changed_in_training_alone():
+    photometry = Photometry(tone=1.0, gain=0.5, speckle=1.0, blur=2.0, noise=0.5)
+    changes = {"photometry": photometry, "shift": 5.0, "turn": 30.0, "stretch": 0.5}
+    optical, sar = made(textured(), train=True, **changes)
+    assert (optical - sar).abs().mean() > 0.3
+    optical, sar = made(textured(), train=False, **changes)
+    torch.testing.assert_close(optical, sar, atol=1e-3, rtol=1e-3)
+
+
+# --- places ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("corners", [0.0, 0.7, 1.0])
+@pytest.mark.parametrize("apart", [3.0, 12.0])
+def test_places_are_apart_from_one_another(corners, apart, placed):
+    for seed in range(3):
+        made(textured(), seed, corners=corners, apart=apart)
+    assert len(placed) >= 2
+    for places in placed:
+        assert len(places) == 4
+        assert pdist(places).min() >= apart
+
+
+def test_places_are_the_same_in_both_images(placed):
+    made(textured(), turn=5.0, stretch=0.1)
+    np.testing.assert_array_equal(*placed)
+
+
+@pytest.mark.parametrize("corners", [0.0, 1.0])
+def test_places_are_where_both_images_are_valid(corners, placed):
+    """Optical in the middle, SAR all but the very middle, however the images are turned."""
+    away = np.abs(np.mgrid[:96, :96] - 47.5).max(axis=0)
+    pair = textured(valid=away < 16, sar_valid=away > 8)
+    for seed in range(4):
+        made(pair, seed, places=2, corners=corners)
+    assert len(placed) >= 2
+    for places in placed:
+        off = np.abs(places - 47.5).max(axis=1)
+        assert off.min() > 8
+        assert off.max() < 16
+
+
+def test_places_keep_away_from_the_border(placed):
+    for seed in range(10):
+        made(textured(), seed, apart=0.0)
+    places = np.concatenate(placed)
+    assert places.min() >= 24
+    assert places.max() <= 95 - 24
+    assert np.ptp(places, axis=0).min() > 40
+
+
+@pytest.mark.parametrize(("corners", "least", "most"), [(1.0, 1.0, 1.0), (0.5, 0.3, 0.8), (0.0, 0.0, 0.2)])
+def test_the_share_at_corners_is_as_asked(corners, least, most, placed, monkeypatch):
+    found, original = [], descriptor_data.fast_corners
+    monkeypatch.setattr(descriptor_data, "fast_corners", lambda *given: found.append(original(*given)) or found[-1])
+    at_corners = []
+    for seed in range(6):
+        found.clear()
+        made(textured(), seed, corners=max(corners, 1e-9))
+        there = {tuple(xy) for points, _ in found for xy in points}
+        at_corners += [tuple(xy) in there for xy in placed[-1]]
+    assert len(at_corners) == 24
+    assert least <= np.mean(at_corners) <= most
+
+
+NO_ROOM = {
+    "nothing but border": (48, {"image": 48}),
+    "too many places": (96, {"places": 40, "batch": 40, "apart": 12.0}),
+    "too far apart": (96, {"apart": 100.0}),
+}
+
+
+@pytest.mark.parametrize(("side", "options"), NO_ROOM.values(), ids=NO_ROOM)
+@pytest.mark.parametrize("corners", [0.0, 1.0])
+def test_an_image_without_room_has_no_patches(side, options, corners):
+    assert made(textured(side), corners=corners, **options) is None
+
+
+def test_images_that_are_nowhere_valid_together_have_no_patches():
+    left = np.zeros((96, 96), bool)
+    left[:, :48] = True
+    for corners in (0.0, 1.0):
+        assert made(textured(valid=left, sar_valid=~left), corners=corners) is None
+
+
+# --- the endless stream ----------------------------------------------------------------------------------------------
+
+
+def stream(parts, seed=0, count=3, **options):
+    return list(islice(DescriptorSamples(config(**options), parts, seed), count))
+
+
+@pytest.fixture(scope="module")
+def pairs():
+    return [textured(120, seed) for seed in range(3)]
+
+
+def test_the_seed_decides_what_is_drawn(pairs):
+    changes = {"corners": 0.5, "shift": 1.0, "turn": 5.0, "photometry": Photometry(gain=0.3, speckle=0.5)}
+    one, again, other = (stream([(SOURCE, pairs)], seed, **changes) for seed in (1, 1, 2))
+    assert all(map(same, one, again))
+    assert not any(map(same, one, other))
+    assert not same(one[0], one[1])
+
+
+def test_each_worker_draws_samples_of_its_own(pairs, monkeypatch):
+    drawn = []
+    for worker in (0, 1):
+        monkeypatch.setattr(descriptor_data, "get_worker_info", lambda worker=worker: SimpleNamespace(id=worker))
+        drawn.append(stream([(SOURCE, pairs)], count=1)[0])
+    assert not same(*drawn)
+
+
+def test_images_without_room_are_passed_over(pairs):
+    nowhere = textured(valid=np.zeros((96, 96), bool))
+    for sample in stream([(SOURCE, [nowhere, pairs[0]])], count=4):
+        assert len(sample.optical) == 4
+
+
+def test_sources_are_drawn_from_by_their_weight(pairs):
+    """The second source's SAR images show nothing."""
+    blank = [(optical, Patch(np.full_like(sar.values, 50), sar.valid)) for optical, sar in pairs]
+    share = {}
+    for weight in (0.0, 5.0):
+        parts = [(Source("a", weight=1.0), pairs), (Source("b", weight=weight), blank)]
+        samples = stream(parts, count=10, places=1, image=64)
+        share[weight] = np.mean([bool(sample.sar.abs().max() == 0) for sample in samples])
+    assert share[0.0] == 0
+    assert 0.5 < share[5.0] < 1
+
+
+@pytest.mark.parametrize("nothing", [[], [(SOURCE, [])], "weightless"], ids=str)
+def test_nothing_to_train_on_is_said(nothing, pairs):
+    parts = [(Source("a", weight=0.0), pairs)] if nothing == "weightless" else nothing
+    with pytest.raises(ConfigError, match="nothing to train on: no source has pairs and a weight above zero"):
+        DescriptorSamples(config(), parts, 0)
+
+
+# --- what is held out ------------------------------------------------------------------------------------------------
+
+
+def test_what_is_held_out_is_the_same_each_time(pairs):
+    parts = [(SOURCE, pairs[:2]), (SOURCE, pairs[2:])]
+    held = HeldOut(config(), parts)
+    assert len(held) == 3
+    for k in range(3):
+        assert same(held[k], held[k])
+        assert same(held[k], HeldOut(config(), parts)[k])
+    assert not same(held[0], held[2])
+
+
+def test_what_is_held_out_is_shown_as_it_is(pairs):
+    changes = {"photometry": Photometry(tone=1.0, speckle=1.0), "shift": 9.0, "turn": 30.0, "stretch": 0.5}
+    for optical, sar in HeldOut(config(**changes), [(SOURCE, pairs)]):
+        torch.testing.assert_close(optical, sar, atol=0.1, rtol=0.1)
+
+
+def test_pairs_without_room_are_not_held_out(pairs):
+    nowhere = textured(valid=np.zeros((96, 96), bool))
+    assert len(HeldOut(config(), [(SOURCE, [nowhere, pairs[0], nowhere])])) == 1
+    assert len(HeldOut(config(), [(SOURCE, [nowhere])])) == len(HeldOut(config(), [])) == 0
+
+
+def test_a_batch_has_the_patches_of_all_its_samples_in_order():
+    samples = [PatchPairs(torch.full((2, 1, 8, 8), k), torch.full((2, 1, 8, 8), -k)) for k in (1.0, 2.0, 3.0)]
+    batch = collate(samples)
+    assert batch.optical[:, 0, 0, 0].tolist() == [1, 1, 2, 2, 3, 3]
+    assert batch.sar[:, 0, 7, 7].tolist() == [-1, -1, -2, -2, -3, -3]
+    assert batch.optical.shape == batch.sar.shape == (6, 1, 8, 8)
