@@ -167,7 +167,8 @@ def budget(out: Path) -> str:
     """For how long both were trained."""
     notes = [out / name.replace(" ", "-") / "training.json" for name in (WITH, WITHOUT)]
     known = [json.loads(note.read_text()) if note.is_file() else {} for note in notes]
-    told = [f"{k['steps']} steps of {k['batch']} patches, seed {k['seed']}" if k else "nobody knows for how long" for k in known]
+    of = "{steps} steps of {batch} patches, seed {seed}"
+    told = [of.format(**note) if note else "nobody knows for how long" for note in known]
     same = told[0] == told[1]
     return f"Trained: {told[0]}, both alike." if same else f"Trained: {WITH} {told[0]}, {WITHOUT} {told[1]}."
 

@@ -12,7 +12,6 @@ import json
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,8 @@ import numpy.typing as npt
 import rasterio
 from scipy.stats import spearmanr
 
-from pipelines.user import align, output, scene, score, simulate, sn9reg, tiepoints
+from pipelines.descriptor_rows import descriptors
+from pipelines.user import Row, align, output, scene, score, simulate, sn9reg, tiepoints
 from sn9reg.grid import Grid
 from sn9reg.offsets import from_nodes, node_positions, open_offsets
 from sn9reg.rasters import grid_of, open_raster
@@ -32,15 +32,6 @@ from sn9reg.tiepoints import read_tiepoints
 from sn9reg.warp import least_squares_affine
 
 SEED = 3
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of the table."""
-
-    what: str
-    must: str
-    measured: str
 
 
 def vhr(data: Path, work: Path) -> list[Row]:
@@ -293,6 +284,7 @@ ROWS: dict[str, tuple[str | None, Callable[[Path, Path], list[Row]]]] = {
     "half-empty": (None, half_empty),
     "keypoints": (None, keypoints),
     "keypoints-vhr": ("vhr_tiepoints", keypoints_vhr),
+    "descriptors": ("landmarks", descriptors),
     "large": (None, large),
 }
 

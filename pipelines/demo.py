@@ -90,7 +90,7 @@ def checkerboard(optical: Path, sar: Path) -> npt.NDArray[np.float32]:
 def _shown(scene: Scene | PosedScene, window: Window) -> npt.NDArray[np.float32]:
     """(h, w, 3) in [0, 1], stretched between the 1st and the 99th percentile; SAR as its square root."""
     patch: Patch = scene.read(window)
-    values = np.sqrt(np.maximum(patch.values, 0)) if len(scene.bands) == 1 else patch.values
+    values = np.sqrt(np.maximum(patch.values, 0)) if len(patch.values) == 1 else patch.values
     low, high = np.percentile(values[:, patch.valid], (1, 99)) if patch.valid.any() else (0, 1)
     shown = np.clip((values - low) / max(high - low, 1e-9), 0, 1).transpose(1, 2, 0)
     return np.broadcast_to(shown, (*shown.shape[:2], 3)).astype(np.float32)

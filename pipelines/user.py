@@ -25,6 +25,15 @@ class Run:
     registered: bool
 
 
+@dataclass(frozen=True)
+class Row:
+    """One line of a table: what is measured, what it must be, what it is."""
+
+    what: str
+    must: str
+    measured: str
+
+
 def sn9reg(*arguments: str, may_refuse: bool = False) -> Run:
     """Run the command line tool; raises click.ClickException with its message if it fails."""
     start = time.perf_counter()

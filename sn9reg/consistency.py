@@ -57,7 +57,7 @@ def neighbour_prediction(source: Points, shift: Points, scale: float, exclude: f
 
 
 def _steep_trend(source: Points, shift: Points) -> Points:
-    """(N, 2) a robust affine's shift at each place, if it is steep; else 0: planes follow what is gentle on their own."""
+    """(N, 2) a robust affine's shift at each place, if it is steep; else 0: planes follow what is gentle themselves."""
     centred = source - source.mean(axis=0)
     reach = max(float(np.abs(centred).max()), 1e-9)
     design = np.column_stack([centred / reach, np.ones(len(source))])

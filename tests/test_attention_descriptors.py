@@ -1,4 +1,4 @@
-"""pipelines.attention_descriptors: a study of two pairs, tiny; trained weights are kept; what cannot be used is said."""
+"""pipelines.attention_descriptors: a study of two pairs, tiny; trained weights are kept; bad input is told."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ def test_what_looks_alike_is_found(done):
 
 def test_the_table_says_what_the_numbers_say(done):
     lines = (done / "out" / "table.md").read_text().splitlines()
-    assert lines[0].startswith(f"{PAIRS} pairs of {done / 'pairs'}, {SEEDS} seeds of RANSAC. Trained: {STEPS} steps of ")
+    assert lines[0].startswith(f"{PAIRS} pairs of {done / 'pairs'}, {SEEDS} seeds of RANSAC. Trained: {STEPS} steps")
     assert "both alike" in lines[0]
     head, body = lines[2], lines[4:]
     assert {line.count("|") for line in lines[2:]} == {13}

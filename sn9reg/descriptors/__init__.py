@@ -1,1 +1,1 @@
-"""Sparse keypoints and what describes them: corners of phase congruency, patches around them, descriptors, neighbours."""
+"""Sparse keypoints: corners of phase congruency, what describes them, nearest neighbours, and the pose of a pair."""

@@ -99,7 +99,7 @@ def describe_scene(
         share = max(1, round(count * tile.width * tile.height / (window.width * window.height)))
         around = tile.grow(margin)
         xy, descriptors = _describe(scene.read(around, factor), grey, margin, describer, share, oriented)
-        places.append(xy + [around.col, around.row])
+        places.append(xy + np.array([around.col, around.row]))
         described.append(descriptors)
     progress.report(1.0)
     found = [d for d in described if d.shape[1]]
@@ -143,7 +143,7 @@ def _describe(
 
 
 def _keypoint_mask(valid: Mask, margin: int, extent: float) -> Mask:
-    """(h, w) where keypoints may lie: not in the margin, nor near what is not valid, nor with too little of it around."""
+    """(h, w) where keypoints may lie: not in the margin, nor near what is not valid, nor with too little around."""
     mask = np.zeros_like(valid)
     middle = (slice(margin, valid.shape[0] - margin), slice(margin, valid.shape[1] - margin))
     share = cv2.blur(valid.astype(np.float32), (int(extent) | 1,) * 2, borderType=cv2.BORDER_CONSTANT)

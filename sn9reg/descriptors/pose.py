@@ -73,8 +73,8 @@ def find_pose(
 
 
 def agreement(optical: Image, optical_valid: Mask, sar: Image, sar_valid: Mask, matrix: Matrix) -> float:
-    """How well the SAR image fits the optical one when it is seen through (3, 3) optical pixel -> SAR pixel: correlation
-    of orientation energies, in standard deviations of noise; minus infinity where too little lies on one another."""
+    """How well the SAR image fits the optical one, seen through (3, 3) optical pixel -> SAR pixel: the correlation of
+    orientation energies, in standard deviations of noise; minus infinity where too little lies on one another."""
     look = _Search(optical, optical_valid, sar, sar_valid, _SIDES[1])
     through = np.linalg.inv(look.to_sar) @ matrix @ look.to_optical
     seen, mask = warped(look.sar, look.sar_valid, through, look.optical.shape)
@@ -165,7 +165,7 @@ def _extent(valid: Mask) -> tuple[int, int]:
 
 
 def _coarse(image: Image, valid: Mask, factor: float) -> tuple[Image, Mask, Matrix]:
-    """What is valid of the image in pixels `factor` times as large, its mask, and (3, 3) those pixels -> the image's."""
+    """What is valid of the image in pixels `factor` times as large, its mask, and (3, 3) from these to the image's."""
     height, width = _extent(valid)
     top, left = (int(np.argmax(valid.any(axis=k))) for k in (1, 0))
     image, valid = image[top : top + height, left : left + width], valid[top : top + height, left : left + width]
@@ -193,7 +193,7 @@ def _turned(image: Image, valid: Mask, turn: float, zoom: float) -> tuple[Image,
 
 
 def warped(image: Image, valid: Mask, matrix: Matrix, shape: tuple[int, int]) -> tuple[Image, Mask]:
-    """(h, w) image and mask pulled to `shape` through (3, 3) output pixel -> input pixel; mirrored beyond the border."""
+    """(h, w) image and mask pulled to `shape` through (3, 3) output pixel -> input pixel; mirrored at the border."""
     size, flags = shape[::-1], cv2.WARP_INVERSE_MAP
     out = cv2.warpPerspective(image, matrix, size, flags=cv2.INTER_LINEAR | flags, borderMode=cv2.BORDER_REFLECT_101)
     mask = cv2.warpPerspective(valid.astype(np.uint8), matrix, size, flags=cv2.INTER_NEAREST | flags)

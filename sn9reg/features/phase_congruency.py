@@ -1,7 +1,7 @@
 """Phase congruency: where the waves that make up an image are in phase, there is an edge, a line or a corner.
 
-P. Kovesi, "Image features from phase congruency", 1999, and "Phase congruency detects corners and edges", 2003; eqs. (1)
-and (2) of He et al., "Deep convolutional network based on attention mechanism for matching optical and SAR images".
+P. Kovesi, "Image features from phase congruency", 1999, and "Phase congruency detects corners and edges", 2003; eqs.
+(1) and (2) of He et al., "Deep convolutional network based on attention mechanism for matching optical and SAR images".
 It does not depend on contrast, of which optical and SAR images share little.
 """
 

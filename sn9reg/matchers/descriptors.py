@@ -16,22 +16,24 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
 
 from sn9reg import progress
 from sn9reg.consistency import witnesses_agree
-from sn9reg.correlation import find_peaks
 from sn9reg.correspondences import Correspondences, Flags, adaptive_ratio
-from sn9reg.dense.aggregate import centred
-from sn9reg.dense.tiles import Level, search
+from sn9reg.dense.at_points import compare_at
+from sn9reg.dense.tiles import Level
 from sn9reg.descriptors.describe import NOTHING, Described, Describer, LearnedDescriber, describe_scene
 from sn9reg.descriptors.mim import LAYOUT, MimDescriber
 from sn9reg.descriptors.nearest import nearest
 from sn9reg.descriptors.pose import agreement, find_pose
 from sn9reg.errors import ConfigError
+from sn9reg.features.orientation import orientation_features
 from sn9reg.grid import Window
-from sn9reg.matchers.structure import StructureMatcher
 from sn9reg.matchers.template import to_common
-from sn9reg.radiometry import Image, Mask, SarLog, optical_grey, standardise
+from sn9reg.networks.branches import Modality
+from sn9reg.radiometry import Image, Mask, SarLog, fill_invalid, optical_grey, standardise
 from sn9reg.scene import Patch, ScenePair, through
 from sn9reg.warp import GlobalModel, fit_global
 from sn9reg.weights.store import load_descriptor
@@ -48,8 +50,8 @@ _POSE_RADIUS = 0.08  # of the longer side: so far from where the pose says may a
 _WORK = 12e6  # pixels of the overlap that are matched at most
 _THRESHOLD = 5.0  # pixels of the level that an inlier may lie off the affine or the homography
 _FEWEST = 6  # inliers below which there is no warp
-_TEMPLATE, _RADIUS, _RETURN = 64, 12, 3.0  # of the last comparison, pixels of the level
-_COMPARED = 320  # keypoints around which that is done
+_TEMPLATE, _RADIUS, _MARGIN = 64, 12, 20  # of the last comparison, pixels of the level
+_COMPARED = 320  # keypoints around which that is done, about
 _SUPPORTED = 0.35  # share of the places that must be confirmed for no other pose to be tried
 _LEAST_RADIUS = 24.0  # common pixels
 _APART = 8.0  # pixels of the level within which a SAR keypoint is no rival of another
@@ -58,14 +60,14 @@ _LOCALISED = 1.5  # pixels of the level by which keypoints of the two sensors ar
 
 
 class DescriptorMatcher:
-    """Sparse keypoints, described and matched: the matcher for a SAR image that is turned or scaled.
+    """Sparse keypoints, described and matched: for a SAR image that is turned or scaled.
 
-    descriptor: `learned`, or `mim`, which needs no training. weights: a .safetensors file of the learned one; those that
-    ship if not given. pose: how the SAR image lies: `search` for its rotation and scale, trust the georeference
-    (`none`), or `auto`, the search where there is no georeference or where it leads to no matches. turn: largest rotation
-    looked for, degrees. zoom: largest scale, and its inverse the smallest. near: partners are looked for within
-    max_offset metres of where the georeference says, or near where the pose does; else everywhere. max_points: optical
-    keypoints, about. oriented: each keypoint is described along an orientation of its own, which survives rotations
+    descriptor: `learned`, or `mim`, which needs no training. weights: a .safetensors file of the learned one; those
+    that ship if not given. pose: how the SAR image lies: `search` for its rotation and scale, trust the georeference
+    (`none`), or `auto`, the search where there is no georeference or where it leads to no matches. turn: largest
+    rotation looked for, degrees. zoom: largest scale, and its inverse the smallest. near: partners are looked for
+    within max_offset metres of where the georeference says, or near where the pose does; else everywhere. max_points:
+    optical keypoints, about. oriented: each keypoint is described along an orientation of its own, which survives rotations
     without a pose. mutual: a match must be the nearest from either side. adaptive: matches must pass the adaptive
     ratio. threshold: of RANSAC, pixels. refine: pixels are compared around keypoints where the warp puts them; else the
     descriptors' own inliers are the matches. scale: by which patches are larger than the descriptor has them.
@@ -150,26 +152,26 @@ class DescriptorMatcher:
     def _match(self, pair: ScenePair, matrix: Matrix, radius: float) -> Correspondences:
         """The correspondences of a pose."""
         posed = pair.posed(matrix)
-        factor = self._factor(posed)
-        optical, sar = self._described(posed, factor, radius)
-        putative = self._putative(posed, optical, sar, factor, radius)
-        models = self._models(putative, factor)
+        factor = self.factor(posed)
+        optical, sar = self.described(posed, factor, radius)
+        putative = self.putative(posed, optical, sar, factor, radius)
+        models = self.models(putative)
         counts = [int(inliers.sum()) for _, inliers in models]
         told = "1/%d: %d optical and %d SAR keypoints, %d matches, inliers of an affine and a homography: %s"
         log.info(told, factor, len(optical), len(sar), len(putative), counts)
-        if not self.refine:
+        if not self.refine or not len(optical) or not len(sar):
             return _seen_through(matrix, _inliers(putative, models))
         total = _fitting(pair, [matrix, *(matrix @ warp for warp, _ in models)])
         return _seen_through(total, self._compared(pair.posed(total), optical, factor))
 
-    def _factor(self, posed: ScenePair) -> int:
+    def factor(self, posed: ScenePair) -> int:
         """The first coarsening at which the overlap has few enough pixels."""
         factor, window = 1, posed.overlap
         while window.width * window.height / factor**2 > _WORK:
             factor *= 2
         return factor
 
-    def _described(self, posed: ScenePair, factor: int, radius: float) -> tuple[Described, Described]:
+    def described(self, posed: ScenePair, factor: int, radius: float) -> tuple[Described, Described]:
         overview = posed.overview(posed.sar)[0]
         sar_log = SarLog.of(overview.values, overview.valid)
         window = posed.overlap
@@ -191,7 +193,7 @@ class DescriptorMatcher:
             )
         return optical, sar
 
-    def _putative(
+    def putative(
         self, posed: ScenePair, optical: Described, sar: Described, factor: int, radius: float
     ) -> Correspondences:
         """Every optical keypoint with its nearest neighbour, as far as they pass the filters, in the posed scene."""
@@ -209,7 +211,7 @@ class DescriptorMatcher:
             solo_xy=common,
             search_radius=radius if self.near else max(posed.grid.shape) / 2,
             step=float(factor),
-            footprint=0.0,
+            footprint=float(factor),
             tried=len(optical),
         ).keep(found.found)
         kept = np.ones(len(matches), bool)
@@ -219,13 +221,14 @@ class DescriptorMatcher:
             kept &= found.mutual[found.found]
         return matches.keep(kept)
 
-    def _models(self, putative: Correspondences, factor: int) -> list[tuple[Matrix, Flags]]:
+    def models(self, putative: Correspondences, seed: int = 0) -> list[tuple[Matrix, Flags]]:
         """(3, 3) warps in common pixels, and their inliers: an affine and a homography (section 2.4), as far as there
-        is enough for them."""
+        is enough for them. seed: of RANSAC."""
         found = []
         kinds: tuple[GlobalModel, ...] = ("affine", "homography")
+        limit = self.threshold * putative.step
         for kind in kinds:
-            fit = fit_global(putative.optical_xy, putative.sar_xy, kind, self.threshold * factor, "ransac")
+            fit = fit_global(putative.optical_xy, putative.sar_xy, kind, limit, "ransac", seed)
             if fit is not None and fit.inliers.sum() >= _FEWEST:
                 to, away = (np.eye(3) + sign * np.pad(fit.centre[:, None], ((0, 1), (2, 0))) for sign in (1, -1))
                 found.append((to @ fit.matrix @ away, fit.inliers))
@@ -233,31 +236,17 @@ class DescriptorMatcher:
 
     def _compared(self, posed: ScenePair, optical: Described, factor: int) -> Correspondences:
         """Templates around the optical keypoints, compared with the SAR scene seen through the warp."""
-        extract = StructureMatcher().extractor(posed.overview(posed.sar)[0])
-        level = Level(factor, _TEMPLATE, _RADIUS, StructureMatcher.margin)
-        nodes = optical.xy[:: math.ceil(len(optical) / _COMPARED)]
-        none = np.zeros_like(nodes)
+        sar = posed.overview(posed.sar)[0]
+        sar_log = SarLog.of(sar.values, sar.valid)
+
+        def extract(patch: Patch, modality: Modality) -> Tensor:
+            image = sar_log(patch.values) if modality == "sar" else optical_grey(patch.values)
+            filled = torch.from_numpy(fill_invalid(image, patch.valid))
+            return orientation_features(filled[None], 6)[0]
+
+        nodes = optical.xy[:: max(1, math.ceil(len(optical) / _COMPARED))]
         with progress.part(0.6, 1.0):
-            surfaces = search(posed, level, nodes, none, extract)
-        peaks = find_peaks(centred(surfaces, none))
-        moved = peaks.xy.double().numpy() - level.radius
-        kept = surfaces.usable & (surfaces.returned < _RETURN) & (np.abs(moved).max(axis=1) < level.radius - 0.5)
-        here = to_common(nodes, factor)
-        there = here + moved * factor
-        return Correspondences(
-            grid=posed.grid,
-            optical_xy=here,
-            sar_xy=there,
-            score=peaks.score.double().numpy(),
-            sigma=peaks.sigma.double().numpy() * factor,
-            distance=1 - peaks.value.double().numpy(),
-            rival_distance=1 - peaks.rival.double().numpy(),
-            solo_xy=there,
-            search_radius=float(level.radius * factor),
-            step=float(factor),
-            footprint=float(level.template * factor),
-            tried=int(surfaces.usable.sum()),
-        ).keep(kept)
+            return compare_at(posed, Level(factor, _TEMPLATE, _RADIUS, _MARGIN), nodes, extract)
 
 
 def _looks(pair: ScenePair) -> tuple[tuple[Image, Mask, Image, Mask], int]:

@@ -1,4 +1,4 @@
-"""The descriptor of He et al.: MobileNetV2, and in place of its last two layers a dense fusion by coordinate attention."""
+"""The descriptor of He et al.: MobileNetV2 with a dense fusion by coordinate attention in place of its last layers."""
 
 from __future__ import annotations
 
@@ -81,8 +81,8 @@ class DenseFusion(nn.Module):
         return normalize(means.flatten(1).float(), dim=1)
 
     def fit_layout(self, optical: Tensor, sar: Tensor) -> None:
-        """Begin with the directions in which `cell_means` (N, F) of patches differ most from place to place, against how
-        much those of the optical and the SAR patch of one place differ (Fisher's linear discriminant)."""
+        """Begin with the directions in which `cell_means` (N, F) of patches differ most from place to place, against
+        how much those of the optical and the SAR patch of one place differ (Fisher's linear discriminant)."""
         one, other = optical.double(), sar.double()
         middle = (one + other).mean(dim=0) / 2
         between, within = (one + other) / 2 - middle, one - other

@@ -21,9 +21,9 @@ class DescriptorConfig:
     side of the square cut from a pair, pixels. places: patches taken from it, at least `apart` pixels from one another;
     `corners` is the share taken at corners of either image, the others lie anywhere. shift, turn, stretch: by so much,
     in pixels, degrees and as a share, SAR patches are displaced, turned and scaled at random. margin: of the triplets.
-    batch: pairs of patches a step; chunk: as many as fit into memory at once, 0 for all (gradients are cached, L. Gao et
-    al., "Scaling deep contrastive learning batch size under memory limited setup", 2021). precision: as Lightning names
-    it; `auto` is bf16-mixed on a GPU and 32-true else.
+    batch: pairs of patches a step; chunk: as many as fit into memory at once, 0 for all (gradients are cached, L. Gao
+    et al., "Scaling deep contrastive learning batch size under memory limited setup", 2021). precision: as Lightning
+    names it; `auto` is bf16-mixed on a GPU and 32-true else.
     """
 
     sources: tuple[Source, ...]

@@ -69,7 +69,7 @@ class DescriptorTask(lightning.LightningModule):
         gradients = [leaf.grad.split(size) for leaf in leaves if leaf.grad is not None]
         for part, *gradient in zip(parts, *gradients, strict=True):
             again = self._describe(part)
-            self.manual_backward(sum((d * g).sum() for d, g in zip(again, gradient, strict=True)))  # type: ignore[arg-type]
+            self.manual_backward(sum((d * g).sum() for d, g in zip(again, gradient, strict=True)))
         return loss
 
     def validation_step(self, batch: PatchPairs, index: int) -> None:
