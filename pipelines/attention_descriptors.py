@@ -16,7 +16,6 @@ sections 2.4, 3.2 and 3.3, table 3 and figure 5. Its figures are means of ten tr
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import json
 import logging
 import sys
@@ -30,13 +29,12 @@ from typing import Any
 
 import click
 import numpy as np
-import numpy.typing as npt
 from tqdm import tqdm
 
 from pipelines.attention_figures import report
 from pipelines.train_descriptors import run
 from sn9reg.benchmark import _save
-from sn9reg.correspondences import Correspondences
+from sn9reg.correspondences import Correspondences, Flags, Floats
 from sn9reg.errors import InputError, OutputError, Sn9regError
 from sn9reg.matchers.descriptors import FAITHFUL, DescriptorMatcher
 from sn9reg.metrics import f_measure, ncm, rmse
@@ -46,8 +44,6 @@ from sn9reg.scene import ScenePair, open_pair
 from sn9reg.training.config import as_dict, read_as
 from sn9reg.training.descriptor_config import DescriptorConfig
 from sn9reg.weights.store import load_descriptor, manifest
-
-Floats = npt.NDArray[np.float64]
 
 PROTOCOLS: dict[str, dict[str, Any]] = {"anywhere": {}, "near": {"near": True, "max_offset": 20.0}}
 WITH, WITHOUT = "with attention", "without attention"
@@ -181,17 +177,15 @@ def measured(name: str, options: dict[str, Any], files: list[PairFiles], seeds: 
     for pair_of in tqdm(files, name, disable=None):
         with opened(pair_of) as pair:
             start = time.perf_counter()
-            matrix, radius = next(first._poses(pair))
-            posed = pair.posed(matrix)
-            factor = first._factor(posed)
-            optical, sar = first._described(posed, factor, radius)
+            posed = pair.posed(np.eye(3))
+            factor = first.factor(posed)
+            optical, sar = first.described(posed, factor, first.max_offset)
             describing = time.perf_counter() - start
             for protocol, matcher in matchers.items():
                 start = time.perf_counter()
-                _, radius = next(matcher._poses(pair))
-                putative = matcher._putative(posed, optical, sar, factor, radius)
+                putative = matcher.putative(posed, optical, sar, factor, matcher.max_offset)
                 middle = time.perf_counter()
-                kept = [inliers(matcher, putative, factor, seed) for seed in range(seeds)]
+                kept = [inliers(matcher, putative, seed) for seed in range(seeds)]
                 seconds = describing + (middle - start) + (time.perf_counter() - middle) / seeds
                 found[protocol].append(judged(pair_of.name, putative, kept, seconds))
     yield from (Row(name, protocol, pairs) for protocol, pairs in found.items())
@@ -212,14 +206,13 @@ def opened(files: PairFiles) -> Iterator[ScenePair]:
             yield pair
 
 
-def inliers(matcher: DescriptorMatcher, putative: Correspondences, factor: int, seed: int) -> npt.NDArray[np.bool_]:
-    """(N,) which matches RANSAC leaves; none where there is no model."""
-    options: dict[str, Any] = {"seed": seed} if "seed" in inspect.signature(matcher._model).parameters else {}
-    model = matcher._model(putative, factor, **options)
-    return np.zeros(len(putative), bool) if model is None else model[1]
+def inliers(matcher: DescriptorMatcher, putative: Correspondences, seed: int) -> Flags:
+    """(N,) which matches RANSAC leaves, by the model that has more of them; none where there is no model."""
+    found = [chosen for _, chosen in matcher.models(putative, seed)]
+    return max(found, key=np.count_nonzero, default=np.zeros(len(putative), bool))
 
 
-def judged(name: str, putative: Correspondences, kept: list[npt.NDArray[np.bool_]], seconds: float) -> PairResult:
+def judged(name: str, putative: Correspondences, kept: list[Flags], seconds: float) -> PairResult:
     """A pair's numbers; the truth is that both images show the same at the same pixel."""
     errors = np.hypot(*(putative.sar_xy - putative.optical_xy).T)
     keypoints = putative.tried

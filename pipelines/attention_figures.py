@@ -82,6 +82,7 @@ def draw(path: Path, rows: list[dict[str, Any]]) -> None:
             axis.plot(np.arange(1, len(values) + 1), values, marker=".", linewidth=1, label=row["descriptor"])
             axis.set_title(f"partners {row['protocol']}", fontsize=10)
             axis.set_xlabel("pair")
+            axis.xaxis.get_major_locator().set_params(integer=True)
             axis.set_ylabel(label)
             axis.grid(alpha=0.3)
     handles, labels = axes[0, 0].get_legend_handles_labels()

@@ -18,8 +18,9 @@ from sn9reg.correlation import cc, zncc
 from sn9reg.errors import ConfigError, InputError
 from sn9reg.matchers.base import make_matcher, matcher_classes
 from sn9reg.matchers.hybrid import locally_standardised
-from sn9reg.matchers.learned import LearnedMatcher, _fused
+from sn9reg.matchers.learned import LearnedMatcher
 from sn9reg.matchers.template import TemplateMatcher
+from sn9reg.networks.fused import fused
 from sn9reg.networks.table import NETWORKS
 from sn9reg.scene import Patch, open_pair
 from sn9reg.weights.store import Architecture, load_weights, save_weights
@@ -67,14 +68,14 @@ def test_fused_networks_have_the_same_features_and_no_normalisation(name, shared
     network = untrained(name, shared)
     plain = copy.deepcopy(network)
     assert normalisations(plain)
-    fused = _fused(network).to(memory_format=torch.channels_last)
-    assert normalisations(fused) == []
-    assert sum(isinstance(m, nn.Identity) for m in fused.modules()) >= len(normalisations(plain))
+    folded = fused(network).to(memory_format=torch.channels_last)
+    assert normalisations(folded) == []
+    assert sum(isinstance(m, nn.Identity) for m in folded.modules()) >= len(normalisations(plain))
     image = torch.randn(1, 1, 52, 45)
     with torch.no_grad():
         for modality in ("optical", "sar"):
             expected = plain(image, modality)
-            difference = (fused(image, modality) - expected).abs().max()
+            difference = (folded(image, modality) - expected).abs().max()
             assert difference < 1e-4 * expected.abs().max()
 
 
@@ -112,9 +113,9 @@ def test_only_a_normalisation_right_after_a_convolution_is_folded(modules, left)
     image = torch.randn(2, 6, 16, 16)
     with torch.no_grad():
         expected = network(image)
-        fused = _fused(network)
-        torch.testing.assert_close(fused(image), expected, rtol=1e-4, atol=1e-5)
-    assert len(normalisations(fused)) == left
+        folded = fused(network)
+        torch.testing.assert_close(folded(image), expected, rtol=1e-4, atol=1e-5)
+    assert len(normalisations(folded)) == left
 
 
 # --- features --------------------------------------------------------------------------------------------------------

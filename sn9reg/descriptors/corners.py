@@ -35,8 +35,11 @@ def fast_corners(strength: Image, valid: Mask, level: float | None = None) -> tu
 
 
 def full_strength(strength: Image, valid: Mask) -> float:
-    """The strength that counts as full: the 99.5 percentile over valid pixels; 0 where there are none."""
-    return float(np.percentile(strength[valid], _BRIGHTEST)) if valid.any() else 0.0
+    """The strength that counts as full: the 99.5 percentile over valid pixels, or the largest where that is 0; 0 where
+    there are none."""
+    if not valid.any():
+        return 0.0
+    return float(np.percentile(strength[valid], _BRIGHTEST)) or float(strength[valid].max())
 
 
 def spread_evenly(xy: Points, response: npt.NDArray[np.float64], count: int) -> npt.NDArray[np.intp]:

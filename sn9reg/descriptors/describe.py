@@ -19,6 +19,7 @@ from sn9reg.descriptors.patches import PatchLayout, input_maps, sample_patches
 from sn9reg.features.phase_congruency import PhaseCongruency, phase_congruency
 from sn9reg.grid import Points, Window
 from sn9reg.networks.dense_fusion import DenseFusion
+from sn9reg.networks.fused import fused
 from sn9reg.radiometry import Image, Mask, fill_invalid, standardise
 from sn9reg.scene import Patch, PosedScene, Scene
 
@@ -63,7 +64,7 @@ class LearnedDescriber:
 
     def __init__(self, network: DenseFusion, layout: PatchLayout) -> None:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.network = network.eval().to(self.device).to(memory_format=torch.channels_last)
+        self.network = fused(network.eval()).to(self.device).to(memory_format=torch.channels_last)
         self.layout, self.extent = layout, layout.extent
 
     def maps(self, grey: Tensor, congruency: PhaseCongruency) -> Tensor:

@@ -88,7 +88,7 @@ def sample_patches(
     chosen = {"grey": maps[:1], "energy": maps[1:], "both": maps}[layout.inputs]
     # channels_last: one look-up fetches all channels
     source = chosen[None].contiguous(memory_format=torch.channels_last)
-    patches = grid_sample(source, grid, align_corners=False)[0].reshape(-1, n, side, side).transpose(0, 1)
+    patches = grid_sample(source, grid, align_corners=False)[0].reshape(len(chosen), n, side, side).transpose(0, 1)
     if layout.inputs == "grey":
         return standardised(patches)
     energies = patches[:, patches.shape[1] % ORIENTATIONS :]

@@ -51,7 +51,7 @@ _WORK = 12e6  # pixels of the overlap that are matched at most
 _THRESHOLD = 5.0  # pixels of the level that an inlier may lie off the affine or the homography
 _FEWEST = 6  # inliers below which there is no warp
 _TEMPLATE, _RADIUS, _MARGIN = 64, 12, 20  # of the last comparison, pixels of the level
-_COMPARED = 320  # keypoints around which that is done, about
+_COMPARED = 240  # keypoints around which that is done, about
 _SUPPORTED = 0.35  # share of the places that must be confirmed for no other pose to be tried
 _LEAST_RADIUS = 24.0  # common pixels
 _APART = 8.0  # pixels of the level within which a SAR keypoint is no rival of another
@@ -67,8 +67,8 @@ class DescriptorMatcher:
     (`none`), or `auto`, the search where there is no georeference or where it leads to no matches. turn: largest
     rotation looked for, degrees. zoom: largest scale, and its inverse the smallest. near: partners are looked for
     within max_offset metres of where the georeference says, or near where the pose does; else everywhere. max_points:
-    optical keypoints, about. oriented: each keypoint is described along an orientation of its own, which survives rotations
-    without a pose. mutual: a match must be the nearest from either side. adaptive: matches must pass the adaptive
+    optical keypoints, about. oriented: each keypoint is described along an orientation of its own, which survives
+    rotations without a pose. mutual: a match must be the nearest from either side. adaptive: matches must pass the adaptive
     ratio. threshold: of RANSAC, pixels. refine: pixels are compared around keypoints where the warp puts them; else the
     descriptors' own inliers are the matches. scale: by which patches are larger than the descriptor has them.
     Raises InputError where there are no weights or they do not fit, ConfigError for options that make no sense.
@@ -85,7 +85,7 @@ class DescriptorMatcher:
         zoom: float = 2.0,
         near: bool = True,
         max_offset: float = 150.0,
-        max_points: int = 800,
+        max_points: int = 600,
         oriented: bool = False,
         mutual: bool = False,
         adaptive: bool = True,

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import itertools
 from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch import Tensor
 
 from sn9reg.dense.tiles import FeatureExtractor
 from sn9reg.errors import ConfigError, InputError
 from sn9reg.matchers.template import TemplateMatcher
-from sn9reg.networks.branches import Branches, Modality
+from sn9reg.networks.branches import Modality
+from sn9reg.networks.fused import fused
 from sn9reg.radiometry import SarLog, optical_grey, standardise
 from sn9reg.scene import Patch
 from sn9reg.weights.store import load_weights, shipped
@@ -40,7 +39,7 @@ class LearnedMatcher(TemplateMatcher):
             raise InputError(f"{weights}: is for images of several channels; a matcher gives one")
         self.similarity = architecture.similarity
         self.margin = network.margin
-        self._branches = _fused(network).to(memory_format=torch.channels_last)
+        self._branches = fused(network).to(memory_format=torch.channels_last)
 
     def extractor(self, sar: Patch, whole: bool = False) -> FeatureExtractor:
         """As in `TemplateMatcher`; networks learn on whole patches, and know their borders."""
@@ -61,17 +60,6 @@ def _textured(image: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     everywhere; that must not count as a match."""
     mean, square = (cv2.blur(x, (_SURROUNDINGS, _SURROUNDINGS)) for x in (image, image**2))
     return (square - mean**2 > 1e-5).astype(np.float32)
-
-
-def _fused(network: Branches) -> Branches:
-    """Every batch normalisation folded into the convolution before it: the same features, sooner."""
-    for module in network.modules():
-        children = list(module.named_children())
-        for (name, child), (norm_name, norm) in itertools.pairwise(children):
-            if isinstance(child, nn.Conv2d | nn.ConvTranspose2d) and isinstance(norm, nn.BatchNorm2d):
-                setattr(module, name, fuse_conv_bn_eval(child, norm, isinstance(child, nn.ConvTranspose2d)))
-                setattr(module, norm_name, nn.Identity())
-    return network
 
 
 class SlimUNetMatcher(LearnedMatcher):

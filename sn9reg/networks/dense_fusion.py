@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import Any
 
 import scipy.linalg
@@ -47,9 +48,12 @@ class DenseFusion(nn.Module):
         for name, value in (("in_channels", in_channels), ("side", side), ("descriptor", descriptor)):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ConfigError(f"{name} is {value!r}, not a whole number from 1")
-        if width not in _WIDTHS:
+        if isinstance(cells, bool) or not isinstance(cells, int) or not 0 <= cells <= side:
+            raise ConfigError(f"cells is {cells!r}, not a whole number from 0 to the {side} px of a patch")
+        if not isinstance(width, int | float) or isinstance(width, bool) or width not in _WIDTHS:
             raise ConfigError(f"width is {width!r}, not one of {', '.join(map(str, _WIDTHS))}")
-        if stem_stride not in (1, 2) or not isinstance(attention, bool):
+        strided = isinstance(stem_stride, int) and not isinstance(stem_stride, bool) and stem_stride in (1, 2)
+        if not strided or not isinstance(attention, bool):
             raise ConfigError(
                 f"stem_stride is {stem_stride!r}, attention {attention!r}; they are 1 or 2, true or false"
             )
@@ -87,10 +91,10 @@ class DenseFusion(nn.Module):
         middle = (one + other).mean(dim=0) / 2
         between, within = (one + other) / 2 - middle, one - other
         noise = within.T @ within / len(within)
-        noise += _SHRINKAGE * noise.diagonal().mean() * torch.eye(len(noise), dtype=noise.dtype)
+        noise += (_SHRINKAGE * noise.diagonal().mean() + 1e-9) * torch.eye(len(noise), dtype=noise.dtype)
         _, directions = scipy.linalg.eigh((between.T @ between / len(between)).numpy(), noise.numpy())
         weight = torch.from_numpy(directions[:, ::-1][:, : self.descriptor].T.copy())
-        weight /= (between @ weight.T).norm(dim=1).mean()
+        weight /= (between @ weight.T).norm(dim=1).mean().clamp_min(1e-9)
         with torch.no_grad():
             self.layout.weight.zero_()
             self.layout.weight[: len(weight)] = weight.float()
@@ -101,17 +105,14 @@ class DenseFusion(nn.Module):
         """Take over the backbone of a timm MobileNetV2, e.g. one trained on ImageNet (the paper's transfer learning).
         Its classifier is left out, its first layer fitted to the channels. Raises ConfigError for other weights."""
         known = {"conv_stem": "stem", "bn1": "norm", "blocks": "blocks"}
-        own = {
-            ".".join([known[first], rest]): value
-            for first, _, rest in (key.partition(".") for key in state)
-            if first in known
-            for value in [state[f"{first}.{rest}"]]
-        }
+        parts = ((*key.partition("."), value) for key, value in state.items())
+        own = {f"{known[first]}.{rest}": value for first, _, rest, value in parts if first in known}
         try:
             own["stem.weight"] = adapt_input_conv(self.stem.in_channels, own["stem.weight"])
             missing, _ = self.load_state_dict(own, strict=False)
         except (KeyError, RuntimeError, NotImplementedError) as error:
-            raise ConfigError(f"these are no weights of a MobileNetV2 of this width ({str(error)[:120]})") from error
+            why = textwrap.shorten(str(error), 120, placeholder=" ...")
+            raise ConfigError(f"these are no weights of a MobileNetV2 of this width ({why})") from error
         if lacking := [name for name in missing if name.split(".")[0] in known.values()]:
             raise ConfigError(f"these weights lack {lacking[0]} of a MobileNetV2")
 

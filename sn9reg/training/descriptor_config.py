@@ -18,7 +18,8 @@ class DescriptorConfig:
 
     network: options of `DenseFusion`, without what `patch` gives. patch: what a descriptor sees. imagenet: a
     .safetensors file with the weights of a timm MobileNetV2 to begin with. sources: folders of registered pairs. image:
-    side of the square cut from a pair, pixels. places: patches taken from it, at least `apart` pixels from one another;
+    side of the square cut from a pair, pixels. places: patches taken from it, at least `apart` pixels from one another
+    and `rim` pixels from its border;
     `corners` is the share taken at corners of either image, the others lie anywhere. shift, turn, stretch: by so much,
     in pixels, degrees and as a share, SAR patches are displaced, turned and scaled at random. margin: of the triplets.
     batch: pairs of patches a step; chunk: as many as fit into memory at once, 0 for all (gradients are cached, L. Gao
@@ -32,6 +33,7 @@ class DescriptorConfig:
     imagenet: str | None = None
     image: int = 256
     places: int = 1
+    rim: int = 24
     apart: float = 8.0
     corners: float = 0.0
     shift: float = 0.0
@@ -63,12 +65,9 @@ class DescriptorConfig:
             raise ConfigError(f"corners {self.corners} and stretch {self.stretch} are shares, from 0 to 1")
         if self.batch < 2 or self.batch % self.places:
             raise ConfigError(f"batch is {self.batch}, must be at least 2 and a multiple of the {self.places} places")
-        if self.chunk == 1:
-            raise ConfigError("chunk is 1: batch normalisation takes at least 2")
+        if self.seed >= 2**32:
+            raise ConfigError(f"seed is {self.seed}, must be below {2**32}")
+        if not 0 <= 2 * self.rim < self.image:
+            raise ConfigError(f"rim is {self.rim}, must leave something of the {self.image} px of an image")
         if not any(source.weight > 0 for source in self.sources):
             raise ConfigError("there is nothing to train on: give sources with a weight")
-
-    @property
-    def network_options(self) -> dict[str, Any]:
-        """All options of `DenseFusion`."""
-        return {**self.network, "in_channels": self.patch.channels, "side": self.patch.side}

@@ -21,7 +21,7 @@ from sn9reg.training.dataset import Pairs, Source
 from sn9reg.training.descriptor_config import DescriptorConfig
 from sn9reg.training.sample import Geometry, augment_optical, augment_sar, cut, finish
 
-_RIM = 24  # pixels: places are no nearer to the border
+_PATIENCE = 500  # pairs without room for the places, one after the other, before that is taken for an error
 _CANDIDATES = 4  # places drawn at random for each that is wanted
 
 
@@ -45,11 +45,15 @@ class DescriptorSamples(IterableDataset[PatchPairs]):
         worker = get_worker_info()
         random = np.random.default_rng([self.seed, worker.id if worker else 0])
         weights = np.array([source.weight for source, _ in self.pairs])
+        failed = 0
         while True:
             source, part = self.pairs[random.choice(len(self.pairs), p=weights / weights.sum())]
             found = patch_pairs(*part[int(random.integers(len(part)))], source, self.config, random)
+            failed = 0 if found is not None else failed + 1
             if found is not None:
                 yield found
+            elif failed >= _PATIENCE:
+                raise ConfigError(f"no pair has room for {self.config.places} places: lower places, apart or rim")
 
 
 class HeldOut(Dataset[PatchPairs]):
@@ -114,7 +118,8 @@ def _places(
 ) -> Points:
     """(N, 2) places x, y, at most `places`, where both images are valid, apart from one another."""
     inner = np.zeros_like(valid)
-    inner[_RIM:-_RIM, _RIM:-_RIM] = valid[_RIM:-_RIM, _RIM:-_RIM]
+    middle = (slice(config.rim, config.image - config.rim),) * 2
+    inner[middle] = valid[middle]
     free = np.argwhere(inner)[:, ::-1].astype(np.float64)
     if not len(free):
         return free

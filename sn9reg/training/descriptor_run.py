@@ -13,13 +13,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch.utils.data import DataLoader
 
-from sn9reg.errors import InputError
+from sn9reg.errors import ConfigError, InputError
 from sn9reg.rasters import PathLike
 from sn9reg.training.dataset import load
 from sn9reg.training.descriptor_config import DescriptorConfig
 from sn9reg.training.descriptor_data import DescriptorSamples, HeldOut, PatchPairs, collate
 from sn9reg.training.descriptor_task import DescriptorTask
-from sn9reg.training.run import precision
+from sn9reg.training.run import precision, read_checkpoint
 
 _FIRST = 80  # batches by which the layout of a patch is learned before the training
 
@@ -38,15 +38,21 @@ def train_descriptor(
     lightning.seed_everything(config.seed, verbose=False)
     task = DescriptorTask(config)
     if config.imagenet is not None:
-        task.network.start_from(_state(Path(config.imagenet)))
+        state = _state(Path(config.imagenet))
+        try:
+            task.network.start_from(state)
+        except ConfigError as error:
+            raise InputError(f"{config.imagenet}: {error}") from error
     loaded = [(source, *load(source, config.seed, config.image)) for source in config.sources]
     held_out = HeldOut(config, [(source, held) for source, _, held in loaded])
     last = out / "last.ckpt" if resume and (out / "last.ckpt").exists() else None
-    done = torch.load(last, map_location="cpu", weights_only=True)["global_step"] if last else 0
+    done = read_checkpoint(last)["global_step"] if last else 0
     every = min(config.validate_every, config.steps)
-    last_one = ModelCheckpoint(out, filename="last", every_n_train_steps=every, enable_version_counter=False)
+    # After each validation, or where there are none.
+    steps = None if len(held_out) else every
+    last_one = ModelCheckpoint(out, filename="last", every_n_train_steps=steps, enable_version_counter=False)
     best = ModelCheckpoint(out, filename="best", monitor="found", mode="max", enable_version_counter=False)
-    callbacks: list[Callback] = [last_one, best] if len(held_out) else [last_one]
+    callbacks: list[Callback] = [best, last_one] if len(held_out) else [last_one]
     trainer = lightning.Trainer(
         max_steps=config.steps,
         precision=precision(config.precision),
@@ -70,10 +76,14 @@ def train_descriptor(
     checks = DataLoader(held_out, max(1, 256 // config.places), collate_fn=collate) if len(held_out) else None
     if task.network.cells and last is None:
         _fit_layout(task, batches)
-    trainer.fit(task, batches, checks, ckpt_path=str(last) if last else None, weights_only=True)
+    try:
+        trainer.fit(task, batches, checks, ckpt_path=str(last) if last else None, weights_only=True)
+    except RuntimeError as error:
+        if "loading state_dict" not in str(error):
+            raise
+        raise InputError(f"{last}: is a checkpoint of another network; train into another folder") from error
     if best.best_model_path:
-        content = torch.load(best.best_model_path, map_location="cpu", weights_only=True)
-        task.load_state_dict(content["state_dict"])
+        task.load_state_dict(read_checkpoint(Path(best.best_model_path))["state_dict"])
     return task
 
 

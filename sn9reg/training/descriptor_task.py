@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from sn9reg.errors import ConfigError
-from sn9reg.networks.dense_fusion import DenseFusion, distances
+from sn9reg.networks.dense_fusion import distances
 from sn9reg.training.descriptor_config import DescriptorConfig
 from sn9reg.training.descriptor_data import PatchPairs
 from sn9reg.training.losses import hardest_in_batch
+from sn9reg.weights.store import DescriptorArchitecture
 
 _SLOWLY = 0.02
 
@@ -26,7 +27,8 @@ class DescriptorTask(lightning.LightningModule):
         super().__init__()
         self.automatic_optimization = False  # for the cached gradients
         self.config = config
-        self.network = DenseFusion(**config.network_options).to(memory_format=torch.channels_last)
+        network = DescriptorArchitecture(config.patch, config.network).build()
+        self.network = network.to(memory_format=torch.channels_last)
         self.held_out: list[tuple[Tensor, Tensor]] = []
 
     def training_step(self, batch: PatchPairs, index: int) -> None:

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import textwrap
 from pathlib import Path
-from pickle import UnpicklingError
-from typing import Any
 
 import lightning
-import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
@@ -18,7 +14,7 @@ from sn9reg.rasters import PathLike
 from sn9reg.training.keypoint_config import KeypointConfig
 from sn9reg.training.keypoint_data import KeypointData
 from sn9reg.training.keypoint_task import KeypointTask
-from sn9reg.training.run import precision
+from sn9reg.training.run import precision, read_checkpoint
 
 
 def train_keypoints(
@@ -43,7 +39,7 @@ def train_keypoints(
     if start_from is not None:
         _begin_with(task, Path(start_from))
     last = out / "last.ckpt" if resume and (out / "last.ckpt").exists() else None
-    done = _checkpoint(last)["epoch"] + 1 if last else 0
+    done = read_checkpoint(last)["epoch"] + 1 if last else 0
     last_one = ModelCheckpoint(out, filename="last", every_n_epochs=1, enable_version_counter=False)
     best = ModelCheckpoint(out, filename="best", monitor="error", mode="min", enable_version_counter=False)
     callbacks: list[Callback] = [last_one, best] if task.data.held_out else [last_one]
@@ -64,23 +60,13 @@ def train_keypoints(
     )
     trainer.fit(task, ckpt_path=str(last) if last else None, weights_only=True)
     if best.best_model_path:
-        task.load_state_dict(_checkpoint(Path(best.best_model_path))["state_dict"])
+        task.load_state_dict(read_checkpoint(Path(best.best_model_path))["state_dict"])
     return task
-
-
-def _checkpoint(path: Path) -> dict[str, Any]:
-    """What a checkpoint holds, without running code from it. Raises InputError for what is none."""
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        return {"epoch": content["epoch"], "state_dict": content["state_dict"]}
-    except (OSError, EOFError, KeyError, TypeError, RuntimeError, UnpicklingError) as error:
-        why = textwrap.shorten(str(error) or "it is empty", 120, placeholder=" ...")
-        raise InputError(f"{path}: is no checkpoint of a training ({why})") from error
 
 
 def _begin_with(task: KeypointTask, path: Path) -> None:
     try:
-        task.load_state_dict(_checkpoint(path)["state_dict"])
+        task.load_state_dict(read_checkpoint(path)["state_dict"])
     except RuntimeError as error:
         first = str(error).splitlines()[0]
         raise InputError(f"{path}: is no checkpoint of a detector with these encoders ({first})") from error

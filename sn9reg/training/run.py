@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import textwrap
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import lightning
@@ -13,7 +15,7 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch.utils.data import DataLoader
 
-from sn9reg.errors import ConfigError
+from sn9reg.errors import ConfigError, InputError
 from sn9reg.rasters import PathLike
 from sn9reg.training.config import TrainingConfig
 from sn9reg.training.dataset import Pairs, Source, TrainingSamples, ValidationSamples, collate, load
@@ -119,3 +121,13 @@ def precision(name: str) -> Any:
     if name != "auto":
         return name
     return "bf16-mixed" if torch.cuda.is_available() else "32-true"
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """What a checkpoint holds, without running code from it. Raises InputError for what is none."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        return {name: content[name] for name in ("epoch", "global_step", "state_dict")}
+    except (OSError, EOFError, KeyError, TypeError, RuntimeError, UnpicklingError) as error:
+        why = textwrap.shorten(str(error) or "it is empty", 120, placeholder=" ...")
+        raise InputError(f"{path}: is no checkpoint of a training ({why})") from error

@@ -81,6 +81,8 @@ class DescriptorArchitecture:
     def __post_init__(self) -> None:
         if isinstance(self.patch, dict):  # as it stands in a file's header
             object.__setattr__(self, "patch", PatchLayout(**self.patch))
+        if not isinstance(self.patch, PatchLayout):
+            raise TypeError(f"patch is {self.patch!r}, no layout")
 
     @property
     def kind(self) -> str:

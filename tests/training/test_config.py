@@ -14,7 +14,7 @@ from sn9reg.training.dataset import Source
 from sn9reg.training.sample import Geometry
 
 FOLDER = Path(__file__).parents[2] / "pipelines" / "training"
-FILES = [path for path in sorted(FOLDER.glob("*.yaml")) if "\nsources:" in path.read_text()]
+FILES = [path for path in sorted(FOLDER.glob("*.yaml")) if "\nloss:" in path.read_text()]
 MINIMAL = "network: {name: mcgf}\nloss: {name: soft-ce}\nsources: [{folder: some/where}]\n"
 
 

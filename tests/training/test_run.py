@@ -28,7 +28,7 @@ from sn9reg.weights.store import Architecture, load_weights
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning advises on speed
 
 FOLDER = Path(__file__).parents[2] / "pipelines" / "training"
-FILES = [path for path in sorted(FOLDER.glob("*.yaml")) if "\nsources:" in path.read_text()]
+FILES = [path for path in sorted(FOLDER.glob("*.yaml")) if "\nloss:" in path.read_text()]
 SMALL = Geometry(64, 32)
 
 
