@@ -21,6 +21,7 @@ import logging
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ from typing import Any
 
 import click
 import numpy as np
+from rasterio.errors import NotGeoreferencedWarning
 from tqdm import tqdm
 
 from pipelines.attention_figures import report
@@ -47,10 +49,10 @@ from sn9reg.weights.store import load_descriptor, manifest
 
 PROTOCOLS: dict[str, dict[str, Any]] = {"anywhere": {}, "near": {"near": True, "max_offset": 20.0}}
 WITH, WITHOUT = "with attention", "without attention"
-FEWEST = 6  # matches of a pair that counts as registered
+FEWEST = 6  # matches without which a pair is not registered
 FIXED = ("keypoints", "putative", "putative_ncm")
-# Of a trial; `matches` are what RANSAC leaves.
-MEASURES = ("matches", "ncm", "precision", "recall", "f_measure", "rmse", "registered")
+# Of a trial. matches: what RANSAC leaves. enough, enough_ncm: whether FEWEST are left, and whether so many are correct.
+MEASURES = ("matches", "ncm", "precision", "recall", "f_measure", "rmse", "enough", "enough_ncm")
 
 
 @dataclass(frozen=True)
@@ -201,8 +203,11 @@ def opened(files: PairFiles) -> Iterator[ScenePair]:
         if not patch.valid.any():
             raise InputError(f"{path}: holds no valid pixel")
     with tempfile.TemporaryDirectory() as folder:
-        kinds = zip(("optical", "sar"), patches.values(), strict=True)
-        with open_pair(*(_save(Path(folder) / f"{k}.tif", p) for k, p in kinds), pixel_frame=True) as pair:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            kinds = zip(("optical", "sar"), patches.values(), strict=True)
+            paths = [_save(Path(folder) / f"{kind}.tif", patch) for kind, patch in kinds]
+        with open_pair(*paths, pixel_frame=True) as pair:
             yield pair
 
 
@@ -220,7 +225,7 @@ def judged(name: str, putative: Correspondences, kept: list[Flags], seconds: flo
     for chosen in kept:
         matches, correct = int(chosen.sum()), ncm(errors[chosen])
         shares = correct / max(matches, 1), correct / max(keypoints, 1), f_measure(correct, matches, keypoints)
-        trials.append((matches, correct, *shares, rmse(errors[chosen]), matches >= FEWEST))
+        trials.append((matches, correct, *shares, rmse(errors[chosen]), matches >= FEWEST, correct >= FEWEST))
     columns = np.array(trials, np.float64).T
     by_measure = dict(zip(MEASURES, columns, strict=True))
     return PairResult(name, keypoints, len(putative), ncm(errors), seconds, by_measure)

@@ -48,7 +48,7 @@ def table(rows: list[dict[str, Any]], about: str) -> str:
         f"{about} Correct is a match less than 3 px from its true place; means over pairs and seeds, ± over seeds.",
         "",
         "| descriptor | partners | keypoints | before RANSAC (correct) | matches | NCM | precision | recall "
-        "| F-measure | RMSE, px | pairs with 6 matches | s a pair |",
+        "| F-measure | RMSE, px | pairs with 6 (6 correct) | s a pair |",
         "|---" * 12 + "|",
     ]
     for row in rows:
@@ -64,7 +64,7 @@ def table(rows: list[dict[str, Any]], about: str) -> str:
             f"{mean['recall']:.3f}",
             f"{mean['f_measure']:.4f} ± {std['f_measure']:.4f}",
             "none" if mean["rmse"] is None else f"{mean['rmse']:.2f}",
-            f"{mean['registered']:.2f}",
+            f"{mean['enough']:.2f} ({mean['enough_ncm']:.2f})",
             f"{row['seconds']:.2f}",
         ]
         lines.append(f"| {' | '.join(cells)} |")

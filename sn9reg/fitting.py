@@ -51,7 +51,7 @@ def fit(matches: Correspondences, model: str = "auto", threshold: float | None =
     pixel = matches.grid.resolution
     limit = threshold / matches.grid.metres_per_unit if threshold else THRESHOLD_PX * pixel
     if not matches.tried:
-        return _unfitted(matches, "there is nowhere to look for matches: too few valid pixels overlap, or they show nothing")
+        return _unfitted(matches, "there is nowhere to look: too few valid pixels overlap, or they show nothing")
     if len(matches) < MINIMUM:
         return _unfitted(matches, f"only {len(matches)} matches of {matches.tried} tried places")
     source, target = matches.optical_map, matches.sar_map

@@ -68,9 +68,10 @@ class DescriptorMatcher:
     rotation looked for, degrees. zoom: largest scale, and its inverse the smallest. near: partners are looked for
     within max_offset metres of where the georeference says, or near where the pose does; else everywhere. max_points:
     optical keypoints, about. oriented: each keypoint is described along an orientation of its own, which survives
-    rotations without a pose. mutual: a match must be the nearest from either side. adaptive: matches must pass the adaptive
-    ratio. threshold: of RANSAC, pixels. refine: pixels are compared around keypoints where the warp puts them; else the
-    descriptors' own inliers are the matches. scale: by which patches are larger than the descriptor has them.
+    rotations without a pose. mutual: a match must be the nearest from either side. adaptive: matches must pass the
+    adaptive ratio. threshold: of RANSAC, pixels. refine: pixels are compared around keypoints where the warp puts
+    them; else the descriptors' own inliers are the matches. scale: by which patches are larger than the descriptor
+    has them.
     Raises InputError where there are no weights or they do not fit, ConfigError for options that make no sense.
     """
 

@@ -9,11 +9,11 @@ import yaml
 
 from sn9reg.descriptors.patches import PatchLayout
 from sn9reg.errors import ConfigError, InputError
-from sn9reg.networks.dense_fusion import DenseFusion
 from sn9reg.training.config import as_dict, read_as, read_config
 from sn9reg.training.dataset import Source
 from sn9reg.training.descriptor_config import DescriptorConfig
 from sn9reg.training.sample import Photometry
+from sn9reg.weights.store import DescriptorArchitecture
 
 ALL = sorted((Path(__file__).parents[2] / "pipelines" / "training").glob("*.yaml"))
 FILES = [path for path in ALL if "patch" in yaml.safe_load(path.read_text())]
@@ -54,7 +54,7 @@ def test_every_file_that_ships_is_read_and_survives_being_written(path, config_f
 @every_file
 def test_every_file_that_ships_describes_a_network_for_its_patches(path):
     config = read(path)
-    made = DenseFusion(**config.network_options)
+    made = DescriptorArchitecture(config.patch, config.network).build()
     assert (made.side, made.stem.in_channels) == (config.patch.side, config.patch.channels)
 
 
@@ -67,11 +67,11 @@ def test_a_descriptors_file_is_none_of_a_dense_matcher(path):
 def test_the_papers_file_trains_as_the_paper_says():
     """He et al., sections 2.2, 2.3 and 3.1: SEN1-2 cropped to 224 px, batches of 256, Adam at 0.001, and eq. (4)."""
     config = read(next(path for path in FILES if path.stem == "attention-descriptors"))
-    assert (config.patch, config.image) == (PatchLayout(224, 1.0, "grey"), 224)
+    assert (config.patch, config.image, config.rim) == (PatchLayout(224, 1.0, "grey"), 224, 111)
     assert (config.batch, config.rate, config.schedule, config.margin) == (256, 1e-3, "constant", 1)
     assert ["sen12" in source.folder for source in config.sources] == [True]
     assert (config.photometry, config.shift, config.turn, config.stretch) == (Photometry(), 0, 0, 0)
-    made = DenseFusion(**config.network_options)
+    made = DescriptorArchitecture(config.patch, config.network).build()
     assert (made.stem.stride, made.fusion.in_channels, made.fusion.out_channels) == ((2, 2), 320, 256)
     assert made.cells == 0
     assert {name.split(".")[0] for name, _ in made.named_parameters()} >= {"attention", "fusion_norm"}
@@ -100,6 +100,7 @@ def test_everything_survives_being_written_and_read_again(config_file):
         imagenet="mobilenet.safetensors",
         image=128,
         places=8,
+        rim=20,
         apart=6.5,
         corners=0.5,
         shift=1.5,
@@ -125,8 +126,8 @@ def test_everything_survives_being_written_and_read_again(config_file):
 
 
 def test_the_patch_gives_the_network_its_channels_and_side():
-    config = DescriptorConfig((Source("a"),), network={"width": 0.35}, patch=PatchLayout(64, 1.0, "energy"))
-    assert config.network_options == {"width": 0.35, "in_channels": 12, "side": 64}
+    made = DescriptorArchitecture(PatchLayout(64, 1.0, "energy"), {"width": 0.35}).build()
+    assert (made.stem.in_channels, made.side) == (12, 64)
 
 
 @pytest.mark.parametrize(
@@ -153,7 +154,8 @@ def test_the_patch_gives_the_network_its_channels_and_side():
         ("stretch: 1", "corners 0.0 and stretch 1.0 are shares"),
         ("batch: 1", "batch is 1, must be at least 2 and a multiple of the 1 places"),
         ("{batch: 10, places: 4}", "batch is 10, must be at least 2 and a multiple of the 4 places"),
-        ("chunk: 1", "chunk is 1: batch normalisation takes at least 2"),
+        ("seed: 5000000000", "seed is 5000000000, must be below 4294967296"),
+        ("rim: 128", "rim is 128, must leave something of the 256 px of an image"),
         ("patch: {side: 4}", "patch: a patch's side is 4, not a whole number from 8 to 1024"),
         ("patch: {scale: 0}", "patch: a patch's scale is 0.0, not a number from 0.1 to 10"),
         ("patch: {inputs: colour}", "patch: inputs: is 'colour', not one of grey, energy, both"),

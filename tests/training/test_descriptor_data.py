@@ -189,7 +189,7 @@ def test_the_share_at_corners_is_as_asked(corners, least, most, placed, monkeypa
 
 
 NO_ROOM = {
-    "nothing but border": (48, {"image": 48}),
+    "hardly more than border": (50, {"image": 50, "places": 4}),
     "too many places": (96, {"places": 40, "batch": 40, "apart": 12.0}),
     "too far apart": (96, {"apart": 100.0}),
 }
@@ -199,6 +199,12 @@ NO_ROOM = {
 @pytest.mark.parametrize("corners", [0.0, 1.0])
 def test_an_image_without_room_has_no_patches(side, options, corners):
     assert made(textured(side), corners=corners, **options) is None
+
+
+def test_sources_without_room_anywhere_are_refused():
+    folder = [(SOURCE, [textured(50)])]
+    with pytest.raises(ConfigError, match="no pair has room for 4 places"):
+        next(iter(DescriptorSamples(config(image=50, places=4, batch=4, apart=9.0), folder, 0)))
 
 
 def test_images_that_are_nowhere_valid_together_have_no_patches():

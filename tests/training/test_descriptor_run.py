@@ -406,7 +406,7 @@ def test_a_file_that_holds_no_weights_is_said(tiny, tmp_path, imagenet, damage, 
 
 def test_weights_of_another_width_are_refused(tiny, tmp_path, imagenet):
     config = tiny(imagenet=str(imagenet[0]), network={"width": 0.5})
-    with pytest.raises(ConfigError, match="no weights of a MobileNetV2 of this width"):
+    with pytest.raises(InputError, match="no weights of a MobileNetV2 of this width"):
         train(config, tmp_path)
 
 
