@@ -5,7 +5,8 @@
 FOLDER holds registered pairs NAME_opt.*, NAME_sar.* and, where not every pixel is valid, NAME_mask.*. Each SAR image is
 turned about its middle by an angle drawn from +-turn and scaled by a factor drawn from 1 / zoom to zoom, in a frame of
 its own size, so that its corners are lost. A pair counts where it is registered and its offset map is off by at most
-5 px in the mean over the optical pixels whose partners the SAR image shows.
+5 px in the mean over the optical pixels whose partners the SAR image shows. With --others each optical image is given
+the SAR image of another pair: none should be registered.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import math
 import sys
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import click
@@ -59,15 +60,16 @@ class Turned:
 @click.option("--model", default="affine", show_default=True)
 @click.option("--limit", type=click.IntRange(1), help="At most so many pairs, spread over the folder.")
 @click.option("--seed", default=0, show_default=True)
+@click.option("--others", is_flag=True, help="Pairs that do not belong together.")
 @click.option("--json", "as_json", is_flag=True)
 def main(
     folder: Path, turn: float, zoom: float, name: str, options: tuple[str, ...], model: str, limit: int | None,
-    seed: int, as_json: bool,
+    seed: int, others: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Measure and print."""
     try:
         given = {key: _value(value) for key, _, value in (option.partition("=") for option in options)}
-        found = measure(folder, make_matcher(name, **given), turn, zoom, model, limit, seed)
+        found = measure(folder, make_matcher(name, **given), turn, zoom, model, limit, seed, others)
     except Sn9regError as error:
         click.echo(f"Error: {error}", err=True)
         sys.exit(error.exit_code)
@@ -82,12 +84,26 @@ def _value(text: str) -> object:
 
 
 def measure(
-    folder: Path, matcher: Matcher, turn: float, zoom: float, model: str, limit: int | None = None, seed: int = 0
+    folder: Path,
+    matcher: Matcher,
+    turn: float,
+    zoom: float,
+    model: str,
+    limit: int | None = None,
+    seed: int = 0,
+    others: bool = False,
 ) -> list[Turned]:
-    """Every pair of the folder, or `limit` of them. Raises InputError where it holds none."""
+    """Every pair of the folder, or `limit` of them; others: with the SAR image of another one. Raises InputError where
+    it holds none."""
     pairs = pair_files(folder)
     chosen = np.linspace(0, len(pairs) - 1, min(limit or len(pairs), len(pairs))).round().astype(int)
-    return [_one(pairs[i], matcher, turn, zoom, model, np.random.default_rng([seed, int(i)])) for i in chosen]
+    found = []
+    for i in chosen:
+        files = pairs[i]
+        if others:
+            files = replace(files, sar=pairs[(int(i) + len(pairs) // 2) % len(pairs)].sar, mask=None)
+        found.append(_one(files, matcher, turn, zoom, model, np.random.default_rng([seed, int(i)])))
+    return found
 
 
 def _one(
