@@ -68,7 +68,7 @@ def nearest(
 
 
 def _distances(optical: Tensor, sar: Tensor) -> Tensor:
-    """(V, n, D), (W, m, D) -> (n, m), the least over the variants."""
+    """(V, n, D), (W, m, D) -> (n, m), the least over the SAR variants: to turn one side is enough."""
     cosine = torch.stack([one @ other.T for one in optical[:1] for other in sar]).amax(dim=0)
     return (2 - 2 * cosine).clamp_min(0).sqrt()
 

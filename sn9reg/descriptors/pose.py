@@ -69,7 +69,8 @@ def find_pose(
     fine = _Search(optical, optical_valid, sar, sar_valid, _SIDES[1])
     around = [k / _FINER for k in range(-1, 2)]
     near = [(p.turn + k * _TURN, p.zoom * _ZOOM**n) for p in found for k in around for n in around]
-    return max(fine.try_all(near), key=lambda pose: pose.strength, default=found[0])
+    asked = [(t, z) for t, z in near if abs(math.remainder(t, 2 * math.pi)) < turn + 1e-9 and 1 / zoom <= z <= zoom]
+    return max(fine.try_all(asked or near), key=lambda pose: pose.strength, default=found[0])
 
 
 def agreement(optical: Image, optical_valid: Mask, sar: Image, sar_valid: Mask, matrix: Matrix) -> float:
