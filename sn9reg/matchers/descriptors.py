@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -57,6 +57,25 @@ _LEAST_RADIUS = 24.0  # common pixels
 _APART = 8.0  # pixels of the level within which a SAR keypoint is no rival of another
 _MORE = 2.0  # times as many SAR as optical keypoints at most, where they are looked for in a larger area
 _LOCALISED = 1.5  # pixels of the level by which keypoints of the two sensors are off
+
+
+@dataclass(frozen=True)
+class _Looks:
+    """Overviews of both scenes: (optical, its mask, SAR, its mask), standardised, and their factor."""
+
+    images: tuple[Image, Mask, Image, Mask]
+    factor: int
+
+    @classmethod
+    def of(cls, pair: ScenePair) -> _Looks:
+        (optical, factor), (sar, _) = pair.overview(pair.optical), pair.overview(pair.sar)
+        grey = standardise(optical_grey(optical.values), optical.valid)
+        radar = standardise(SarLog.of(sar.values, sar.valid)(sar.values), sar.valid)
+        return cls((grey, optical.valid, radar, sar.valid), factor)
+
+    def fitting(self, warps: list[Matrix]) -> Matrix:
+        """Of warps in common pixels the one through which the images fit best, pixel by pixel."""
+        return max(warps, key=lambda warp: agreement(*self.images, _on_common(warp, 1 / self.factor)))
 
 
 class DescriptorMatcher:
@@ -123,9 +142,10 @@ class DescriptorMatcher:
 
     def match(self, pair: ScenePair) -> Correspondences:
         """Correspondences at keypoints, possibly none. Raises InputError where a scene cannot be read."""
+        looks = _Looks.of(pair)
         best: tuple[float, Correspondences] | None = None
-        for matrix, radius in self._poses(pair):
-            found = self._match(pair, matrix, radius)
+        for matrix, radius in self._poses(pair, looks):
+            found = self._match(pair, looks, matrix, radius)
             share = _confirmed_share(found)
             if best is None or share > best[0]:
                 best = share, found
@@ -134,23 +154,21 @@ class DescriptorMatcher:
         assert best is not None
         return best[1]
 
-    def _poses(self, pair: ScenePair) -> Iterator[tuple[Matrix, float]]:
+    def _poses(self, pair: ScenePair, looks: _Looks) -> Iterator[tuple[Matrix, float]]:
         """What the SAR scene is to be seen through, and how far from there a partner may lie, in common pixels."""
         georeferenced = pair.grid.crs is not None
         if self.pose == "none" or (self.pose == "auto" and georeferenced):
             yield np.eye(3), self.max_offset / (pair.grid.resolution * pair.grid.metres_per_unit)
         if self.pose != "none":
-            matrix = self._search(pair)
-            yield matrix, max(_LEAST_RADIUS, _POSE_RADIUS * max(pair.grid.shape))
+            yield self._search(looks), max(_LEAST_RADIUS, _POSE_RADIUS * max(pair.grid.shape))
 
-    def _search(self, pair: ScenePair) -> Matrix:
-        looks, factor = _looks(pair)
-        pose = find_pose(*looks, math.radians(self.turn), self.zoom)
+    def _search(self, looks: _Looks) -> Matrix:
+        pose = find_pose(*looks.images, math.radians(self.turn), self.zoom)
         told = "SAR turned by %.1f degrees, scaled by %.2f; it stands out by %.1f deviations"
         log.info(told, math.degrees(pose.turn), pose.zoom, pose.strength)
-        return _on_common(pose.matrix, factor)
+        return _on_common(pose.matrix, looks.factor)
 
-    def _match(self, pair: ScenePair, matrix: Matrix, radius: float) -> Correspondences:
+    def _match(self, pair: ScenePair, looks: _Looks, matrix: Matrix, radius: float) -> Correspondences:
         """The correspondences of a pose."""
         posed = pair.posed(matrix)
         factor = self.factor(posed)
@@ -162,7 +180,7 @@ class DescriptorMatcher:
         log.info(told, factor, len(optical), len(sar), len(putative), counts)
         if not self.refine or not len(optical) or not len(sar):
             return _seen_through(matrix, _inliers(putative, models))
-        total = _fitting(pair, [matrix, *(matrix @ warp for warp, _ in models)])
+        total = looks.fitting([matrix, *(matrix @ warp for warp, _ in models)])
         return _seen_through(total, self._compared(pair.posed(total), optical, factor))
 
     def factor(self, posed: ScenePair) -> int:
@@ -248,20 +266,6 @@ class DescriptorMatcher:
         nodes = optical.xy[:: max(1, math.ceil(len(optical) / _COMPARED))]
         with progress.part(0.6, 1.0):
             return compare_at(posed, Level(factor, _TEMPLATE, _RADIUS, _MARGIN), nodes, extract)
-
-
-def _looks(pair: ScenePair) -> tuple[tuple[Image, Mask, Image, Mask], int]:
-    """Overviews of both scenes, standardised, with their masks, and their factor."""
-    (optical, factor), (sar, _) = pair.overview(pair.optical), pair.overview(pair.sar)
-    images = optical_grey(optical.values), SarLog.of(sar.values, sar.valid)(sar.values)
-    one, other = (standardise(i, p.valid) for i, p in zip(images, (optical, sar), strict=True))
-    return (one, optical.valid, other, sar.valid), factor
-
-
-def _fitting(pair: ScenePair, warps: list[Matrix]) -> Matrix:
-    """Of warps in common pixels the one through which the images fit best, pixel by pixel."""
-    looks, factor = _looks(pair)
-    return max(warps, key=lambda warp: agreement(*looks, _on_common(warp, 1 / factor)))
 
 
 def _inliers(putative: Correspondences, models: list[tuple[Matrix, Flags]]) -> Correspondences:
