@@ -35,7 +35,7 @@ from tqdm import tqdm
 
 from pipelines.attention_figures import report
 from pipelines.train_descriptors import run
-from sn9reg.benchmark import _save
+from sn9reg.benchmark import save_patch
 from sn9reg.correspondences import Correspondences, Flags, Floats
 from sn9reg.errors import InputError, OutputError, Sn9regError
 from sn9reg.matchers.descriptors import FAITHFUL, DescriptorMatcher
@@ -206,7 +206,7 @@ def opened(files: PairFiles) -> Iterator[ScenePair]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
             kinds = zip(("optical", "sar"), patches.values(), strict=True)
-            paths = [_save(Path(folder) / f"{kind}.tif", patch) for kind, patch in kinds]
+            paths = [save_patch(Path(folder) / f"{kind}.tif", patch) for kind, patch in kinds]
         with open_pair(*paths, pixel_frame=True) as pair:
             yield pair
 

@@ -22,7 +22,7 @@ import numpy.typing as npt
 import rasterio
 from scipy.stats import spearmanr
 
-from pipelines.descriptor_rows import descriptors
+from pipelines.descriptor_rows import descriptors, turned
 from pipelines.user import Row, align, output, scene, score, simulate, sn9reg, tiepoints
 from sn9reg.grid import Grid
 from sn9reg.offsets import from_nodes, node_positions, open_offsets
@@ -285,6 +285,7 @@ ROWS: dict[str, tuple[str | None, Callable[[Path, Path], list[Row]]]] = {
     "keypoints": (None, keypoints),
     "keypoints-vhr": ("vhr_tiepoints", keypoints_vhr),
     "descriptors": ("landmarks", descriptors),
+    "turned": ("gf3_1m", turned),
     "large": (None, large),
 }
 

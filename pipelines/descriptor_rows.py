@@ -20,7 +20,7 @@ _FEWER = 56  # pairs, for the rows beside the main one
 
 
 def descriptors(data: Path, work: Path) -> list[Row]:
-    """Landmarks of small pairs without georeference, by both descriptors; turned pairs; the time of one pair."""
+    """Landmarks of small pairs without georeference, by both descriptors; the time of one pair."""
     rows = []
     sets = [(f"landmarks {n}", data / "landmarks", f"{n}_", f"{n}_landmarks.csv", "<= 4 px") for n in range(1, 5)]
     for name, folder, prefix, points, must in [*sets, ("cfog", data / "cfog", "", "landmarks.csv", "<= 2 px")]:
@@ -34,13 +34,12 @@ def descriptors(data: Path, work: Path) -> list[Row]:
                 told[descriptor] = f"{error['rmse_px']:.2f}"
         what = f"{name}, `--pixel-frame --model affine`, RMSE at the landmarks"
         rows.append(Row(what, must, f"{told['learned']} ({told['mim']} by `mim`)"))
-    if (data / "gf3_1m").is_dir():
-        rows += turned(data / "gf3_1m")
     return [*rows, *times(data / "landmarks", work)]
 
 
-def turned(folder: Path) -> list[Row]:
-    """The SAR images turned and scaled: moderately, and any way round."""
+def turned(data: Path, work: Path) -> list[Row]:
+    """SAR images turned and scaled: moderately, and any way round."""
+    folder = data / "gf3_1m"
     told = [
         summary(measure(folder, make_matcher("descriptors", descriptor=descriptor), turn, zoom, "affine", limit))
         for descriptor, turn, zoom, limit in (

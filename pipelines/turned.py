@@ -23,13 +23,11 @@ import click
 import cv2
 import numpy as np
 import numpy.typing as npt
-import rasterio
 
+from sn9reg.benchmark import save_patch
 from sn9reg.errors import Sn9regError
-from sn9reg.grid import Grid
 from sn9reg.matchers.base import Matcher, make_matcher
 from sn9reg.pair_folder import PairFiles, pair_files
-from sn9reg.rasters import geotiff_profile
 from sn9reg.register import register
 from sn9reg.scene import Patch
 
@@ -124,8 +122,8 @@ def _one(
     turned = Patch(np.where(valid, np.stack(bands) / np.maximum(share, 0.5), 0).astype(np.float32), valid)
     with tempfile.TemporaryDirectory() as folder:
         paths = [Path(folder) / "optical.tif", Path(folder) / "sar.tif"]
-        _save(paths[0], optical)
-        _save(paths[1], turned)
+        save_patch(paths[0], optical)
+        save_patch(paths[1], turned)
         start = time.perf_counter()
         found = register(*paths, matcher=matcher, model=model, pixel_frame=True)
         seconds = time.perf_counter() - start
@@ -137,13 +135,6 @@ def _one(
             there = found.grid.to_pixel(found.warp(found.grid.to_map(at[seen].astype(np.float64))))
             error = round(float(np.hypot(*(there - truth[seen]).T).mean()), 3)
     return Turned(files.name, round(angle, 2), round(scale, 3), error, round(seconds, 2))
-
-
-def _save(path: Path, patch: Patch) -> None:
-    count, height, width = patch.values.shape
-    profile = geotiff_profile(Grid.pixel_frame(width, height), count, "float32", nodata=float("nan"))
-    with rasterio.open(path, "w", **profile) as target:
-        target.write(np.where(patch.valid, patch.values, np.nan).astype(np.float32))
 
 
 def summary(found: list[Turned]) -> str:

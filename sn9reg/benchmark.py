@@ -134,14 +134,16 @@ def _locate(matcher: Matcher, optical: Patch, sar: Patch) -> Points:
         place: Points = matcher.locate(optical, sar)
         return place
     with tempfile.TemporaryDirectory() as folder:
-        paths = [_save(Path(folder) / f"{kind}.tif", patch) for kind, patch in (("optical", optical), ("sar", sar))]
+        patches = {"optical": optical, "sar": sar}
+        paths = [save_patch(Path(folder) / f"{kind}.tif", patch) for kind, patch in patches.items()]
         with open_pair(*paths, pixel_frame=True) as pair:
             matches = matcher.match(pair)
     fit = fit_global(matches.optical_xy, matches.sar_xy, "translation", 3.0)
     return np.full(2, np.inf) if fit is None else -fit.matrix[:2, 2]
 
 
-def _save(path: Path, patch: Patch) -> Path:
+def save_patch(path: Path, patch: Patch) -> Path:
+    """Write a patch as a GeoTIFF in a pixel frame, NaN where it is not valid; the path."""
     count, height, width = patch.values.shape
     profile = geotiff_profile(Grid.pixel_frame(width, height), count, "float32", nodata=float("nan"))
     with rasterio.open(path, "w", **profile) as target:
