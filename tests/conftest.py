@@ -4,6 +4,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
 import rasterio
@@ -20,6 +21,10 @@ from sn9reg.networks.table import build
 from sn9reg.scene import open_pair
 from sn9reg.simulate import SimulatedScene, simulate
 from sn9reg.weights.store import Architecture, save_weights
+
+# How long an example takes says more of the machine than of the code.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 UTM = CRS.from_epsg(32637)
 # (dx, dy) from optical to SAR of `textures`, in pixels.
