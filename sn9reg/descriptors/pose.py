@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import cv2
@@ -120,7 +121,14 @@ class _Search:
 
     def try_all(self, poses: Iterable[tuple[float, float]]) -> list[Pose]:
         """The best shift of each rotation and scale; those left out where there is too little to compare."""
-        tried = [self._try(turn, zoom) for turn, zoom in poses]
+        # Transforms this small do not gain by threads of their own, only by being several at once.
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            with ThreadPoolExecutor(threads) as pool:
+                tried = list(pool.map(lambda pose: self._try(*pose), poses))
+        finally:
+            torch.set_num_threads(threads)
         return [pose for pose in tried if pose is not None]
 
     def _try(self, turn: float, zoom: float) -> Pose | None:
