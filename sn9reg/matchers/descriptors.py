@@ -56,6 +56,7 @@ _SUPPORTED = 0.35  # share of the places that must be confirmed for no other pos
 _LEAST_RADIUS = 24.0  # common pixels
 _APART = 8.0  # pixels of the level within which a SAR keypoint is no rival of another
 _MORE = 2.0  # times as many SAR as optical keypoints at most, where they are looked for in a larger area
+_LEAST_SIGMA = 0.1  # pixels of the level
 _LOCALISED = 1.5  # pixels of the level by which keypoints of the two sensors are off
 
 
@@ -275,7 +276,8 @@ def _inliers(putative: Correspondences, models: list[tuple[Matrix, Flags]]) -> C
     warp, inliers = max(models, key=lambda model: int(model[1].sum()))
     kept = putative.keep(inliers)
     off = kept.sar_xy - through(warp, kept.optical_xy)
-    return replace(kept, sigma=np.full(len(kept), float(np.sqrt((off**2).mean()))), tried=len(putative))
+    sigma = max(float(np.sqrt((off**2).mean())), _LEAST_SIGMA * putative.step)
+    return replace(kept, sigma=np.full(len(kept), sigma), tried=len(putative))
 
 
 def _describer(descriptor: str, weights: str | None, scale: float) -> Describer:
