@@ -7,8 +7,6 @@ from pathlib import Path
 
 import lightning
 import torch
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch.utils.data import DataLoader
@@ -19,7 +17,7 @@ from sn9reg.training.dataset import load
 from sn9reg.training.descriptor_config import DescriptorConfig
 from sn9reg.training.descriptor_data import DescriptorSamples, HeldOut, PatchPairs, collate
 from sn9reg.training.descriptor_task import DescriptorTask
-from sn9reg.training.run import precision, read_checkpoint
+from sn9reg.training.loop import Loop, fit, steps_done
 
 _FIRST = 80  # batches by which the layout of a patch is learned before the training
 
@@ -45,45 +43,15 @@ def train_descriptor(
             raise InputError(f"{config.imagenet}: {error}") from error
     loaded = [(source, *load(source, config.seed, config.image)) for source in config.sources]
     held_out = HeldOut(config, [(source, held) for source, _, held in loaded])
-    last = out / "last.ckpt" if resume and (out / "last.ckpt").exists() else None
-    done = read_checkpoint(last)["global_step"] if last else 0
-    every = min(config.validate_every, config.steps)
-    # After each validation, or where there are none.
-    steps = None if len(held_out) else every
-    last_one = ModelCheckpoint(out, filename="last", every_n_train_steps=steps, enable_version_counter=False)
-    best = ModelCheckpoint(out, filename="best", monitor="found", mode="max", enable_version_counter=False)
-    callbacks: list[Callback] = [best, last_one] if len(held_out) else [last_one]
-    trainer = lightning.Trainer(
-        max_steps=config.steps,
-        precision=precision(config.precision),
-        # Without epochs in an endless stream of samples: validation by steps alone.
-        val_check_interval=every,
-        check_val_every_n_epoch=None,
-        num_sanity_val_steps=0,
-        log_every_n_steps=min(10, config.steps),
-        callbacks=callbacks,
-        logger=[
-            CSVLogger(out, name="", version=f"csv-{done}" if done else "csv"),
-            TensorBoardLogger(str(out), name="", version="tensorboard"),
-        ],
-        enable_progress_bar=progress,
-        enable_model_summary=False,
-        default_root_dir=str(out),
-    )
+    done = steps_done(out) if resume else 0
     # A resumed run must not see the first run's samples again.
     samples = DescriptorSamples(config, [(source, pairs) for source, pairs, _ in loaded], config.seed + done)
     batches = DataLoader(samples, config.batch // config.places, collate_fn=collate, num_workers=config.workers)
     checks = DataLoader(held_out, max(1, 256 // config.places), collate_fn=collate) if len(held_out) else None
-    if task.network.cells and last is None:
+    if task.network.cells and not done:
         _fit_layout(task, batches)
-    try:
-        trainer.fit(task, batches, checks, ckpt_path=str(last) if last else None, weights_only=True)
-    except RuntimeError as error:
-        if "loading state_dict" not in str(error):
-            raise
-        raise InputError(f"{last}: is a checkpoint of another network; train into another folder") from error
-    if best.best_model_path:
-        task.load_state_dict(read_checkpoint(Path(best.best_model_path))["state_dict"])
+    loop = Loop(config.steps, config.validate_every, "found", config.precision)
+    fit(task, batches, checks, loop, out, resume, progress)
     return task
 
 

@@ -19,12 +19,14 @@ Mask = npt.NDArray[np.bool_]
 @dataclass(frozen=True)
 class Geometry:
     """optical, sar: sides in pixels. turn, stretch: the SAR image is turned by up to this many degrees and stretched
-    by up to this share about the template's centre, against the optical one."""
+    by up to this share about the template's centre, against the optical one. tilt: both are turned alike by up to this
+    many degrees, beside quarters of a turn, where the images have room for it."""
 
     optical: int = 256
     sar: int = 192
     turn: float = 0.0
     stretch: float = 0.0
+    tilt: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -48,19 +50,26 @@ def cut(
 ) -> tuple[Patch, Patch, npt.NDArray[np.int64]]:
     """Optical patch, SAR template and the (row, col) of its upper left pixel in the patch.
 
-    A random place of the pair, magnified by `zoom`, flipped and turned by quarters at random, both alike.
+    A random place of the pair, magnified by `zoom`, flipped, turned by quarters and tilted at random, both alike.
     """
     side = geometry.optical
     height, width = optical.valid.shape
-    need = side / zoom
+    tilt = np.deg2rad(random.uniform(-1, 1) * geometry.tilt) if geometry.tilt else 0.0
+    room = abs(np.cos(tilt)) + abs(np.sin(tilt))
+    if side / zoom * room > min(height, width):
+        tilt, room = 0.0, 1.0
+    need = side / zoom * room
     corner = random.uniform(0, 1, 2) * np.maximum([width - need, height - need], 0)
-    if zoom == 1:
+    if zoom == 1 and not tilt:
         corner = np.floor(corner)
+    corner = corner + (need - side / zoom) / 2
     # cv2 pixel centres are integers: output p shows input corner + (p + 0.5) / zoom - 0.5
     start = corner + 0.5 / zoom - 0.5
     base = np.array([[1 / zoom, 0, start[0]], [0, 1 / zoom, start[1]], [0, 0, 1]])
     flip, quarter = bool(random.integers(2)), int(random.integers(4))
     base = base @ dihedral(side, flip, quarter)
+    if tilt:
+        base = base @ _about(np.full(2, (side - 1) / 2), tilt, 1.0)
     place = random.integers(0, side - geometry.sar + 1, 2)
     middle = np.asarray(place[::-1] + (geometry.sar - 1) / 2, np.float64)
     angle = np.deg2rad(random.uniform(-1, 1) * geometry.turn)

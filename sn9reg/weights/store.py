@@ -25,6 +25,7 @@ from sn9reg.descriptors.patches import PatchLayout
 from sn9reg.errors import ConfigError, InputError, OutputError, check_options
 from sn9reg.networks.branches import Branches, Modality
 from sn9reg.networks.dense_fusion import DenseFusion
+from sn9reg.networks.dual_encoder import DualEncoder
 from sn9reg.networks.heatmap_unet import HeatmapUNet
 from sn9reg.networks.table import build
 from sn9reg.rasters import PathLike, atomic_output
@@ -96,11 +97,30 @@ class DescriptorArchitecture:
         return DenseFusion(self.patch.channels, self.patch.side, **self.network)
 
 
-A = TypeVar("A", Architecture, DetectorArchitecture, DescriptorArchitecture)
+@dataclass(frozen=True)
+class DualArchitecture:
+    """What a dual encoder's file is for: whether it has modules for the uncertainty of the data, and its dropout."""
+
+    aleatoric: bool = True
+    dropout: float = 1.0
+
+    @property
+    def kind(self) -> str:
+        return "dual encoder"
+
+    def build(self) -> DualEncoder:
+        """The network, with new weights. Raises ConfigError for what there is not."""
+        if not isinstance(self.aleatoric, bool) or not isinstance(self.dropout, int | float) or not 0 <= self.dropout <= 5:
+            raise ConfigError(f"there is no dual encoder with {self}")
+        return DualEncoder(self.aleatoric, self.dropout)
+
+
+A = TypeVar("A", Architecture, DetectorArchitecture, DescriptorArchitecture, DualArchitecture)
 _WHAT: dict[Any, str] = {
     Architecture: "dense network",
     DetectorArchitecture: "keypoint detector",
     DescriptorArchitecture: "patch descriptor",
+    DualArchitecture: "dual encoder",
 }
 
 
@@ -124,7 +144,8 @@ def _half(value: torch.Tensor) -> torch.Tensor:
 
 def load_weights(path: PathLike, sha256: str | None = None, kind: type[A] = Architecture) -> tuple[Any, A]:  # type: ignore[assignment]
     """The network of a weights file, float32, ready to be used, and what it is: `Branches` for an `Architecture`, a
-    `HeatmapUNet` for a `DetectorArchitecture`, a `DenseFusion` for a `DescriptorArchitecture`.
+    `HeatmapUNet` for a `DetectorArchitecture`, a `DenseFusion` for a `DescriptorArchitecture`, a `DualEncoder` for a
+    `DualArchitecture`.
 
     Raises InputError for a file that is missing, damaged, no safetensors file (pickles are refused: they can run
     code), for another checksum than `sha256`, for another kind of network, and for tensors that do not fit it.
@@ -212,6 +233,14 @@ def load_descriptor(weights: PathLike | None = None) -> tuple[DenseFusion, Descr
         return load_weights(weights, kind=DescriptorArchitecture)
     train = "pipelines.train_descriptors pipelines/training/descriptors.yaml"
     return _shipped("descriptors", DescriptorArchitecture, "no descriptor ships", train, "weights=FILE")
+
+
+def load_dual_encoder(weights: PathLike | None = None) -> DualEncoder:
+    """The dual encoder in a file, or the one that ships. Raises InputError as `load_weights`, and where none ships."""
+    if weights is not None:
+        return load_weights(weights, kind=DualArchitecture)[0]
+    train = "pipelines.train_dual_encoder pipelines/training/dual-encoder.yaml"
+    return _shipped("dual-encoder", DualArchitecture, "no dual encoder ships", train, "weights=FILE")[0]
 
 
 def _shipped(name: str, kind: type[A], missing: str, train: str, option: str) -> tuple[Any, A]:

@@ -1,0 +1,203 @@
+"""One encoder for optical images, one for SAR: features and their uncertainty on cells of 4 x 4 pixels.
+
+P. Huang et al., "Uncertainty-aware self-supervised cross-modal SAR-optical matching using EfficientDet and Xception",
+section 3.1 and figures 2 and 3. The paper counts 1,298 matches in 256 x 256 pixels, so its cells are 4 pixels wide at
+most; it does not say how. Here the stem and the first Xception block halve the resolution, and the other blocks see
+farther by dilation; the optical pyramid goes down to 1/16, and BiFPN brings it back to 1/4.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from timm.layers import SqueezeExcite
+from timm.models._efficientnet_blocks import InvertedResidual
+from torch import Tensor, nn
+from torch.nn.functional import interpolate, max_pool2d, normalize
+
+from sn9reg.networks.branches import Modality
+from sn9reg.networks.uncertainty import AT_FUSION, EARLY, AdaptiveFusion, AleatoricMap
+
+CELL = 4  # pixels
+_STAGES = (64, 128, 256, 512)
+
+
+class _Separable(nn.Module):
+    """Depthwise and pointwise convolution with batch normalisation."""
+
+    def __init__(self, before: int, after: int, dilation: int = 1) -> None:
+        super().__init__()
+        self.depth = nn.Conv2d(before, before, 3, padding=dilation, dilation=dilation, groups=before, bias=False)
+        self.point = nn.Conv2d(before, after, 1, bias=False)
+        self.norm = nn.BatchNorm2d(after)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.point(self.depth(x)))
+
+
+class XceptionBlock(nn.Module):
+    """Two separable convolutions, a residual connection through 1 x 1. halve: pooled by 3 x 3, as in Xception."""
+
+    def __init__(self, before: int, after: int, halve: bool, dilation: int = 1) -> None:
+        super().__init__()
+        self.first = _Separable(before, after, dilation)
+        self.second = _Separable(after, after, dilation)
+        self.halve = halve
+        self.skip = nn.Conv2d(before, after, 1, stride=2 if halve else 1, bias=False)
+        self.skip_norm = nn.BatchNorm2d(after)
+
+    def forward(self, x: Tensor) -> Tensor:
+        inner = self.second(self.first(x).relu())
+        if self.halve:
+            inner = max_pool2d(inner, 3, stride=2, padding=1)
+        return (inner + self.skip_norm(self.skip(x))).relu()
+
+
+class SarEncoder(nn.Module):
+    """(B, 1, H, W) -> (B, 512, H / 4, W / 4). `begin` is the part before the first dropout, `finish` that after it."""
+
+    channels = 512
+
+    def __init__(self, dropout: float = EARLY) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(1, 32, 3, stride=2, padding=1, bias=False)
+        self.stem_norm = nn.BatchNorm2d(32)
+        self.first = XceptionBlock(32, 64, halve=True)
+        self.dropout = nn.Dropout2d(dropout)
+        rest = [(64, 128, 1), (128, 256, 2), (256, 512, 3)]
+        self.rest = nn.Sequential(*(XceptionBlock(a, b, halve=False, dilation=d) for a, b, d in rest))
+
+    def begin(self, image: Tensor) -> Tensor:
+        return self.first(self.stem_norm(self.stem(image)).relu())
+
+    def finish(self, begun: Tensor) -> Tensor:
+        return self.rest(self.dropout(begun))
+
+
+class BiFPN(nn.Module):
+    """One round down and up a pyramid, inputs weighed by learned shares (Tan et al., "EfficientDet", section 3.2)."""
+
+    def __init__(self, width: int, levels: int) -> None:
+        super().__init__()
+        self.down = nn.ModuleList([_Separable(width, width) for _ in range(levels - 1)])
+        self.up = nn.ModuleList([_Separable(width, width) for _ in range(levels - 1)])
+        self.down_share = nn.Parameter(torch.ones(levels - 1, 2))
+        self.up_share = nn.Parameter(torch.ones(levels - 1, 3))
+
+    def forward(self, pyramid: list[Tensor]) -> list[Tensor]:
+        """Finest first, in and out; all of one width."""
+        between = [pyramid[-1]]
+        for k in reversed(range(len(pyramid) - 1)):
+            coarser = interpolate(between[0], size=pyramid[k].shape[-2:], mode="nearest")
+            between.insert(0, self.down[k](_weighed([pyramid[k], coarser], self.down_share[k])))
+        out = [between[0]]
+        for k in range(1, len(pyramid)):
+            finer = max_pool2d(out[-1], 3, stride=2, padding=1)
+            out.append(self.up[k - 1](_weighed([pyramid[k], between[k], finer], self.up_share[k - 1])))
+        return out
+
+
+def _weighed(inputs: list[Tensor], share: Tensor) -> Tensor:
+    """Fast normalised fusion, EfficientDet eq. (2), and its activation."""
+    weight = share.relu() / (share.relu().sum() + 1e-4)
+    return torch.stack([w * x for w, x in zip(weight, inputs, strict=True)]).sum(dim=0).relu()
+
+
+class OpticalEncoder(nn.Module):
+    """(B, 3, H, W) -> (B, 128, H / 4, W / 4): 7 x 7 convolution, three layers of EfficientNet's inverted residuals, two
+    rounds of BiFPN. `begin` and `finish` as in `SarEncoder`."""
+
+    channels = 128
+
+    def __init__(self, dropout: float = EARLY) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, _STAGES[0], 7, stride=2, padding=3, bias=False)
+        self.stem_norm = nn.BatchNorm2d(_STAGES[0])
+        self.layers = nn.ModuleList(
+            InvertedResidual(a, b, stride=2, exp_ratio=ratio, se_layer=SqueezeExcite)
+            for a, b, ratio in zip(_STAGES, _STAGES[1:], (2.0, 4.0, 4.0), strict=False)
+        )
+        self.dropout = nn.Dropout2d(dropout)
+        self.lateral = nn.ModuleList(nn.Conv2d(n, self.channels, 1) for n in _STAGES[1:])
+        self.rounds = nn.ModuleList([BiFPN(self.channels, len(_STAGES) - 1), BiFPN(self.channels, len(_STAGES) - 1)])
+
+    def begin(self, image: Tensor) -> Tensor:
+        return self.layers[0](self.stem_norm(self.stem(image)).relu())
+
+    def finish(self, begun: Tensor) -> Tensor:
+        levels = [self.dropout(begun)]
+        for layer in self.layers[1:]:
+            levels.append(layer(levels[-1]))
+        pyramid = [lateral(level) for lateral, level in zip(self.lateral, levels, strict=True)]
+        for fuse in self.rounds:
+            pyramid = fuse(pyramid)
+        return pyramid[0]
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """features: (B, C, h, w) of the encoder. embedding: (B, 128, h, w) of unit length, the same space for both sensors.
+    uncertainty: (B, 1, h, w) of the data, in (0, 1); 0 where the network has no modules for it."""
+
+    features: Tensor
+    embedding: Tensor
+    uncertainty: Tensor
+
+
+class DualEncoder(nn.Module):
+    """Both encoders, the projection to the shared space, and the uncertainty of what they say.
+
+    aleatoric: with the modules for the uncertainty of the data. dropout: share of the paper's dropout rates (10 % early,
+    20 % before the uncertainty, 15 % at the fusion); 0 for none, and no epistemic uncertainty then.
+    """
+
+    margin = 40  # pixels within which a cell feels the border
+
+    def __init__(self, aleatoric: bool = True, dropout: float = 1.0) -> None:
+        super().__init__()
+        encoders: dict[str, nn.Module] = {"optical": OpticalEncoder(EARLY * dropout), "sar": SarEncoder(EARLY * dropout)}
+        widths = {"optical": OpticalEncoder.channels, "sar": SarEncoder.channels}
+        self.encoders = nn.ModuleDict(encoders)
+        # Section 3.3.1: a projection of two layers, 512 and 128 wide, into a space of 128 dimensions.
+        self.project = nn.ModuleDict(
+            {
+                name: nn.Sequential(
+                    nn.Dropout2d(AT_FUSION * dropout), nn.Conv2d(n, 512, 1), nn.ReLU(), nn.Conv2d(512, 128, 1)
+                )
+                for name, n in widths.items()
+            }
+        )
+        self.aleatoric = aleatoric
+        if aleatoric:
+            rate = {"dropout": 0.2 * dropout}
+            self.maps = nn.ModuleDict({name: AleatoricMap(name, n, **rate) for name, n in widths.items()})
+            self.fusion = AdaptiveFusion(widths["optical"], widths["sar"], dropout=AT_FUSION * dropout)
+        # ln of the variance, cells squared, of a match without uncertainty, and what uncertainty adds.
+        self.log_variance = nn.Parameter(torch.tensor([-2.0, 4.0]))
+
+    def begin(self, image: Tensor, modality: Modality) -> Tensor:
+        """What comes before all dropout: the same in all passes. Sides are padded to whole cells of the pyramid."""
+        height, width = image.shape[-2:]
+        image = nn.functional.pad(image, (0, -width % 16, 0, -height % 16), mode="replicate")
+        return self.encoders[modality].begin(image)
+
+    def finish(self, begun: Tensor, modality: Modality) -> Encoded:
+        """The rest, with dropout in training mode."""
+        features = self.encoders[modality].finish(begun)
+        embedding = normalize(self.project[modality](features).float(), dim=1, eps=1e-6)
+        if not self.aleatoric:
+            return Encoded(features, embedding, embedding.new_zeros(embedding[:, :1].shape))
+        return Encoded(features, embedding, self.maps[modality](features).float())
+
+    def forward(self, image: Tensor, modality: Modality) -> Encoded:
+        """(B, 3 or 1, H, W) images, sides multiples of 16, of either sensor."""
+        return self.finish(self.begin(image, modality), modality)
+
+    def confidences(self, optical: Encoded, sar: Encoded) -> tuple[Tensor, Tensor]:
+        """(B, 1, h, w) of both, in (0, 1]: 1 less the uncertainty, as the pair at hand weighs it."""
+        if not self.aleatoric:
+            return 1 - optical.uncertainty, 1 - sar.uncertainty
+        weight = self.fusion(optical.features, sar.features)[..., None, None, None]
+        # Either weight is 2 at most: half of the uncertainty at its most.
+        return 1 - weight[:, 0] * optical.uncertainty / 2, 1 - weight[:, 1] * sar.uncertainty / 2

@@ -1,0 +1,147 @@
+"""Uncertainty of features: of the data, by modules of each sensor's own, and how several sources become one.
+
+P. Huang et al., "Uncertainty-aware self-supervised cross-modal SAR-optical matching using EfficientDet and Xception",
+sections 3.2.1 to 3.2.4. Every module maps features (B, C, H, W) to maps of the same H, W; uncertainty is in (0, 1).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+EARLY, BEFORE_HEADS, AT_FUSION = 0.10, 0.20, 0.15  # dropout rates, section 3.2.4
+
+# Cells of a 5 x 5 kernel, (row, column), that lie on a line through its middle.
+_LINES = {
+    0: [(2, 0), (2, 1), (2, 2), (2, 3), (2, 4)],
+    45: [(4, 0), (3, 1), (2, 2), (1, 3), (0, 4)],
+    90: [(0, 2), (1, 2), (2, 2), (3, 2), (4, 2)],
+    135: [(0, 0), (1, 1), (2, 2), (3, 3), (4, 4)],
+}
+
+
+class SpeckleBranch(nn.Module):
+    """Depthwise convolutions look at each channel alone, two of them, each with ReLU (section 3.2.1)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
+        self.second = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.second(self.first(features).relu()).relu()
+
+
+class GeometricBranch(nn.Module):
+    """Four convolutions along lines of 0, 45, 90 and 135 degrees, concatenated, ReLU (section 3.2.1).
+
+    How a convolution is made aware of an orientation the paper leaves open; here its 5 x 5 kernel is zero off the line.
+    """
+
+    mask: Tensor
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        if channels % len(_LINES):
+            raise ValueError(f"{channels} channels cannot be shared by {len(_LINES)} orientations")
+        self.along = nn.Conv2d(channels, channels, 5, padding=2)
+        mask = torch.zeros(len(_LINES), 5, 5)
+        for k, cells in enumerate(_LINES.values()):
+            for row, col in cells:
+                mask[k, row, col] = 1
+        each = channels // len(_LINES)
+        self.register_buffer("mask", mask.repeat_interleave(each, dim=0)[:, None], persistent=False)
+
+    def forward(self, features: Tensor) -> Tensor:
+        weight = self.along.weight * self.mask
+        return nn.functional.conv2d(features, weight, self.along.bias, padding=2).relu()
+
+
+class ChannelAttention(nn.Module):
+    """Convolution, ReLU, global pooling, two linear layers with ReLU between, sigmoid; multiplied back.
+
+    The branch for backscatter in SAR (section 3.2.1) and, for the weights of channels, that for illumination in optical
+    images (section 3.2.2).
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.squeeze = nn.Linear(channels, max(4, channels // 4))
+        self.excite = nn.Linear(max(4, channels // 4), channels)
+
+    def forward(self, features: Tensor) -> Tensor:
+        pooled = self.conv(features).relu().mean(dim=(2, 3))
+        weight = self.excite(self.squeeze(pooled).relu()).sigmoid()
+        return features * weight[..., None, None]
+
+
+class AtmosphericBranch(nn.Module):
+    """Spatial attention over wide areas: convolution, ReLU, average pooling, a map that multiplies (section 3.2.2).
+
+    Read as pooling over the channels, since global pooling over the pixels would leave no map; over a wide
+    neighbourhood, since haze and cloud are wide.
+    """
+
+    def __init__(self, channels: int, wide: int = 9) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.wide = nn.AvgPool2d(wide, stride=1, padding=wide // 2, count_include_pad=False)
+
+    def forward(self, features: Tensor) -> Tensor:
+        attention = self.wide(self.conv(features).relu().mean(dim=1, keepdim=True)).sigmoid()
+        return features * attention
+
+
+class SeasonalBranch(nn.Module):
+    """Convolution, ReLU, and attention by learned weights that multiply (section 3.2.2)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.attention = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        seen = self.conv(features).relu()
+        return seen * self.attention(seen).sigmoid()
+
+
+class AleatoricMap(nn.Module):
+    """The uncertainty map (B, 1, H, W) of one sensor: dropout, its three branches, concatenation, convolution, sigmoid.
+
+    kind: `sar` (speckle, geometry, backscatter) or `optical` (atmosphere, illumination, season). The branches see the
+    features through a 1 x 1 convolution to `width` channels. The paper's text has a ReLU between the convolution and
+    the sigmoid, which no uncertainty below one half would pass; it is left out.
+    """
+
+    def __init__(self, kind: str, channels: int, width: int = 32, dropout: float = BEFORE_HEADS) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout2d(dropout)
+        self.squeeze = nn.Conv2d(channels, width, 1)
+        branches: dict[str, list[nn.Module]] = {
+            "sar": [SpeckleBranch(width), GeometricBranch(width), ChannelAttention(width)],
+            "optical": [AtmosphericBranch(width), ChannelAttention(width), SeasonalBranch(width)],
+        }
+        self.branches = nn.ModuleList(branches[kind])
+        self.fusion = nn.Conv2d(width * len(self.branches), 1, 3, padding=1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        seen = self.squeeze(self.dropout(features))
+        return self.fusion(torch.cat([branch(seen) for branch in self.branches], dim=1)).sigmoid()
+
+
+class AdaptiveFusion(nn.Module):
+    """How much the uncertainty of either sensor counts for this pair of images (section 3.2.3).
+
+    From both images' mean features to weights (B, 2), optical and SAR, that add up to 2.
+    """
+
+    def __init__(self, optical: int, sar: int, width: int = 32, dropout: float = AT_FUSION) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(dropout)
+        self.hidden = nn.Linear(optical + sar, width)
+        self.weigh = nn.Linear(width, 2)
+
+    def forward(self, optical: Tensor, sar: Tensor) -> Tensor:
+        pooled = torch.cat([optical.mean(dim=(2, 3)), sar.mean(dim=(2, 3))], dim=1)
+        return 2 * self.weigh(self.hidden(self.dropout(pooled)).relu()).softmax(dim=1)

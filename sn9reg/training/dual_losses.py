@@ -1,0 +1,59 @@
+"""The dual encoder's losses: contrastive, rotation, matching, and the likelihood of a position.
+
+P. Huang et al., "Uncertainty-aware self-supervised cross-modal SAR-optical matching using EfficientDet and Xception",
+sections 3.3.1, 3.3.2 and 4.2. Of the fine-tuning's losses the paper gives only the weights; the readings are ours.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from sn9reg.cells.pairing import soft_position
+
+_FAR = 10.0  # cells: wrong is wrong, however far
+_LEAST = 1e-3  # cells squared, below which a variance does not fall
+
+
+def contrastive(one: Tensor, other: Tensor, temperature: float) -> Tensor:
+    """InfoNCE, eq. (3) and (4), of (N, D) embeddings of unit length; those of one index show the same place. Both ways,
+    with the positive in the denominator as usual, which eq. (4) leaves out."""
+    logits = one @ other.T / temperature
+    own = torch.arange(len(one), device=one.device)
+    return (cross_entropy(logits, own) + cross_entropy(logits.T, own)) / 2
+
+
+def matching(similarity: Tensor, truth: Tensor, shape: tuple[int, int], temperature: float) -> Tensor:
+    """Cross-entropy of (B, N, H W) similarities against the true places (B, N, 2) x, y in cells of an H x W map, shared
+    out to the four cells around; rows whose place lies outside the map do not count."""
+    height, width = shape
+    log_share = (similarity / temperature).log_softmax(dim=-1)
+    low = truth.floor()
+    fraction = truth - low
+    inside = ((truth >= 0) & (truth <= truth.new_tensor([width - 1, height - 1]))).all(dim=-1)
+    total = log_share.new_zeros(log_share.shape[:2])
+    for dx in (0, 1):
+        for dy in (0, 1):
+            x, y = (low[..., k] + d for k, d in ((0, dx), (1, dy)))
+            weight = torch.where(x > low[..., 0], fraction[..., 0], 1 - fraction[..., 0])
+            weight = weight * torch.where(y > low[..., 1], fraction[..., 1], 1 - fraction[..., 1])
+            index = (y.clamp(0, height - 1) * width + x.clamp(0, width - 1)).long()
+            total = total - weight * log_share.gather(2, index[..., None])[..., 0]
+    return (total * inside).sum() / inside.sum().clamp_min(1)
+
+
+def found(similarity: Tensor, shape: tuple[int, int], temperature: float) -> tuple[Tensor, Tensor]:
+    """(B, N) index of the best cell and (B, N, 2) x, y of the position around it, in cells."""
+    height, width = shape
+    best = similarity.argmax(dim=-1)
+    share = (similarity / temperature).softmax(dim=-1).reshape(-1, height, width)
+    xy = torch.stack([best % width, best // width], dim=-1).reshape(-1, 2)
+    return best, soft_position(share, xy).reshape(*best.shape, 2)
+
+
+def likelihood(distance: Tensor, log_variance: Tensor) -> Tensor:
+    """Negative log-likelihood of (N,) distances, in cells, under normal errors of variances exp(log_variance) per axis
+    (Kendall & Gal, "What uncertainties do we need in Bayesian deep learning for computer vision?", eq. 5)."""
+    log_variance = (log_variance.exp() + _LEAST).log()
+    return (distance.clamp_max(_FAR).square() / 2 * (-log_variance).exp() + log_variance).mean()
