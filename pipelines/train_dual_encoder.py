@@ -47,7 +47,7 @@ def main(config_path: Path, out: Path | None, resume: bool, steps: int | None, s
             raise OutputError(f"{out}: cannot be made ({error.strerror})") from error
         task = train_dual(config, out, resume, progress=sys.stderr.isatty())
         weights = out / "weights.safetensors"
-        save_weights(weights, task.network, DualArchitecture(config.aleatoric, config.dropout))
+        save_weights(weights, task.network, DualArchitecture(config.aleatoric, config.dropout, config.structure))
         click.echo(str(weights))
     except Sn9regError as error:
         click.echo(f"Error: {error}", err=True)

@@ -21,6 +21,8 @@ Model = Literal["auto", "translation", "affine", "homography", "local"]
 MODELS: tuple[str, ...] = get_args(Model)
 
 THRESHOLD_PX = 30.0  # default threshold of the global models: parallax over terrain is no outlier
+# So many templates' widths must the matches span for `auto` to consider a model.
+_ROOM = {"translation": 0.0, "affine": 2.0, "local": 3.0}
 _SIMPLER = 0.97  # a more complex model must bring the held-out error below this share
 
 Predictor = Callable[[Points], Points]
@@ -62,7 +64,7 @@ def fit(matches: Correspondences, model: str = "auto", threshold: float | None =
     good = matches.keep(consistent)
     local = fit_local(good.optical_map, good.sar_map, good.sigma * pixel, _block(matches))
     held_out = _held_out(good, local, limit)
-    chosen = _simplest(held_out) if model == "auto" else model
+    chosen = _simplest(_with_room(held_out, matches)) if model == "auto" else model
     fitted = _final(matches, consistent, local, chosen, limit)
     if fitted is None:
         return _unfitted(matches, f"the matches do not determine a model of kind {chosen}")
@@ -114,9 +116,17 @@ def _cross_predict(source: Points, block: float, fitter: Callable[[Flags], Predi
     return predicted
 
 
+def _with_room(held_out: Mapping[str, float], matches: Correspondences) -> dict[str, float]:
+    """The models that the scene has room for: where all matches share pixels none is held out, and what bends most
+    would always win."""
+    extent = float(np.ptp(matches.optical_map, axis=0).max())
+    templates = extent / (matches.footprint * matches.grid.resolution)
+    return {name: error for name, error in held_out.items() if templates >= _ROOM[name]}
+
+
 def _simplest(held_out: Mapping[str, float]) -> str:
     """The simplest model that no more complex one beats clearly."""
-    order = ["translation", "affine", "local"]
+    order = [name for name in ("translation", "affine", "local") if name in held_out]
     best = order[0]
     for name in order[1:]:
         if held_out[name] < _SIMPLER * held_out[best]:

@@ -124,13 +124,18 @@ def least_squares_affine(source: Points, target: Points, weight: Floats | None =
 
 
 def _translation(a: Points, b: Points, threshold: float, centre: npt.NDArray[np.float64]) -> GlobalFit:
-    """The shift with the most others within the threshold, then the mean of those."""
+    """The shift with the most others within the threshold, then the mean of those, the farther the less of it."""
     shift = b - a
     candidates = shift if len(shift) <= 1000 else shift[np.linspace(0, len(shift) - 1, 1000).astype(int)]
     counts = [(np.hypot(*(shift - c).T) < threshold).sum() for c in candidates]
     inliers = np.hypot(*(shift - candidates[int(np.argmax(counts))]).T) < threshold
+    mean = np.median(shift[inliers], axis=0)
+    for _ in range(10):
+        off = np.hypot(*(shift[inliers] - mean).T)
+        weight = 1 / (1 + (off / max(2 * float(np.median(off)), 1e-9)) ** 2)
+        mean = np.average(shift[inliers], axis=0, weights=weight)
     matrix = np.eye(3)
-    matrix[:2, 2] = shift[inliers].mean(axis=0)
+    matrix[:2, 2] = mean
     return GlobalFit(matrix, centre, inliers)
 
 

@@ -36,3 +36,37 @@ def soft_position(weights: Tensor, best: Tensor) -> Tensor:
     total = around.sum(dim=(1, 2)).clamp_min(1e-12)
     moved = torch.stack([(around * step[None, None, :]).sum((1, 2)), (around * step[None, :, None]).sum((1, 2))], dim=1)
     return best + moved / total[:, None]
+
+
+def shifted_similarity(one: Tensor, other: Tensor, radius: int, window: int = 1) -> Tensor:
+    """(D, D, h, w) similarity of each cell with those within `radius` cells of it, D = 2 radius + 1, y before x.
+
+    one: (C, h, w), other: (C, h + 2 radius, w + 2 radius), weighed embeddings; cell (radius, radius) of the other lies
+    on cell (0, 0) of the one. window: side of the square of cells around both whose mean similarity it is, odd.
+    """
+    height, width = one.shape[-2:]
+    size = 2 * radius + 1
+    volume = one.new_empty(size, size, height, width)
+    for dy in range(size):
+        for dx in range(size):
+            volume[dy, dx] = (one * other[:, dy : dy + height, dx : dx + width]).sum(dim=0)
+    if window > 1:
+        flat = volume.reshape(1, size * size, height, width)
+        flat = torch.nn.functional.avg_pool2d(flat, window, 1, window // 2, count_include_pad=False)
+        volume = flat.reshape(size, size, height, width)
+    return volume
+
+
+def mutual(volume: Tensor) -> Tensor:
+    """(h, w) whether a cell is the nearest neighbour of its own nearest neighbour, by `shifted_similarity`."""
+    size, _, height, width = volume.shape
+    best = volume.flatten(0, 1).argmax(dim=0)
+    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    row, col = y + best // size, x + best % size
+    # Of every cell of the other: the highest similarity that any cell of the one has with it.
+    highest = volume.new_full((height + size - 1, width + size - 1), -torch.inf)
+    for dy in range(size):
+        for dx in range(size):
+            part = highest[dy : dy + height, dx : dx + width]
+            torch.maximum(part, volume[dy, dx], out=part)
+    return volume.flatten(0, 1).amax(dim=0) >= highest[row, col]

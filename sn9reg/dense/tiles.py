@@ -24,6 +24,7 @@ FeatureExtractor = Callable[[Patch, Modality], Tensor]
 _TILE = 320  # side of what is searched from one tile, about; larger tiles share more, smaller ones stay in the cache
 _BATCH = 8  # templates correlated at once: their spectra are the largest thing held
 _CONSTANT = 0.05  # share of the largest squared length below which a feature says nothing
+_MOSTLY = 0.8  # of a tile must be worth looking at for the rest to be, too
 _MIN_VALID = 0.4  # share of a template's pixels that must be valid
 
 
@@ -140,6 +141,19 @@ def _groups(corner: npt.NDArray[np.int64], level: Level) -> Iterator[npt.NDArray
     yield from np.split(chosen, breaks)
 
 
+def _within_valid(patch: Patch, kind: Modality, margin: int, extract: FeatureExtractor) -> Tensor:
+    """The features of a patch, computed only where something is valid and `margin` pixels around; 0 elsewhere."""
+    (height, width), spans = patch.valid.shape, []
+    for axis, size in ((1, height), (0, width)):
+        known = np.flatnonzero(patch.valid.any(axis=axis))
+        spans.append(slice(max(0, int(known[0]) - margin), min(size, int(known[-1]) + 1 + margin)))
+    rows, cols = spans
+    if (rows.stop - rows.start) * (cols.stop - cols.start) > _MOSTLY * height * width:
+        return extract(patch, kind)
+    part = extract(Patch(patch.values[:, rows, cols], patch.valid[rows, cols]), kind)
+    return torch.nn.functional.pad(part, (cols.start, width - cols.stop, rows.start, height - rows.stop))
+
+
 @dataclass(frozen=True)
 class _Tile:
     window: Window
@@ -162,7 +176,7 @@ class _Tile:
         patch = scene.read(window, level.factor)
         if not patch.valid.any():
             return None
-        features = extract(patch, kind)
+        features = _within_valid(patch, kind, level.margin, extract)
         trusted = patch.valid
         if not trusted.all():
             trusted = binary_erosion(patch.valid, iterations=max(1, level.margin // 4), border_value=1)

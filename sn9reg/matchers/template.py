@@ -36,6 +36,9 @@ _COARSE_RADIUS = 40  # a coarsest level is one where the largest shift is at mos
 _COARSE_SIDE = 96  # ... unless the scene would shrink below this
 _RETURN = 3.0  # a match that does not come back to within this many pixels is dropped
 _VOTERS, _NEAREST_VOTERS = 0.8, 0.6  # width of the vote, in nodes, for the prediction and for the matches
+_SMALL = 384  # side of a scene, pixels, up to which it is first laid as a whole
+_DENSE = 6  # steps at least between the outermost templates, ...
+_CLOSEST = 16  # as long as they are so many pixels long
 _SUPPORTED = 0.5  # of a level's matches must be confirmed for it to replace a coarser one ...
 _DESCEND = 0.6  # ... and of this level's for a finer one to be tried, ...
 _TELLING = 100  # ... as soon as there are this many places to tell by
@@ -68,16 +71,20 @@ class _Searched:
     def prediction(self) -> _Prediction:
         """The field that predicts the next level's shifts: peaks after a wide vote, smoothed."""
         level, shape = self.surfaces.level, (self.lattice.ny, self.lattice.nx)
-        votes = find_peaks(aggregate(self.alone, self.surfaces.usable, self.lattice, _VOTERS))
+        votes = find_peaks(aggregate(self.alone, self.surfaces.usable, self.lattice, self._width(_VOTERS)))
         weight = np.where(self.surfaces.usable, votes.score.numpy() + 1e-3, 0.0).reshape(shape)
         shift = (self.predicted + votes.xy.numpy() - level.radius).reshape(*shape, 2)
         return _Prediction(self.lattice, level.factor, smooth_field(shift, weight, width=0.7) * level.factor)
+
+    def _width(self, nodes: float) -> float:
+        """Of a vote, in nodes; on a lattice that is denser than half a template, as much ground as on one that is not."""
+        return nodes * max(1.0, self.surfaces.level.template / 2 / self.lattice.spacing)
 
     def matches(self, pair: ScenePair) -> Correspondences:
         """Peaks after a vote of the nearest neighbours, where the template found its way back."""
         surfaces, level, f = self.surfaces, self.surfaces.level, self.surfaces.level.factor
         solo = find_peaks(self.alone)
-        peaks = find_peaks(aggregate(self.alone, surfaces.usable, self.lattice, _NEAREST_VOTERS))
+        peaks = find_peaks(aggregate(self.alone, surfaces.usable, self.lattice, self._width(_NEAREST_VOTERS)))
         moved = peaks.xy.numpy() - level.radius
         kept = surfaces.usable & (surfaces.returned < _RETURN) & (np.abs(moved).max(axis=1) < level.radius - 0.5)
         here = to_common(self.lattice.nodes, f)
@@ -124,6 +131,7 @@ class TemplateMatcher:
     __signature__: ClassVar[inspect.Signature]
     margin = 20  # pixels within which a feature feels the border of what it is computed from; beyond, hardly
     similarity: Similarity = "cc"  # by which the features are compared
+    cell = 1  # side of what a feature is computed for, pixels: the finest "pixel" of a level
 
     def __init__(
         self,
@@ -176,27 +184,35 @@ class TemplateMatcher:
 
     def levels(self, pair: ScenePair) -> list[Level]:
         """Coarsest first."""
-        window = pair.overlap
-        shift = self.max_offset / (pair.grid.resolution * pair.grid.metres_per_unit)
+        window, cell = pair.overlap, self.cell
+        shift = self.max_offset / (pair.grid.resolution * pair.grid.metres_per_unit) / cell
         factor = 1
         while window.width * window.height / factor**2 > self.work_megapixels * 1e6:
             factor *= 2
+        side = min(window.shape) // cell
+        if side // factor <= _SMALL // cell:
+            # Few templates see too little each, and over so few pixels a displacement hardly changes.
+            radius = min(math.ceil(shift / factor) + 2, max(4, side // factor // 2))
+            whole = Level(factor * cell, max(16 // cell, side // factor // 2 * 2), radius, self.margin)
+            return [whole, self._last(pair, whole.factor, min(_FINE_RADIUS, radius))]
         factors = [factor]
-        while shift / factors[-1] > _COARSE_RADIUS and min(window.shape) / factors[-1] / 2 >= _COARSE_SIDE:
+        while shift / factors[-1] > _COARSE_RADIUS and side / factors[-1] / 2 >= _COARSE_SIDE:
             factors.append(factors[-1] * 2)
         descent = []
         for f in factors[:0:-1]:
-            side = min(window.shape) // f
-            radius = min(math.ceil(shift / f) + 2, max(4, side // 2)) if f == factors[-1] else _FINE_RADIUS
+            room = side // f
+            radius = min(math.ceil(shift / f) + 2, max(4, room // 2)) if f == factors[-1] else _FINE_RADIUS
             # What is coarse is large on the ground: half a template follows a field that a whole one would blur.
-            template = max(16, min(self.template // 2, side // 2 // 2 * 2))
-            descent.append(Level(f, template, radius, self.margin))
-        return [*descent, self._last(pair, factors[0], _FINE_RADIUS if descent else math.ceil(shift / factors[0]) + 2)]
+            template = max(16 // cell, min(self.template // 2, room // 2 // 2 * 2))
+            descent.append(Level(f * cell, template, radius, self.margin))
+        radius = _FINE_RADIUS if descent else math.ceil(shift / factors[0]) + 2
+        return [*descent, self._last(pair, factors[0] * cell, radius)]
 
     def _last(self, pair: ScenePair, factor: int, radius: int) -> Level:
         """The level that matches are taken from: templates as large as asked for, if the overlap has room for them."""
         side = min(pair.overlap.shape) // factor
-        return Level(factor, max(16, min(self.template, side // 2 * 2)), min(radius, max(4, side // 2)), self.margin)
+        template = max(16 // self.cell, min(self.template, side // 2 * 2))
+        return Level(factor, template, min(radius, max(4, side // 2)), self.margin)
 
     def match(self, pair: ScenePair) -> Correspondences:
         """Correspondences of the finest level that its own evidence supports.
@@ -206,7 +222,9 @@ class TemplateMatcher:
         are laid there.
         Raises InputError where a scene cannot be read.
         """
-        extract = self.extractor(pair.overview(pair.sar)[0])
+        return self._descend(pair, self.extractor(pair.overview(pair.sar)[0]))
+
+    def _descend(self, pair: ScenePair, extract: FeatureExtractor) -> Correspondences:
         prediction: _Prediction | None = None
         found: list[tuple[float, Correspondences]] = []
         *descent, last = self.levels(pair)
@@ -234,7 +252,9 @@ class TemplateMatcher:
         inside = Window(
             window.col // f, window.row // f, max(1, window.width // f), max(1, window.height // f)
         )
-        return Lattice.over(inside, level.template, self.spacing * level.template / self.template, limit)
+        spacing = self.spacing * level.template / self.template
+        dense = max(_CLOSEST / self.cell, (min(inside.shape) - level.template) / _DENSE)
+        return Lattice.over(inside, level.template, min(spacing, dense), limit)
 
     def _search(
         self, pair: ScenePair, level: Level, limit: int, prediction: _Prediction | None, extract: FeatureExtractor

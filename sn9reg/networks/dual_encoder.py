@@ -14,8 +14,9 @@ import torch
 from timm.layers import SqueezeExcite
 from timm.models._efficientnet_blocks import InvertedResidual
 from torch import Tensor, nn
-from torch.nn.functional import interpolate, max_pool2d, normalize
+from torch.nn.functional import avg_pool2d, interpolate, max_pool2d, normalize
 
+from sn9reg.features.orientation import orientation_features
 from sn9reg.networks.branches import Modality
 from sn9reg.networks.uncertainty import AT_FUSION, EARLY, AdaptiveFusion, AleatoricMap
 
@@ -135,6 +136,46 @@ class OpticalEncoder(nn.Module):
         return pyramid[0]
 
 
+class Structure(nn.Module):
+    """(B, C, H, W) images -> (B, 128, H / 4, W / 4): orientation energies of a cell and of 5 x 5 cells around it, through
+    one linear layer for both sensors.
+
+    Ours, not the paper's: two encoders that share nothing agree on nothing at first, and learn to for days. Added to
+    what they say, this lets them begin where untrained matching ends.
+    """
+
+    _ORIENTATIONS, _WAVELENGTHS, _RIM = 6, (6.0, 12.0), 16
+
+    def __init__(self) -> None:
+        super().__init__()
+        channels = 2 * 3 * self._ORIENTATIONS * len(self._WAVELENGTHS)
+        self.lift = nn.Conv2d(channels, 128, 1, bias=False)
+        nn.init.orthogonal_(self.lift.weight)
+
+    def forward(self, image: Tensor) -> Tensor:
+        rim = self._RIM
+        grey = nn.functional.pad(image.float().mean(dim=1, keepdim=True), (rim, rim, rim, rim), mode="reflect")[:, 0]
+        features = orientation_features(grey, self._ORIENTATIONS, self._WAVELENGTHS)[..., rim:-rim, rim:-rim]
+        cells = avg_pool2d(features, CELL)
+        # What a whole neighbourhood has says where nothing lies.
+        cells = cells - avg_pool2d(cells, 15, stride=1, padding=7, count_include_pad=False)
+        around = avg_pool2d(cells, 5, stride=1, padding=2, count_include_pad=False)
+        return self.lift(torch.cat([cells, around], dim=1) * 4)
+
+
+@dataclass(frozen=True)
+class Begun:
+    """What comes before all dropout. structure: None where the network has none."""
+
+    features: Tensor
+    structure: Tensor | None
+
+    def repeated(self, count: int) -> Begun:
+        """So many times the same, as one batch."""
+        structure = None if self.structure is None else self.structure.expand(count, -1, -1, -1)
+        return Begun(self.features.expand(count, -1, -1, -1), structure)
+
+
 @dataclass(frozen=True)
 class Encoded:
     """features: (B, C, h, w) of the encoder. embedding: (B, 128, h, w) of unit length, the same space for both sensors.
@@ -149,12 +190,13 @@ class DualEncoder(nn.Module):
     """Both encoders, the projection to the shared space, and the uncertainty of what they say.
 
     aleatoric: with the modules for the uncertainty of the data. dropout: share of the paper's dropout rates (10 % early,
-    20 % before the uncertainty, 15 % at the fusion); 0 for none, and no epistemic uncertainty then.
+    20 % before the uncertainty, 15 % at the fusion); 0 for none, and no epistemic uncertainty then. structure: with
+    orientation energies beside the encoders, see `Structure`; without, the network is the paper's.
     """
 
     margin = 40  # pixels within which a cell feels the border
 
-    def __init__(self, aleatoric: bool = True, dropout: float = 1.0) -> None:
+    def __init__(self, aleatoric: bool = True, dropout: float = 1.0, structure: bool = False) -> None:
         super().__init__()
         encoders: dict[str, nn.Module] = {"optical": OpticalEncoder(EARLY * dropout), "sar": SarEncoder(EARLY * dropout)}
         widths = {"optical": OpticalEncoder.channels, "sar": SarEncoder.channels}
@@ -173,19 +215,26 @@ class DualEncoder(nn.Module):
             rate = {"dropout": 0.2 * dropout}
             self.maps = nn.ModuleDict({name: AleatoricMap(name, n, **rate) for name, n in widths.items()})
             self.fusion = AdaptiveFusion(widths["optical"], widths["sar"], dropout=AT_FUSION * dropout)
+        self.structure = Structure() if structure else None
+        if structure:  # what the encoders add begins at nothing
+            for head in self.project.values():
+                nn.init.normal_(head[-1].weight, std=1e-3)
+                nn.init.zeros_(head[-1].bias)
         # ln of the variance, cells squared, of a match without uncertainty, and what uncertainty adds.
-        self.log_variance = nn.Parameter(torch.tensor([-2.0, 4.0]))
+        self.log_variance = nn.Parameter(torch.tensor([1.0, 4.0]))
 
-    def begin(self, image: Tensor, modality: Modality) -> Tensor:
-        """What comes before all dropout: the same in all passes. Sides are padded to whole cells of the pyramid."""
-        height, width = image.shape[-2:]
-        image = nn.functional.pad(image, (0, -width % 16, 0, -height % 16), mode="replicate")
-        return self.encoders[modality].begin(image)
+    def begin(self, image: Tensor, modality: Modality) -> Begun:
+        """What comes before all dropout: the same in all passes. Sides are multiples of 16."""
+        structure = None if self.structure is None else self.structure(image)
+        return Begun(self.encoders[modality].begin(image), structure)
 
-    def finish(self, begun: Tensor, modality: Modality) -> Encoded:
+    def finish(self, begun: Begun, modality: Modality) -> Encoded:
         """The rest, with dropout in training mode."""
-        features = self.encoders[modality].finish(begun)
-        embedding = normalize(self.project[modality](features).float(), dim=1, eps=1e-6)
+        features = self.encoders[modality].finish(begun.features)
+        projected = self.project[modality](features).float()
+        if begun.structure is not None:
+            projected = projected + begun.structure
+        embedding = normalize(projected, dim=1, eps=1e-6)
         if not self.aleatoric:
             return Encoded(features, embedding, embedding.new_zeros(embedding[:, :1].shape))
         return Encoded(features, embedding, self.maps[modality](features).float())

@@ -44,8 +44,8 @@ class DualConfig:
     """Defaults are the paper's (Huang et al., Table 2 and sections 3.2.4, 3.3 and 4.2), where it says.
 
     sources: folders of registered pairs. aleatoric: with modules for the uncertainty of the data. dropout: share of the
-    paper's rates. contrastive, rotation: what the pre-training asks for. temperature: of both losses. cells: of each
-    pair, drawn for the contrastive loss. uncertainty: weight of that loss in fine-tuning. geometry: `optical` and `sar`
+    paper's rates. structure: see `networks.dual_encoder.Structure`. contrastive, rotation: what the pre-training asks for. temperature: of both losses. cells: of each
+    pair, drawn for the contrastive loss; window: side of the square of cells whose mean it sees, odd. uncertainty: weight of that loss in fine-tuning. geometry: `optical` and `sar`
     are the sides of the crops, pixels. colours: share of samples whose three optical bands differ.
     """
 
@@ -54,10 +54,12 @@ class DualConfig:
     finetuning: Phase
     aleatoric: bool = True
     dropout: float = 1.0
+    structure: bool = False
     contrastive: bool = True
     rotation: bool = True
     temperature: float = 0.07
     cells: int = 64
+    window: int = 1
     uncertainty: float = 0.5
     geometry: Geometry = field(default_factory=lambda: Geometry(optical=256, sar=240, tilt=30.0))
     photometry: Photometry = field(default_factory=lambda: Photometry(noise=0.01))
@@ -78,6 +80,8 @@ class DualConfig:
                 raise ConfigError(f"{name} is {getattr(self, name)}, must be a number above zero")
         if not (0 <= self.colours <= 1 and 0 <= self.dropout <= 5):
             raise ConfigError(f"colours {self.colours} is a share, dropout {self.dropout} one of the paper's rates")
+        if self.window < 1 or self.window % 2 == 0:
+            raise ConfigError(f"window is {self.window}, must be odd")
         if self.cells < 2 or self.workers < 0 or not 0 <= self.seed < 2**32:
             raise ConfigError("cells must be at least 2, workers and seed not negative")
         sides = (self.geometry.optical, self.geometry.sar)

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from sn9reg.cells.pairing import soft_position
+from sn9reg.correlation import cross_correlation
 
 _FAR = 10.0  # cells: wrong is wrong, however far
 _LEAST = 1e-3  # cells squared, below which a variance does not fall
@@ -22,6 +23,20 @@ def contrastive(one: Tensor, other: Tensor, temperature: float) -> Tensor:
     logits = one @ other.T / temperature
     own = torch.arange(len(one), device=one.device)
     return (cross_entropy(logits, own) + cross_entropy(logits.T, own)) / 2
+
+
+def placed(optical: Tensor, sar: Tensor, truth: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """Cross-entropy of where the SAR map as a whole lies in the optical one, and (B, 2) x, y of the best place.
+
+    optical: (B, C, H, W), sar: (B, C, h, w), weighed embeddings. truth: (B, 2) x, y of the SAR map's upper left cell.
+    scale: by which the mean similarity of the cells is multiplied. Single cells of the two sensors hardly look alike,
+    all of them together do: from this a new network learns much sooner.
+    """
+    surface = cross_correlation(optical, sar) / sar[0, 0].numel()
+    height, width = surface.shape[-2:]
+    best = surface.flatten(1).argmax(dim=1)
+    loss = matching(scale * surface.flatten(1)[:, None], truth[:, None], (height, width), 1.0)
+    return loss, torch.stack([best % width, best // width], dim=1)
 
 
 def matching(similarity: Tensor, truth: Tensor, shape: tuple[int, int], temperature: float) -> Tensor:

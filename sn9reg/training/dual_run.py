@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import lightning
@@ -50,7 +51,9 @@ def train_dual(
         if done < phase.steps:
             # Neither the other phase nor a resumed run is to see the same samples again.
             seed = config.seed + 7919 * number + done
-            samples = DualSamples(config, [(source, pairs) for source, pairs, _ in loaded], seed)
+            # What is turned by quarters already has no rotation to be predicted.
+            geometry = replace(config.geometry, quarters=name == "finetuning")
+            samples = DualSamples(replace(config, geometry=geometry), [(source, pairs) for source, pairs, _ in loaded], seed)
             batches = DataLoader(
                 samples, max(1, phase.batch // phase.accumulate), collate_fn=collate, num_workers=config.workers
             )

@@ -8,20 +8,20 @@ from typing import Any, Literal
 import lightning
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import avg_pool2d, cross_entropy, normalize
 
 from sn9reg.cells.pairing import weighted_similarity
 from sn9reg.networks.dual_encoder import CELL, DualEncoder, Encoded
 from sn9reg.training.dual_config import DualConfig, Phase
 from sn9reg.training.dual_data import Crops
-from sn9reg.training.dual_losses import contrastive, found, likelihood, matching
+from sn9reg.training.dual_losses import contrastive, found, likelihood, matching, placed
 
 _RIGHT = 3 / CELL  # cells
 
 
 class DualTask(lightning.LightningModule):
     """Validation logs `matched`: the share of SAR cells whose best optical position lies within 3 pixels of the true one,
-    of all positions in the crop.
+    of all positions in the crop; and `whole`: the share of SAR crops that lie there as a whole.
 
     phase: `pretraining` (contrastive loss and rotation prediction) or `finetuning` (matching and uncertainty).
     """
@@ -30,7 +30,8 @@ class DualTask(lightning.LightningModule):
         super().__init__()
         self.config, self.name = config, phase
         self.phase: Phase = getattr(config, phase)
-        self.network = DualEncoder(config.aleatoric, config.dropout).to(memory_format=torch.channels_last)
+        network = DualEncoder(config.aleatoric, config.dropout, config.structure)
+        self.network = network.to(memory_format=torch.channels_last)
         # Section 3.3.2: two layers, 256 and 4 wide, for four angles.
         self.rotation = nn.ModuleDict(
             {
@@ -38,6 +39,7 @@ class DualTask(lightning.LightningModule):
                 for kind, encoder in self.network.encoders.items()
             }
         )
+        self.scale = nn.Parameter(torch.tensor(3.5))  # ln of it
 
     def training_step(self, batch: Crops, index: int) -> Tensor:
         loss = self._pretraining(batch) if self.name == "pretraining" else self._finetuning(batch)
@@ -45,20 +47,24 @@ class DualTask(lightning.LightningModule):
         return loss
 
     def _pretraining(self, batch: Crops) -> Tensor:
-        quarter = torch.randint(4, (2, len(batch.place)), device=batch.place.device)
-        if not self.config.rotation:
-            quarter = torch.zeros_like(quarter)
-        seen = [self.network(_turned(image, k), kind) for image, k, kind in _each(batch, quarter)]
+        quarter = torch.randint(4 if self.config.rotation else 1, (len(batch.place),), device=batch.place.device)
+        images = ((batch.optical, "optical"), (batch.sar, "sar"))
+        seen = [self.network(_turned(image, quarter), kind) for image, kind in images]
         loss = torch.zeros((), device=batch.place.device)
         if self.config.rotation:
-            for encoded, k, (kind, head) in zip(seen, quarter, self.rotation.items(), strict=True):
+            for encoded, (kind, head) in zip(seen, self.rotation.items(), strict=True):
                 answer = head(encoded.features.mean(dim=(2, 3)))
-                loss = loss + cross_entropy(answer.float(), k) / 2
-                self.log(f"rotation_{kind}", (answer.argmax(dim=1) == k).float().mean())
+                loss = loss + cross_entropy(answer.float(), quarter) / 2
+                self.log(f"rotation_{kind}", (answer.argmax(dim=1) == quarter).float().mean())
         if self.config.contrastive:
-            optical, sar = (_turned(e.embedding, -k) for e, k in zip(seen, quarter, strict=True))
+            optical, sar = (self._pooled(_turned(e.embedding, -quarter)) for e in seen)
             loss = loss + contrastive(*self._drawn(optical, sar, batch.place), self.config.temperature)
         return loss
+
+    def _pooled(self, embedding: Tensor) -> Tensor:
+        """The mean of the embeddings around each cell, of unit length."""
+        w = self.config.window
+        return normalize(avg_pool2d(embedding, w, stride=1, padding=w // 2, count_include_pad=False), dim=1, eps=1e-6)
 
     def _drawn(self, optical: Tensor, sar: Tensor, place: Tensor) -> tuple[Tensor, Tensor]:
         """(N, D) embeddings of cells drawn from each SAR crop, and of the optical cells nearest to the same place."""
@@ -81,6 +87,9 @@ class DualTask(lightning.LightningModule):
         t = self.config.temperature
         loss = (matching(similarity, truth, shapes[0], t) + matching(similarity.mT, back, shapes[1], t)) / 2
         self.log("matching", loss)
+        whole, _ = self._placed(optical, sar, batch.place)
+        self.log("placed", whole)
+        loss = (loss + whole) / 2
         if self.config.aleatoric:
             with torch.no_grad():
                 best, xy = found(similarity, shapes[0], t)
@@ -92,6 +101,10 @@ class DualTask(lightning.LightningModule):
             self.log("uncertainty", unsure)
             loss = loss + self.config.uncertainty * unsure
         return loss
+
+    def _placed(self, optical: Encoded, sar: Encoded, place: Tensor) -> tuple[Tensor, Tensor]:
+        weighed = [e.embedding * c for e, c in zip((optical, sar), self.network.confidences(optical, sar), strict=True)]
+        return placed(weighed[0], weighed[1], place.flip(1).float() / CELL, self.scale.exp())
 
     def _compared(self, optical: Encoded, sar: Encoded, place: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(B, S, O) similarities of all cells, (B, S, 2) where SAR cells lie in the optical map and (B, O, 2) back."""
@@ -106,6 +119,9 @@ class DualTask(lightning.LightningModule):
         _, xy = found(similarity, tuple(optical.embedding.shape[-2:]), self.config.temperature)  # type: ignore[arg-type]
         right = ((xy - truth).norm(dim=-1) <= _RIGHT).float().mean()
         self.log("matched", right, prog_bar=True, batch_size=len(batch.place))
+        _, best = self._placed(optical, sar, batch.place)
+        near = (best - batch.place.flip(1) / CELL).norm(dim=1) <= _RIGHT
+        self.log("whole", near.float().mean(), batch_size=len(batch.place))
 
     def configure_optimizers(self) -> Any:
         phase = self.phase
@@ -117,10 +133,6 @@ class DualTask(lightning.LightningModule):
 
         schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, rate)
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-
-def _each(batch: Crops, quarter: Tensor) -> Any:
-    return ((batch.optical, quarter[0], "optical"), (batch.sar, quarter[1], "sar"))
 
 
 def _turned(images: Tensor, quarter: Tensor) -> Tensor:

@@ -20,13 +20,14 @@ Mask = npt.NDArray[np.bool_]
 class Geometry:
     """optical, sar: sides in pixels. turn, stretch: the SAR image is turned by up to this many degrees and stretched
     by up to this share about the template's centre, against the optical one. tilt: both are turned alike by up to this
-    many degrees, beside quarters of a turn, where the images have room for it."""
+    many degrees, where the images have room for it, and, with quarters, by any number of quarters of a turn."""
 
     optical: int = 256
     sar: int = 192
     turn: float = 0.0
     stretch: float = 0.0
     tilt: float = 0.0
+    quarters: bool = True
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def cut(
     start = corner + 0.5 / zoom - 0.5
     base = np.array([[1 / zoom, 0, start[0]], [0, 1 / zoom, start[1]], [0, 0, 1]])
     flip, quarter = bool(random.integers(2)), int(random.integers(4))
-    base = base @ dihedral(side, flip, quarter)
+    base = base @ dihedral(side, flip, quarter if geometry.quarters else 0)
     if tilt:
         base = base @ _about(np.full(2, (side - 1) / 2), tilt, 1.0)
     place = random.integers(0, side - geometry.sar + 1, 2)

@@ -99,10 +99,11 @@ class DescriptorArchitecture:
 
 @dataclass(frozen=True)
 class DualArchitecture:
-    """What a dual encoder's file is for: whether it has modules for the uncertainty of the data, and its dropout."""
+    """What a dual encoder's file is for: the options of its network, see `DualEncoder`."""
 
     aleatoric: bool = True
     dropout: float = 1.0
+    structure: bool = False
 
     @property
     def kind(self) -> str:
@@ -110,9 +111,10 @@ class DualArchitecture:
 
     def build(self) -> DualEncoder:
         """The network, with new weights. Raises ConfigError for what there is not."""
-        if not isinstance(self.aleatoric, bool) or not isinstance(self.dropout, int | float) or not 0 <= self.dropout <= 5:
+        flags = isinstance(self.aleatoric, bool) and isinstance(self.structure, bool)
+        if not flags or not isinstance(self.dropout, int | float) or not 0 <= self.dropout <= 5:
             raise ConfigError(f"there is no dual encoder with {self}")
-        return DualEncoder(self.aleatoric, self.dropout)
+        return DualEncoder(self.aleatoric, self.dropout, self.structure)
 
 
 A = TypeVar("A", Architecture, DetectorArchitecture, DescriptorArchitecture, DualArchitecture)
