@@ -1,4 +1,4 @@
-"""Where the verdict's thresholds lie: confirmed matches of pairs that belong together and of pairs that do not.
+"""What the verdict says of pairs that belong together and of pairs that do not.
 
     python -m pipelines.verdict [--data ../shared/data] [--side 380] [--places 14]
         [--matcher NAME]
@@ -17,13 +17,12 @@ import numpy as np
 import rasterio
 from rasterio.windows import Window
 
-from sn9reg.consistency import witnesses_agree
-from sn9reg.fitting import fit
 from sn9reg.grid import Grid
 from sn9reg.matchers import DEFAULT_MATCHER
 from sn9reg.matchers.base import Matcher, make_matcher
 from sn9reg.rasters import geotiff_profile
-from sn9reg.scene import open_pair
+from sn9reg.register import register
+from sn9reg.verdict import Verdict
 
 KINDS = ("optical", "sar")
 
@@ -38,11 +37,9 @@ def crop(path: Path, corner: tuple[int, int], side: int, out: Path) -> Path:
     return out
 
 
-def evidence(matcher: Matcher, optical: Path, sar: Path) -> tuple[int, int, int, bool]:
-    """Confirmed, found and tried matches, and the verdict."""
-    with open_pair(optical, sar, pixel_frame=True) as pair:
-        matches = matcher.match(pair)
-    return int(witnesses_agree(matches).sum()), len(matches), matches.tried, fit(matches).verdict.registered
+def judged(matcher: Matcher, optical: Path, sar: Path) -> Verdict:
+    """The verdict on a pair."""
+    return register(optical, sar, matcher=matcher, pixel_frame=True).verdict
 
 
 @click.command()
@@ -60,20 +57,18 @@ def main(data: Path, side: int, places: int, name: str) -> None:
             tuple(crop(folder / f"{kind}.tif", corner, side, Path(scratch) / f"{kind}{i}.tif") for kind in KINDS)
             for i, corner in enumerate(corners)
         ]
-        right = [evidence(matcher, optical, sar) for optical, sar in pairs]
+        right = [judged(matcher, optical, sar) for optical, sar in pairs]
         wrong = [
-            evidence(matcher, pairs[i][0], pairs[j][1])
+            judged(matcher, pairs[i][0], pairs[j][1])
             for i in range(places)
             for j in ((i + 1) % places, (i + 5) % places)
             if max(abs(a - b) for a, b in zip(corners[i], corners[j], strict=True)) > side + 60
         ]
     for kind, found in (("together", right), ("apart", wrong)):
-        share = sorted(confirmed / max(1, matches) for confirmed, matches, _, _ in found)
-        best = sorted(found, key=lambda e: -e[0] / max(1, e[1]))[:3]
-        top = ", ".join(f"{confirmed} of {matches} ({tried} tried)" for confirmed, matches, tried, _ in best)
+        probability, standing = (sorted(getattr(v, name) for v in found) for name in ("probability", "standing"))
         click.echo(
-            f"{side} px, {kind}: {len(found)} pairs, confirmed {share[0]:.0%} to {share[-1]:.0%}, "
-            f"{sum(e[3] for e in found)} registered; highest: {top}"
+            f"{side} px, {kind}: {len(found)} pairs, {sum(v.registered for v in found)} registered; probability "
+            f"{probability[0]:.3f} to {probability[-1]:.3f}, standing {standing[0]:.1f} to {standing[-1]:.1f}"
         )
 
 

@@ -23,7 +23,8 @@ class Correspondences:
     witnesses. search_radius: how far from the prediction, in pixels, a match could have been found: chance agreement
     follows from it. step: side of the pixels that were matched, e.g. 2 for a pyramid level of half size; tolerances
     count in these. footprint: side of the square of pixels that one match looked at. tried: how many places were
-    looked at for these matches.
+    looked at for these matches. calibrated: score is the probability of being right within 3 pixels of `step`, and
+    sigma means what it says, see `calibration`.
 
     Raises ValueError where the shapes do not agree or a coordinate is not finite.
     """
@@ -40,6 +41,7 @@ class Correspondences:
     step: float
     footprint: float
     tried: int
+    calibrated: bool = False
 
     def __post_init__(self) -> None:
         n = len(self.optical_xy)

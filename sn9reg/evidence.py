@@ -1,8 +1,8 @@
 """Evidence that a warp is right, from the pixels themselves, whoever found it.
 
 Templates that share no pixel are cut from the optical scene and compared with the SAR scene around where the warp says.
-Where the warp is right the similarity there stands above all of its surroundings, again and again; where a pair does not
-belong together it may do so once, by the choice of the warp, but not everywhere.
+Where the warp is right the similarity there stands above all of its surroundings, again and again; where a pair does
+not belong together it may do so once, by the choice of the warp, but not everywhere.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""From correspondences to a warp: the choice of a model by held-out error, and the verdict whether it is one at all."""
+"""From correspondences to a warp: the choice of a model by held-out error, and what is to be expected of it."""
 
 from __future__ import annotations
 
@@ -8,19 +8,22 @@ from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import numpy as np
+from scipy.spatial import cKDTree
 
 from sn9reg.consistency import local_consistency
-from sn9reg.correspondences import Correspondences, Flags
+from sn9reg.correspondences import Correspondences, Flags, Floats
 from sn9reg.errors import ConfigError
 from sn9reg.grid import Points
 from sn9reg.local_field import LocalField, block_folds, fit_local
-from sn9reg.verdict import MINIMUM, Verdict, judge, refused
 from sn9reg.warp import GlobalModel, Warp, fit_global, global_warp, identity_warp
 
 Model = Literal["auto", "translation", "affine", "homography", "local"]
 MODELS: tuple[str, ...] = get_args(Model)
 
 THRESHOLD_PX = 30.0  # default threshold of the global models: parallax over terrain is no outlier
+MINIMUM = 8  # matches below which nothing is fitted
+_AROUND, _PRIOR = 24, 4.0  # matches that say how far the warp is off nearby; those of the whole scene count as so many
+_FAR = 5.0  # times the median distance, beyond which a match is not off by more
 # So many templates' widths must the matches span for `auto` to consider a model.
 _ROOM = {"translation": 0.0, "affine": 2.0, "local": 3.0}
 _SIMPLER = 0.97  # a more complex model must bring the held-out error below this share
@@ -30,17 +33,23 @@ Predictor = Callable[[Points], Points]
 
 @dataclass(frozen=True)
 class Fit:
-    """warp: the fitted warp (the identity if not registered). inliers: (N,) over the matches. held_out: model -> mean
-    held-out residual, map units."""
+    """warp: the fitted warp, or the identity where nothing could be fitted, for the `reason` given. inliers: (N,) over
+    the matches. error: median distance of the inliers to the warp, held out where that is possible, map units.
+    held_out: model -> mean held-out residual, map units."""
 
     warp: Warp
     inliers: Flags
-    verdict: Verdict
+    error: float
     held_out: Mapping[str, float]
+    reason: str = ""
+
+    @property
+    def fitted(self) -> bool:
+        return not self.reason
 
 
 def fit(matches: Correspondences, model: str = "auto", threshold: float | None = None) -> Fit:
-    """Fit a warp to correspondences and judge it.
+    """Fit a warp to correspondences.
 
     model: translation, affine (plain RANSAC, the SpaceNet 9 baseline), homography, local, or auto: translation, affine
     or local, whichever predicts held-out correspondences best, the simpler one in a tie. threshold: of the global
@@ -69,8 +78,9 @@ def fit(matches: Correspondences, model: str = "auto", threshold: float | None =
     if fitted is None:
         return _unfitted(matches, f"the matches do not determine a model of kind {chosen}")
     warp, inliers = fitted
-    error = _expected_error(matches, inliers, local, warp)
-    return Fit(_with_floor(warp, error), inliers, judge(matches, inliers, error), held_out)
+    off = _distances(matches, inliers, local, warp)
+    error = float(np.median(off)) if len(off) else math.nan
+    return Fit(_with_sigma(warp, matches, inliers, off), inliers, error, held_out)
 
 
 def _block(matches: Correspondences) -> float:
@@ -134,30 +144,43 @@ def _simplest(held_out: Mapping[str, float]) -> str:
     return best
 
 
-def _expected_error(matches: Correspondences, inliers: Flags, local: LocalField, warp: Warp) -> float:
-    """Median distance of the inliers to the warp, map units; of the local model, to one fitted without their block."""
+def _distances(matches: Correspondences, inliers: Flags, local: LocalField, warp: Warp) -> Floats:
+    """(n,) distance of the inliers to the warp, map units; of the local model, to one fitted without their block."""
     source, target = matches.optical_map[inliers], matches.sar_map[inliers]
     if not len(source):
-        return math.nan
+        return np.zeros(0)
     predicted = warp(source)
     if warp.model == "local":
         sigma = matches.sigma[inliers] * matches.grid.resolution
         block = _block(matches)
         predicted = _cross_predict(source, block, lambda rest: local.refit(source[rest], target[rest], sigma[rest]))
-    return float(np.median(np.hypot(*(predicted - target).T)))
+    return np.hypot(*(predicted - target).T)
 
 
-def _with_floor(warp: Warp, median: float) -> Warp:
-    """The warp with an expected error that is nowhere below that of held-out matches.
+def _with_sigma(warp: Warp, matches: Correspondences, inliers: Flags, off: Floats) -> Warp:
+    """The warp with an expected error that is what matches around each place are off by, beside what the field itself
+    does not know.
 
-    Matches share pixels with their neighbours and so their errors: a field through them looks surer than it is. The
-    median length of a 2-D normal deviation is sqrt(ln 2) times its root mean square.
+    Matches share pixels with their neighbours and so their errors: a field through them looks surer than it is.
     """
-    if warp.model != "local":
+    if not len(off):
         return warp
-    floor = median**2 / math.log(2)
-    return replace(warp, error=lambda xy: np.sqrt(warp.error(xy) ** 2 + floor))
+    source = matches.optical_map[inliers]
+    # The mean length of a normal deviation in the plane is sqrt(pi / 2) of its standard deviation per axis.
+    off = np.minimum(off, _FAR * np.median(off)) / math.sqrt(math.pi / 2)
+    tree, count = cKDTree(source), min(len(source), _AROUND)
+    typical = float(off.mean())
+
+    def error(xy: Points) -> Floats:
+        distance, index = tree.query(xy, count)
+        distance, index = (np.asarray(part).reshape(len(xy), count) for part in (distance, index))
+        weight = np.exp(-((distance / np.maximum(distance[:, -1:] / 2, 1e-9)) ** 2) / 2)
+        near = ((weight * off[index]).sum(axis=1) + _PRIOR * typical) / (weight.sum(axis=1) + _PRIOR)
+        field = warp.error(xy) if warp.model == "local" else np.zeros(len(xy))
+        return np.asarray(np.sqrt(near**2 + field**2 / 2))
+
+    return replace(warp, error=error)
 
 
 def _unfitted(matches: Correspondences, reason: str) -> Fit:
-    return Fit(identity_warp(matches.grid.crs), np.zeros(len(matches), bool), refused(matches, reason), {})
+    return Fit(identity_warp(matches.grid.crs), np.zeros(len(matches), bool), math.nan, {}, reason)

@@ -1,7 +1,9 @@
-"""How well places were found: correct match rate and mean distance; of matches, their number, F-measure and RMSE."""
+"""How well places were found: correct match rate and mean distance; of matches, their number, F-measure and RMSE; of
+what is claimed, how often it is so."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -67,6 +69,71 @@ def rmse(errors: npt.ArrayLike, radius: float = 3.0) -> float:
     """
     correct = _correct(errors, radius)
     return float(np.sqrt((correct**2).mean())) if len(correct) else float("nan")
+
+
+def mma(errors: Sequence[npt.ArrayLike], radius: float) -> float:
+    """Mean matching accuracy as it is usually taken: the share of an image pair's matches that are at most `radius`
+    off, averaged over the pairs (Mikolajczyk & Schmid 2005). A pair without matches counts as 0.
+
+    errors: per pair (N,) distances of its matches, pixels. Raises ValueError where there are no pairs.
+    """
+    if not len(errors):
+        raise ValueError("there are no pairs to average over")
+    return float(np.mean([cmr(e, radius) if np.size(e) else 0.0 for e in errors]))
+
+
+def mma_of_truth(
+    errors: Sequence[npt.ArrayLike], confidence: Sequence[npt.ArrayLike], possible: Sequence[int], radius: float
+) -> float:
+    """The paper's MMA, "maximum mean accuracy": of the correspondences that exist the share that was found at the best
+    threshold on confidence, averaged over the pairs.
+
+    Huang et al., "Uncertainty-aware self-supervised cross-modal SAR-optical matching using EfficientDet and Xception",
+    eq. (6). errors, confidence: per pair (N,). possible: per pair, how many correspondences there are. A lower
+    threshold only adds correspondences, so the best is the lowest, and the value the mean recall. Raises ValueError
+    where there are no pairs or none is possible in one.
+    """
+    if not len(errors) or min(possible) < 1:
+        raise ValueError("there are no pairs, or one without a possible correspondence")
+    best = []
+    for off, sure, count in zip(errors, confidence, possible, strict=True):
+        right = np.asarray(off, np.float64) <= radius + TOLERANCE
+        order = np.argsort(-np.asarray(sure, np.float64), kind="stable")
+        best.append(np.cumsum(right[order]).max(initial=0) / count)
+    return float(np.mean(best))
+
+
+def anm(confidence: Sequence[npt.ArrayLike], threshold: float) -> float:
+    """Average number of matches per pair whose confidence exceeds `threshold`; Huang et al., eq. (9). Raises ValueError
+    where there are no pairs."""
+    if not len(confidence):
+        raise ValueError("there are no pairs to average over")
+    return float(np.mean([(np.asarray(sure, np.float64) > threshold).sum() for sure in confidence]))
+
+
+def reliability(confidence: npt.ArrayLike, right: npt.ArrayLike, bins: int = 10) -> npt.NDArray[np.float64]:
+    """(bins, 3) share of the samples in each of `bins` equally wide bins of confidence, their mean confidence and the
+    share that is right; NaN for the latter two in an empty bin.
+
+    confidence: (N,) in [0, 1], right: (N,). Raises ValueError for other shapes or values, or N = 0.
+    """
+    sure, good = np.asarray(confidence, np.float64), np.asarray(right, np.float64)
+    if sure.ndim != 1 or sure.shape != good.shape or not len(sure) or not ((sure >= 0) & (sure <= 1)).all():
+        raise ValueError(f"confidence must be (N,) from 0 to 1, and right as many, not {sure.shape} and {good.shape}")
+    part = np.minimum((sure * bins).astype(int), bins - 1)
+    count = np.bincount(part, minlength=bins).astype(np.float64)
+    sums = (np.bincount(part, values, minlength=bins) for values in (sure, good))
+    means = [np.divide(total, count, out=np.full(bins, np.nan), where=count > 0) for total in sums]
+    return np.column_stack([count / len(sure), *means])
+
+
+def ece(confidence: npt.ArrayLike, right: npt.ArrayLike, bins: int = 10) -> float:
+    """Expected calibration error: how far, on average, the share of right ones is from the confidence claimed.
+
+    Huang et al., eq. (8), by bins of equal width (Guo et al. 2017). Arguments as in `reliability`.
+    """
+    share, sure, good = reliability(confidence, right, bins).T
+    return float(np.nansum(share * np.abs(sure - good)))
 
 
 def _correct(errors: npt.ArrayLike, radius: float) -> npt.NDArray[np.float64]:

@@ -1,4 +1,4 @@
-"""register(): the whole story. open -> match -> fit -> render."""
+"""register(): the whole story. open -> match -> fit -> judge -> render."""
 
 from __future__ import annotations
 
@@ -14,19 +14,27 @@ from typing import Any
 
 import numpy as np
 
+from sn9reg import progress
+from sn9reg.calibration import Calibration, calibration_of, pair_logit, pair_probability, read_calibration
 from sn9reg.correspondences import Correspondences, adaptive_ratio
+from sn9reg.dense.tiles import FeatureExtractor
+from sn9reg.errors import InputError
+from sn9reg.evidence import gather
 from sn9reg.fitting import Fit, fit
 from sn9reg.grid import Grid, Points
 from sn9reg.matchers import DEFAULT_MATCHER
 from sn9reg.matchers.base import Matcher, make_matcher
+from sn9reg.matchers.template import TemplateMatcher
 from sn9reg.offsets import OffsetMap, from_nodes, node_positions, offsets_between
 from sn9reg.rasters import PathLike
 from sn9reg.scene import ScenePair, open_pair
 from sn9reg.tiepoints import TiePoints
-from sn9reg.verdict import Verdict
+from sn9reg.verdict import Verdict, judge, refused
 from sn9reg.warp import Warp
 
 log = logging.getLogger(__name__)
+
+_MATCHING = 0.95  # share of the time
 
 
 @dataclass(frozen=True)
@@ -41,17 +49,14 @@ class Registration:
     grid: Grid
     matches: Correspondences
     fit: Fit
+    verdict: Verdict
     matcher: str
     names: tuple[str, str]
     seconds: Mapping[str, float]
 
     @property
     def registered(self) -> bool:
-        return self.fit.verdict.registered
-
-    @property
-    def verdict(self) -> Verdict:
-        return self.fit.verdict
+        return self.verdict.registered
 
     @property
     def warp(self) -> Warp:
@@ -59,7 +64,7 @@ class Registration:
 
     @property
     def expected_error_px(self) -> float:
-        """Expected error of the offset map in optical pixels."""
+        """Expected error of the offset map in optical pixels: half of it is more right than that."""
         here = self.optical.resolution * self.optical.metres_per_unit
         return self.verdict.error * self.grid.metres_per_unit / here
 
@@ -108,6 +113,8 @@ class Registration:
             "model": self.warp.model,
             "matches": str(v.matches),
             "inliers": str(v.inliers),
+            "probability": f"{v.probability:.4f}",
+            "calibrated": "yes" if self.matches.calibrated else "no",
             "expected_error_px": f"{self.expected_error_px:.3f}",
         }
 
@@ -130,6 +137,10 @@ class Registration:
             "agreement": number(v.agreement),
             "chance": number(v.chance),
             "coverage": number(v.coverage),
+            "standing": number(v.standing),
+            "places": v.places,
+            "probability": number(v.probability),
+            "calibrated": self.matches.calibrated,
             "expected_error_px": number(self.expected_error_px),
             "expected_error_m": number(v.error * scale),
             "held_out_m": {name: number(value * scale) for name, value in self.fit.held_out.items()},
@@ -152,12 +163,15 @@ def register(
     sar_bands: Sequence[int] = (),
     optical_nodata: float | None = None,
     sar_nodata: float | None = None,
+    calibration: PathLike | None = None,
 ) -> Registration:
     """Register an optical to a SAR image.
 
     matcher: a name or an object. matcher_options: its constructor's keyword arguments. model, threshold: see
     `fitting.fit`. ratio_filter: keep only matches that pass
-    the adaptive-ratio filter (`correspondences.adaptive_ratio`); about half do. The rest: see `scene.open_pair`.
+    the adaptive-ratio filter (`correspondences.adaptive_ratio`); about half do. calibration: a file of
+    `pipelines.calibrate`; by default the one that ships for the matcher. Where there is none, or it is another
+    matcher's, a warning says so, and scores and sigma stay the matcher's own. The rest: see `scene.open_pair`.
     The result says itself whether the pair was registered.
 
     Raises InputError for files that cannot be used, ConfigError for options that make no sense.
@@ -181,7 +195,8 @@ def register(
         sar_nodata=sar_nodata,
     ) as pair:
         lap("open")
-        matches = source.match(pair)
+        with progress.part(0.0, _MATCHING):
+            matches = source.match(pair)
         if ratio_filter:
             kept = adaptive_ratio(matches)
             # What the filter drops was not tried, so that the verdict judges those that are left.
@@ -189,14 +204,57 @@ def register(
         lap("match")
         fitted = fit(matches, model, threshold)
         lap("fit")
-        return _registration(pair, matches, fitted, source.name, seconds)
+        own = _calibration(source.name, bool((matcher_options or {}).get("weights")), calibration)
+        with progress.part(_MATCHING, 1.0):
+            matches, fitted, verdict = assess(pair, matches, fitted, own)
+        lap("judge")
+        names = (Path(pair.optical.name).name, Path(pair.sar.name).name)
+        grids = (pair.optical.grid, pair.sar.grid, pair.grid)
+        return Registration(*grids, matches, fitted, verdict, source.name, names, seconds)
 
 
-def _registration(
-    pair: ScenePair, matches: Correspondences, fitted: Fit, matcher: str, seconds: Mapping[str, float]
-) -> Registration:
-    names = (Path(pair.optical.name).name, Path(pair.sar.name).name)
-    return Registration(pair.optical.grid, pair.sar.grid, pair.grid, matches, fitted, matcher, names, seconds)
+def assess(
+    pair: ScenePair, matches: Correspondences, fitted: Fit, calibration: Calibration | None
+) -> tuple[Correspondences, Fit, Verdict]:
+    """Matches and fit with calibrated errors, where there is a calibration, and the verdict on them."""
+    if not fitted.fitted:
+        return matches, fitted, refused(matches, fitted.reason)
+    evidence = gather(pair, fitted.warp, matches.step, _witness(pair))
+    logit = pair_logit(matches, fitted, evidence)
+    if calibration is not None:
+        calibrated = calibration.matches(matches, fitted, evidence, logit)
+        matches, fitted = calibrated, calibration.fit(matches, fitted, evidence)
+    return matches, fitted, judge(matches, fitted.inliers, evidence, pair_probability(logit), fitted.error)
+
+
+def _witness(pair: ScenePair) -> FeatureExtractor:
+    """The features that give evidence, whatever was matched by: the default matcher's."""
+    matcher = make_matcher(DEFAULT_MATCHER)
+    if not isinstance(matcher, TemplateMatcher):
+        raise TypeError(f"{DEFAULT_MATCHER} has no dense features")
+    return matcher.extractor(pair.overview(pair.sar)[0])
+
+
+def _calibration(matcher: str, own_weights: bool, path: PathLike | None) -> Calibration | None:
+    """The calibration to be used; where there is none a warning says why."""
+    try:
+        found = calibration_of(matcher) if path is None else read_calibration(path)
+    except InputError as error:
+        log.warning("%s; scores and sigma are not calibrated", error)
+        return None
+    if found is None:
+        log.warning("no calibration ships for %s: its scores and sigma are its own", matcher)
+    elif found.matcher != matcher:
+        log.warning(
+            "%s: is a calibration of %s, not of %s; scores and sigma are not calibrated", path, found.matcher, matcher
+        )
+    elif path is None and own_weights:
+        log.warning(
+            "the calibration that ships is of other weights of %s; scores and sigma are not calibrated", matcher
+        )
+    else:
+        return found
+    return None
 
 
 class _Callable(ModuleType):

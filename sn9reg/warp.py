@@ -30,7 +30,7 @@ _ITERATIONS = 5000
 @dataclass(frozen=True)
 class Warp:
     """A fitted warp. `move`: (N, 2) optical map positions -> (N, 2) SAR map positions, both in `crs` (None: a pixel
-    frame). `error`: (N, 2) -> (N,) expected error (root mean square over both axes together), map units."""
+    frame). `error`: (N, 2) -> (N,) standard deviation of the expected error per axis, map units."""
 
     model: str
     crs: CRS | None
@@ -142,5 +142,5 @@ def _translation(a: Points, b: Points, threshold: float, centre: npt.NDArray[np.
 def global_warp(fit: GlobalFit, model: str, matches: Correspondences) -> Warp:
     """A warp of one expected error everywhere: the residual of the inliers."""
     residual = matches.sar_map[fit.inliers] - fit(matches.optical_map[fit.inliers])
-    rms = float(np.sqrt((residual**2).sum(axis=1).mean())) if fit.inliers.any() else float("nan")
+    rms = float(np.sqrt((residual**2).mean())) if fit.inliers.any() else float("nan")
     return Warp(model, matches.grid.crs, fit, lambda xy: np.full(len(xy), rms))

@@ -83,7 +83,9 @@ class CellEncoder:
         """The mean over the passes; its embedding is the shorter the less they agree."""
         image = torch.from_numpy(self._image(patch, modality))[None]
         height, width = image.shape[-2:]
-        image = nn.functional.pad(image, (0, max(-width % 16, 32 - width), 0, max(-height % 16, 32 - height)), "replicate")
+        image = nn.functional.pad(
+            image, (0, max(-width % 16, 32 - width), 0, max(-height % 16, 32 - height)), "replicate"
+        )
         with torch.no_grad():
             begun = self.network.begin(image.contiguous(memory_format=torch.channels_last), modality)
             if not self.passes:
@@ -95,7 +97,9 @@ class CellEncoder:
                 for done in range(0, self.passes, _TOGETHER):
                     count = min(_TOGETHER, self.passes - done)
                     some = self.network.finish(begun.repeated(count), modality)
-                    parts.append([x.sum(dim=0, keepdim=True) for x in (some.features, some.embedding, some.uncertainty)])
+                    parts.append(
+                        [x.sum(dim=0, keepdim=True) for x in (some.features, some.embedding, some.uncertainty)]
+                    )
             finally:
                 _dropping(self.network, False)
             return Encoded(*(torch.stack(p).sum(dim=0) / self.passes for p in zip(*parts, strict=True)))

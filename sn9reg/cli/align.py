@@ -43,6 +43,7 @@ log = logging.getLogger(__name__)
 @click.option("--sigma", is_flag=True, help="Add a third band: expected error in optical pixels.")
 @click.option("--tiepoints-out", metavar="FILE", help="Write the matches as .csv, .geojson or QGIS .points.")
 @click.option("--allow-unregistered", is_flag=True, help="Write an offset map of zeros if the pair is not registered.")
+@click.option("--calibration", metavar="FILE", help="Calibration of the matcher [default: that which ships].")
 @options.pixel_frame
 @click.option("--optical-bidx", type=int, multiple=True, help="Band of the optical image [default: the first three].")
 @click.option("--sar-bidx", type=int, multiple=True, help="Band of the SAR image [default: all].")
@@ -66,6 +67,7 @@ def align(
     sigma: bool,
     tiepoints_out: str | None,
     allow_unregistered: bool,
+    calibration: str | None,
     pixel_frame: bool,
     optical_bidx: tuple[int, ...],
     sar_bidx: tuple[int, ...],
@@ -107,6 +109,7 @@ def align(
             sar_bands=sar_bidx,
             optical_nodata=optical_nodata,
             sar_nodata=sar_nodata,
+            calibration=calibration,
         )
     verdict = registration.verdict
     written = registration.registered or allow_unregistered
@@ -121,8 +124,8 @@ def align(
         raise NotRegisteredError(f"{optical} and {sar} were not registered: {verdict.reason}. {result}")
     if not as_json:
         click.echo(
-            f"{out}: registered, {registration.warp.model} warp; held-out matches lie "
-            f"{registration.expected_error_px:.1f} optical px from it (median); {verdict.reason}"
+            f"{out}: registered, {registration.warp.model} warp, right to about {registration.expected_error_px:.1f} "
+            f"optical px{'' if registration.matches.calibrated else ' (not calibrated)'}; {verdict.reason}"
         )
 
 

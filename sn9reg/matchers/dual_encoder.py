@@ -2,8 +2,8 @@
 
 P. Huang et al., "Uncertainty-aware self-supervised cross-modal SAR-optical matching using EfficientDet and Xception".
 The paper matches patches of 256 px, every cell with every other (`window` 1, `anywhere`). Over a whole scene that is
-neither affordable nor unambiguous: here `TemplateMatcher` lays templates of cells coarse to fine, and nearest neighbours
-are looked for around the shift that it predicts, comparing each cell together with those around it.
+neither affordable nor unambiguous: here `TemplateMatcher` lays templates of cells coarse to fine, and nearest
+neighbours are looked for around the shift that it predicts, comparing each cell together with those around it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from sn9reg.cells.encode import CellEncoder, CellMaps, EncodedScene
 from sn9reg.cells.pairing import mutual, shifted_similarity
 from sn9reg.correlation import find_peaks
 from sn9reg.correspondences import Correspondences
-from sn9reg.dense.tiles import FeatureExtractor, Level
+from sn9reg.dense.tiles import FeatureExtractor
 from sn9reg.errors import ConfigError
 from sn9reg.grid import Window
 from sn9reg.matchers.template import TemplateMatcher, to_common
@@ -157,7 +157,8 @@ class DualEncoderMatcher(TemplateMatcher):
         kept = mutual(volume) & (optical.valid > 0)
         inner = (slice(reach, reach + tile.height), slice(reach, reach + tile.width))
         rows, cols = (
-            torch.arange(-start % every, size, every) for start, size in ((tile.row, tile.height), (tile.col, tile.width))
+            torch.arange(-start % every, size, every)
+            for start, size in ((tile.row, tile.height), (tile.col, tile.width))
         )
         row, col = (n.flatten() for n in torch.meshgrid(rows, cols, indexing="ij"))
         tried = (optical.valid[inner][row, col] > 0).numpy()
@@ -171,8 +172,8 @@ class DualEncoderMatcher(TemplateMatcher):
         inside = np.abs(shift - predicted).max(axis=1, initial=0) < _RADIUS - 0.5
         places = torch.stack([col + tile.col, row + tile.row], dim=1).numpy().astype(np.float64)
         columns = (peaks.score * both, peaks.sigma / both.clamp_min(0.05), peaks.value, peaks.rival)
-        values = [column.double().numpy()[inside] for column in columns]
-        return _Found(places[inside], shift.astype(np.float64)[inside], *values, tried)
+        score, sigma, value, rival = (column.double().numpy()[inside] for column in columns)
+        return _Found(places[inside], shift.astype(np.float64)[inside], score, sigma, value, rival, tried)
 
 
 class _Found(NamedTuple):

@@ -77,7 +77,8 @@ class _Searched:
         return _Prediction(self.lattice, level.factor, smooth_field(shift, weight, width=0.7) * level.factor)
 
     def _width(self, nodes: float) -> float:
-        """Of a vote, in nodes; on a lattice that is denser than half a template, as much ground as on one that is not."""
+        """Of a vote, in nodes; on a lattice that is denser than half a template, as much ground as on one that is
+        not."""
         return nodes * max(1.0, self.surfaces.level.template / 2 / self.lattice.spacing)
 
     def matches(self, pair: ScenePair) -> Correspondences:
@@ -249,9 +250,7 @@ class TemplateMatcher:
     def _lattice(self, pair: ScenePair, level: Level, limit: int) -> Lattice:
         window = pair.overlap
         f = level.factor
-        inside = Window(
-            window.col // f, window.row // f, max(1, window.width // f), max(1, window.height // f)
-        )
+        inside = Window(window.col // f, window.row // f, max(1, window.width // f), max(1, window.height // f))
         spacing = self.spacing * level.template / self.template
         dense = max(_CLOSEST / self.cell, (min(inside.shape) - level.template) / _DENSE)
         return Lattice.over(inside, level.template, min(spacing, dense), limit)

@@ -9,6 +9,7 @@ farther by dilation; the optical pyramid goes down to 1/16, and BiFPN brings it 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from timm.layers import SqueezeExcite
@@ -18,7 +19,7 @@ from torch.nn.functional import avg_pool2d, interpolate, max_pool2d, normalize
 
 from sn9reg.features.orientation import orientation_features
 from sn9reg.networks.branches import Modality
-from sn9reg.networks.uncertainty import AT_FUSION, EARLY, AdaptiveFusion, AleatoricMap
+from sn9reg.networks.uncertainty import AT_FUSION, BEFORE_HEADS, EARLY, AdaptiveFusion, AleatoricMap
 
 CELL = 4  # pixels
 _STAGES = (64, 128, 256, 512)
@@ -136,9 +137,13 @@ class OpticalEncoder(nn.Module):
         return pyramid[0]
 
 
+# Channels of the features of either encoder.
+WIDTHS: dict[Modality, int] = {"optical": OpticalEncoder.channels, "sar": SarEncoder.channels}
+
+
 class Structure(nn.Module):
-    """(B, C, H, W) images -> (B, 128, H / 4, W / 4): orientation energies of a cell and of 5 x 5 cells around it, through
-    one linear layer for both sensors.
+    """(B, C, H, W) images -> (B, 128, H / 4, W / 4): orientation energies of a cell and of 5 x 5 cells around it,
+    through one linear layer for both sensors.
 
     Ours, not the paper's: two encoders that share nothing agree on nothing at first, and learn to for days. Added to
     what they say, this lets them begin where untrained matching ends.
@@ -161,6 +166,17 @@ class Structure(nn.Module):
         cells = cells - avg_pool2d(cells, 15, stride=1, padding=7, count_include_pad=False)
         around = avg_pool2d(cells, 5, stride=1, padding=2, count_include_pad=False)
         return self.lift(torch.cat([cells, around], dim=1) * 4)
+
+
+class Projection(nn.Sequential):
+    """Two layers, 512 and 128 wide, cell by cell, into the shared space (section 3.3.1). std: of the last layer's first
+    weights, those that are usual if not given."""
+
+    def __init__(self, channels: int, dropout: float, std: float | None = None) -> None:
+        last = nn.Conv2d(512, 128, 1)
+        if std is not None:
+            nn.init.normal_(last.weight, std=std)
+        super().__init__(nn.Dropout2d(dropout), nn.Conv2d(channels, 512, 1), nn.ReLU(), last)
 
 
 @dataclass(frozen=True)
@@ -189,48 +205,39 @@ class Encoded:
 class DualEncoder(nn.Module):
     """Both encoders, the projection to the shared space, and the uncertainty of what they say.
 
-    aleatoric: with the modules for the uncertainty of the data. dropout: share of the paper's dropout rates (10 % early,
-    20 % before the uncertainty, 15 % at the fusion); 0 for none, and no epistemic uncertainty then. structure: with
-    orientation energies beside the encoders, see `Structure`; without, the network is the paper's.
+    aleatoric: with the modules for the uncertainty of the data. dropout: share of the paper's dropout rates (10 %
+    early, 20 % before the uncertainty, 15 % at the fusion); 0 for none, and no epistemic uncertainty then. structure:
+    with orientation energies beside the encoders, see `Structure`; without, the network is the paper's.
     """
 
     margin = 40  # pixels within which a cell feels the border
 
     def __init__(self, aleatoric: bool = True, dropout: float = 1.0, structure: bool = False) -> None:
         super().__init__()
-        encoders: dict[str, nn.Module] = {"optical": OpticalEncoder(EARLY * dropout), "sar": SarEncoder(EARLY * dropout)}
-        widths = {"optical": OpticalEncoder.channels, "sar": SarEncoder.channels}
+        encoders: dict[str, nn.Module] = {
+            "optical": OpticalEncoder(EARLY * dropout),
+            "sar": SarEncoder(EARLY * dropout),
+        }
         self.encoders = nn.ModuleDict(encoders)
-        # Section 3.3.1: a projection of two layers, 512 and 128 wide, into a space of 128 dimensions.
-        self.project = nn.ModuleDict(
-            {
-                name: nn.Sequential(
-                    nn.Dropout2d(AT_FUSION * dropout), nn.Conv2d(n, 512, 1), nn.ReLU(), nn.Conv2d(512, 128, 1)
-                )
-                for name, n in widths.items()
-            }
-        )
+        std = 1e-3 if structure else None  # what the encoders add to the structure begins at nothing
+        self.project = nn.ModuleDict({name: Projection(n, AT_FUSION * dropout, std) for name, n in WIDTHS.items()})
         self.aleatoric = aleatoric
         if aleatoric:
-            rate = {"dropout": 0.2 * dropout}
-            self.maps = nn.ModuleDict({name: AleatoricMap(name, n, **rate) for name, n in widths.items()})
-            self.fusion = AdaptiveFusion(widths["optical"], widths["sar"], dropout=AT_FUSION * dropout)
+            rate = BEFORE_HEADS * dropout
+            self.maps = nn.ModuleDict({name: AleatoricMap(name, n, dropout=rate) for name, n in WIDTHS.items()})
+            self.fusion = AdaptiveFusion(WIDTHS["optical"], WIDTHS["sar"], dropout=AT_FUSION * dropout)
         self.structure = Structure() if structure else None
-        if structure:  # what the encoders add begins at nothing
-            for head in self.project.values():
-                nn.init.normal_(head[-1].weight, std=1e-3)
-                nn.init.zeros_(head[-1].bias)
         # ln of the variance, cells squared, of a match without uncertainty, and what uncertainty adds.
         self.log_variance = nn.Parameter(torch.tensor([1.0, 4.0]))
 
     def begin(self, image: Tensor, modality: Modality) -> Begun:
         """What comes before all dropout: the same in all passes. Sides are multiples of 16."""
         structure = None if self.structure is None else self.structure(image)
-        return Begun(self.encoders[modality].begin(image), structure)
+        return Begun(self._encoder(modality).begin(image), structure)
 
     def finish(self, begun: Begun, modality: Modality) -> Encoded:
         """The rest, with dropout in training mode."""
-        features = self.encoders[modality].finish(begun.features)
+        features = self._encoder(modality).finish(begun.features)
         projected = self.project[modality](features).float()
         if begun.structure is not None:
             projected = projected + begun.structure
@@ -238,6 +245,9 @@ class DualEncoder(nn.Module):
         if not self.aleatoric:
             return Encoded(features, embedding, embedding.new_zeros(embedding[:, :1].shape))
         return Encoded(features, embedding, self.maps[modality](features).float())
+
+    def _encoder(self, modality: Modality) -> OpticalEncoder | SarEncoder:
+        return cast("OpticalEncoder | SarEncoder", self.encoders[modality])
 
     def forward(self, image: Tensor, modality: Modality) -> Encoded:
         """(B, 3 or 1, H, W) images, sides multiples of 16, of either sensor."""

@@ -15,8 +15,8 @@ from sn9reg.training.sample import Geometry, Photometry
 @dataclass(frozen=True)
 class Phase:
     """One of the two phases, by Adam. batch: pairs a step, of which there are `accumulate`. steps: 0 to leave it out.
-    warmup: steps up to the full rate. schedule: from there `constant` or `cosine` down to nothing. patience: validations
-    without gain before it stops, 0 for never."""
+    warmup: steps up to the full rate. schedule: from there `constant` or `cosine` down to nothing. patience:
+    validations without gain before it stops, 0 for never."""
 
     steps: int
     rate: float
@@ -44,9 +44,10 @@ class DualConfig:
     """Defaults are the paper's (Huang et al., Table 2 and sections 3.2.4, 3.3 and 4.2), where it says.
 
     sources: folders of registered pairs. aleatoric: with modules for the uncertainty of the data. dropout: share of the
-    paper's rates. structure: see `networks.dual_encoder.Structure`. contrastive, rotation: what the pre-training asks for. temperature: of both losses. cells: of each
-    pair, drawn for the contrastive loss; window: side of the square of cells whose mean it sees, odd. uncertainty: weight of that loss in fine-tuning. geometry: `optical` and `sar`
-    are the sides of the crops, pixels. colours: share of samples whose three optical bands differ.
+    paper's rates. structure: see `networks.dual_encoder.Structure`. contrastive, rotation: what the pre-training asks
+    for. temperature: of both losses. cells: of each pair, drawn for the contrastive loss; window: side of the square of
+    cells whose mean it sees, odd. uncertainty: weight of that loss in fine-tuning. geometry: `optical` and `sar` are
+    the sides of the crops, pixels. colours: share of samples whose three optical bands differ.
     """
 
     sources: tuple[Source, ...]

@@ -81,4 +81,4 @@ def crops(
         one = Patch(np.stack(seen), one.valid)
         other = Patch(augment_sar(other.values[0], config.photometry, random)[None], other.valid)
     inputs = optical_input(one), sar_input(other, SarLog.of(other.values, other.valid))
-    return Crops(*(torch.from_numpy(image) for image in inputs), torch.from_numpy(place))
+    return Crops(torch.from_numpy(inputs[0]), torch.from_numpy(inputs[1]), torch.from_numpy(place))

@@ -53,7 +53,9 @@ def train_dual(
             seed = config.seed + 7919 * number + done
             # What is turned by quarters already has no rotation to be predicted.
             geometry = replace(config.geometry, quarters=name == "finetuning")
-            samples = DualSamples(replace(config, geometry=geometry), [(source, pairs) for source, pairs, _ in loaded], seed)
+            samples = DualSamples(
+                replace(config, geometry=geometry), [(source, pairs) for source, pairs, _ in loaded], seed
+            )
             batches = DataLoader(
                 samples, max(1, phase.batch // phase.accumulate), collate_fn=collate, num_workers=config.workers
             )

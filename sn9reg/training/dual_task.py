@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, cross_entropy, normalize
 
 from sn9reg.cells.pairing import weighted_similarity
-from sn9reg.networks.dual_encoder import CELL, DualEncoder, Encoded
+from sn9reg.networks.dual_encoder import CELL, WIDTHS, DualEncoder, Encoded
 from sn9reg.training.dual_config import DualConfig, Phase
 from sn9reg.training.dual_data import Crops
 from sn9reg.training.dual_losses import contrastive, found, likelihood, matching, placed
@@ -20,8 +20,8 @@ _RIGHT = 3 / CELL  # cells
 
 
 class DualTask(lightning.LightningModule):
-    """Validation logs `matched`: the share of SAR cells whose best optical position lies within 3 pixels of the true one,
-    of all positions in the crop; and `whole`: the share of SAR crops that lie there as a whole.
+    """Validation logs `matched`: the share of SAR cells whose best optical position lies within 3 pixels of the true
+    one, of all positions in the crop; and `whole`: the share of SAR crops that lie there as a whole.
 
     phase: `pretraining` (contrastive loss and rotation prediction) or `finetuning` (matching and uncertainty).
     """
@@ -35,8 +35,8 @@ class DualTask(lightning.LightningModule):
         # Section 3.3.2: two layers, 256 and 4 wide, for four angles.
         self.rotation = nn.ModuleDict(
             {
-                kind: nn.Sequential(nn.Linear(encoder.channels, 256), nn.ReLU(), nn.Linear(256, 4))
-                for kind, encoder in self.network.encoders.items()
+                kind: nn.Sequential(nn.Linear(width, 256), nn.ReLU(), nn.Linear(256, 4))
+                for kind, width in WIDTHS.items()
             }
         )
         self.scale = nn.Parameter(torch.tensor(3.5))  # ln of it
@@ -71,9 +71,10 @@ class DualTask(lightning.LightningModule):
         count, _, height, width = sar.shape
         rows, cols = (torch.randint(n, (count, self.config.cells), device=sar.device) for n in (height, width))
         offset = (place.float() / CELL).round().long()
-        there = [(n + offset[:, k, None]).clamp_max(size - 1) for n, k, size in zip(
-            (rows, cols), (0, 1), optical.shape[-2:], strict=True
-        )]
+        there = [
+            (n + offset[:, k, None]).clamp_max(size - 1)
+            for n, k, size in zip((rows, cols), (0, 1), optical.shape[-2:], strict=True)
+        ]
         pair = torch.arange(count, device=sar.device)[:, None]
         return (
             sar[pair, :, rows, cols].flatten(0, 1),
@@ -116,7 +117,7 @@ class DualTask(lightning.LightningModule):
     def validation_step(self, batch: Crops, index: int) -> None:
         optical, sar = self.network(batch.optical, "optical"), self.network(batch.sar, "sar")
         similarity, truth, _ = self._compared(optical, sar, batch.place)
-        _, xy = found(similarity, tuple(optical.embedding.shape[-2:]), self.config.temperature)  # type: ignore[arg-type]
+        _, xy = found(similarity, tuple(optical.embedding.shape[-2:]), self.config.temperature)
         right = ((xy - truth).norm(dim=-1) <= _RIGHT).float().mean()
         self.log("matched", right, prog_bar=True, batch_size=len(batch.place))
         _, best = self._placed(optical, sar, batch.place)
@@ -128,7 +129,9 @@ class DualTask(lightning.LightningModule):
         optimiser = torch.optim.Adam(self.parameters(), lr=phase.rate, weight_decay=phase.decay)
 
         def rate(step: int) -> float:
-            falling = 0.5 * (1 + math.cos(math.pi * min(1.0, step / phase.steps))) if phase.schedule == "cosine" else 1.0
+            falling = (
+                0.5 * (1 + math.cos(math.pi * min(1.0, step / phase.steps))) if phase.schedule == "cosine" else 1.0
+            )
             return falling * min(1.0, (step + 1) / (phase.warmup + 1))
 
         schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, rate)

@@ -1,0 +1,207 @@
+"""Calibrate a matcher: from what it says of itself to probabilities and errors, and the verdict on a pair.
+
+    python -m pipelines.calibrate [--matcher hybrid] [--parts sen12,3mos,scenes] [--out work/calibration]
+        [--data ../shared/data] [--every N] [--ship]
+
+Matches pairs whose truth is known, and as many that do not belong together: patches of SEN1-2 that no network of ours
+was trained on, and of 3MOS, the SAR image displaced by up to 20 px; simulated scenes with terrain. What comes out of a
+pair is kept in the folder, so that a stopped run goes on. Writes OUT/MATCHER.json, which `sn9reg align --calibration`
+takes; --ship puts it among the weights, and for the default matcher the verdict's model, too.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from sn9reg.benchmark import save_patch
+from sn9reg.calibration import Linear, as_json
+from sn9reg.correspondences import Floats
+from sn9reg.evidence import Evidence, gather
+from sn9reg.fitting import Fit, fit
+from sn9reg.grid import Points
+from sn9reg.matchers import DEFAULT_MATCHER
+from sn9reg.matchers.base import Matcher, make_matcher
+from sn9reg.matchers.template import TemplateMatcher
+from sn9reg.offsets import open_offsets
+from sn9reg.pair_folder import PairFiles, pair_files
+from sn9reg.scene import Patch, ScenePair, open_pair
+from sn9reg.simulate import simulate
+from sn9reg.training.calibrate import Sample, fit_matcher, fit_pair
+from sn9reg.training.split import hold_out
+
+SHIFT = 20  # pixels
+RIGHT = 3.0  # matched pixels of median error up to which a warp is right; ten times that of a scene with terrain
+SCENES = tuple((seed, looks) for seed, looks in zip(range(501, 511), (1, 2, 4, 8, 1, 2, 4, 8, 2, 4), strict=True))
+_WEIGHTS = Path("sn9reg/weights/calibration.json")
+
+# Where (N, 2) optical places of the common grid, in pixels, have their counterparts; None for pairs that have none.
+Known = Callable[[ScenePair, Points], Points]
+Truth = Known | None
+
+
+@dataclass(frozen=True)
+class Case:
+    """One pair to be matched. tolerance: median error, matched pixels, up to which its warp is right."""
+
+    name: str
+    optical: Path
+    sar: Path
+    pixel_frame: bool
+    truth: Truth
+    tolerance: float = RIGHT
+    weight: float = 1.0
+
+
+def observe(case: Case, matcher: Matcher, witness: TemplateMatcher) -> Sample:
+    """What a matcher makes of a pair, and the truth."""
+    with open_pair(case.optical, case.sar, pixel_frame=case.pixel_frame) as pair:
+        matches = matcher.match(pair)
+        fitted = fit(matches)
+        evidence = Evidence(np.zeros((0, 2)), np.zeros(0))
+        if fitted.fitted:
+            evidence = gather(pair, fitted.warp, matches.step, witness.extractor(pair.overview(pair.sar)[0]))
+        observed = (matches, fitted, evidence)
+        if case.truth is None:
+            return Sample.of(False, observed, np.full(len(matches), np.inf), (np.zeros(0), np.zeros(0)), case.weight)
+        off = np.hypot(*(matches.sar_xy - case.truth(pair, matches.optical_xy)).T) / matches.step
+        raw, true = _field(pair, fitted, case.truth, matches.step * pair.grid.resolution)
+        right = fitted.fitted and float(np.median(true)) <= case.tolerance
+        return Sample.of(right, observed, off, (raw, true), case.weight)
+
+
+def _field(pair: ScenePair, fitted: Fit, truth: Known, pixel: float) -> tuple[Floats, Floats]:
+    """A warp's own sigma and its error, in matched pixels, at 10 x 10 places of the overlap."""
+    window = pair.overlap
+    sides = ((window.col, window.width), (window.row, window.height))
+    x, y = (np.linspace(start, start + size - 1, 12)[1:-1] for start, size in sides)
+    places = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
+    there = truth(pair, places)
+    places, there = (points[np.isfinite(there).all(axis=1)] for points in (places, there))
+    here = pair.grid.to_map(places)
+    return fitted.warp.error(here) / pixel, np.hypot(*(fitted.warp(here) - pair.grid.to_map(there)).T) / pixel
+
+
+def folder_cases(
+    name: str, files: list[PairFiles], scratch: Path, wrong: bool = True, rim: int = SHIFT
+) -> Iterator[Case]:
+    """Every pair with its SAR image displaced at random, and every optical image with the SAR image of another."""
+    random = np.random.default_rng(0)
+    for k, own in enumerate(files):
+        for other in (own, files[(k + len(files) // 2) % len(files)]) if wrong else (own,):
+            optical, sar = own.read()[0], other.read()[1]
+            yield displaced(f"{name}_{own.name}_{other.name}", optical, sar, own is other, scratch, random, rim)
+
+
+def displaced(
+    name: str, optical: Patch, sar: Patch, true: bool, scratch: Path, random: np.random.Generator, rim: int = SHIFT
+) -> Case:
+    """A pair of patches as files: what lies `rim` pixels inside of one, and of the other, displaced at random."""
+    shift = random.integers(-rim, rim + 1, 2)
+    height, width = (min(a, b) - 2 * rim for a, b in zip(optical.valid.shape, sar.valid.shape, strict=True))
+    for patch, (x, y), kind in ((optical, (rim, rim), "opt"), (sar, rim - shift, "sar")):
+        part = np.s_[y : y + height, x : x + width]
+        save_patch(scratch / f"{name}_{kind}.tif", Patch(patch.values[(slice(None), *part)], patch.valid[part]))
+    truth = (lambda _, xy: xy + shift) if true else None
+    return Case(name, scratch / f"{name}_opt.tif", scratch / f"{name}_sar.tif", True, truth)
+
+
+def scene_cases(scratch: Path, size: tuple[int, int] = (1100, 1000)) -> Iterator[Case]:
+    """Simulated scenes, each with its own SAR image and with that of the one before."""
+    before: Path | None = None
+    for seed, looks in SCENES:
+        scene = simulate(scratch / f"scene{seed}", *size, seed=seed, looks=looks)
+        yield Case(f"scene{seed}", scene.optical, scene.sar, False, offsets_truth(scene.offsets), 10 * RIGHT, 4.0)
+        if before is not None:
+            yield Case(f"scene{seed}_wrong", scene.optical, before, True, None, weight=4.0)
+        before = scene.sar
+
+
+def offsets_truth(path: Path) -> Truth:
+    """The exact field of a simulated scene; NaN outside of the optical image."""
+
+    def truth(pair: ScenePair, xy: Points) -> Points:
+        here = pair.optical.grid.to_pixel(pair.grid.map_to_crs(pair.grid.to_map(xy), pair.optical.grid.crs))
+        size = np.array([pair.optical.grid.width, pair.optical.grid.height])
+        inside = ((here >= -0.5) & (here <= size - 0.5)).all(axis=1)
+        moved = np.full_like(here, np.nan)
+        with open_offsets(path) as exact:
+            moved[inside] = here[inside] + exact.sample(here[inside])[:, :2]
+        there = pair.optical.grid.map_to_crs(pair.optical.grid.to_map(moved), pair.grid.crs)
+        return pair.grid.to_pixel(there)
+
+    return truth
+
+
+def unseen(files: list[PairFiles]) -> list[PairFiles]:
+    """The pairs of SEN1-2's training folder that the shipped networks' recipes hold out."""
+    held = hold_out([pair.read(native=True)[0].values.mean(axis=0) for pair in files], 0.08, 0)
+    return [pair for pair, out in zip(files, held, strict=True) if out]
+
+
+def cases(parts: list[str], data: Path, scratch: Path, every: int) -> Iterator[Case]:
+    """All the cases asked for, their files made on the way."""
+    if "sen12" in parts:
+        yield from folder_cases("sen12", unseen(pair_files(data / "sen12/train"))[::every], scratch)
+    if "3mos" in parts:
+        yield from folder_cases("3mos", pair_files(data / "3mos")[:: 2 * every], scratch)
+    if "scenes" in parts:
+        yield from scene_cases(scratch)
+
+
+def collect(found: Iterator[Case], matcher: Matcher, folder: Path) -> list[Sample]:
+    """Samples of the cases; those that lie in the folder already are read from there."""
+    witness = make_matcher(DEFAULT_MATCHER)
+    assert isinstance(witness, TemplateMatcher)
+    samples = []
+    for case in found:
+        kept = folder / f"{case.name}.npz"
+        if not kept.exists():
+            np.savez(kept, **vars(observe(case, matcher, witness)))
+        with np.load(kept) as content:
+            values = {name: content[name] for name in content.files}
+        samples.append(Sample(**{name: v if v.ndim else v.item() for name, v in values.items()}))
+    return samples
+
+
+@click.command()
+@click.option("--matcher", "name", default=DEFAULT_MATCHER, show_default=True)
+@click.option("--parts", default="sen12,3mos,scenes", show_default=True)
+@click.option("--data", type=click.Path(path_type=Path), default=Path("../shared/data"), show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), default=Path("work/calibration"), show_default=True)
+@click.option("--every", default=1, show_default=True, help="Only each so manieth pair of a folder.")
+@click.option("--weights", help="A matcher's own weights.")
+@click.option("--ship", is_flag=True, help="Put the result among the weights.")
+def main(name: str, parts: str, data: Path, out: Path, every: int, weights: str | None, ship: bool) -> None:
+    """Collect, fit, write."""
+    folder = out / name
+    folder.mkdir(parents=True, exist_ok=True)
+    matcher = make_matcher(name, **({"weights": weights} if weights else {}))
+    with tempfile.TemporaryDirectory() as scratch:
+        samples = collect(cases(parts.split(","), data, Path(scratch), every), matcher, folder)
+    stored: dict[str, Any] = json.loads(_WEIGHTS.read_text()) if _WEIGHTS.exists() else {"pair": None, "matchers": {}}
+    if name == DEFAULT_MATCHER:
+        stored["pair"] = vars(fit_pair(samples))
+    facts = {
+        "pairs": len(samples),
+        "right": sum(s.right for s in samples),
+        "matches": sum(len(s.off) for s in samples),
+        "parts": parts,
+    }
+    calibration = as_json(fit_matcher(name, samples, Linear(**stored["pair"]), facts))
+    (out / f"{name}.json").write_text(json.dumps(calibration, indent=1))
+    click.echo(f"{out / name}.json: {facts}")
+    if ship:
+        stored["matchers"][name] = calibration
+        _WEIGHTS.write_text(json.dumps(stored, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
