@@ -21,7 +21,7 @@ lint: $(VENV)/.installed
 	$(BIN)/lint-imports
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 benchmark: $(VENV)/.installed
 	$(BIN)/python -m pipelines.benchmark

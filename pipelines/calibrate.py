@@ -24,7 +24,7 @@ import numpy as np
 from sn9reg.benchmark import save_patch
 from sn9reg.calibration import Linear, as_json
 from sn9reg.correspondences import Floats
-from sn9reg.evidence import Evidence, gather
+from sn9reg.evidence import NO_EVIDENCE, gather
 from sn9reg.fitting import Fit, fit
 from sn9reg.grid import Points
 from sn9reg.matchers import DEFAULT_MATCHER
@@ -65,7 +65,7 @@ def observe(case: Case, matcher: Matcher, witness: TemplateMatcher) -> Sample:
     with open_pair(case.optical, case.sar, pixel_frame=case.pixel_frame) as pair:
         matches = matcher.match(pair)
         fitted = fit(matches)
-        evidence = Evidence(np.zeros((0, 2)), np.zeros(0))
+        evidence = NO_EVIDENCE
         if fitted.fitted:
             evidence = gather(pair, fitted.warp, matches.step, witness.extractor(pair.overview(pair.sar)[0]))
         observed = (matches, fitted, evidence)

@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from sn9reg.correspondences import Floats
 from sn9reg.dense.lattice import Lattice
@@ -19,8 +20,9 @@ from sn9reg.grid import Points, Window
 from sn9reg.scene import ScenePair
 from sn9reg.warp import Warp, least_squares_affine
 
-_TEMPLATE, _LEAST, _RADIUS, _MARGIN = 96, 24, 40, 20  # pixels of the level
+_TEMPLATE, _LEAST, _RADIUS, _MARGIN = 128, 24, 48, 20  # pixels of the level
 _REACH = 2  # pixels around the place that the warp says that count as it
+_ELSEWHERE = 8  # pixels beyond which a place of the surface is another one
 _PLACES = 36  # at most, about
 _STRAIGHT = 0.02  # the SAR scene is turned and scaled back where the warp does that by more
 
@@ -28,10 +30,12 @@ _STRAIGHT = 0.02  # the SAR scene is turned and scaled back where the warp does 
 @dataclass(frozen=True)
 class Evidence:
     """What N templates say of a warp. optical_xy: (N, 2) pixels of the common grid. standing: (N,) by how many standard
-    deviations of its surroundings the similarity at the warp's place stands above their mean."""
+    deviations of its surroundings the similarity at the warp's place stands above their mean. lead: of all templates
+    together, by how many standard deviations it stands above the next best place."""
 
     optical_xy: Points
     standing: Floats
+    lead: float
 
     def __len__(self) -> int:
         return len(self.standing)
@@ -44,6 +48,9 @@ class Evidence:
     def total(self) -> float:
         """Of all templates together: by how many standard deviations their sum stands above chance."""
         return self.mean * math.sqrt(len(self))
+
+
+NO_EVIDENCE = Evidence(np.zeros((0, 2)), np.zeros(0), 0.0)
 
 
 def gather(pair: ScenePair, warp: Warp, step: float, extract: FeatureExtractor) -> Evidence:
@@ -69,13 +76,23 @@ def gather(pair: ScenePair, warp: Warp, step: float, extract: FeatureExtractor) 
     level = Level(factor, side, _RADIUS, _MARGIN)
     surfaces = search(pair, level, nodes, there - nodes, extract)
     values = surfaces.values[surfaces.usable]
+    if not len(values):
+        return NO_EVIDENCE
+    mean, spread = values.mean(axis=(1, 2), keepdims=True), values.std(axis=(1, 2), keepdims=True)
+    standard = (values - mean) / np.maximum(spread, 1e-9)
     # Where in the surface the warp's place lies: the middle, but for the fraction of a pixel.
     middle = slice(_RADIUS - _REACH, _RADIUS + _REACH + 1)
-    here = values[:, middle, middle].max(axis=(1, 2)) if len(values) else np.zeros(0, np.float32)
-    flat = values.reshape(len(values), -1)
-    spread = np.maximum(flat.std(axis=1), 1e-9)
-    standing = (here - flat.mean(axis=1)) / spread
-    return Evidence((nodes[surfaces.usable] + 0.5) * factor - 0.5, standing.astype(np.float64))
+    standing = standard[:, middle, middle].max(axis=(1, 2))
+    return Evidence((nodes[surfaces.usable] + 0.5) * factor - 0.5, standing.astype(np.float64), _lead(standard))
+
+
+def _lead(surfaces: npt.NDArray[np.float32]) -> float:
+    """Of (N, D, D) surfaces: by how many standard deviations their mean is higher at the middle than elsewhere."""
+    together = surfaces.mean(axis=0, dtype=np.float64)
+    y, x = np.indices(together.shape) - _RADIUS
+    distance = np.maximum(np.abs(x), np.abs(y))
+    here, elsewhere = together[distance <= _REACH].max(), together[distance > _ELSEWHERE].max()
+    return float((here - elsewhere) / max(float(together.std()), 1e-9))
 
 
 def _moved(pair: ScenePair, warp: Warp, nodes: Points, factor: int) -> Points:
@@ -84,7 +101,7 @@ def _moved(pair: ScenePair, warp: Warp, nodes: Points, factor: int) -> Points:
     return (pair.grid.to_pixel(warp(optical_map)) + 0.5) / factor - 0.5
 
 
-def _straight(nodes: Points, there: Points) -> np.ndarray:
+def _straight(nodes: Points, there: Points) -> npt.NDArray[np.float64]:
     """(3, 3) the affine nearest to the warp; the identity where there are too few places to tell."""
     matrix = np.eye(3)
     if len(nodes) >= 4:

@@ -53,16 +53,16 @@ class CellEncoder:
 
     def weigh(self, pair: ScenePair) -> None:
         """Learn from a glance at the pair how much either sensor's uncertainty is to count (section 3.2.3)."""
+        self.weigh_patches(*(_middle(pair.overview(scene)[0]) for scene in (pair.optical, pair.sar)))
+
+    def weigh_patches(self, optical: Patch, sar: Patch) -> None:
+        """As `weigh`, from two patches."""
         if not self.network.aleatoric:
             return
-        seen = []
-        scenes: tuple[tuple[Scene | PosedScene, Modality], ...] = ((pair.optical, "optical"), (pair.sar, "sar"))
-        for scene, modality in scenes:
-            patch, _ = pair.overview(scene)
-            seen.append(self._begin_and_finish(_middle(patch), modality).features)
+        seen = [self._begin_and_finish(patch, kind).features for patch, kind in _kinds(optical, sar)]
         with torch.no_grad():
-            optical, sar = self.network.fusion(*seen)[0].tolist()
-        self.weight = {"optical": optical, "sar": sar}
+            one, other = self.network.fusion(*seen)[0].tolist()
+        self.weight = {"optical": one, "sar": other}
 
     def __call__(self, patch: Patch, modality: Modality) -> CellMaps:
         """(bands, h, w) pixels, sides multiples of a cell, to (h / 4, w / 4) cells."""
@@ -134,6 +134,10 @@ class EncodedScene:
         """All that the encoder says of a window, see `read`."""
         pixels = Window(*(n * CELL for n in (window.col, window.row, window.width, window.height)))
         return self.encoder(self.scene.read(pixels, factor // CELL), self.modality)
+
+
+def _kinds(optical: Patch, sar: Patch) -> tuple[tuple[Patch, Modality], tuple[Patch, Modality]]:
+    return (optical, "optical"), (sar, "sar")
 
 
 def _middle(patch: Patch) -> Patch:

@@ -6,6 +6,8 @@ section 1 and figure 1 (the matching head). Positions count in cells, (x, y), in
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -70,3 +72,33 @@ def mutual(volume: Tensor) -> Tensor:
             part = highest[dy : dy + height, dx : dx + width]
             torch.maximum(part, volume[dy, dx], out=part)
     return volume.flatten(0, 1).amax(dim=0) >= highest[row, col]
+
+
+class CellPairs(NamedTuple):
+    """optical_xy, sar_xy: (N, 2) places of mutual nearest neighbours, in cells, the latter refined. similarity: (N,),
+    weighed by confidence. optical, sar: (N,) flat indices of the cells."""
+
+    optical_xy: Tensor
+    sar_xy: Tensor
+    similarity: Tensor
+    optical: Tensor
+    sar: Tensor
+
+
+def nearest_anywhere(optical: Tensor, sar: Tensor, temperature: float = 0.07) -> CellPairs:
+    """Mutual nearest neighbours of all cells with all, as the paper matches.
+
+    optical: (C, h, w), sar: (C, H, W) weighed embeddings; what is not valid has length 0. temperature: of the softmax
+    by whose mean positions are refined.
+    """
+    similarity = optical.flatten(1).T @ sar.flatten(1)
+    similarity[optical.flatten(1).norm(dim=0) == 0] = -torch.inf
+    similarity[:, sar.flatten(1).norm(dim=0) == 0] = -torch.inf
+    forth, back = similarity.argmax(dim=1), similarity.argmax(dim=0)
+    own = torch.arange(len(forth))
+    chosen = own[(back[forth] == own) & torch.isfinite(similarity[own, forth])]
+    there, width = forth[chosen], sar.shape[-1]
+    share = (similarity[chosen] / temperature).softmax(dim=1).reshape(len(chosen), *sar.shape[-2:])
+    best = torch.stack([there % width, there // width], dim=1)
+    here = torch.stack([chosen % optical.shape[-1], chosen // optical.shape[-1]], dim=1)
+    return CellPairs(here.float(), soft_position(share, best), similarity[chosen, there], chosen, there)

@@ -52,7 +52,7 @@ class DualEncoderMatcher(TemplateMatcher):
     Raises InputError where there are no weights or they do not fit, ConfigError for options that make no sense.
     """
 
-    name = network = "dual-encoder"
+    name = "dual-encoder"
     cell = CELL
 
     def __init__(

@@ -1,0 +1,160 @@
+"""Does the confidence mean what it says? Checked on pairs that no calibration was fitted to.
+
+    python -m pipelines.confidence [--matcher hybrid] [--data ../shared/data] [--parts sen12/val,gf3_1m,scenes]
+        [--wrong 100] [--every 1] [--out work/confidence] [--calibration FILE]
+
+Registers each pair of the folders with its SAR image displaced by up to 20 px, as many pairs as asked for that do not
+belong together, and simulated scenes of seeds of their own. Prints, per set: the calibration error of the matches'
+probabilities, the rank correlation of predicted and true error, the share of true errors within one and two sigma
+(39 and 86 % of normal deviations in the plane), and what the verdict and its expected error were worth.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from scipy.stats import spearmanr
+
+from pipelines.calibrate import SHIFT, Case, displaced, offsets_truth
+from sn9reg.correspondences import Floats
+from sn9reg.matchers import DEFAULT_MATCHER
+from sn9reg.matchers.base import make_matcher
+from sn9reg.metrics import ece, mma
+from sn9reg.pair_folder import pair_files
+from sn9reg.register import Registration, register
+from sn9reg.scene import open_pair
+from sn9reg.simulate import simulate
+
+RIGHT = 3.0  # pixels
+SCENES = ((3, 2), (21, 4), (22, 8), (701, 1), (702, 2), (703, 4))  # seeds and looks
+SIDE = (1200, 1000)
+
+
+@dataclass(frozen=True)
+class Checked:
+    """One pair. belongs: whether it does. off, probability, sigma: (N,) of its matches, pixels of the common grid.
+    true, claimed: (M,) error of the warp and its sigma, pixels. expected: median error that was promised."""
+
+    belongs: bool
+    registered: bool
+    probability_of_pair: float
+    off: Floats
+    probability: Floats
+    sigma: Floats
+    true: Floats
+    claimed: Floats
+    expected: float
+
+    @property
+    def error(self) -> float:
+        return float(np.median(self.true)) if len(self.true) else np.inf
+
+
+def check(case: Case, registration: Registration) -> Checked:
+    """A registration against the truth."""
+    verdict, matches = registration.verdict, registration.matches
+    common = (verdict.registered, verdict.probability)
+    none = np.zeros(0)
+    if case.truth is None:
+        return Checked(False, *common, none, none, none, none, none, np.nan)
+    with open_pair(case.optical, case.sar, pixel_frame=case.pixel_frame) as pair:
+        off = np.hypot(*(matches.sar_xy - case.truth(pair, matches.optical_xy)).T)
+        window = pair.overlap
+        x, y = (np.linspace(a, a + n - 1, 40) for a, n in ((window.col, window.width), (window.row, window.height)))
+        places = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
+        there = case.truth(pair, places)
+    places, there = (points[np.isfinite(there).all(axis=1)] for points in (places, there))
+    here, pixel = registration.grid.to_map(places), registration.grid.resolution
+    true = np.hypot(*(registration.grid.to_pixel(registration.warp(here)) - there).T)
+    claimed = registration.warp.error(here) / pixel
+    expected = verdict.error / pixel
+    return Checked(True, *common, off, matches.score, matches.sigma, true, claimed, expected)
+
+
+def summary(found: list[Checked]) -> dict[str, Any]:
+    """The figures of a set."""
+    own, others = [c for c in found if c.belongs], [c for c in found if not c.belongs]
+    off, probability, sigma = (
+        np.concatenate([getattr(c, name) for c in own]) for name in ("off", "probability", "sigma")
+    )
+    good = [c for c in own if c.registered]
+    ratio = np.concatenate([c.true / c.claimed for c in good]) if good else np.zeros(1)
+    promise = np.array([c.error / c.expected for c in good])
+    return {
+        "pairs": len(own),
+        "ece": ece(np.clip(probability, 0, 1), off <= RIGHT),
+        "spearman": float(spearmanr(sigma, off)[0]),
+        "mma_1": mma([c.off for c in own], 1.0),
+        "mma_3": mma([c.off for c in own], 3.0),
+        "matches_within_1_sigma": float((off < sigma).mean()),
+        "matches_within_2_sigma": float((off < 2 * sigma).mean()),
+        "registered": sum(c.registered for c in own) / len(own),
+        "registered_right": sum(c.registered and c.error <= RIGHT for c in own) / len(own),
+        "right_but_refused": sum(not c.registered and c.error <= RIGHT for c in own),
+        "map_within_1_sigma": float((ratio < 1).mean()),
+        "map_within_2_sigma": float((ratio < 2).mean()),
+        "true_over_expected_median": float(np.median(promise)) if len(promise) else None,
+        "expected_within_factor_2": float(((promise > 0.5) & (promise < 2)).mean()) if len(promise) else None,
+        "wrong_pairs": len(others),
+        "wrong_registered": sum(c.registered for c in others),
+    }
+
+
+def folder_cases(folder: Path, scratch: Path, wrong: int, every: int) -> Iterator[Case]:
+    """Every pair, displaced, then pairs of an optical image with the SAR image of another place."""
+    files, random = pair_files(folder), np.random.default_rng(1)
+    for own in files[::every]:
+        yield displaced(own.name, *own.read(), True, scratch, random, SHIFT)
+    for k in np.linspace(0, len(files) - 1, wrong).astype(int):
+        other = files[(k + 1 + int(random.integers(len(files) - 1))) % len(files)]
+        optical, sar = files[k].read()[0], other.read()[1]
+        yield displaced(f"{files[k].name}_{other.name}", optical, sar, False, scratch, random, SHIFT)
+
+
+def scene_cases(scratch: Path) -> Iterator[Case]:
+    """Simulated scenes with terrain."""
+    for seed, looks in SCENES:
+        scene = simulate(scratch / f"scene{seed}", *SIDE, seed=seed, looks=looks)
+        yield Case(f"scene{seed}", scene.optical, scene.sar, False, offsets_truth(scene.offsets))
+
+
+@click.command()
+@click.option("--matcher", "name", default=DEFAULT_MATCHER, show_default=True)
+@click.option("--data", type=click.Path(path_type=Path), default=Path("../shared/data"), show_default=True)
+@click.option("--parts", default="sen12/val,gf3_1m,scenes", show_default=True)
+@click.option("--wrong", default=100, show_default=True, help="Pairs of each folder that do not belong together.")
+@click.option("--every", default=1, show_default=True, help="Only each so manieth pair of a folder.")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("work/confidence"), show_default=True)
+@click.option("--calibration", help="A calibration file [default: the one that ships].")
+@click.option("--weights", help="A matcher's own weights; then name their calibration, too.")
+def main(
+    name: str, data: Path, parts: str, wrong: int, every: int, out: Path, calibration: str | None, weights: str | None
+) -> None:
+    """Register, compare, print."""
+    out.mkdir(parents=True, exist_ok=True)
+    matcher = make_matcher(name, **({"weights": weights} if weights else {}))
+    with tempfile.TemporaryDirectory() as scratch:
+        for part in parts.split(","):
+            cases = scene_cases(Path(scratch)) if part == "scenes" else folder_cases(
+                data / part, Path(scratch), wrong, every
+            )  # fmt: skip
+            found = []
+            for case in cases:
+                registration = register(
+                    case.optical, case.sar, matcher=matcher, pixel_frame=case.pixel_frame, calibration=calibration
+                )
+                found.append(check(case, registration))
+            result = summary(found)
+            (out / f"{name}_{part.replace('/', '_')}.json").write_text(json.dumps(result, indent=1))
+            click.echo(f"{name}, {part}: {json.dumps(result)}")
+
+
+if __name__ == "__main__":
+    main()
