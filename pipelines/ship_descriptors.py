@@ -10,21 +10,18 @@ patch among all is an optical patch's own.
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
 import click
 import torch
 
-from pipelines.ship_weights import LICENCES, WEIGHTS, WEIGHTS_FILE, head_commit, sha256_of
-from sn9reg.training.config import as_dict, read_as
+from pipelines.ship_weights import WEIGHTS_FILE, ship, sources_card
+from sn9reg.training.config import read_as
 from sn9reg.training.dataset import Source, load
 from sn9reg.training.descriptor_config import DescriptorConfig
 from sn9reg.training.descriptor_data import HeldOut, collate
 from sn9reg.weights.store import load_descriptor
-
-_SIMULATED = ("full", "half", "quarter")
 
 
 @click.command()
@@ -35,14 +32,10 @@ _SIMULATED = ("full", "half", "quarter")
 def main(config_path: Path, run: Path, pairs: Path, note: str) -> None:
     """Ship the descriptor in RUN, trained by CONFIG."""
     config = read_as(config_path, DescriptorConfig)
-    manifest = json.loads((WEIGHTS / "manifest.json").read_text())
-    card = describe(config, config_path, run / WEIGHTS_FILE, measure(run / WEIGHTS_FILE, config, pairs))
-    if note:
-        card["note"] = note
-    manifest["descriptors"] = card
-    shutil.copyfile(run / WEIGHTS_FILE, WEIGHTS / card["file"])
-    (WEIGHTS / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
-    click.echo(json.dumps(card["measured"], indent=1))
+    measured = measure(run / WEIGHTS_FILE, config, pairs)
+    entry = sources_card("descriptors", config, config_path, run / WEIGHTS_FILE, measured)
+    ship("descriptors", entry | ({"note": note} if note else {}), run / WEIGHTS_FILE)
+    click.echo(json.dumps(measured, indent=1))
 
 
 @torch.no_grad()
@@ -55,25 +48,6 @@ def measure(weights: Path, config: DescriptorConfig, pairs: Path) -> dict[str, A
     nearest = (optical @ sar.T).argmax(dim=1)
     found = float((nearest == torch.arange(len(nearest))).double().mean())
     return {pairs.name: {"patches": len(nearest), "nearest_is_own": round(found, 3)}}
-
-
-def describe(config: DescriptorConfig, recipe: Path, weights: Path, measured: dict[str, Any]) -> dict[str, Any]:
-    """What the manifest says of the descriptor."""
-    folders = [Path(source.name).name for source in config.sources]
-    kinds = ["simulated" if folder in _SIMULATED else folder for folder in folders]
-    if unknown := sorted(set(kinds) - set(LICENCES)):
-        raise click.ClickException(f"nothing is known of the licence of {', '.join(unknown)}")
-    return {
-        "file": "descriptors.safetensors",
-        "sha256": sha256_of(weights),
-        "data": {source.name: f"{source.weight:g} of the pairs" for source in config.sources},
-        "licences": [LICENCES[kind] for kind in dict.fromkeys(kinds)],
-        "recipe": recipe.name,
-        "config": as_dict(config),
-        "seed": config.seed,
-        "commit": head_commit(),
-        "measured": measured,
-    }
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from sn9reg.benchmark import bench_patches
 from sn9reg.matchers.base import make_matcher
 from sn9reg.training.config import TrainingConfig, as_dict, read_config
 
+_SIMULATED = ("full", "half", "quarter")  # folders of simulated scenes
 WEIGHTS_FILE = "weights.safetensors"  # in a run's folder
 WEIGHTS = Path(__file__).parent.parent / "sn9reg" / "weights"
 # By the folder's name: what it is, and under which licence it may be used. Other folders may not train what ships.
@@ -95,6 +96,33 @@ def head_commit() -> str:
     """The commit at this time."""
     done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
     return done.stdout.strip()
+
+
+def sources_card(name: str, config: Any, recipe: Path, weights: Path, measured: dict[str, Any]) -> dict[str, Any]:
+    """What the manifest says of weights that were trained on `config.sources`."""
+    folders = [Path(source.name).name for source in config.sources]
+    kinds = ["simulated" if folder in _SIMULATED else folder for folder in folders]
+    if unknown := sorted(set(kinds) - set(LICENCES)):
+        raise click.ClickException(f"nothing is known of the licence of {', '.join(unknown)}")
+    return {
+        "file": f"{name}.safetensors",
+        "sha256": sha256_of(weights),
+        "data": {source.name: f"{source.weight:g} of the pairs" for source in config.sources},
+        "licences": [LICENCES[kind] for kind in dict.fromkeys(kinds)],
+        "recipe": recipe.name,
+        "config": as_dict(config),
+        "seed": config.seed,
+        "commit": head_commit(),
+        "measured": measured,
+    }
+
+
+def ship(name: str, entry: dict[str, Any], weights: Path) -> None:
+    """Put weights and their card into the package."""
+    manifest = json.loads((WEIGHTS / "manifest.json").read_text())
+    manifest[name] = entry
+    shutil.copyfile(weights, WEIGHTS / entry["file"])
+    (WEIGHTS / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
 
 
 if __name__ == "__main__":
