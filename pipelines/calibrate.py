@@ -29,9 +29,9 @@ from sn9reg.fitting import Fit, fit
 from sn9reg.grid import Points
 from sn9reg.matchers import DEFAULT_MATCHER
 from sn9reg.matchers.base import Matcher, make_matcher
-from sn9reg.matchers.template import TemplateMatcher
 from sn9reg.offsets import open_offsets
 from sn9reg.pair_folder import PairFiles, pair_files
+from sn9reg.register import witnesses
 from sn9reg.scene import Patch, ScenePair, open_pair
 from sn9reg.simulate import simulate
 from sn9reg.training.calibrate import Sample, fit_matcher, fit_pair
@@ -60,14 +60,14 @@ class Case:
     weight: float = 1.0
 
 
-def observe(case: Case, matcher: Matcher, witness: TemplateMatcher) -> Sample:
+def observe(case: Case, matcher: Matcher) -> Sample:
     """What a matcher makes of a pair, and the truth."""
     with open_pair(case.optical, case.sar, pixel_frame=case.pixel_frame) as pair:
         matches = matcher.match(pair)
         fitted = fit(matches)
         evidence = NO_EVIDENCE
         if fitted.fitted:
-            evidence = gather(pair, fitted.warp, matches.step, witness.extractor(pair.overview(pair.sar)[0]))
+            evidence = gather(pair, fitted.warp, matches.step, witnesses(pair))
         observed = (matches, fitted, evidence)
         if case.truth is None:
             return Sample.of(False, observed, np.full(len(matches), np.inf), (np.zeros(0), np.zeros(0)), case.weight)
@@ -158,13 +158,11 @@ def cases(parts: list[str], data: Path, scratch: Path, every: int) -> Iterator[C
 
 def collect(found: Iterator[Case], matcher: Matcher, folder: Path) -> list[Sample]:
     """Samples of the cases; those that lie in the folder already are read from there."""
-    witness = make_matcher(DEFAULT_MATCHER)
-    assert isinstance(witness, TemplateMatcher)
     samples = []
     for case in found:
         kept = folder / f"{case.name}.npz"
         if not kept.exists():
-            np.savez(kept, **vars(observe(case, matcher, witness)))
+            np.savez(kept, **vars(observe(case, matcher)))
         with np.load(kept) as content:
             values = {name: content[name] for name in content.files}
         samples.append(Sample(**{name: v if v.ndim else v.item() for name, v in values.items()}))

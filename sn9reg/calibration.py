@@ -37,7 +37,7 @@ MEDIAN = math.sqrt(2 * math.log(2))  # length of the median 2-D normal deviation
 _LOGIT = 8.0  # probabilities beyond this are not told apart
 _NEAR = 3  # places whose evidence counts for a match
 
-PAIR_FEATURES = ("standing", "total", "lead", "agreeing", "confirmed")
+PAIR_FEATURES = ("standing", "total", "lead", "unanimity", "agreeing", "confirmed")
 MATCH_FEATURES = ("sharpness", "score", "deviation", "witness", "gap", "pair", "spread", "standing")
 FIELD_FEATURES = ("deviation", "room", "standing")
 
@@ -103,11 +103,13 @@ class Calibration:
 
 
 def pair_features(matches: Correspondences, fit: Fit, evidence: Evidence) -> npt.NDArray[np.float64]:
-    """(1, 5) what says whether a pair is registered at all, by `PAIR_FEATURES`."""
+    """(1, 6) what says whether a pair is registered at all, by `PAIR_FEATURES`."""
     off = _deviation(matches, fit, matches.sar_map)
     agreeing = float((off < RIGHT_PX).sum()) / max(1, matches.tried)
     confirmed = float(witnesses_agree(matches).mean()) if len(matches) else 0.0
-    return np.array([[evidence.mean, min(evidence.total, 30.0), evidence.lead, min(agreeing, 1.0), confirmed]])
+    return np.array(
+        [[evidence.mean, min(evidence.total, 30.0), evidence.lead, evidence.unanimity, min(agreeing, 1.0), confirmed]]
+    )
 
 
 def match_features(matches: Correspondences, fit: Fit, evidence: Evidence, pair: float) -> npt.NDArray[np.float64]:

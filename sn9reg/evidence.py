@@ -8,6 +8,7 @@ not belong together it may do so once, by the choice of the warp, but not everyw
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +22,8 @@ from sn9reg.scene import ScenePair
 from sn9reg.warp import Warp, least_squares_affine
 
 _TEMPLATE, _LEAST, _RADIUS, _MARGIN = 128, 24, 48, 20  # pixels of the level
-_REACH = 2  # pixels around the place that the warp says that count as it
+_SLIP = 4  # pixels that the warp may be off and still be the one that is meant
+_REACH = 2  # pixels by which templates may differ from one another
 _ELSEWHERE = 8  # pixels beyond which a place of the surface is another one
 _PLACES = 36  # at most, about
 _STRAIGHT = 0.02  # the SAR scene is turned and scaled back where the warp does that by more
@@ -31,11 +33,13 @@ _STRAIGHT = 0.02  # the SAR scene is turned and scaled back where the warp does 
 class Evidence:
     """What N templates say of a warp. optical_xy: (N, 2) pixels of the common grid. standing: (N,) by how many standard
     deviations of its surroundings the similarity at the warp's place stands above their mean. lead: of all templates
-    together, by how many standard deviations it stands above the next best place."""
+    together, by how many standard deviations it stands above the next best place. unanimity: from 0 down, minus the
+    mean logarithm of how far from the warp's place each of the witnesses alone has its best."""
 
     optical_xy: Points
     standing: Floats
     lead: float
+    unanimity: float
 
     def __len__(self) -> int:
         return len(self.standing)
@@ -50,11 +54,12 @@ class Evidence:
         return self.mean * math.sqrt(len(self))
 
 
-NO_EVIDENCE = Evidence(np.zeros((0, 2)), np.zeros(0), 0.0)
+NO_EVIDENCE = Evidence(np.zeros((0, 2)), np.zeros(0), 0.0, -math.log(1 + _RADIUS))
 
 
-def gather(pair: ScenePair, warp: Warp, step: float, extract: FeatureExtractor) -> Evidence:
-    """Evidence for a warp. step: side of the pixels that are compared, common pixels.
+def gather(pair: ScenePair, warp: Warp, step: float, witnesses: Sequence[FeatureExtractor]) -> Evidence:
+    """Evidence for a warp. step: side of the pixels that are compared, common pixels. witnesses: features of different
+    kinds, whose similarities are added up; they err in different places, so that it counts when they agree.
 
     Raises InputError where a scene cannot be read.
     """
@@ -74,25 +79,42 @@ def gather(pair: ScenePair, warp: Warp, step: float, extract: FeatureExtractor) 
         back = np.linalg.inv(matrix)
         there = there @ back[:2, :2].T + back[:2, 2]
     level = Level(factor, side, _RADIUS, _MARGIN)
-    surfaces = search(pair, level, nodes, there - nodes, extract)
-    values = surfaces.values[surfaces.usable]
-    if not len(values):
+    each = [search(pair, level, nodes, there - nodes, witness) for witness in witnesses]
+    usable = np.all([surfaces.usable for surfaces in each], axis=0)
+    if not usable.any():
         return NO_EVIDENCE
-    mean, spread = values.mean(axis=(1, 2), keepdims=True), values.std(axis=(1, 2), keepdims=True)
-    standard = (values - mean) / np.maximum(spread, 1e-9)
-    # Where in the surface the warp's place lies: the middle, but for the fraction of a pixel.
-    middle = slice(_RADIUS - _REACH, _RADIUS + _REACH + 1)
-    standing = standard[:, middle, middle].max(axis=(1, 2))
-    return Evidence((nodes[surfaces.usable] + 0.5) * factor - 0.5, standing.astype(np.float64), _lead(standard))
+    values = [surfaces.values[usable] for surfaces in each]
+    standing, lead = _standing(_standard(np.sum(values, axis=0)))
+    off = [_best_distance(_standard(v).mean(axis=0)) for v in values]
+    unanimity = -float(np.mean(np.log1p(off)))
+    return Evidence((nodes[usable] + 0.5) * factor - 0.5, standing, lead, unanimity)
 
 
-def _lead(surfaces: npt.NDArray[np.float32]) -> float:
-    """Of (N, D, D) surfaces: by how many standard deviations their mean is higher at the middle than elsewhere."""
-    together = surfaces.mean(axis=0, dtype=np.float64)
-    y, x = np.indices(together.shape) - _RADIUS
-    distance = np.maximum(np.abs(x), np.abs(y))
-    here, elsewhere = together[distance <= _REACH].max(), together[distance > _ELSEWHERE].max()
-    return float((here - elsewhere) / max(float(together.std()), 1e-9))
+def _standard(surfaces: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """(N, D, D) surfaces with mean 0 and standard deviation 1."""
+    values = surfaces.astype(np.float64)
+    values -= values.mean(axis=(1, 2), keepdims=True)
+    return np.asarray(values / np.maximum(values.std(axis=(1, 2), keepdims=True), 1e-9))
+
+
+def _standing(surfaces: npt.NDArray[np.float64]) -> tuple[Floats, float]:
+    """(N,) height of (N, D, D) surfaces at the warp's place, and by how much their mean leads there."""
+    together = surfaces.mean(axis=0)
+    near = slice(_RADIUS - _SLIP, _RADIUS + _SLIP + 1)
+    row, col = np.unravel_index(int(together[near, near].argmax()), (2 * _SLIP + 1, 2 * _SLIP + 1))
+    row, col = int(row) + near.start, int(col) + near.start
+    # A warp that is off by a little is off everywhere.
+    here = np.s_[row - _REACH : row + _REACH + 1, col - _REACH : col + _REACH + 1]
+    standing = surfaces[:, here[0], here[1]].max(axis=(1, 2))
+    y, x = np.indices(together.shape)
+    elsewhere = together[np.maximum(np.abs(x - col), np.abs(y - row)) > _ELSEWHERE].max()
+    return standing, float((together[row, col] - elsewhere) / max(float(together.std()), 1e-9))
+
+
+def _best_distance(surface: npt.NDArray[np.float64]) -> float:
+    """How far from the middle of a surface its best place lies, pixels."""
+    row, col = np.unravel_index(int(surface.argmax()), surface.shape)
+    return math.hypot(int(row) - _RADIUS, int(col) - _RADIUS)
 
 
 def _moved(pair: ScenePair, warp: Warp, nodes: Points, factor: int) -> Points:

@@ -24,7 +24,7 @@ from sn9reg.fitting import Fit, fit
 from sn9reg.grid import Grid, Points
 from sn9reg.matchers import DEFAULT_MATCHER
 from sn9reg.matchers.base import Matcher, make_matcher
-from sn9reg.matchers.template import TemplateMatcher
+from sn9reg.matchers.hybrid import HybridMatcher
 from sn9reg.offsets import OffsetMap, from_nodes, node_positions, offsets_between
 from sn9reg.rasters import PathLike
 from sn9reg.scene import ScenePair, open_pair
@@ -219,7 +219,7 @@ def assess(
     """Matches and fit with calibrated errors, where there is a calibration, and the verdict on them."""
     if not fitted.fitted:
         return matches, fitted, refused(matches, fitted.reason)
-    evidence = gather(pair, fitted.warp, matches.step, _witness(pair))
+    evidence = gather(pair, fitted.warp, matches.step, witnesses(pair))
     logit = pair_logit(matches, fitted, evidence)
     if calibration is not None:
         calibrated = calibration.matches(matches, fitted, evidence, logit)
@@ -227,12 +227,9 @@ def assess(
     return matches, fitted, judge(matches, fitted.inliers, evidence, pair_probability(logit), fitted.error)
 
 
-def _witness(pair: ScenePair) -> FeatureExtractor:
-    """The features that give evidence, whatever was matched by: the default matcher's."""
-    matcher = make_matcher(DEFAULT_MATCHER)
-    if not isinstance(matcher, TemplateMatcher):
-        raise TypeError(f"{DEFAULT_MATCHER} has no dense features")
-    return matcher.extractor(pair.overview(pair.sar)[0])
+def witnesses(pair: ScenePair) -> tuple[FeatureExtractor, ...]:
+    """The features that give evidence, whatever was matched by: both kinds that the default matcher has."""
+    return HybridMatcher().kinds(pair.overview(pair.sar)[0])
 
 
 def _calibration(matcher: str, own_weights: bool, path: PathLike | None) -> Calibration | None:

@@ -136,7 +136,7 @@ def test_nodes_in_noise_alone_are_not_looked_at(matcher, tmp_path):
 def test_detectors_that_only_guess_do_not_register(matcher, tmp_path):
     with pair_of(tmp_path, (1100, 1200), (9, -6)) as pair:
         matches = matcher(Guessing, max_offset=100.0, max_points=64).match(pair)
-    assert not fit(matches).verdict.registered
+    assert not fit(matches).fitted
 
 
 def test_batches_of_any_size_find_the_same(matcher, tmp_path):

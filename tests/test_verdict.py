@@ -11,13 +11,12 @@ from affine import Affine
 from rasterio.crs import CRS
 
 from sn9reg.correspondences import Correspondences
-from sn9reg.evidence import Evidence
+from sn9reg.evidence import NO_EVIDENCE, Evidence
 from sn9reg.grid import Grid
 from sn9reg.verdict import LIKELY, judge, refused
 
 GRID = Grid(Affine(0.5, 0, 435000, 0, -0.5, 4181000), 4000, 4000, CRS.from_epsg(32637))
-FIRM = Evidence(np.arange(12.0).reshape(6, 2), np.array([3.0, 4.0, 5.0, 4.5, 3.5, 4.0]))
-NONE = Evidence(np.zeros((0, 2)), np.zeros(0))
+FIRM = Evidence(np.arange(12.0).reshape(6, 2), np.array([3.0, 4.0, 5.0, 4.5, 3.5, 4.0]), 5.0)
 
 
 def lattice(shift, side=20, tried=None, radius=40.0, step=1.0):
@@ -82,7 +81,7 @@ def test_the_reason_is_one_line(smooth, probability):
 
 
 def test_without_any_evidence_there_is_still_a_verdict(smooth):
-    verdict = judged(smooth, evidence=NONE, probability=0.02)
+    verdict = judged(smooth, evidence=NO_EVIDENCE, probability=0.02)
     assert not verdict.registered
     assert (verdict.standing, verdict.places) == (0, 0)
     assert "at 0 places" in verdict.reason
@@ -137,14 +136,14 @@ def test_agreement_grows_with_the_share_of_right_matches(share):
 
 @pytest.mark.parametrize("count", [0, 1, 4])
 def test_a_few_matches_have_no_witnesses(smooth, count):
-    verdict = judged(smooth.keep(np.arange(count) * 41), evidence=NONE, probability=0.0, error=math.nan)
+    verdict = judged(smooth.keep(np.arange(count) * 41), evidence=NO_EVIDENCE, probability=0.0, error=math.nan)
     assert not verdict.registered
     assert verdict.agreement == 0
     assert (verdict.matches, verdict.inliers) == (count, count)
 
 
 def test_no_matches_of_no_places():
-    verdict = judged(lattice(np.zeros((400, 2)), tried=0).keep(np.zeros(0, int)), evidence=NONE, probability=0.0)
+    verdict = judged(lattice(np.zeros((400, 2)), tried=0).keep(np.zeros(0, int)), evidence=NO_EVIDENCE, probability=0.0)
     assert not verdict.registered
     assert (verdict.agreement, verdict.coverage, verdict.tried) == (0, 0, 0)
 

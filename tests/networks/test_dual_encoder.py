@@ -3,7 +3,9 @@ is weighed, and how far a cell sees."""
 
 from __future__ import annotations
 
+import copy
 import math
+from functools import cache
 
 import numpy as np
 import pytest
@@ -26,7 +28,13 @@ def fresh(**options):
 
 
 def settled(**options):
-    """A network in eval mode whose batch normalisations are those of a trained one, see conftest `untrained`."""
+    """A network in eval mode whose batch normalisations are those of a trained one, see conftest `untrained`. Each is
+    a copy that may be changed."""
+    return copy.deepcopy(_settled(**options))
+
+
+@cache
+def _settled(**options):
     network = fresh(**options).train()
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -283,7 +291,7 @@ def test_a_fresh_network_sees_an_image_and_its_negative_alike_by_their_structure
         network = settled(structure=structure)
         with torch.no_grad():
             alike = cosine(network(given, modality).embedding, network(-given, modality).embedding)
-        assert (alike.min() > 0.97) is structure
+        assert (float(alike.min()) > 0.97) is structure
 
 
 @pytest.mark.parametrize("sign", [1, -1], ids=["like", "reversed"])
@@ -480,33 +488,28 @@ def test_in_half_precision_the_network_takes_less_than_15_mb(network):
     assert sum(parameter.numel() for parameter in network.parameters()) * 2 < 15e6
 
 
-# The last round's way up makes levels that nobody reads: `OpticalEncoder.finish` returns the finest alone. They are in
-# every file of weights and are computed in every pass. log_variance belongs to the loss, see training.
-UNREAD = ("encoders.optical.rounds.1.up.", "encoders.optical.rounds.1.up_share", "log_variance")
-
-
-@with_and_without
-def test_gradients_reach_all_that_is_read(structure):
-    network = settled(structure=structure).train()
+@pytest.fixture(scope="module", params=[False, True], ids=["paper", "structure"])
+def gradients(request):
+    """Parameter -> its gradient by a loss that uses embeddings, uncertainty and confidences."""
+    network = settled(structure=request.param).train()
     optical, sar = seen_by(network)
     generator = torch.Generator().manual_seed(0)
-    loss = sum(c.square().sum() + s.uncertainty.sum() for c, s in zip(network.confidences(optical, sar), (optical, sar)))
+    loss = sum(confidence.square().sum() for confidence in network.confidences(optical, sar))
     for seen in (optical, sar):
-        loss = loss + (seen.embedding * torch.randn(seen.embedding.shape, generator=generator)).sum()
+        drawn = torch.randn(seen.embedding.shape, generator=generator)
+        loss = loss + seen.uncertainty.sum() + (seen.embedding * drawn).sum()
     loss.backward()
-    for name, parameter in network.named_parameters():
-        if name.startswith(UNREAD):
-            continue
-        assert parameter.grad is not None, name
-        assert parameter.grad.isfinite().all(), name
-        assert parameter.grad.abs().max() > 0, name
+    return {name: parameter.grad for name, parameter in network.named_parameters()}
 
 
-def test_gradients_reach_every_parameter_but_that_of_the_loss(paper):
-    """BUG, reported: fails while the last round of BiFPN computes, trains nothing in, and saves its way up."""
-    network = settled()
-    optical, sar = seen_by(network)
-    loss = optical.embedding[:, 0].sum() + sar.embedding[:, 0].sum() + sum(c.sum() for c in network.confidences(optical, sar))
-    loss.backward()
-    without = [name for name, parameter in network.named_parameters() if parameter.grad is None]
-    assert without == ["log_variance"]
+def test_what_gets_a_gradient_gets_one_that_moves_it(gradients):
+    for name, gradient in gradients.items():
+        if gradient is not None:
+            assert gradient.isfinite().all(), name
+            assert gradient.abs().max() > 0, name
+
+
+def test_gradients_reach_every_parameter_but_that_of_the_loss(gradients):
+    # FAILS, reported: `OpticalEncoder.finish` returns the finest level alone, so that the way up of the last round,
+    # `encoders.optical.rounds.1.up` and `.up_share`, is computed in every pass, never trained, and saved.
+    assert [name for name, gradient in gradients.items() if gradient is None] == ["log_variance"]

@@ -1,7 +1,6 @@
 """training.dual_config: YAML files of a dual encoder's training."""
 
 import dataclasses
-import math
 import re
 from pathlib import Path
 
@@ -46,8 +45,8 @@ def read(path):
     return read_as(path, DualConfig)
 
 
-def test_there_is_a_file_to_test():
-    assert "dual-encoder" in {path.stem for path in FILES}
+def test_there_are_files_to_test():
+    assert {"dual-encoder", "uncertainty"} <= {path.stem for path in FILES}
 
 
 @every_file
@@ -73,11 +72,9 @@ def test_every_file_that_ships_describes_a_network(path):
 
 
 @every_file
-def test_every_file_that_ships_ends_each_phase_with_a_validation(path):
-    """What is trained after the last validation is neither validated nor kept."""
+def test_every_file_that_ships_takes_its_batches_in_equal_parts(path):
     config = read(path)
     for phase in (config.pretraining, config.finetuning):
-        assert phase.steps % min(phase.validate_every, phase.steps or 1) == 0
         assert phase.batch % phase.accumulate == 0
 
 
@@ -85,6 +82,32 @@ def test_every_file_that_ships_ends_each_phase_with_a_validation(path):
 def test_a_dual_encoders_file_is_none_of_a_dense_matcher(path):
     with pytest.raises(ConfigError, match=r"knows no .*finetuning"):
         read_config(path)
+
+
+@pytest.fixture
+def papers():
+    return read(next(path for path in FILES if path.stem == "uncertainty"))
+
+
+def test_the_papers_file_trains_as_the_paper_says(papers):
+    """Huang et al., Table 2: rates of both phases, batches, early stopping in fine-tuning alone; else the defaults."""
+    assert (papers.pretraining.rate, papers.finetuning.rate) == (1e-4, 5e-5)
+    assert (papers.pretraining.patience, papers.finetuning.patience) == (0, 5)
+    for phase in (papers.pretraining, papers.finetuning):
+        assert (phase.batch, phase.accumulate, phase.decay) == (32, 4, 1e-4)
+        assert (phase.schedule, phase.warmup) == ("constant", 0)
+    assert papers == DualConfig(papers.sources, papers.pretraining, papers.finetuning)
+    assert ["sen12" in source.folder for source in papers.sources] == [True]
+    assert papers.finetuning.steps == 30 * papers.finetuning.validate_every, "once an epoch"
+
+
+@pytest.mark.xfail(
+    strict=True,
+    reason="its steps are counted as of 4 x 32 pairs; train_dual takes batch // accumulate, 4 x 8: a quarter of it",
+)
+def test_the_papers_file_trains_as_many_epochs_as_the_paper(papers):
+    for phase, epochs in ((papers.pretraining, 50), (papers.finetuning, 30)):
+        assert phase.steps * phase.batch == pytest.approx(epochs * 126_463, rel=0.01)
 
 
 def test_the_file_of_what_ships_takes_all_of_the_data_that_it_names():
@@ -113,7 +136,7 @@ def test_defaults_are_the_papers(config_file):
 def test_everything_survives_being_written_and_read_again(tmp_path):
     config = DualConfig(
         sources=(Source("a", zoom=(0.5, 2.0), weight=0.3, held_out=0.1), Source(manifest="e.csv")),
-        pretraining=Phase(9, 0.1, 0.2, 6, 3, 5, "cosine", 7, 2),
+        pretraining=Phase(0, 0.1, 0.2, 6, 3, 5, "cosine", 7, 2),
         finetuning=Phase(8, 0.3, 0.0, 4, 2, 1, "cosine", 4, 5),
         aleatoric=False,
         dropout=0.5,
@@ -130,5 +153,148 @@ def test_everything_survives_being_written_and_read_again(tmp_path):
         precision="32-true",
         workers=0,
         seed=3,
-    ) if False else None
-    assert config is None
+    )
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump(as_dict(config)))
+    again = read(path)
+    assert again == config
+    for made in (config, config.pretraining, config.finetuning):
+        for field in dataclasses.fields(made):
+            assert getattr(made, field.name) != field.default, field.name
+    for field in dataclasses.fields(config):
+        assert type(getattr(again, field.name)) is type(getattr(config, field.name)), field.name
+
+
+NAN, INF = float("nan"), float("inf")
+WRONG = [
+    ({"temperature": 0}, "temperature is 0.0, must be a number above zero"),
+    ({"temperature": -0.07}, "temperature is -0.07, must be"),
+    ({"temperature": INF}, "temperature is inf, must be"),
+    ({"temperature": NAN}, "temperature is nan, must be"),
+    ({"uncertainty": 0}, "uncertainty is 0.0, must be a number above zero"),
+    ({"uncertainty": NAN}, "uncertainty is nan, must be"),
+    ({"colours": 1.1}, "colours 1.1 is a share"),
+    ({"colours": -0.1}, "colours -0.1 is a share"),
+    ({"colours": NAN}, "colours nan is a share"),
+    ({"dropout": -0.5}, "colours 0.0 is a share, dropout -0.5 one of"),
+    ({"dropout": 5.1}, "colours 0.0 is a share, dropout 5.1 one of"),
+    ({"dropout": NAN}, "colours 0.0 is a share, dropout nan one of"),
+    ({"window": 0}, "window is 0, must be odd"),
+    ({"window": 4}, "window is 4, must be odd"),
+    ({"window": -1}, "window is -1, must be odd"),
+    ({"cells": 1}, "cells must be at least 2"),
+    ({"workers": -1}, "cells must be at least 2, workers"),
+    ({"seed": -1}, "cells must be at least 2, workers and seed"),
+    ({"seed": 2**32}, "cells must be at least 2, workers and seed"),
+    ({"geometry": {"optical": 40, "sar": 32}}, "geometry: sides (40, 32) must be multiples of 16"),
+    ({"geometry": {"optical": 64, "sar": 40}}, "geometry: sides (64, 40) must be multiples of 16"),
+    ({"geometry": {"optical": 48, "sar": 16}}, "geometry: sides (48, 16) must be multiples of 16 from 32"),
+    ({"geometry": {"optical": 48, "sar": 0}}, "geometry: sides (48, 0)"),
+    ({"geometry": {"optical": 48, "sar": 64}}, "geometry: sides (48, 64) must be multiples of 16 from 32, the SAR no"),
+    ({"sources": []}, "there is nothing to train on: give sources with a weight"),
+    ({"sources": [{"folder": "a", "weight": 0}]}, "there is nothing to train on: give sources with a weight"),
+    ({"finetuning": {"steps": 0}}, "finetuning has no steps"),
+    ({"contrastive": False, "rotation": False}, "pretraining has steps but neither contrastive nor rotation"),
+    ({"temperature": "warm"}, "temperature: is 'warm', not float"),
+    ({"structure": 1}, "structure: is 1, not bool"),
+    ({"precision": "half"}, "precision: is 'half', not one of auto, 32-true, bf16-mixed, 16-mixed"),
+    ({"photometry": {"tone": "much"}}, "photometry: tone: is 'much', not float"),
+    ({"geometry": {"side": 48}}, "geometry: knows no side; there are: optical, sar, turn, stretch, tilt, quarters"),
+    ({"sources": [{"weight": 1}]}, "sources[0]: a source needs either a folder or"),
+    ({"epochs": 50}, "knows no epochs; there are: sources, pretraining"),
+]
+WRONG_IN_A_PHASE = [
+    ({"batch": 0}, "batch is 0, must be at least 1"),
+    ({"accumulate": 0}, "accumulate is 0, must be at least 1"),
+    ({"validate_every": -3}, "validate_every is -3, must be at least 1"),
+    ({"steps": -1}, "steps is -1, must not be negative"),
+    ({"warmup": -1}, "warmup is -1, must not be negative"),
+    ({"patience": -1}, "patience is -1, must not be negative"),
+    ({"decay": -0.1}, "decay is -0.1, must not be negative"),
+    ({"decay": INF}, "decay is inf, must not be negative"),
+    ({"decay": NAN}, "decay is nan, must not be negative"),
+    ({"rate": 0}, "rate is 0.0, must be a number above zero"),
+    ({"rate": -0.1}, "rate is -0.1, must be a number above zero"),
+    ({"rate": INF}, "rate is inf, must be"),
+    ({"rate": NAN}, "rate is nan, must be"),
+    ({"schedule": "linear"}, "schedule: is 'linear', not one of constant, cosine"),
+    ({"steps": 2.5}, "steps: is 2.5, not int"),
+    ({"epochs": 50}, "knows no epochs; there are: steps, rate"),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), WRONG, ids=[message[:40] for _, message in WRONG])
+def test_what_is_wrong_is_said_by_file_and_key(config_file, changes, message):
+    with pytest.raises(ConfigError, match=re.escape(f"run.yaml: {message}")):
+        read(config_file(changes))
+
+
+@pytest.mark.parametrize("phase", ["pretraining", "finetuning"])
+@pytest.mark.parametrize(
+    ("changes", "message"), WRONG_IN_A_PHASE, ids=[message[:30] for _, message in WRONG_IN_A_PHASE]
+)
+def test_what_is_wrong_in_a_phase_is_said_by_file_phase_and_key(config_file, phase, changes, message):
+    where = f"run.yaml: {phase}: "
+    with pytest.raises(ConfigError, match=re.escape(where + message)):
+        read(config_file({phase: changes}))
+
+
+@pytest.mark.parametrize("missing", ["sources", "pretraining", "finetuning"])
+def test_what_has_no_default_must_be_given(tmp_path, missing):
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump({key: value for key, value in LEAST.items() if key != missing}))
+    with pytest.raises(ConfigError, match=rf"run\.yaml: lacks {missing}$"):
+        read(path)
+
+
+@pytest.mark.parametrize("missing", ["steps", "rate"])
+def test_what_has_no_default_in_a_phase_must_be_given(tmp_path, missing):
+    path = tmp_path / "run.yaml"
+    phase = {key: value for key, value in LEAST["finetuning"].items() if key != missing}
+    path.write_text(yaml.safe_dump(LEAST | {"finetuning": phase}))
+    with pytest.raises(ConfigError, match=rf"run\.yaml: finetuning: lacks {missing}$"):
+        read(path)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"pretraining": {"steps": 0}, "contrastive": False, "rotation": False},
+        {"contrastive": False},
+        {"rotation": False},
+        {"geometry": {"optical": 48, "sar": 48}},
+        {"geometry": {"optical": 32, "sar": 32}},
+        {"colours": 1},
+        {"dropout": 0},
+        {"dropout": 5},
+        {"cells": 2},
+        {"workers": 0},
+        {"seed": 2**32 - 1},
+        {"sources": [{"folder": "a", "weight": 0}, {"folder": "b"}]},
+        {"finetuning": {"decay": 0, "patience": 0, "warmup": 0, "batch": 1, "accumulate": 1}},
+    ],
+    ids=str,
+)
+def test_what_is_at_a_limit_is_taken(config_file, changes):
+    config = as_dict(read(config_file(changes)))
+    for key, value in changes.items():
+        if isinstance(value, dict):
+            assert value.items() <= config[key].items()
+        elif key != "sources":
+            assert config[key] == value
+
+
+@pytest.mark.xfail(strict=True, reason="not checked: a batch of 3 in 2 parts silently is one of 2")
+def test_a_batch_must_be_a_multiple_of_its_parts(config_file):
+    """As a dense matcher's must."""
+    with pytest.raises(ConfigError, match="batch"):
+        read(config_file({"finetuning": {"batch": 3, "accumulate": 2}}))
+
+
+@pytest.mark.xfail(strict=True, reason="not checked")
+@pytest.mark.parametrize(
+    "geometry", [{"tilt": NAN}, {"tilt": -5.0}, {"tilt": INF}, {"turn": NAN}, {"stretch": 1.0}], ids=str
+)
+def test_angles_and_stretches_must_make_sense(config_file, geometry):
+    with pytest.raises(ConfigError, match="geometry"):
+        read(config_file({"geometry": {"optical": 48, "sar": 32} | geometry}))

@@ -1,0 +1,274 @@
+"""training.dual_data: the SAR crop lies at its place in the optical one; chance is that of the seed."""
+
+from itertools import islice
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from scipy.ndimage import gaussian_filter
+
+from sn9reg.errors import ConfigError
+from sn9reg.scene import Patch
+from sn9reg.training import dual_data
+from sn9reg.training.dataset import Source
+from sn9reg.training.dual_config import DualConfig, Phase
+from sn9reg.training.dual_data import Crops, DualSamples, HeldOutCrops, collate, crops
+from sn9reg.training.sample import Geometry, Photometry
+
+SOURCE = Source("unused")
+STRONG = Photometry(tone=1.0, gain=0.5, speckle=1.0, blur=2.0, noise=0.5)
+
+
+def alike(ground, valid=None):
+    """A pair whose SAR image is the optical one."""
+    values = (100 + 20 * (ground - ground.mean()) / ground.std()).astype(np.float32)[None]
+    image = Patch(values, np.ones(ground.shape, bool) if valid is None else valid)
+    return image, image
+
+
+def textured(side=90, seed=0, sigma=1.5, **valid):
+    return alike(gaussian_filter(np.random.default_rng(seed).normal(size=(side, side + 10)), sigma), **valid)
+
+
+def config(**options):
+    small = {"geometry": Geometry(48, 32), "photometry": Photometry(), "colours": 0.0}
+    phases = {"pretraining": Phase(1, 1e-3), "finetuning": Phase(1, 1e-3)}
+    return DualConfig(**{"sources": (SOURCE,)} | phases | small | options)
+
+
+def made(pair, seed=0, train=True, source=SOURCE, **options):
+    return crops(*pair, source, config(**options), np.random.default_rng(seed), train)
+
+
+def correlations(crop):
+    """(17, 17) correlation of the SAR crop with the optical one at all places."""
+    return cv2.matchTemplate(crop.optical[0].numpy(), crop.sar[0].numpy(), cv2.TM_CCOEFF_NORMED)
+
+
+def same(one, other):
+    return all(a.equal(b) for a, b in zip(one, other, strict=True))
+
+
+# --- what a sample shows ---------------------------------------------------------------------------------------------
+
+
+def test_a_sample_has_the_shapes_that_the_networks_take():
+    optical, sar, place = made(textured(), geometry=Geometry(64, 48))
+    assert optical.shape == (3, 64, 64)
+    assert sar.shape == (1, 48, 48)
+    assert optical.dtype == sar.dtype == torch.float32
+    assert place.shape == (2,)
+    assert place.dtype == torch.int64
+
+
+@pytest.mark.parametrize(
+    ("geometry", "source", "least"),
+    [
+        (Geometry(48, 32), SOURCE, 0.98),
+        (Geometry(48, 32, tilt=30.0), SOURCE, 0.98),
+        (Geometry(48, 32, quarters=False), SOURCE, 0.98),
+        (Geometry(48, 32), Source("unused", zoom=(1.5, 1.5)), 0.98),
+        (Geometry(48, 32, tilt=30.0), Source("unused", zoom=(0.8, 1.5)), 0.98),
+    ],
+    ids=["upright", "tilted", "without quarters", "magnified", "tilted and magnified"],
+)
+def test_the_sar_crop_lies_at_its_place_and_nowhere_else(geometry, source, least):
+    places = set()
+    for seed in range(8):
+        crop = made(textured(seed=seed), seed, geometry=geometry, source=source)
+        alike_at = correlations(crop)
+        row, col = crop.place.tolist()
+        assert np.unravel_index(alike_at.argmax(), alike_at.shape) == (row, col)
+        assert alike_at[row, col] > least
+        rows, cols = np.mgrid[:17, :17]
+        assert alike_at[np.hypot(rows - row, cols - col) > 6].max() < 0.7
+        places.add((row, col))
+    assert len({row for row, _ in places}) > 2
+    assert len({col for _, col in places}) > 2
+
+
+def test_an_optical_and_a_sar_crop_of_one_size_show_the_same():
+    crop = made(textured(), geometry=Geometry(48, 48))
+    assert crop.place.tolist() == [0, 0]
+    assert correlations(crop).item() > 0.99
+
+
+def test_crops_are_standardised():
+    crop = made(textured(), photometry=STRONG, colours=1.0)
+    for band in (*crop.optical, *crop.sar):
+        assert band.mean().item() == pytest.approx(0, abs=0.05)
+        assert band.std().item() == pytest.approx(1, abs=0.1)
+
+
+def test_the_sar_crop_is_logarithmic():
+    """Of amplitudes over four decades that are regular on a logarithm."""
+    row = np.tile(np.linspace(0, 9, 90, dtype=np.float32), (90, 1))
+    optical = Patch(100 + row[None], np.ones((90, 90), bool))
+    crop = made((optical, Patch(100 * np.exp(row)[None], optical.valid)), geometry=Geometry(48, 48))
+    steps = max((np.diff(crop.sar[0].numpy(), axis=axis) for axis in (0, 1)), key=lambda d: np.abs(d).sum())
+    largest = np.abs(steps).max()
+    assert np.median(np.abs(steps)) > 0.7 * largest > 0
+
+
+def test_what_is_not_valid_is_nil_in_both():
+    valid = np.zeros((90, 100), bool)
+    valid[:, :50] = True
+    for seed in range(6):
+        crop = made(textured(valid=valid), seed, photometry=STRONG)
+        row, col = crop.place.tolist()
+        part = (crop.optical[:, row : row + 32, col : col + 32] == 0).all(dim=0)
+        assert part.equal(crop.sar[0] == 0)
+
+
+def test_small_images_are_magnified_to_the_crop():
+    optical, sar, place = made(textured(30), geometry=Geometry(48, 32))
+    assert optical.shape == (3, 48, 48)
+    assert correlations(Crops(optical, sar, place))[tuple(place)] > 0.98
+
+
+def test_images_are_magnified_as_the_source_says_in_its_share_of_samples():
+    """Stripes of 8 px, twice as wide."""
+    stripes = alike(np.sin(np.arange(200) * np.pi / 4)[None] * np.ones((200, 1)))
+    for zoomed, low, high in ((0.0, 0, 0), (0.5, 4, 16), (1.0, 20, 20)):
+        wide = 0
+        for seed in range(20):
+            crop = made(stripes, seed, source=Source("unused", zoom=(2.0, 2.0), zoomed=zoomed))
+            strength = torch.fft.rfft2(crop.optical[0]).abs()[:25]
+            waves = max(divmod(int(strength.flatten().argmax()), 25))
+            assert waves in (3, 6)
+            wide += waves == 3
+        assert low <= wide <= high, zoomed
+
+
+# --- grey values -----------------------------------------------------------------------------------------------------
+
+
+def test_without_changes_all_is_shown_as_it_is():
+    changed, plain = (made(textured(), 3, train) for train in (True, False))
+    assert changed.optical.shape == plain.optical.shape
+    assert correlations(changed).max() > 0.99
+    assert correlations(plain).max() > 0.99
+
+
+def test_in_training_grey_values_are_changed_and_else_they_are_not():
+    changed, plain = (made(textured(), 1, train, photometry=STRONG) for train in (True, False))
+    as_it_is = made(textured(), 1, train=False)
+    assert same(plain, as_it_is)
+    assert changed.place.equal(plain.place)
+    assert (changed.optical - plain.optical).abs().mean() > 0.1
+    assert (changed.sar - plain.sar).abs().mean() > 0.1
+
+
+def test_optical_bands_differ_in_as_many_samples_as_asked():
+    for colours, low, high in ((0.0, 0, 0), (0.5, 5, 15), (1.0, 20, 20)):
+        differing = 0
+        for seed in range(20):
+            optical = made(textured(), seed, colours=colours, photometry=Photometry(tone=1.0, noise=0.1)).optical
+            pairs = [optical[a].equal(optical[b]) for a, b in ((0, 1), (0, 2), (1, 2))]
+            assert all(pairs) or not any(pairs)
+            differing += not any(pairs)
+        assert low <= differing <= high, colours
+
+
+def test_bands_that_differ_show_the_same_ground():
+    optical = made(textured(), colours=1.0, photometry=Photometry(gain=0.3, noise=0.1)).optical
+    like = np.corrcoef(optical.flatten(1).numpy())
+    assert like.min() > 0.9
+    assert not optical[0].equal(optical[1])
+
+
+# --- the endless stream ----------------------------------------------------------------------------------------------
+
+
+def stream(parts, seed=0, count=3, **options):
+    return list(islice(DualSamples(config(**options), parts, seed), count))
+
+
+@pytest.fixture(scope="module")
+def pairs():
+    return [textured(90, seed) for seed in range(3)]
+
+
+def test_the_seed_decides_what_is_drawn(pairs):
+    changes = {"photometry": STRONG, "colours": 0.5, "geometry": Geometry(48, 32, turn=2.0, tilt=30.0)}
+    one, again, other = (stream([(SOURCE, pairs)], seed, **changes) for seed in (1, 1, 2))
+    assert all(map(same, one, again))
+    assert not any(map(same, one, other))
+    assert not same(one[0], one[1])
+
+
+def test_a_stream_begins_anew_each_time(pairs):
+    samples = DualSamples(config(), [(SOURCE, pairs)], 0)
+    assert same(next(iter(samples)), next(iter(samples)))
+
+
+def test_each_worker_draws_samples_of_its_own(pairs, monkeypatch):
+    drawn = []
+    for worker in (0, 1):
+        monkeypatch.setattr(dual_data, "get_worker_info", lambda worker=worker: SimpleNamespace(id=worker))
+        drawn.append(stream([(SOURCE, pairs)], count=1)[0])
+    assert not same(*drawn)
+
+
+def test_sources_are_drawn_from_by_their_weight(pairs):
+    """The second source's SAR images show nothing."""
+    blank = [(optical, Patch(np.full_like(sar.values, 50), sar.valid)) for optical, sar in pairs]
+    share = {}
+    for weight in (0.0, 1.0, 9.0):
+        parts = [(Source("a", weight=1.0), pairs), (Source("b", weight=weight), blank)]
+        samples = stream(parts, count=40)
+        share[weight] = np.mean([bool(sample.sar.abs().max() == 0) for sample in samples])
+    assert share[0.0] == 0
+    assert 0.25 < share[1.0] < 0.75 < share[9.0] < 1
+
+
+def test_all_pairs_of_a_source_are_drawn(pairs):
+    drawn = [textured(90, seed, sigma)[0] for seed, sigma in ((0, 1.0), (1, 3.0), (2, 8.0))]
+    samples = stream([(SOURCE, [(image, image) for image in drawn])], count=30)
+    rough = [float(sample.optical[0].diff(dim=0).abs().mean()) for sample in samples]
+    kinds = [sum(low < value <= high for value in rough) for low, high in ((0, 0.2), (0.2, 0.45), (0.45, 2))]
+    assert min(kinds) >= 4
+    assert sum(kinds) == 30
+
+
+@pytest.mark.parametrize("nothing", ["no sources", "no pairs", "weightless"])
+def test_nothing_to_train_on_is_said(nothing, pairs):
+    parts = {"no sources": [], "no pairs": [(SOURCE, [])], "weightless": [(Source("a", weight=0.0), pairs)]}
+    with pytest.raises(ConfigError, match="nothing to train on: no source has pairs and a weight above zero"):
+        DualSamples(config(), parts[nothing], 0)
+
+
+# --- what is held out ------------------------------------------------------------------------------------------------
+
+
+def test_what_is_held_out_is_the_same_each_time(pairs):
+    parts = [(SOURCE, pairs[:2]), (SOURCE, pairs[2:])]
+    held, again = (HeldOutCrops(config(photometry=STRONG), parts) for _ in "ab")
+    assert len(held) == 3
+    for k in range(3):
+        assert same(held[k], held[k])
+        assert same(held[k], again[k])
+    assert len({tuple(held[k].sar.flatten()[:9].tolist()) for k in range(3)}) == 3
+    assert not all(same(one, other) for one, other in zip(held, HeldOutCrops(config(seed=1), parts), strict=True))
+
+
+def test_what_is_held_out_is_shown_as_it_is(pairs):
+    for crop in HeldOutCrops(config(photometry=STRONG, colours=1.0), [(SOURCE, pairs)]):
+        assert correlations(crop)[tuple(crop.place)] > 0.99
+        assert crop.optical[0].equal(crop.optical[1])
+
+
+def test_without_pairs_held_out_there_is_nothing():
+    assert len(HeldOutCrops(config(), [])) == len(HeldOutCrops(config(), [(SOURCE, [])])) == 0
+
+
+def test_a_batch_has_its_samples_in_order():
+    samples = [Crops(torch.full((3, 4, 4), k), torch.full((1, 2, 2), -k), torch.tensor([k, 2 * k])) for k in (1, 2, 3)]
+    batch = collate(samples)
+    assert batch.optical.shape == (3, 3, 4, 4)
+    assert batch.sar.shape == (3, 1, 2, 2)
+    assert batch.optical[:, 2, 3, 3].tolist() == [1, 2, 3]
+    assert batch.sar[:, 0, 1, 1].tolist() == [-1, -2, -3]
+    assert batch.place.tolist() == [[1, 2], [2, 4], [3, 6]]

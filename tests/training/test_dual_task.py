@@ -1,0 +1,454 @@
+"""training.dual_task: steps of both phases, what they compare with what, and what validation counts."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy, normalize, pixel_unshuffle
+
+from sn9reg.networks.dual_encoder import CELL, WIDTHS, Encoded
+from sn9reg.training import dual_task
+from sn9reg.training.dataset import Source
+from sn9reg.training.dual_config import DualConfig, Phase
+from sn9reg.training.dual_data import Crops
+from sn9reg.training.dual_losses import contrastive, matching, placed
+from sn9reg.training.dual_task import DualTask, _turned
+from sn9reg.training.sample import Geometry
+
+PHASES = ["pretraining", "finetuning"]
+every_phase = pytest.mark.parametrize("phase", PHASES)
+
+
+def config(**options):
+    small = {"geometry": Geometry(48, 32), "cells": 16, "dropout": 0.0, "precision": "32-true"}
+    phases = {name: Phase(10, 1e-3, batch=2, accumulate=1) for name in PHASES}
+    return DualConfig(**{"sources": (Source("unused"),)} | phases | small | options)
+
+
+class Alone(DualTask):
+    """A task without a trainer; what it logs is kept."""
+
+    def __init__(self, config, phase):
+        super().__init__(config, phase)
+        self.logged = {}
+
+    def log(self, name, value, **options):
+        self.logged[name] = float(value)
+
+
+def alone(phase, **options):
+    torch.manual_seed(0)
+    return Alone(config(**options), phase)
+
+
+def batch_of(places, seed=0, noise=0.0):
+    """Optical noise of 48 px, and SAR crops of 32 px that are parts of it, at the (row, col) places."""
+    generator = torch.Generator().manual_seed(seed)
+    optical = torch.randn(len(places), 1, 48, 48, generator=generator)
+    sar = torch.stack([image[:, r : r + 32, c : c + 32] for image, (r, c) in zip(optical, places, strict=True)])
+    sar = sar + noise * torch.randn(sar.shape, generator=generator)
+    return Crops(optical.repeat(1, 3, 1, 1), sar, torch.tensor(places))
+
+
+class Pixels(nn.Module):
+    """A network whose embedding of a cell are its pixels: what turns with the image, and is the same in both sensors.
+    confidence: of all SAR cells."""
+
+    def __init__(self, confidence=1.0):
+        super().__init__()
+        self.confidence, self.log_variance = confidence, nn.Parameter(torch.tensor([1.0, 4.0]))
+        self.seen = []
+
+    def forward(self, image, modality):
+        self.seen.append(image)
+        embedding = normalize(pixel_unshuffle(image[:, :1], CELL), dim=1)
+        features = image.mean(dim=1, keepdim=True)[:, :, ::CELL, ::CELL].repeat(1, WIDTHS[modality], 1, 1)
+        return Encoded(features, embedding, torch.zeros_like(embedding[:, :1]))
+
+    def confidences(self, optical, sar):
+        return 1 - optical.uncertainty, torch.full_like(sar.uncertainty, self.confidence)
+
+
+def with_pixels(phase, confidence=1.0, **options):
+    task = alone(phase, **options)
+    task.network = Pixels(confidence)
+    return task
+
+
+@pytest.fixture
+def turns(monkeypatch):
+    """The quarters by which images and embeddings are turned, in order."""
+    seen = []
+
+    def record(images, quarter):
+        seen.append(quarter.clone())
+        return _turned(images, quarter)
+
+    monkeypatch.setattr(dual_task, "_turned", record)
+    return seen
+
+
+# --- gradients -------------------------------------------------------------------------------------------------------
+
+
+def learning(task):
+    """Names of the parts whose parameters get a gradient, all of them finite."""
+    named = {name: parameter.grad for name, parameter in task.named_parameters() if parameter.grad is not None}
+    assert all(torch.isfinite(gradient).all() for gradient in named.values())
+    return {name for name, gradient in named.items() if gradient.abs().max() > 0}
+
+
+def parts(names):
+    return {".".join(name.split(".")[: 3 if name.startswith("network.") else 2]) for name in names}
+
+
+ENCODERS = {f"network.{part}.{kind}" for part in ("encoders", "project") for kind in ("optical", "sar")}
+HEADS = {"rotation.optical", "rotation.sar"}
+UNSURE = {"network.maps.optical", "network.maps.sar", "network.fusion.hidden", "network.fusion.weigh"}
+
+
+@pytest.mark.parametrize(
+    ("phase", "options", "expected"),
+    [
+        ("pretraining", {}, ENCODERS | HEADS),
+        ("pretraining", {"contrastive": False}, {"network.encoders.optical", "network.encoders.sar"} | HEADS),
+        ("pretraining", {"rotation": False, "structure": True}, ENCODERS | {"network.structure.lift"}),
+        ("finetuning", {}, ENCODERS | UNSURE | {"network.log_variance", "scale"}),
+        ("finetuning", {"aleatoric": False, "structure": True}, ENCODERS | {"network.structure.lift", "scale"}),
+    ],
+    ids=["both", "rotation alone", "contrastive alone", "fine-tuning", "without uncertainty"],
+)
+def test_a_step_has_a_loss_and_gradients_where_they_belong(phase, options, expected):
+    task = alone(phase, **options)
+    loss = task.training_step(batch_of([(4, 8), (0, 13)], noise=0.5), 0)
+    loss.backward()
+    assert math.isfinite(loss.item())
+    assert loss.item() > 0
+    assert task.logged["loss"] == pytest.approx(loss.item())
+    assert all(map(math.isfinite, task.logged.values()))
+    names = learning(task)
+    assert parts(names) == expected
+    for kind in ("optical", "sar"):
+        assert f"network.encoders.{kind}.stem.weight" in names
+
+
+@pytest.mark.parametrize(
+    ("phase", "options", "logged"),
+    [
+        ("pretraining", {}, {"loss", "rotation_optical", "rotation_sar"}),
+        ("pretraining", {"rotation": False}, {"loss"}),
+        ("finetuning", {}, {"loss", "matching", "placed", "uncertainty"}),
+        ("finetuning", {"aleatoric": False}, {"loss", "matching", "placed"}),
+    ],
+)
+def test_what_is_logged(phase, options, logged):
+    task = with_pixels(phase, **options)
+    task.training_step(batch_of([(4, 8), (0, 13)]), 0)
+    assert task.logged.keys() == logged
+
+
+def test_a_network_learns_a_batch_by_heart():
+    task, batch = alone("finetuning", structure=True), batch_of([(4, 8), (3, 13)], noise=1.0)
+    optimiser = torch.optim.Adam(task.parameters(), lr=2e-3)
+    history = []
+    for index in range(15):
+        optimiser.zero_grad()
+        task.training_step(batch, index).backward()
+        optimiser.step()
+        history.append(dict(task.logged))
+    for name in ("loss", "matching"):
+        assert history[-1][name] < 0.8 * history[0][name], name
+    assert history[-1]["placed"] < max(0.5 * history[0]["placed"], 0.01)
+
+
+# --- pre-training: rotation ------------------------------------------------------------------------------------------
+
+
+def test_turning_there_and_back_changes_nothing():
+    images, quarter = torch.randn(5, 2, 6, 6), torch.tensor([0, 1, 2, 3, 3])
+    assert _turned(_turned(images, quarter), -quarter).equal(images)
+    assert not _turned(_turned(images, quarter), quarter).equal(images)
+
+
+def test_each_image_is_turned_by_its_own_quarters():
+    images, quarter = torch.randn(4, 2, 6, 6), torch.tensor([3, 0, 2, 1])
+    turned = _turned(images, quarter)
+    assert turned.shape == images.shape
+    for k in range(4):
+        assert turned[k].equal(torch.rot90(images[k], int(quarter[k]), (1, 2)))
+    assert len({tuple(torch.rot90(images[0], k, (1, 2)).flatten().tolist()) for k in range(4)}) == 4
+
+
+def test_the_network_sees_images_that_are_turned_alike(turns):
+    task, batch = with_pixels("pretraining"), batch_of([(4, 8)] * 24)
+    task.training_step(batch, 0)
+    quarter = turns[0]
+    assert set(quarter.tolist()) == {0, 1, 2, 3}
+    assert turns[1].equal(quarter)
+    for seen, image in zip(task.network.seen, (batch.optical, batch.sar), strict=True):
+        assert seen.equal(_turned(image, quarter))
+
+
+def test_without_the_rotation_task_nothing_is_turned():
+    task, batch = with_pixels("pretraining", rotation=False), batch_of([(4, 8)] * 6)
+    task.training_step(batch, 0)
+    for seen, image in zip(task.network.seen, (batch.optical, batch.sar), strict=True):
+        assert seen.equal(image)
+
+
+def test_the_heads_see_the_features_of_the_turned_images(turns):
+    task, batch, given = alone("pretraining", contrastive=False).eval(), batch_of([(4, 8)] * 4), {}
+    for kind, head in task.rotation.items():
+        head.register_forward_pre_hook(lambda head, args, kind=kind: given.update({kind: args[0]}))
+    with torch.no_grad():
+        task.training_step(batch, 0)
+        quarter = turns[0]
+        assert quarter.any()
+        for kind, image in (("optical", batch.optical), ("sar", batch.sar)):
+            features = task.network(_turned(image, quarter), kind).features.mean(dim=(2, 3))
+            torch.testing.assert_close(given[kind], features, atol=1e-5, rtol=1e-4)
+            upright = task.network(image, kind).features.mean(dim=(2, 3))
+            assert (given[kind] - upright)[quarter > 0].abs().max() > 1e-4
+
+
+class Answers(nn.Module):
+    """A head that gives the same answers whatever it sees."""
+
+    def __init__(self, answers):
+        super().__init__()
+        self.answers = answers
+
+    def forward(self, features):
+        return self.answers
+
+
+def test_the_rotation_loss_is_the_mean_of_both_heads_against_the_turns(turns):
+    task, generator = with_pixels("pretraining", contrastive=False), torch.Generator().manual_seed(1)
+    answers = {kind: torch.randn(12, 4, generator=generator) for kind in ("optical", "sar")}
+    for kind, answer in answers.items():
+        task.rotation[kind] = Answers(answer)
+    loss = task.training_step(batch_of([(4, 8)] * 12), 0)
+    expected = {kind: cross_entropy(answer, turns[0]).item() for kind, answer in answers.items()}
+    assert loss.item() == pytest.approx(sum(expected.values()) / 2, rel=1e-5)
+    for kind, answer in answers.items():
+        right = (answer.argmax(dim=1) == turns[0]).float().mean().item()
+        assert task.logged[f"rotation_{kind}"] == pytest.approx(right)
+
+
+def test_the_rotation_heads_are_as_wide_as_the_papers():
+    """Section 3.3.2: two layers, 256 and 4."""
+    for head in alone("pretraining").rotation.values():
+        linear = [layer for layer in head if isinstance(layer, nn.Linear)]
+        assert [layer.out_features for layer in linear] == [256, 4]
+
+
+# --- pre-training: contrastive ---------------------------------------------------------------------------------------
+
+
+def test_drawn_cells_show_the_same_place():
+    """Embeddings hold the pixel of the cell's centre in the optical crop: x and y differ by half a cell at most."""
+
+    def centres(side, row=0, col=0):
+        y, x = torch.meshgrid(*[torch.arange(side // CELL) * CELL + (CELL - 1) / 2] * 2, indexing="ij")
+        return torch.stack([y + row, x + col])
+
+    places = [(0, 0), (16, 16), (3, 14), (6, 1), (9, 2), (16, 0)]
+    optical = centres(48).repeat(len(places), 1, 1, 1)
+    sar = torch.stack([centres(32, *place) for place in places])
+    pair = torch.arange(len(places)).float()[:, None, None, None]
+    optical, sar = (torch.cat([m, pair.expand(-1, 1, *m.shape[-2:])], dim=1) for m in (optical, sar))
+    one, other = alone("pretraining", cells=200)._drawn(optical, sar, torch.tensor(places))
+    assert one.shape == other.shape == (6 * 200, 3)
+    assert one[:, 2].equal(other[:, 2]), "of one pair"
+    assert one[:, 2].equal(torch.arange(6.0).repeat_interleave(200))
+    assert (one - other)[:, :2].abs().max() <= CELL / 2
+    for k, (row, col) in enumerate(places):
+        drawn = one[one[:, 2] == k, :2]
+        assert len(drawn.unique(dim=0)) > 50
+        assert drawn.amin(dim=0).tolist() == [row + 1.5, col + 1.5]
+        assert drawn.amax(dim=0).tolist() == [row + 29.5, col + 29.5]
+
+
+def test_what_was_turned_is_turned_back_before_it_is_compared(monkeypatch):
+    task, batch, drawn = with_pixels("pretraining"), batch_of([(4, 8), (0, 16)] * 4), []
+    original = DualTask._drawn
+    monkeypatch.setattr(task, "_drawn", lambda *given: drawn.append(given) or original(task, *given))
+    losses = set()
+    for seed in range(3):
+        torch.manual_seed(seed)
+        task.config = dataclasses.replace(task.config, temperature=0.01)
+        losses.add(round(float(task.training_step(batch, 0)), 6))
+    for optical, sar, place in drawn:
+        assert place.equal(batch.place)
+        for seen, image in ((optical, batch.optical), (sar, batch.sar)):
+            # The pixels of a cell are turned within it, and so each channel is another; their sum is not.
+            cells = normalize(pixel_unshuffle(image[:, :1], CELL), dim=1).sum(dim=1)
+            torch.testing.assert_close(seen.sum(dim=1), cells, atol=1e-5, rtol=1e-4)
+    assert len(losses) == 3, "other turns, other cells"
+
+
+def test_the_contrastive_loss_is_that_of_the_drawn_cells(monkeypatch):
+    task, drawn = with_pixels("pretraining", rotation=False, temperature=0.3), []
+    original = task._drawn
+    monkeypatch.setattr(task, "_drawn", lambda *given: drawn.append(original(*given)) or drawn[0])
+    loss = task.training_step(batch_of([(4, 8), (0, 16)], noise=1.0), 0)
+    assert loss.item() == pytest.approx(contrastive(*drawn[0], 0.3).item(), rel=1e-5)
+    assert loss.item() > 0.1
+
+
+@pytest.mark.parametrize("window", [1, 3, 5])
+def test_a_window_of_cells_is_seen_as_its_mean(window):
+    embedding = normalize(torch.randn(2, 8, 6, 7), dim=1)
+    pooled = alone("pretraining", window=window)._pooled(embedding)
+    assert pooled.shape == embedding.shape
+    torch.testing.assert_close(pooled.norm(dim=1), torch.ones(2, 6, 7))
+    reach = window // 2
+    for row, col in ((3, 3), (0, 0), (5, 6)):  # at the border, of those that there are
+        around = embedding[
+            :, :, max(row - reach, 0) : row + reach + 1, max(col - reach, 0) : col + reach + 1
+        ]
+        torch.testing.assert_close(pooled[:, :, row, col], normalize(around.mean(dim=(2, 3)), dim=1))
+
+
+# --- fine-tuning -----------------------------------------------------------------------------------------------------
+
+
+def test_sar_cells_are_compared_with_where_they_lie_and_back():
+    task, batch = with_pixels("finetuning"), batch_of([(4, 8), (6, 1)])
+    optical, sar = (task.network(image, kind) for image, kind in ((batch.optical, "optical"), (batch.sar, "sar")))
+    similarity, truth, back = task._compared(optical, sar, batch.place)
+    assert similarity.shape == (2, 8 * 8, 12 * 12)
+    assert truth[0, 0].tolist() == [2, 1]
+    assert truth[0, 8 * 3 + 5].tolist() == [2 + 5, 1 + 3]
+    assert truth[1, 8 * 3 + 5].tolist() == [0.25 + 5, 1.5 + 3]
+    assert back[0, 12 * 4 + 7].tolist() == [7 - 2, 4 - 1]
+    best = similarity[0].argmax(dim=1)
+    assert best.equal((truth[0, :, 1] * 12 + truth[0, :, 0]).long())
+    inside = ((back[0] >= 0) & (back[0] <= 7)).all(dim=1)
+    assert inside.sum() == 64
+    assert similarity[0].argmax(dim=0)[inside].equal((back[0, :, 1] * 8 + back[0, :, 0]).long()[inside])
+
+
+def test_similarities_are_weighed_by_confidence():
+    batch = batch_of([(4, 8)])
+    strong, weak = (with_pixels("finetuning", confidence) for confidence in (1.0, 0.5))
+    seen = []
+    for task in (strong, weak):
+        encoded = [task.network(image, kind) for image, kind in ((batch.optical, "optical"), (batch.sar, "sar"))]
+        seen.append(task._compared(*encoded, batch.place)[0])
+    torch.testing.assert_close(seen[1], seen[0] / 2)
+
+
+def test_the_loss_is_of_matching_both_ways_and_of_the_whole_and_of_the_uncertainty():
+    task, batch = with_pixels("finetuning", uncertainty=0.3, temperature=0.2), batch_of([(4, 8), (6, 1)], noise=1.0)
+    encoded = [task.network(image, kind) for image, kind in ((batch.optical, "optical"), (batch.sar, "sar"))]
+    similarity, truth, back = task._compared(*encoded, batch.place)
+    there, again = matching(similarity, truth, (12, 12), 0.2), matching(similarity.mT, back, (8, 8), 0.2)
+    corner = torch.tensor([[2.0, 1.0], [0.25, 1.5]])
+    whole = placed(encoded[0].embedding, encoded[1].embedding, corner, task.scale.exp())[0]
+    loss = task.training_step(batch, 0)
+    assert task.logged["matching"] == pytest.approx(((there + again) / 2).item(), rel=1e-5)
+    assert task.logged["placed"] == pytest.approx(whole.item(), rel=1e-5)
+    expected = ((there + again) / 2 + whole) / 2 + 0.3 * task.logged["uncertainty"]
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert min(there, again, whole) > 0.1
+
+
+def test_images_that_agree_lose_little_and_at_the_wrong_place_a_lot():
+    batch = batch_of([(4, 8), (0, 16)])
+    for places, low, high in ((batch.place, 0, 0.2), (batch.place.flip(1), 2, 100)):
+        task = with_pixels("finetuning", aleatoric=False)
+        task.training_step(batch._replace(place=places), 0)
+        assert low <= task.logged["matching"] <= high
+        assert low <= task.logged["placed"] <= high
+
+
+def test_doubt_raises_the_variance_that_is_expected():
+    """The pixels of both images agree: what is far off is nothing, and the variance all that is lost."""
+    logged = []
+    for confidence in (1.0, 0.5):
+        task = with_pixels("finetuning", confidence)
+        task.training_step(batch_of([(4, 8)]), 0)
+        logged.append(task.logged["uncertainty"])
+    # ln of the variance: 1 without doubt, 4 more for doubt of one.
+    assert logged == pytest.approx([1.0, 3.0], abs=0.1)
+
+
+# --- validation ------------------------------------------------------------------------------------------------------
+
+
+def validated(places, true=None, **options):
+    task, batch = with_pixels("finetuning", **options), batch_of(places)
+    task.validation_step(batch if true is None else batch._replace(place=torch.tensor(true)), 0)
+    assert task.logged.keys() == {"matched", "whole"}
+    return task.logged["matched"], task.logged["whole"]
+
+
+def test_validation_finds_what_agrees():
+    assert validated([(4, 8), (0, 16), (12, 0)]) == (1, 1)
+
+
+def test_within_three_pixels_is_right_and_beyond_is_not():
+    for shift, right in ((0, 1), (1, 1), (3, 1), (4, 0), (5, 0)):
+        for true in ((4 + shift, 8), (4, 8 + shift), (4 - min(shift, 4), 8)):
+            if max(abs(true[0] - 4), abs(true[1] - 8)) == shift:
+                assert validated([(4, 8)], [true]) == (right, right), (shift, true)
+
+
+def test_rows_and_columns_are_not_taken_for_one_another():
+    assert validated([(4, 12), (0, 16)], [(12, 4), (16, 0)]) == (0, 0)
+
+
+def test_each_is_a_share():
+    assert validated([(4, 8), (0, 16), (12, 0), (8, 8)], [(4, 8), (0, 0), (0, 0), (8, 8)]) == (0.5, 0.5)
+
+
+@every_phase
+def test_both_phases_are_validated_alike(phase):
+    task = with_pixels(phase)
+    task.validation_step(batch_of([(4, 8)]), 0)
+    assert task.logged == {"matched": 1, "whole": 1}
+
+
+# --- rates -----------------------------------------------------------------------------------------------------------
+
+
+def rates(phase, **options):
+    task = with_pixels("finetuning", finetuning=phase, **options)
+    made = task.configure_optimizers()
+    optimiser, schedule = made["optimizer"], made["lr_scheduler"]
+    assert isinstance(optimiser, torch.optim.Adam)
+    assert schedule["interval"] == "step"
+    assert optimiser.param_groups[0]["weight_decay"] == phase.decay
+    assert optimiser.param_groups[0]["betas"] == (0.9, 0.999)
+    used = []
+    for _ in range(phase.steps):
+        used.append(optimiser.param_groups[0]["lr"])
+        optimiser.step()
+        schedule["scheduler"].step()
+    return used
+
+
+def test_the_rate_is_constant_as_in_the_paper():
+    assert rates(Phase(6, 5e-5)) == pytest.approx([5e-5] * 6)
+
+
+def test_the_rate_rises_for_as_many_steps_as_asked():
+    assert rates(Phase(6, 1.0, decay=0.5, warmup=3)) == pytest.approx([0.25, 0.5, 0.75, 1, 1, 1])
+
+
+def test_the_cosine_ends_at_nothing():
+    used = rates(Phase(40, 0.5, schedule="cosine", warmup=4))
+    assert used.index(max(used)) == 4
+    assert used[20] == pytest.approx(0.25)
+    assert all(a > b for a, b in zip(used[4:], used[5:], strict=False))
+    assert 0 < used[-1] < 0.002
+
+
+def test_each_phase_has_a_rate_of_its_own():
+    options = {"pretraining": Phase(4, 0.5), "finetuning": Phase(4, 0.25)}
+    for phase, rate in (("pretraining", 0.5), ("finetuning", 0.25)):
+        task = with_pixels(phase, **options)
+        assert task.configure_optimizers()["optimizer"].param_groups[0]["lr"] == rate
