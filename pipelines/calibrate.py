@@ -151,7 +151,7 @@ def cases(parts: list[str], data: Path, scratch: Path, every: int) -> Iterator[C
     if "sen12" in parts:
         yield from folder_cases("sen12", unseen(pair_files(data / "sen12/train"))[::every], scratch)
     if "3mos" in parts:
-        yield from folder_cases("3mos", pair_files(data / "3mos")[:: 2 * every], scratch)
+        yield from folder_cases("3mos", pair_files(data / "3mos")[:: 4 * every], scratch)
     if "scenes" in parts:
         yield from scene_cases(scratch)
 

@@ -101,8 +101,7 @@ def _standing(surfaces: npt.NDArray[np.float64]) -> tuple[Floats, float]:
     """(N,) height of (N, D, D) surfaces at the warp's place, and by how much their mean leads there."""
     together = surfaces.mean(axis=0)
     near = slice(_RADIUS - _SLIP, _RADIUS + _SLIP + 1)
-    row, col = np.unravel_index(int(together[near, near].argmax()), (2 * _SLIP + 1, 2 * _SLIP + 1))
-    row, col = int(row) + near.start, int(col) + near.start
+    row, col = (int(n) + near.start for n in divmod(int(together[near, near].argmax()), 2 * _SLIP + 1))
     # A warp that is off by a little is off everywhere.
     here = np.s_[row - _REACH : row + _REACH + 1, col - _REACH : col + _REACH + 1]
     standing = surfaces[:, here[0], here[1]].max(axis=(1, 2))
@@ -113,8 +112,8 @@ def _standing(surfaces: npt.NDArray[np.float64]) -> tuple[Floats, float]:
 
 def _best_distance(surface: npt.NDArray[np.float64]) -> float:
     """How far from the middle of a surface its best place lies, pixels."""
-    row, col = np.unravel_index(int(surface.argmax()), surface.shape)
-    return math.hypot(int(row) - _RADIUS, int(col) - _RADIUS)
+    row, col = divmod(int(surface.argmax()), surface.shape[1])
+    return math.hypot(row - _RADIUS, col - _RADIUS)
 
 
 def _moved(pair: ScenePair, warp: Warp, nodes: Points, factor: int) -> Points:

@@ -39,6 +39,8 @@ _VOTERS, _NEAREST_VOTERS = 0.8, 0.6  # width of the vote, in nodes, for the pred
 _SMALL = 384  # side of a scene, pixels, up to which it is first laid as a whole
 _DENSE = 6  # steps at least between the outermost templates, ...
 _CLOSEST = 16  # as long as they are so many pixels long
+_FEW = 3.0  # templates side by side make a scene so small that its displacement hardly changes, ...
+_VOTERS_OF_FEW = 2.0  # and so wide is the vote there
 _SUPPORTED = 0.5  # of a level's matches must be confirmed for it to replace a coarser one ...
 _DESCEND = 0.6  # ... and of this level's for a finer one to be tried, ...
 _TELLING = 100  # ... as soon as there are this many places to tell by
@@ -85,7 +87,9 @@ class _Searched:
         """Peaks after a vote of the nearest neighbours, where the template found its way back."""
         surfaces, level, f = self.surfaces, self.surfaces.level, self.surfaces.level.factor
         solo = find_peaks(self.alone)
-        peaks = find_peaks(aggregate(self.alone, surfaces.usable, self.lattice, self._width(_NEAREST_VOTERS)))
+        few = max(self.lattice.nx, self.lattice.ny) * self.lattice.spacing <= _FEW * level.template
+        voters = self._width(_VOTERS_OF_FEW if few else _NEAREST_VOTERS)
+        peaks = find_peaks(aggregate(self.alone, surfaces.usable, self.lattice, voters))
         moved = peaks.xy.numpy() - level.radius
         kept = surfaces.usable & (surfaces.returned < _RETURN) & (np.abs(moved).max(axis=1) < level.radius - 0.5)
         here = to_common(self.lattice.nodes, f)
