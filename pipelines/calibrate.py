@@ -31,7 +31,7 @@ from sn9reg.matchers import DEFAULT_MATCHER
 from sn9reg.matchers.base import Matcher, make_matcher
 from sn9reg.offsets import open_offsets
 from sn9reg.pair_folder import PairFiles, pair_files
-from sn9reg.register import witnesses
+from sn9reg.register import witness
 from sn9reg.scene import Patch, ScenePair, open_pair
 from sn9reg.simulate import simulate
 from sn9reg.training.calibrate import Sample, fit_matcher, fit_pair
@@ -67,7 +67,7 @@ def observe(case: Case, matcher: Matcher) -> Sample:
         fitted = fit(matches)
         evidence = NO_EVIDENCE
         if fitted.fitted:
-            evidence = gather(pair, fitted.warp, matches.step, witnesses(pair))
+            evidence = gather(pair, fitted.warp, matches.step, witness(pair))
         observed = (matches, fitted, evidence)
         if case.truth is None:
             return Sample.of(False, observed, np.full(len(matches), np.inf), (np.zeros(0), np.zeros(0)), case.weight)

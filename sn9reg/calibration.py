@@ -35,9 +35,11 @@ log = logging.getLogger(__name__)
 RIGHT_PX = 3.0  # of the pixels that were matched: a match nearer to the truth is right
 MEDIAN = math.sqrt(2 * math.log(2))  # length of the median 2-D normal deviation, in standard deviations per axis
 _LOGIT = 8.0  # probabilities beyond this are not told apart
+_ROOMY = 10.0  # templates side by side, from which on a scene is large
+_CERTAIN = 30.0  # standard deviations beyond which more say no more
 _NEAR = 3  # places whose evidence counts for a match
 
-PAIR_FEATURES = ("standing", "total", "lead", "unanimity", "agreeing", "confirmed")
+PAIR_FEATURES = ("total", "lead", "confirmed")
 MATCH_FEATURES = ("sharpness", "score", "deviation", "witness", "gap", "pair", "spread", "standing")
 FIELD_FEATURES = ("deviation", "room", "standing")
 
@@ -102,14 +104,10 @@ class Calibration:
         return replace(fit, error=fit.error * factor, warp=replace(fit.warp, error=lambda xy: raw(xy) * factor))
 
 
-def pair_features(matches: Correspondences, fit: Fit, evidence: Evidence) -> npt.NDArray[np.float64]:
-    """(1, 6) what says whether a pair is registered at all, by `PAIR_FEATURES`."""
-    off = _deviation(matches, fit, matches.sar_map)
-    agreeing = float((off < RIGHT_PX).sum()) / max(1, matches.tried)
+def pair_features(matches: Correspondences, evidence: Evidence) -> npt.NDArray[np.float64]:
+    """(1, 3) what says whether a pair is registered at all, by `PAIR_FEATURES`."""
     confirmed = float(witnesses_agree(matches).mean()) if len(matches) else 0.0
-    return np.array(
-        [[evidence.mean, min(evidence.total, 30.0), evidence.lead, evidence.unanimity, min(agreeing, 1.0), confirmed]]
-    )
+    return np.array([[min(evidence.total, _CERTAIN), evidence.lead, confirmed]])
 
 
 def match_features(matches: Correspondences, fit: Fit, evidence: Evidence, pair: float) -> npt.NDArray[np.float64]:
@@ -139,7 +137,7 @@ def field_features(matches: Correspondences, fit: Fit, evidence: Evidence) -> np
     pixel = matches.step * matches.grid.resolution
     extent = float(np.ptp(matches.optical_map, axis=0).max()) if len(matches) else 0.0
     room = extent / (matches.footprint * matches.grid.resolution)
-    return np.array([[math.log(max(fit.error / pixel, 0.05)), math.log(max(room, 0.25)), evidence.mean]])
+    return np.array([[math.log(max(fit.error / pixel, 0.05)), math.log(min(max(room, 0.25), _ROOMY)), evidence.mean]])
 
 
 def _deviation(matches: Correspondences, fit: Fit, there: npt.NDArray[np.float64]) -> Floats:
@@ -158,9 +156,9 @@ def pair_probability(logit: float) -> float:
     return float(expit(logit))
 
 
-def pair_logit(matches: Correspondences, fit: Fit, evidence: Evidence) -> float:
+def pair_logit(matches: Correspondences, evidence: Evidence) -> float:
     """The logit of the probability that a fitted warp is right: the same model for all matchers."""
-    return float(_stored_pair()(pair_features(matches, fit, evidence))[0])
+    return float(_stored_pair()(pair_features(matches, evidence))[0])
 
 
 def calibration_of(matcher: str) -> Calibration | None:

@@ -8,7 +8,6 @@ not belong together it may do so once, by the choice of the warp, but not everyw
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +23,7 @@ from sn9reg.warp import Warp, least_squares_affine
 _TEMPLATE, _LEAST, _RADIUS, _MARGIN = 128, 24, 48, 20  # pixels of the level
 _SLIP = 4  # pixels that the warp may be off and still be the one that is meant
 _REACH = 2  # pixels by which templates may differ from one another
+_CHANCE = 0.5  # the best of a few neighbouring places stands as high anywhere
 _ELSEWHERE = 8  # pixels beyond which a place of the surface is another one
 _PLACES = 36  # at most, about
 _STRAIGHT = 0.02  # the SAR scene is turned and scaled back where the warp does that by more
@@ -33,13 +33,11 @@ _STRAIGHT = 0.02  # the SAR scene is turned and scaled back where the warp does 
 class Evidence:
     """What N templates say of a warp. optical_xy: (N, 2) pixels of the common grid. standing: (N,) by how many standard
     deviations of its surroundings the similarity at the warp's place stands above their mean. lead: of all templates
-    together, by how many standard deviations it stands above the next best place. unanimity: from 0 down, minus the
-    mean logarithm of how far from the warp's place each of the witnesses alone has its best."""
+    together, by how many standard deviations it stands above the next best place."""
 
     optical_xy: Points
     standing: Floats
     lead: float
-    unanimity: float
 
     def __len__(self) -> int:
         return len(self.standing)
@@ -51,15 +49,14 @@ class Evidence:
     @property
     def total(self) -> float:
         """Of all templates together: by how many standard deviations their sum stands above chance."""
-        return self.mean * math.sqrt(len(self))
+        return (self.mean - _CHANCE) * math.sqrt(len(self))
 
 
-NO_EVIDENCE = Evidence(np.zeros((0, 2)), np.zeros(0), 0.0, -math.log(1 + _RADIUS))
+NO_EVIDENCE = Evidence(np.zeros((0, 2)), np.zeros(0), 0.0)
 
 
-def gather(pair: ScenePair, warp: Warp, step: float, witnesses: Sequence[FeatureExtractor]) -> Evidence:
-    """Evidence for a warp. step: side of the pixels that are compared, common pixels. witnesses: features of different
-    kinds, whose similarities are added up; they err in different places, so that it counts when they agree.
+def gather(pair: ScenePair, warp: Warp, step: float, extract: FeatureExtractor) -> Evidence:
+    """Evidence for a warp. step: side of the pixels that are compared, common pixels.
 
     Raises InputError where a scene cannot be read.
     """
@@ -79,15 +76,11 @@ def gather(pair: ScenePair, warp: Warp, step: float, witnesses: Sequence[Feature
         back = np.linalg.inv(matrix)
         there = there @ back[:2, :2].T + back[:2, 2]
     level = Level(factor, side, _RADIUS, _MARGIN)
-    each = [search(pair, level, nodes, there - nodes, witness) for witness in witnesses]
-    usable = np.all([surfaces.usable for surfaces in each], axis=0)
-    if not usable.any():
+    surfaces = search(pair, level, nodes, there - nodes, extract)
+    if not surfaces.usable.any():
         return NO_EVIDENCE
-    values = [surfaces.values[usable] for surfaces in each]
-    standing, lead = _standing(_standard(np.sum(values, axis=0)))
-    off = [_best_distance(_standard(v).mean(axis=0)) for v in values]
-    unanimity = -float(np.mean(np.log1p(off)))
-    return Evidence((nodes[usable] + 0.5) * factor - 0.5, standing, lead, unanimity)
+    standing, lead = _standing(_standard(surfaces.values[surfaces.usable]))
+    return Evidence((nodes[surfaces.usable] + 0.5) * factor - 0.5, standing, lead)
 
 
 def _standard(surfaces: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
@@ -108,12 +101,6 @@ def _standing(surfaces: npt.NDArray[np.float64]) -> tuple[Floats, float]:
     y, x = np.indices(together.shape)
     elsewhere = together[np.maximum(np.abs(x - col), np.abs(y - row)) > _ELSEWHERE].max()
     return standing, float((together[row, col] - elsewhere) / max(float(together.std()), 1e-9))
-
-
-def _best_distance(surface: npt.NDArray[np.float64]) -> float:
-    """How far from the middle of a surface its best place lies, pixels."""
-    row, col = divmod(int(surface.argmax()), surface.shape[1])
-    return math.hypot(row - _RADIUS, col - _RADIUS)
 
 
 def _moved(pair: ScenePair, warp: Warp, nodes: Points, factor: int) -> Points:

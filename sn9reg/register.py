@@ -219,17 +219,17 @@ def assess(
     """Matches and fit with calibrated errors, where there is a calibration, and the verdict on them."""
     if not fitted.fitted:
         return matches, fitted, refused(matches, fitted.reason)
-    evidence = gather(pair, fitted.warp, matches.step, witnesses(pair))
-    logit = pair_logit(matches, fitted, evidence)
+    evidence = gather(pair, fitted.warp, matches.step, witness(pair))
+    logit = pair_logit(matches, evidence)
     if calibration is not None:
         calibrated = calibration.matches(matches, fitted, evidence, logit)
         matches, fitted = calibrated, calibration.fit(matches, fitted, evidence)
     return matches, fitted, judge(matches, fitted.inliers, evidence, pair_probability(logit), fitted.error)
 
 
-def witnesses(pair: ScenePair) -> tuple[FeatureExtractor, ...]:
-    """The features that give evidence, whatever was matched by: both kinds that the default matcher has."""
-    return HybridMatcher().kinds(pair.overview(pair.sar)[0])
+def witness(pair: ScenePair) -> FeatureExtractor:
+    """The features that give evidence, whatever was matched by: the default matcher's."""
+    return HybridMatcher().extractor(pair.overview(pair.sar)[0])
 
 
 def _calibration(matcher: str, own_weights: bool, path: PathLike | None) -> Calibration | None:

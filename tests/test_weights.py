@@ -262,7 +262,7 @@ def complaints(folder):
     for network, card in cards.items():
         if lacking := sorted(CARD - card.keys()):
             found.append(f"{network} lacks {', '.join(lacking)}")
-        if network not in (*NETWORKS, "keypoints-optical", "keypoints-sar", "descriptors"):
+        if network not in (*NETWORKS, "keypoints-optical", "keypoints-sar", "descriptors", "dual-encoder"):
             found.append(f"{network} is no network")
         if card.get("file") not in there:
             found.append(f"{network} has no file")

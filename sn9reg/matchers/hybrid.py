@@ -44,22 +44,15 @@ class HybridMatcher(LearnedMatcher):
         self.margin = max(self.margin, self._structure.margin)
 
     def extractor(self, sar: Patch, whole: bool = False) -> FeatureExtractor:
-        kinds = self.kinds(sar, whole)
-        return lambda patch, modality: torch.cat([extract(patch, modality) for extract in kinds])
-
-    def kinds(self, sar: Patch, whole: bool = False) -> tuple[FeatureExtractor, FeatureExtractor]:
-        """The learned and the untrained features apart, see `extractor`; their similarities add up to the matcher's."""
         trained, untrained = super().extractor(sar, whole), self._structure.extractor(sar, whole)
-        # Lengths of these shares make the similarities' weighted mean.
         one, other = math.sqrt(self.learned), math.sqrt(1 - self.learned)
 
-        def learned(patch: Patch, modality: Modality) -> Tensor:
-            return locally_standardised(trained(patch, modality)).mul_(one)
+        def extract(patch: Patch, modality: Modality) -> Tensor:
+            learned = locally_standardised(trained(patch, modality))
+            # Lengths of these shares make the similarities' weighted mean.
+            return torch.cat([learned.mul_(one), untrained(patch, modality).mul_(other)])
 
-        def structure(patch: Patch, modality: Modality) -> Tensor:
-            return untrained(patch, modality).mul_(other)
-
-        return learned, structure
+        return extract
 
 
 def locally_standardised(features: Tensor, neighbourhood: int = _NEIGHBOURHOOD) -> Tensor:

@@ -30,6 +30,7 @@ from sn9reg.fitting import Fit
 
 Array = npt.NDArray[np.float64]
 
+_BELONGING = 0.8  # share of the pairs given to the tool that can be registered, as the verdict assumes
 _RIDGE = 1.0  # pull of the weights to nothing, in samples
 _FAR = 20.0  # matched pixels, beyond which an error counts as that
 _KNOTS = 24
@@ -61,7 +62,8 @@ class Sample:
         weight: float = 1.0,
     ) -> Sample:
         """observed: as `pair_features` takes it. field: `raw` and `true`."""
-        features = (pair_features(*observed), match_features(*observed, 0.0))
+        matches, _, evidence = observed
+        features = (pair_features(matches, evidence), match_features(*observed, 0.0))
         return cls(right, *features, off, field_features(*observed), *field, weight)
 
     def matched(self, pair: Linear) -> Array:
@@ -77,7 +79,8 @@ def fit_pair(samples: Sequence[Sample]) -> Linear:
     features = np.concatenate([s.pair for s in samples])
     right = np.array([s.right for s in samples], float)
     weight = np.array([s.weight for s in samples])
-    balanced = weight * np.where(right > 0, 0.5 / (weight * right).sum(), 0.5 / (weight * (1 - right)).sum())
+    share = np.where(right > 0, _BELONGING / (weight * right).sum(), (1 - _BELONGING) / (weight * (1 - right)).sum())
+    balanced = weight * share
     return _logistic(features, right, balanced * len(samples), positive=True)
 
 

@@ -453,6 +453,18 @@ def nearest(x, size):
     return nn.functional.interpolate(x, size=size, mode="nearest")
 
 
+@pytest.mark.parametrize(("way", "level", "changed"), [("down", 0, 0), ("down", 1, 1), ("up", 0, 1), ("up", 1, 2)])
+def test_each_level_has_shares_of_its_own(way, level, changed):
+    fuse, given = round_of(), pyramid()
+    with torch.no_grad():
+        whole = fuse(given)
+        getattr(fuse, f"{way}_share")[level, 0] = 5
+        moved = [not one.equal(other) for one, other in zip(fuse(given), whole, strict=True)]
+    assert moved[changed]
+    if way == "up":  # what lies on the way before is as it was
+        assert not any(moved[:changed])
+
+
 def test_shares_are_relative():
     fuse, given = round_of(), pyramid()
     with torch.no_grad():

@@ -1,0 +1,168 @@
+"""register with and without a calibration: who gets which, and who is told that there is none."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+
+import numpy as np
+import pytest
+import rasterio
+
+import sn9reg.register  # noqa: F401
+from sn9reg import calibration as stored_module
+from sn9reg.calibration import FIELD_FEATURES, MATCH_FEATURES, PAIR_FEATURES, as_json
+from sn9reg.metrics import ece
+from sn9reg.training.calibrate import Sample, fit_matcher, fit_pair
+
+module = sys.modules["sn9reg.register"]
+
+
+def samples(count=40, n=30):
+    """Right pairs whose matches are nearly all right, and wrong ones."""
+    random = np.random.default_rng(0)
+    made = []
+    for k in range(count):
+        right = k % 2 == 0
+        level = {"standing": (6, 1), "total": (20, 3), "lead": (3, -4), "unanimity": (-0.5, -3)}
+        pair = np.array([[level.get(name, (0.7, 0.1))[0 if right else 1] for name in PAIR_FEATURES]])
+        pair = pair + random.normal(0, 0.1, pair.shape)
+        inputs = np.abs(random.normal(0, 0.5, (n, len(MATCH_FEATURES))))
+        off = random.rayleigh(1.0, n) if right else np.full(n, np.inf)
+        field = np.abs(random.normal(0, 0.5, (1, len(FIELD_FEATURES))))
+        raw, true = (np.ones(50), random.rayleigh(1.5, 50)) if right else (np.zeros(0), np.zeros(0))
+        made.append(Sample(right, pair, inputs, off, field, raw, true))
+    return made
+
+
+@pytest.fixture(scope="module")
+def models():
+    pair = fit_pair(samples())
+    return pair, fit_matcher("structure", samples(), pair, {"pairs": 40})
+
+
+@pytest.fixture(autouse=True)
+def ships(monkeypatch, models):
+    pair, calibration = models
+    content = {"pair": vars(pair), "matchers": {"structure": as_json(calibration)}}
+    monkeypatch.setattr(stored_module, "_stored", lambda: content)
+
+
+def warnings_of(caplog):
+    return [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+
+
+@pytest.fixture
+def own_file(tmp_path, models):
+    path = tmp_path / "own.json"
+    path.write_text(json.dumps(as_json(models[1])))
+    return path
+
+
+def test_what_ships_is_used_without_a_word(models, caplog):
+    assert module._calibration("structure", False, None) == models[1]
+    assert not warnings_of(caplog)
+
+
+@pytest.mark.parametrize("own_weights", [False, True])
+def test_a_file_of_ones_own_is_used_whatever_the_weights(own_file, models, caplog, own_weights):
+    assert module._calibration("structure", own_weights, own_file) == models[1]
+    assert not warnings_of(caplog)
+
+
+def test_a_missing_file_is_no_end_but_a_warning(tmp_path, caplog):
+    assert module._calibration("structure", False, tmp_path / "none.json") is None
+    (message,) = warnings_of(caplog)
+    assert "none.json" in message
+    assert "not calibrated" in message
+
+
+def test_a_broken_file_too(tmp_path, caplog):
+    (tmp_path / "c.json").write_text("{}")
+    assert module._calibration("structure", False, tmp_path / "c.json") is None
+    assert "is no calibration" in warnings_of(caplog)[0]
+
+
+def test_another_matchers_calibration_is_not_used(own_file, caplog):
+    assert module._calibration("hybrid", False, own_file) is None
+    (message,) = warnings_of(caplog)
+    assert "of structure, not of hybrid" in message
+
+
+def test_a_matcher_without_calibration(caplog):
+    assert module._calibration("learned", False, None) is None
+    (message,) = warnings_of(caplog)
+    assert "no calibration ships for learned" in message
+
+
+def test_what_ships_is_not_for_other_weights(caplog):
+    assert module._calibration("structure", True, None) is None
+    (message,) = warnings_of(caplog)
+    assert "other weights of structure" in message
+
+
+@pytest.fixture(scope="module")
+def registered(scene, models):
+    """One registration, slow as it is, with the calibration; and what `assess` makes of it without one."""
+    found = {}
+    pair, calibration = models
+    with pytest.MonkeyPatch.context() as patch:
+        content = {"pair": vars(pair), "matchers": {"structure": as_json(calibration)}}
+        patch.setattr(stored_module, "_stored", lambda: content)
+        assess, gather, once = module.assess, module.gather, []
+
+        def gathered(*arguments):
+            once[:] = once or [gather(*arguments)]
+            return once[0]
+
+        def both(opened, matches, fitted, own):
+            found["raw"] = (matches, fitted, assess(opened, matches, fitted, None)[2])
+            return assess(opened, matches, fitted, own)
+
+        patch.setattr(module, "gather", gathered)
+        patch.setattr(module, "assess", both)
+        found["with"] = module.register(scene.optical, scene.sar, matcher="structure")
+    return found
+
+
+def test_a_calibrated_registration_says_so(registered):
+    made = registered["with"]
+    assert made.registered, made.verdict.reason
+    assert made.facts()["calibrated"] == "yes"
+    assert made.as_dict()["calibrated"] is True
+    assert json.loads(json.dumps(made.as_dict()))["calibrated"] is True
+    assert made.tiepoints().score.min() >= 0
+    assert made.tiepoints().score.max() <= 1
+
+
+def test_calibration_changes_errors_and_not_the_verdict(registered):
+    made, (matches, fitted, verdict) = registered["with"], registered["raw"]
+    assert not matches.calibrated
+    assert (made.verdict.registered, made.verdict.probability) == (verdict.registered, verdict.probability)
+    factor = made.fit.error / fitted.error
+    assert factor != pytest.approx(1.0, abs=1e-3)
+    assert made.expected_error_px == pytest.approx(verdict.error * factor / made.optical.resolution)
+    at = matches.optical_map[:50]
+    np.testing.assert_allclose(made.warp.error(at), factor * fitted.warp.error(at))
+
+
+def test_without_calibration_it_says_no(registered):
+    made, (matches, fitted, verdict) = registered["with"], registered["raw"]
+    raw = type(made)(made.optical, made.sar, made.grid, matches, fitted, verdict, made.matcher, made.names, {})
+    assert raw.facts()["calibrated"] == "no"
+    assert raw.as_dict()["calibrated"] is False
+
+
+def test_the_tag_is_in_the_file(registered, tmp_path):
+    registered["with"].offsets().write(tmp_path / "o.tif")
+    with rasterio.open(tmp_path / "o.tif") as written:
+        tags = written.tags()
+    assert tags["SN9REG_CALIBRATED"] == "yes"
+    assert float(tags["SN9REG_PROBABILITY"]) >= 0.5
+
+
+def test_the_made_up_pairs_are_told_apart(models):
+    pair, _ = models
+    says = np.array([stored_module.pair_probability(float(pair(s.pair)[0])) for s in samples()])
+    assert ece(says, [s.right for s in samples()]) < 0.1
