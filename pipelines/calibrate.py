@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -118,9 +118,9 @@ def scene_cases(scratch: Path, size: tuple[int, int] = (1100, 1000)) -> Iterator
     before: Path | None = None
     for seed, looks in SCENES:
         scene = simulate(scratch / f"scene{seed}", *size, seed=seed, looks=looks)
-        yield Case(f"scene{seed}", scene.optical, scene.sar, False, offsets_truth(scene.offsets), 10 * RIGHT, 4.0)
+        yield Case(f"scene{seed}", scene.optical, scene.sar, False, offsets_truth(scene.offsets), 10 * RIGHT, 2.0)
         if before is not None:
-            yield Case(f"scene{seed}_wrong", scene.optical, before, True, None, weight=4.0)
+            yield Case(f"scene{seed}_wrong", scene.optical, before, True, None, weight=2.0)
         before = scene.sar
 
 
@@ -151,7 +151,8 @@ def cases(parts: list[str], data: Path, scratch: Path, every: int) -> Iterator[C
     if "sen12" in parts:
         yield from folder_cases("sen12", unseen(pair_files(data / "sen12/train"))[::every], scratch)
     if "3mos" in parts:
-        yield from folder_cases("3mos", pair_files(data / "3mos")[:: 4 * every], scratch)
+        for case in folder_cases("3mos", pair_files(data / "3mos")[:: 4 * every], scratch):
+            yield replace(case, weight=0.3)
     if "scenes" in parts:
         yield from scene_cases(scratch)
 

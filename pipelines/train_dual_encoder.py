@@ -36,8 +36,9 @@ def main(config_path: Path, out: Path | None, resume: bool, steps: int | None, s
     try:
         config = read_as(config_path, DualConfig)
         if steps is not None:
-            phases = {name: dataclasses.replace(getattr(config, name), steps=steps) for name in _PHASES}
-            config = dataclasses.replace(config, **phases)
+            phases = {name: getattr(config, name) for name in _PHASES}
+            fewer = {name: dataclasses.replace(phase, steps=steps) for name, phase in phases.items() if phase.steps}
+            config = dataclasses.replace(config, **fewer)
         if seed is not None:
             config = dataclasses.replace(config, seed=seed)
         out = out or Path("work/training") / config_path.stem

@@ -40,7 +40,7 @@ _CERTAIN = 30.0  # standard deviations beyond which more say no more
 _NEAR = 3  # places whose evidence counts for a match
 
 PAIR_FEATURES = ("total", "lead", "confirmed")
-MATCH_FEATURES = ("sharpness", "score", "deviation", "witness", "gap", "pair", "spread", "standing")
+MATCH_FEATURES = ("sharpness", "score", "deviation", "witness", "gap", "pair", "spread", "standing", "room")
 FIELD_FEATURES = ("deviation", "room", "standing")
 
 
@@ -111,7 +111,7 @@ def pair_features(matches: Correspondences, evidence: Evidence) -> npt.NDArray[n
 
 
 def match_features(matches: Correspondences, fit: Fit, evidence: Evidence, pair: float) -> npt.NDArray[np.float64]:
-    """(N, 8) what says how right each match is, by `MATCH_FEATURES`. pair: logit that the pair is registered."""
+    """(N, 9) what says how right each match is, by `MATCH_FEATURES`. pair: logit that the pair is registered."""
     n = len(matches)
     off, alone = (_deviation(matches, fit, there) for there in (matches.sar_map, matches.grid.to_map(matches.solo_xy)))
     near = np.full(n, evidence.mean)
@@ -128,6 +128,7 @@ def match_features(matches: Correspondences, fit: Fit, evidence: Evidence, pair:
             np.full(n, clipped(pair)),
             np.full(n, np.log1p(np.median(off)) if n else 0.0),
             near,
+            np.full(n, _room(matches)),
         ]
     )
 
@@ -135,9 +136,13 @@ def match_features(matches: Correspondences, fit: Fit, evidence: Evidence, pair:
 def field_features(matches: Correspondences, fit: Fit, evidence: Evidence) -> npt.NDArray[np.float64]:
     """(1, 3) what says how the error of a warp compares with that of its matches, by `FIELD_FEATURES`."""
     pixel = matches.step * matches.grid.resolution
+    return np.array([[math.log(max(fit.error / pixel, 0.05)), _room(matches), evidence.mean]])
+
+
+def _room(matches: Correspondences) -> float:
+    """Logarithm of how many footprints side by side the matches span."""
     extent = float(np.ptp(matches.optical_map, axis=0).max()) if len(matches) else 0.0
-    room = extent / (matches.footprint * matches.grid.resolution)
-    return np.array([[math.log(max(fit.error / pixel, 0.05)), math.log(min(max(room, 0.25), _ROOMY)), evidence.mean]])
+    return math.log(min(max(extent / (matches.footprint * matches.grid.resolution), 0.25), _ROOMY))
 
 
 def _deviation(matches: Correspondences, fit: Fit, there: npt.NDArray[np.float64]) -> Floats:

@@ -31,10 +31,11 @@ from sn9reg.calibration import (
 )
 from sn9reg.correspondences import Correspondences
 from sn9reg.errors import InputError
-from sn9reg.evidence import NO_EVIDENCE, Evidence
+from sn9reg.evidence import NO_EVIDENCE
 from sn9reg.fitting import Fit
 from sn9reg.grid import Grid
 from sn9reg.metrics import ece
+from sn9reg.training import calibrate as training
 from sn9reg.training.calibrate import Sample, fit_matcher, fit_pair
 from sn9reg.warp import Warp, identity_warp
 
@@ -58,7 +59,7 @@ def fit_of(matches, error=1.0):
 def evidence_of(n, level=4.0, seed=0):
     random = np.random.default_rng(seed)
     places, standing = random.uniform(50, 950, (n, 2)), level + random.normal(0, 0.5, n)
-    return Evidence(places, standing, level, -0.5) if n else NO_EVIDENCE
+    return replace(NO_EVIDENCE, optical_xy=places, standing=standing, lead=level) if n else NO_EVIDENCE
 
 
 def truth_of(features, random):
@@ -90,18 +91,20 @@ def samples(seed, count=80):
 
 @pytest.fixture(scope="module")
 def pair_model():
-    return fit_pair(samples(0))
+    return fit_pair(samples(0, 240))
 
 
 @pytest.fixture(scope="module")
 def calibration(pair_model):
-    return fit_matcher("made-up", samples(0), pair_model, {"pairs": 80})
+    return fit_matcher("made-up", samples(0, 240), pair_model, {"pairs": 240})
 
 
 @pytest.fixture(scope="module")
 def others(pair_model):
-    """Features and errors of matches that nothing was fitted to."""
-    fresh = samples(1)
+    """Features and errors of matches that nothing was fitted to, as many of them of wrong pairs as is assumed."""
+    fresh = samples(1, 240)
+    right, wrong = ([s for s in fresh if s.right == which] for which in (True, False))
+    fresh = [*right, *wrong[: round(len(wrong) * training._STRANGERS)]]
     return np.concatenate([s.matched(pair_model) for s in fresh]), np.concatenate([s.off for s in fresh])
 
 
@@ -113,18 +116,18 @@ def others(pair_model):
 def test_features_are_as_many_as_are_named_and_finite(n, places):
     matches, evidence = matches_of(n), evidence_of(places)
     fitted = fit_of(matches)
-    assert pair_features(matches, fitted, evidence).shape == (1, len(PAIR_FEATURES))
+    assert pair_features(matches, evidence).shape == (1, len(PAIR_FEATURES))
     assert match_features(matches, fitted, evidence, 2.0).shape == (n, len(MATCH_FEATURES))
     assert field_features(matches, fitted, evidence).shape == (1, len(FIELD_FEATURES))
-    for features in (pair_features, field_features):
-        assert np.isfinite(features(matches, fitted, evidence)).all()
+    assert np.isfinite(pair_features(matches, evidence)).all()
+    assert np.isfinite(field_features(matches, fitted, evidence)).all()
     assert np.isfinite(match_features(matches, fitted, evidence, 2.0)).all()
 
 
 def test_without_matches_there_are_features_of_the_pair_and_of_no_match():
     matches = matches_of(0)
     nothing = Fit(identity_warp(METRES), np.zeros(0, bool), math.nan, {}, "nothing")
-    features = pair_features(matches, nothing, NO_EVIDENCE)
+    features = pair_features(matches, NO_EVIDENCE)
     assert features.shape == (1, len(PAIR_FEATURES))
     assert np.isfinite(features).all()
     assert (features <= 0).all()  # nothing speaks for the pair
@@ -144,7 +147,7 @@ def test_features_count_in_matched_pixels(step):
 def test_a_match_is_told_by_the_places_near_it():
     matches = matches_of(200)
     places = np.array([[x, y] for x in (100.0, 900.0) for y in (200.0, 500.0, 800.0)])
-    evidence = Evidence(places, np.where(places[:, 0] < 500, 1.0, 7.0), 0.0, 0.0)
+    evidence = replace(NO_EVIDENCE, optical_xy=places, standing=np.where(places[:, 0] < 500, 1.0, 7.0))
     near = match_features(matches, fit_of(matches), evidence, 0.0)[:, MATCH_FEATURES.index("standing")]
     left, right = matches.optical_xy[:, 0] < 150, matches.optical_xy[:, 0] > 850
     assert near[left] == pytest.approx(1.0)
@@ -197,10 +200,10 @@ def test_odds_become_probabilities():
 def test_what_is_stored_is_what_judges(monkeypatch, pair_model, calibration):
     stored = {"pair": vars(pair_model), "matchers": {"made-up": as_json(calibration)}}
     monkeypatch.setattr(module, "_stored", lambda: stored)
-    matches, fitted = matches_of(40), fit_of(matches_of(40))
-    strong, weak = (pair_logit(matches, fitted, evidence_of(9, level)) for level in (7.0, 0.5))
+    matches = matches_of(40)
+    strong, weak = (pair_logit(matches, evidence_of(9, level)) for level in (7.0, 0.5))
     assert strong > weak + 1
-    assert strong == pytest.approx(pair_model(pair_features(matches, fitted, evidence_of(9, 7.0)))[0])
+    assert strong == pytest.approx(pair_model(pair_features(matches, evidence_of(9, 7.0)))[0])
     assert calibration_of("made-up") == calibration
     assert calibration_of("nobody") is None
 
@@ -316,7 +319,7 @@ def test_a_calibration_survives_a_file(calibration, others, tmp_path):
     again = read_calibration(path)
     assert again == calibration
     assert isinstance(again, Calibration)
-    assert again.facts == {"pairs": 80}
+    assert again.facts == {"pairs": 240}
     np.testing.assert_array_equal(again.probability(others[0]), calibration.probability(others[0]))
 
 

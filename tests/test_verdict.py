@@ -11,12 +11,13 @@ from affine import Affine
 from rasterio.crs import CRS
 
 from sn9reg.correspondences import Correspondences
-from sn9reg.evidence import NO_EVIDENCE, Evidence
+from sn9reg.evidence import NO_EVIDENCE
 from sn9reg.grid import Grid
 from sn9reg.verdict import LIKELY, judge, refused
 
 GRID = Grid(Affine(0.5, 0, 435000, 0, -0.5, 4181000), 4000, 4000, CRS.from_epsg(32637))
-FIRM = Evidence(np.arange(12.0).reshape(6, 2), np.array([3.0, 4.0, 5.0, 4.5, 3.5, 4.0]), 5.0, -0.2)
+PLACES, STANDING = np.arange(12.0).reshape(6, 2), np.array([3.0, 4.0, 5.0, 4.5, 3.5, 4.0])
+FIRM = replace(NO_EVIDENCE, optical_xy=PLACES, standing=STANDING, lead=5.0)
 
 
 def lattice(shift, side=20, tried=None, radius=40.0, step=1.0):

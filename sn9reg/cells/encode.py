@@ -6,6 +6,8 @@ sections 3.2.3 and 3.2.4: both kinds of uncertainty become one confidence, by wh
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -90,18 +92,14 @@ class CellEncoder:
             begun = self.network.begin(image.contiguous(memory_format=torch.channels_last), modality)
             if not self.passes:
                 return self.network.finish(begun, modality)
-            _dropping(self.network, True)
-            torch.manual_seed(self.seed)
-            try:
-                parts = []
+            parts = []
+            with torch.random.fork_rng(devices=[]), _dropping(self.network):
+                torch.manual_seed(self.seed)
                 for done in range(0, self.passes, _TOGETHER):
                     count = min(_TOGETHER, self.passes - done)
                     some = self.network.finish(begun.repeated(count), modality)
-                    parts.append(
-                        [x.sum(dim=0, keepdim=True) for x in (some.features, some.embedding, some.uncertainty)]
-                    )
-            finally:
-                _dropping(self.network, False)
+                    sums = (some.features, some.embedding, some.uncertainty)
+                    parts.append([x.sum(dim=0, keepdim=True) for x in sums])
             return Encoded(*(torch.stack(p).sum(dim=0) / self.passes for p in zip(*parts, strict=True)))
 
 
@@ -145,8 +143,14 @@ def _middle(patch: Patch) -> Patch:
     return Patch(patch.values[:, rows, cols], patch.valid[rows, cols])
 
 
-def _dropping(network: nn.Module, on: bool) -> None:
+@contextmanager
+def _dropping(network: nn.Module) -> Iterator[None]:
     """Dropout as in training, all else as in use."""
-    for module in network.modules():
-        if isinstance(module, nn.Dropout | nn.Dropout2d):
-            module.train(on)
+    found = [module for module in network.modules() if isinstance(module, nn.Dropout | nn.Dropout2d)]
+    for module in found:
+        module.train()
+    try:
+        yield
+    finally:
+        for module in found:
+            module.eval()

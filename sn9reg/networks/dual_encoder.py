@@ -78,14 +78,17 @@ class SarEncoder(nn.Module):
 
 
 class BiFPN(nn.Module):
-    """One round down and up a pyramid, inputs weighed by learned shares (Tan et al., "EfficientDet", section 3.2)."""
+    """One round down and up a pyramid, inputs weighed by learned shares (Tan et al., "EfficientDet", section 3.2).
+    last: only down, for who wants the finest level alone."""
 
-    def __init__(self, width: int, levels: int) -> None:
+    def __init__(self, width: int, levels: int, last: bool = False) -> None:
         super().__init__()
+        self.last = last
         self.down = nn.ModuleList([_Separable(width, width) for _ in range(levels - 1)])
-        self.up = nn.ModuleList([_Separable(width, width) for _ in range(levels - 1)])
         self.down_share = nn.Parameter(torch.ones(levels - 1, 2))
-        self.up_share = nn.Parameter(torch.ones(levels - 1, 3))
+        if not last:
+            self.up = nn.ModuleList([_Separable(width, width) for _ in range(levels - 1)])
+            self.up_share = nn.Parameter(torch.ones(levels - 1, 3))
 
     def forward(self, pyramid: list[Tensor]) -> list[Tensor]:
         """Finest first, in and out; all of one width."""
@@ -93,6 +96,8 @@ class BiFPN(nn.Module):
         for k in reversed(range(len(pyramid) - 1)):
             coarser = interpolate(between[0], size=pyramid[k].shape[-2:], mode="nearest")
             between.insert(0, self.down[k](_weighed([pyramid[k], coarser], self.down_share[k])))
+        if self.last:
+            return between
         out = [between[0]]
         for k in range(1, len(pyramid)):
             finer = max_pool2d(out[-1], 3, stride=2, padding=1)
@@ -122,7 +127,8 @@ class OpticalEncoder(nn.Module):
         )
         self.dropout = nn.Dropout2d(dropout)
         self.lateral = nn.ModuleList(nn.Conv2d(n, self.channels, 1) for n in _STAGES[1:])
-        self.rounds = nn.ModuleList([BiFPN(self.channels, len(_STAGES) - 1), BiFPN(self.channels, len(_STAGES) - 1)])
+        levels = len(_STAGES) - 1
+        self.rounds = nn.ModuleList([BiFPN(self.channels, levels), BiFPN(self.channels, levels, last=True)])
 
     def begin(self, image: Tensor) -> Tensor:
         return self.layers[0](self.stem_norm(self.stem(image)).relu())
@@ -176,6 +182,7 @@ class Projection(nn.Sequential):
         last = nn.Conv2d(512, 128, 1)
         if std is not None:
             nn.init.normal_(last.weight, std=std)
+            nn.init.zeros_(cast(Tensor, last.bias))
         super().__init__(nn.Dropout2d(dropout), nn.Conv2d(channels, 512, 1), nn.ReLU(), last)
 
 
@@ -210,7 +217,7 @@ class DualEncoder(nn.Module):
     with orientation energies beside the encoders, see `Structure`; without, the network is the paper's.
     """
 
-    margin = 40  # pixels within which a cell feels the border
+    margin = 56  # pixels within which a cell feels the border
 
     def __init__(self, aleatoric: bool = True, dropout: float = 1.0, structure: bool = False) -> None:
         super().__init__()

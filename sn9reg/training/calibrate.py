@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -30,7 +30,8 @@ from sn9reg.fitting import Fit
 
 Array = npt.NDArray[np.float64]
 
-_BELONGING = 0.8  # share of the pairs given to the tool that can be registered, as the verdict assumes
+_BELONGING = 0.6  # share of the pairs given to the tool that can be registered, as the verdict assumes
+_STRANGERS = 0.25  # weight of a pair that does not belong together against one that does, where matches are judged
 _RIDGE = 1.0  # pull of the weights to nothing, in samples
 _FAR = 20.0  # matched pixels, beyond which an error counts as that
 _KNOTS = 24
@@ -86,7 +87,7 @@ def fit_pair(samples: Sequence[Sample]) -> Linear:
 
 def fit_matcher(name: str, samples: Sequence[Sample], pair: Linear, facts: dict[str, Any]) -> Calibration:
     """The calibration of a matcher from its samples, those of pairs that do not belong together among them."""
-    used = [s for s in samples if len(s.off)]
+    used = [s if len(s.true) else replace(s, weight=s.weight * _STRANGERS) for s in samples if len(s.off)]
     features = np.concatenate([s.matched(pair) for s in used])
     off = np.minimum(np.concatenate([s.off for s in used]), _FAR)
     weight = np.concatenate([np.full(len(s.off), s.weight / len(s.off)) for s in used])

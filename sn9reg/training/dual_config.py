@@ -14,7 +14,7 @@ from sn9reg.training.sample import Geometry, Photometry
 
 @dataclass(frozen=True)
 class Phase:
-    """One of the two phases, by Adam. batch: pairs a step, of which there are `accumulate`. steps: 0 to leave it out.
+    """One of the two phases, by Adam. batch: pairs at once; accumulate: such batches a step. steps: 0 to leave it out.
     warmup: steps up to the full rate. schedule: from there `constant` or `cosine` down to nothing. patience:
     validations without gain before it stops, 0 for never."""
 
@@ -83,8 +83,11 @@ class DualConfig:
             raise ConfigError(f"colours {self.colours} is a share, dropout {self.dropout} one of the paper's rates")
         if self.window < 1 or self.window % 2 == 0:
             raise ConfigError(f"window is {self.window}, must be odd")
-        if self.cells < 2 or self.workers < 0 or not 0 <= self.seed < 2**32:
-            raise ConfigError("cells must be at least 2, workers and seed not negative")
+        if self.cells < 2 or self.workers < 0 or not 0 <= self.seed < 2**32 - 1:  # the second phase's is one higher
+            raise ConfigError(f"cells must be at least 2, workers not negative, seed from 0 to {2**32 - 2}")
+        angles = (self.geometry.tilt, self.geometry.turn)
+        if not all(0 <= angle <= 180 for angle in angles) or not 0 <= self.geometry.stretch < 1:
+            raise ConfigError(f"geometry: tilt and turn {angles} are degrees up to 180, stretch a share below 1")
         sides = (self.geometry.optical, self.geometry.sar)
         if any(side % (4 * CELL) or side < 32 for side in sides) or sides[1] > sides[0]:
             raise ConfigError(f"geometry: sides {sides} must be multiples of {4 * CELL} from 32, the SAR no larger")

@@ -8,6 +8,7 @@ from pathlib import Path
 import lightning
 from torch.utils.data import DataLoader
 
+from sn9reg.errors import InputError
 from sn9reg.rasters import PathLike
 from sn9reg.training.dataset import load
 from sn9reg.training.dual_config import DualConfig
@@ -17,6 +18,7 @@ from sn9reg.training.loop import Loop, fit, steps_done
 from sn9reg.training.run import read_checkpoint
 
 _PHASES = ("pretraining", "finetuning")
+_OPTIONAL = ("network.maps.", "network.fusion.")
 
 
 def train_dual(
@@ -41,10 +43,7 @@ def train_dual(
         lightning.seed_everything(config.seed + number, verbose=False)
         task = DualTask(config, name)  # type: ignore[arg-type]
         if before is not None:
-            # Whether there are uncertainty modules the two phases may see differently; all else must fit.
-            state = read_checkpoint(before)["state_dict"]
-            own = task.state_dict()
-            task.load_state_dict(own | {key: value for key, value in state.items() if key in own})
+            _begin_with(task, before)
         folder = out / name
         folder.mkdir(parents=True, exist_ok=True)
         done = steps_done(folder) if resume else 0
@@ -56,13 +55,27 @@ def train_dual(
             samples = DualSamples(
                 replace(config, geometry=geometry), [(source, pairs) for source, pairs, _ in loaded], seed
             )
-            batches = DataLoader(
-                samples, max(1, phase.batch // phase.accumulate), collate_fn=collate, num_workers=config.workers
-            )
+            batches = DataLoader(samples, phase.batch, collate_fn=collate, num_workers=config.workers)
             loop = Loop(
                 phase.steps, phase.validate_every, "matched", config.precision, phase.accumulate, phase.patience
             )
             fit(task, batches, checks, loop, folder, resume, progress)
-        before = folder / ("best.ckpt" if (folder / "best.ckpt").exists() else "last.ckpt")
-    task.load_state_dict(read_checkpoint(before)["state_dict"] if before else task.state_dict())
+        best = checks is not None and (folder / "best.ckpt").exists()
+        before = folder / ("best.ckpt" if best else "last.ckpt")
+    if before is not None:
+        _begin_with(task, before)
     return task
+
+
+def _begin_with(task: DualTask, checkpoint: Path) -> None:
+    """Take over a checkpoint's weights. A pre-training may have been without modules for uncertainty, or with them; all
+    else must fit. Raises InputError where it does not."""
+    state, own = read_checkpoint(checkpoint)["state_dict"], task.state_dict()
+    apart = {key for key in own.keys() ^ state.keys() if not key.startswith(_OPTIONAL)}
+    try:
+        if apart:
+            raise RuntimeError(f"it differs in {', '.join(sorted(apart)[:3])}")
+        task.load_state_dict(own | {key: value for key, value in state.items() if key in own})
+    except RuntimeError as error:
+        first = str(error).splitlines()[-1].strip()
+        raise InputError(f"{checkpoint}: is a checkpoint of another network ({first})") from error

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, cross_entropy, normalize
 
 from sn9reg.cells.pairing import weighted_similarity
+from sn9reg.errors import ConfigError
 from sn9reg.networks.dual_encoder import CELL, WIDTHS, DualEncoder, Encoded
 from sn9reg.training.dual_config import DualConfig, Phase
 from sn9reg.training.dual_data import Crops
@@ -43,6 +44,8 @@ class DualTask(lightning.LightningModule):
 
     def training_step(self, batch: Crops, index: int) -> Tensor:
         loss = self._pretraining(batch) if self.name == "pretraining" else self._finetuning(batch)
+        if not torch.isfinite(loss):
+            raise ConfigError(f"the loss is {float(loss.detach())} after {self.global_step} steps: lower the rate")
         self.log("loss", loss)
         return loss
 

@@ -49,6 +49,9 @@ def fit(
     STEP) and TensorBoard's events. resume: go on from last.ckpt, if there is one.
     Raises InputError for a checkpoint of another network.
     """
+    if not resume:  # an earlier run's in the same folder
+        for name in ("last.ckpt", "best.ckpt"):
+            (out / name).unlink(missing_ok=True)
     last = out / "last.ckpt" if resume and (out / "last.ckpt").exists() else None
     done = steps_done(out) if last else 0
     every = min(loop.validate_every, loop.steps)
@@ -84,5 +87,6 @@ def fit(
         if "loading state_dict" not in str(error):
             raise
         raise InputError(f"{last}: is a checkpoint of another network; train into another folder") from error
+    trainer.save_checkpoint(out / "last.ckpt")  # steps after the last validation are not to be lost
     if best.best_model_path:
         task.load_state_dict(read_checkpoint(Path(best.best_model_path))["state_dict"])

@@ -112,7 +112,8 @@ class DualArchitecture:
     def build(self) -> DualEncoder:
         """The network, with new weights. Raises ConfigError for what there is not."""
         flags = isinstance(self.aleatoric, bool) and isinstance(self.structure, bool)
-        if not flags or not isinstance(self.dropout, int | float) or not 0 <= self.dropout <= 5:
+        number = isinstance(self.dropout, int | float) and not isinstance(self.dropout, bool)
+        if not flags or not number or not 0 <= self.dropout <= 5:
             raise ConfigError(f"there is no dual encoder with {self}")
         return DualEncoder(self.aleatoric, self.dropout, self.structure)
 
