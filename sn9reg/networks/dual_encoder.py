@@ -217,7 +217,7 @@ class DualEncoder(nn.Module):
     with orientation energies beside the encoders, see `Structure`; without, the network is the paper's.
     """
 
-    margin = 56  # pixels within which a cell feels the border
+    margin = 40  # pixels within which a cell feels the border; beyond, hardly
 
     def __init__(self, aleatoric: bool = True, dropout: float = 1.0, structure: bool = False) -> None:
         super().__init__()

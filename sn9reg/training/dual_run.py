@@ -63,15 +63,15 @@ def train_dual(
         best = checks is not None and (folder / "best.ckpt").exists()
         before = folder / ("best.ckpt" if best else "last.ckpt")
     if before is not None:
-        _begin_with(task, before)
+        _begin_with(task, before, optional=())
     return task
 
 
-def _begin_with(task: DualTask, checkpoint: Path) -> None:
+def _begin_with(task: DualTask, checkpoint: Path, optional: tuple[str, ...] = _OPTIONAL) -> None:
     """Take over a checkpoint's weights. A pre-training may have been without modules for uncertainty, or with them; all
-    else must fit. Raises InputError where it does not."""
+    but what is `optional` must fit. Raises InputError where it does not."""
     state, own = read_checkpoint(checkpoint)["state_dict"], task.state_dict()
-    apart = {key for key in own.keys() ^ state.keys() if not key.startswith(_OPTIONAL)}
+    apart = {key for key in own.keys() ^ state.keys() if not key.startswith(optional)}
     try:
         if apart:
             raise RuntimeError(f"it differs in {', '.join(sorted(apart)[:3])}")

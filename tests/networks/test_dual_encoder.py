@@ -522,6 +522,4 @@ def test_what_gets_a_gradient_gets_one_that_moves_it(gradients):
 
 
 def test_gradients_reach_every_parameter_but_that_of_the_loss(gradients):
-    # FAILS, reported: `OpticalEncoder.finish` returns the finest level alone, so that the way up of the last round,
-    # `encoders.optical.rounds.1.up` and `.up_share`, is computed in every pass, never trained, and saved.
     assert [name for name, gradient in gradients.items() if gradient is None] == ["log_variance"]
