@@ -117,7 +117,7 @@ def match_features(matches: Correspondences, fit: Fit, evidence: Evidence, pair:
     near = np.full(n, evidence.mean)
     if len(evidence):
         index = cKDTree(evidence.optical_xy).query(matches.optical_xy, min(_NEAR, len(evidence)))[1]
-        near = evidence.standing[np.asarray(index).reshape(n, -1)].mean(axis=1)
+        near = evidence.standing[np.asarray(index).reshape(n, min(_NEAR, len(evidence)))].mean(axis=1)
     return np.column_stack(
         [
             np.log(np.clip(matches.sigma / matches.step, 0.02, 50)),
@@ -194,12 +194,13 @@ def _built(content: dict[str, Any]) -> Calibration:
         values = [*model.mean, *model.scale, *model.weight, model.bias]
         if {len(model.mean), len(model.scale), len(model.weight)} != {len(widths[name])} or not all(
             map(math.isfinite, values)
-        ):
+        ) or min(model.scale) <= 0:
             raise ValueError(f"{name} is not a model of {len(widths[name])} features")
     curves = {name: Curve(**content[name]) for name in ("right", "error")}
     for name, curve in curves.items():
-        if len(curve.x) != len(curve.y) or not len(curve.x) or (np.diff(curve.x) <= 0).any():
-            raise ValueError(f"{name} is no curve")
+        known = len(curve.x) == len(curve.y) > 0 and np.isfinite([*curve.x, *curve.y]).all()
+        if not known or (np.diff(curve.x) <= 0).any() or (np.diff(curve.y) < 0).any() or min(curve.y) < 0:
+            raise ValueError(f"{name} is no curve that rises")
     return Calibration(
         str(content["matcher"]),
         linear["probability"],

@@ -110,8 +110,8 @@ def _moved(pair: ScenePair, warp: Warp, nodes: Points, factor: int) -> Points:
 
 
 def _straight(nodes: Points, there: Points) -> npt.NDArray[np.float64]:
-    """(3, 3) the affine nearest to the warp; the identity where there are too few places to tell."""
+    """(3, 3) the affine nearest to the warp; the identity where there are too few places to tell, or all in a row."""
     matrix = np.eye(3)
-    if len(nodes) >= 4:
+    if len(nodes) >= 4 and np.linalg.svd(nodes - nodes.mean(axis=0), compute_uv=False)[1] > 1:
         matrix[:2] = least_squares_affine(nodes, there)
     return matrix

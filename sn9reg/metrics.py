@@ -97,6 +97,8 @@ def mma_of_truth(
         raise ValueError("there are no pairs, or one without a possible correspondence")
     best = []
     for off, sure, count in zip(errors, confidence, possible, strict=True):
+        if np.shape(off) != np.shape(sure):
+            raise ValueError(f"{np.shape(off)} errors and {np.shape(sure)} confidences do not go together")
         right = np.asarray(off, np.float64) <= radius + TOLERANCE
         order = np.argsort(-np.asarray(sure, np.float64), kind="stable")
         best.append(np.cumsum(right[order]).max(initial=0) / count)

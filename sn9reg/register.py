@@ -204,7 +204,8 @@ def register(
         lap("match")
         fitted = fit(matches, model, threshold)
         lap("fit")
-        own = _calibration(source.name, bool((matcher_options or {}).get("weights")), calibration)
+        given = [value for option, value in (matcher_options or {}).items() if option.endswith("weights")]
+        own = _calibration(source.name, any(given), calibration)
         with progress.part(_MATCHING, 1.0):
             matches, fitted, verdict = assess(pair, matches, fitted, own)
         lap("judge")

@@ -44,7 +44,7 @@ def judge(matches: Correspondences, inliers: Flags, evidence: Evidence, probabil
     chance = min(1.0, math.pi * (WITNESS_PX * matches.step) ** 2 / (2 * matches.search_radius + matches.step) ** 2)
     places = f"at {len(evidence)} places that share no pixel the images agree with the warp"
     deviations = f"{evidence.mean:.1f} standard deviations more than with their surroundings"
-    right = f"it is right with a probability of {probability:.0%}"
+    right = f"it is right with a probability of {math.floor(100 * probability)}%"
     if registered := probability >= LIKELY:
         reason = f"{places}, by {deviations}: {right}"
     else:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sn9reg.cells.inputs import optical_input, sar_input, textured
+from sn9reg.cells.inputs import covered, optical_input, sar_input, textured
 from sn9reg.grid import Grid, Points, Window
 from sn9reg.networks.branches import Modality
 from sn9reg.networks.dual_encoder import CELL, DualEncoder, Encoded
@@ -27,14 +27,16 @@ _GLANCE = 256  # pixels of each overview that say how the pair's uncertainties a
 
 @dataclass(frozen=True)
 class CellMaps:
-    """embedding: (128, h, w), of unit length. confidence: (h, w) in (0, 1]. doubt: (h, w) uncertainty of the data and
-    spread: (h, w) that of the network, both from 0 to 1. valid: (h, w), where there is something to see."""
+    """embedding: (128, h, w), of unit length. covered: (h, w), where there are pixels. confidence: (h, w) in (0, 1].
+    doubt: (h, w) uncertainty of the data and spread: (h, w) that of the network, both from 0 to 1. valid: (h, w), where
+    there is something to see."""
 
     embedding: Tensor
     confidence: Tensor
     doubt: Tensor
     spread: Tensor
     valid: Tensor
+    covered: Tensor
 
     @property
     def weighed(self) -> Tensor:
@@ -76,7 +78,8 @@ class CellEncoder:
         doubt = encoded.uncertainty[0, 0, :rows, :cols]
         confidence = (1 - self.weight[modality] * doubt / 2) * (1 - spread)
         valid = torch.from_numpy(textured(self._image(patch, modality), patch.valid, CELL)).float()
-        return CellMaps(mean / length.clamp_min(1e-6), confidence, doubt, spread, valid)
+        inside = torch.from_numpy(covered(patch.valid, CELL)).float()
+        return CellMaps(mean / length.clamp_min(1e-6), confidence, doubt, spread, valid, inside)
 
     def _image(self, patch: Patch, modality: Modality) -> np.ndarray:
         return sar_input(patch, self.log) if modality == "sar" else optical_input(patch)
@@ -126,7 +129,7 @@ class EncodedScene:
     def read(self, window: Window, factor: int = CELL) -> Patch:
         """(128, h, w) weighed embeddings of a window in cells of `factor` common pixels, a multiple of 4."""
         maps = self.maps(window, factor)
-        return Patch(maps.weighed.numpy(), maps.valid.numpy() > 0)
+        return Patch(maps.weighed.numpy(), maps.covered.numpy() > 0)
 
     def maps(self, window: Window, factor: int) -> CellMaps:
         """All that the encoder says of a window, see `read`."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
 
 from sn9reg.radiometry import Image, Mask, SarLog, standardise
 from sn9reg.scene import Patch
@@ -22,10 +25,15 @@ def sar_input(patch: Patch, log: SarLog) -> Image:
 
 def textured(image: Image, valid: Mask, cell: int) -> Mask:
     """(h // cell, w // cell) cells of an input (C, h, w) that are valid, more than half of them, and not constant."""
-    height, width = (n // cell for n in valid.shape)
+    return np.asarray(covered(valid, cell) & (_cells(image, cell).std(axis=(2, 4)) > 1e-3).any(axis=0))
 
-    def cells(values: np.ndarray) -> np.ndarray:
-        return values[..., : height * cell, : width * cell].reshape(*values.shape[:-2], height, cell, width, cell)
 
-    around = cells(valid).mean(axis=(1, 3)) > 0.5
-    return np.asarray(around & (cells(image).std(axis=(2, 4)) > 1e-3).any(axis=0))
+def covered(valid: Mask, cell: int) -> Mask:
+    """(h // cell, w // cell) cells more than half of which are valid."""
+    return np.asarray(_cells(valid, cell).mean(axis=(1, 3)) > 0.5)
+
+
+def _cells(values: npt.NDArray[Any], cell: int) -> npt.NDArray[Any]:
+    """(..., h, w) as (..., h // cell, cell, w // cell, cell)."""
+    height, width = (n // cell for n in values.shape[-2:])
+    return values[..., : height * cell, : width * cell].reshape(*values.shape[:-2], height, cell, width, cell)

@@ -168,8 +168,9 @@ class DualEncoderMatcher(TemplateMatcher):
         peaks = find_peaks(surfaces, exclusion=2.0)
         shift = (peaks.xy - _RADIUS).numpy() + predicted
         there = (peaks.xy.round().long() - _RADIUS) + reach + _RADIUS
+        seen_there = sar.valid[row + there[:, 1], col + there[:, 0]] > 0
         both = optical.confidence[inner][row, col] * sar.confidence[row + there[:, 1], col + there[:, 0]]
-        inside = np.abs(shift - predicted).max(axis=1, initial=0) < _RADIUS - 0.5
+        inside = (np.abs(shift - predicted).max(axis=1, initial=0) < _RADIUS - 0.5) & seen_there.numpy()
         places = torch.stack([col + tile.col, row + tile.row], dim=1).numpy().astype(np.float64)
         columns = (peaks.score * both, peaks.sigma / both.clamp_min(0.05), peaks.value, peaks.rival)
         score, sigma, value, rival = (column.double().numpy()[inside] for column in columns)
