@@ -20,6 +20,7 @@ import sn9reg.matchers
 from sn9reg.consistency import witnesses_agree
 from sn9reg.correspondences import Correspondences
 from sn9reg.errors import ConfigError
+from sn9reg.fitting import MINIMUM
 from sn9reg.matchers import template
 from sn9reg.matchers.base import Matcher, make_matcher, matcher_classes
 from sn9reg.matchers.structure import StructureMatcher
@@ -332,9 +333,11 @@ def test_structure_finds_the_shift_beside_a_gap(tmp_path):
 
 def test_a_shift_beyond_max_offset_is_not_found(tmp_path):
     with pair_of(tmp_path, shift=(60, 0)) as pair:
-        matches = StructureMatcher(max_offset=10.0).match(pair)
-    assert np.abs(displacement(matches)).max(initial=0) < 25
-    assert witnesses_agree(matches).mean() < 0.5 if len(matches) else matches.tried > 0
+        matches = StructureMatcher(max_offset=10.0, spacing=48).match(pair)
+    # 20 px, and what the last level looks around that.
+    assert np.abs(displacement(matches)).max(initial=0) < 20 + 2 + 12
+    assert matches.tried > 0
+    assert len(matches) < MINIMUM
 
 
 def test_max_templates_and_spacing_thin_the_lattice(tmp_path):

@@ -127,9 +127,9 @@ class TemplateMatcher:
     """Base of the dense matchers. A subclass gives `name` and `extractor`.
 
     max_offset: largest shift looked for, metres. template: side of a template, pixels of its level; half of it on the
-    way down. spacing: step of the lattice where templates are whole, pixels of its level (default half a template).
-    max_templates: at most about this many at the last level, half as many on the way down. work_megapixels: the finest
-    level is the first whose overlap has no more pixels than this.
+    way down. spacing: step of the lattice where templates are whole, pixels of its level (default half a template, less
+    in a scene of few). max_templates: at most about this many at the last level, half as many on the way down.
+    work_megapixels: the finest level is the first whose overlap has no more pixels than this.
     """
 
     name: str
@@ -154,6 +154,7 @@ class TemplateMatcher:
         self.max_offset = max_offset
         self.template = template
         self.spacing = spacing or template / 2
+        self.dense = spacing is None  # closer in a scene of few templates
         self.max_templates = max_templates
         self.work_megapixels = work_megapixels
 
@@ -256,8 +257,9 @@ class TemplateMatcher:
         f = level.factor
         inside = Window(window.col // f, window.row // f, max(1, window.width // f), max(1, window.height // f))
         spacing = self.spacing * level.template / self.template
-        dense = max(_CLOSEST / self.cell, (min(inside.shape) - level.template) / _DENSE)
-        return Lattice.over(inside, level.template, min(spacing, dense), limit)
+        if self.dense:
+            spacing = min(spacing, max(_CLOSEST / self.cell, (min(inside.shape) - level.template) / _DENSE))
+        return Lattice.over(inside, level.template, spacing, limit)
 
     def _search(
         self, pair: ScenePair, level: Level, limit: int, prediction: _Prediction | None, extract: FeatureExtractor
