@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import pytest
 from affine import Affine
@@ -93,12 +91,13 @@ def test_an_affine_is_the_least_squares_one_of_its_inliers():
     np.testing.assert_allclose(fit(source), design @ expected.T, atol=1e-6)
 
 
-def test_a_translation_is_the_mean_of_those_within_the_threshold():
+def test_a_translation_is_the_mean_of_those_within_the_threshold_the_farther_the_less():
     source = places(np.random.default_rng(5), 5)
     shift = np.array([[10.0, 0], [11, 0], [12, 0], [12, 1], [40, 40]])
     fit = fit_global(source, source + shift, "translation", 2.1)
     np.testing.assert_array_equal(fit.inliers, [True, True, True, True, False])
-    np.testing.assert_allclose(fit(source) - source, np.tile([11.25, 0.25], (5, 1)), atol=1e-6)
+    np.testing.assert_allclose(fit(source) - source, np.tile([11.25, 0.25], (5, 1)), atol=0.06)
+    assert 0 < (fit(source) - source)[0, 1] < 0.25  # of the one that lies apart, less
 
 
 def test_a_translation_of_very_many_matches():
@@ -195,8 +194,8 @@ def test_a_global_warp_expects_the_residual_of_its_inliers_everywhere():
     assert (warp.model, warp.crs) == ("translation", found.grid.crs)
     anywhere = np.array([[0.0, 0.0], ORIGIN])
     np.testing.assert_allclose(warp(anywhere) - anywhere, [[10.0, 5.0]] * 2, atol=0.1)
-    # 2 px of half a metre along both axes
-    np.testing.assert_allclose(warp.error(anywhere), [math.sqrt(2)] * 2, rtol=0.05)
+    # 2 px of half a metre along either axis
+    np.testing.assert_allclose(warp.error(anywhere), [1.0] * 2, rtol=0.05)
 
 
 def test_a_warp_takes_whole_numbers():
