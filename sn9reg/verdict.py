@@ -12,6 +12,8 @@ from sn9reg.correspondences import Correspondences, Flags
 from sn9reg.evidence import Evidence
 
 LIKELY = 0.5  # probability from which a pair counts as registered
+# Where matches span so many footprints, so large a share must be confirmed too: a warp may be right in places alone.
+_ROOM, _CONFIRMED = 3.0, 0.25
 
 
 @dataclass(frozen=True)
@@ -40,12 +42,19 @@ class Verdict:
 
 def judge(matches: Correspondences, inliers: Flags, evidence: Evidence, probability: float, error: float) -> Verdict:
     """The verdict on a fitted warp. probability: that it is right; error: its expected error, map units."""
-    agreement = int(witnesses_agree(matches).sum()) / max(1, matches.tried)
+    agreed = int(witnesses_agree(matches).sum())
+    agreement, confirmed = agreed / max(1, matches.tried), agreed / max(1, len(matches))
     chance = min(1.0, math.pi * (WITNESS_PX * matches.step) ** 2 / (2 * matches.search_radius + matches.step) ** 2)
     places = f"at {len(evidence)} places that share no pixel the images agree with the warp"
     deviations = f"{evidence.mean:.1f} standard deviations more than with their surroundings"
     right = f"it is right with a probability of {math.floor(100 * probability)}%"
-    if registered := probability >= LIKELY:
+    extent = float(np.ptp(matches.optical_xy, axis=0).max()) if len(matches) else 0.0
+    alone = extent >= _ROOM * matches.footprint and confirmed < _CONFIRMED
+    registered = probability >= LIKELY and not alone
+    if alone:
+        few = f"only {agreed} of {len(matches)} matches ({confirmed:.0%})"
+        reason = f"{few} are confirmed by neighbours that share no pixel"
+    elif registered:
         reason = f"{places}, by {deviations}: {right}"
     else:
         reason = f"{places} by only {deviations}: {right}, and at least {LIKELY:.0%} is asked"

@@ -39,8 +39,7 @@ _VOTERS, _NEAREST_VOTERS = 0.8, 0.6  # width of the vote, in nodes, for the pred
 _SMALL = 384  # side of a scene, pixels, up to which it is first laid as a whole
 _DENSE = 6  # steps at least between the outermost templates, ...
 _CLOSEST = 16  # as long as they are so many pixels long
-_FEW = 3.0  # templates side by side make a scene so small that its displacement hardly changes, ...
-_VOTERS_OF_FEW = 2.0  # and so wide is the vote there
+_VOTERS_OF_SMALL = 2.0  # width of the vote there: over so few pixels a displacement hardly changes
 _SUPPORTED = 0.5  # of a level's matches must be confirmed for it to replace a coarser one ...
 _DESCEND = 0.6  # ... and of this level's for a finer one to be tried, ...
 _TELLING = 100  # ... as soon as there are this many places to tell by
@@ -63,12 +62,13 @@ class _Prediction:
 @dataclass(frozen=True)
 class _Searched:
     """One level's similarity surfaces. predicted: (N, 2) shifts around which they lie, pixels of the level.
-    alone: (N, D, D) surfaces relative to these, before any vote."""
+    alone: (N, D, D) surfaces relative to these, before any vote. small: whether the scene is, see `_small`."""
 
     lattice: Lattice
     surfaces: Surfaces
     predicted: Points
     alone: Tensor
+    small: bool
 
     def prediction(self) -> _Prediction:
         """The field that predicts the next level's shifts: peaks after a wide vote, smoothed."""
@@ -79,16 +79,16 @@ class _Searched:
         return _Prediction(self.lattice, level.factor, smooth_field(shift, weight, width=0.7) * level.factor)
 
     def _width(self, nodes: float) -> float:
-        """Of a vote, in nodes; on a lattice that is denser than half a template, as much ground as on one that is
-        not."""
+        """Of a vote, in nodes; in a small scene, whose lattice may be denser, as much ground as half templates are."""
+        if not self.small:
+            return nodes
         return nodes * max(1.0, self.surfaces.level.template / 2 / self.lattice.spacing)
 
     def matches(self, pair: ScenePair) -> Correspondences:
         """Peaks after a vote of the nearest neighbours, where the template found its way back."""
         surfaces, level, f = self.surfaces, self.surfaces.level, self.surfaces.level.factor
         solo = find_peaks(self.alone)
-        few = max(self.lattice.nx, self.lattice.ny) * self.lattice.spacing <= _FEW * level.template
-        voters = self._width(_VOTERS_OF_FEW if few else _NEAREST_VOTERS)
+        voters = self._width(_VOTERS_OF_SMALL if self.small else _NEAREST_VOTERS)
         peaks = find_peaks(aggregate(self.alone, surfaces.usable, self.lattice, voters))
         moved = peaks.xy.numpy() - level.radius
         kept = surfaces.usable & (surfaces.returned < _RETURN) & (np.abs(moved).max(axis=1) < level.radius - 0.5)
@@ -192,11 +192,9 @@ class TemplateMatcher:
         """Coarsest first."""
         window, cell = pair.overlap, self.cell
         shift = self.max_offset / (pair.grid.resolution * pair.grid.metres_per_unit) / cell
-        factor = 1
-        while window.width * window.height / factor**2 > self.work_megapixels * 1e6:
-            factor *= 2
+        factor = self._finest(pair)
         side = min(window.shape) // cell
-        if side // factor <= _SMALL // cell:
+        if self._small(pair):
             # Few templates see too little each, and over so few pixels a displacement hardly changes.
             radius = min(math.ceil(shift / factor) + 2, max(4, side // factor // 2))
             whole = Level(factor * cell, max(16 // cell, side // factor // 2 * 2), radius, self.margin)
@@ -213,6 +211,17 @@ class TemplateMatcher:
             descent.append(Level(f * cell, template, radius, self.margin))
         radius = _FINE_RADIUS if descent else math.ceil(shift / factors[0]) + 2
         return [*descent, self._last(pair, factors[0] * cell, radius)]
+
+    def _finest(self, pair: ScenePair) -> int:
+        """The finest level's pixels, in common pixels (of cells: their pixels)."""
+        window, factor = pair.overlap, 1
+        while window.width * window.height / factor**2 > self.work_megapixels * 1e6:
+            factor *= 2
+        return factor
+
+    def _small(self, pair: ScenePair) -> bool:
+        """Whether the scene has room for few templates even where its pixels are finest."""
+        return min(pair.overlap.shape) // self.cell // self._finest(pair) <= _SMALL // self.cell
 
     def _last(self, pair: ScenePair, factor: int, radius: int) -> Level:
         """The level that matches are taken from: templates as large as asked for, if the overlap has room for them."""
@@ -257,7 +266,7 @@ class TemplateMatcher:
         f = level.factor
         inside = Window(window.col // f, window.row // f, max(1, window.width // f), max(1, window.height // f))
         spacing = self.spacing * level.template / self.template
-        if self.dense:
+        if self.dense and self._small(pair):
             spacing = min(spacing, max(_CLOSEST / self.cell, (min(inside.shape) - level.template) / _DENSE))
         return Lattice.over(inside, level.template, spacing, limit)
 
@@ -268,7 +277,7 @@ class TemplateMatcher:
         places = to_common(lattice.nodes, level.factor)
         predicted = np.zeros_like(places) if prediction is None else prediction.at(places) / level.factor
         surfaces = search(pair, level, lattice.nodes, predicted, extract, similarity=self.similarity)
-        return _Searched(lattice, surfaces, predicted, centred(surfaces, predicted))
+        return _Searched(lattice, surfaces, predicted, centred(surfaces, predicted), self._small(pair))
 
 
 def mirrored(extract: FeatureExtractor, rim: int) -> FeatureExtractor:
