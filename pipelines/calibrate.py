@@ -39,7 +39,13 @@ from sn9reg.training.split import hold_out
 
 SHIFT = 20  # pixels
 RIGHT = 3.0  # matched pixels of median error up to which a warp is right; ten times that of a scene with terrain
-SCENES = tuple((seed, looks) for seed, looks in zip(range(501, 511), (1, 2, 4, 8, 1, 2, 4, 8, 2, 4), strict=True))
+LOOKS = (1, 2, 4, 8, 1, 2, 4, 8, 2, 4)
+SIZES = (
+    *[(1100, 1000)] * 10,
+    *[(1300, 1100), (900, 1300), (1600, 1500), (1200, 1200), (2200, 2000)] * 2,
+    *[(1000, 1000), (1500, 1000), (1400, 1400), (1200, 900), (3000, 2600)] * 2,
+)
+SCENES = tuple((501 + k, size, LOOKS[k % len(LOOKS)]) for k, size in enumerate(SIZES))
 _WEIGHTS = Path("sn9reg/weights/calibration.json")
 
 # Where (N, 2) optical places of the common grid, in pixels, have their counterparts; None for pairs that have none.
@@ -70,15 +76,16 @@ def observe(case: Case, matcher: Matcher) -> Sample:
             evidence = gather(pair, fitted.warp, matches.step, witness(pair))
         observed = (matches, fitted, evidence)
         if case.truth is None:
-            return Sample.of(False, observed, np.full(len(matches), np.inf), (np.zeros(0), np.zeros(0)), case.weight)
+            nowhere = (np.zeros((0, 2)), np.zeros(0), np.zeros(0))
+            return Sample.of(False, observed, np.full(len(matches), np.inf), nowhere, case.weight)
         off = np.hypot(*(matches.sar_xy - case.truth(pair, matches.optical_xy)).T) / matches.step
-        raw, true = _field(pair, fitted, case.truth, matches.step * pair.grid.resolution)
-        right = fitted.fitted and float(np.median(true)) <= case.tolerance
-        return Sample.of(right, observed, off, (raw, true), case.weight)
+        field = _field(pair, fitted, case.truth, matches.step * pair.grid.resolution)
+        right = fitted.fitted and float(np.median(field[-1])) <= case.tolerance
+        return Sample.of(right, observed, off, field, case.weight)
 
 
-def _field(pair: ScenePair, fitted: Fit, truth: Known, pixel: float) -> tuple[Floats, Floats]:
-    """A warp's own sigma and its error, in matched pixels, at 10 x 10 places of the overlap."""
+def _field(pair: ScenePair, fitted: Fit, truth: Known, pixel: float) -> tuple[Points, Floats, Floats]:
+    """10 x 10 places of the overlap, a warp's own sigma there and its error, in matched pixels."""
     window = pair.overlap
     sides = ((window.col, window.width), (window.row, window.height))
     x, y = (np.linspace(start, start + size - 1, 12)[1:-1] for start, size in sides)
@@ -86,7 +93,7 @@ def _field(pair: ScenePair, fitted: Fit, truth: Known, pixel: float) -> tuple[Fl
     there = truth(pair, places)
     places, there = (points[np.isfinite(there).all(axis=1)] for points in (places, there))
     here = pair.grid.to_map(places)
-    return fitted.warp.error(here) / pixel, np.hypot(*(fitted.warp(here) - pair.grid.to_map(there)).T) / pixel
+    return here, fitted.warp.error(here) / pixel, np.hypot(*(fitted.warp(here) - pair.grid.to_map(there)).T) / pixel
 
 
 def folder_cases(
@@ -113,14 +120,14 @@ def displaced(
     return Case(name, scratch / f"{name}_opt.tif", scratch / f"{name}_sar.tif", True, truth)
 
 
-def scene_cases(scratch: Path, size: tuple[int, int] = (1100, 1000)) -> Iterator[Case]:
+def scene_cases(scratch: Path, every: int = 1) -> Iterator[Case]:
     """Simulated scenes, each with its own SAR image and with that of the one before."""
     before: Path | None = None
-    for seed, looks in SCENES:
+    for seed, size, looks in SCENES[::every]:
         scene = simulate(scratch / f"scene{seed}", *size, seed=seed, looks=looks)
-        yield Case(f"scene{seed}", scene.optical, scene.sar, False, offsets_truth(scene.offsets), 10 * RIGHT, 2.0)
+        yield Case(f"scene{seed}", scene.optical, scene.sar, False, offsets_truth(scene.offsets), 10 * RIGHT)
         if before is not None:
-            yield Case(f"scene{seed}_wrong", scene.optical, before, True, None, weight=2.0)
+            yield Case(f"scene{seed}_wrong", scene.optical, before, True, None)
         before = scene.sar
 
 
@@ -154,7 +161,7 @@ def cases(parts: list[str], data: Path, scratch: Path, every: int) -> Iterator[C
         for case in folder_cases("3mos", pair_files(data / "3mos")[:: 4 * every], scratch):
             yield replace(case, weight=0.3)
     if "scenes" in parts:
-        yield from scene_cases(scratch)
+        yield from scene_cases(scratch, every)
 
 
 def collect(found: Iterator[Case], matcher: Matcher, folder: Path) -> list[Sample]:
@@ -185,6 +192,8 @@ def main(name: str, parts: str, data: Path, out: Path, every: int, weights: str 
     matcher = make_matcher(name, **({"weights": weights} if weights else {}))
     with tempfile.TemporaryDirectory() as scratch:
         samples = collect(cases(parts.split(","), data, Path(scratch), every), matcher, folder)
+    if not any(sample.right for sample in samples):
+        raise click.ClickException(f"{name} registered none of {len(samples)} pairs: there is nothing to calibrate by")
     stored: dict[str, Any] = json.loads(_WEIGHTS.read_text()) if _WEIGHTS.exists() else {"pair": None, "matchers": {}}
     if name == DEFAULT_MATCHER:
         stored["pair"] = vars(fit_pair(samples))

@@ -3,8 +3,12 @@
 Raw scores of different matchers have nothing in common. Once a warp is fitted and the pixels have given evidence for
 it (`evidence.py`), the same quantities describe every match: how surely its peak stands, how far it lies from the warp,
 what the pixels around it say, and how likely the pair is registered at all. From these a logistic model and an isotonic
-curve give the probability that a match is right within 3 pixels, a linear model and another curve its error. Both were
-fitted on pairs whose truth is known (`training/calibrate.py`) and are stored with the weights.
+curve give the probability that a match is right within 3 pixels, and a linear model the logarithm of its error; from
+the errors of the matches around a place follows what the map is off by there. All were fitted on pairs whose truth is
+known (`training/calibrate.py`) and are stored with the weights.
+
+A scene with room for few templates and one with room for many are two things: in the one all matches share pixels and
+are off by the same, in the other each has an error of its own. So there are models for both, mixed in between.
 """
 
 from __future__ import annotations
@@ -28,6 +32,8 @@ from sn9reg.correspondences import Correspondences, Floats
 from sn9reg.errors import InputError
 from sn9reg.evidence import Evidence
 from sn9reg.fitting import Fit
+from sn9reg.grid import Points
+from sn9reg.nearby import local_mean
 from sn9reg.rasters import PathLike
 
 log = logging.getLogger(__name__)
@@ -35,13 +41,17 @@ log = logging.getLogger(__name__)
 RIGHT_PX = 3.0  # of the pixels that were matched: a match nearer to the truth is right
 MEDIAN = math.sqrt(2 * math.log(2))  # length of the median 2-D normal deviation, in standard deviations per axis
 _LOGIT = 8.0  # probabilities beyond this are not told apart
-_ROOMY = 10.0  # templates side by side, from which on a scene is large
+_SMALL, _LARGE = 1.5, 4.0  # footprints side by side up to which a scene is small, and from which on it is large
+_LARGEST = 30.0  # and beyond which no scene was seen
+UNSEEN = 4.0  # standard deviations of a feature beyond which nothing was seen either
+_LOG_SIGMA = (math.log(0.1), math.log(20.0))  # matched pixels: nothing is surer, and nothing less sure, than this
 _CERTAIN = 30.0  # standard deviations beyond which more say no more
 _NEAR = 3  # places whose evidence counts for a match
 
 PAIR_FEATURES = ("total", "lead", "confirmed")
-MATCH_FEATURES = ("sharpness", "score", "deviation", "witness", "gap", "pair", "spread", "standing", "room")
-FIELD_FEATURES = ("deviation", "room", "standing")
+MATCH_FEATURES = ("sharpness", "score", "height", "deviation", "witness", "gap", "spread", "standing", "pair")
+SIGMA_FEATURES = MATCH_FEATURES[:-1]  # a pair that is not registered says nothing of how far off a match is
+FIELD_FEATURES = ("deviation", "sigma", "standing", "room")
 
 
 @dataclass(frozen=True)
@@ -56,7 +66,7 @@ class Linear:
     def __call__(self, features: npt.NDArray[np.float64]) -> Floats:
         """(N, k) -> (N,)."""
         values = (np.atleast_2d(features) - self.mean) / self.scale
-        return np.asarray(np.clip(values, -6, 6) @ np.asarray(self.weight) + self.bias)
+        return np.asarray(np.clip(values, -UNSEEN, UNSEEN) @ np.asarray(self.weight) + self.bias)
 
 
 @dataclass(frozen=True)
@@ -70,38 +80,69 @@ class Curve:
         return np.asarray(np.interp(values, self.x, self.y))
 
 
-@dataclass(frozen=True)
-class Calibration:
-    """Of one matcher. probability and right: logit of a match being right, and the curve from there to its probability;
-    sigma and error: the logarithm of its error in matched pixels, and the curve to its standard deviation per axis.
-    field: the logarithm of the true error of a warp over that of its matches. facts: what it was fitted on and how good
-    it was."""
+def bounded(log_sigma: Floats) -> Floats:
+    """Logarithms of standard deviations, matched pixels, within what can be meant."""
+    return np.clip(log_sigma, *_LOG_SIGMA)
 
-    matcher: str
+
+@dataclass(frozen=True)
+class Models:
+    """For scenes of one kind. probability and right: logit of a match being right, and the curve from there to its
+    probability. spread: logarithm of the standard deviation of its error per axis, matched pixels; field: the same of
+    the map at a place."""
+
     probability: Linear
     right: Curve
-    sigma: Linear
-    error: Curve
+    spread: Linear
     field: Linear
+
+    def chance(self, features: npt.NDArray[np.float64]) -> Floats:
+        """(N,) probability of matches, by `match_features`, to be right."""
+        return np.clip(self.right(self.probability(features)), 0.0, 1.0)
+
+    def log_sigma(self, features: npt.NDArray[np.float64]) -> Floats:
+        """(N,) logarithm of their standard deviation per axis, matched pixels."""
+        return bounded(self.spread(features[:, : len(SIGMA_FEATURES)]))
+
+    def log_map_sigma(self, features: npt.NDArray[np.float64]) -> Floats:
+        """(M,) the same of the map at places, by `field_features`."""
+        return bounded(self.field(features))
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Of one matcher: the models for small and for large scenes. facts: what they were fitted on."""
+
+    matcher: str
+    small: Models
+    large: Models
     facts: Mapping[str, Any]
 
     def matches(self, matches: Correspondences, fit: Fit, evidence: Evidence, pair: float) -> Correspondences:
         """The matches with their score as probability and their sigma calibrated. pair: see `pair_logit`."""
         if not len(matches):
             return replace(matches, calibrated=True)
-        features = match_features(matches, fit, evidence, pair)
-        return replace(
-            matches,
-            score=np.clip(self.right(self.probability(features)), 0.0, 1.0),
-            sigma=self.error(self.sigma(features)) * matches.step,
-            calibrated=True,
-        )
+        features, large = match_features(matches, fit, evidence, pair), largeness(matches)
+        chance = (1 - large) * self.small.chance(features) + large * self.large.chance(features)
+        sigma = np.exp((1 - large) * self.small.log_sigma(features) + large * self.large.log_sigma(features))
+        return replace(matches, score=chance, sigma=sigma * matches.step, calibrated=True)
 
     def fit(self, matches: Correspondences, fit: Fit, evidence: Evidence) -> Fit:
-        """The fit with its expected error calibrated, everywhere."""
-        factor = float(np.exp(self.field(field_features(matches, fit, evidence))[0]))
-        raw = fit.warp.error
-        return replace(fit, error=fit.error * factor, warp=replace(fit.warp, error=lambda xy: raw(xy) * factor))
+        """The fit with its expected error calibrated, everywhere. matches: calibrated already."""
+        if not fit.inliers.any():
+            return fit
+        pixel, raw = matches.step * matches.grid.resolution, fit.warp.error
+        large, room = largeness(matches), spans(matches)
+        inliers = matches.optical_map[fit.inliers]
+        near = local_mean(inliers, np.log(matches.sigma[fit.inliers] / matches.step))
+
+        def error(xy: Points) -> Floats:
+            features = field_features(raw(xy) / pixel, near(xy), evidence.mean, room)
+            small, wide = (models.log_map_sigma(features) for models in (self.small, self.large))
+            return pixel * np.exp((1 - large) * small + large * wide)
+
+        typical = float(np.median(error(inliers)))
+        return replace(fit, error=MEDIAN * typical, warp=replace(fit.warp, error=error))
 
 
 def pair_features(matches: Correspondences, evidence: Evidence) -> npt.NDArray[np.float64]:
@@ -122,27 +163,35 @@ def match_features(matches: Correspondences, fit: Fit, evidence: Evidence, pair:
         [
             np.log(np.clip(matches.sigma / matches.step, 0.02, 50)),
             matches.score,
+            1 - matches.distance,
             np.log1p(off),
             np.log1p(alone),
             matches.rival_distance - matches.distance,
-            np.full(n, clipped(pair)),
             np.full(n, np.log1p(np.median(off)) if n else 0.0),
             near,
-            np.full(n, _room(matches)),
+            np.full(n, clipped(pair)),
         ]
     )
 
 
-def field_features(matches: Correspondences, fit: Fit, evidence: Evidence) -> npt.NDArray[np.float64]:
-    """(1, 3) what says how the error of a warp compares with that of its matches, by `FIELD_FEATURES`."""
-    pixel = matches.step * matches.grid.resolution
-    return np.array([[math.log(max(fit.error / pixel, 0.05)), _room(matches), evidence.mean]])
+def field_features(raw: Floats, near: Floats, standing: float, room: float) -> npt.NDArray[np.float64]:
+    """(M, 4) what says how far a map is off at M places, by `FIELD_FEATURES`. raw: the warp's own standard deviation,
+    matched pixels; near: the mean of `Models.log_sigma` of the matches around; standing: `Evidence.mean`; room: see
+    `spans`."""
+    everywhere = np.tile([standing, math.log(np.clip(room, 1.0, _LARGEST))], (len(raw), 1))
+    return np.column_stack([np.log(np.maximum(raw, 0.05)), near, everywhere])
 
 
-def _room(matches: Correspondences) -> float:
-    """Logarithm of how many footprints side by side the matches span."""
+def spans(matches: Correspondences) -> float:
+    """How many footprints side by side the matches span."""
     extent = float(np.ptp(matches.optical_map, axis=0).max()) if len(matches) else 0.0
-    return math.log(min(max(extent / (matches.footprint * matches.grid.resolution), 0.25), _ROOMY))
+    return extent / (matches.footprint * matches.grid.resolution)
+
+
+def largeness(matches: Correspondences) -> float:
+    """From 0, a small scene, to 1, a large one."""
+    share = math.log(max(spans(matches), _SMALL) / _SMALL) / math.log(_LARGE / _SMALL)
+    return min(share, 1.0)
 
 
 def _deviation(matches: Correspondences, fit: Fit, there: npt.NDArray[np.float64]) -> Floats:
@@ -188,28 +237,24 @@ def as_json(calibration: Calibration) -> dict[str, Any]:
 
 
 def _built(content: dict[str, Any]) -> Calibration:
-    linear = {name: Linear(**content[name]) for name in ("probability", "sigma", "field")}
-    widths = {"probability": MATCH_FEATURES, "sigma": MATCH_FEATURES, "field": FIELD_FEATURES}
+    small, large = (_models(content[size]) for size in ("small", "large"))
+    return Calibration(str(content["matcher"]), small, large, dict(content.get("facts", {})))
+
+
+def _models(content: dict[str, Any]) -> Models:
+    linear = {name: Linear(**content[name]) for name in ("probability", "spread", "field")}
+    widths = {"probability": MATCH_FEATURES, "spread": SIGMA_FEATURES, "field": FIELD_FEATURES}
     for name, model in linear.items():
         values = [*model.mean, *model.scale, *model.weight, model.bias]
         if {len(model.mean), len(model.scale), len(model.weight)} != {len(widths[name])} or not all(
             map(math.isfinite, values)
         ) or min(model.scale) <= 0:
             raise ValueError(f"{name} is not a model of {len(widths[name])} features")
-    curves = {name: Curve(**content[name]) for name in ("right", "error")}
-    for name, curve in curves.items():
-        known = len(curve.x) == len(curve.y) > 0 and np.isfinite([*curve.x, *curve.y]).all()
-        if not known or (np.diff(curve.x) <= 0).any() or (np.diff(curve.y) < 0).any() or min(curve.y) < 0:
-            raise ValueError(f"{name} is no curve that rises")
-    return Calibration(
-        str(content["matcher"]),
-        linear["probability"],
-        curves["right"],
-        linear["sigma"],
-        curves["error"],
-        linear["field"],
-        dict(content.get("facts", {})),
-    )
+    curve = Curve(**content["right"])
+    known = len(curve.x) == len(curve.y) > 0 and np.isfinite([*curve.x, *curve.y]).all()
+    if not known or (np.diff(curve.x) <= 0).any() or (np.diff(curve.y) < 0).any() or min(curve.y) < 0:
+        raise ValueError("right is no curve that rises")
+    return Models(linear["probability"], curve, linear["spread"], linear["field"])
 
 
 def _stored() -> dict[str, Any]:

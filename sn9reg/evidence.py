@@ -76,7 +76,7 @@ def gather(pair: ScenePair, warp: Warp, step: float, extract: FeatureExtractor) 
         back = np.linalg.inv(matrix)
         there = there @ back[:2, :2].T + back[:2, 2]
     level = Level(factor, side, _RADIUS, _MARGIN)
-    surfaces = search(pair, level, nodes, there - nodes, extract)
+    surfaces = search(pair, level, nodes, there - nodes, extract, way_back=False)
     if not surfaces.usable.any():
         return NO_EVIDENCE
     standing, lead = _standing(_standard(surfaces.values[surfaces.usable]))

@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import numpy as np
-from scipy.spatial import cKDTree
 
 from sn9reg.consistency import local_consistency
 from sn9reg.correspondences import Correspondences, Flags, Floats
 from sn9reg.errors import ConfigError
 from sn9reg.grid import Points
 from sn9reg.local_field import LocalField, block_folds, fit_local
+from sn9reg.nearby import local_mean
 from sn9reg.warp import GlobalModel, Warp, fit_global, global_warp, identity_warp
 
 Model = Literal["auto", "translation", "affine", "homography", "local"]
@@ -22,7 +22,6 @@ MODELS: tuple[str, ...] = get_args(Model)
 
 THRESHOLD_PX = 30.0  # default threshold of the global models: parallax over terrain is no outlier
 MINIMUM = 8  # matches below which nothing is fitted
-_AROUND, _PRIOR = 24, 4.0  # matches that say how far the warp is off nearby; those of the whole scene count as so many
 _FAR = 5.0  # times the median distance, beyond which a match is not off by more
 # So many templates' widths must the matches span for `auto` to consider a model.
 _ROOM = {"translation": 0.0, "affine": 2.0, "local": 3.0}
@@ -168,16 +167,11 @@ def _with_sigma(warp: Warp, matches: Correspondences, inliers: Flags, off: Float
     source = matches.optical_map[inliers]
     # The mean length of a normal deviation in the plane is sqrt(pi / 2) of its standard deviation per axis.
     off = np.minimum(off, _FAR * np.median(off)) / math.sqrt(math.pi / 2)
-    tree, count = cKDTree(source), min(len(source), _AROUND)
-    typical = float(off.mean())
+    around = local_mean(source, off)
 
     def error(xy: Points) -> Floats:
-        distance, index = tree.query(xy, count)
-        distance, index = (np.asarray(part).reshape(len(xy), count) for part in (distance, index))
-        weight = np.exp(-((distance / np.maximum(distance[:, -1:] / 2, 1e-9)) ** 2) / 2)
-        near = ((weight * off[index]).sum(axis=1) + _PRIOR * typical) / (weight.sum(axis=1) + _PRIOR)
         field = warp.error(xy) if warp.model == "local" else np.zeros(len(xy))
-        return np.asarray(np.sqrt(near**2 + field**2 / 2))
+        return np.asarray(np.sqrt(around(xy) ** 2 + field**2 / 2))
 
     return replace(warp, error=error)
 

@@ -223,8 +223,8 @@ def assess(
     evidence = gather(pair, fitted.warp, matches.step, witness(pair))
     logit = pair_logit(matches, evidence)
     if calibration is not None:
-        calibrated = calibration.matches(matches, fitted, evidence, logit)
-        matches, fitted = calibrated, calibration.fit(matches, fitted, evidence)
+        matches = calibration.matches(matches, fitted, evidence, logit)
+        fitted = calibration.fit(matches, fitted, evidence)
     return matches, fitted, judge(matches, fitted.inliers, evidence, pair_probability(logit), fitted.error)
 
 

@@ -1,10 +1,14 @@
 """pipelines.calibrate and pipelines.confidence: the truth has the right sign, and figures add up."""
 
+from pathlib import Path
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from conftest import fields
 
-from pipelines.calibrate import displaced, observe
+from pipelines import calibrate
+from pipelines.calibrate import SCENES, Case, collect, displaced, observe, scene_cases
 from pipelines.confidence import Checked, summary
 from pipelines.uncertainty import cross_calibrated
 from sn9reg.matchers.base import make_matcher
@@ -29,16 +33,57 @@ def test_a_displaced_pair_is_found_where_it_was_put(observed):
     assert own.right
     assert len(own.off) >= 8
     assert np.median(own.off) < 0.5
+    assert own.places.shape == (100, 2)
     assert np.median(own.true) < 0.5
     assert (own.raw > 0).all()
+    assert len(own.at) == len(own.inliers) == len(own.off)
+    assert own.inliers.mean() > 0.5
+    assert own.large == 0  # a patch
 
 
 def test_a_pair_that_does_not_belong_together_has_no_right_match(observed):
     own, other = observed
     assert not other.right
-    assert len(other.true) == 0
+    assert len(other.places) == len(other.raw) == len(other.true) == 0
     assert np.isinf(other.off).all()
     assert own.pair[0, 0] > other.pair[0, 0]
+    assert own.standing > other.standing
+
+
+def test_a_run_that_was_stopped_goes_on_where_it_was(observed, tmp_path, monkeypatch):
+    seen = []
+
+    def look(case, _):
+        seen.append(case.name)
+        return observed[int(case.name)]
+
+    monkeypatch.setattr(calibrate, "observe", look)
+    cases = [Case(name, Path("o.tif"), Path("s.tif"), True, None) for name in "01"]
+    collect(iter(cases[:1]), None, tmp_path)
+    kept = collect(iter(cases), None, tmp_path)
+    assert seen == ["0", "1"]
+    assert len(kept) == 2
+    for found, known in zip(kept, observed, strict=True):
+        for name, value in vars(known).items():
+            np.testing.assert_array_equal(getattr(found, name), value)
+            assert np.ndim(getattr(found, name)) == np.ndim(value)
+
+
+def test_scenes_are_of_many_sizes_and_each_has_the_sar_image_of_the_one_before_too(tmp_path, monkeypatch):
+    made = []
+
+    def simulated(folder, width, height, seed, looks):
+        made.append((seed, (width, height), looks))
+        return SimpleNamespace(optical=folder / "o.tif", sar=folder / "s.tif", offsets=folder / "d.tif")
+
+    monkeypatch.setattr(calibrate, "simulate", simulated)
+    cases = list(scene_cases(tmp_path, 10))
+    assert made == list(SCENES[::10])
+    assert len({seed for seed, _, _ in SCENES}) == len(SCENES)
+    assert len({size for _, size, _ in SCENES}) > 5
+    assert [case.name for case in cases] == ["scene501", "scene511", "scene511_wrong", "scene521", "scene521_wrong"]
+    assert [case.truth is None for case in cases] == [False, False, True, False, True]
+    assert [case.sar.parent.name for case in cases] == ["scene501", "scene511", "scene501", "scene521", "scene511"]
 
 
 def checked(belongs=True, registered=True, off=(0.0, 1.0, 5.0), expected=1.0):

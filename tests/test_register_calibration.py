@@ -12,7 +12,7 @@ import rasterio
 
 import sn9reg.register  # noqa: F401
 from sn9reg import calibration as stored_module
-from sn9reg.calibration import FIELD_FEATURES, MATCH_FEATURES, PAIR_FEATURES, as_json
+from sn9reg.calibration import MATCH_FEATURES, MEDIAN, PAIR_FEATURES, as_json
 from sn9reg.metrics import ece
 from sn9reg.training.calibrate import Sample, fit_matcher, fit_pair
 
@@ -20,19 +20,20 @@ module = sys.modules["sn9reg.register"]
 
 
 def samples(count=40, n=30):
-    """Right pairs whose matches are nearly all right, and wrong ones."""
+    """Right pairs whose matches are nearly all right, and wrong ones, of scenes of either size."""
     random = np.random.default_rng(0)
     made = []
     for k in range(count):
-        right = k % 2 == 0
-        level = {"standing": (6, 1), "total": (20, 3), "lead": (3, -4), "unanimity": (-0.5, -3)}
-        pair = np.array([[level.get(name, (0.7, 0.1))[0 if right else 1] for name in PAIR_FEATURES]])
+        right, large = k % 2 == 0, k % 4 < 2
+        level = {"total": (20, 3), "lead": (3, -4), "confirmed": (0.7, 0.1)}
+        pair = np.array([[level[name][0 if right else 1] for name in PAIR_FEATURES]])
         pair = pair + random.normal(0, 0.1, pair.shape)
         inputs = np.abs(random.normal(0, 0.5, (n, len(MATCH_FEATURES))))
         off = random.rayleigh(1.0, n) if right else np.full(n, np.inf)
-        field = np.abs(random.normal(0, 0.5, (1, len(FIELD_FEATURES))))
-        raw, true = (np.ones(50), random.rayleigh(1.5, 50)) if right else (np.zeros(0), np.zeros(0))
-        made.append(Sample(right, pair, inputs, off, field, raw, true))
+        at, places = random.uniform(0, 1000, (n, 2)), random.uniform(0, 1000, (50 if right else 0, 2))
+        raw, true = random.uniform(0.5, 2, len(places)), random.rayleigh(1.5, len(places))
+        room, inliers = 6.0 if large else 1.0, np.ones(n, bool)
+        made.append(Sample(right, float(large), room, pair, inputs, off, at, inliers, 5.0, places, raw, true))
     return made
 
 
@@ -123,6 +124,7 @@ def registered(scene, models):
         patch.setattr(module, "gather", gathered)
         patch.setattr(module, "assess", both)
         found["with"] = module.register(scene.optical, scene.sar, matcher="structure")
+        (found["evidence"],) = once
     return found
 
 
@@ -140,11 +142,23 @@ def test_calibration_changes_errors_and_not_the_verdict(registered):
     made, (matches, fitted, verdict) = registered["with"], registered["raw"]
     assert not matches.calibrated
     assert (made.verdict.registered, made.verdict.probability) == (verdict.registered, verdict.probability)
-    factor = made.fit.error / fitted.error
-    assert factor != pytest.approx(1.0, abs=1e-3)
-    assert made.expected_error_px == pytest.approx(verdict.error * factor / made.optical.resolution)
-    at = matches.optical_map[:50]
-    np.testing.assert_allclose(made.warp.error(at), factor * fitted.warp.error(at))
+    sigma = made.warp.error(matches.optical_map)
+    assert np.isfinite(sigma).all()
+    assert sigma.min() > 0
+    assert made.fit.error == pytest.approx(MEDIAN * np.median(sigma[fitted.inliers]))
+    assert made.fit.error != pytest.approx(fitted.error, rel=1e-3)
+    assert made.expected_error_px == pytest.approx(made.fit.error / made.optical.resolution)
+    np.testing.assert_array_equal(made.fit.inliers, fitted.inliers)
+    np.testing.assert_array_equal(made.warp(matches.optical_map), fitted.warp(matches.optical_map))
+    assert (made.matches.sigma != matches.sigma).any()
+
+
+def test_the_map_is_calibrated_by_the_matches_that_are_calibrated_already(registered, models):
+    made, (_, fitted, _) = registered["with"], registered["raw"]
+    again = models[1].fit(made.matches, fitted, registered["evidence"])
+    assert again.error == made.fit.error
+    here = made.matches.optical_map
+    np.testing.assert_array_equal(again.warp.error(here), made.warp.error(here))
 
 
 def test_without_calibration_it_says_no(registered):

@@ -44,7 +44,7 @@ class Surfaces:
     """Similarity of N templates over (2 radius + 1)^2 shifts. Element (radius + dy, radius + dx) of surface i is the
     shift `centre[i]` + (dx, dy) from optical to SAR, in pixels of the level. usable: (N,) whether there was data.
     returned: (N,) forward-backward distance in pixels: a template cut from the other scene at the best shift looks for
-    its own way back."""
+    its own way back; infinite where that was not asked for."""
 
     level: Level
     values: npt.NDArray[np.float32]  # (N, D, D)
@@ -61,11 +61,12 @@ def search(
     extract: FeatureExtractor,
     template_from: Modality = "optical",
     similarity: Similarity = "cc",
+    way_back: bool = True,
 ) -> Surfaces:
     """Similarity surfaces of templates centred at `nodes` of one scene, searched for in the other.
 
     nodes: (N, 2) pixels of the level, in the scene the templates come from. predicted: (N, 2) shift expected from
-    there to the other scene. similarity: of the features.
+    there to the other scene. similarity: of the features. way_back: whether `Surfaces.returned` is asked for.
     """
     size = 2 * level.radius + 1
     # Corners of the templates and the shift are whole pixels; what is left over is in the node's place.
@@ -99,7 +100,8 @@ def search(
             # Half of the template must meet valid pixels with structure when it lies where it is expected.
             content = _content(template, template_mask).sum(dim=(1, 2))
             usable[who] = ((content > enough) & (expected > enough / 2)).numpy()
-            returned[who] = _way_back(found, region, region_mask, around, around_mask, level, similarity)
+            if way_back:
+                returned[who] = _way_back(found, region, region_mask, around, around_mask, level, similarity)
     progress.report(1.0)
     return Surfaces(level, values, centre, usable, returned)
 

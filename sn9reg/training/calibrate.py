@@ -14,41 +14,59 @@ from scipy.special import expit
 
 from sn9reg.calibration import (
     MATCH_FEATURES,
-    MEDIAN,
     RIGHT_PX,
+    SIGMA_FEATURES,
+    UNSEEN,
     Calibration,
     Curve,
     Linear,
+    Models,
+    bounded,
     clipped,
     field_features,
+    largeness,
     match_features,
     pair_features,
+    spans,
 )
-from sn9reg.correspondences import Correspondences, Floats
+from sn9reg.correspondences import Correspondences, Flags, Floats
 from sn9reg.evidence import Evidence
 from sn9reg.fitting import Fit
+from sn9reg.grid import Points
+from sn9reg.nearby import local_mean
 
 Array = npt.NDArray[np.float64]
 
 _BELONGING = 0.6  # share of the pairs given to the tool that can be registered, as the verdict assumes
 _STRANGERS = 0.25  # weight of a pair that does not belong together against one that does, where matches are judged
-_RIDGE = 1.0  # pull of the weights to nothing, in samples
+_RIDGE = 5.0  # pull of the weights to nothing, in samples, ...
+_PAIR_RIDGE = 1.0  # ... and for pairs
 _FAR = 20.0  # matched pixels, beyond which an error counts as that
+_SOFT = 0.3  # matched pixels, added to errors before their logarithm is taken
+_ENOUGH = 10  # right pairs of one size
 _KNOTS = 24
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One pair as it was matched, and the truth. right: whether its warp is. pair: (1, k) `pair_features`. inputs: (N,
-    k) `match_features`, for a logit of 0. off: (N,) errors of the matches, matched pixels. field: (1, k)
-    `field_features`. raw: (M,) the warp's own sigma and true: (M,) its error at M places, matched pixels. weight: of
-    the sample among the others."""
+    """One pair as it was matched, and the truth.
+
+    right: whether its warp is. large: `largeness`. room: `spans`. pair: (1, k) `pair_features`. inputs: (N, k)
+    `match_features`, for a logit of 0. off: (N,) errors of the matches, matched pixels. at: (N, 2) where they are, and
+    inliers: (N,) which of them the warp follows. standing: `Evidence.mean`. places: (M, 2), raw: (M,) the warp's own
+    sigma there and true: (M,) its error, matched pixels. weight: of the sample among the others.
+    """
 
     right: bool
+    large: float
+    room: float
     pair: Array
     inputs: Array
     off: Floats
-    field: Array
+    at: Points
+    inliers: Flags
+    standing: float
+    places: Points
     raw: Floats
     true: Floats
     weight: float = 1.0
@@ -59,19 +77,35 @@ class Sample:
         right: bool,
         observed: tuple[Correspondences, Fit, Evidence],
         off: Floats,
-        field: tuple[Floats, Floats],
+        field: tuple[Points, Floats, Floats],
         weight: float = 1.0,
     ) -> Sample:
-        """observed: as `pair_features` takes it. field: `raw` and `true`."""
-        matches, _, evidence = observed
-        features = (pair_features(matches, evidence), match_features(*observed, 0.0))
-        return cls(right, *features, off, field_features(*observed), *field, weight)
+        """observed: as `pair_features` takes it. field: `places`, `raw` and `true`."""
+        matches, fitted, evidence = observed
+        return cls(
+            right,
+            largeness(matches),
+            spans(matches),
+            pair_features(matches, evidence),
+            match_features(*observed, 0.0),
+            off,
+            matches.optical_map,
+            fitted.inliers,
+            evidence.mean,
+            *field,
+            weight,
+        )
 
     def matched(self, pair: Linear) -> Array:
         """(N, k) `match_features`, with the logit that a model gives the pair."""
         features = self.inputs.copy()
         features[:, MATCH_FEATURES.index("pair")] = clipped(float(pair(self.pair)[0]))
         return features
+
+    def field(self, log_sigma: Floats) -> Array:
+        """(M, k) `field_features` of the places. log_sigma: (N,) of the matches."""
+        near = local_mean(self.at[self.inliers], log_sigma[self.inliers])
+        return field_features(self.raw, near(self.places), self.standing, self.room)
 
 
 def fit_pair(samples: Sequence[Sample]) -> Linear:
@@ -82,72 +116,78 @@ def fit_pair(samples: Sequence[Sample]) -> Linear:
     weight = np.array([s.weight for s in samples])
     share = np.where(right > 0, _BELONGING / (weight * right).sum(), (1 - _BELONGING) / (weight * (1 - right)).sum())
     balanced = weight * share
-    return _logistic(features, right, balanced * len(samples), positive=True)
+    return _logistic(features, right, balanced * len(samples), _PAIR_RIDGE, positive=True)
 
 
 def fit_matcher(name: str, samples: Sequence[Sample], pair: Linear, facts: dict[str, Any]) -> Calibration:
-    """The calibration of a matcher from its samples, those of pairs that do not belong together among them."""
+    """The calibration of a matcher from its samples, those of pairs that do not belong together among them. Where too
+    few are small, or large, the models of the others stand in for theirs."""
+    by_size = [
+        [replace(s, weight=s.weight * share) for s, share in zip(samples, shares, strict=True) if share > 0]
+        for shares in ([1 - s.large for s in samples], [s.large for s in samples])
+    ]
+    small, large = (part if sum(s.right for s in part) >= _ENOUGH else samples for part in by_size)
+    return Calibration(name, _fit_models(small, pair), _fit_models(large, pair), facts)
+
+
+def _fit_models(samples: Sequence[Sample], pair: Linear) -> Models:
     used = [s if len(s.true) else replace(s, weight=s.weight * _STRANGERS) for s in samples if len(s.off)]
     features = np.concatenate([s.matched(pair) for s in used])
     off = np.minimum(np.concatenate([s.off for s in used]), _FAR)
+    # A pair counts as one, however many matches it has: they share most of their error.
     weight = np.concatenate([np.full(len(s.off), s.weight / len(s.off)) for s in used])
-    weight *= len(weight) / weight.sum()
     right = (off <= RIGHT_PX).astype(float)
     probability = _logistic(features, right, weight)
-    logit = probability(features)
-    sigma = _least_squares(features, np.log(off + 0.3), weight)
-    expected = sigma(features)
-    per_axis = off / math.sqrt(math.pi / 2)  # the mean length of a normal deviation, per standard deviation of an axis
-    good = [s for s in samples if s.right and len(s.true)]
-    wanted = np.array([math.log(_scale(s.true, s.raw)) for s in good])
-    field = _least_squares(
-        np.concatenate([s.field for s in good]),
-        wanted,
-        np.array([s.weight for s in good]),
-    )
-    return Calibration(
-        name,
-        probability,
-        _curve(logit, right, weight),
-        sigma,
-        _curve(expected, per_axis, weight),
-        field,
-        facts,
-    )
+    spread = _log_deviation(features[:, : len(SIGMA_FEATURES)], off, weight)
+    good = [s for s in samples if s.right and len(s.true) and s.inliers.any()]
+    places = np.concatenate([s.field(bounded(spread(s.inputs[:, : len(SIGMA_FEATURES)]))) for s in good])
+    true = np.concatenate([s.true for s in good])
+    field = _log_deviation(places, true, np.concatenate([np.full(len(s.true), s.weight / len(s.true)) for s in good]))
+    return Models(probability, _curve(probability(features), right, weight), spread, field)
 
 
-def _scale(true: Floats, raw: Floats) -> float:
-    """By which `raw` standard deviations must be multiplied for normal deviations to have the lengths that are true:
-    the geometric mean of what the median and what 86 % of them (two standard deviations) ask for."""
-    ratio = true / np.maximum(raw, 1e-6)
-    return max(1e-3, math.sqrt(float(np.median(ratio)) / MEDIAN * float(np.quantile(ratio, 0.8647)) / 2))
+def _log_deviation(features: Array, off: Floats, weight: Floats) -> Linear:
+    """The logarithm of the standard deviation per axis of errors that are (N,) `off`."""
+    model = _least_squares(features, np.log(np.minimum(off, _FAR) + _SOFT), weight)
+    return replace(model, bias=model.bias + math.log(_scale(off / np.exp(model(features)), weight)))
 
 
-def _standardised(features: npt.NDArray[np.float64], weight: Floats) -> tuple[Floats, Floats]:
+def _scale(ratio: Floats, weight: Floats) -> float:
+    """By which standard deviations must be multiplied for errors, of the given ratio to them, to lie within one and two
+    of them as often as normal deviations do: the geometric mean of what both ask for."""
+    order = np.argsort(ratio)
+    share = np.cumsum(weight[order]) / weight.sum()
+    one, two = (float(ratio[order][np.searchsorted(share, 1 - math.exp(-(k**2) / 2))]) / k for k in (1, 2))
+    return max(1e-3, math.sqrt(one * two))
+
+
+def _standardised(features: Array, weight: Floats) -> tuple[Floats, Floats]:
     mean = np.average(features, axis=0, weights=weight)
     scale = np.sqrt(np.average((features - mean) ** 2, axis=0, weights=weight))
     return mean, np.maximum(scale, 1e-6)
 
 
-def _logistic(features: npt.NDArray[np.float64], right: Floats, weight: Floats, positive: bool = False) -> Linear:
+def _logistic(
+    features: Array, right: Floats, weight: Floats, ridge: float = _RIDGE, positive: bool = False
+) -> Linear:
     mean, scale = _standardised(features, weight)
-    x = np.clip((features - mean) / scale, -6, 6)
+    x = np.clip((features - mean) / scale, -UNSEEN, UNSEEN)
     k = x.shape[1]
 
     def loss(parameters: Floats) -> tuple[float, Floats]:
         logit = x @ parameters[:k] + parameters[k]
-        value = (weight * (np.logaddexp(0, logit) - right * logit)).sum() + _RIDGE / 2 * (parameters[:k] ** 2).sum()
+        value = (weight * (np.logaddexp(0, logit) - right * logit)).sum() + ridge / 2 * (parameters[:k] ** 2).sum()
         slope = weight * (expit(logit) - right)
-        return float(value), np.append(x.T @ slope + _RIDGE * parameters[:k], slope.sum())
+        return float(value), np.append(x.T @ slope + ridge * parameters[:k], slope.sum())
 
     bounds = [(0.0 if positive else None, None)] * k + [(None, None)]
     best = minimize(loss, np.zeros(k + 1), jac=True, method="L-BFGS-B", bounds=bounds).x
     return Linear(mean.tolist(), scale.tolist(), best[:k].tolist(), float(best[k]))
 
 
-def _least_squares(features: npt.NDArray[np.float64], values: Floats, weight: Floats) -> Linear:
+def _least_squares(features: Array, values: Floats, weight: Floats) -> Linear:
     mean, scale = _standardised(features, weight)
-    x = np.clip((features - mean) / scale, -6, 6)
+    x = np.clip((features - mean) / scale, -UNSEEN, UNSEEN)
     level = float(np.average(values, weights=weight))
     gram = (x * weight[:, None]).T @ x + _RIDGE * np.eye(x.shape[1])
     best = np.linalg.solve(gram, (x * weight[:, None]).T @ (values - level))
