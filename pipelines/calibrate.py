@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ import click
 import numpy as np
 
 from sn9reg.benchmark import save_patch
-from sn9reg.calibration import Linear, as_json
+from sn9reg.calibration import Linear, PairModel, as_json
 from sn9reg.correspondences import Floats
 from sn9reg.evidence import NO_EVIDENCE, gather
 from sn9reg.fitting import Fit, fit
@@ -196,14 +196,15 @@ def main(name: str, parts: str, data: Path, out: Path, every: int, weights: str 
         raise click.ClickException(f"{name} registered none of {len(samples)} pairs: there is nothing to calibrate by")
     stored: dict[str, Any] = json.loads(_WEIGHTS.read_text()) if _WEIGHTS.exists() else {"pair": None, "matchers": {}}
     if name == DEFAULT_MATCHER:
-        stored["pair"] = vars(fit_pair(samples))
+        stored["pair"] = asdict(fit_pair(samples))
     facts = {
         "pairs": len(samples),
         "right": sum(s.right for s in samples),
         "matches": sum(len(s.off) for s in samples),
         "parts": parts,
     }
-    calibration = as_json(fit_matcher(name, samples, Linear(**stored["pair"]), facts))
+    pair = PairModel(*(Linear(**stored["pair"][size]) for size in ("small", "large")))
+    calibration = as_json(fit_matcher(name, samples, pair, facts))
     (out / f"{name}.json").write_text(json.dumps(calibration, indent=1))
     click.echo(f"{out / name}.json: {facts}")
     if ship:

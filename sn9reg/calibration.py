@@ -86,6 +86,18 @@ def bounded(log_sigma: Floats) -> Floats:
 
 
 @dataclass(frozen=True)
+class PairModel:
+    """The logit of a pair being registered: the model for small and that for large scenes."""
+
+    small: Linear
+    large: Linear
+
+    def __call__(self, features: npt.NDArray[np.float64], large: float) -> float:
+        """features: (1, k) `pair_features`. large: see `largeness`."""
+        return float((1 - large) * self.small(features)[0] + large * self.large(features)[0])
+
+
+@dataclass(frozen=True)
 class Models:
     """For scenes of one kind. probability and right: logit of a match being right, and the curve from there to its
     probability. spread: logarithm of the standard deviation of its error per axis, matched pixels; field: the same of
@@ -210,9 +222,15 @@ def pair_probability(logit: float) -> float:
     return float(expit(logit))
 
 
+def pair_model() -> PairModel:
+    """The model that ships."""
+    content = _stored()["pair"]
+    return PairModel(Linear(**content["small"]), Linear(**content["large"]))
+
+
 def pair_logit(matches: Correspondences, evidence: Evidence) -> float:
     """The logit of the probability that a fitted warp is right: the same model for all matchers."""
-    return float(_stored_pair()(pair_features(matches, evidence))[0])
+    return pair_model()(pair_features(matches, evidence), largeness(matches))
 
 
 def calibration_of(matcher: str) -> Calibration | None:
@@ -260,8 +278,3 @@ def _models(content: dict[str, Any]) -> Models:
 def _stored() -> dict[str, Any]:
     content: dict[str, Any] = json.loads(files("sn9reg.weights").joinpath("calibration.json").read_text())
     return content
-
-
-def _stored_pair() -> Linear:
-    content = _stored()["pair"]
-    return Linear(content["mean"], content["scale"], content["weight"], content["bias"])

@@ -11,7 +11,7 @@ from sn9reg.consistency import WITNESS_PX, witnesses_agree
 from sn9reg.correspondences import Correspondences, Flags
 from sn9reg.evidence import Evidence
 
-LIKELY = 0.6  # probability from which a pair counts as registered: a wrong map costs more than none
+LIKELY = 0.5  # probability from which a pair counts as registered
 # Where matches span so many footprints, so large a share must be confirmed too: a warp may be right in places alone.
 _ROOM, _CONFIRMED = 3.0, 0.25
 

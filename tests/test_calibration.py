@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -115,6 +115,12 @@ def of(size, made):
 @pytest.fixture(scope="module")
 def pair_model():
     return fit_pair(samples(0, 240))
+
+
+@pytest.fixture(scope="module")
+def one_pair_model(pair_model):
+    """The same for all sizes."""
+    return replace(pair_model, small=pair_model.large)
 
 
 @pytest.fixture(scope="module")
@@ -242,7 +248,7 @@ def test_a_single_match_spans_nothing(n):
 
 def test_right_pairs_are_told_from_wrong_ones(pair_model):
     fresh = samples(2, 200)
-    says = pair_model(np.concatenate([s.pair for s in fresh]))
+    says = np.array([pair_model(s.pair, s.large) for s in fresh])
     right = np.array([s.right for s in fresh])
     assert ((says > 0) == right).mean() > 0.97
     assert np.median(says[right]) > 2
@@ -253,10 +259,10 @@ def test_right_pairs_are_told_from_wrong_ones(pair_model):
 def test_no_feature_speaks_against_a_pair(harmful):
     """Even where the samples, by chance, say so."""
     made = [replace(s, pair=s.pair * np.where(np.arange(len(PAIR_FEATURES)) == harmful, -1, 1)) for s in samples(3, 40)]
-    model = fit_pair(made)
-    assert min(model.weight) >= 0
-    assert model.weight[harmful] == pytest.approx(0, abs=1e-6)
-    assert max(model.weight) > 0.1
+    for model in (fit_pair(made).small, fit_pair(made).large):
+        assert min(model.weight) >= 0
+        assert model.weight[harmful] == pytest.approx(0, abs=1e-6)
+        assert max(model.weight) > 0.1
 
 
 def test_as_many_wrong_pairs_as_one_likes_do_not_change_the_odds():
@@ -264,7 +270,18 @@ def test_as_many_wrong_pairs_as_one_likes_do_not_change_the_odds():
     wrong = [s for s in made if not s.right]
     once, often = fit_pair(made), fit_pair([*made, *wrong, *wrong, *wrong])
     middle = np.mean([s.pair for s in made], axis=0)
-    assert once(middle)[0] == pytest.approx(often(middle)[0], abs=0.5)
+    for large in (0.0, 1.0):
+        assert once(middle, large) == pytest.approx(often(middle, large), abs=0.5)
+
+
+def test_small_and_large_pairs_have_models_of_their_own_mixed_in_between():
+    made = [replace(s, pair=s.pair + 3 * s.large) for s in samples(4, 160)]  # large ones promise more
+    model = fit_pair(made)
+    middle = np.mean([s.pair for s in made], axis=0)
+    small, large = model(middle, 0.0), model(middle, 1.0)
+    assert small > large + 1
+    assert (small, large) == (model.small(middle)[0], model.large(middle)[0])
+    assert model(middle, 0.25) == pytest.approx(0.75 * small + 0.25 * large)
 
 
 def test_odds_become_probabilities():
@@ -274,12 +291,13 @@ def test_odds_become_probabilities():
 
 
 def test_what_is_stored_is_what_judges(monkeypatch, pair_model, calibration):
-    stored = {"pair": vars(pair_model), "matchers": {"made-up": as_json(calibration)}}
+    stored = {"pair": asdict(pair_model), "matchers": {"made-up": as_json(calibration)}}
     monkeypatch.setattr(module, "_stored", lambda: stored)
     matches = matches_of(40)
     strong, weak = (pair_logit(matches, evidence_of(9, level)) for level in (7.0, 0.5))
     assert strong > weak + 1
-    assert strong == pytest.approx(pair_model(pair_features(matches, evidence_of(9, 7.0)))[0])
+    features = pair_features(matches, evidence_of(9, 7.0))
+    assert strong == pytest.approx(pair_model(features, largeness(matches)))
     assert calibration_of("made-up") == calibration
     assert calibration_of("nobody") is None
 
@@ -419,9 +437,19 @@ def test_a_map_is_sure_where_the_matches_around_are(calibration):
     left = here[:, 0] < np.median(here[:, 0])
     fitted = fit_of(matches)
     fitted = replace(fitted, warp=replace(fitted.warp, error=lambda xy: np.ones(len(xy))))
-    matches = replace(matches, sigma=np.where(left, 0.5, 2.0), calibrated=True)
+    matches = replace(matches, sigma=np.where(left, 1.5, 6.0), calibrated=True)
     error = calibration.fit(matches, fitted, evidence_of(9)).warp.error(here)
     assert np.median(error[left]) < 0.6 * np.median(error[~left])
+
+
+def test_nobody_is_surer_or_less_sure_than_can_be_meant(calibration):
+    """Whatever the features: a tenth of a matched pixel at best, and twenty at worst."""
+    wild = np.random.default_rng(0).choice([-1e6, 1e6], (200, len(MATCH_FEATURES)))
+    for models in (calibration.small, calibration.large):
+        bold = replace(models, spread=replace(models.spread, weight=[9.0 * 2**k for k in range(len(SIGMA_FEATURES))]))
+        assert set(np.round(np.exp(bold.log_sigma(wild)), 6)) == {0.1, 20.0}
+        bold = replace(models, field=replace(models.field, weight=[9.0 * 2**k for k in range(len(FIELD_FEATURES))]))
+        assert set(np.round(np.exp(bold.log_map_sigma(wild[:, : len(FIELD_FEATURES)])), 6)) == {0.1, 20.0}
 
 
 def test_the_error_of_a_fit_is_the_median_one_at_its_inliers_and_outliers_have_no_say(calibration):
@@ -465,7 +493,7 @@ def test_what_is_fitted_to_is_what_is_asked_for_later(calibration, pair_model, s
     raw, off = fitted.warp.error(places) / (step * GRID.resolution), np.ones(40)
     made = Sample.of(True, (matches, fitted, evidence), off, (places, raw, np.ones(20)), 0.5)
     assert (made.large, made.room, made.weight, made.standing) == (1.0, pytest.approx(9.0), 0.5, evidence.mean)
-    likely = float(pair_model(pair_features(matches, evidence))[0])
+    likely = pair_model(pair_features(matches, evidence), 1.0)
     inputs = made.matched(pair_model)
     np.testing.assert_array_equal(inputs, match_features(matches, fitted, evidence, likely))
     known = calibration.matches(matches, fitted, evidence, likely)
@@ -476,25 +504,25 @@ def test_what_is_fitted_to_is_what_is_asked_for_later(calibration, pair_model, s
 
 
 @pytest.mark.parametrize(("right", "enough"), [(0, False), (9, False), (10, True)])
-def test_a_size_with_too_few_right_pairs_has_the_models_of_all(pair_model, size, right, enough):
+def test_a_size_with_too_few_right_pairs_has_the_models_of_all(one_pair_model, size, right, enough):
     made = samples(7, 60)
     rest = of({"small": "large", "large": "small"}[size], made)
     few = [s for s in of(size, made) if s.right][:right]
     of_all, of_few, of_rest = (
-        fit_matcher("", [replace(s, large=1.0) for s in part], pair_model, {}).large
+        fit_matcher("", [replace(s, large=1.0) for s in part], one_pair_model, {}).large
         for part in ([*few, *rest], few or rest, rest)
     )
-    found = fit_matcher("", [*few, *rest], pair_model, {})
+    found = fit_matcher("", [*few, *rest], one_pair_model, {})
     other = found.large if size == "small" else found.small
     assert getattr(found, size) == (of_few if enough else of_all)
     assert other == of_rest
 
 
-def test_a_sample_in_between_counts_for_both_in_part(pair_model):
+def test_a_sample_in_between_counts_for_both_in_part(one_pair_model):
     made = samples(8, 40)
-    both = fit_matcher("", [replace(s, large=0.25) for s in made], pair_model, {})
+    both = fit_matcher("", [replace(s, large=0.25) for s in made], one_pair_model, {})
     for found, share in ((both.small, 0.75), (both.large, 0.25)):
-        assert found == fit_matcher("", [replace(s, large=1.0, weight=share) for s in made], pair_model, {}).large
+        assert found == fit_matcher("", [replace(s, large=1.0, weight=share) for s in made], one_pair_model, {}).large
     assert both.small != both.large
 
 
@@ -656,5 +684,5 @@ def test_curves_that_do_not_rise_are_refused(calibration, tmp_path, size, name, 
 def test_a_linear_model_clips_what_was_never_seen():
     model = Linear([1.0, 0.0], [2.0, 1.0], [1.0, -0.5], 0.25)
     assert model(np.array([[3.0, 2.0]])).tolist() == pytest.approx([1 - 1 + 0.25])
-    assert model(np.array([[1e9, 0.0], [-1e9, 0.0]])).tolist() == pytest.approx([6.25, -5.75])
+    assert model(np.array([[1e9, 0.0], [-1e9, 0.0]])).tolist() == pytest.approx([4.25, -3.75])
     assert model(np.zeros((0, 2))).shape == (0,)

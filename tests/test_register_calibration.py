@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -46,7 +47,7 @@ def models():
 @pytest.fixture(autouse=True)
 def ships(monkeypatch, models):
     pair, calibration = models
-    content = {"pair": vars(pair), "matchers": {"structure": as_json(calibration)}}
+    content = {"pair": asdict(pair), "matchers": {"structure": as_json(calibration)}}
     monkeypatch.setattr(stored_module, "_stored", lambda: content)
 
 
@@ -109,7 +110,7 @@ def registered(scene, models):
     found = {}
     pair, calibration = models
     with pytest.MonkeyPatch.context() as patch:
-        content = {"pair": vars(pair), "matchers": {"structure": as_json(calibration)}}
+        content = {"pair": asdict(pair), "matchers": {"structure": as_json(calibration)}}
         patch.setattr(stored_module, "_stored", lambda: content)
         assess, gather, once = module.assess, module.gather, []
 
@@ -178,5 +179,5 @@ def test_the_tag_is_in_the_file(registered, tmp_path):
 
 def test_the_made_up_pairs_are_told_apart(models):
     pair, _ = models
-    says = np.array([stored_module.pair_probability(float(pair(s.pair)[0])) for s in samples()])
+    says = np.array([stored_module.pair_probability(pair(s.pair, s.large)) for s in samples()])
     assert ece(says, [s.right for s in samples()]) < 0.1

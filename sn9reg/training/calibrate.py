@@ -21,6 +21,7 @@ from sn9reg.calibration import (
     Curve,
     Linear,
     Models,
+    PairModel,
     bounded,
     clipped,
     field_features,
@@ -96,10 +97,10 @@ class Sample:
             weight,
         )
 
-    def matched(self, pair: Linear) -> Array:
+    def matched(self, pair: PairModel) -> Array:
         """(N, k) `match_features`, with the logit that a model gives the pair."""
         features = self.inputs.copy()
-        features[:, MATCH_FEATURES.index("pair")] = clipped(float(pair(self.pair)[0]))
+        features[:, MATCH_FEATURES.index("pair")] = clipped(pair(self.pair, self.large))
         return features
 
     def field(self, log_sigma: Floats) -> Array:
@@ -108,9 +109,22 @@ class Sample:
         return field_features(self.raw, near(self.places), self.standing, self.room)
 
 
-def fit_pair(samples: Sequence[Sample]) -> Linear:
+def fit_pair(samples: Sequence[Sample]) -> PairModel:
     """The model of whether a pair is registered. Every feature speaks for it, none against: beyond what was seen the
     answer stays sensible."""
+    return PairModel(*(_fit_pair(part) for part in _by_size(samples)))
+
+
+def _by_size(samples: Sequence[Sample]) -> list[Sequence[Sample]]:
+    """The small and the large ones, those in between in part; where too few of either were registered, all of them."""
+    parts = [
+        [replace(s, weight=s.weight * share) for s, share in zip(samples, shares, strict=True) if share > 0]
+        for shares in ([1 - s.large for s in samples], [s.large for s in samples])
+    ]
+    return [part if sum(s.right for s in part) >= _ENOUGH else samples for part in parts]
+
+
+def _fit_pair(samples: Sequence[Sample]) -> Linear:
     features = np.concatenate([s.pair for s in samples])
     right = np.array([s.right for s in samples], float)
     weight = np.array([s.weight for s in samples])
@@ -119,18 +133,13 @@ def fit_pair(samples: Sequence[Sample]) -> Linear:
     return _logistic(features, right, balanced * len(samples), _PAIR_RIDGE, positive=True)
 
 
-def fit_matcher(name: str, samples: Sequence[Sample], pair: Linear, facts: dict[str, Any]) -> Calibration:
-    """The calibration of a matcher from its samples, those of pairs that do not belong together among them. Where too
-    few are small, or large, the models of the others stand in for theirs."""
-    by_size = [
-        [replace(s, weight=s.weight * share) for s, share in zip(samples, shares, strict=True) if share > 0]
-        for shares in ([1 - s.large for s in samples], [s.large for s in samples])
-    ]
-    small, large = (part if sum(s.right for s in part) >= _ENOUGH else samples for part in by_size)
-    return Calibration(name, _fit_models(small, pair), _fit_models(large, pair), facts)
+def fit_matcher(name: str, samples: Sequence[Sample], pair: PairModel, facts: dict[str, Any]) -> Calibration:
+    """The calibration of a matcher from its samples, those of pairs that do not belong together among them."""
+    small, large = (_fit_models(part, pair) for part in _by_size(samples))
+    return Calibration(name, small, large, facts)
 
 
-def _fit_models(samples: Sequence[Sample], pair: Linear) -> Models:
+def _fit_models(samples: Sequence[Sample], pair: PairModel) -> Models:
     used = [s if len(s.true) else replace(s, weight=s.weight * _STRANGERS) for s in samples if len(s.off)]
     features = np.concatenate([s.matched(pair) for s in used])
     off = np.minimum(np.concatenate([s.off for s in used]), _FAR)
