@@ -85,10 +85,10 @@ def observe(case: Case, matcher: Matcher) -> Sample:
 
 
 def _field(pair: ScenePair, fitted: Fit, truth: Known, pixel: float) -> tuple[Points, Floats, Floats]:
-    """10 x 10 places of the overlap, a warp's own sigma there and its error, in matched pixels."""
+    """20 x 20 places all over the overlap, a warp's own sigma there and its error, in matched pixels."""
     window = pair.overlap
     sides = ((window.col, window.width), (window.row, window.height))
-    x, y = (np.linspace(start, start + size - 1, 12)[1:-1] for start, size in sides)
+    x, y = (start - 0.5 + size * (np.arange(20) + 0.5) / 20 for start, size in sides)
     places = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
     there = truth(pair, places)
     places, there = (points[np.isfinite(there).all(axis=1)] for points in (places, there))

@@ -33,14 +33,15 @@ from sn9reg.scene import open_pair
 from sn9reg.simulate import simulate
 
 RIGHT = 3.0  # pixels
-SCENES = ((3, 2), (21, 4), (22, 8), (701, 1), (702, 2), (703, 4))  # seeds and looks
+SCENES = ((3, 2), (21, 4), (22, 8), *((701 + k, 2 ** (k % 4)) for k in range(15)))  # seeds and looks
 SIDE = (1200, 1000)
 
 
 @dataclass(frozen=True)
 class Checked:
     """One pair. belongs: whether it does. off, probability, sigma: (N,) of its matches, pixels of the common grid.
-    true, claimed: (M,) error of the warp and its sigma, pixels. expected: median error that was promised."""
+    step: side of the pixels that were matched: three of these are what a probability is of. true, claimed: (M,) error
+    of the warp and its sigma, pixels. expected: median error that was promised."""
 
     belongs: bool
     registered: bool
@@ -48,6 +49,7 @@ class Checked:
     off: Floats
     probability: Floats
     sigma: Floats
+    step: float
     true: Floats
     claimed: Floats
     expected: float
@@ -63,7 +65,7 @@ def check(case: Case, registration: Registration) -> Checked:
     common = (verdict.registered, verdict.probability)
     none = np.zeros(0)
     if case.truth is None:
-        return Checked(False, *common, none, none, none, none, none, np.nan)
+        return Checked(False, *common, none, none, none, matches.step, none, none, np.nan)
     with open_pair(case.optical, case.sar, pixel_frame=case.pixel_frame) as pair:
         off = np.hypot(*(matches.sar_xy - case.truth(pair, matches.optical_xy)).T)
         window = pair.overlap
@@ -75,7 +77,7 @@ def check(case: Case, registration: Registration) -> Checked:
     true = np.hypot(*(registration.grid.to_pixel(registration.warp(here)) - there).T)
     claimed = registration.warp.error(here) / pixel
     expected = verdict.error / pixel
-    return Checked(True, *common, off, matches.score, matches.sigma, true, claimed, expected)
+    return Checked(True, *common, off, matches.score, matches.sigma, matches.step, true, claimed, expected)
 
 
 def summary(found: list[Checked]) -> dict[str, Any]:
@@ -84,12 +86,13 @@ def summary(found: list[Checked]) -> dict[str, Any]:
     off, probability, sigma = (
         np.concatenate([getattr(c, name) for c in own]) for name in ("off", "probability", "sigma")
     )
+    right = np.concatenate([c.off <= RIGHT * c.step for c in own])
     good = [c for c in own if c.registered]
     ratio = np.concatenate([c.true / c.claimed for c in good]) if good else np.zeros(1)
     promise = np.array([c.error / c.expected for c in good])
     return {
         "pairs": len(own),
-        "ece": ece(np.clip(probability, 0, 1), off <= RIGHT),
+        "ece": ece(np.clip(probability, 0, 1), right),
         "spearman": float(spearmanr(sigma, off)[0]),
         "mma_1": mma([c.off for c in own], 1.0),
         "mma_3": mma([c.off for c in own], 3.0),

@@ -89,7 +89,7 @@ def test_scenes_are_of_many_sizes_and_each_has_the_sar_image_of_the_one_before_t
 def checked(belongs=True, registered=True, off=(0.0, 1.0, 5.0), expected=1.0):
     off = np.array(off)
     true, claimed = np.array([0.5, 1.5, 2.5]), np.ones(3)
-    return Checked(belongs, registered, 0.9, off, np.array([0.9, 0.8, 0.1]), off + 0.5, true, claimed, expected)
+    return Checked(belongs, registered, 0.9, off, np.array([0.9, 0.8, 0.1]), off + 0.5, 1.0, true, claimed, expected)
 
 
 def test_the_summary_counts():
