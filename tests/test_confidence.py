@@ -33,7 +33,7 @@ def test_a_displaced_pair_is_found_where_it_was_put(observed):
     assert own.right
     assert len(own.off) >= 8
     assert np.median(own.off) < 0.5
-    assert own.places.shape == (100, 2)
+    assert own.places.shape == (400, 2)
     assert np.median(own.true) < 0.5
     assert (own.raw > 0).all()
     assert len(own.at) == len(own.inliers) == len(own.off)
