@@ -1,12 +1,13 @@
 """Does the confidence mean what it says? Checked on pairs that no calibration was fitted to.
 
-    python -m pipelines.confidence [--matcher hybrid] [--data ../shared/data] [--parts sen12/val,gf3_1m,scenes]
-        [--wrong 100] [--every 1] [--out work/confidence] [--calibration FILE]
+    python -m pipelines.confidence [--matcher hybrid] [--data ../shared/data] [--wrong 100] [--every 1]
+        [--parts sen12/val,gf3_1m,scenes,large-scenes] [--out work/confidence] [--calibration FILE]
 
 Registers each pair of the folders with its SAR image displaced by up to 20 px, as many pairs as asked for that do not
-belong together, and simulated scenes of seeds of their own. Prints, per set: the calibration error of the matches'
-probabilities, the rank correlation of predicted and true error, the share of true errors within one and two sigma
-(39 and 86 % of normal deviations in the plane), and what the verdict and its expected error were worth.
+belong together, and simulated scenes of seeds of their own. Prints, per set and for all together: the calibration
+error of the matches' probabilities, the rank correlation of predicted and true error, the share of true errors within
+one and two sigma (39 and 86 % of normal deviations in the plane), and what the verdict and its expected error were
+worth.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ from sn9reg.simulate import simulate
 RIGHT = 3.0  # pixels
 SCENES = ((3, 2), (21, 4), (22, 8), *((701 + k, 2 ** (k % 4)) for k in range(15)))  # seeds and looks
 SIDE = (1200, 1000)
+LARGE_SCENES = tuple((801 + k, 2 ** (k % 4)) for k in range(8))
+LARGE_SIDE = (2400, 2000)
 
 
 @dataclass(frozen=True)
@@ -121,17 +124,27 @@ def folder_cases(folder: Path, scratch: Path, wrong: int, every: int) -> Iterato
         yield displaced(f"{files[k].name}_{other.name}", optical, sar, False, scratch, random, SHIFT)
 
 
-def scene_cases(scratch: Path) -> Iterator[Case]:
+def scene_cases(scratch: Path, large: bool) -> Iterator[Case]:
     """Simulated scenes with terrain."""
-    for seed, looks in SCENES:
-        scene = simulate(scratch / f"scene{seed}", *SIDE, seed=seed, looks=looks)
+    for seed, looks in LARGE_SCENES if large else SCENES:
+        scene = simulate(scratch / f"scene{seed}", *(LARGE_SIDE if large else SIDE), seed=seed, looks=looks)
         yield Case(f"scene{seed}", scene.optical, scene.sar, False, offsets_truth(scene.offsets))
+
+
+def show(name: str, part: str, found: list[Checked], out: Path) -> None:
+    """Print the figures of a part and write them, and what each match claimed beside its error."""
+    result, stem = summary(found), f"{name}_{part.replace('/', '_')}"
+    (out / f"{stem}.json").write_text(json.dumps(result, indent=1))
+    own = [c for c in found if c.belongs]
+    off, sigma = np.concatenate([c.off for c in own]), np.concatenate([c.sigma for c in own])
+    np.savez(out / f"{stem}.npz", off=off, sigma=sigma)
+    click.echo(f"{name}, {part}: {json.dumps(result)}")
 
 
 @click.command()
 @click.option("--matcher", "name", default=DEFAULT_MATCHER, show_default=True)
 @click.option("--data", type=click.Path(path_type=Path), default=Path("../shared/data"), show_default=True)
-@click.option("--parts", default="sen12/val,gf3_1m,scenes", show_default=True)
+@click.option("--parts", default="sen12/val,gf3_1m,scenes,large-scenes", show_default=True)
 @click.option("--wrong", default=100, show_default=True, help="Pairs of each folder that do not belong together.")
 @click.option("--every", default=1, show_default=True, help="Only each so manieth pair of a folder.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("work/confidence"), show_default=True)
@@ -143,20 +156,22 @@ def main(
     """Register, compare, print."""
     out.mkdir(parents=True, exist_ok=True)
     matcher = make_matcher(name, **({"weights": weights} if weights else {}))
+    together: list[Checked] = []
     with tempfile.TemporaryDirectory() as scratch:
         for part in parts.split(","):
-            cases = scene_cases(Path(scratch)) if part == "scenes" else folder_cases(
-                data / part, Path(scratch), wrong, every
-            )  # fmt: skip
+            if part in ("scenes", "large-scenes"):
+                cases = scene_cases(Path(scratch), part == "large-scenes")
+            else:
+                cases = folder_cases(data / part, Path(scratch), wrong, every)
             found = []
             for case in cases:
                 registration = register(
                     case.optical, case.sar, matcher=matcher, pixel_frame=case.pixel_frame, calibration=calibration
                 )
                 found.append(check(case, registration))
-            result = summary(found)
-            (out / f"{name}_{part.replace('/', '_')}.json").write_text(json.dumps(result, indent=1))
-            click.echo(f"{name}, {part}: {json.dumps(result)}")
+            together += found
+            show(name, part, found, out)
+    show(name, "all", together, out)
 
 
 if __name__ == "__main__":

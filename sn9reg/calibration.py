@@ -46,10 +46,13 @@ _LARGEST = 30.0  # and beyond which no scene was seen
 UNSEEN = 4.0  # standard deviations of a feature beyond which nothing was seen either
 _LOG_SIGMA = (math.log(0.1), math.log(20.0))  # matched pixels: nothing is surer, and nothing less sure, than this
 _CERTAIN = 30.0  # standard deviations beyond which more say no more
+_COARSEST = 4.0  # common pixels: no coarser match was seen
 _NEAR = 3  # places whose evidence counts for a match
 
 PAIR_FEATURES = ("total", "lead", "confirmed")
-MATCH_FEATURES = ("sharpness", "score", "height", "deviation", "witness", "gap", "spread", "standing", "pair")
+MATCH_FEATURES = (
+    "sharpness", "score", "height", "deviation", "witness", "gap", "spread", "standing", "vote", "step", "pair"
+)  # fmt: skip
 SIGMA_FEATURES = MATCH_FEATURES[:-1]  # a pair that is not registered says nothing of how far off a match is
 FIELD_FEATURES = ("deviation", "sigma", "standing", "room")
 
@@ -164,7 +167,7 @@ def pair_features(matches: Correspondences, evidence: Evidence) -> npt.NDArray[n
 
 
 def match_features(matches: Correspondences, fit: Fit, evidence: Evidence, pair: float) -> npt.NDArray[np.float64]:
-    """(N, 9) what says how right each match is, by `MATCH_FEATURES`. pair: logit that the pair is registered."""
+    """(N, 11) what says how right each match is, by `MATCH_FEATURES`. pair: logit that the pair is registered."""
     n = len(matches)
     off, alone = (_deviation(matches, fit, there) for there in (matches.sar_map, matches.grid.to_map(matches.solo_xy)))
     near = np.full(n, evidence.mean)
@@ -181,6 +184,8 @@ def match_features(matches: Correspondences, fit: Fit, evidence: Evidence, pair:
             matches.rival_distance - matches.distance,
             np.full(n, np.log1p(np.median(off)) if n else 0.0),
             near,
+            np.log1p(matches.vote_shift / matches.step),
+            np.full(n, math.log(min(matches.step, _COARSEST))),
             np.full(n, clipped(pair)),
         ]
     )

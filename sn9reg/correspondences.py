@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +11,9 @@ from sn9reg.grid import Grid, Points
 
 Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
+
+_PLACES = ("optical_xy", "sar_xy", "solo_xy")  # of every match
+_NUMBERS = ("score", "sigma", "distance", "rival_distance", "vote_shift")
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,8 @@ class Correspondences:
     follows from it. step: side of the pixels that were matched, e.g. 2 for a pyramid level of half size; tolerances
     count in these. footprint: side of the square of pixels that one match looked at. tried: how many places were
     looked at for these matches. calibrated: score is the probability of being right within 3 pixels of `step`, and
-    sigma means what it says, see `calibration`.
+    sigma means what it says, see `calibration`. vote_shift: (N,) pixels by which the place moves when a wider circle of
+    neighbours votes. 0 for all where it is left out: neighbours have no vote.
 
     Raises ValueError where the shapes do not agree or a coordinate is not finite.
     """
@@ -42,14 +46,17 @@ class Correspondences:
     footprint: float
     tried: int
     calibrated: bool = False
+    vote_shift: Floats = field(default_factory=lambda: np.zeros(0))
 
     def __post_init__(self) -> None:
         n = len(self.optical_xy)
-        for name in ("optical_xy", "sar_xy", "solo_xy"):
+        if not self.vote_shift.size:
+            object.__setattr__(self, "vote_shift", np.zeros(n))
+        for name in _PLACES:
             points = getattr(self, name)
             if points.shape != (n, 2) or not np.isfinite(points).all():
                 raise ValueError(f"{name}: expected {n} finite points, got shape {points.shape}")
-        for name in ("score", "sigma", "distance", "rival_distance"):
+        for name in _NUMBERS:
             if getattr(self, name).shape != (n,):
                 raise ValueError(f"{name}: expected {n} values, got shape {getattr(self, name).shape}")
 
@@ -58,8 +65,7 @@ class Correspondences:
 
     def keep(self, chosen: npt.NDArray[np.bool_] | npt.NDArray[np.intp]) -> Correspondences:
         """Those of a boolean mask (N,) or an index array."""
-        names = ("optical_xy", "sar_xy", "score", "sigma", "distance", "rival_distance", "solo_xy")
-        return replace(self, **{name: getattr(self, name)[chosen] for name in names})
+        return replace(self, **{name: getattr(self, name)[chosen] for name in (*_PLACES, *_NUMBERS)})
 
     @property
     def optical_map(self) -> Points:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from sn9reg.correspondences import Floats
 from sn9reg.dense.lattice import Lattice
-from sn9reg.dense.tiles import FeatureExtractor, Level, search
+from sn9reg.dense.tiles import TILE, FeatureExtractor, Level, search
 from sn9reg.grid import Points, Window
 from sn9reg.scene import ScenePair
 from sn9reg.warp import Warp, least_squares_affine
@@ -26,6 +26,7 @@ _REACH = 2  # pixels by which templates may differ from one another
 _CHANCE = 0.5  # the best of a few neighbouring places stands as high anywhere
 _ELSEWHERE = 8  # pixels beyond which a place of the surface is another one
 _PLACES = 36  # at most, about
+_CROWDED = 640  # side of what is described at once where templates lie close together
 _STRAIGHT = 0.02  # the SAR scene is turned and scaled back where the warp does that by more
 
 
@@ -76,7 +77,8 @@ def gather(pair: ScenePair, warp: Warp, step: float, extract: FeatureExtractor) 
         back = np.linalg.inv(matrix)
         there = there @ back[:2, :2].T + back[:2, 2]
     level = Level(factor, side, _RADIUS, _MARGIN)
-    surfaces = search(pair, level, nodes, there - nodes, extract, way_back=False)
+    tile = _CROWDED if lattice.spacing < 2 * side else TILE
+    surfaces = search(pair, level, nodes, there - nodes, extract, way_back=False, tile=tile)
     if not surfaces.usable.any():
         return NO_EVIDENCE
     standing, lead = _standing(_standard(surfaces.values[surfaces.usable]))

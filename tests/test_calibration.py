@@ -210,6 +210,15 @@ def test_a_match_is_told_by_how_alike_its_pixels_are_and_by_how_much_more_than_e
     np.testing.assert_array_equal(features["score"], matches.score)
 
 
+@pytest.mark.parametrize(("step", "counted"), [(1.0, 1.0), (2.0, 2.0), (4.0, 4.0), (16.0, 4.0)])
+def test_a_match_is_told_by_how_settled_it_is_in_matched_pixels(step, counted):
+    matches = matches_of(30, step=step)
+    matches = replace(matches, vote_shift=np.arange(30.0))
+    features = dict(zip(MATCH_FEATURES, match_features(matches, fit_of(matches), NO_EVIDENCE, 0.0).T, strict=True))
+    np.testing.assert_allclose(np.expm1(features["vote"]), np.arange(30) / step, atol=1e-12)
+    np.testing.assert_allclose(np.exp(features["step"]), counted)
+
+
 def test_a_match_is_told_by_the_places_near_it():
     matches = matches_of(200)
     places = np.array([[x, y] for x in (100.0, 900.0) for y in (200.0, 500.0, 800.0)])

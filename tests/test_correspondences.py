@@ -17,7 +17,7 @@ from sn9reg.grid import Grid
 
 GRID = Grid(Affine(2.0, 0, 435000, 0, -2.0, 4181000), 300, 200, CRS.from_epsg(32637))
 POINTS = ("optical_xy", "sar_xy", "solo_xy")
-VALUES = ("score", "sigma", "distance", "rival_distance")
+VALUES = ("score", "sigma", "distance", "rival_distance", "vote_shift")
 
 
 def matches(n=6, **given):
@@ -110,3 +110,9 @@ def test_adaptive_ratio_by_hand():
 
 def test_adaptive_ratio_of_no_matches_is_none():
     assert adaptive_ratio(matches(0)).shape == (0,)
+
+
+def test_a_vote_that_was_left_out_moved_no_match():
+    whole = matches(vote_shift=np.zeros(0))
+    np.testing.assert_array_equal(whole.vote_shift, np.zeros(6))
+    assert len(whole.keep(np.array([3, 0])).vote_shift) == 2

@@ -15,7 +15,6 @@ from rasterio.crs import CRS
 from scipy.ndimage import gaussian_filter
 
 from sn9reg.correlation import find_peaks
-from sn9reg.dense import tiles
 from sn9reg.dense.aggregate import aggregate, centred
 from sn9reg.dense.lattice import Lattice, smooth_field
 from sn9reg.dense.tiles import Level, Surfaces, search
@@ -275,14 +274,13 @@ def test_search_at_a_coarser_level_counts_in_its_pixels(tmp_path):
     np.testing.assert_allclose(shifts(surfaces), [[6, -4], [6, -4]], atol=0.2)
 
 
-def test_surfaces_do_not_depend_on_the_tiles(tmp_path, monkeypatch):
+def test_surfaces_do_not_depend_on_the_tiles(tmp_path):
     predicted = np.random.default_rng(0).uniform(-5, 5, NODES.shape)
     found = {}
     with pair_of(tmp_path, (slice(100, 150), slice(100, 160))) as pair:
         for extract in (plain, orientations):
             for side in (49, 100, 10_000):
-                monkeypatch.setattr(tiles, "_TILE", side)
-                found[extract, side] = search(pair, LEVEL, NODES, predicted, extract)
+                found[extract, side] = search(pair, LEVEL, NODES, predicted, extract, tile=side)
     for extract, tolerance in ((plain, 1e-4), (orientations, 0.02)):
         whole = found[extract, 10_000]
         for side in (49, 100):

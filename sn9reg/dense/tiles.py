@@ -21,7 +21,7 @@ from sn9reg.scene import Patch, PosedScene, Scene, ScenePair
 # (patch, modality) -> features (C, h, w), zero where there is nothing to compare
 FeatureExtractor = Callable[[Patch, Modality], Tensor]
 
-_TILE = 320  # side of what is searched from one tile, about; larger tiles share more, smaller ones stay in the cache
+TILE = 320  # side of what is searched from one tile, about; larger tiles share more, smaller ones stay in the cache
 _BATCH = 8  # templates correlated at once: their spectra are the largest thing held
 _CONSTANT = 0.05  # share of the largest squared length below which a feature says nothing
 _MOSTLY = 0.8  # of a tile must be worth looking at for the rest to be, too
@@ -62,11 +62,13 @@ def search(
     template_from: Modality = "optical",
     similarity: Similarity = "cc",
     way_back: bool = True,
+    tile: int = TILE,
 ) -> Surfaces:
     """Similarity surfaces of templates centred at `nodes` of one scene, searched for in the other.
 
     nodes: (N, 2) pixels of the level, in the scene the templates come from. predicted: (N, 2) shift expected from
-    there to the other scene. similarity: of the features. way_back: whether `Surfaces.returned` is asked for.
+    there to the other scene. similarity: of the features. way_back: whether `Surfaces.returned` is asked for. tile:
+    side of what is described at once, about.
     """
     size = 2 * level.radius + 1
     # Corners of the templates and the shift are whole pixels; what is left over is in the node's place.
@@ -80,7 +82,7 @@ def search(
     span = level.template + 2 * level.radius
     inner = slice(level.radius, level.radius + level.template)
     done = 0
-    for group in _groups(corner, level):
+    for group in _groups(corner, level, tile):
         progress.report(done / len(nodes))
         done += len(group)
         from_corner, to_corner = corner[group] - level.radius, corner[group] + centre[group] - level.radius
@@ -134,9 +136,9 @@ def _way_back(
     return np.asarray(torch.linalg.vector_norm(gone.double(), dim=1).numpy())
 
 
-def _groups(corner: npt.NDArray[np.int64], level: Level) -> Iterator[npt.NDArray[np.intp]]:
+def _groups(corner: npt.NDArray[np.int64], level: Level, tile: int) -> Iterator[npt.NDArray[np.intp]]:
     """Index arrays of nodes that share a tile."""
-    cell = corner // max(1, _TILE - level.template)
+    cell = corner // max(1, tile - level.template)
     chosen = np.lexsort((cell[:, 0], cell[:, 1]))
     cell = cell[chosen]
     breaks = np.flatnonzero((np.diff(cell, axis=0) != 0).any(axis=1)) + 1

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from sn9reg import progress
 from sn9reg.consistency import witnesses_agree
-from sn9reg.correlation import Similarity, find_peaks, masked_similarity
+from sn9reg.correlation import Peaks, Similarity, find_peaks, masked_similarity
 from sn9reg.correspondences import Correspondences
 from sn9reg.dense.aggregate import aggregate, centred
 from sn9reg.dense.lattice import Field, Lattice, smooth_field
@@ -36,6 +36,7 @@ _COARSE_RADIUS = 40  # a coarsest level is one where the largest shift is at mos
 _COARSE_SIDE = 96  # ... unless the scene would shrink below this
 _RETURN = 3.0  # a match that does not come back to within this many pixels is dropped
 _VOTERS, _NEAREST_VOTERS = 0.8, 0.6  # width of the vote, in nodes, for the prediction and for the matches
+_WIDER = 10 / 3  # times as wide a vote shows how settled a match is
 _SMALL = 384  # side of a scene, pixels, up to which it is first laid as a whole
 _DENSE = 6  # steps at least between the outermost templates, ...
 _CLOSEST = 16  # as long as they are so many pixels long
@@ -73,10 +74,13 @@ class _Searched:
     def prediction(self) -> _Prediction:
         """The field that predicts the next level's shifts: peaks after a wide vote, smoothed."""
         level, shape = self.surfaces.level, (self.lattice.ny, self.lattice.nx)
-        votes = find_peaks(aggregate(self.alone, self.surfaces.usable, self.lattice, self._width(_VOTERS)))
+        votes = self._voted(self._width(_VOTERS))
         weight = np.where(self.surfaces.usable, votes.score.numpy() + 1e-3, 0.0).reshape(shape)
         shift = (self.predicted + votes.xy.numpy() - level.radius).reshape(*shape, 2)
         return _Prediction(self.lattice, level.factor, smooth_field(shift, weight, width=0.7) * level.factor)
+
+    def _voted(self, width: float) -> Peaks:
+        return find_peaks(aggregate(self.alone, self.surfaces.usable, self.lattice, width))
 
     def _width(self, nodes: float) -> float:
         """Of a vote, in nodes; in a small scene, whose lattice may be denser, as much ground as half templates are."""
@@ -87,12 +91,11 @@ class _Searched:
     def matches(self, pair: ScenePair) -> Correspondences:
         """Peaks after a vote of the nearest neighbours, where the template found its way back."""
         surfaces, level, f = self.surfaces, self.surfaces.level, self.surfaces.level.factor
-        solo = find_peaks(self.alone)
+        here, solo = to_common(self.lattice.nodes, f), find_peaks(self.alone)
         voters = self._width(_VOTERS_OF_SMALL if self.small else _NEAREST_VOTERS)
-        peaks = find_peaks(aggregate(self.alone, surfaces.usable, self.lattice, voters))
+        peaks, wider = self._voted(voters), self._voted(_WIDER * voters)
         moved = peaks.xy.numpy() - level.radius
         kept = surfaces.usable & (surfaces.returned < _RETURN) & (np.abs(moved).max(axis=1) < level.radius - 0.5)
-        here = to_common(self.lattice.nodes, f)
 
         def column(values: Tensor) -> npt.NDArray[np.float64]:
             return values.numpy().astype(np.float64)
@@ -110,6 +113,7 @@ class _Searched:
             step=float(f),
             footprint=float(level.template * f),
             tried=int(surfaces.usable.sum()),
+            vote_shift=column(torch.linalg.vector_norm(wider.xy - peaks.xy, dim=1)) * f,
         ).keep(kept)
 
 
