@@ -33,7 +33,7 @@ from sn9reg.errors import InputError
 from sn9reg.evidence import Evidence
 from sn9reg.fitting import Fit
 from sn9reg.grid import Points
-from sn9reg.nearby import local_mean
+from sn9reg.nearby import distance_to, local_mean
 from sn9reg.rasters import PathLike
 
 log = logging.getLogger(__name__)
@@ -46,15 +46,15 @@ _LARGEST = 30.0  # and beyond which no scene was seen
 UNSEEN = 4.0  # standard deviations of a feature beyond which nothing was seen either
 _LOG_SIGMA = (math.log(0.1), math.log(20.0))  # matched pixels: nothing is surer, and nothing less sure, than this
 _CERTAIN = 30.0  # standard deviations beyond which more say no more
-_COARSEST = 4.0  # common pixels: no coarser match was seen
+_CLOSE = 0.1  # footprints: nearer is no better
 _NEAR = 3  # places whose evidence counts for a match
 
 PAIR_FEATURES = ("total", "lead", "confirmed")
 MATCH_FEATURES = (
-    "sharpness", "score", "height", "deviation", "witness", "gap", "spread", "standing", "vote", "step", "pair"
+    "sharpness", "score", "height", "deviation", "witness", "gap", "spread", "standing", "vote", "pair"
 )  # fmt: skip
 SIGMA_FEATURES = MATCH_FEATURES[:-1]  # a pair that is not registered says nothing of how far off a match is
-FIELD_FEATURES = ("deviation", "sigma", "standing", "room")
+FIELD_FEATURES = ("deviation", "sigma", "away", "standing", "room")
 
 
 @dataclass(frozen=True)
@@ -150,9 +150,10 @@ class Calibration:
         large, room = largeness(matches), spans(matches)
         inliers = matches.optical_map[fit.inliers]
         near = local_mean(inliers, np.log(matches.sigma[fit.inliers] / matches.step))
+        away, footprint = distance_to(inliers), matches.footprint * matches.grid.resolution
 
         def error(xy: Points) -> Floats:
-            features = field_features(raw(xy) / pixel, near(xy), evidence.mean, room)
+            features = field_features(raw(xy) / pixel, near(xy), away(xy) / footprint, evidence.mean, room)
             small, wide = (models.log_map_sigma(features) for models in (self.small, self.large))
             return pixel * np.exp((1 - large) * small + large * wide)
 
@@ -167,7 +168,7 @@ def pair_features(matches: Correspondences, evidence: Evidence) -> npt.NDArray[n
 
 
 def match_features(matches: Correspondences, fit: Fit, evidence: Evidence, pair: float) -> npt.NDArray[np.float64]:
-    """(N, 11) what says how right each match is, by `MATCH_FEATURES`. pair: logit that the pair is registered."""
+    """(N, 10) what says how right each match is, by `MATCH_FEATURES`. pair: logit that the pair is registered."""
     n = len(matches)
     off, alone = (_deviation(matches, fit, there) for there in (matches.sar_map, matches.grid.to_map(matches.solo_xy)))
     near = np.full(n, evidence.mean)
@@ -185,18 +186,17 @@ def match_features(matches: Correspondences, fit: Fit, evidence: Evidence, pair:
             np.full(n, np.log1p(np.median(off)) if n else 0.0),
             near,
             np.log1p(matches.vote_shift / matches.step),
-            np.full(n, math.log(min(matches.step, _COARSEST))),
             np.full(n, clipped(pair)),
         ]
     )
 
 
-def field_features(raw: Floats, near: Floats, standing: float, room: float) -> npt.NDArray[np.float64]:
-    """(M, 4) what says how far a map is off at M places, by `FIELD_FEATURES`. raw: the warp's own standard deviation,
-    matched pixels; near: the mean of `Models.log_sigma` of the matches around; standing: `Evidence.mean`; room: see
-    `spans`."""
+def field_features(raw: Floats, near: Floats, away: Floats, standing: float, room: float) -> npt.NDArray[np.float64]:
+    """(M, 5) what says how far a map is off at M places, by `FIELD_FEATURES`. raw: the warp's own standard deviation,
+    matched pixels; near: the mean of `Models.log_sigma` of the matches around; away: how far off these are, in
+    footprints, see `distance_to`; standing: `Evidence.mean`; room: see `spans`."""
     everywhere = np.tile([standing, math.log(np.clip(room, 1.0, _LARGEST))], (len(raw), 1))
-    return np.column_stack([np.log(np.maximum(raw, 0.05)), near, everywhere])
+    return np.column_stack([np.log(np.maximum(raw, 0.05)), near, np.log(away + _CLOSE), everywhere])
 
 
 def spans(matches: Correspondences) -> float:

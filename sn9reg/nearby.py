@@ -1,4 +1,4 @@
-"""What values known at scattered places are elsewhere, on average."""
+"""What is known at scattered places, elsewhere: values on average, and how far away they are known."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from sn9reg.correspondences import Floats
 from sn9reg.grid import Points
 
 _AROUND, _PRIOR = 24, 4.0  # places that count nearby; the mean of all counts as so many
+_NEAREST = 6
 
 
 def local_mean(source: Points, values: Floats) -> Callable[[Points], Floats]:
@@ -26,3 +27,9 @@ def local_mean(source: Points, values: Floats) -> Callable[[Points], Floats]:
         return np.asarray(summed / (weight.sum(axis=1) + _PRIOR))
 
     return mean
+
+
+def distance_to(source: Points) -> Callable[[Points], Floats]:
+    """(M, 2) places -> (M,) mean distance of the nearest six of (N, 2) `source`, or of all if they are fewer."""
+    tree, count = cKDTree(source), min(len(source), _NEAREST)
+    return lambda xy: np.asarray(tree.query(xy, count)[0]).reshape(len(xy), count).mean(axis=1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sn9reg.nearby import local_mean
+from sn9reg.nearby import distance_to, local_mean
 
 FEW, JUST, MANY = 3, 24, 200  # 24 places count nearby
 ALL = 4  # and the mean of all as so many
@@ -79,3 +79,13 @@ def test_sums_are_means_of_sums():
     one, two = np.random.default_rng(2).normal(size=(2, MANY))
     both = local_mean(source, one - 3 * two)(at)
     np.testing.assert_allclose(both, local_mean(source, one)(at) - 3 * local_mean(source, two)(at))
+
+
+@pytest.mark.parametrize("asked", [0, 1, 7])
+@pytest.mark.parametrize("n", [1, FEW, 6, MANY])
+def test_the_nearest_six_are_so_far_away(n, asked):
+    source, places = scattered(n), scattered(asked, 1)
+    apart = np.sort(np.linalg.norm(places[:, None] - source[None], axis=2), axis=1)[:, :6]
+    found = distance_to(source)(places)
+    assert found.shape == (asked,)
+    np.testing.assert_allclose(found, apart.mean(axis=1))

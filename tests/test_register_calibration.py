@@ -34,7 +34,7 @@ def samples(count=40, n=30):
         at, places = random.uniform(0, 1000, (n, 2)), random.uniform(0, 1000, (50 if right else 0, 2))
         raw, true = random.uniform(0.5, 2, len(places)), random.rayleigh(1.5, len(places))
         room, inliers = 6.0 if large else 1.0, np.ones(n, bool)
-        made.append(Sample(right, float(large), room, pair, inputs, off, at, inliers, 5.0, places, raw, true))
+        made.append(Sample(right, float(large), room, pair, inputs, off, at, inliers, 96.0, 5.0, places, raw, true))
     return made
 
 

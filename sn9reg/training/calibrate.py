@@ -34,7 +34,7 @@ from sn9reg.correspondences import Correspondences, Flags, Floats
 from sn9reg.evidence import Evidence
 from sn9reg.fitting import Fit
 from sn9reg.grid import Points
-from sn9reg.nearby import local_mean
+from sn9reg.nearby import distance_to, local_mean
 
 Array = npt.NDArray[np.float64]
 
@@ -54,8 +54,9 @@ class Sample:
 
     right: whether its warp is. large: `largeness`. room: `spans`. pair: (1, k) `pair_features`. inputs: (N, k)
     `match_features`, for a logit of 0. off: (N,) errors of the matches, matched pixels. at: (N, 2) where they are, and
-    inliers: (N,) which of them the warp follows. standing: `Evidence.mean`. places: (M, 2), raw: (M,) the warp's own
-    sigma there and true: (M,) its error, matched pixels. weight: of the sample among the others.
+    inliers: (N,) which of them the warp follows. footprint: of a match, map units. standing: `Evidence.mean`. places:
+    (M, 2), raw: (M,) the warp's own sigma there and true: (M,) its error, matched pixels. weight: of the sample among
+    the others.
     """
 
     right: bool
@@ -66,6 +67,7 @@ class Sample:
     off: Floats
     at: Points
     inliers: Flags
+    footprint: float
     standing: float
     places: Points
     raw: Floats
@@ -92,6 +94,7 @@ class Sample:
             off,
             matches.optical_map,
             fitted.inliers,
+            matches.footprint * matches.grid.resolution,
             evidence.mean,
             *field,
             weight,
@@ -105,8 +108,10 @@ class Sample:
 
     def field(self, log_sigma: Floats) -> Array:
         """(M, k) `field_features` of the places. log_sigma: (N,) of the matches."""
-        near = local_mean(self.at[self.inliers], log_sigma[self.inliers])
-        return field_features(self.raw, near(self.places), self.standing, self.room)
+        inliers = self.at[self.inliers]
+        near, away = local_mean(inliers, log_sigma[self.inliers]), distance_to(inliers)
+        away_by = away(self.places) / self.footprint
+        return field_features(self.raw, near(self.places), away_by, self.standing, self.room)
 
 
 def fit_pair(samples: Sequence[Sample]) -> PairModel:
@@ -147,17 +152,18 @@ def _fit_models(samples: Sequence[Sample], pair: PairModel) -> Models:
     weight = np.concatenate([np.full(len(s.off), s.weight / len(s.off)) for s in used])
     right = (off <= RIGHT_PX).astype(float)
     probability = _logistic(features, right, weight)
-    spread = _log_deviation(features[:, : len(SIGMA_FEATURES)], off, weight)
+    of_sigma = features[:, : len(SIGMA_FEATURES)]
+    spread = _scaled(_least_squares(of_sigma, np.log(off + _SOFT), weight), of_sigma, off, weight)
     good = [s for s in samples if s.right and len(s.true) and s.inliers.any()]
     places = np.concatenate([s.field(bounded(spread(s.inputs[:, : len(SIGMA_FEATURES)]))) for s in good])
-    true = np.concatenate([s.true for s in good])
-    field = _log_deviation(places, true, np.concatenate([np.full(len(s.true), s.weight / len(s.true)) for s in good]))
+    true = np.minimum(np.concatenate([s.true for s in good]), _FAR)
+    each = np.concatenate([np.full(len(s.true), s.weight / len(s.true)) for s in good])
+    field = _scaled(_log_mean(places, true, each), places, true, each)
     return Models(probability, _curve(probability(features), right, weight), spread, field)
 
 
-def _log_deviation(features: Array, off: Floats, weight: Floats) -> Linear:
-    """The logarithm of the standard deviation per axis of errors that are (N,) `off`."""
-    model = _least_squares(features, np.log(np.minimum(off, _FAR) + _SOFT), weight)
+def _scaled(model: Linear, features: Array, off: Floats, weight: Floats) -> Linear:
+    """A model of the logarithm of errors that are (N,) `off`, made one of their standard deviation per axis."""
     return replace(model, bias=model.bias + math.log(_scale(off / np.exp(model(features)), weight)))
 
 
@@ -201,6 +207,24 @@ def _least_squares(features: Array, values: Floats, weight: Floats) -> Linear:
     gram = (x * weight[:, None]).T @ x + _RIDGE * np.eye(x.shape[1])
     best = np.linalg.solve(gram, (x * weight[:, None]).T @ (values - level))
     return Linear(mean.tolist(), scale.tolist(), best.tolist(), level)
+
+
+def _log_mean(features: Array, off: Floats, weight: Floats) -> Linear:
+    """The logarithm of the mean of errors as if they were distributed exponentially, by maximum likelihood: a
+    generalised linear model with logarithmic link. What is large counts for more than in the mean of logarithms."""
+    mean, scale = _standardised(features, weight)
+    x = np.clip((features - mean) / scale, -UNSEEN, UNSEEN)
+    k = x.shape[1]
+
+    def loss(parameters: Floats) -> tuple[float, Floats]:
+        log_mean = x @ parameters[:k] + parameters[k]
+        ratio = off * np.exp(-log_mean)
+        value = (weight * (log_mean + ratio)).sum() + _RIDGE / 2 * (parameters[:k] ** 2).sum()
+        slope = weight * (1 - ratio)
+        return float(value), np.append(x.T @ slope + _RIDGE * parameters[:k], slope.sum())
+
+    best = minimize(loss, np.zeros(k + 1), jac=True, method="L-BFGS-B").x
+    return Linear(mean.tolist(), scale.tolist(), best[:k].tolist(), float(best[k]))
 
 
 def _curve(x: Floats, y: Floats, weight: Floats) -> Curve:
