@@ -26,7 +26,7 @@ from sn9reg.calibration import Linear, PairModel, as_json
 from sn9reg.correspondences import Floats
 from sn9reg.evidence import NO_EVIDENCE, gather
 from sn9reg.fitting import Fit, fit
-from sn9reg.grid import Points
+from sn9reg.grid import Points, Window
 from sn9reg.matchers import DEFAULT_MATCHER
 from sn9reg.matchers.base import Matcher, make_matcher
 from sn9reg.offsets import open_offsets
@@ -85,12 +85,16 @@ def observe(case: Case, matcher: Matcher) -> Sample:
         return Sample.of(right, observed, off, field, case.weight)
 
 
+def spread_over(window: Window, count: int) -> Points:
+    """(count^2, 2) the middles of as many equal parts of a window, pixels: each stands for as much of it."""
+    sides = ((window.col, window.width), (window.row, window.height))
+    x, y = (start - 0.5 + size * (np.arange(count) + 0.5) / count for start, size in sides)
+    return np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
+
+
 def _field(pair: ScenePair, fitted: Fit, truth: Known, pixel: float) -> tuple[Points, Floats, Floats]:
     """20 x 20 places all over the overlap, a warp's own sigma there and its error, in matched pixels."""
-    window = pair.overlap
-    sides = ((window.col, window.width), (window.row, window.height))
-    x, y = (start - 0.5 + size * (np.arange(20) + 0.5) / 20 for start, size in sides)
-    places = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
+    places = spread_over(pair.overlap, 20)
     there = truth(pair, places)
     places, there = (points[np.isfinite(there).all(axis=1)] for points in (places, there))
     here = pair.grid.to_map(places)

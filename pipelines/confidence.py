@@ -23,7 +23,7 @@ import click
 import numpy as np
 from scipy.stats import spearmanr
 
-from pipelines.calibrate import SHIFT, Case, displaced, offsets_truth
+from pipelines.calibrate import SHIFT, Case, displaced, offsets_truth, spread_over
 from sn9reg.correspondences import Floats
 from sn9reg.matchers import DEFAULT_MATCHER
 from sn9reg.matchers.base import make_matcher
@@ -71,9 +71,7 @@ def check(case: Case, registration: Registration) -> Checked:
         return Checked(False, *common, none, none, none, matches.step, none, none, np.nan)
     with open_pair(case.optical, case.sar, pixel_frame=case.pixel_frame) as pair:
         off = np.hypot(*(matches.sar_xy - case.truth(pair, matches.optical_xy)).T)
-        window = pair.overlap
-        x, y = (np.linspace(a, a + n - 1, 40) for a, n in ((window.col, window.width), (window.row, window.height)))
-        places = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
+        places = spread_over(pair.overlap, 40)
         there = case.truth(pair, places)
     places, there = (points[np.isfinite(there).all(axis=1)] for points in (places, there))
     here, pixel = registration.grid.to_map(places), registration.grid.resolution

@@ -8,9 +8,10 @@ import pytest
 from conftest import fields
 
 from pipelines import calibrate
-from pipelines.calibrate import SCENES, Case, collect, displaced, observe, scene_cases
+from pipelines.calibrate import SCENES, Case, collect, displaced, observe, scene_cases, spread_over
 from pipelines.confidence import Checked, summary
 from pipelines.uncertainty import cross_calibrated
+from sn9reg.grid import Window
 from sn9reg.matchers.base import make_matcher
 from sn9reg.scene import Patch
 
@@ -39,6 +40,15 @@ def test_a_displaced_pair_is_found_where_it_was_put(observed):
     assert len(own.at) == len(own.inliers) == len(own.off)
     assert own.inliers.mean() > 0.5
     assert own.large == 0  # a patch
+
+
+@pytest.mark.parametrize("count", [1, 4, 20])
+def test_each_place_stands_for_as_much_of_the_window(count):
+    window = Window(10, -5, 60, 40)
+    places = spread_over(window, count)
+    assert places.shape == (count**2, 2)
+    part = (((places - [9.5, -5.5]) / [60, 40]) * count - 0.5).round(9)
+    assert sorted(map(tuple, part)) == [(x, y) for x in range(count) for y in range(count)]
 
 
 def test_a_pair_that_does_not_belong_together_has_no_right_match(observed):
