@@ -87,13 +87,13 @@ def test_scenes_are_of_many_sizes_and_each_has_the_sar_image_of_the_one_before_t
         return SimpleNamespace(optical=folder / "o.tif", sar=folder / "s.tif", offsets=folder / "d.tif")
 
     monkeypatch.setattr(calibrate, "simulate", simulated)
-    cases = list(scene_cases(tmp_path, 10))
-    assert made == list(SCENES[::10])
+    cases = list(scene_cases(tmp_path, 11))
+    assert made == list(SCENES[::11])
     assert len({seed for seed, _, _ in SCENES}) == len(SCENES)
     assert len({size for _, size, _ in SCENES}) > 5
-    assert [case.name for case in cases] == ["scene501", "scene511", "scene511_wrong", "scene521", "scene521_wrong"]
+    assert [case.name for case in cases] == ["scene501", "scene512", "scene512_wrong", "scene523", "scene523_wrong"]
     assert [case.truth is None for case in cases] == [False, False, True, False, True]
-    assert [case.sar.parent.name for case in cases] == ["scene501", "scene511", "scene501", "scene521", "scene511"]
+    assert [case.sar.parent.name for case in cases] == ["scene501", "scene512", "scene501", "scene523", "scene512"]
 
 
 def checked(belongs=True, registered=True, off=(0.0, 1.0, 5.0), expected=1.0):
