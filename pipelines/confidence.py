@@ -34,10 +34,11 @@ from sn9reg.scene import open_pair
 from sn9reg.simulate import simulate
 
 RIGHT = 3.0  # pixels
-SCENES = ((3, 2), (21, 4), (22, 8), *((701 + k, 2 ** (k % 4)) for k in range(15)))  # seeds and looks
-SIDE = (1200, 1000)
-LARGE_SCENES = tuple((801 + k, 2 ** (k % 4)) for k in range(8))
-LARGE_SIDE = (2400, 2000)
+# Part -> size of its scenes, and their seeds and looks.
+SCENES = {
+    "scenes": ((1200, 1000), [(3, 2), (21, 4), (22, 8), *((701 + k, 2 ** (k % 4)) for k in range(15))]),
+    "large-scenes": ((2400, 2000), [(801 + k, 2 ** (k % 4)) for k in range(8)]),
+}
 
 
 @dataclass(frozen=True)
@@ -122,10 +123,11 @@ def folder_cases(folder: Path, scratch: Path, wrong: int, every: int) -> Iterato
         yield displaced(f"{files[k].name}_{other.name}", optical, sar, False, scratch, random, SHIFT)
 
 
-def scene_cases(scratch: Path, large: bool) -> Iterator[Case]:
+def scene_cases(part: str, scratch: Path) -> Iterator[Case]:
     """Simulated scenes with terrain."""
-    for seed, looks in LARGE_SCENES if large else SCENES:
-        scene = simulate(scratch / f"scene{seed}", *(LARGE_SIDE if large else SIDE), seed=seed, looks=looks)
+    size, scenes = SCENES[part]
+    for seed, looks in scenes:
+        scene = simulate(scratch / f"scene{seed}", *size, seed=seed, looks=looks)
         yield Case(f"scene{seed}", scene.optical, scene.sar, False, offsets_truth(scene.offsets))
 
 
@@ -157,12 +159,9 @@ def main(
     together: list[Checked] = []
     with tempfile.TemporaryDirectory() as scratch:
         for part in parts.split(","):
-            if part in ("scenes", "large-scenes"):
-                cases = scene_cases(Path(scratch), part == "large-scenes")
-            else:
-                cases = folder_cases(data / part, Path(scratch), wrong, every)
-            found = []
-            for case in cases:
+            folder, found = Path(scratch), []
+            made = scene_cases(part, folder) if part in SCENES else folder_cases(data / part, folder, wrong, every)
+            for case in made:
                 registration = register(
                     case.optical, case.sar, matcher=matcher, pixel_frame=case.pixel_frame, calibration=calibration
                 )

@@ -272,12 +272,20 @@ def test_structure_finds_a_shift_through_reversed_contrast_and_speckle(tmp_path,
 
 
 @pytest.mark.parametrize("step", [1, 2])
-def test_where_neighbours_agree_a_wider_vote_moves_nothing(tmp_path, step, monkeypatch):
+def test_a_match_says_how_far_a_wider_vote_would_move_it(tmp_path, step, monkeypatch):
     monkeypatch.setattr(StructureMatcher, "_finest", lambda *_: step)
     with pair_of(tmp_path, shape=(480, 500), shift=(9, -6), seed=3) as pair:
         matches = StructureMatcher(max_offset=18.0).match(pair)
-    assert matches.step == step
-    assert 0 < np.median(matches.vote_shift) < step
+        for name in ("_NEAREST_VOTERS", "_VOTERS_OF_SMALL"):
+            monkeypatch.setattr(template, name, template._WIDER * getattr(template, name))
+        wider = StructureMatcher(max_offset=18.0).match(pair)
+    assert matches.step == wider.step == step
+    moved_to = dict(zip(map(tuple, wider.optical_xy), wider.sar_xy, strict=True))
+    both = [k for k, place in enumerate(map(tuple, matches.optical_xy)) if place in moved_to]
+    assert len(both) > 0.8 * len(matches)
+    moved = [np.hypot(*(moved_to[tuple(matches.optical_xy[k])] - matches.sar_xy[k])) for k in both]
+    np.testing.assert_allclose(matches.vote_shift[both], moved, atol=1e-4)
+    assert 0 < np.median(moved) < step
 
 
 def test_structure_finds_a_large_shift_from_coarse_to_fine(tmp_path):
