@@ -204,8 +204,7 @@ def register(
         lap("match")
         fitted = fit(matches, model, threshold)
         lap("fit")
-        given = [value for option, value in (matcher_options or {}).items() if option.endswith("weights")]
-        own = _calibration(source.name, any(given), calibration)
+        own = _calibration(source.name, getattr(source, "own_weights", False), calibration)
         with progress.part(_MATCHING, 1.0):
             matches, fitted, verdict = assess(pair, matches, fitted, own)
         lap("judge")

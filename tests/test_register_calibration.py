@@ -6,6 +6,7 @@ import json
 import logging
 import sys
 from dataclasses import asdict
+from importlib.resources import files
 
 import numpy as np
 import pytest
@@ -14,6 +15,8 @@ import rasterio
 import sn9reg.register  # noqa: F401
 from sn9reg import calibration as stored_module
 from sn9reg.calibration import MATCH_FEATURES, MEDIAN, PAIR_FEATURES, as_json
+from sn9reg.correspondences import Correspondences
+from sn9reg.matchers.base import make_matcher
 from sn9reg.metrics import ece
 from sn9reg.training.calibrate import Sample, fit_matcher, fit_pair
 
@@ -181,3 +184,42 @@ def test_the_made_up_pairs_are_told_apart(models):
     pair, _ = models
     says = np.array([stored_module.pair_probability(pair(s.pair, s.large)) for s in samples()])
     assert ece(says, [s.right for s in samples()]) < 0.1
+
+
+WEIGHTS = files("sn9reg.weights")
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("hybrid", {"weights": "slim-unet.safetensors"}),
+        ("slim-unet", {"weights": "slim-unet.safetensors"}),
+        ("descriptors", {"weights": "descriptors.safetensors"}),
+        ("dual-encoder", {"weights": "dual-encoder.safetensors"}),
+        ("keypoints", {"sar_weights": "keypoints-sar.safetensors"}),
+        ("keypoints", {"optical_weights": "keypoints-optical.safetensors"}),
+    ],
+)
+def test_a_matcher_says_whether_its_weights_are_its_own(name, options):
+    assert make_matcher(name).own_weights is False
+    given = {option: str(WEIGHTS.joinpath(file)) for option, file in options.items()}
+    assert make_matcher(name, **given).own_weights is True
+
+
+@pytest.mark.parametrize("own_weights", [None, False, True])
+def test_a_matcher_given_as_an_object_is_asked_for_its_weights_too(scene, caplog, own_weights):
+    class Found:
+        name = "structure"
+
+        def match(self, pair):
+            places = np.stack(np.meshgrid(np.arange(50.0, 400, 25), np.arange(50.0, 400, 25)), -1).reshape(-1, 2)
+            each = np.full(len(places), 0.5)
+            numbers = (each, each, each, each)
+            return Correspondences(pair.grid, places, places, *numbers, places, 10.0, 1.0, 128.0, len(places))
+
+    matcher = Found()
+    if own_weights is not None:
+        matcher.own_weights = own_weights
+    found = module.register(scene.optical, scene.sar, matcher=matcher)
+    assert found.matches.calibrated is not bool(own_weights)
+    assert ("other weights of structure" in caplog.text) is bool(own_weights)

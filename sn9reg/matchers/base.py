@@ -14,7 +14,9 @@ from sn9reg.scene import ScenePair
 
 @runtime_checkable
 class Matcher(Protocol):
-    """A source of correspondences. Its constructor's keyword arguments are its whole configuration."""
+    """A source of correspondences. Its constructor's keyword arguments are its whole configuration. Where it was given
+    weights other than those that ship it says so by an attribute `own_weights`, which is true: what ships of the
+    calibration is not for them."""
 
     name: str
 

@@ -139,7 +139,7 @@ class DescriptorMatcher:
         self.pose, self.turn, self.zoom, self.near = pose, turn, zoom, near
         self.max_offset, self.max_points, self.oriented, self.mutual = max_offset, max_points, oriented, mutual
         self.adaptive, self.threshold, self.refine = adaptive, threshold, refine
-        self.describer = _describer(descriptor, weights, scale)
+        self.describer, self.own_weights = _describer(descriptor, weights, scale), weights is not None
 
     def match(self, pair: ScenePair) -> Correspondences:
         """Correspondences at keypoints, possibly none. Raises InputError where a scene cannot be read."""

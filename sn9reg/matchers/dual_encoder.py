@@ -76,6 +76,7 @@ class DualEncoderMatcher(TemplateMatcher):
         self.template //= CELL
         self.spacing, self.margin = self.template / 2, _MARGIN
         self._network = fused(load_dual_encoder(weights)).to(memory_format=torch.channels_last)
+        self.own_weights = weights is not None
 
     def extractor(self, sar: Patch, whole: bool = False) -> FeatureExtractor:
         """Embeddings of an `EncodedScene` are features already; those of pixels are stretched over their cells."""

@@ -85,6 +85,7 @@ class KeypointMatcher:
         self.coarse, self.check = coarse, check
         self._sar = Detector(load_detector("sar", sar_weights), subpixel, structure, batch)
         self._optical = Detector(load_detector("optical", optical_weights), subpixel, structure, batch)
+        self.own_weights = sar_weights is not None or optical_weights is not None
 
     def match(self, pair: ScenePair) -> Correspondences:
         """Correspondences at the grid's nodes, possibly none. Raises InputError where a scene cannot be read."""

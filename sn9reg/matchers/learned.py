@@ -38,7 +38,7 @@ class LearnedMatcher(TemplateMatcher):
         if architecture.options.get("in_channels", 1) != 1:
             raise InputError(f"{weights}: is for images of several channels; a matcher gives one")
         self.similarity = architecture.similarity
-        self.margin = network.margin
+        self.margin, self.own_weights = network.margin, weights is not None
         self._branches = fused(network).to(memory_format=torch.channels_last)
 
     def extractor(self, sar: Patch, whole: bool = False) -> FeatureExtractor:
