@@ -43,13 +43,15 @@ class OffsetMap:
     """Offsets on the optical grid, read block by block so that no size is too large.
 
     grid: the optical grid. read: window -> (2 or 3, h, w) float32, optical pixels. sigma: whether the third band,
-    the expected error in pixels, is there. facts: what the map says of itself, without the tag prefix.
+    the expected error in pixels, is there. facts: what the map says of itself, without the tag prefix. name: for
+    messages.
     """
 
     grid: Grid
     read: Callable[[Window], Block]
     sigma: bool = False
     facts: Mapping[str, str] = field(default_factory=dict)
+    name: str = "the offset map"
 
     @property
     def count(self) -> int:
@@ -181,7 +183,7 @@ def open_offsets(path: PathLike, optical: Grid | None = None) -> Iterator[Offset
 
         tags = dataset.tags()
         facts = {k[len(TAG_PREFIX) :].lower(): v for k, v in tags.items() if k.startswith(TAG_PREFIX)}
-        yield OffsetMap(grid, read, has_sigma, facts)
+        yield OffsetMap(grid, read, has_sigma, facts, str(path))
 
 
 def _rasterio_window(window: Window) -> RasterioWindow:

@@ -254,8 +254,9 @@ def open_pair(
     sar_bands: Sequence[int] = (),
     optical_nodata: float | None = None,
     sar_nodata: float | None = None,
+    grid: Grid | None = None,
 ) -> Iterator[ScenePair]:
-    """Open both scenes and lay them on their common grid.
+    """Open both scenes and lay them on their common grid, or on `grid`.
 
     Bands default to the first three (optical) and all (SAR) that are not alpha. A nodata value given here
     replaces the file's own; otherwise validity comes from nodata, alpha, mask band and NaN, and is never guessed.
@@ -273,7 +274,7 @@ def open_pair(
             check_bands(dataset, list(chosen))
         if not _overlap(*grids):
             raise InputError(f"{optical} and {sar} do not overlap: check that they show the same place and their CRS")
-        common = common_grid(*grids)
+        common = grid or common_grid(*grids)
         scenes = [
             Scene(str(path), grid, chosen, dataset, common, nodata)
             for path, grid, chosen, dataset, nodata in zip(

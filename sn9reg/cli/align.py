@@ -5,15 +5,20 @@ from __future__ import annotations
 import json
 import logging
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from sn9reg.cli import options
 from sn9reg.cli.bar import progress_bar
+from sn9reg.cli.report import typed
 from sn9reg.errors import ConfigError, NotRegisteredError
 from sn9reg.progress import listening
 from sn9reg.rasters import check_output
+
+if TYPE_CHECKING:
+    from sn9reg.register import Registration
+    from sn9reg.report import Files
 
 log = logging.getLogger(__name__)
 
@@ -45,10 +50,8 @@ log = logging.getLogger(__name__)
 @click.option("--allow-unregistered", is_flag=True, help="Write an offset map of zeros if the pair is not registered.")
 @click.option("--calibration", metavar="FILE", help="Calibration of the matcher [default: that which ships].")
 @options.pixel_frame
-@click.option("--optical-bidx", type=int, multiple=True, help="Band of the optical image [default: the first three].")
-@click.option("--sar-bidx", type=int, multiple=True, help="Band of the SAR image [default: all].")
-@click.option("--optical-nodata", type=float, help="Nodata value of the optical image, in place of its own.")
-@click.option("--sar-nodata", type=float, help="Nodata value of the SAR image, in place of its own.")
+@options.bands_and_nodata
+@click.option("--report", metavar="DIR", help="Write a page that shows the result, too, registered or not.")
 @click.option("--threads", type=click.IntRange(min=1), help="Processors to use [default: all].")
 @click.option("--seed", type=options.SEED, default=0, show_default=True, help="Seed of whatever draws at random.")
 @options.creation
@@ -69,15 +72,13 @@ def align(
     allow_unregistered: bool,
     calibration: str | None,
     pixel_frame: bool,
-    optical_bidx: tuple[int, ...],
-    sar_bidx: tuple[int, ...],
-    optical_nodata: float | None,
-    sar_nodata: float | None,
+    report: str | None,
     threads: int | None,
     seed: int,
     creation_options: dict[str, Any],
     overwrite: bool,
     as_json: bool,
+    **reading: Any,
 ) -> None:
     """Say, for every pixel of OPTICAL, where it lies in SAR; write that as an offset map.
 
@@ -87,6 +88,10 @@ def align(
     check_output(out, overwrite, (optical, sar))
     if tiepoints_out:
         _check_tiepoints(tiepoints_out, out, overwrite, pixel_frame, (optical, sar))
+    if report:
+        from sn9reg.report import check_report
+
+        check_report(report, overwrite)
     import torch
 
     from sn9reg.register import register
@@ -105,11 +110,8 @@ def align(
             threshold=threshold,
             ratio_filter=ratio_filter,
             pixel_frame=pixel_frame,
-            optical_bands=optical_bidx,
-            sar_bands=sar_bidx,
-            optical_nodata=optical_nodata,
-            sar_nodata=sar_nodata,
             calibration=calibration,
+            **options.as_read(reading),
         )
     verdict = registration.verdict
     written = registration.registered or allow_unregistered
@@ -117,6 +119,10 @@ def align(
         registration.offsets(sigma).write(out, overwrite, creation_options)
         if tiepoints_out:
             write_tiepoints(tiepoints_out, registration.tiepoints(), registration.optical, registration.sar, overwrite)
+    if report:
+        from sn9reg.report import Files
+
+        _report(report, Files(optical, sar, pixel_frame, **options.as_read(reading)), registration, overwrite)
     if as_json:
         click.echo(json.dumps({"out": out if written else None} | registration.as_dict(), allow_nan=False))
     if not registration.registered:
@@ -127,6 +133,15 @@ def align(
             f"{out}: registered, {registration.warp.model} warp, right to about {registration.expected_error_px:.1f} "
             f"optical px{'' if registration.matches.calibrated else ' (not calibrated)'}; {verdict.reason}"
         )
+
+
+def _report(folder: str, files: Files, registration: Registration, overwrite: bool) -> None:
+    from sn9reg.report import Run, write_report
+
+    run = Run(typed(), registration.seconds)
+    offsets, matches = registration.offsets(sigma=registration.registered), registration.tiepoints()
+    page = write_report(folder, files, offsets, matches=matches, run=run, overwrite=overwrite)
+    log.info("%s: open it in a browser", page)
 
 
 def _check_tiepoints(path: str, out: str, overwrite: bool, pixel_frame: bool, inputs: tuple[str, str]) -> None:

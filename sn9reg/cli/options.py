@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import click
 
@@ -42,6 +43,28 @@ matcher_options = click.option(
     callback=lambda _c, _p, values: _parse_matcher_options(values),
     help="Option of the matcher; may be repeated.",
 )
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+def bands_and_nodata(command: _Command) -> _Command:
+    """--optical-bidx, --sar-bidx, --optical-nodata, --sar-nodata; see `as_read`."""
+    for decorate in (
+        click.option("--sar-nodata", type=float, help="Nodata value of the SAR image, in place of its own."),
+        click.option("--optical-nodata", type=float, help="Nodata value of the optical image, in place of its own."),
+        click.option("--sar-bidx", type=int, multiple=True, help="Band of the SAR image [default: all]."),
+        click.option(
+            "--optical-bidx", type=int, multiple=True, help="Band of the optical image [default: the first three]."
+        ),
+    ):
+        command = decorate(command)
+    return command
+
+
+def as_read(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of `bands_and_nodata` as `scene.open_pair` names them."""
+    return {name.replace("bidx", "bands"): value for name, value in given.items()}
+
+
 # What rasterio.open takes by name beside creation options.
 _NO_OPTIONS = {"fp", "mode", "driver", "width", "height", "count", "dtype", "crs", "transform", "nodata", "sharing"}
 creation = click.option(

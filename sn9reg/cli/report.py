@@ -1,0 +1,83 @@
+"""`sn9reg report`: one page that shows whether an offset map is right."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from sn9reg.cli import options
+from sn9reg.cli.score import check_frame
+
+if TYPE_CHECKING:
+    from sn9reg.report import Place
+
+
+def _places(_context: click.Context, _parameter: click.Parameter, values: Sequence[str]) -> list[tuple[float, float]]:
+    """'COL,ROW' -> numbers. Raises click.BadParameter for anything else."""
+    try:
+        return [(float(x), float(y)) for x, y in (value.split(",") for value in values)]
+    except ValueError:
+        raise click.BadParameter("a place is COLUMN,ROW in optical pixels") from None
+
+
+def typed() -> str:
+    """The command as it was typed."""
+    return shlex.join(["sn9reg", *sys.argv[1:]])
+
+
+def named(places: Sequence[tuple[float, float]]) -> list[Place]:
+    """Places by their coordinates."""
+    from sn9reg.report import Place
+
+    return [Place(f"column {x:g}, row {y:g}", x, y) for x, y in places]
+
+
+@click.command()
+@click.argument("offsets_path", metavar="OFFSETS")
+@click.argument("optical")
+@click.argument("sar")
+@click.option("--out", required=True, metavar="DIR", help="Folder for the page and its figures.")
+@click.option("--tiepoints", metavar="FILE", help="The truth: adds errors and SpaceNet 9's score.")
+@click.option("--matches", metavar="FILE", help="What `align --tiepoints-out` wrote: adds inliers and outliers.")
+@click.option("--at", "places", multiple=True, metavar="COL,ROW", callback=_places,
+              help="Place to be shown at full resolution, optical pixels; may be repeated.")
+@options.pixel_frame
+@options.bands_and_nodata
+@options.overwrite
+@options.as_json
+def report(
+    offsets_path: str,
+    optical: str,
+    sar: str,
+    out: str,
+    tiepoints: str | None,
+    matches: str | None,
+    places: list[tuple[float, float]],
+    pixel_frame: bool,
+    overwrite: bool,
+    as_json: bool,
+    **reading: Any,
+) -> None:
+    """Show what OFFSETS does to OPTICAL and SAR: one HTML page, which needs no network, and its figures as PNG."""
+    from sn9reg.offsets import open_offsets
+    from sn9reg.rasters import grid_of, open_raster
+    from sn9reg.report import Files, Run, check_report, write_report
+    from sn9reg.tiepoints import read_tiepoints
+
+    check_report(out, overwrite)
+    files = Files(optical, sar, pixel_frame, **options.as_read(reading))
+    with open_raster(optical) as optical_raster, open_raster(sar) as sar_raster:
+        grids = grid_of(optical_raster, pixel_frame), grid_of(sar_raster, pixel_frame)
+    truth, fitted = (read_tiepoints(path, *grids) if path else None for path in (tiepoints, matches))
+    with open_offsets(offsets_path, grids[0]) as offsets:
+        check_frame(offsets_path, offsets, pixel_frame)
+        page = write_report(
+            out, files, offsets, tiepoints=truth, matches=fitted, places=named(places), run=Run(typed()),
+            overwrite=overwrite,
+        )
+    click.echo(json.dumps({"page": str(page)}) if as_json else f"{page}: open it in a browser")

@@ -1,0 +1,274 @@
+"""The page: pictures, figures and numbers of a registration in one HTML file that needs nothing else."""
+
+from __future__ import annotations
+
+import base64
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from sn9reg.errors import ConfigError, OutputError
+from sn9reg.grid import Grid
+from sn9reg.offsets import Block, OffsetMap
+from sn9reg.rasters import atomic_output, check_output, grid_of, open_raster
+from sn9reg.report import figures
+from sn9reg.report.figures import Scale
+from sn9reg.report.views import (
+    Files,
+    Place,
+    View,
+    coarse_field,
+    open_viewer,
+    overview_factor,
+    places_of_interest,
+    shown_in,
+    webp,
+)
+from sn9reg.scoring import Score, reference, score
+from sn9reg.tiepoints import TiePoints
+
+PAGE = "report.html"
+_LAYERS = {"optical": "optical", "before": "SAR before", "after": "SAR after"}
+_COUNTED = 400  # places along the longer side by which displacements are summed up
+
+
+@dataclass(frozen=True)
+class Run:
+    """How a result came about. command: as it was typed. seconds: stage -> time taken."""
+
+    command: str = ""
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Figure:
+    """One figure: name of its file, what it shows, and the PNG."""
+
+    name: str
+    caption: str
+    png: bytes
+
+
+def write_report(
+    folder: str | Path,
+    pair: Files,
+    offsets: OffsetMap,
+    *,
+    tiepoints: TiePoints | None = None,
+    matches: TiePoints | None = None,
+    places: Sequence[Place] = (),
+    run: Run | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Write a page about an offset map, and its figures as PNG, into a folder, which is made if it is missing.
+
+    tiepoints: the truth, for errors and score. matches: what the map was fitted to. places: to be shown at full
+    resolution, before those that are chosen: the middle, the largest offset, the least sure place, the worst tie-point.
+    Returns the page's path.
+
+    Raises InputError for images that cannot be read, tie-points outside of them and a map that holds only NaN,
+    OutputError where the folder cannot be written, ConfigError where matplotlib or jinja2 is missing.
+    """
+    check_report(folder, overwrite)
+    factor = overview_factor(offsets.grid)
+    dense = coarse_field(offsets, factor)
+    scored = _scored(pair, offsets, tiepoints) if tiepoints is not None else None
+    for place in places:
+        if not (0 <= place.x < offsets.grid.width and 0 <= place.y < offsets.grid.height):
+            raise ConfigError(f"place {place.x:g},{place.y:g} lies outside the optical image")
+    with open_viewer(pair, offsets, dense) as viewer:
+        whole = viewer.overview(dense, factor)
+        chosen = [*places, *places_of_interest(dense, factor, shown_in(whole)), *_worst(scored)]
+        views = [whole, *(viewer.zoom(place) for place in chosen)]
+    drawn = _figures(whole, dense, pair, offsets, matches, scored)
+    html = _page(views, drawn, dense, offsets, scored, run or Run())
+    return _write(Path(folder), html, drawn, overwrite)
+
+
+def check_report(folder: str | Path, overwrite: bool = False) -> None:
+    """Raises OutputError, before any work is done, where a report could not be written in the end; ConfigError where
+    what draws it is not installed."""
+    try:
+        import jinja2  # noqa: F401
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise ConfigError(f"a report needs {error.name}: pip install 'sn9reg[report]'") from error
+    target = Path(folder)
+    if target.exists() and not target.is_dir():
+        raise OutputError(f"{folder}: is a file; a report is a folder")
+    check_output(target / PAGE if target.exists() else target, overwrite)
+
+
+def _write(folder: Path, html: str, drawn: Iterable[_Figure], overwrite: bool) -> Path:
+    """The page last: where it is, all of the report is."""
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be made ({error.strerror})") from error
+    for figure in drawn:
+        with atomic_output(folder / f"{figure.name}.png", overwrite=True) as temporary:
+            temporary.write_bytes(figure.png)
+    with atomic_output(folder / PAGE, overwrite) as temporary:
+        temporary.write_text(html, encoding="utf-8")
+    return folder / PAGE
+
+
+def _grids(pair: Files) -> tuple[Grid, Grid]:
+    with open_raster(pair.optical) as optical, open_raster(pair.sar) as sar:
+        return grid_of(optical, pair.pixel_frame), grid_of(sar, pair.pixel_frame)
+
+
+def _scored(pair: Files, offsets: OffsetMap, tiepoints: TiePoints) -> Score:
+    optical, sar = _grids(pair)
+    return score(offsets, optical, sar, tiepoints)
+
+
+def _worst(scored: Score | None) -> Iterable[Place]:
+    """The tie-point that is farthest off."""
+    if scored is None:
+        return
+    points = scored.per_point()
+    error = points["error_px"].to_numpy()
+    if np.isfinite(error).any():
+        worst = points.iloc[int(np.nanargmax(error))]
+        yield Place("the worst tie-point", float(worst["optical_col"]), float(worst["optical_row"]))
+
+
+def _figures(
+    whole: View, dense: Block, pair: Files, offsets: OffsetMap, matches: TiePoints | None, scored: Score | None
+) -> list[_Figure]:
+    scale = Scale.of(offsets.grid)
+    drawn = [
+        _Figure("before_after", "Before and after: edges run on from tile to tile where the two agree",
+                figures.before_and_after(whole)),
+        _Figure("arrows", "The offsets: from where the optical image has a place to where the SAR image has it",
+                figures.arrows(whole, dense, scale)),
+        _Figure("offsets", "The offset map", figures.maps(whole, dense, scale)),
+    ]  # fmt: skip
+    if matches is not None and len(matches):
+        optical, sar = _grids(pair)
+        ends = matches.optical_xy + reference(optical, sar, matches)
+        inlier = np.ones(len(matches), bool) if matches.inlier is None else matches.inlier
+        png = figures.matches(whole, matches.optical_xy, ends, inlier, scale)
+        drawn.append(_Figure("matches", "The matches that the map was fitted to", png))
+    if scored is not None:
+        points = scored.per_point()
+        error = points[["dx", "dy"]].to_numpy() - points[["reference_dx", "reference_dy"]].to_numpy()
+        png = figures.residuals(whole, points[["optical_col", "optical_row"]].to_numpy(float), error, scale)
+        drawn.append(_Figure("residuals", "What is left at the tie-points", png))
+    return drawn
+
+
+def _page(
+    views: Sequence[View], drawn: Sequence[_Figure], dense: Block, offsets: OffsetMap, scored: Score | None, run: Run
+) -> str:
+    from jinja2 import Environment
+
+    here = files("sn9reg.report")
+    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    template = environment.from_string(here.joinpath("page.html").read_text(encoding="utf-8"))
+    facts = offsets.facts
+    return template.render(
+        title=f"{facts.get('optical', 'optical')} and {facts.get('sar', 'SAR')}",
+        registered=facts.get("registered"),
+        sentence=_sentence(facts),
+        views=[_shown(view) for view in views],
+        layers=_LAYERS,
+        figures=[(f.name, f.caption, _uri(_smaller(f.png))) for f in drawn],
+        numbers=_numbers(offsets, dense),
+        scores=_score_rows(scored),
+        facts=sorted(facts.items()),
+        run=run,
+        versions=_versions(facts),
+        style=here.joinpath("page.css").read_text(encoding="utf-8"),
+        script=here.joinpath("page.js").read_text(encoding="utf-8"),
+    )
+
+
+def _sentence(facts: Mapping[str, str]) -> str:
+    """The verdict and its reason."""
+    reason = facts.get("reason", "")
+    if "registered" not in facts:
+        return "The offset map does not say whether its pair was registered: it was made by another program."
+    if facts["registered"] != "yes":
+        return f"Not registered: {reason}."
+    about = facts.get("expected_error_px")
+    right = f", right to about {float(about):.1f} optical px" if about else ""
+    mark = " (not calibrated)" if right and facts.get("calibrated") == "no" else ""
+    return f"Registered{right}{mark}: {reason}."
+
+
+def _shown(view: View) -> dict[str, Any]:
+    window = view.window
+    return {
+        "name": view.name,
+        "where": f"columns {window.col} to {window.col + window.width - 1}, "
+        f"rows {window.row} to {window.row + window.height - 1}",
+        "per_pixel": view.factor,
+        "width": view.optical.shape[1],
+        "height": view.optical.shape[0],
+        "layers": {name: _uri(webp(getattr(view, name))) for name in _LAYERS},
+    }
+
+
+def _uri(picture: bytes) -> str:
+    return f"data:image/webp;base64,{base64.b64encode(picture).decode()}"
+
+
+def _smaller(png: bytes) -> bytes:
+    """A figure as WebP."""
+    return webp(cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR)[..., ::-1], quality=80)
+
+
+def _numbers(offsets: OffsetMap, dense: Block) -> list[tuple[str, str]]:
+    """What the map says, in units of length and in pixels."""
+    scale, grid = Scale.of(offsets.grid), offsets.grid
+    length = np.hypot(*dense[:2])
+    metric = np.hypot(*(band * factor for band, factor in zip(dense[:2], scale.per_px, strict=True)))
+    known = np.isfinite(length)
+
+    def both(px: float, m: float) -> str:
+        return f"{px:.2f} px" if scale.unit == "px" else f"{px:.2f} px, {m:.2f} m"
+
+    rows = [
+        ("optical image", f"{grid.width} x {grid.height} px, {grid.describe()['crs']}"),
+        ("mean offset", both(float(length[known].mean()), float(metric[known].mean()))),
+        ("largest offset", both(float(length[known].max()), float(metric[known].max()))),
+        ("pixels without an offset", f"{1 - known.mean():.1%}"),
+    ]
+    if len(dense) > 2 and np.isfinite(dense[2]).any():
+        middle = float(np.nanmedian(dense[2]))
+        rows.append(("median sigma", both(middle, middle * float(np.sqrt(np.prod(scale.per_px))))))
+    return rows
+
+
+def _score_rows(scored: Score | None) -> list[tuple[str, str, str]]:
+    if scored is None:
+        return []
+    with_, without = scored.as_dict(), scored.as_dict()["without_registration"]
+    labels = {"sn9_score": "SpaceNet 9 score", "sn9_mean_px": "SpaceNet 9 mean, px"}
+    for unit in ("px", "m"):
+        for key, label in (("mean", "mean"), ("median", "median"), ("rmse", "RMSE"), ("ce90", "CE90")):
+            labels[f"{key}_{unit}"] = f"{label}, {unit}"
+
+    def shown(value: float | None) -> str:
+        return "no value" if value is None else f"{value:.2f}"
+
+    return [
+        (label, shown(without[key]), shown(with_[key]))
+        for key, label in labels.items()
+        if with_[key] is not None or without[key] is not None
+    ]
+
+
+def _versions(facts: Mapping[str, str]) -> list[tuple[str, str]]:
+    made = [("offset map made by sn9reg", facts["version"])] if "version" in facts else []
+    names = ("sn9reg", "torch", "rasterio", "numpy", "opencv-python")
+    return [*made, *((name, version(name)) for name in names), ("Python", platform.python_version())]

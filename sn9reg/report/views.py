@@ -1,0 +1,202 @@
+"""What of a scene is shown: the optical image, and the SAR image as it lies and as the offsets bring it, on the optical
+grid. The whole at up to 1,800 px a side, some places at full resolution; never more than that is held."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from sn9reg.errors import InputError
+from sn9reg.grid import Grid, Window
+from sn9reg.offsets import Block, OffsetMap
+from sn9reg.radiometry import SarLog
+from sn9reg.scene import Patch, ScenePair, open_pair
+
+Picture = npt.NDArray[np.uint8]  # (h, w, 3)
+
+OVERVIEW_SIDE = 1800  # pixels; the longer side is between half of it and this
+ZOOM_SIDE = 600  # pixels of a place shown at full resolution
+_MARGIN = 64  # optical pixels around the optical image are a multiple of this, so that coarser grids fit
+_SHARES = (1.0, 99.0)  # percentiles that become black and white
+
+
+@dataclass(frozen=True)
+class Files:
+    """The two images of a pair and how they are to be read, see `scene.open_pair`."""
+
+    optical: str
+    sar: str
+    pixel_frame: bool = False
+    optical_bands: tuple[int, ...] = ()
+    sar_bands: tuple[int, ...] = ()
+    optical_nodata: float | None = None
+    sar_nodata: float | None = None
+
+    @contextmanager
+    def open(self, grid: Grid | None = None) -> Iterator[ScenePair]:
+        """The pair, on its common grid or on another. Raises InputError as `open_pair` does."""
+        options = {name: value for name, value in vars(self).items() if name not in ("optical", "sar")}
+        with open_pair(self.optical, self.sar, grid=grid, **options) as pair:
+            yield pair
+
+
+@dataclass(frozen=True)
+class Place:
+    """A place to be shown at full resolution: why, and its middle in optical pixels."""
+
+    name: str
+    x: float
+    y: float
+
+
+@dataclass(frozen=True)
+class View:
+    """A part of the scene. window: in optical pixels, of which `factor` x `factor` make one pixel of the pictures;
+    optical, before, after: the pictures, black where nothing is known."""
+
+    name: str
+    window: Window
+    factor: int
+    optical: Picture
+    before: Picture
+    after: Picture
+
+
+def coarse_field(offsets: OffsetMap, factor: int) -> Block:
+    """(2 or 3, ny, nx) offsets in the middle of every factor x factor optical pixels, optical pixels; read row by row.
+
+    Raises InputError if none of them is a number.
+    """
+    height, width = offsets.grid.shape
+    rows, cols = (
+        np.minimum(np.arange(-(-size // factor)) * factor + factor // 2, size - 1) for size in (height, width)
+    )
+    field = np.stack([offsets.read(Window(0, row, width, 1))[:, 0, cols] for row in rows.tolist()], axis=1)
+    if not np.isfinite(field[:2]).all(axis=0).any():
+        raise InputError(f"{offsets.name}: holds no offset, only NaN: there is nothing to show")
+    return field
+
+
+def overview_factor(grid: Grid) -> int:
+    """The power of two by which a whole scene is made smaller."""
+    return max(1, 2 ** math.ceil(math.log2(max(grid.shape) / OVERVIEW_SIDE)))
+
+
+@dataclass(frozen=True)
+class Viewer:
+    """Shows parts of one pair, all with the same stretch. margin: optical pixels that the pair's grid has more than the
+    optical image, on every side."""
+
+    pair: ScenePair
+    offsets: OffsetMap
+    margin: int
+    sar_log: SarLog
+    optical_range: tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]
+    sar_range: tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]
+
+    def overview(self, field: Block, factor: int) -> View:
+        """The whole scene. field: `coarse_field` of the same factor."""
+        return self._view("the whole scene", self.offsets.grid.coarsen(factor).window, field, factor)
+
+    def zoom(self, place: Place) -> View:
+        """A place at full resolution."""
+        grid = self.offsets.grid
+        width, height = min(ZOOM_SIDE, grid.width), min(ZOOM_SIDE, grid.height)
+        col = int(np.clip(place.x - width / 2, 0, grid.width - width))
+        row = int(np.clip(place.y - height / 2, 0, grid.height - height))
+        window = Window(col, row, width, height)
+        return self._view(place.name, window, self.offsets.read(window), 1)
+
+    def _view(self, name: str, window: Window, field: Block, factor: int) -> View:
+        """window: coarse pixels of the optical image."""
+        here = replace(window, col=window.col + self.margin // factor, row=window.row + self.margin // factor)
+        optical = self.pair.optical.read(here, factor)
+        known = np.asarray(np.isfinite(field[:2]).all(axis=0))
+        shift = np.where(known, field[:2] / factor, 0)
+        # As much more on each side as the offsets reach, and no more than the grid has.
+        reach = min(int(np.abs(shift).max()) + 2, 2 * self.margin // factor + 2)
+        patch = self.pair.sar.read(here.grow(reach), factor)
+        sar = _stretched(self.sar_log(patch.values)[None], patch.valid, self.sar_range)
+        y, x = np.indices(window.shape, np.float32) + np.float32(reach)
+        there = (x + shift[0]).astype(np.float32), (y + shift[1]).astype(np.float32)
+        after = np.where(known[..., None], cv2.remap(sar, *there, cv2.INTER_LINEAR), 0).astype(np.uint8)
+        before = sar[reach:-reach, reach:-reach]
+        full = Window(window.col * factor, window.row * factor, window.width * factor, window.height * factor)
+        shown = _stretched(optical.values, optical.valid, self.optical_range)
+        return View(name, full.intersect(self.offsets.grid.window), factor, shown, before, after)
+
+
+@contextmanager
+def open_viewer(files: Files, offsets: OffsetMap, field: Block) -> Iterator[Viewer]:
+    """Open a pair on the optical grid and what the offsets reach around it. field: `coarse_field`.
+
+    Raises InputError where the images cannot be read.
+    """
+    reach = min(float(np.nanmax(np.abs(field[:2]))), max(offsets.grid.shape) / 2)
+    margin = _MARGIN * (int(reach) // _MARGIN + 2)
+    while margin % overview_factor(offsets.grid):
+        margin += _MARGIN
+    with files.open(offsets.grid.crop(offsets.grid.window.grow(margin))) as pair:
+        optical, sar = (pair.overview(scene)[0] for scene in (pair.optical, pair.sar))
+        sar_log = SarLog.of(sar.values, sar.valid)
+        sar_range = _range(Patch(sar_log(sar.values)[None], sar.valid))
+        yield Viewer(pair, offsets, margin, sar_log, _range(optical), sar_range)
+
+
+def places_of_interest(field: Block, factor: int, known: npt.NDArray[np.bool_]) -> Iterator[Place]:
+    """Where it is worth looking closer: the middle, the largest offset, where the map is least sure.
+
+    field: `coarse_field`. known: (ny, nx) where both images show something.
+    """
+    middle = np.hypot(*(axis - (n - 1) / 2 for axis, n in zip(np.indices(known.shape), known.shape, strict=True)))
+    looks = [("the middle", -middle), ("the largest offset", np.hypot(*field[:2]))]
+    if len(field) > 2:
+        looks.append(("where the map is least sure", field[2]))
+    for name, value in looks:
+        value = np.where(known & np.isfinite(value), value, -np.inf)
+        if np.isfinite(value).any():
+            row, col = np.unravel_index(int(np.argmax(value)), value.shape)
+            yield Place(name, float((col + 0.5) * factor - 0.5), float((row + 0.5) * factor - 0.5))
+
+
+def shown_in(view: View) -> npt.NDArray[np.bool_]:
+    """(h, w) where both images show something."""
+    return np.asarray(view.optical.any(axis=2) & view.after.any(axis=2))
+
+
+def checkerboard(view: View, sar: Picture, tiles: int = 12) -> Picture:
+    """(h, w, 3) tiles of the optical and the SAR image in turns, `tiles` along the longer side."""
+    side = max(1, max(sar.shape[:2]) // tiles)
+    y, x = np.indices(sar.shape[:2]) // side
+    return np.where(((x + y) % 2 == 0)[..., None], view.optical, sar)
+
+
+def webp(picture: Picture, quality: int = 85) -> bytes:
+    """A picture as WebP: what a page holds must be small."""
+    return bytes(cv2.imencode(".webp", picture[..., ::-1], [cv2.IMWRITE_WEBP_QUALITY, quality])[1])
+
+
+def _range(patch: Patch) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Per band, what becomes black and what white."""
+    bands: Iterable[npt.NDArray[np.float32]] = patch.values
+    shares = np.array([np.percentile(band[patch.valid], _SHARES) for band in bands], np.float32)
+    return shares[:, 0], np.maximum(shares[:, 1], shares[:, 0] + 1e-6)
+
+
+def _stretched(
+    values: npt.NDArray[np.float32],
+    valid: npt.NDArray[np.bool_],
+    between: tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]],
+) -> Picture:
+    """(bands, h, w) -> (h, w, 3): three bands as red, green, blue, else the first as grey. Valid pixels are never quite
+    black."""
+    low, high = (limit[:, None, None] for limit in between)
+    bands = np.clip((values - low) / (high - low), 0, 1) * 254 + 1
+    bands = bands if len(bands) == 3 else np.repeat(bands[:1], 3, axis=0)
+    return np.ascontiguousarray(np.where(valid, bands, 0).astype(np.uint8).transpose(1, 2, 0))
