@@ -1,0 +1,149 @@
+"""Figures: what stands where, and in which unit."""
+
+import io
+
+import numpy as np
+import pytest
+from affine import Affine
+from matplotlib.figure import Figure
+from PIL import Image
+from rasterio.crs import CRS
+
+from sn9reg.grid import Grid, Window
+from sn9reg.report import figures
+from sn9reg.report.figures import Scale
+from sn9reg.report.views import View
+from tests.conftest import UTM
+
+
+def view_of(height=90, width=120, factor=2):
+    random = np.random.default_rng(0)
+    optical, before, after = (random.integers(1, 255, (height, width, 3), dtype=np.uint8) for _ in range(3))
+    return View("all", Window(10, 20, width * factor, height * factor), factor, optical, before, after)
+
+
+@pytest.fixture
+def axes(monkeypatch):
+    """The axes of the figures that are drawn in a test."""
+    kept = []
+    original = Figure.savefig
+
+    def keep(self, *args, **kwargs):
+        kept.extend(self.axes)
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(Figure, "savefig", keep)
+    return kept
+
+
+METRES = Scale("m", np.array([0.5, 0.25]), np.array([0.0, -1.0]))
+
+
+@pytest.mark.parametrize(
+    ("transform", "crs", "unit", "per_px", "north"),
+    [
+        (Affine(0.3, 0, 4e5, 0, -0.3, 4e6), UTM, "m", (0.3, 0.3), (0, -1)),
+        (Affine(0.3, 0, 4e5, 0, 0.6, 4e6), UTM, "m", (0.3, 0.6), (0, 1)),
+        (Affine(0, 0.3, 4e5, 0.3, 0, 4e6), UTM, "m", (0.3, 0.3), (1, 0)),
+        (Affine.translation(4e5, 4e6) * Affine.rotation(30) * Affine.scale(2, -2), UTM, "m", (2, 2), (0.5, -0.8660254)),
+        (Affine(1e-5, 0, 9, 0, -1e-5, 60), CRS.from_epsg(4326), "m", (0.558, 1.114), (0, -1)),
+        (Affine.identity(), None, "px", (1, 1), None),
+    ],
+)
+def test_a_pixel_is_worth_metres_and_the_north_is_somewhere(transform, crs, unit, per_px, north):
+    scale = Scale.of(Grid(transform, 200, 100, crs))
+    assert scale.unit == unit
+    np.testing.assert_allclose(scale.per_px, per_px, rtol=5e-3)
+    if north is None:
+        assert scale.north is None
+    else:
+        np.testing.assert_allclose(scale.north, north, atol=0.03)
+
+
+@pytest.mark.parametrize(("length", "rounded"), [(1, 1), (1.9, 1), (2, 2), (49, 20), (50, 50), (0.7, 0.5), (999, 500)])
+def test_scale_bars_are_round(length, rounded):
+    assert figures._round_length(length) == pytest.approx(rounded)
+
+
+def png_of(content):
+    picture = np.asarray(Image.open(io.BytesIO(content)).convert("L"))
+    assert picture.std() > 5
+    return picture
+
+
+def test_before_and_after_stand_side_by_side(axes):
+    png_of(figures.before_and_after(view_of()))
+    assert [axis.get_title() for axis in axes] == [f"{when}: optical and SAR in turns" for when in ("before", "after")]
+    assert not np.array_equal(*(axis.images[0].get_array() for axis in axes))
+
+
+def test_arrows_have_true_length_in_pixels_of_the_picture(axes):
+    field = np.stack([np.full((90, 120), 8.0), np.full((90, 120), -4.0)]).astype(np.float32)
+    field[:, :20] = np.nan
+    png_of(figures.arrows(view_of(), field, METRES))
+    quiver = next(c for c in axes[0].collections if hasattr(c, "U"))
+    assert set(quiver.U) == {4.0}
+    assert set(quiver.V) == {-2.0}
+    assert (quiver.angles, quiver.scale_units, quiver.scale) == ("xy", "xy", 1)
+    assert min(quiver.Y) >= 20
+
+
+@pytest.mark.parametrize(("bands", "factors"), [(2, (0.5, 0.25)), (3, (0.5, 0.25, 0.125**0.5))])
+def test_maps_are_in_metres_of_their_own_axis(axes, bands, factors):
+    field = np.random.default_rng(1).normal(size=(bands, 90, 120)).astype(np.float32)
+    png_of(figures.maps(view_of(), field, METRES))
+    panels = [axis for axis in axes if axis.get_title()]
+    assert [panel.get_title().split()[0] for panel in panels] == ["dx", "dy", "sigma"][:bands]
+    for panel, band, factor in zip(panels, field, factors, strict=True):
+        np.testing.assert_allclose(panel.images[0].get_array(), band * factor, rtol=1e-5)
+        assert panel.get_title().endswith(", m")
+        low, high = panel.images[0].get_clim()
+        assert low == (0 if panel.get_title().startswith("sigma") else -high)
+
+
+@pytest.mark.parametrize("level", [0.0, 7.5])
+def test_maps_of_a_constant_or_with_holes_can_be_drawn(level):
+    field = np.full((2, 90, 120), level, np.float32)
+    field[0, :30] = np.nan
+    png_of(figures.maps(view_of(), field, Scale("px", np.ones(2), None)))
+
+
+def test_matches_run_from_the_optical_place_to_the_sar_place(axes):
+    start = np.array([[10.0, 20.0], [100.0, 60.0], [30.0, 40.0]])
+    end = start + [[4.0, 2.0]] * 3
+    png_of(figures.matches(view_of(), start, end, np.array([True, False, True]), METRES))
+    lines = {line.get_color(): line for line in axes[0].lines if len(line.get_xdata()) == 2}
+    dots = {line.get_label(): line for line in axes[0].lines}
+    assert {"1 outliers", "2 inliers"} <= set(dots)
+    # Pixel (10, 20) is the first of the view; two of its pixels make one of the picture.
+    np.testing.assert_allclose(dots["2 inliers"].get_xdata(), [-0.25, 9.75])
+    np.testing.assert_allclose(dots["2 inliers"].get_ydata(), [-0.25, 9.75])
+    outlier = lines["#ff2d78"]
+    np.testing.assert_allclose(np.diff(outlier.get_xdata()), 2.0)
+    np.testing.assert_allclose(np.diff(outlier.get_ydata()), 1.0)
+
+
+@pytest.mark.parametrize("inlier", [True, False])
+def test_matches_of_one_kind_only_can_be_drawn_and_never_too_many(axes, inlier):
+    start = np.random.default_rng(2).uniform(20, 180, (5000, 2))
+    png_of(figures.matches(view_of(), start, start + 3, np.full(5000, inlier), METRES))
+    assert f"5000 {'inliers' if inlier else 'outliers'}" in {line.get_label() for line in axes[0].lines}
+    assert len(axes[0].lines) < 1600
+
+
+def test_residuals_are_counted_in_metres_and_drawn_five_times_too_long(axes):
+    places = np.array([[20.0, 30.0], [60.0, 90.0], [100.0, 100.0]])
+    error = np.array([[6.0, 0.0], [0.0, 8.0], [np.nan, 0.0]])
+    png_of(figures.residuals(view_of(), places, error, METRES))
+    quiver = next(c for c in axes[0].collections if hasattr(c, "U"))
+    np.testing.assert_allclose(np.stack([quiver.U, quiver.V], axis=1), [[3, 0], [0, 4]])
+    assert quiver.scale == 0.2
+    labels = [line.get_label() for line in axes[1].lines]
+    assert labels == ["median 2.50 m", "mean 2.50 m"]
+    assert axes[1].get_title() == "2 tie-points"
+    assert sum(patch.get_height() for patch in axes[1].patches) == 2
+
+
+def test_the_same_figure_twice_is_the_same_file():
+    field = np.ones((2, 90, 120), np.float32)
+    assert figures.arrows(view_of(), field, METRES) == figures.arrows(view_of(), field, METRES)
