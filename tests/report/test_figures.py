@@ -5,6 +5,7 @@ import io
 import numpy as np
 import pytest
 from affine import Affine
+from conftest import UTM
 from matplotlib.figure import Figure
 from PIL import Image
 from rasterio.crs import CRS
@@ -13,7 +14,6 @@ from sn9reg.grid import Grid, Window
 from sn9reg.report import figures
 from sn9reg.report.figures import Scale
 from sn9reg.report.views import View
-from tests.conftest import UTM
 
 
 def view_of(height=90, width=120, factor=2):

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from affine import Affine
+from conftest import SHIFT, TEXTURE_TRANSFORM, UTM, textures, write_raster
 from rasterio.crs import CRS
 
 from sn9reg.errors import InputError
@@ -10,7 +11,6 @@ from sn9reg.grid import Grid, Window
 from sn9reg.offsets import OffsetMap
 from sn9reg.report import views
 from sn9reg.report.views import Files, Place, checkerboard, coarse_field, open_viewer, places_of_interest, webp
-from tests.conftest import SHIFT, TEXTURE_TRANSFORM, UTM, textures, write_raster
 
 
 def constant(grid, dx, dy, *more):

@@ -1,0 +1,191 @@
+"""The page in a browser: what can be moved moves, what can be pressed answers, and nothing complains."""
+
+import io
+import shutil
+
+import numpy as np
+import pytest
+from conftest import SHIFT, TEXTURE_TRANSFORM, UTM, textures, write_raster
+from PIL import Image
+
+from sn9reg.grid import Grid
+from sn9reg.offsets import OffsetMap
+from sn9reg.report import Files, write_report
+from sn9reg.tiepoints import TiePoints
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed; .ci/run installs it")
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    """A report of a pair that fits exactly."""
+    folder = tmp_path_factory.mktemp("page")
+    optical, sar = textures()
+    write_raster(folder / "o.tif", np.stack([optical, 255 - optical, optical[::-1]]), TEXTURE_TRANSFORM, UTM)
+    write_raster(folder / "s.tif", sar[None], TEXTURE_TRANSFORM, UTM)
+    values = np.array(SHIFT, np.float32)[:, None, None]
+    grid = Grid(TEXTURE_TRANSFORM, 320, 280, UTM)
+    offsets = OffsetMap(grid, lambda w: np.broadcast_to(values, (2, *w.shape)), facts={"registered": "yes"})
+    xy = np.random.default_rng(0).uniform(30, 240, (20, 2))
+    points = TiePoints(xy, xy + SHIFT)
+    return write_report(folder / "r", Files(str(folder / "o.tif"), str(folder / "s.tif")), offsets, tiepoints=points)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def tab(browser, page):
+    """The page, opened; in the end nothing may have been said on the console, nor asked of a network."""
+    context = browser.new_context(viewport={"width": 1000, "height": 900})
+    opened, said, asked = context.new_page(), [], []
+    opened.on("console", lambda message: said.append(message.text))
+    opened.on("pageerror", lambda error: said.append(str(error)))
+    opened.on("request", lambda request: asked.append(request.url))
+    opened.goto(page.as_uri())
+    opened.wait_for_function("document.getElementById('canvas').dataset.shows")
+    yield opened
+    context.close()
+    assert said == []
+    assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
+
+
+def shown(tab):
+    """(h, w, 3) what is drawn now, once its images are there."""
+    tab.wait_for_timeout(150)
+    picture = np.asarray(Image.open(io.BytesIO(tab.locator("#canvas").screenshot())).convert("RGB")).astype(int)
+    return picture[4:-4, 4:-4]  # the dividing line may stand at the rim
+
+
+def colourful(picture):
+    """(w,) how far each column is from grey: the optical image is coloured and the SAR image is not."""
+    return np.ptp(picture, axis=2).mean(axis=0)
+
+
+def test_the_slider_divides_the_two_images(tab):
+    edges = []
+    for share in (25, 75):
+        tab.locator("#amount").fill(str(share))
+        colour = colourful(shown(tab)) > 12
+        edges.append(colour.mean())
+        assert colour[: int(0.9 * share / 100 * len(colour))].all()
+        assert not colour[int((share / 100 + 0.05) * len(colour)) :].any()
+    assert edges == pytest.approx([0.25, 0.75], abs=0.05)
+
+
+def test_it_can_be_dragged(tab):
+    box = tab.locator("#canvas").bounding_box()
+    tab.mouse.move(box["x"] + 0.5 * box["width"], box["y"] + 50)
+    tab.mouse.down()
+    tab.mouse.move(box["x"] + 0.2 * box["width"], box["y"] + 60)
+    tab.mouse.up()
+    assert float(tab.locator("#amount").input_value()) == pytest.approx(20, abs=2)
+    assert (colourful(shown(tab)) > 12).mean() == pytest.approx(0.2, abs=0.05)
+
+
+def test_a_checkerboard_shows_both_everywhere(tab):
+    tab.get_by_label("checkerboard").check()
+    picture = np.ptp(shown(tab), axis=2) > 12
+    assert all(0.3 < half.mean() < 0.7 for half in np.array_split(picture, 2, axis=1))
+    assert tab.locator("#amount-name").inner_text() == "Size of tiles"
+
+
+def test_blinking_goes_to_and_fro(tab):
+    tab.get_by_label("blink").check()
+    seen = set()
+    for _ in range(8):
+        seen.add(bool((colourful(shown(tab)) > 12).mean() > 0.5))
+        tab.wait_for_timeout(250)
+    assert seen == {True, False}
+    assert tab.locator("#amount").is_disabled()
+
+
+def test_the_images_can_be_chosen(tab):
+    tab.locator("#left").select_option("before")
+    tab.locator("#amount").fill("100")
+    before = shown(tab)
+    tab.locator("#left").select_option("after")
+    after = shown(tab)
+    assert colourful(before).max() < 6
+    assert np.abs(before - after).mean() > 5
+
+
+def test_a_place_can_be_chosen(tab):
+    first = tab.locator("#where").inner_text()
+    tab.locator("#view").select_option("1")
+    assert "full resolution" in tab.locator("#where").inner_text()
+    assert tab.locator("#where").inner_text().split(";")[0]
+    assert first
+
+
+def test_it_works_by_keyboard(tab):
+    tab.keyboard.press("c")
+    assert tab.locator("input[value=checkerboard]").is_checked()
+    tab.keyboard.press("b")
+    assert tab.locator("input[value=blink]").is_checked()
+    tab.keyboard.press("s")
+    assert tab.locator("input[value=swipe]").is_checked()
+    tab.keyboard.press("2")
+    assert tab.locator("#view").input_value() == "1"
+    tab.keyboard.press("x")
+    assert tab.locator("#right").input_value() == "before"
+    tab.keyboard.press("x")
+    assert tab.locator("#right").input_value() == "after"
+    tab.locator("#canvas").focus()
+    before = float(tab.locator("#amount").input_value())
+    tab.keyboard.press("ArrowLeft")
+    assert float(tab.locator("#amount").input_value()) < before
+    # Everything that can be moved is reached by Tab alone.
+    tab.locator("body").click(position={"x": 1, "y": 1})
+    reached = set()
+    for _ in range(12):
+        tab.keyboard.press("Tab")
+        reached.add(tab.evaluate("document.activeElement.id || document.activeElement.name"))
+    assert {"view", "mode", "left", "right", "amount", "canvas"} <= reached
+
+
+def contrast(tab, selector):
+    """Of the ink of an element to the ground behind it, as WCAG counts it."""
+    ink, ground = tab.evaluate(
+        """selector => { const e = document.querySelector(selector); let g = e;
+        const clear = c => c === 'rgba(0, 0, 0, 0)';
+        while (g && clear(getComputedStyle(g).backgroundColor)) g = g.parentElement;
+        return [getComputedStyle(e).color, getComputedStyle(g).backgroundColor]; }""",
+        selector,
+    )
+
+    def luminance(text):
+        channels = np.array([float(v) for v in text[text.index("(") + 1 : -1].split(",")[:3]]) / 255
+        linear = np.where(channels <= 0.03928, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
+        return float(linear @ [0.2126, 0.7152, 0.0722])
+
+    low, high = sorted([luminance(ink), luminance(ground)])
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_it_can_be_read_in_light_and_in_the_dark(tab, scheme):
+    tab.emulate_media(color_scheme=scheme)
+    grounds = tab.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert (grounds == "rgb(255, 255, 255)") == (scheme == "light")
+    for selector in ("h1", ".verdict", ".hint", "figcaption", "td", "select", "#amount-name"):
+        assert contrast(tab, selector) >= 4.5, selector
+
+
+def test_in_print_the_controls_are_gone_and_the_figures_are_there(tab):
+    tab.emulate_media(media="print", color_scheme="dark")
+    assert not tab.locator("#controls").is_visible()
+    assert tab.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    for name in ("before_after", "arrows", "offsets", "residuals"):
+        image = tab.locator(f"#{name} img")
+        assert image.is_visible()
+        assert image.evaluate("image => image.complete && image.naturalWidth > 300")
+    assert len(tab.pdf()) > 50_000

@@ -1,0 +1,308 @@
+"""The page: everything in one file, from the library, from `sn9reg report` and from `sn9reg align --report`."""
+
+import base64
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from conftest import SHIFT, TEXTURE_TRANSFORM, UTM, textures, write_raster
+
+from sn9reg.cli import main
+from sn9reg.errors import ConfigError, InputError, OutputError
+from sn9reg.grid import Grid
+from sn9reg.offsets import OffsetMap
+from sn9reg.report import Files, Place, Run, write_report
+from sn9reg.report.page import _sentence
+from sn9reg.tiepoints import TiePoints
+
+pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+GRID = Grid(TEXTURE_TRANSFORM, 320, 280, UTM)
+FACTS = {
+    "registered": "yes", "reason": "edges < agree", "expected_error_px": "1.26", "optical": "o.tif", "version": "0.1.0",
+    "calibrated": "yes",
+}  # fmt: skip
+
+
+def constant(dx=SHIFT[0], dy=SHIFT[1], **facts):
+    values = np.array([dx, dy, 0.8], np.float32)[:, None, None]
+    return OffsetMap(GRID, lambda w: np.broadcast_to(values, (3, *w.shape)), sigma=True, facts=FACTS | facts)
+
+
+@pytest.fixture
+def pair(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    optical, sar = textures()
+    write_raster("o.tif", np.stack([optical] * 3), TEXTURE_TRANSFORM, UTM)
+    write_raster("s.tif", sar[None], TEXTURE_TRANSFORM, UTM)
+    return Files("o.tif", "s.tif")
+
+
+def points(n=20, off=0.0):
+    xy = np.random.default_rng(0).uniform(30, 240, (n, 2))
+    return TiePoints(xy, xy + SHIFT + [off, 0.0], inlier=np.arange(n) % 4 > 0)
+
+
+class Reader(HTMLParser):
+    """What a page refers to, its tables, and its text."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.sources, self.tables, self.text, self.ids = [], {}, "", set()
+        self._table = self._cell = None
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        self.ids.add(attrs.get("id"))
+        self.sources += [v for k, v in attrs.items() if k in ("src", "href", "action", "srcset", "data") and v]
+        if tag == "table":
+            self._table = self.tables.setdefault(attrs.get("id"), [])
+        elif tag == "tr":
+            self._table.append([])
+        elif tag in ("td", "th"):
+            self._table[-1].append("")
+            self._cell = True
+
+    def handle_endtag(self, tag):
+        if tag in ("td", "th"):
+            self._cell = False
+
+    def handle_data(self, data):
+        self.text += data
+        if self._cell:
+            self._table[-1][-1] += data
+
+
+def read(path):
+    return Reader(Path(path).read_text(encoding="utf-8"))
+
+
+def test_one_page_holds_everything_and_the_figures_lie_beside_it(pair):
+    run = Run("sn9reg align 'a b.tif'", {"match": 12.34, "fit": 0.5})
+    page = write_report("out", pair, constant(), tiepoints=points(off=2.0), matches=points(), run=run)
+    assert page == Path("out/report.html")
+    names = {"before_after", "arrows", "offsets", "matches", "residuals"}
+    assert {p.name for p in Path("out").iterdir()} == {"report.html", *(f"{name}.png" for name in names)}
+    found = read(page)
+    assert found.sources
+    assert all(source.startswith("data:") for source in found.sources)
+    assert names <= found.ids
+    text = page.read_text(encoding="utf-8")
+    assert "http:" not in text
+    assert "https:" not in text
+    assert "Registered, right to about 1.3 optical px: edges < agree." in found.text
+    assert "edges &lt; agree" in text
+    assert "sn9reg align 'a b.tif'" in found.text
+    assert ["match", "12.3 s"] in found.tables["times"]
+    scores = {row[0]: row[1:] for row in found.tables["scores"][1:]}
+    assert scores["mean, px"] == [f"{np.hypot(SHIFT[0] + 2, SHIFT[1]):.2f}", "2.00"]
+    assert scores["mean, m"][1] == "1.00"
+    numbers = dict(found.tables["numbers"])
+    length = np.hypot(*SHIFT)
+    assert numbers["largest offset"] == f"{length:.2f} px, {length / 2:.2f} m"
+    assert numbers["median sigma"] == "0.80 px, 0.40 m"
+    assert numbers["pixels without an offset"] == "0.0%"
+    assert dict(found.tables["versions"])["offset map made by sn9reg"] == "0.1.0"
+    assert dict(found.tables["facts"])["expected error px"] == "1.26"
+
+
+def views_of(page):
+    text = Path(page).read_text(encoding="utf-8")
+    return json.loads(re.search(r'id="data">(.*?)</script>', text, re.S)[1])
+
+
+def test_the_pictures_of_the_page_are_the_views(pair):
+    import cv2
+
+    page = write_report("out", pair, constant(), places=[Place("here", 100, 90)], tiepoints=points())
+    shown = views_of(page)
+    assert [view["name"] for view in shown] == [
+        "the whole scene", "here", "the middle", "the largest offset", "where the map is least sure",
+        "the worst tie-point",
+    ]  # fmt: skip
+    for view in shown:
+        for uri in view["layers"].values():
+            content = base64.b64decode(uri.removeprefix("data:image/webp;base64,"))
+            picture = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
+            assert picture.shape == (view["height"], view["width"], 3)
+            assert picture.std() > 5
+    assert shown[0]["where"] == "columns 0 to 319, rows 0 to 279"
+
+
+def test_without_tiepoints_and_matches_there_is_less(pair):
+    page = write_report("out", pair, constant())
+    found = read(page)
+    assert "scores" not in found.tables
+    assert not {"matches", "residuals", "command", "times"} & found.ids
+    assert {p.name for p in Path("out").glob("*.png")} == {"before_after.png", "arrows.png", "offsets.png"}
+
+
+def test_the_same_twice_is_the_same(pair):
+    pages = [write_report(name, pair, constant(), tiepoints=points()) for name in "ab"]
+    assert pages[0].read_bytes() == pages[1].read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("facts", "sentence"),
+    [
+        ({"registered": "yes", "reason": "so", "expected_error_px": "2.04"},
+         "Registered, right to about 2.0 optical px: so."),
+        ({"registered": "yes", "reason": "so", "expected_error_px": "2", "calibrated": "no"},
+         "Registered, right to about 2.0 optical px (not calibrated): so."),
+        ({"registered": "yes", "reason": "so"}, "Registered: so."),
+        ({"registered": "no", "reason": "water", "expected_error_px": "nan"}, "Not registered: water."),
+        ({}, "The offset map does not say whether its pair was registered: it was made by another program."),
+    ],
+)  # fmt: skip
+def test_the_verdict_is_one_sentence(facts, sentence):
+    assert _sentence(facts) == sentence
+
+
+def test_names_of_files_are_no_markup(pair):
+    page = write_report("out", pair, constant(optical="<script>alert(1)</script>"))
+    assert "<script>alert" not in page.read_text(encoding="utf-8")
+
+
+def test_a_report_is_not_replaced_unless_asked_to_be(pair):
+    page = write_report("out", pair, constant())
+    before = page.read_bytes()
+    with pytest.raises(OutputError, match="exists; use --overwrite"):
+        write_report("out", pair, constant(0, 0))
+    assert page.read_bytes() == before
+    write_report("out", pair, constant(0, 0), overwrite=True)
+    assert page.read_bytes() != before
+
+
+def test_a_folder_with_other_things_keeps_them(pair):
+    Path("out").mkdir()
+    Path("out/mine.txt").write_text("mine")
+    write_report("out", pair, constant())
+    assert Path("out/mine.txt").read_text() == "mine"
+
+
+def test_where_nothing_can_be_written_nothing_is_begun(pair, monkeypatch):
+    monkeypatch.setattr("sn9reg.report.page.coarse_field", lambda *_: pytest.fail("work was begun"))
+    Path("file").write_text("")
+    with pytest.raises(OutputError, match="is a file; a report is a folder"):
+        write_report("file", pair, constant())
+    with pytest.raises(OutputError, match="its folder does not exist"):
+        write_report("none/out", pair, constant())
+
+
+def test_a_failure_leaves_no_folder(pair):
+    with pytest.raises(InputError, match="lies outside"):
+        write_report("out", pair, constant(), tiepoints=TiePoints(np.array([[900.0, 10]]), np.array([[10.0, 10]])))
+    with pytest.raises(ConfigError, match="place 500,3 lies outside the optical image"):
+        write_report("out", pair, constant(), places=[Place("there", 500, 3)])
+    with pytest.raises(InputError, match="only NaN"):
+        write_report("out", pair, constant(np.nan, np.nan))
+    assert not Path("out").exists()
+
+
+@pytest.mark.parametrize("missing", ["matplotlib", "jinja2"])
+def test_without_what_draws_it_one_line_says_so(pair, monkeypatch, missing):
+    monkeypatch.setitem(__import__("sys").modules, missing, None)
+    with pytest.raises(ConfigError, match=rf"a report needs {missing}: pip install 'sn9reg\[report\]'"):
+        write_report("out", pair, constant())
+
+
+# --- the commands ----------------------------------------------------------------------------------------------------
+
+
+def run(*args):
+    return CliRunner().invoke(main, [str(a) for a in args])
+
+
+@pytest.fixture
+def folder(pair):
+    constant().write("offsets.tif")
+    Path("t.csv").write_text("sar_row,sar_col,optical_row,optical_col\n50,60,56,51\n150,160,156,151\n")
+    return pair
+
+
+def test_report_from_files(folder):
+    result = run(
+        "report", "offsets.tif", "o.tif", "s.tif", "--tiepoints", "t.csv", "--matches", "t.csv", "--at", "100,80",
+        "--out", "r", "--json",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout) == {"page": str(Path("r/report.html"))}
+    found = read("r/report.html")
+    assert {row[0]: row[1:] for row in found.tables["scores"][1:]}["mean, px"][1] == "0.00"
+    assert {"matches", "residuals", "command"} <= found.ids
+    assert "column 100, row 80" in Path("r/report.html").read_text()
+
+
+def test_report_of_sixteen_bits_in_one_band_in_a_pixel_frame(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    optical, sar = textures()
+    write_raster("o.png", (optical.astype(np.uint16) * 200)[None])
+    write_raster("s.png", sar[None])
+    grid = Grid.pixel_frame(320, 280)
+    values = np.array(SHIFT, np.float32)[:, None, None]
+    OffsetMap(grid, lambda w: np.broadcast_to(values, (2, *w.shape)), facts={"frame": "pixel"}).write("d.tif")
+    assert "use --pixel-frame" in run("report", "d.tif", "o.png", "s.png", "--out", "r").stderr
+    result = run("report", "d.tif", "o.png", "s.png", "--out", "r", "--pixel-frame")
+    assert result.exit_code == 0, result.output
+    numbers = dict(read("r/report.html").tables["numbers"])
+    assert numbers["largest offset"] == f"{np.hypot(*SHIFT):.2f} px"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["none.tif", "o.tif", "s.tif"], 1, "none.tif: no such file"),
+        (["offsets.tif", "none.tif", "s.tif"], 1, "none.tif: no such file"),
+        (["offsets.tif", "o.tif", "none.tif"], 1, "none.tif: no such file"),
+        (["nan.tif", "o.tif", "s.tif"], 1, "nan.tif: holds no offset, only NaN"),
+        (["offsets.tif", "small.tif", "s.tif"], 1, "offsets belong to one optical image"),
+        (["o.tif", "o.tif", "s.tif", "--tiepoints", "none.csv"], 1, "none.csv: no such file"),
+        (["offsets.tif", "o.tif", "s.tif", "--at", "7"], 2, "a place is COLUMN,ROW"),
+        (["offsets.tif", "o.tif", "s.tif", "--at", "7,900"], 2, "lies outside the optical image"),
+        (["offsets.tif", "o.tif", "s.tif", "--pixel-frame"], 2, "leave --pixel-frame out"),
+    ],
+)
+def test_bad_input_ends_in_one_line(folder, arguments, code, message):
+    constant(np.nan, np.nan, frame="map").write("nan.tif")
+    constant(frame="map").write("offsets.tif", overwrite=True)
+    write_raster("small.tif", np.ones((1, 20, 20), np.uint8), TEXTURE_TRANSFORM, UTM)
+    result = run("report", *arguments, "--out", "r")
+    assert result.exit_code == code
+    assert message in " ".join(result.stderr.split())
+    assert "Traceback" not in result.output
+    assert not Path("r").exists()
+
+
+def test_align_writes_the_report_too(scene, tmp_path):
+    out, pages = tmp_path / "o.tif", tmp_path / "r"
+    result = run("align", scene.optical, scene.sar, "--out", out, "--report", pages)
+    assert result.exit_code == 0, result.output
+    found = read(pages / "report.html")
+    assert "Registered, right to about" in found.text
+    assert {"matches", "command"} <= found.ids
+    assert [row[0] for row in found.tables["times"]] == ["open", "match", "fit", "judge"]
+    assert "where the map is least sure" in found.text
+
+
+def test_align_shows_why_it_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    optical, _ = textures()
+    noise = np.random.default_rng(3).integers(1, 255, (1, 280, 320), dtype=np.uint8)
+    write_raster("o.tif", optical[None], TEXTURE_TRANSFORM, UTM)
+    write_raster("s.tif", noise, TEXTURE_TRANSFORM, UTM)
+    result = run("align", "o.tif", "s.tif", "--out", "d.tif", "--report", "r")
+    assert result.exit_code == 3
+    assert not Path("d.tif").exists()
+    assert "Not registered: " in read("r/report.html").text
+
+
+def test_align_checks_where_the_report_goes_before_any_work(pair, monkeypatch):
+    monkeypatch.setattr("sn9reg.register.register", lambda *_, **__: pytest.fail("work was begun"))
+    Path("file").write_text("")
+    result = run("align", "o.tif", "s.tif", "--out", "d.tif", "--report", "file")
+    assert result.exit_code == 1
+    assert "file: is a file" in result.stderr
