@@ -36,8 +36,8 @@ from sn9reg.simulate import simulate
 RIGHT = 3.0  # pixels
 # Part -> size of its scenes, and their seeds and looks.
 SCENES = {
-    "scenes": ((1200, 1000), [(3, 2), (21, 4), (22, 8), *((701 + k, 2 ** (k % 4)) for k in range(15))]),
-    "large-scenes": ((2400, 2000), [(801 + k, 2 ** (k % 4)) for k in range(8)]),
+    "scenes": ((1200, 1000), [(1001 + k, 2 ** (k % 4)) for k in range(26)]),
+    "large-scenes": ((2400, 2000), [(1101 + k, 2 ** (k % 4)) for k in range(12)]),
 }
 
 
