@@ -12,7 +12,7 @@ import click
 from sn9reg.errors import Sn9regError
 
 # command -> module in this folder; loaded only when called, so that `--help` does not wait for torch.
-COMMANDS = ("align", "apply", "bench", "info", "matchers", "report", "score", "simulate")
+COMMANDS = ("align", "apply", "batch", "bench", "compare", "info", "matchers", "report", "score", "simulate")
 
 
 class _Commands(click.Group):

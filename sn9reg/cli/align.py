@@ -29,28 +29,11 @@ log = logging.getLogger(__name__)
 @click.option("--out", required=True, help="Offset map to write (GeoTIFF).")
 @options.matcher
 @options.matcher_options
-@click.option(
-    "--model",
-    type=click.Choice(["auto", "translation", "affine", "homography", "local"]),
-    default="auto",
-    show_default=True,
-    help="Kind of warp; auto takes what predicts held-out matches best.",
-)
-@click.option("--ratio-filter", is_flag=True, help="Keep only matches that pass the adaptive-ratio filter.")
-@click.option("--threshold", type=options.POSITIVE, help="Of RANSAC, metres [default: 30 px].")
-@click.option(
-    "--max-offset",
-    type=options.POSITIVE,
-    default=150.0,
-    show_default=True,
-    help="Largest shift looked for, metres (pixels with --pixel-frame).",
-)
+@options.registering
+@options.calibration
 @click.option("--sigma", is_flag=True, help="Add a third band: expected error in optical pixels.")
 @click.option("--tiepoints-out", metavar="FILE", help="Write the matches as .csv, .geojson or QGIS .points.")
 @click.option("--allow-unregistered", is_flag=True, help="Write an offset map of zeros if the pair is not registered.")
-@click.option("--calibration", metavar="FILE", help="Calibration of the matcher [default: that which ships].")
-@options.pixel_frame
-@options.bands_and_nodata
 @click.option("--report", metavar="DIR", help="Write a page that shows the result, too, registered or not.")
 @click.option("--threads", type=click.IntRange(min=1), help="Processors to use [default: all].")
 @click.option("--seed", type=options.SEED, default=0, show_default=True, help="Seed of whatever draws at random.")
@@ -61,24 +44,16 @@ def align(
     optical: str,
     sar: str,
     out: str,
-    matcher: str,
-    matcher_options: dict[str, Any],
-    model: str,
-    ratio_filter: bool,
-    threshold: float | None,
-    max_offset: float,
     sigma: bool,
     tiepoints_out: str | None,
     allow_unregistered: bool,
-    calibration: str | None,
-    pixel_frame: bool,
     report: str | None,
     threads: int | None,
     seed: int,
     creation_options: dict[str, Any],
     overwrite: bool,
     as_json: bool,
-    **reading: Any,
+    **given: Any,
 ) -> None:
     """Say, for every pixel of OPTICAL, where it lies in SAR; write that as an offset map.
 
@@ -87,7 +62,7 @@ def align(
     """
     check_output(out, overwrite, (optical, sar))
     if tiepoints_out:
-        _check_tiepoints(tiepoints_out, out, overwrite, pixel_frame, (optical, sar))
+        _check_tiepoints(tiepoints_out, out, overwrite, given["pixel_frame"], (optical, sar))
     if report:
         from sn9reg.report import check_report
 
@@ -101,18 +76,7 @@ def align(
     if threads:
         torch.set_num_threads(threads)
     with progress_bar("match") as show, listening(show):
-        registration = register(
-            optical,
-            sar,
-            matcher=matcher,
-            matcher_options={"max_offset": max_offset} | matcher_options,
-            model=model,
-            threshold=threshold,
-            ratio_filter=ratio_filter,
-            pixel_frame=pixel_frame,
-            calibration=calibration,
-            **options.as_read(reading),
-        )
+        registration = register(optical, sar, **options.as_registering(given))
     verdict = registration.verdict
     written = registration.registered or allow_unregistered
     if written:
@@ -122,7 +86,7 @@ def align(
     if report:
         from sn9reg.report import Files
 
-        _report(report, Files(optical, sar, pixel_frame, **options.as_read(reading)), registration, overwrite)
+        _report(report, Files(optical, sar, **options.as_reading(given)), registration, overwrite)
     if as_json:
         click.echo(json.dumps({"out": out if written else None} | registration.as_dict(), allow_nan=False))
     if not registration.registered:

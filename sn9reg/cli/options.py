@@ -46,23 +46,64 @@ matcher_options = click.option(
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
-def bands_and_nodata(command: _Command) -> _Command:
-    """--optical-bidx, --sar-bidx, --optical-nodata, --sar-nodata; see `as_read`."""
-    for decorate in (
-        click.option("--sar-nodata", type=float, help="Nodata value of the SAR image, in place of its own."),
-        click.option("--optical-nodata", type=float, help="Nodata value of the optical image, in place of its own."),
-        click.option("--sar-bidx", type=int, multiple=True, help="Band of the SAR image [default: all]."),
-        click.option(
-            "--optical-bidx", type=int, multiple=True, help="Band of the optical image [default: the first three]."
-        ),
-    ):
-        command = decorate(command)
-    return command
+def _all_of(*decorators: Callable[[Any], Any]) -> Callable[[_Command], _Command]:
+    """Several options as one decorator, in that order."""
+
+    def decorate(command: _Command) -> _Command:
+        for decorator in reversed(decorators):
+            command = decorator(command)
+        return command
+
+    return decorate
 
 
-def as_read(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of `bands_and_nodata` as `scene.open_pair` names them."""
-    return {name.replace("bidx", "bands"): value for name, value in given.items()}
+# How the images are read; `as_reading` takes the values.
+reading = _all_of(
+    pixel_frame,
+    click.option(
+        "--optical-bidx", type=int, multiple=True, help="Band of the optical image [default: the first three]."
+    ),
+    click.option("--sar-bidx", type=int, multiple=True, help="Band of the SAR image [default: all]."),
+    click.option("--optical-nodata", type=float, help="Nodata value of the optical image, in place of its own."),
+    click.option("--sar-nodata", type=float, help="Nodata value of the SAR image, in place of its own."),
+)
+# What a registration may be told; `as_registering` takes the values, with those of matcher, matcher_options and
+# calibration where a command has them.
+registering = _all_of(
+    click.option(
+        "--model",
+        type=click.Choice(["auto", "translation", "affine", "homography", "local"]),
+        default="auto",
+        show_default=True,
+        help="Kind of warp; auto takes what predicts held-out matches best.",
+    ),
+    click.option("--ratio-filter", is_flag=True, help="Keep only matches that pass the adaptive-ratio filter."),
+    click.option("--threshold", type=POSITIVE, help="Of RANSAC, metres [default: 30 px]."),
+    click.option(
+        "--max-offset",
+        type=POSITIVE,
+        default=150.0,
+        show_default=True,
+        help="Largest shift looked for, metres (pixels with --pixel-frame).",
+    ),
+    reading,
+)
+calibration = click.option(
+    "--calibration", metavar="FILE", help="Calibration of the matcher [default: that which ships]."
+)
+_READING = ("pixel_frame", "optical_bidx", "sar_bidx", "optical_nodata", "sar_nodata")
+
+
+def as_reading(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of `reading` among others, as `scene.open_pair` names them."""
+    return {name.replace("bidx", "bands"): given[name] for name in _READING}
+
+
+def as_registering(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of `registering`, as `register` names them."""
+    others = {name: value for name, value in given.items() if name not in (*_READING, "max_offset")}
+    of_matcher = {"max_offset": given["max_offset"]} | given.get("matcher_options", {})
+    return others | as_reading(given) | {"matcher_options": of_matcher}
 
 
 # What rasterio.open takes by name beside creation options.

@@ -46,8 +46,7 @@ def named(places: Sequence[tuple[float, float]]) -> list[Place]:
 @click.option("--matches", metavar="FILE", help="What `align --tiepoints-out` wrote: adds inliers and outliers.")
 @click.option("--at", "places", multiple=True, metavar="COL,ROW", callback=_places,
               help="Place to be shown at full resolution, optical pixels; may be repeated.")
-@options.pixel_frame
-@options.bands_and_nodata
+@options.reading
 @options.overwrite
 @options.as_json
 def report(
@@ -58,10 +57,9 @@ def report(
     tiepoints: str | None,
     matches: str | None,
     places: list[tuple[float, float]],
-    pixel_frame: bool,
     overwrite: bool,
     as_json: bool,
-    **reading: Any,
+    **given: Any,
 ) -> None:
     """Show what OFFSETS does to OPTICAL and SAR: one HTML page, which needs no network, and its figures as PNG."""
     from sn9reg.offsets import open_offsets
@@ -70,12 +68,12 @@ def report(
     from sn9reg.tiepoints import read_tiepoints
 
     check_report(out, overwrite)
-    files = Files(optical, sar, pixel_frame, **options.as_read(reading))
+    files = Files(optical, sar, **options.as_reading(given))
     with open_raster(optical) as optical_raster, open_raster(sar) as sar_raster:
-        grids = grid_of(optical_raster, pixel_frame), grid_of(sar_raster, pixel_frame)
+        grids = grid_of(optical_raster, files.pixel_frame), grid_of(sar_raster, files.pixel_frame)
     truth, fitted = (read_tiepoints(path, *grids) if path else None for path in (tiepoints, matches))
     with open_offsets(offsets_path, grids[0]) as offsets:
-        check_frame(offsets_path, offsets, pixel_frame)
+        check_frame(offsets_path, offsets, files.pixel_frame)
         page = write_report(
             out, files, offsets, tiepoints=truth, matches=fitted, places=named(places), run=Run(typed()),
             overwrite=overwrite,

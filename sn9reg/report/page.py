@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -33,6 +33,9 @@ from sn9reg.report.views import (
 )
 from sn9reg.scoring import Score, reference, score
 from sn9reg.tiepoints import TiePoints
+
+if TYPE_CHECKING:
+    from jinja2 import Template
 
 PAGE = "report.html"
 _LAYERS = {"optical": "optical", "before": "SAR before", "after": "SAR after"}
@@ -92,14 +95,19 @@ def write_report(
     return _write(Path(folder), html, drawn, overwrite)
 
 
-def check_report(folder: str | Path, overwrite: bool = False) -> None:
-    """Raises OutputError, before any work is done, where a report could not be written in the end; ConfigError where
-    what draws it is not installed."""
+def check_installed() -> None:
+    """Raises ConfigError where what draws a report is not installed."""
     try:
         import jinja2  # noqa: F401
         import matplotlib  # noqa: F401
     except ImportError as error:
         raise ConfigError(f"a report needs {error.name}: pip install 'sn9reg[report]'") from error
+
+
+def check_report(folder: str | Path, overwrite: bool = False) -> None:
+    """Raises OutputError, before any work is done, where a report could not be written in the end, ConfigError where
+    what draws it is not installed."""
+    check_installed()
     target = Path(folder)
     if target.exists() and not target.is_dir():
         raise OutputError(f"{folder}: is a file; a report is a folder")
@@ -169,27 +177,34 @@ def _figures(
 def _page(
     views: Sequence[View], drawn: Sequence[_Figure], dense: Block, offsets: OffsetMap, scored: Score | None, run: Run
 ) -> str:
-    from jinja2 import Environment
-
-    here = files("sn9reg.report")
-    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string(here.joinpath("page.html").read_text(encoding="utf-8"))
     facts = offsets.facts
-    return template.render(
+    return template("page.html").render(
         title=f"{facts.get('optical', 'optical')} and {facts.get('sar', 'SAR')}",
         registered=facts.get("registered"),
         sentence=_sentence(facts),
         views=[_shown(view) for view in views],
         layers=_LAYERS,
-        figures=[(f.name, f.caption, _uri(_smaller(f.png))) for f in drawn],
+        figures=[(f.name, f.caption, uri(_smaller(f.png))) for f in drawn],
         numbers=_numbers(offsets, dense),
         scores=_score_rows(scored),
         facts=sorted(facts.items()),
         run=run,
         versions=_versions(facts),
-        style=here.joinpath("page.css").read_text(encoding="utf-8"),
-        script=here.joinpath("page.js").read_text(encoding="utf-8"),
+        script=_asset("page.js"),
     )
+
+
+def template(name: str) -> Template:
+    """A page's template, which knows the pages' style."""
+    from jinja2 import Environment
+
+    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.globals["style"] = _asset("page.css")
+    return environment.from_string(_asset(name))
+
+
+def _asset(name: str) -> str:
+    return files("sn9reg.report").joinpath(name).read_text(encoding="utf-8")
 
 
 def _sentence(facts: Mapping[str, str]) -> str:
@@ -214,17 +229,19 @@ def _shown(view: View) -> dict[str, Any]:
         "per_pixel": view.factor,
         "width": view.optical.shape[1],
         "height": view.optical.shape[0],
-        "layers": {name: _uri(webp(getattr(view, name))) for name in _LAYERS},
+        "layers": {name: uri(webp(getattr(view, name))) for name in _LAYERS},
     }
 
 
-def _uri(picture: bytes) -> str:
+def uri(picture: bytes) -> str:
+    """A WebP as part of a page."""
     return f"data:image/webp;base64,{base64.b64encode(picture).decode()}"
 
 
 def _smaller(png: bytes) -> bytes:
     """A figure as WebP."""
-    return webp(cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR)[..., ::-1], quality=80)
+    picture = np.asarray(cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR), np.uint8)
+    return webp(picture[..., ::-1], quality=80)
 
 
 def _numbers(offsets: OffsetMap, dense: Block) -> list[tuple[str, str]]:

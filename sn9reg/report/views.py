@@ -182,6 +182,11 @@ def webp(picture: Picture, quality: int = 85) -> bytes:
     return bytes(cv2.imencode(".webp", picture[..., ::-1], [cv2.IMWRITE_WEBP_QUALITY, quality])[1])
 
 
+def png(picture: Picture) -> bytes:
+    """A picture as PNG."""
+    return bytes(cv2.imencode(".png", picture[..., ::-1])[1])
+
+
 def _range(patch: Patch) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
     """Per band, what becomes black and what white."""
     bands: Iterable[npt.NDArray[np.float32]] = patch.values

@@ -1,0 +1,76 @@
+"""`sn9reg batch`: register many pairs."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from sn9reg.cli import options
+from sn9reg.cli.bar import progress_bar
+
+
+@click.command()
+@click.argument("manifest", type=click.Path(path_type=Path))
+@click.option("--out", required=True, metavar="DIR", type=click.Path(path_type=Path), help="Folder of the results.")
+@click.option("--jobs", "workers", type=click.IntRange(min=1), default=1, show_default=True, help="Pairs at once.")
+@click.option("--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True,
+              help="This machine, or a Ray cluster (RAY_ADDRESS; started here where that is not set).")
+@options.matcher
+@options.matcher_options
+@options.registering
+@options.calibration
+@click.option("--sigma", is_flag=True, help="Add a third band to each map: expected error in optical pixels.")
+@click.option("--report", is_flag=True, help="Write a page for each pair.")
+@click.option("--threads", type=click.IntRange(min=1), help="Processors of each pair [default: all, shared out].")
+@click.option("--seed", type=options.SEED, default=0, show_default=True, help="Seed of whatever draws at random.")
+@options.overwrite
+@options.as_json
+def batch(
+    manifest: Path,
+    out: Path,
+    workers: int,
+    engine: str,
+    sigma: bool,
+    report: bool,
+    threads: int | None,
+    seed: int,
+    overwrite: bool,
+    as_json: bool,
+    **given: Any,
+) -> None:
+    """Register every pair of MANIFEST, a CSV with the columns optical,sar and perhaps tiepoints,name.
+
+    Writes NAME.tif for each pair and summary.csv for all of them. What is finished is not done again: after an
+    interruption give the same command. One pair that fails does not stop the others.
+
+    Exit codes: 0 all are registered, 1 a pair failed, 2 usage, 3 none failed but some were not registered.
+    """
+    from sn9reg.batch import ENGINES, SUMMARY, do_all, read_manifest
+    from sn9reg.jobs import FAILED, REFUSED, Job
+    from sn9reg.report import check_installed
+
+    if report:
+        check_installed()
+    each = threads or max(1, (os.cpu_count() or 1) // workers)
+    template = Job(
+        "", "", "", "", options=options.as_registering(given), seed=seed, threads=each, sigma=sigma, report=report,
+        overwrite=overwrite,
+    )
+    found = read_manifest(manifest, out, template)
+    with progress_bar("pairs") as show:
+        results = do_all(found, ENGINES[engine], workers, lambda count, _: show(count / len(found)))
+    if as_json:
+        click.echo(json.dumps([asdict(result) for result in results], allow_nan=False))
+    else:
+        for result in results:
+            about = f", right to about {result.expected_error_px:.1f} px" if result.expected_error_px else ""
+            click.echo(f"{result.name}: {result.status}{about}" + (f"; {result.reason}" if not about else ""))
+        click.echo(f"{out / SUMMARY}: {len(results)} pairs")
+    states = {result.status for result in results}
+    sys.exit(1 if FAILED in states else 3 if REFUSED in states else 0)

@@ -1,0 +1,64 @@
+"""`sn9reg compare`: several matchers on one pair."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from sn9reg.cli import options
+from sn9reg.cli.bar import progress_bar
+
+
+@click.command()
+@click.argument("optical")
+@click.argument("sar")
+@click.option("--out", required=True, metavar="DIR", type=click.Path(path_type=Path), help="Folder of the comparison.")
+@click.option("--tiepoints", metavar="FILE", help="The truth: adds errors and SpaceNet 9's score.")
+@click.option("--matchers", metavar="A,B,C", help="Which; see `sn9reg matchers` [default: all that are installed].")
+@options.registering
+@click.option("--seed", type=options.SEED, default=0, show_default=True, help="Seed of whatever draws at random.")
+@options.overwrite
+@options.as_json
+def compare(
+    optical: str,
+    sar: str,
+    out: Path,
+    tiepoints: str | None,
+    matchers: str | None,
+    seed: int,
+    overwrite: bool,
+    as_json: bool,
+    **given: Any,
+) -> None:
+    """Register OPTICAL to SAR by several matchers, each in a process of its own, and compare them.
+
+    Writes a table (CSV, JSON, HTML with pictures side by side) and each matcher's offset map. A matcher that fails is a
+    row with its reason.
+    """
+    from sn9reg.compare import PAGE, installed
+    from sn9reg.compare import compare as run_all
+    from sn9reg.jobs import Job
+    from sn9reg.report import Files, check_installed
+
+    check_installed()
+    names = [name.strip() for name in matchers.split(",") if name.strip()] if matchers else installed()
+    names = list(dict.fromkeys(names))
+    job = Job(
+        "", str(out), optical, sar, tiepoints, options.as_registering(given), seed=seed, sigma=True, overwrite=overwrite
+    )
+    with progress_bar("matchers") as show:
+        results = run_all(
+            job, Files(optical, sar, **options.as_reading(given)), names, lambda n, _: show(n / len(names))
+        )
+    if as_json:
+        click.echo(json.dumps([asdict(result) for result in results], allow_nan=False))
+        return
+    for result in results:
+        error = f"{result.error_px:.2f} px, " if result.error_px is not None and result.matches is not None else ""
+        time = f"{result.seconds:.0f} s" if result.seconds is not None else ""
+        click.echo(f"{result.name:<14}{result.status:<12}{error}{time}; {result.reason}")
+    click.echo(f"{out / PAGE}: open it in a browser")
