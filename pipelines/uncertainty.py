@@ -14,7 +14,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-import resource
 import subprocess
 import sys
 import time
@@ -30,6 +29,7 @@ from scipy.optimize import isotonic_regression
 from sn9reg.cells.encode import CellEncoder
 from sn9reg.cells.pairing import nearest_anywhere
 from sn9reg.correspondences import Floats
+from sn9reg.jobs import peak_memory
 from sn9reg.metrics import anm, ece, mma, mma_of_truth, reliability, rmse
 from sn9reg.networks.dual_encoder import CELL, DualEncoder
 from sn9reg.networks.fused import fused
@@ -166,8 +166,7 @@ def mode(network: DualEncoder, passes: int, repeats: int = 5) -> dict[str, float
         encoder = CellEncoder(network, SarLog.of(patch.values, patch.valid), passes)
         nearest_anywhere(encoder(patch, "optical").weighed, encoder(patch, "sar").weighed)
         seconds.append(time.perf_counter() - start)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    return {"ms": float(np.median(seconds[1:])) * 1e3, "GiB": peak}
+    return {"ms": float(np.median(seconds[1:])) * 1e3, "GiB": peak_memory()}
 
 
 def modes(weights: str | None) -> dict[str, dict[str, float]]:

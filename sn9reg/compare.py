@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -52,12 +53,17 @@ def installed() -> list[str]:
 
 
 def compare(
-    job: Job, pair: Files, matchers: Sequence[str], done: Callable[[int, Result], None] = lambda _n, _r: None
+    job: Job,
+    pair: Files,
+    matchers: Sequence[str],
+    own: Mapping[str, Mapping[str, Any]] | None = None,
+    done: Callable[[int, Result], None] = lambda _n, _r: None,
 ) -> list[Result]:
     """Register a pair by every matcher, one after the other, each in a process of its own with all processors.
 
     job: what they have in common; its folder gets compare.csv, compare.json and compare.html, and of each matcher the
-    offset map and a picture. A matcher that is finished there, from the same inputs and options, is not run again.
+    offset map and a picture. own: options of a matcher alone, by its name. A matcher that is finished there, from the
+    same inputs and options, is not run again.
     Results in the order of `matchers`.
 
     Raises InputError for images that cannot be read, OutputError where the folder cannot be written, or holds a
@@ -71,13 +77,18 @@ def compare(
         folder.mkdir(exist_ok=True)
     except OSError as error:
         raise OutputError(f"{folder}: cannot be made ({error.strerror})") from error
-    jobs = [replace(job, name=_file_name(name), options={**job.options, "matcher": name}) for name in matchers]
+    jobs = [_of(job, name, (own or {}).get(name, {})) for name in matchers]
     results = []
     for name, one in zip(matchers, jobs, strict=True):
         results.append(replace(finished(one) or run(one), name=name))
         done(len(results), results[-1])
     _write(folder, pair, jobs, results, job.tiepoints is not None)
     return results
+
+
+def _of(job: Job, matcher: str, own: Mapping[str, Any]) -> Job:
+    its = {"matcher": matcher, "matcher_options": {**job.options.get("matcher_options", {}), **own}}
+    return replace(job, name=_file_name(matcher), options={**job.options, **its})
 
 
 def check_folder(folder: Path) -> None:

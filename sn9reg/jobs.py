@@ -129,7 +129,7 @@ def do(job: Job) -> Result:
     try:
         key = _begin(job)
         facts = _registered(job)
-        result = Result(job.name, **facts, seconds=time.perf_counter() - start, memory_gib=_peak_memory())
+        result = Result(job.name, **facts, seconds=time.perf_counter() - start, memory_gib=peak_memory())
         _write(job, asdict(result) | {"key": key})
         return result
     except Sn9regError as error:
@@ -138,7 +138,7 @@ def do(job: Job) -> Result:
         reason = "out of memory"
     if _stored(job).get("status") == _BEGUN:
         job.row.unlink(missing_ok=True)
-    return Result(job.name, FAILED, reason, seconds=time.perf_counter() - start, memory_gib=_peak_memory())
+    return Result(job.name, FAILED, reason, seconds=time.perf_counter() - start, memory_gib=peak_memory())
 
 
 def _begin(job: Job) -> str:
@@ -221,7 +221,7 @@ def _ending(code: int | None) -> str:
     return f"its process ended with exit code {code} before it had a result"
 
 
-def _peak_memory() -> float:
+def peak_memory() -> float:
     """GiB of resident memory of this process at its peak."""
     try:  # what getrusage says may be of the process that this one was forked from
         status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")

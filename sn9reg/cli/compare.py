@@ -11,6 +11,7 @@ import click
 
 from sn9reg.cli import options
 from sn9reg.cli.bar import progress_bar
+from sn9reg.errors import ConfigError
 
 
 @click.command()
@@ -19,6 +20,14 @@ from sn9reg.cli.bar import progress_bar
 @click.option("--out", required=True, metavar="DIR", type=click.Path(path_type=Path), help="Folder of the comparison.")
 @click.option("--tiepoints", metavar="FILE", help="The truth: adds errors and SpaceNet 9's score.")
 @click.option("--matchers", metavar="A,B,C", help="Which; see `sn9reg matchers` [default: all that are installed].")
+@click.option(
+    "--matcher-option",
+    "own",
+    multiple=True,
+    metavar="MATCHER.NAME=VALUE",
+    callback=options.by_matcher,
+    help="Option of one of the matchers; may be repeated.",
+)
 @options.registering
 @click.option("--seed", type=options.SEED, default=0, show_default=True, help="Seed of whatever draws at random.")
 @options.overwrite
@@ -29,6 +38,7 @@ def compare(
     out: Path,
     tiepoints: str | None,
     matchers: str | None,
+    own: dict[str, dict[str, Any]],
     seed: int,
     overwrite: bool,
     as_json: bool,
@@ -47,12 +57,14 @@ def compare(
     check_installed()
     names = [name.strip() for name in matchers.split(",") if name.strip()] if matchers else installed()
     names = list(dict.fromkeys(names))
+    if unknown := sorted(set(own) - set(names)):
+        raise ConfigError(f"--matcher-option: {', '.join(unknown)} is none of the matchers compared")
     job = Job(
         "", str(out), optical, sar, tiepoints, options.as_registering(given), seed=seed, sigma=True, overwrite=overwrite
     )
     with progress_bar("matchers") as show:
         results = run_all(
-            job, Files(optical, sar, **options.as_reading(given)), names, lambda n, _: show(n / len(names))
+            job, Files(optical, sar, **options.as_reading(given)), names, own, lambda n, _: show(n / len(names))
         )
     if as_json:
         click.echo(json.dumps([asdict(result) for result in results], allow_nan=False))

@@ -106,6 +106,17 @@ def as_registering(given: Mapping[str, Any]) -> dict[str, Any]:
     return others | as_reading(given) | {"matcher_options": of_matcher}
 
 
+def by_matcher(_context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, Any]:
+    """('MATCHER.NAME=VALUE', ...) -> {MATCHER: {NAME: value}}. Raises ConfigError for anything else."""
+    result: dict[str, Any] = {}
+    for name, value in _parse_matcher_options(values).items():
+        matcher, dot, option = name.partition(".")
+        if not dot or not option:
+            raise ConfigError(f"{name!r} is not MATCHER.NAME")
+        result.setdefault(matcher, {})[option] = value
+    return result
+
+
 # What rasterio.open takes by name beside creation options.
 _NO_OPTIONS = {"fp", "mode", "driver", "width", "height", "count", "dtype", "crs", "transform", "nodata", "sharing"}
 creation = click.option(
