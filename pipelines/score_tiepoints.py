@@ -1,0 +1,126 @@
+"""Score submissions as SpaceNet 9's leaderboard does: the mean over the scenes, then the score.
+
+    python -m pipelines.score_tiepoints SCENES SUBMISSIONS [--out work/score_tiepoints]
+
+SCENES holds scenes in SpaceNet 9's layout, at any depth. SUBMISSIONS holds one offset map per scene, NN_SPLIT_MM.tif or
+NN_anything_SPLIT_MM.tif, or a folder of these for each submission. Writes scores.csv (a row per submission and scene),
+leaderboard.csv (a row per submission) and errors.png (share of the tie-points within a distance). A submission that
+lacks a scene, or holds a NaN at a tie-point, has no place on the leaderboard; its row says why.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import pandas as pd
+
+from sn9reg.correspondences import Floats
+from sn9reg.errors import InputError, Sn9regError
+from sn9reg.offsets import open_offsets
+from sn9reg.rasters import grid_of, open_raster
+from sn9reg.scoring import Score, score
+from sn9reg.tiepoints import read_tiepoints
+from sn9reg.training.tiles import SceneFiles, scene_files
+
+_COLUMNS = ("sn9_mean_px", "sn9_score", "mean_px", "median_px", "rmse_px", "ce90_px", "mean_m", "n")
+
+
+def submissions(folder: Path) -> dict[str, Path]:
+    """Name -> folder of its offset maps. Raises InputError where there is none."""
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder")
+    if any(folder.glob("*.tif")):
+        return {folder.name: folder}
+    found = {path.name: path for path in sorted(folder.iterdir()) if path.is_dir() and any(path.glob("*.tif"))}
+    if not found:
+        raise InputError(f"{folder}: holds no offset map (.tif), nor a folder with one")
+    return found
+
+
+def offsets_of(scene: SceneFiles, folder: Path) -> Path:
+    """A submission's map of a scene. Raises InputError where there is none, or more than one."""
+    area, _, rest = scene.name.partition("_")
+    found = sorted({*folder.glob(f"{scene.name}.tif"), *folder.glob(f"{area}_*_{rest}.tif")})
+    if len(found) != 1:
+        what = "no offset map" if not found else f"{len(found)} offset maps"
+        raise InputError(f"{folder}: holds {what} of scene {scene.name}; it is named {scene.name}.tif")
+    return found[0]
+
+
+def scored(scene: SceneFiles, folder: Path) -> Score:
+    """One scene of a submission. Raises InputError where it cannot be scored."""
+    with open_raster(scene.optical) as optical_raster, open_raster(scene.sar) as sar_raster:
+        optical, sar = grid_of(optical_raster), grid_of(sar_raster)
+    with open_offsets(offsets_of(scene, folder), optical) as offsets:
+        return score(offsets, optical, sar, read_tiepoints(scene.tiepoints, optical, sar))
+
+
+def leaderboard(table: pd.DataFrame) -> pd.DataFrame:
+    """A row per submission, best first: the mean over scenes of SpaceNet 9's mean error, the score of that, and what is
+    in the way where there is none."""
+    rows = []
+    for name, part in table.groupby("submission", sort=False):
+        failed = part[part["reason"] != ""]
+        mean = float(part["sn9_mean_px"].mean(skipna=False)) if failed.empty else math.nan
+        reason = "; ".join(f"{scene}: {why}" for scene, why in zip(failed["scene"], failed["reason"], strict=True))
+        rows.append((name, len(part), mean, 100 / (1 + 0.01 * mean), reason))
+    result = pd.DataFrame(rows, columns=["submission", "scenes", "mean_px", "score", "reason"])
+    return result.sort_values("score", ascending=False, na_position="last", kind="stable").reset_index(drop=True)
+
+
+def draw(errors: dict[str, list[Floats]], path: Path) -> None:
+    """Share of all tie-points within a distance, per submission."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for name, parts in errors.items():
+        length = np.sort(np.concatenate(parts)) if parts else np.zeros(0)
+        axes.step(length, np.arange(1, len(length) + 1) / max(1, len(length)), where="post", label=name)
+    axes.set(xscale="symlog", xlabel="error, optical px", ylabel="share of the tie-points within", ylim=(0, 1))
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path, dpi=130)
+
+
+@click.command()
+@click.argument("scenes", type=click.Path(path_type=Path))
+@click.argument("folder", metavar="SUBMISSIONS", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), default=Path("work/score_tiepoints"), show_default=True)
+def main(scenes: Path, folder: Path, out: Path) -> None:
+    """Score, write, print the leaderboard."""
+    try:
+        found, entries = scene_files(scenes), submissions(folder)
+    except Sn9regError as error:
+        raise click.ClickException(str(error)) from error
+    out.mkdir(parents=True, exist_ok=True)
+    rows: list[dict[str, Any]] = []
+    errors: dict[str, list[Floats]] = {name: [] for name in entries}
+    for name, entry in entries.items():
+        for scene in found:
+            row: dict[str, Any] = {"submission": name, "scene": scene.name, "reason": ""}
+            try:
+                result = scored(scene, entry)
+            except Sn9regError as error:
+                row["reason"] = str(error)
+            else:
+                row |= {column: getattr(result, column) for column in _COLUMNS}
+                length = result.per_point()["error_px"].to_numpy()
+                errors[name].append(length[np.isfinite(length)])
+                if not math.isfinite(result.sn9_mean_px):
+                    row["reason"] = "holds no value (NaN) at a tie-point"
+            rows.append(row)
+    table = pd.DataFrame(rows, columns=["submission", "scene", *_COLUMNS, "reason"])
+    table.to_csv(out / "scores.csv", index=False, float_format="%.4f")
+    board = leaderboard(table)
+    board.to_csv(out / "leaderboard.csv", index=False, float_format="%.4f")
+    draw(errors, out / "errors.png")
+    click.echo(board.to_string(index=False, float_format="%.2f", na_rep="none"))
+
+
+if __name__ == "__main__":
+    main()
