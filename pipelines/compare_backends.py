@@ -3,9 +3,9 @@
     python -m pipelines.compare_backends SCENES [--matchers hybrid,keypoints,...] [--out work/compare_backends]
 
 SCENES holds scenes in SpaceNet 9's layout, at any depth. Writes OUT/SCENE/compare.html and its like, scenes.csv (a row
-per scene and matcher), matchers.csv (a row per matcher), and prints the latter as Markdown. A matcher's score is that of
-its mean error over the scenes, as the leaderboard takes it: a pair that it refused counts with zeros, as it would have to
-be submitted; one on which it failed leaves it without a score. A stopped run goes on where it was.
+per scene and matcher), matchers.csv (a row per matcher), and prints the latter as Markdown. A matcher's score is that
+of its mean error over the scenes, as the leaderboard takes it: a pair that it refused counts with zeros, as it would
+have to be submitted; one on which it failed leaves it without a score. A stopped run goes on where it was.
 """
 
 from __future__ import annotations

@@ -9,7 +9,6 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 from pipelines import benchmark as table
-from pipelines import demo
 from sn9reg.benchmark import bench_patches
 from sn9reg.cli import main
 from sn9reg.errors import ConfigError, InputError
@@ -163,9 +162,3 @@ def test_known_field_of_the_table_is_large_and_not_affine():
 def test_best_affine_of_a_simulated_scene_leaves_its_parallax(scene):
     error = table.best_affine(scene.optical.parent)
     assert 1.5 < error < 40
-
-
-def test_demo_draws_a_picture(scene, tmp_path):
-    field = np.zeros((2, 64, 64), np.float32)
-    demo.draw(tmp_path / "demo.png", (scene.optical, scene.sar), (scene.optical, scene.sar), field)
-    assert np.array(Image.open(tmp_path / "demo.png")).std() > 10
