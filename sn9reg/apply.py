@@ -19,6 +19,7 @@ from rasterio.enums import ColorInterp
 from rasterio.io import DatasetReader, DatasetWriter
 from rasterio.windows import Window as RasterioWindow
 
+from sn9reg import progress
 from sn9reg.errors import ConfigError, InputError
 from sn9reg.grid import Grid, Window
 from sn9reg.offsets import Block, OffsetMap
@@ -244,7 +245,8 @@ def _write(target: DatasetWriter, job: _Job, threads: int) -> bool:
     masking, any_data = False, False
     can_mask = job.source.nodata is None and not job.source.alpha
     done: list[RasterioWindow] = []
-    for window, (values, valid) in _in_parallel(job, list(job.offsets.grid.blocks(512)), threads):
+    blocks = list(job.offsets.grid.blocks(512))
+    for count, (window, (values, valid)) in enumerate(_in_parallel(job, blocks, threads), start=1):
         area = RasterioWindow(window.col, window.row, window.width, window.height)
         target.write(values, window=area)
         seen = valid.any(axis=0)
@@ -257,6 +259,7 @@ def _write(target: DatasetWriter, job: _Job, threads: int) -> bool:
             target.write_mask(seen, window=area)
         elif can_mask:
             done.append(area)
+        progress.report(count / len(blocks))
     return any_data
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from rasterio.windows import Window as RasterioWindow
 
+from sn9reg import progress
 from sn9reg.errors import InputError
 from sn9reg.grid import Grid, Points, Window
 from sn9reg.rasters import (
@@ -95,6 +96,7 @@ class OffsetMap:
                 window = Window(0, row, self.grid.width, min(512, self.grid.height - row))
                 block = self.read(window)
                 target.write(np.rint(block * _QUANTUM) / _QUANTUM, window=_rasterio_window(window))
+                progress.report((row + window.height) / self.grid.height)
 
 
 def from_nodes(grid: Grid, nodes: Block, step: int, facts: Mapping[str, str] | None = None) -> OffsetMap:

@@ -195,7 +195,7 @@ def register(
         sar_nodata=sar_nodata,
     ) as pair:
         lap("open")
-        with progress.part(0.0, _MATCHING):
+        with progress.part(0.0, _MATCHING, "match"):
             matches = source.match(pair)
         if ratio_filter:
             kept = adaptive_ratio(matches)
@@ -205,7 +205,7 @@ def register(
         fitted = fit(matches, model, threshold)
         lap("fit")
         own = _calibration(source.name, getattr(source, "own_weights", False), calibration)
-        with progress.part(_MATCHING, 1.0):
+        with progress.part(_MATCHING, 1.0, "judge"):
             matches, fitted, verdict = assess(pair, matches, fitted, own)
         lap("judge")
         names = (Path(pair.optical.name).name, Path(pair.sar.name).name)

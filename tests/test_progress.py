@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import time
 from contextlib import redirect_stderr
 
 import pytest
@@ -95,6 +96,13 @@ class Terminal(io.StringIO):
         return True
 
 
+@pytest.fixture(autouse=True)
+def at_once(request, monkeypatch):
+    """Bars are shown without delay, but where a test is about it."""
+    if "delay" not in request.node.name:
+        monkeypatch.setattr(bar, "_DELAY", 0)
+
+
 @pytest.fixture
 def bars(monkeypatch):
     """The bars that were made."""
@@ -151,3 +159,42 @@ def test_a_bar_leaves_no_line_behind_whatever_happens(error):
         work()
     assert terminal.getvalue().split("\r")[-2].strip() == ""
     assert terminal.getvalue().endswith("\r")
+
+
+def test_the_bar_shows_stage_and_time_left():
+    with redirect_stderr(Terminal()) as terminal, progress_bar("align"):
+        for start, stage in ((0, "match"), (0.5, "judge")):
+            time.sleep(0.2)  # a bar is drawn ten times a second at most
+            with part(start, start + 0.5, stage):
+                report(0.5)
+    shown = terminal.getvalue()
+    assert "align, match:  25%" in shown
+    assert "align, judge:  75%" in shown
+    assert "left" in shown
+
+
+def test_what_is_reported_inside_moves_the_bar(bars):
+    with redirect_stderr(Terminal()), progress_bar("match"):
+        report(0.42)
+        assert bars[0].n == 42
+
+
+def test_quick_work_is_shown_no_bar_for_the_delay():
+    with redirect_stderr(Terminal()) as terminal, progress_bar("match") as show:
+        for k in range(100):
+            show(k / 100)
+    assert terminal.getvalue().strip() == ""
+
+
+def test_stages_are_told_where_somebody_wants_them():
+    named, outer = [], []
+    with listening(outer.append, named.append):
+        with part(0, 0.5, "one"), part(0, 1), part(0, 1, "inner"):
+            report(1)
+        with part(0.5, 1, "two"):
+            report(1)
+    assert named == ["one", "inner", "two"]
+    assert outer == [0.5, 1]
+    with listening(outer.append), part(0, 1, "unheard"):
+        pass
+    assert named == ["one", "inner", "two"]

@@ -13,7 +13,7 @@ from sn9reg.cli import options
 from sn9reg.cli.bar import progress_bar
 from sn9reg.cli.report import typed
 from sn9reg.errors import ConfigError, NotRegisteredError
-from sn9reg.progress import listening
+from sn9reg.progress import part
 from sn9reg.rasters import check_output
 
 if TYPE_CHECKING:
@@ -75,18 +75,22 @@ def align(
     torch.manual_seed(seed)
     if threads:
         torch.set_num_threads(threads)
-    with progress_bar("match") as show, listening(show):
-        registration = register(optical, sar, **options.as_registering(given))
-    verdict = registration.verdict
-    written = registration.registered or allow_unregistered
-    if written:
-        registration.offsets(sigma).write(out, overwrite, creation_options)
-        if tiepoints_out:
-            write_tiepoints(tiepoints_out, registration.tiepoints(), registration.optical, registration.sar, overwrite)
-    if report:
-        from sn9reg.report import Files
+    with progress_bar("align"):
+        with part(0.0, 0.8 if report else 0.9):
+            registration = register(optical, sar, **options.as_registering(given))
+        verdict = registration.verdict
+        written = registration.registered or allow_unregistered
+        if written:
+            with part(0.8 if report else 0.9, 0.9 if report else 1.0, "write"):
+                registration.offsets(sigma).write(out, overwrite, creation_options)
+            if tiepoints_out:
+                ends = registration.optical, registration.sar
+                write_tiepoints(tiepoints_out, registration.tiepoints(), *ends, overwrite)
+        if report:
+            from sn9reg.report import Files
 
-        _report(report, Files(optical, sar, **options.as_reading(given)), registration, overwrite)
+            with part(0.9, 1.0):
+                _report(report, Files(optical, sar, **options.as_reading(given)), registration, overwrite)
     if as_json:
         click.echo(json.dumps({"out": out if written else None} | registration.as_dict(), allow_nan=False))
     if not registration.registered:

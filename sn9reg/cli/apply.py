@@ -12,6 +12,7 @@ import click
 
 from sn9reg.apply import apply_offsets
 from sn9reg.cli import options
+from sn9reg.cli.bar import progress_bar
 from sn9reg.cli.score import check_frame
 from sn9reg.errors import InputError
 from sn9reg.grid import Grid
@@ -54,7 +55,7 @@ def apply(
     RASTER may have any bands, type, pixel size and CRS. For class labels, say --resampling nearest.
     """
     check_output(out, overwrite, (offsets_path, raster, optical))
-    with _open(offsets_path, optical, pixel_frame) as offsets:
+    with _open(offsets_path, optical, pixel_frame) as offsets, progress_bar("apply"):
         apply_offsets(
             offsets,
             raster,

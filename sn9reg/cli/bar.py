@@ -8,14 +8,25 @@ from contextlib import contextmanager
 
 from tqdm import tqdm
 
+from sn9reg.progress import listening
+
+_DELAY = 2.0  # seconds before a bar is shown at all
+_FORMAT = "{desc}: {percentage:3.0f}%|{bar}| {elapsed} gone, {remaining} left"
+
 
 @contextmanager
 def progress_bar(what: str) -> Iterator[Callable[[float], None]]:
-    """A bar, and what moves it: a function of the fraction done. None is shown with -q."""
+    """A bar that shows what is reported inside, its stage and the time left, once two seconds have gone by; and what
+    moves it by hand: a function of the fraction done. None is shown with -q."""
     quiet = not logging.getLogger("sn9reg").isEnabledFor(logging.WARNING)
-    with tqdm(total=100, unit="%", desc=what, leave=False, disable=True if quiet else None) as bar:
+    hidden = True if quiet else None
+    with tqdm(total=100, desc=what, leave=False, disable=hidden, delay=_DELAY, bar_format=_FORMAT) as bar:
 
         def show(fraction: float) -> None:
             bar.update(max(0, int(fraction * 100) - bar.n))
 
-        yield show
+        def name(stage: str) -> None:
+            bar.set_description(f"{what}, {stage}", refresh=False)
+
+        with listening(show, name):
+            yield show

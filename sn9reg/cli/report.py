@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sn9reg.cli import options
+from sn9reg.cli.bar import progress_bar
 from sn9reg.cli.score import check_frame
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def report(
     with open_raster(optical) as optical_raster, open_raster(sar) as sar_raster:
         grids = grid_of(optical_raster, files.pixel_frame), grid_of(sar_raster, files.pixel_frame)
     truth, fitted = (read_tiepoints(path, *grids) if path else None for path in (tiepoints, matches))
-    with open_offsets(offsets_path, grids[0]) as offsets:
+    with open_offsets(offsets_path, grids[0]) as offsets, progress_bar("report"):
         check_frame(offsets_path, offsets, files.pixel_frame)
         page = write_report(
             out, files, offsets, tiepoints=truth, matches=fitted, places=named(places), run=Run(typed()),

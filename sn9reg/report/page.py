@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
+from sn9reg import progress
 from sn9reg.errors import ConfigError, OutputError
 from sn9reg.grid import Grid
 from sn9reg.offsets import Block, OffsetMap
@@ -81,17 +82,20 @@ def write_report(
     """
     check_report(folder, overwrite)
     factor = overview_factor(offsets.grid)
-    dense = coarse_field(offsets, factor)
+    with progress.part(0.0, 0.2, "read offsets"):
+        dense = coarse_field(offsets, factor)
     scored = _scored(pair, offsets, tiepoints) if tiepoints is not None else None
     for place in places:
         if not (0 <= place.x < offsets.grid.width and 0 <= place.y < offsets.grid.height):
             raise ConfigError(f"place {place.x:g},{place.y:g} lies outside the optical image")
-    with open_viewer(pair, offsets, dense) as viewer:
+    with progress.part(0.2, 0.8, "read images"), open_viewer(pair, offsets, dense) as viewer:
         whole = viewer.overview(dense, factor)
         chosen = [*places, *places_of_interest(dense, factor, shown_in(whole)), *_worst(scored)]
         views = [whole, *(viewer.zoom(place) for place in chosen)]
-    drawn = _figures(whole, dense, pair, offsets, matches, scored)
-    html = _page(views, drawn, dense, offsets, scored, run or Run())
+        progress.report(1.0)
+    with progress.part(0.8, 1.0, "draw"):
+        drawn = _figures(whole, dense, pair, offsets, matches, scored)
+        html = _page(views, drawn, dense, offsets, scored, run or Run())
     return _write(Path(folder), html, drawn, overwrite)
 
 

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from sn9reg import progress
 from sn9reg.errors import InputError
 from sn9reg.grid import Grid, Window
 from sn9reg.offsets import Block, OffsetMap
@@ -77,7 +78,11 @@ def coarse_field(offsets: OffsetMap, factor: int) -> Block:
     rows, cols = (
         np.minimum(np.arange(-(-size // factor)) * factor + factor // 2, size - 1) for size in (height, width)
     )
-    field = np.stack([offsets.read(Window(0, row, width, 1))[:, 0, cols] for row in rows.tolist()], axis=1)
+    lines = []
+    for row in rows.tolist():
+        lines.append(offsets.read(Window(0, row, width, 1))[:, 0, cols])
+        progress.report(len(lines) / len(rows))
+    field = np.stack(lines, axis=1)
     if not np.isfinite(field[:2]).all(axis=0).any():
         raise InputError(f"{offsets.name}: holds no offset, only NaN: there is nothing to show")
     return field
