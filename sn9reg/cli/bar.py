@@ -26,7 +26,7 @@ def progress_bar(what: str) -> Iterator[Callable[[float], None]]:
             bar.update(max(0, int(fraction * 100) - bar.n))
 
         def name(stage: str) -> None:
-            bar.set_description(f"{what}, {stage}", refresh=False)
+            bar.set_description_str(f"{what}, {stage}", refresh=False)
 
         with listening(show, name):
             yield show
