@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -58,6 +59,21 @@ def test_a_refused_pair_has_a_row_and_no_map(job):
     assert result.error_px == pytest.approx(np.hypot(9, 6), abs=0.01)  # of zeros
     assert contents() == ["a.json"]
     assert finished(job) == result
+
+
+def test_a_page_belongs_to_a_job_that_asks_for_one(job):
+    job = replace(job, report=True, sigma=True)
+    result = do(job)
+    assert result.status == REGISTERED, result.reason
+    assert contents() == ["a-report", "a.json", "a.tif"]
+    page = (job.page / "report.html").read_text()
+    assert "Registered, right to about" in page
+    assert "what is left at the tie-points" in page.lower()
+    with rasterio.open(job.offsets) as written:
+        assert written.count == 3
+    assert finished(job) == result
+    shutil.rmtree(job.page)
+    assert finished(job) is None
 
 
 @pytest.mark.parametrize(

@@ -502,3 +502,12 @@ def test_a_patch_checks_its_shapes():
         Patch(np.zeros((1, 3, 4), np.float32), np.zeros((4, 3), bool))
     with pytest.raises(ValueError, match="do not belong together"):
         Patch(np.zeros((3, 4), np.float32), np.zeros((3, 4), bool))
+
+
+def test_blocks_are_kept_as_long_as_they_are_needed_and_no_longer(tmp_path):
+    """GDAL's cache is of so many bytes: one that holds nothing reads every tile again for every block."""
+    from rasterio._env import get_gdal_config
+
+    path = write(tmp_path / "a.tif", noise())
+    with open_pair(path, path):
+        assert 64 << 20 <= get_gdal_config("GDAL_CACHEMAX") <= 512 << 20

@@ -17,13 +17,14 @@ def matchers(as_json: bool) -> None:
     """List the matchers and their options."""
     from sn9reg.matchers.base import matcher_classes
 
-    table: dict[str, dict[str, Any]] = {
-        name: {
+    table: dict[str, dict[str, Any]] = {}
+    for name, item in matcher_classes().items():
+        many = getattr(item, "needs_variant", False)  # each by a name of its own, which is no option then
+        known = inspect.signature(item).parameters.values()
+        table[f"{name}:NAME" if many else name] = {
             "about": (inspect.getdoc(item) or "").split("\n")[0],
-            "options": {p.name: p.default for p in inspect.signature(item).parameters.values()},
+            "options": {p.name: p.default for p in known if not (many and p.name == "variant")},
         }
-        for name, item in matcher_classes().items()
-    }
     if as_json:
         click.echo(json.dumps(table))
         return

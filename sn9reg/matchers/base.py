@@ -16,7 +16,7 @@ from sn9reg.scene import ScenePair
 class Matcher(Protocol):
     """A source of correspondences. Its constructor's keyword arguments are its whole configuration. Where it was given
     weights other than those that ship it says so by an attribute `own_weights`, which is true: what ships of the
-    calibration is not for them."""
+    calibration is not for them. A class that stands for many, each with a name of its own, see `make_matcher`."""
 
     name: str
 
@@ -40,9 +40,15 @@ def matcher_classes() -> dict[str, type[Matcher]]:
 
 
 def make_matcher(name: str, **options: Any) -> Matcher:
-    """The matcher of that name. Raises ConfigError if there is none, or if it does not know an option."""
+    """The matcher of that name; FAMILY:VARIANT is one of a class that stands for many, which takes the option `variant`
+    and has a `needs_variant` that is true. Raises ConfigError if there is none, or if it does not know an option."""
     classes = matcher_classes()
-    if name not in classes:
+    family, colon, variant = name.partition(":")
+    if family not in classes:
         raise ConfigError(f"no matcher {name!r}; there are: {', '.join(sorted(classes))}")
-    check_options(f"matcher {name!r}", options, inspect.signature(classes[name]).parameters)
-    return classes[name](**options)
+    if colon and not getattr(classes[family], "needs_variant", False):
+        raise ConfigError(f"matcher {family!r} has no variants: leave out {colon + variant!r}")
+    check_options(f"matcher {name!r}", options, inspect.signature(classes[family]).parameters)
+    if colon:
+        options |= {"variant": variant}
+    return classes[family](**options)
