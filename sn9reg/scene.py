@@ -32,7 +32,7 @@ from sn9reg.rasters import PathLike, alpha_band, check_bands, data_bands, grid_o
 _OVERVIEW_SIDE = 1024  # an overview is at most this large
 _BLOCK = 512  # side of what is warped at once
 _LARGEST_WARP = 4  # coarser pixels are averaged from these, in memory, so that the file is read once for all of them
-_CACHE = 256 << 20  # bytes (rasterio does not count in MiB, as GDAL does); GDAL's own default is a share of the memory
+_CACHE = 128 << 20  # bytes (rasterio does not count in MiB, as GDAL does); GDAL's own default is a share of the memory
 # WarpedVRT wants some CRS; in a pixel frame both sides get this one, so nothing is ever transformed.
 _FRAME_CRS = CRS.from_epsg(3857)
 
