@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import rasterio
 
+from sn9reg import progress
 from sn9reg.degradation import Degradation
 from sn9reg.errors import ConfigError, InputError
 from sn9reg.grid import Grid, Points
@@ -90,9 +91,11 @@ def bench_patches(
         cut = _cut(sar, _middle(sar, reference) + corner, template, angle)
         if degradation is not None:
             cut = _degraded(cut, degradation, own, files.sar)
-        start = time.perf_counter()
-        found = _locate(matcher, optical, cut)
-        seconds.append(time.perf_counter() - start)
+        with progress.part(index / len(chosen), (index + 1) / len(chosen)):
+            start = time.perf_counter()
+            found = _locate(matcher, optical, cut)
+            seconds.append(time.perf_counter() - start)
+            progress.report(1.0)
         errors.append(float(np.hypot(*(np.rint(found) - corner))))
     return PatchResult(matcher.name, np.array(errors), np.array(seconds))
 

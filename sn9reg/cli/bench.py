@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from sn9reg.cli import options
+from sn9reg.cli.bar import progress_bar
 
 
 @click.group()
@@ -47,7 +48,8 @@ def patches(
 
     degradation = Degradation(looks, blur)
     made = make_matcher(matcher, **matcher_options)
-    found = bench_patches(folder, made, reference, template, limit, seed, degradation, rotate)
+    with progress_bar("bench"):
+        found = bench_patches(folder, made, reference, template, limit, seed, degradation, rotate)
     used = {name: value for name, value in (("looks", looks), ("blur", blur), ("rotate", rotate)) if value}
     result = found.as_dict() | used
     if as_json:

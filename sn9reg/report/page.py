@@ -40,7 +40,8 @@ if TYPE_CHECKING:
 
 PAGE = "report.html"
 _LAYERS = {"optical": "optical", "before": "SAR before", "after": "SAR after"}
-_COUNTED = 400  # places along the longer side by which displacements are summed up
+_LARGEST = 9_500_000  # bytes of a page
+_QUALITIES = (85, 60, 30, 10, 1)  # of WebP
 
 
 @dataclass(frozen=True)
@@ -181,14 +182,31 @@ def _figures(
 def _page(
     views: Sequence[View], drawn: Sequence[_Figure], dense: Block, offsets: OffsetMap, scored: Score | None, run: Run
 ) -> str:
+    """The page, at the best quality of pictures with which it is small enough."""
+    for quality in _QUALITIES:
+        html = _at_quality(quality, views, drawn, dense, offsets, scored, run)
+        if len(html) < _LARGEST:
+            break
+    return html
+
+
+def _at_quality(
+    quality: int,
+    views: Sequence[View],
+    drawn: Sequence[_Figure],
+    dense: Block,
+    offsets: OffsetMap,
+    scored: Score | None,
+    run: Run,
+) -> str:
     facts = offsets.facts
     return template("page.html").render(
         title=f"{facts.get('optical', 'optical')} and {facts.get('sar', 'SAR')}",
         registered=facts.get("registered"),
         sentence=_sentence(facts),
-        views=[_shown(view) for view in views],
+        views=[_shown(view, quality) for view in views],
         layers=_LAYERS,
-        figures=[(f.name, f.caption, uri(_smaller(f.png))) for f in drawn],
+        figures=[(f.name, f.caption, uri(_smaller(f.png, quality))) for f in drawn],
         numbers=_numbers(offsets, dense),
         scores=_score_rows(scored),
         facts=sorted(facts.items()),
@@ -224,7 +242,7 @@ def _sentence(facts: Mapping[str, str]) -> str:
     return f"Registered{right}{mark}: {reason}."
 
 
-def _shown(view: View) -> dict[str, Any]:
+def _shown(view: View, quality: int) -> dict[str, Any]:
     window = view.window
     return {
         "name": view.name,
@@ -233,7 +251,7 @@ def _shown(view: View) -> dict[str, Any]:
         "per_pixel": view.factor,
         "width": view.optical.shape[1],
         "height": view.optical.shape[0],
-        "layers": {name: uri(webp(getattr(view, name))) for name in _LAYERS},
+        "layers": {name: uri(webp(getattr(view, name), quality)) for name in _LAYERS},
     }
 
 
@@ -242,10 +260,10 @@ def uri(picture: bytes) -> str:
     return f"data:image/webp;base64,{base64.b64encode(picture).decode()}"
 
 
-def _smaller(png: bytes) -> bytes:
+def _smaller(png: bytes, quality: int) -> bytes:
     """A figure as WebP."""
     picture = np.asarray(cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR), np.uint8)
-    return webp(picture[..., ::-1], quality=80)
+    return webp(picture[..., ::-1], quality)
 
 
 def _numbers(offsets: OffsetMap, dense: Block) -> list[tuple[str, str]]:

@@ -306,3 +306,18 @@ def test_align_checks_where_the_report_goes_before_any_work(pair, monkeypatch):
     result = run("align", "o.tif", "s.tif", "--out", "d.tif", "--report", "file")
     assert result.exit_code == 1
     assert "file: is a file" in result.stderr
+
+
+def test_a_page_is_small_whatever_the_images_show(tmp_path, monkeypatch):
+    """Noise of every pixel and colour, which no format makes smaller, as large as an overview can be."""
+    monkeypatch.chdir(tmp_path)
+    random = np.random.default_rng(0)
+    for name, bands in (("o", 3), ("s", 1)):
+        noise = random.integers(1, 255, (bands, 1800, 1800), dtype=np.uint8)
+        write_raster(f"{name}.tif", noise, TEXTURE_TRANSFORM, UTM)
+    values = np.array([3, 2, 1], np.float32)[:, None, None]
+    grid = Grid(TEXTURE_TRANSFORM, 1800, 1800, UTM)
+    offsets = OffsetMap(grid, lambda w: np.broadcast_to(values, (3, *w.shape)), sigma=True)
+    many = [Place(str(k), 200 * k, 300) for k in range(6)]
+    page = write_report("out", Files("o.tif", "s.tif"), offsets, places=many)
+    assert page.stat().st_size < 10_000_000
