@@ -198,6 +198,8 @@ def _send(job: Job, to: Connection) -> None:
         _die_with_parent()
     try:
         result = do(job)
+    except KeyboardInterrupt:
+        return  # what was half written is gone by now; who waited is interrupted, too
     except Exception as error:  # of a matcher that is not ours, anything
         log.debug("%s", job.name, exc_info=True)
         result = Result(job.name, FAILED, f"{type(error).__name__}: {' '.join(str(error).split())}")
@@ -206,11 +208,11 @@ def _send(job: Job, to: Connection) -> None:
 
 
 def _die_with_parent() -> None:
-    """Ask the kernel for SIGTERM when the process that waits for this one ends: else it would go on for nobody."""
+    """Ask the kernel for an interrupt when the process that waits for this one ends: else it would go on for nobody."""
     import ctypes
 
     pr_set_pdeathsig = 1
-    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
+    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGINT)
 
 
 def _ending(code: int | None) -> str:

@@ -228,6 +228,15 @@ def test_what_a_matcher_raises_is_a_reason(job, monkeypatch):
     assert sent == [Result("a", FAILED, "RuntimeError: of another library"), "closed"]
 
 
+def test_an_interrupted_process_says_nothing(job, monkeypatch):
+    def interrupted(_job):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(jobs, "do", interrupted)
+    monkeypatch.setattr(jobs, "_die_with_parent", lambda: None)
+    jobs._send(job, None)
+
+
 def test_memory_is_of_this_process_at_its_peak():
     before = jobs.peak_memory()
     block = np.ones(40 << 20)  # 320 MiB

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from jinja2 import Template
 
 PAGE = "report.html"
+_FIGURES = ("before_after", "arrows", "offsets", "matches", "residuals")
 _LAYERS = {"optical": "optical", "before": "SAR before", "after": "SAR after"}
 _LARGEST = 9_500_000  # bytes of a page
 _QUALITIES = (85, 60, 30, 10, 1)  # of WebP
@@ -116,18 +117,21 @@ def check_report(folder: str | Path, overwrite: bool = False) -> None:
     target = Path(folder)
     if target.exists() and not target.is_dir():
         raise OutputError(f"{folder}: is a file; a report is a folder")
-    check_output(target / PAGE if target.exists() else target, overwrite)
+    for path in (target / PAGE, *(target / f"{name}.png" for name in _FIGURES)) if target.exists() else (target,):
+        check_output(path, overwrite)
 
 
-def _write(folder: Path, html: str, drawn: Iterable[_Figure], overwrite: bool) -> Path:
-    """The page last: where it is, all of the report is."""
+def _write(folder: Path, html: str, drawn: Sequence[_Figure], overwrite: bool) -> Path:
+    """The page last: where it is, all of the report is, and nothing of one before."""
     try:
         folder.mkdir(exist_ok=True)
     except OSError as error:
         raise OutputError(f"{folder}: cannot be made ({error.strerror})") from error
     for figure in drawn:
-        with atomic_output(folder / f"{figure.name}.png", overwrite=True) as temporary:
+        with atomic_output(folder / f"{figure.name}.png", overwrite) as temporary:
             temporary.write_bytes(figure.png)
+    for name in set(_FIGURES) - {figure.name for figure in drawn}:
+        (folder / f"{name}.png").unlink(missing_ok=True)
     with atomic_output(folder / PAGE, overwrite) as temporary:
         temporary.write_text(html, encoding="utf-8")
     return folder / PAGE

@@ -16,6 +16,7 @@ from sn9reg.errors import ConfigError, InputError, OutputError
 from sn9reg.grid import Grid
 from sn9reg.offsets import OffsetMap
 from sn9reg.report import Files, Place, Run, write_report
+from sn9reg.report import page as module
 from sn9reg.report.page import _sentence
 from sn9reg.tiepoints import TiePoints
 
@@ -177,6 +178,16 @@ def test_a_report_is_not_replaced_unless_asked_to_be(pair):
     assert page.read_bytes() != before
 
 
+def test_pictures_of_others_are_kept_unless_asked_otherwise_and_those_of_a_report_before_go(pair):
+    Path("out").mkdir()
+    Path("out/matches.png").write_text("mine")
+    with pytest.raises(OutputError, match=r"matches\.png: exists; use --overwrite"):
+        write_report("out", pair, constant())
+    assert [path.name for path in Path("out").iterdir()] == ["matches.png"]
+    write_report("out", pair, constant(), overwrite=True)
+    assert {p.name for p in Path("out").glob("*.png")} == {"before_after.png", "arrows.png", "offsets.png"}
+
+
 def test_a_folder_with_other_things_keeps_them(pair):
     Path("out").mkdir()
     Path("out/mine.txt").write_text("mine")
@@ -308,16 +319,23 @@ def test_align_checks_where_the_report_goes_before_any_work(pair, monkeypatch):
     assert "file: is a file" in result.stderr
 
 
-def test_a_page_is_small_whatever_the_images_show(tmp_path, monkeypatch):
-    """Noise of every pixel and colour, which no format makes smaller, as large as an overview can be."""
-    monkeypatch.chdir(tmp_path)
-    random = np.random.default_rng(0)
-    for name, bands in (("o", 3), ("s", 1)):
-        noise = random.integers(1, 255, (bands, 1800, 1800), dtype=np.uint8)
-        write_raster(f"{name}.tif", noise, TEXTURE_TRANSFORM, UTM)
-    values = np.array([3, 2, 1], np.float32)[:, None, None]
-    grid = Grid(TEXTURE_TRANSFORM, 1800, 1800, UTM)
-    offsets = OffsetMap(grid, lambda w: np.broadcast_to(values, (3, *w.shape)), sigma=True)
-    many = [Place(str(k), 200 * k, 300) for k in range(6)]
-    page = write_report("out", Files("o.tif", "s.tif"), offsets, places=many)
-    assert page.stat().st_size < 10_000_000
+def test_pictures_become_worse_before_a_page_becomes_too_large(pair, monkeypatch):
+    asked = []
+
+    def at_quality(quality, *_):
+        asked.append(quality)
+        return "x" * (30_000 * quality)
+
+    monkeypatch.setattr(module, "_at_quality", at_quality)
+    monkeypatch.setattr(module, "_LARGEST", 1_000_000)
+    page = write_report("out", pair, constant())
+    assert asked == [85, 60, 30]
+    assert page.stat().st_size == 900_000
+
+
+def test_pictures_of_less_quality_are_smaller(pair, monkeypatch):
+    sizes = []
+    for limit in (9_500_000, 1):
+        monkeypatch.setattr(module, "_LARGEST", limit)
+        sizes.append(write_report("out", pair, constant(), overwrite=True).stat().st_size)
+    assert sizes[1] < 0.6 * sizes[0]
