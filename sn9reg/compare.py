@@ -112,7 +112,7 @@ def _write(folder: Path, pair: Files, jobs: Sequence[Job], results: Sequence[Res
             temporary.write_bytes(png(picture))
         pictures.append((name, what, uri(webp(picture))))
     html = template("compare.html").render(
-        title=f"{Path(pair.optical).name} and {Path(pair.sar).name}",
+        title=f"Matchers on {Path(pair.optical).name} and {Path(pair.sar).name}",
         headings=[_COLUMNS[name][0] for name in columns],
         rows=[[_text(result, name) for name in columns] for result in results],
         pictures=pictures,

@@ -27,8 +27,6 @@ from sn9reg.rasters import atomic_output
 log = logging.getLogger(__name__)
 
 REGISTERED, REFUSED, FAILED, _BEGUN = "registered", "refused", "failed", "begun"
-# Options of `register` that say how the images are read, see `report.Files`.
-_READING = ("pixel_frame", "optical_bands", "sar_bands", "optical_nodata", "sar_nodata")
 
 
 @dataclass(frozen=True)
@@ -171,7 +169,8 @@ def _registered(job: Job) -> dict[str, Any]:
     if job.report:
         from sn9reg.report import Files, Run, write_report
 
-        files = Files(job.optical, job.sar, **{k: v for k, v in job.options.items() if k in _READING})
+        how = {f.name: job.options[f.name] for f in fields(Files) if f.name in job.options}
+        files = Files(job.optical, job.sar, **how)
         made = Run(f"sn9reg align {job.optical} {job.sar} --out {job.offsets}", found.seconds)
         write_report(
             job.page, files, offsets, tiepoints=truth, matches=found.tiepoints(), run=made, overwrite=True

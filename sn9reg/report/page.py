@@ -222,11 +222,11 @@ def _at_quality(
 
 def template(name: str) -> Template:
     """A page's template, which knows the pages' style."""
-    from jinja2 import Environment
+    from jinja2 import Environment, FunctionLoader
 
-    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(loader=FunctionLoader(_asset), autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.globals["style"] = _asset("page.css")
-    return environment.from_string(_asset(name))
+    return environment.get_template(name)
 
 
 def _asset(name: str) -> str:

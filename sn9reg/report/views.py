@@ -24,6 +24,7 @@ Picture = npt.NDArray[np.uint8]  # (h, w, 3)
 OVERVIEW_SIDE = 1800  # pixels; the longer side is between half of it and this
 ZOOM_SIDE = 600  # pixels of a place shown at full resolution
 _MARGIN = 64  # optical pixels around the optical image are a multiple of this, so that coarser grids fit
+_SPREAD = 1024  # pixels of a picture by which offsets may differ from the median of what it shows; others show black
 _SHARES = (1.0, 99.0)  # percentiles that become black and white
 
 
@@ -123,18 +124,23 @@ class Viewer:
         here = replace(window, col=window.col + self.margin // factor, row=window.row + self.margin // factor)
         optical = self.pair.optical.read(here, factor)
         known = np.asarray(np.isfinite(field[:2]).all(axis=0))
-        shift = np.where(known, field[:2] / factor, 0)
-        # As much more on each side as the offsets reach, and no more than the grid has.
-        reach = min(int(np.abs(shift).max()) + 2, 2 * self.margin // factor + 2)
-        patch = self.pair.sar.read(here.grow(reach), factor)
-        sar = _stretched(self.sar_log(patch.values)[None], patch.valid, self.sar_range)
-        y, x = np.indices(window.shape, np.float32) + np.float32(reach)
+        # Read where most offsets lead, and around that as far as the others deviate, but never more than is bearable.
+        most = np.rint([np.median(band[known]) if known.any() else 0 for band in field[:2] / factor]).astype(int)
+        shift = np.where(known, field[:2] / factor - most[:, None, None], 0)
+        spread = min(math.ceil(np.abs(shift).max()) + 2, _SPREAD)
+        moved = replace(here, col=here.col + int(most[0]), row=here.row + int(most[1]))
+        sar = self._sar(moved.grow(spread), factor)
+        y, x = np.indices(window.shape, np.float32) + np.float32(spread)
         there = (x + shift[0]).astype(np.float32), (y + shift[1]).astype(np.float32)
         after = np.where(known[..., None], cv2.remap(sar, *there, cv2.INTER_LINEAR), 0).astype(np.uint8)
-        before = sar[reach:-reach, reach:-reach]
+        before = self._sar(here, factor)
         full = Window(window.col * factor, window.row * factor, window.width * factor, window.height * factor)
         shown = _stretched(optical.values, optical.valid, self.optical_range)
         return View(name, full.intersect(self.offsets.grid.window), factor, shown, before, after)
+
+    def _sar(self, window: Window, factor: int) -> Picture:
+        patch = self.pair.sar.read(window, factor)
+        return _stretched(self.sar_log(patch.values)[None], patch.valid, self.sar_range)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from sn9reg.grid import Grid, Window
 from sn9reg.offsets import OffsetMap
 from sn9reg.report import views
 from sn9reg.report.views import Files, Place, checkerboard, coarse_field, open_viewer, places_of_interest, webp
+from sn9reg.scene import Scene
 
 
 def constant(grid, dx, dy, *more):
@@ -175,6 +176,37 @@ def test_wild_offsets_ask_for_no_more_than_there_is(files):
         view = viewer.overview(field, 1)
     assert not view.after.any()
     assert view.optical.any()
+
+
+def test_one_wild_offset_does_not_make_the_rest_unbearable(files, monkeypatch):
+    """Nothing larger is read than the picture and a bounded rim, and the other pixels are shown as ever."""
+    monkeypatch.setattr(views, "_SPREAD", 50)
+    field = np.broadcast_to(np.array(SHIFT, np.float32)[:, None, None], (2, 280, 320)).copy()
+    field[:, 7, 9] = 1e6
+    offsets = OffsetMap(GRID, lambda w: field[:, w.row : w.row + w.height, w.col : w.col + w.width])
+    asked = []
+    original = Scene.read
+    with open_viewer(files, offsets, coarse_field(offsets, 1)) as viewer:
+        monkeypatch.setattr(Scene, "read", lambda *a: (asked.append(a[1]), original(*a))[1])
+        view = viewer.overview(field, 1)
+    assert max(window.width for window in asked) == 320 + 2 * 50
+    assert not view.after[7, 9].any()
+    assert correlation(view.optical, view.after) > 0.98
+
+
+def test_large_offsets_are_followed_though_they_differ_little(tmp_path, monkeypatch):
+    """What bounds the rim is how offsets differ, not how long they are."""
+    monkeypatch.setattr(views, "_SPREAD", 20)
+    optical, sar = textures()
+    write_raster(tmp_path / "o.tif", optical[None].astype(np.float32), TEXTURE_TRANSFORM, UTM)
+    wide = np.zeros((1, 280, 1300), np.float32)
+    wide[0, :, 150:470] = np.exp(sar / 40)
+    write_raster(tmp_path / "s.tif", wide, TEXTURE_TRANSFORM, UTM, nodata=0)
+    offsets = constant(GRID, SHIFT[0] + 150, SHIFT[1])
+    field = coarse_field(offsets, 1)
+    with open_viewer(Files(str(tmp_path / "o.tif"), str(tmp_path / "s.tif")), offsets, field) as viewer:
+        view = viewer.overview(field, 1)
+    assert correlation(view.optical, view.after) > 0.98
 
 
 def test_valid_pixels_are_never_black_and_others_are(tmp_path):
