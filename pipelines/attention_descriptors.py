@@ -35,14 +35,14 @@ from tqdm import tqdm
 
 from pipelines.attention_figures import report
 from pipelines.train_descriptors import run
-from sn9reg.benchmark import save_patch
-from sn9reg.correspondences import Correspondences, Flags, Floats
 from sn9reg.errors import InputError, OutputError, Sn9regError
-from sn9reg.matchers.descriptors import FAITHFUL, DescriptorMatcher
-from sn9reg.metrics import f_measure, ncm, rmse
-from sn9reg.pair_folder import PairFiles, pair_files
-from sn9reg.rasters import atomic_output
-from sn9reg.scene import ScenePair, open_pair
+from sn9reg.fit.correspondences import Correspondences, Flags, Floats
+from sn9reg.matchers.descriptors.matcher import FAITHFUL, DescriptorMatcher
+from sn9reg.raster.files import atomic_output
+from sn9reg.raster.folders import PairFiles, pair_files
+from sn9reg.raster.scene import ScenePair, open_pair
+from sn9reg.score.benchmark import save_patch
+from sn9reg.score.metrics import f_measure, ncm, rmse
 from sn9reg.training.config import as_dict, read_as
 from sn9reg.training.descriptor_config import DescriptorConfig
 from sn9reg.weights.store import load_descriptor, manifest

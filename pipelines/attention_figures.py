@@ -11,7 +11,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 
-from sn9reg.rasters import atomic_output
+from sn9reg.raster.files import atomic_output
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt

@@ -24,12 +24,12 @@ from scipy.stats import spearmanr
 
 from pipelines.descriptor_rows import descriptors, turned
 from pipelines.user import Row, align, output, scene, score, simulate, sn9reg, tiepoints
-from sn9reg.grid import Grid
+from sn9reg.fit.warp import least_squares_affine
 from sn9reg.offsets import from_nodes, node_positions, open_offsets
-from sn9reg.rasters import grid_of, open_raster
-from sn9reg.scoring import reference
+from sn9reg.raster.files import grid_of, open_raster
+from sn9reg.raster.grid import Grid
+from sn9reg.score.scoring import reference
 from sn9reg.tiepoints import read_tiepoints
-from sn9reg.warp import least_squares_affine
 
 SEED = 3
 

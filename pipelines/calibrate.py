@@ -21,18 +21,18 @@ from typing import Any
 import click
 import numpy as np
 
-from sn9reg.benchmark import save_patch
-from sn9reg.calibration import Linear, PairModel, as_json
-from sn9reg.correspondences import Floats
-from sn9reg.evidence import NO_EVIDENCE, gather
-from sn9reg.fitting import Fit, fit
-from sn9reg.grid import Points, Window
+from sn9reg.fit.choose import Fit, fit
+from sn9reg.fit.correspondences import Floats
+from sn9reg.judge.calibration import Linear, PairModel, as_json
+from sn9reg.judge.evidence import NO_EVIDENCE, gather
 from sn9reg.matchers import DEFAULT_MATCHER
 from sn9reg.matchers.base import Matcher, make_matcher
 from sn9reg.offsets import open_offsets
-from sn9reg.pair_folder import PairFiles, pair_files
-from sn9reg.register import witness
-from sn9reg.scene import Patch, ScenePair, open_pair
+from sn9reg.raster.folders import PairFiles, pair_files
+from sn9reg.raster.grid import Points, Window
+from sn9reg.raster.scene import Patch, ScenePair, open_pair
+from sn9reg.registration import witness
+from sn9reg.score.benchmark import save_patch
 from sn9reg.simulate import simulate
 from sn9reg.training.calibrate import Sample, fit_matcher, fit_pair
 from sn9reg.training.split import hold_out

@@ -17,9 +17,9 @@ from typing import Any
 import click
 import pandas as pd
 
-from sn9reg.compare import compare, installed
 from sn9reg.errors import Sn9regError
-from sn9reg.jobs import FAILED, REGISTERED, Job
+from sn9reg.many.compare import compare, installed
+from sn9reg.many.jobs import FAILED, REGISTERED, Job
 from sn9reg.report import Files
 from sn9reg.training.tiles import scene_files
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import click
 
 from sn9reg.offsets import open_offsets
-from sn9reg.rasters import grid_of, open_raster
-from sn9reg.register import register
+from sn9reg.raster.files import grid_of, open_raster
+from sn9reg.registration import register
 from sn9reg.report import Files, Run, write_report
-from sn9reg.scoring import score
+from sn9reg.score.scoring import score
 from sn9reg.simulate import simulate
 from sn9reg.tiepoints import read_tiepoints
 

@@ -29,12 +29,12 @@ import click
 import torch
 
 from pipelines.train_matcher import run
-from sn9reg.benchmark import bench_patches
-from sn9reg.correlation import Similarity, similarity
-from sn9reg.degradation import DEGRADATION_CROSS, Degradation
 from sn9reg.errors import Sn9regError
 from sn9reg.matchers.base import make_matcher
-from sn9reg.networks.table import NETWORKS, build
+from sn9reg.matchers.dense.correlation import Similarity, similarity
+from sn9reg.matchers.dense.networks.table import NETWORKS, build
+from sn9reg.raster.degradation import DEGRADATION_CROSS, Degradation
+from sn9reg.score.benchmark import bench_patches
 from sn9reg.training.config import Choice, read_config
 from sn9reg.training.losses import LOSSES
 

@@ -18,11 +18,11 @@ import click
 import numpy as np
 import pandas as pd
 
-from sn9reg.correspondences import Floats
 from sn9reg.errors import InputError, Sn9regError
+from sn9reg.fit.correspondences import Floats
 from sn9reg.offsets import open_offsets
-from sn9reg.rasters import grid_of, open_raster
-from sn9reg.scoring import Score, score
+from sn9reg.raster.files import grid_of, open_raster
+from sn9reg.score.scoring import Score, score
 from sn9reg.tiepoints import read_tiepoints
 from sn9reg.training.tiles import SceneFiles, scene_files
 

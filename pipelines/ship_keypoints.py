@@ -18,7 +18,7 @@ import numpy as np
 
 from pipelines.ship_weights import LICENCES, WEIGHTS, WEIGHTS_FILE, head_commit, sha256_of
 from pipelines.sn9_figures import detect
-from sn9reg.networks.branches import Modality
+from sn9reg.raster.radiometry import Modality
 from sn9reg.training.config import as_dict, read_as
 from sn9reg.training.keypoint_config import KeypointConfig
 from sn9reg.training.tiles import scene_files

@@ -17,8 +17,8 @@ from typing import Any
 
 import click
 
-from sn9reg.benchmark import bench_patches
 from sn9reg.matchers.base import make_matcher
+from sn9reg.score.benchmark import bench_patches
 from sn9reg.training.config import TrainingConfig, as_dict, read_config
 
 _SIMULATED = ("full", "half", "quarter")  # folders of simulated scenes

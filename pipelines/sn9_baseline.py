@@ -28,19 +28,19 @@ from rasterio.crs import CRS
 from rasterio.errors import CRSError
 
 from sn9reg.errors import InputError, Sn9regError
-from sn9reg.fitting import THRESHOLD_PX
-from sn9reg.grid import Grid, Points
+from sn9reg.fit.choose import THRESHOLD_PX
+from sn9reg.fit.warp import GlobalFit, fit_global, least_squares_affine
 from sn9reg.matchers.base import make_matcher
-from sn9reg.matchers.keypoints import FAITHFUL
+from sn9reg.matchers.keypoints.matcher import FAITHFUL
 from sn9reg.offsets import offsets_between
-from sn9reg.rasters import grid_of, open_raster
-from sn9reg.register import register
-from sn9reg.scene import open_pair
-from sn9reg.scoring import metres, reference, sn9_reference
+from sn9reg.raster.files import grid_of, open_raster
+from sn9reg.raster.grid import Grid, Points
+from sn9reg.raster.scene import open_pair
+from sn9reg.registration import register
+from sn9reg.score.scoring import metres, reference, sn9_reference
 from sn9reg.simulate.given import read_geotransforms
 from sn9reg.tiepoints import TiePoints, read_tiepoints
 from sn9reg.training.tiles import SceneFiles, scene_files
-from sn9reg.warp import GlobalFit, fit_global, least_squares_affine
 
 Floats = npt.NDArray[np.float64]
 Move = Callable[[Points], Points]  # (N, 2) optical map positions -> (N, 2) SAR map positions, optical CRS

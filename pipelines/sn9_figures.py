@@ -13,10 +13,10 @@ import torch
 from matplotlib.axes import Axes
 
 from sn9reg.errors import InputError
-from sn9reg.grid import Points
-from sn9reg.keypoints.heatmap import gaussian, read_keypoints
-from sn9reg.networks.branches import Modality
-from sn9reg.register import register
+from sn9reg.matchers.keypoints.heatmap import gaussian, read_keypoints
+from sn9reg.raster.grid import Points
+from sn9reg.raster.radiometry import Modality
+from sn9reg.registration import register
 from sn9reg.training.tiles import SceneFiles, TileSet, tile_set
 from sn9reg.weights.store import load_detector
 

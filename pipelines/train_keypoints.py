@@ -17,7 +17,7 @@ from pathlib import Path
 import click
 
 from sn9reg.errors import OutputError, Sn9regError
-from sn9reg.networks.branches import Modality
+from sn9reg.raster.radiometry import Modality
 from sn9reg.training.config import read_as
 from sn9reg.training.keypoint_config import KeypointConfig
 from sn9reg.training.keypoint_run import train_keypoints

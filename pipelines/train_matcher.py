@@ -17,7 +17,7 @@ from pathlib import Path
 import click
 
 from sn9reg.errors import Sn9regError
-from sn9reg.networks.branches import Branches
+from sn9reg.matchers.dense.networks.branches import Branches
 from sn9reg.training.config import TrainingConfig, read_config
 from sn9reg.training.run import train
 from sn9reg.weights.store import Architecture, save_weights

@@ -24,9 +24,9 @@ import rasterio
 
 from sn9reg.apply import apply_offsets
 from sn9reg.offsets import open_offsets
-from sn9reg.radiometry import optical_grey
-from sn9reg.rasters import data_bands, open_raster
-from sn9reg.register import register
+from sn9reg.raster.files import data_bands, open_raster
+from sn9reg.raster.radiometry import optical_grey
+from sn9reg.registration import register
 from sn9reg.simulate import simulate
 
 SIDE = 512

@@ -24,12 +24,12 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from sn9reg.benchmark import save_patch
 from sn9reg.errors import Sn9regError
 from sn9reg.matchers.base import Matcher, make_matcher
-from sn9reg.pair_folder import PairFiles, pair_files
-from sn9reg.register import register
-from sn9reg.scene import Patch
+from sn9reg.raster.folders import PairFiles, pair_files
+from sn9reg.raster.scene import Patch
+from sn9reg.registration import register
+from sn9reg.score.benchmark import save_patch
 
 RIGHT = 5.0  # pixels
 

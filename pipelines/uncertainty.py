@@ -26,16 +26,16 @@ import matplotlib
 import numpy as np
 from scipy.optimize import isotonic_regression
 
-from sn9reg.cells.encode import CellEncoder
-from sn9reg.cells.pairing import nearest_anywhere
-from sn9reg.correspondences import Floats
-from sn9reg.jobs import peak_memory
-from sn9reg.metrics import anm, ece, mma, mma_of_truth, reliability, rmse
-from sn9reg.networks.dual_encoder import CELL, DualEncoder
-from sn9reg.networks.fused import fused
-from sn9reg.pair_folder import PairFiles, pair_files
-from sn9reg.radiometry import SarLog
-from sn9reg.scene import Patch
+from sn9reg.fit.correspondences import Floats
+from sn9reg.many.jobs import peak_memory
+from sn9reg.matchers.dual_encoder.encode import CellEncoder
+from sn9reg.matchers.dual_encoder.network import CELL, DualEncoder
+from sn9reg.matchers.dual_encoder.pairing import nearest_anywhere
+from sn9reg.matchers.fused import fused
+from sn9reg.raster.folders import PairFiles, pair_files
+from sn9reg.raster.radiometry import SarLog
+from sn9reg.raster.scene import Patch
+from sn9reg.score.metrics import anm, ece, mma, mma_of_truth, reliability, rmse
 from sn9reg.training.config import read_as
 from sn9reg.training.dual_config import DualConfig
 from sn9reg.training.dual_run import train_dual

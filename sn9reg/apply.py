@@ -21,9 +21,8 @@ from rasterio.windows import Window as RasterioWindow
 
 from sn9reg import progress
 from sn9reg.errors import ConfigError, InputError
-from sn9reg.grid import Grid, Window
 from sn9reg.offsets import Block, OffsetMap
-from sn9reg.rasters import (
+from sn9reg.raster.files import (
     PathLike,
     atomic_output,
     check_output,
@@ -33,7 +32,18 @@ from sn9reg.rasters import (
     open_raster,
     reading,
 )
-from sn9reg.resampling import RESAMPLING, Floats, Locate, Mask, Values, block_means, interpolate, locator, working_dtype
+from sn9reg.raster.grid import Grid, Window
+from sn9reg.raster.resampling import (
+    RESAMPLING,
+    Floats,
+    Locate,
+    Mask,
+    Values,
+    block_means,
+    interpolate,
+    locator,
+    working_dtype,
+)
 
 _log = logging.getLogger(__name__)
 # An offset that reaches further outside the optical image than this (px) is none.

@@ -18,8 +18,7 @@ from rasterio.windows import Window as RasterioWindow
 
 from sn9reg import progress
 from sn9reg.errors import InputError
-from sn9reg.grid import Grid, Points, Window
-from sn9reg.rasters import (
+from sn9reg.raster.files import (
     PathLike,
     atomic_output,
     check_output,
@@ -28,6 +27,7 @@ from sn9reg.rasters import (
     open_raster,
     reading,
 )
+from sn9reg.raster.grid import Grid, Points, Window
 
 Block = npt.NDArray[np.float32]  # (2 or 3, h, w): dx, dy[, sigma] in optical pixels
 

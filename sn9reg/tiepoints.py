@@ -19,8 +19,8 @@ from rasterio.crs import CRS
 from rasterio.errors import CRSError
 
 from sn9reg.errors import ConfigError, InputError
-from sn9reg.grid import Grid, Points
-from sn9reg.rasters import PathLike, atomic_output
+from sn9reg.raster.files import PathLike, atomic_output
+from sn9reg.raster.grid import Grid, Points
 
 Floats = npt.NDArray[np.float64]
 

@@ -15,9 +15,9 @@ from rasterio.enums import ColorInterp
 from sn9reg import apply as module
 from sn9reg.apply import apply_offsets
 from sn9reg.errors import ConfigError, InputError, OutputError
-from sn9reg.grid import Grid, Window
 from sn9reg.offsets import OffsetMap
-from sn9reg.resampling import locator
+from sn9reg.raster.grid import Grid, Window
+from sn9reg.raster.resampling import locator
 
 UTM = CRS.from_epsg(32637)
 OPTICAL = Grid(Affine(0.5, 0, 435000, 0, -0.5, 4181000), 60, 40, UTM)

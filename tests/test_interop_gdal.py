@@ -18,8 +18,8 @@ from scipy.ndimage import gaussian_filter
 
 import sn9reg
 from sn9reg.apply import apply_offsets
-from sn9reg.grid import Grid
 from sn9reg.offsets import OffsetMap, from_nodes, node_positions
+from sn9reg.raster.grid import Grid
 
 needs_gdal = pytest.mark.skipif(
     shutil.which("gdalinfo") is None, reason="gdalinfo is not on PATH: install GDAL's tools (e.g. gdal-bin)"

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from rasterio.crs import CRS
 
 from sn9reg.errors import InputError, OutputError
-from sn9reg.grid import Grid, Window
 from sn9reg.offsets import OffsetMap, from_nodes, node_positions, offsets_between, open_offsets
+from sn9reg.raster.grid import Grid, Window
 
 UTM = CRS.from_epsg(32637)
 TRANSFORM = Affine(0.5, 0, 435000, 0, -0.5, 4181000)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from conftest import SHIFT, TEXTURE_TRANSFORM, UTM, textures, write_raster
+from support.rasters import SHIFT, TEXTURE_TRANSFORM, UTM, textures, write_raster
 
 import sn9reg
 from sn9reg.cli import COMMANDS

@@ -8,7 +8,7 @@ from affine import Affine
 from rasterio.crs import CRS
 
 from sn9reg.errors import ConfigError, InputError, OutputError
-from sn9reg.grid import Grid
+from sn9reg.raster.grid import Grid
 from sn9reg.tiepoints import TiePoints, read_tiepoints, to_gcps, write_tiepoints
 
 UTM = CRS.from_epsg(32637)

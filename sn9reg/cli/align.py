@@ -14,10 +14,10 @@ from sn9reg.cli.bar import progress_bar
 from sn9reg.cli.report import typed
 from sn9reg.errors import ConfigError, NotRegisteredError
 from sn9reg.progress import part
-from sn9reg.rasters import check_output
+from sn9reg.raster.files import check_output
 
 if TYPE_CHECKING:
-    from sn9reg.register import Registration
+    from sn9reg.registration import Registration
     from sn9reg.report import Files
 
 log = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ def align(
         check_report(report, overwrite)
     import torch
 
-    from sn9reg.register import register
+    from sn9reg.registration import register
     from sn9reg.tiepoints import write_tiepoints
 
     torch.manual_seed(seed)

@@ -15,10 +15,10 @@ from sn9reg.cli import options
 from sn9reg.cli.bar import progress_bar
 from sn9reg.cli.score import check_frame
 from sn9reg.errors import InputError
-from sn9reg.grid import Grid
 from sn9reg.offsets import OffsetMap, open_offsets
-from sn9reg.rasters import check_output, grid_of, open_raster
-from sn9reg.resampling import RESAMPLING
+from sn9reg.raster.files import check_output, grid_of, open_raster
+from sn9reg.raster.grid import Grid
+from sn9reg.raster.resampling import RESAMPLING
 
 
 @click.command()

@@ -51,8 +51,8 @@ def batch(
 
     Exit codes: 0 all are registered, 1 a pair failed, 2 usage, 3 none failed but some were not registered.
     """
-    from sn9reg.batch import ENGINES, SUMMARY, do_all, read_manifest
-    from sn9reg.jobs import FAILED, REFUSED, Job
+    from sn9reg.many.batch import ENGINES, SUMMARY, do_all, read_manifest
+    from sn9reg.many.jobs import FAILED, REFUSED, Job
     from sn9reg.report import check_installed
 
     if report:

@@ -42,9 +42,9 @@ def patches(
     as_json: bool,
 ) -> None:
     """Look for SAR templates in optical patches: FOLDER holds NAME_opt.*, NAME_sar.* and, optionally, NAME_mask.*."""
-    from sn9reg.benchmark import bench_patches
-    from sn9reg.degradation import Degradation
     from sn9reg.matchers.base import make_matcher
+    from sn9reg.raster.degradation import Degradation
+    from sn9reg.score.benchmark import bench_patches
 
     degradation = Degradation(looks, blur)
     made = make_matcher(matcher, **matcher_options)

@@ -49,9 +49,9 @@ def compare(
     Writes a table (CSV, JSON, HTML with pictures side by side) and each matcher's offset map. A matcher that fails is a
     row with its reason.
     """
-    from sn9reg.compare import PAGE, installed
-    from sn9reg.compare import compare as run_all
-    from sn9reg.jobs import Job
+    from sn9reg.many.compare import PAGE, installed
+    from sn9reg.many.compare import compare as run_all
+    from sn9reg.many.jobs import Job
     from sn9reg.report import Files, check_installed
 
     check_installed()

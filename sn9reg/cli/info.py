@@ -12,10 +12,10 @@ import numpy.typing as npt
 
 from sn9reg.cli import fail, options
 from sn9reg.errors import Sn9regError
-from sn9reg.grid import Grid
 from sn9reg.offsets import open_offsets
-from sn9reg.rasters import PathLike, open_raster, reading
-from sn9reg.scoring import metres
+from sn9reg.raster.files import PathLike, open_raster, reading
+from sn9reg.raster.grid import Grid
+from sn9reg.score.scoring import metres
 
 # Displacements are smooth: this many pixels a side are enough for statistics.
 _MAX_SIDE = 1024

@@ -64,7 +64,7 @@ def report(
 ) -> None:
     """Show what OFFSETS does to OPTICAL and SAR: one HTML page, which needs no network, and its figures as PNG."""
     from sn9reg.offsets import open_offsets
-    from sn9reg.rasters import grid_of, open_raster
+    from sn9reg.raster.files import grid_of, open_raster
     from sn9reg.report import Files, Run, check_report, write_report
     from sn9reg.tiepoints import read_tiepoints
 

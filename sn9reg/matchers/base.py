@@ -7,9 +7,9 @@ import inspect
 import pkgutil
 from typing import Any, Protocol, runtime_checkable
 
-from sn9reg.correspondences import Correspondences
 from sn9reg.errors import ConfigError, check_options
-from sn9reg.scene import ScenePair
+from sn9reg.fit.correspondences import Correspondences
+from sn9reg.raster.scene import ScenePair
 
 
 @runtime_checkable
@@ -29,8 +29,8 @@ def matcher_classes() -> dict[str, type[Matcher]]:
     """Name -> class: every class with a `name` and a `match` that a file of this folder defines."""
     package = importlib.import_module("sn9reg.matchers")
     found: dict[str, type[Matcher]] = {}
-    for module in sorted(pkgutil.iter_modules(package.__path__), key=lambda m: m.name):
-        loaded = importlib.import_module(f"{package.__name__}.{module.name}")
+    for module in sorted(pkgutil.walk_packages(package.__path__, f"{package.__name__}."), key=lambda m: m.name):
+        loaded = importlib.import_module(module.name)
         members: list[tuple[str, Any]] = inspect.getmembers(loaded, inspect.isclass)
         for _, item in members:
             own = item.__module__ == loaded.__name__

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from sn9reg.correspondences import Floats
-from sn9reg.grid import Grid, Points
+from sn9reg.fit.correspondences import Floats
 from sn9reg.offsets import Block
+from sn9reg.raster.grid import Grid, Points
 from sn9reg.report.views import View, checkerboard
-from sn9reg.scoring import metres
+from sn9reg.score.scoring import metres
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

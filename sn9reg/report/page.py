@@ -16,9 +16,9 @@ import numpy as np
 
 from sn9reg import progress
 from sn9reg.errors import ConfigError, OutputError
-from sn9reg.grid import Grid
 from sn9reg.offsets import Block, OffsetMap
-from sn9reg.rasters import atomic_output, check_output, grid_of, open_raster
+from sn9reg.raster.files import atomic_output, check_output, grid_of, open_raster
+from sn9reg.raster.grid import Grid
 from sn9reg.report import figures
 from sn9reg.report.figures import Scale
 from sn9reg.report.views import (
@@ -32,7 +32,7 @@ from sn9reg.report.views import (
     shown_in,
     webp,
 )
-from sn9reg.scoring import Score, reference, score
+from sn9reg.score.scoring import Score, reference, score
 from sn9reg.tiepoints import TiePoints
 
 if TYPE_CHECKING:

@@ -14,10 +14,10 @@ import numpy.typing as npt
 
 from sn9reg import progress
 from sn9reg.errors import InputError
-from sn9reg.grid import Grid, Window
 from sn9reg.offsets import Block, OffsetMap
-from sn9reg.radiometry import SarLog
-from sn9reg.scene import Patch, ScenePair, open_pair
+from sn9reg.raster.grid import Grid, Window
+from sn9reg.raster.radiometry import SarLog
+from sn9reg.raster.scene import Patch, ScenePair, open_pair
 
 Picture = npt.NDArray[np.uint8]  # (h, w, 3)
 

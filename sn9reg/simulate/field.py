@@ -14,7 +14,7 @@ from scipy.interpolate import RBFInterpolator
 from scipy.ndimage import map_coordinates, spline_filter
 
 from sn9reg.errors import InputError
-from sn9reg.grid import Points
+from sn9reg.raster.grid import Points
 from sn9reg.simulate.noise import waves
 
 TAN_INCIDENCE = float(np.tan(np.radians(43.0)))

@@ -10,8 +10,8 @@ import numpy as np
 from affine import Affine
 
 from sn9reg.errors import InputError
-from sn9reg.grid import Grid, Points
-from sn9reg.rasters import PathLike
+from sn9reg.raster.files import PathLike
+from sn9reg.raster.grid import Grid, Points
 
 _COLUMNS = ("sar_row", "sar_col", "optical_row", "optical_col")
 

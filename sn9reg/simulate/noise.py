@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from sn9reg.grid import Points, Window
+from sn9reg.raster.grid import Points, Window
 
 Image = npt.NDArray[np.float32]  # (h, w)
 

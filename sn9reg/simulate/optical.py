@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from sn9reg.grid import Grid, Points, Window
 from sn9reg.offsets import OffsetMap, from_nodes, node_positions
+from sn9reg.raster.grid import Grid, Points, Window
 from sn9reg.simulate.field import TAN_INCIDENCE, GroundField
 from sn9reg.simulate.landuse import Kind, World
 from sn9reg.simulate.noise import Image, pixel_noise, texture

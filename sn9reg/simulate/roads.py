@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.spatial import Delaunay, cKDTree
 
-from sn9reg.grid import Points
+from sn9reg.raster.grid import Points
 from sn9reg.simulate.field import Bounds
 from sn9reg.simulate.noise import waves
 

@@ -15,9 +15,9 @@ from rasterio.crs import CRS
 from rasterio.windows import Window as RasterioWindow
 
 from sn9reg.errors import ConfigError, OutputError
-from sn9reg.grid import Grid, Points, Window
 from sn9reg.offsets import OffsetMap, from_nodes, node_positions, offsets_between
-from sn9reg.rasters import PathLike, atomic_output, check_output, create_raster, geotiff_profile
+from sn9reg.raster.files import PathLike, atomic_output, check_output, create_raster, geotiff_profile
+from sn9reg.raster.grid import Grid, Points, Window
 from sn9reg.simulate.field import Bounds, GroundField, terrain_field, tiepoint_field
 from sn9reg.simulate.given import read_given
 from sn9reg.simulate.landuse import World, build_world, make_water

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from sn9reg.grid import Grid, Points, Window
+from sn9reg.raster.grid import Grid, Points, Window
 from sn9reg.simulate.roads import densified
 
 # Coordinates are drawn in steps of 1/16 px.

@@ -12,7 +12,10 @@ import numpy.typing as npt
 from scipy.optimize import isotonic_regression, minimize
 from scipy.special import expit
 
-from sn9reg.calibration import (
+from sn9reg.fit.choose import Fit
+from sn9reg.fit.correspondences import Correspondences, Flags, Floats
+from sn9reg.fit.nearby import distance_to, local_mean
+from sn9reg.judge.calibration import (
     MATCH_FEATURES,
     RIGHT_PX,
     SIGMA_FEATURES,
@@ -30,11 +33,8 @@ from sn9reg.calibration import (
     pair_features,
     spans,
 )
-from sn9reg.correspondences import Correspondences, Flags, Floats
-from sn9reg.evidence import Evidence
-from sn9reg.fitting import Fit
-from sn9reg.grid import Points
-from sn9reg.nearby import distance_to, local_mean
+from sn9reg.judge.evidence import Evidence
+from sn9reg.raster.grid import Points
 
 Array = npt.NDArray[np.float64]
 

@@ -11,9 +11,9 @@ from typing import Any, TypeVar
 
 import yaml
 
-from sn9reg.degradation import Degradation
 from sn9reg.errors import ConfigError, InputError
-from sn9reg.rasters import PathLike
+from sn9reg.raster.degradation import Degradation
+from sn9reg.raster.files import PathLike
 from sn9reg.training.dataset import Source
 from sn9reg.training.sample import Geometry, Photometry
 

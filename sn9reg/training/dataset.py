@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
-from sn9reg.degradation import Degradation
 from sn9reg.errors import ConfigError, InputError
-from sn9reg.pair_folder import pair_files
-from sn9reg.radiometry import SarLog
-from sn9reg.scene import Patch
+from sn9reg.raster.degradation import Degradation
+from sn9reg.raster.folders import pair_files
+from sn9reg.raster.radiometry import SarLog
+from sn9reg.raster.scene import Patch
 from sn9reg.training.geosplit import GeoSplit, PairRef, read_manifest, spatial_split, temporal_split
 from sn9reg.training.sample import Geometry, Photometry, augment_optical, augment_sar, cut, finish
 from sn9reg.training.split import hold_out

@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from sn9reg.descriptors.patches import PatchLayout
 from sn9reg.errors import ConfigError
+from sn9reg.matchers.descriptors.patches import PatchLayout
 from sn9reg.training.dataset import Source
 from sn9reg.training.sample import Photometry
 

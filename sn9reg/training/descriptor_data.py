@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
-from sn9reg.descriptors.corners import fast_corners
-from sn9reg.descriptors.patches import input_maps, sample_patches
 from sn9reg.errors import ConfigError
 from sn9reg.features.phase_congruency import PhaseCongruency, phase_congruency
-from sn9reg.grid import Points
-from sn9reg.scene import Patch
+from sn9reg.matchers.descriptors.corners import fast_corners
+from sn9reg.matchers.descriptors.patches import input_maps, sample_patches
+from sn9reg.raster.grid import Points
+from sn9reg.raster.scene import Patch
 from sn9reg.training.dataset import Pairs, Source
 from sn9reg.training.descriptor_config import DescriptorConfig
 from sn9reg.training.sample import Geometry, augment_optical, augment_sar, cut, finish

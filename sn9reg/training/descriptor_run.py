@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch.utils.data import DataLoader
 
 from sn9reg.errors import ConfigError, InputError
-from sn9reg.rasters import PathLike
+from sn9reg.raster.files import PathLike
 from sn9reg.training.dataset import load
 from sn9reg.training.descriptor_config import DescriptorConfig
 from sn9reg.training.descriptor_data import DescriptorSamples, HeldOut, PatchPairs, collate

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sn9reg.errors import ConfigError
-from sn9reg.networks.dense_fusion import distances
+from sn9reg.matchers.descriptors.network import distances
 from sn9reg.training.descriptor_config import DescriptorConfig
 from sn9reg.training.descriptor_data import PatchPairs
 from sn9reg.training.losses import hardest_in_batch

@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 
 from sn9reg.errors import ConfigError
-from sn9reg.networks.branches import Modality
-from sn9reg.radiometry import SarLog, optical_grey
-from sn9reg.scene import Patch
+from sn9reg.raster.radiometry import Modality, SarLog, optical_grey
+from sn9reg.raster.scene import Patch
 from sn9reg.training.sample import Image, Photometry, augment_optical, augment_sar, dihedral, finish
 
 _APART = 6  # pixels between corners

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from sn9reg.errors import ConfigError
-from sn9reg.networks.dual_encoder import CELL
+from sn9reg.matchers.dual_encoder.network import CELL
 from sn9reg.training.dataset import Source
 from sn9reg.training.sample import Geometry, Photometry
 

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
-from sn9reg.cells.inputs import optical_input, sar_input
 from sn9reg.errors import ConfigError
-from sn9reg.radiometry import SarLog
-from sn9reg.scene import Patch
+from sn9reg.matchers.dual_encoder.inputs import optical_input, sar_input
+from sn9reg.raster.radiometry import SarLog
+from sn9reg.raster.scene import Patch
 from sn9reg.training.dataset import Pairs, Source
 from sn9reg.training.dual_config import DualConfig
 from sn9reg.training.sample import augment_optical, augment_sar, cut

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from sn9reg.cells.pairing import soft_position
-from sn9reg.correlation import cross_correlation
+from sn9reg.matchers.dense.correlation import cross_correlation
+from sn9reg.matchers.dual_encoder.pairing import soft_position
 
 _FAR = 10.0  # cells: wrong is wrong, however far
 _LEAST = 1e-3  # cells squared, below which a variance does not fall

@@ -9,7 +9,7 @@ import lightning
 from torch.utils.data import DataLoader
 
 from sn9reg.errors import InputError
-from sn9reg.rasters import PathLike
+from sn9reg.raster.files import PathLike
 from sn9reg.training.dataset import load
 from sn9reg.training.dual_config import DualConfig
 from sn9reg.training.dual_data import DualSamples, HeldOutCrops, collate

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, cross_entropy, normalize
 
-from sn9reg.cells.pairing import weighted_similarity
 from sn9reg.errors import ConfigError
-from sn9reg.networks.dual_encoder import CELL, WIDTHS, DualEncoder, Encoded
+from sn9reg.matchers.dual_encoder.network import CELL, WIDTHS, DualEncoder, Encoded
+from sn9reg.matchers.dual_encoder.pairing import weighted_similarity
 from sn9reg.training.dual_config import DualConfig, Phase
 from sn9reg.training.dual_data import Crops
 from sn9reg.training.dual_losses import contrastive, found, likelihood, matching, placed

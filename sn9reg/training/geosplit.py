@@ -25,8 +25,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from sn9reg.errors import ConfigError, InputError
-from sn9reg.radiometry import fill_invalid
-from sn9reg.rasters import PathLike, check_bands, data_bands, open_raster, reading
+from sn9reg.raster.files import PathLike, check_bands, data_bands, open_raster, reading
+from sn9reg.raster.radiometry import fill_invalid
 
 COLUMNS = ("optical", "sar", "lon", "lat", "year", "season")
 SEASONS = ("winter", "spring", "summer", "autumn")

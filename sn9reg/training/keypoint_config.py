@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from sn9reg.errors import ConfigError
-from sn9reg.keypoints.crops import TILE
-from sn9reg.keypoints.heatmap import SIGMA
+from sn9reg.matchers.keypoints.crops import TILE
+from sn9reg.matchers.keypoints.heatmap import SIGMA
 from sn9reg.training.dataset import Source
 from sn9reg.training.displaced import Displacement
 from sn9reg.training.sample import Photometry

@@ -11,9 +11,9 @@ import torch
 from torch.utils.data import Dataset
 
 from sn9reg.errors import ConfigError, InputError
-from sn9reg.networks.branches import Modality
-from sn9reg.rasters import PathLike
-from sn9reg.scene import Patch
+from sn9reg.raster.files import PathLike
+from sn9reg.raster.radiometry import Modality
+from sn9reg.raster.scene import Patch
 from sn9reg.training.dataset import Pairs, Source, load
 from sn9reg.training.displaced import KeypointSample, corners, displaced
 from sn9reg.training.keypoint_config import KeypointConfig

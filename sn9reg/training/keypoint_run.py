@@ -9,8 +9,8 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from sn9reg.errors import InputError
-from sn9reg.networks.branches import Modality
-from sn9reg.rasters import PathLike
+from sn9reg.raster.files import PathLike
+from sn9reg.raster.radiometry import Modality
 from sn9reg.training.keypoint_config import KeypointConfig
 from sn9reg.training.keypoint_data import KeypointData
 from sn9reg.training.keypoint_task import KeypointTask

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from sn9reg.errors import ConfigError
-from sn9reg.keypoints.heatmap import gaussian, read_keypoints
+from sn9reg.matchers.keypoints.heatmap import gaussian, read_keypoints
 from sn9reg.training.displaced import KeypointSample
 from sn9reg.training.keypoint_data import KeypointData, TileSamples
 from sn9reg.weights.store import DetectorArchitecture

@@ -1,10 +1,10 @@
 """What a similarity surface is trained with: the losses that the papers compare, and one of ours.
 
-A loss takes the surface as `sn9reg.correlation` gives it and the true place, and returns a scalar, the mean over the
-batch. Bertrand et al. is Learning-based SAR-Optical Registration for Navigation, whose Sec. IV-C and Table III pair
-each loss with a similarity and a mask of positives; Gazzea et al. is MARU-Net. Where they print no formula or no value,
-the docstring says what was taken; "as released" is as in the code that the first author of the former published,
-github.com/Simon-Bertrand/SAROPTReg-TranslatModels.
+A loss takes the surface as `matchers.dense.correlation` gives it and the true place, and returns a scalar, the mean
+over the batch. Bertrand et al. is Learning-based SAR-Optical Registration for Navigation, whose Sec. IV-C and Table III
+pair each loss with a similarity and a mask of positives; Gazzea et al. is MARU-Net. Where they print no formula or no
+value, the docstring says what was taken; "as released" is as in the code that the first author of the former
+published, github.com/Simon-Bertrand/SAROPTReg-TranslatModels.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, softplus
 
-from sn9reg.correlation import Similarity
 from sn9reg.errors import ConfigError, check_options
+from sn9reg.matchers.dense.correlation import Similarity
 
 TEMPERATURES = (1e-3, 1e2)
 

@@ -16,7 +16,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch.utils.data import DataLoader
 
 from sn9reg.errors import ConfigError, InputError
-from sn9reg.rasters import PathLike
+from sn9reg.raster.files import PathLike
 from sn9reg.training.config import TrainingConfig
 from sn9reg.training.dataset import Pairs, Source, TrainingSamples, ValidationSamples, collate, load
 from sn9reg.training.task import MatchingTask

@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from sn9reg.degradation import blur, speckle
-from sn9reg.radiometry import SarLog, optical_grey, standardise
-from sn9reg.scene import Patch
+from sn9reg.raster.degradation import blur, speckle
+from sn9reg.raster.radiometry import SarLog, optical_grey, standardise
+from sn9reg.raster.scene import Patch
 
 Image = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]

@@ -10,10 +10,10 @@ import lightning
 import torch
 from torch import Tensor, nn
 
-from sn9reg.correlation import similarity
 from sn9reg.errors import ConfigError
-from sn9reg.metrics import cmr, mean_l2
-from sn9reg.networks.table import build
+from sn9reg.matchers.dense.correlation import similarity
+from sn9reg.matchers.dense.networks.table import build
+from sn9reg.score.metrics import cmr, mean_l2
 from sn9reg.training.config import TrainingConfig
 from sn9reg.training.dataset import Sample
 from sn9reg.training.losses import make_loss

@@ -17,11 +17,11 @@ import numpy as np
 import numpy.typing as npt
 
 from sn9reg.errors import InputError, OutputError
-from sn9reg.grid import Points
-from sn9reg.keypoints.crops import TILE, Cropper
-from sn9reg.networks.branches import Modality
-from sn9reg.rasters import PathLike, atomic_output
-from sn9reg.scene import ScenePair, open_pair
+from sn9reg.matchers.keypoints.crops import TILE, Cropper
+from sn9reg.raster.files import PathLike, atomic_output
+from sn9reg.raster.grid import Points
+from sn9reg.raster.radiometry import Modality
+from sn9reg.raster.scene import ScenePair, open_pair
 from sn9reg.tiepoints import read_tiepoints
 
 log = logging.getLogger(__name__)

@@ -20,15 +20,16 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from sn9reg.correlation import Similarity
-from sn9reg.descriptors.patches import PatchLayout
 from sn9reg.errors import ConfigError, InputError, OutputError, check_options
-from sn9reg.networks.branches import Branches, Modality
-from sn9reg.networks.dense_fusion import DenseFusion
-from sn9reg.networks.dual_encoder import DualEncoder
-from sn9reg.networks.heatmap_unet import HeatmapUNet
-from sn9reg.networks.table import build
-from sn9reg.rasters import PathLike, atomic_output
+from sn9reg.matchers.dense.correlation import Similarity
+from sn9reg.matchers.dense.networks.branches import Branches
+from sn9reg.matchers.dense.networks.table import build
+from sn9reg.matchers.descriptors.network import DenseFusion
+from sn9reg.matchers.descriptors.patches import PatchLayout
+from sn9reg.matchers.dual_encoder.network import DualEncoder
+from sn9reg.matchers.keypoints.network import HeatmapUNet
+from sn9reg.raster.files import PathLike, atomic_output
+from sn9reg.raster.radiometry import Modality
 
 _HEADER = "sn9reg"
 _PICKLED = "pickled weights can run code and are refused; give a .safetensors file"

@@ -5,11 +5,11 @@ import shutil
 
 import numpy as np
 import pytest
-from conftest import SHIFT, TEXTURE_TRANSFORM, UTM, textures, write_raster
 from PIL import Image
+from support.rasters import SHIFT, TEXTURE_TRANSFORM, UTM, textures, write_raster
 
-from sn9reg.grid import Grid
 from sn9reg.offsets import OffsetMap
+from sn9reg.raster.grid import Grid
 from sn9reg.report import Files, write_report
 from sn9reg.tiepoints import TiePoints
 

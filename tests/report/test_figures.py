@@ -5,12 +5,12 @@ import io
 import numpy as np
 import pytest
 from affine import Affine
-from conftest import UTM
 from matplotlib.figure import Figure
 from PIL import Image
 from rasterio.crs import CRS
+from support.rasters import UTM
 
-from sn9reg.grid import Grid, Window
+from sn9reg.raster.grid import Grid, Window
 from sn9reg.report import figures
 from sn9reg.report.figures import Scale
 from sn9reg.report.views import View

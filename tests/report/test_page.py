@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from conftest import SHIFT, TEXTURE_TRANSFORM, UTM, textures, write_raster
+from support.rasters import SHIFT, TEXTURE_TRANSFORM, UTM, textures, write_raster
 
 from sn9reg.cli import main
 from sn9reg.errors import ConfigError, InputError, OutputError
-from sn9reg.grid import Grid
 from sn9reg.offsets import OffsetMap
+from sn9reg.raster.grid import Grid
 from sn9reg.report import Files, Place, Run, write_report
 from sn9reg.report import page as module
 from sn9reg.report.page import _sentence
@@ -312,7 +312,7 @@ def test_align_shows_why_it_refused(tmp_path, monkeypatch):
 
 
 def test_align_checks_where_the_report_goes_before_any_work(pair, monkeypatch):
-    monkeypatch.setattr("sn9reg.register.register", lambda *_, **__: pytest.fail("work was begun"))
+    monkeypatch.setattr("sn9reg.registration.register", lambda *_, **__: pytest.fail("work was begun"))
     Path("file").write_text("")
     result = run("align", "o.tif", "s.tif", "--out", "d.tif", "--report", "file")
     assert result.exit_code == 1

@@ -3,15 +3,15 @@
 import numpy as np
 import pytest
 from affine import Affine
-from conftest import SHIFT, TEXTURE_TRANSFORM, UTM, textures, write_raster
 from rasterio.crs import CRS
+from support.rasters import SHIFT, TEXTURE_TRANSFORM, UTM, textures, write_raster
 
 from sn9reg.errors import InputError
-from sn9reg.grid import Grid, Window
 from sn9reg.offsets import OffsetMap
+from sn9reg.raster.grid import Grid, Window
+from sn9reg.raster.scene import Scene
 from sn9reg.report import views
 from sn9reg.report.views import Files, Place, checkerboard, coarse_field, open_viewer, places_of_interest, webp
-from sn9reg.scene import Scene
 
 
 def constant(grid, dx, dy, *more):

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sn9reg.degradation import Degradation
 from sn9reg.errors import ConfigError, InputError
+from sn9reg.raster.degradation import Degradation
 from sn9reg.training.config import Choice, Optimiser, TrainingConfig, as_dict, read_config
 from sn9reg.training.dataset import Source
 from sn9reg.training.sample import Geometry

@@ -5,14 +5,15 @@ from itertools import islice
 import numpy as np
 import pytest
 import torch
-from conftest import TEXTURE_TRANSFORM, UTM, write_manifest, write_pairs, write_raster
 from PIL import Image
 from scipy.ndimage import gaussian_filter
+from support.pairs import write_manifest, write_pairs
+from support.rasters import TEXTURE_TRANSFORM, UTM, write_raster
 from torch.utils.data import DataLoader
 
-from sn9reg.degradation import Degradation
 from sn9reg.errors import ConfigError, InputError
-from sn9reg.scene import Patch
+from sn9reg.raster.degradation import Degradation
+from sn9reg.raster.scene import Patch
 from sn9reg.training import dataset
 from sn9reg.training.dataset import Source, TrainingSamples, ValidationSamples, collate, load
 from sn9reg.training.sample import Geometry, Photometry, finish

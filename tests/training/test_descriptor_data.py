@@ -9,9 +9,9 @@ import torch
 from scipy.ndimage import gaussian_filter
 from scipy.spatial.distance import pdist
 
-from sn9reg.descriptors.patches import PatchLayout
 from sn9reg.errors import ConfigError
-from sn9reg.scene import Patch
+from sn9reg.matchers.descriptors.patches import PatchLayout
+from sn9reg.raster.scene import Patch
 from sn9reg.training import descriptor_data
 from sn9reg.training.dataset import Source
 from sn9reg.training.descriptor_config import DescriptorConfig

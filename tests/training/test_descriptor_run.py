@@ -14,14 +14,14 @@ import timm
 import torch
 import yaml
 from click.testing import CliRunner
-from conftest import write_pairs
 from safetensors.torch import save_file
+from support.pairs import write_pairs
 from torch.nn.functional import normalize
 
 from pipelines import train_descriptors as command
-from sn9reg.descriptors.patches import PatchLayout
 from sn9reg.errors import ConfigError, InputError
-from sn9reg.networks.dense_fusion import DenseFusion
+from sn9reg.matchers.descriptors.network import DenseFusion
+from sn9reg.matchers.descriptors.patches import PatchLayout
 from sn9reg.training import descriptor_run
 from sn9reg.training.config import as_dict
 from sn9reg.training.dataset import Source

@@ -6,7 +6,7 @@ import torch
 from scipy.ndimage import gaussian_filter, label
 
 from sn9reg.errors import ConfigError
-from sn9reg.scene import Patch
+from sn9reg.raster.scene import Patch
 from sn9reg.training.displaced import Displacement, corners, displaced
 from sn9reg.training.sample import Photometry
 

@@ -10,7 +10,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from sn9reg.errors import ConfigError
-from sn9reg.scene import Patch
+from sn9reg.raster.scene import Patch
 from sn9reg.training import dual_data
 from sn9reg.training.dataset import Source
 from sn9reg.training.dual_config import DualConfig, Phase

@@ -11,14 +11,14 @@ import pytest
 import torch
 import yaml
 from click.testing import CliRunner
-from conftest import write_pairs
 from PIL import Image
+from support.pairs import write_pairs
 from torch import nn
 from torch.nn.functional import normalize
 
 from pipelines import train_dual_encoder as command
 from sn9reg.errors import ConfigError, InputError
-from sn9reg.networks.dual_encoder import CELL, WIDTHS, DualEncoder, Encoded
+from sn9reg.matchers.dual_encoder.network import CELL, WIDTHS, DualEncoder, Encoded
 from sn9reg.training import dual_task
 from sn9reg.training.config import as_dict
 from sn9reg.training.dataset import Source

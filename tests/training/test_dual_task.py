@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy, normalize, pixel_unshuffle
 
-from sn9reg.networks.dual_encoder import CELL, WIDTHS, Encoded
+from sn9reg.matchers.dual_encoder.network import CELL, WIDTHS, Encoded
 from sn9reg.training import dual_task
 from sn9reg.training.dataset import Source
 from sn9reg.training.dual_config import DualConfig, Phase

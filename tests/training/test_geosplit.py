@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import rasterio
 import torch
-from conftest import TEXTURE_TRANSFORM, UTM, write_raster
 from rasterio.errors import RasterioIOError
+from support.rasters import TEXTURE_TRANSFORM, UTM, write_raster
 from torch.utils.data import DataLoader
 
 from sn9reg.errors import ConfigError, InputError

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from sn9reg.errors import ConfigError, InputError
-from sn9reg.networks.heatmap_unet import HeatmapUNet
+from sn9reg.matchers.keypoints.network import HeatmapUNet
 from sn9reg.training.config import as_dict, read_as, read_config
 from sn9reg.training.dataset import Source
 from sn9reg.training.displaced import Displacement

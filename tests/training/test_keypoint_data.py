@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 import torch
-from conftest import TEXTURE_TRANSFORM, UTM, textures, write_pairs, write_raster
 from scipy.ndimage import gaussian_filter
+from support.pairs import write_pairs
+from support.rasters import TEXTURE_TRANSFORM, UTM, textures, write_raster
 from torch.utils.data import DataLoader
 
 from sn9reg.errors import InputError
-from sn9reg.scene import Patch
+from sn9reg.raster.scene import Patch
 from sn9reg.training import keypoint_data
 from sn9reg.training.dataset import Source
 from sn9reg.training.displaced import Displacement

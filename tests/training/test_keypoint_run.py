@@ -12,12 +12,12 @@ import pytest
 import torch
 import yaml
 from click.testing import CliRunner
-from conftest import write_pairs
+from support.pairs import write_pairs
 
 from pipelines import train_keypoints as command
 from sn9reg.errors import ConfigError, InputError
-from sn9reg.keypoints.heatmap import gaussian
-from sn9reg.rasters import grid_of, open_raster
+from sn9reg.matchers.keypoints.heatmap import gaussian
+from sn9reg.raster.files import grid_of, open_raster
 from sn9reg.training.config import as_dict
 from sn9reg.training.dataset import Source
 from sn9reg.training.keypoint_config import KeypointConfig

@@ -10,13 +10,13 @@ import pytest
 import torch
 import yaml
 from click.testing import CliRunner
-from conftest import write_manifest, write_pairs
+from support.pairs import write_manifest, write_pairs
 from torch.utils.data import DataLoader
 
 from pipelines import train_matcher
-from sn9reg.degradation import Degradation
 from sn9reg.errors import ConfigError
-from sn9reg.metrics import cmr
+from sn9reg.raster.degradation import Degradation
+from sn9reg.score.metrics import cmr
 from sn9reg.training import task as task_module
 from sn9reg.training.config import Choice, Optimiser, TrainingConfig, as_dict, read_config
 from sn9reg.training.dataset import Source, ValidationSamples, collate, load

@@ -7,10 +7,10 @@ import torch
 from scipy.ndimage import gaussian_filter
 from skimage.registration import phase_cross_correlation
 
-from sn9reg.matchers.learned import SlimUNetMatcher
-from sn9reg.networks.branches import Branches
-from sn9reg.networks.table import build
-from sn9reg.scene import Patch
+from sn9reg.matchers.dense.learned import SlimUNetMatcher
+from sn9reg.matchers.dense.networks.branches import Branches
+from sn9reg.matchers.dense.networks.table import build
+from sn9reg.raster.scene import Patch
 from sn9reg.training.sample import Geometry, Photometry, augment_optical, augment_sar, cut, finish
 from sn9reg.weights.store import Architecture, save_weights
 

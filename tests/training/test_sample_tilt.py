@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from sn9reg.scene import Patch
+from sn9reg.raster.scene import Patch
 from sn9reg.training.sample import Geometry, cut
 
 SIDE, SAR = 48, 32

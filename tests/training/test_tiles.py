@@ -5,8 +5,8 @@ import shutil
 import numpy as np
 import pytest
 from affine import Affine
-from conftest import UTM, write_raster
 from scipy.ndimage import gaussian_filter
+from support.rasters import UTM, write_raster
 
 from sn9reg.errors import InputError
 from sn9reg.training import tiles

@@ -1,0 +1,1 @@
+"""Models of displacement, and which of them to believe."""

@@ -1,0 +1,180 @@
+"""From correspondences to a warp: the choice of a model by held-out error, and what is to be expected of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
+
+import numpy as np
+
+from sn9reg.errors import ConfigError
+from sn9reg.fit.correspondences import Correspondences, Flags, Floats
+from sn9reg.fit.local_field import LocalField, block_folds, fit_local
+from sn9reg.fit.nearby import local_mean
+from sn9reg.fit.neighbours import local_consistency
+from sn9reg.fit.warp import GlobalModel, Warp, fit_global, global_warp, identity_warp
+from sn9reg.raster.grid import Points
+
+Model = Literal["auto", "translation", "affine", "homography", "local"]
+MODELS: tuple[str, ...] = get_args(Model)
+
+THRESHOLD_PX = 30.0  # default threshold of the global models: parallax over terrain is no outlier
+MINIMUM = 8  # matches below which nothing is fitted
+_FAR = 5.0  # times the median distance, beyond which a match is not off by more
+# So many templates' widths must the matches span for `auto` to consider a model.
+_ROOM = {"translation": 0.0, "affine": 2.0, "local": 3.0}
+_SIMPLER = 0.97  # a more complex model must bring the held-out error below this share
+
+Predictor = Callable[[Points], Points]
+
+
+@dataclass(frozen=True)
+class Fit:
+    """warp: the fitted warp, or the identity where nothing could be fitted, for the `reason` given. inliers: (N,) over
+    the matches. error: median distance of the inliers to the warp, held out where that is possible, map units.
+    held_out: model -> mean held-out residual, map units."""
+
+    warp: Warp
+    inliers: Flags
+    error: float
+    held_out: Mapping[str, float]
+    reason: str = ""
+
+    @property
+    def fitted(self) -> bool:
+        return not self.reason
+
+
+def fit(matches: Correspondences, model: str = "auto", threshold: float | None = None) -> Fit:
+    """Fit a warp to correspondences.
+
+    model: translation, affine (plain RANSAC, the SpaceNet 9 baseline), homography, local, or auto: translation, affine
+    or local, whichever predicts held-out correspondences best, the simpler one in a tie. threshold: of the global
+    models, metres (default 30 px).
+
+    Raises ConfigError for an unknown model.
+    """
+    if model not in MODELS:
+        raise ConfigError(f"no model {model!r}; there are: {', '.join(MODELS)}")
+    pixel = matches.grid.resolution
+    limit = threshold / matches.grid.metres_per_unit if threshold else THRESHOLD_PX * pixel
+    if not matches.tried:
+        return _unfitted(matches, "there is nowhere to look: too few valid pixels overlap, or they show nothing")
+    if len(matches) < MINIMUM:
+        return _unfitted(matches, f"only {len(matches)} matches of {matches.tried} tried places")
+    source, target = matches.optical_map, matches.sar_map
+    sigma = matches.sigma * pixel
+    consistent = local_consistency(source, target - source, 2 * float(np.median(sigma)))
+    if consistent.sum() < MINIMUM:
+        return _unfitted(matches, f"only {int(consistent.sum())} of {len(matches)} matches agree with neighbours")
+    good = matches.keep(consistent)
+    local = fit_local(good.optical_map, good.sar_map, good.sigma * pixel, _block(matches))
+    held_out = _held_out(good, local, limit)
+    chosen = _simplest(_with_room(held_out, matches)) if model == "auto" else model
+    fitted = _final(matches, consistent, local, chosen, limit)
+    if fitted is None:
+        return _unfitted(matches, f"the matches do not determine a model of kind {chosen}")
+    warp, inliers = fitted
+    off = _distances(matches, inliers, local, warp)
+    error = float(np.median(off)) if len(off) else math.nan
+    return Fit(_with_sigma(warp, matches, inliers, off), inliers, error, held_out)
+
+
+def _block(matches: Correspondences) -> float:
+    """Side of the squares held out together, map units: two footprints, but at least 4 x 4 squares in the scene."""
+    extent = float(np.ptp(matches.optical_map, axis=0).max())
+    return max(min(2 * matches.footprint * matches.grid.resolution, extent / 4), 1e-9)
+
+
+def _final(
+    matches: Correspondences, consistent: Flags, local: LocalField, model: str, limit: float
+) -> tuple[Warp, Flags] | None:
+    if model == "local":
+        return Warp("local", matches.grid.crs, local, local.error), consistent
+    kind: GlobalModel = model  # type: ignore[assignment]
+    found = fit_global(matches.optical_map, matches.sar_map, kind, limit, "ransac" if model == "affine" else "magsac")
+    return None if found is None else (global_warp(found, model, matches), found.inliers)
+
+
+def _held_out(good: Correspondences, local: LocalField, limit: float) -> dict[str, float]:
+    """Mean residual of each model of `auto` at correspondences of blocks that it was not fitted to, map units."""
+    source, target, sigma = good.optical_map, good.sar_map, good.sigma * good.grid.resolution
+
+    def of(fitter: Callable[[Flags], Predictor | None]) -> float:
+        predicted = _cross_predict(source, _block(good), fitter)
+        return float(np.mean(np.hypot(*(predicted - target).T)))
+
+    return {
+        "translation": of(lambda rest: fit_global(source[rest], target[rest], "translation", limit)),
+        "affine": of(lambda rest: fit_global(source[rest], target[rest], "affine", limit, "ransac")),
+        "local": of(lambda rest: local.refit(source[rest], target[rest], sigma[rest])),
+    }
+
+
+def _cross_predict(source: Points, block: float, fitter: Callable[[Flags], Predictor | None]) -> Points:
+    """(N, 2) what a model fitted without a point's block says of it; the point itself where it cannot be fitted."""
+    fold = block_folds(source, block)
+    predicted = source.copy()
+    for k in np.unique(fold):
+        rest = fold != k
+        found = fitter(rest) if rest.sum() >= MINIMUM // 2 else None
+        if found is not None:
+            predicted[~rest] = found(source[~rest])
+    return predicted
+
+
+def _with_room(held_out: Mapping[str, float], matches: Correspondences) -> dict[str, float]:
+    """The models that the scene has room for: where all matches share pixels none is held out, and what bends most
+    would always win."""
+    extent = float(np.ptp(matches.optical_map, axis=0).max())
+    templates = extent / (matches.footprint * matches.grid.resolution)
+    return {name: error for name, error in held_out.items() if templates >= _ROOM[name]}
+
+
+def _simplest(held_out: Mapping[str, float]) -> str:
+    """The simplest model that no more complex one beats clearly."""
+    order = [name for name in ("translation", "affine", "local") if name in held_out]
+    best = order[0]
+    for name in order[1:]:
+        if held_out[name] < _SIMPLER * held_out[best]:
+            best = name
+    return best
+
+
+def _distances(matches: Correspondences, inliers: Flags, local: LocalField, warp: Warp) -> Floats:
+    """(n,) distance of the inliers to the warp, map units; of the local model, to one fitted without their block."""
+    source, target = matches.optical_map[inliers], matches.sar_map[inliers]
+    if not len(source):
+        return np.zeros(0)
+    predicted = warp(source)
+    if warp.model == "local":
+        sigma = matches.sigma[inliers] * matches.grid.resolution
+        block = _block(matches)
+        predicted = _cross_predict(source, block, lambda rest: local.refit(source[rest], target[rest], sigma[rest]))
+    return np.hypot(*(predicted - target).T)
+
+
+def _with_sigma(warp: Warp, matches: Correspondences, inliers: Flags, off: Floats) -> Warp:
+    """The warp with an expected error that is what matches around each place are off by, beside what the field itself
+    does not know.
+
+    Matches share pixels with their neighbours and so their errors: a field through them looks surer than it is.
+    """
+    if not len(off):
+        return warp
+    source = matches.optical_map[inliers]
+    # The mean length of a normal deviation in the plane is sqrt(pi / 2) of its standard deviation per axis.
+    off = np.minimum(off, _FAR * np.median(off)) / math.sqrt(math.pi / 2)
+    around = local_mean(source, off)
+
+    def error(xy: Points) -> Floats:
+        field = warp.error(xy) if warp.model == "local" else np.zeros(len(xy))
+        return np.asarray(np.sqrt(around(xy) ** 2 + field**2 / 2))
+
+    return replace(warp, error=error)
+
+
+def _unfitted(matches: Correspondences, reason: str) -> Fit:
+    return Fit(identity_warp(matches.grid.crs), np.zeros(len(matches), bool), math.nan, {}, reason)

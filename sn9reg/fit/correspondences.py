@@ -1,0 +1,90 @@
+"""Correspondences: places in the optical and the SAR scene that show the same thing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from sn9reg.raster.grid import Grid, Points
+
+Floats = npt.NDArray[np.float64]
+Flags = npt.NDArray[np.bool_]
+
+_PLACES = ("optical_xy", "sar_xy", "solo_xy")  # of every match
+_NUMBERS = ("score", "sigma", "distance", "rival_distance", "vote_shift")
+
+
+@dataclass(frozen=True)
+class Correspondences:
+    """N matches in pixels of the common grid.
+
+    grid: the common grid. optical_xy, sar_xy: (N, 2). score: (N,) in [0, 1], higher is better. sigma: (N,) expected
+    error per axis, pixels. distance, rival_distance: (N,) dissimilarity of the best and of the second-best candidate.
+    solo_xy: (N, 2) where the match's own pixels alone put it, without help from neighbours; the verdict asks these
+    witnesses. search_radius: how far from the prediction, in pixels, a match could have been found: chance agreement
+    follows from it. step: side of the pixels that were matched, e.g. 2 for a pyramid level of half size; tolerances
+    count in these. footprint: side of the square of pixels that one match looked at. tried: how many places were
+    looked at for these matches. calibrated: score is the probability of being right within 3 pixels of `step`, and
+    sigma means what it says, see `calibration`. vote_shift: (N,) pixels by which the place moves when a wider circle of
+    neighbours votes. 0 for all where it is left out: neighbours have no vote.
+
+    Raises ValueError where the shapes do not agree or a coordinate is not finite.
+    """
+
+    grid: Grid
+    optical_xy: Points
+    sar_xy: Points
+    score: Floats
+    sigma: Floats
+    distance: Floats
+    rival_distance: Floats
+    solo_xy: Points
+    search_radius: float
+    step: float
+    footprint: float
+    tried: int
+    calibrated: bool = False
+    vote_shift: Floats = field(default_factory=lambda: np.zeros(0))
+
+    def __post_init__(self) -> None:
+        n = len(self.optical_xy)
+        if not self.vote_shift.size:
+            object.__setattr__(self, "vote_shift", np.zeros(n))
+        for name in _PLACES:
+            points = getattr(self, name)
+            if points.shape != (n, 2) or not np.isfinite(points).all():
+                raise ValueError(f"{name}: expected {n} finite points, got shape {points.shape}")
+        for name in _NUMBERS:
+            if getattr(self, name).shape != (n,):
+                raise ValueError(f"{name}: expected {n} values, got shape {getattr(self, name).shape}")
+
+    def __len__(self) -> int:
+        return len(self.optical_xy)
+
+    def keep(self, chosen: npt.NDArray[np.bool_] | npt.NDArray[np.intp]) -> Correspondences:
+        """Those of a boolean mask (N,) or an index array."""
+        return replace(self, **{name: getattr(self, name)[chosen] for name in (*_PLACES, *_NUMBERS)})
+
+    @property
+    def optical_map(self) -> Points:
+        """(N, 2) map coordinates in the common grid's CRS."""
+        return self.grid.to_map(self.optical_xy)
+
+    @property
+    def sar_map(self) -> Points:
+        """(N, 2) map coordinates in the common grid's CRS."""
+        return self.grid.to_map(self.sar_xy)
+
+
+def adaptive_ratio(matches: Correspondences) -> Flags:
+    """(N,) which matches pass the adaptive-ratio filter: d'_i > d_i + mean_j(d'_j - d_j).
+
+    d and d' are the distances to the best and the second-best candidate. He et al., "Deep convolutional network based
+    on attention mechanism for matching optical and SAR images", section 2.4: the fixed ratio of nearest to second
+    nearest is replaced by the mean gap of the pair at hand. For a dense surface the candidates are its two best
+    separate peaks.
+    """
+    gap = matches.rival_distance - matches.distance
+    return np.asarray(gap > gap.mean()) if len(gap) else np.zeros(0, bool)

@@ -1,0 +1,176 @@
+"""The local model: a smooth field over the robust affine, from locally consistent correspondences.
+
+Real displacement between optical and SAR scenes is range parallax over terrain: smooth, not affine, and almost all of
+it along one direction. The residual to a robust affine is therefore modelled as two independent Gaussian processes
+(Rasmussen & Williams 2006, chapter 2), along and across the direction of largest variance, each with its own
+amplitude, length and noise. Where evidence ends a Gaussian process falls back to its mean, here the affine, and it
+knows its own error.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+from scipy.linalg import cho_factor, cho_solve, solve_triangular
+from scipy.spatial.distance import cdist
+
+from sn9reg.fit.correspondences import Floats
+from sn9reg.fit.warp import least_squares_affine
+from sn9reg.raster.grid import Points
+
+Matrix = npt.NDArray[np.float64]
+
+_SUBSET = 500  # correspondences that choose length and noise; all of them make the field
+_CHUNK = 4096
+
+
+@dataclass(frozen=True)
+class _Process:
+    """One Gaussian process on the plane: Matérn 5/2 kernel of given amplitude (variance) and length."""
+
+    source: Points
+    amplitude: float
+    length: float
+    noise: float  # variance of a typical correspondence
+    _factor: tuple[Matrix, bool] = field(repr=False)
+    _alpha: Floats = field(repr=False)
+
+    @classmethod
+    def fit(
+        cls, source: Points, values: Floats, amplitude: float, length: float, noise: float, variances: Floats
+    ) -> _Process:
+        """variances: (N,) of the correspondences' noise."""
+        gram = amplitude * _matern(source, source, length)
+        gram[np.diag_indices_from(gram)] += variances + 1e-9 * amplitude
+        factor = cho_factor(gram, lower=True)
+        return cls(source, amplitude, length, noise, factor, cho_solve(factor, values))
+
+    @property
+    def hyperparameters(self) -> tuple[float, float, float]:
+        """Amplitude, length, noise."""
+        return self.amplitude, self.length, self.noise
+
+    def mean(self, xy: Points) -> Floats:
+        return self.amplitude * _matern(xy, self.source, self.length) @ self._alpha
+
+    def variance(self, xy: Points) -> Floats:
+        cross = self.amplitude * _matern(self.source, xy, self.length)
+        explained = solve_triangular(self._factor[0], cross, lower=True)
+        return np.maximum(self.amplitude - (explained**2).sum(axis=0), 0)
+
+
+def _matern(a: Points, b: Points, length: float) -> Matrix:
+    r = cdist(a, b) * (5**0.5 / length)
+    result: Matrix = (1 + r + r * r / 3) * np.exp(-r)
+    return result
+
+
+@dataclass(frozen=True)
+class LocalField:
+    """The fitted field. Call: (N, 2) optical map positions -> (N, 2) SAR map positions."""
+
+    centre: npt.NDArray[np.float64]
+    affine: Matrix  # (2, 3), relative to centre
+    axes: Matrix  # (2, 2), rows: the main direction and its normal
+    processes: tuple[_Process, _Process]
+
+    def refit(self, source: Points, target: Points, sigma: Floats) -> LocalField:
+        """The same lengths and noise on other correspondences, e.g. all but a held-out block."""
+        return fit_local(source, target, sigma, 0.0, like=self)
+
+    def __call__(self, map_xy: Points) -> Points:
+        result = np.empty((len(map_xy), 2))
+        for start in range(0, len(map_xy), _CHUNK):
+            part = slice(start, start + _CHUNK)
+            xy = map_xy[part] - self.centre
+            residual = np.column_stack([process.mean(xy) for process in self.processes]) @ self.axes
+            result[part] = np.column_stack([xy, np.ones(len(xy))]) @ self.affine.T + self.centre + residual
+        return result
+
+    def error(self, map_xy: Points) -> Floats:
+        """(N,) expected error, both axes together, map units."""
+        result = np.empty(len(map_xy))
+        for start in range(0, len(map_xy), _CHUNK):
+            part = slice(start, start + _CHUNK)
+            variances = [process.variance(map_xy[part] - self.centre) for process in self.processes]
+            result[part] = np.sqrt(variances[0] + variances[1])
+        return result
+
+
+def fit_local(
+    source: Points, target: Points, sigma: Floats, block: float, like: LocalField | None = None
+) -> LocalField:
+    """The field through (N, 2) correspondences that are consistent already; sigma: (N,) expected error per axis.
+
+    All in map units. `block`: side of the squares that are held out together when length and noise are chosen, so
+    that matches which share pixels do not vouch for each other. like: take directions, lengths and noise from there.
+    """
+    centre = source.mean(axis=0)
+    xy, there = source - centre, target - centre
+    weight = 1 / np.maximum(sigma, 1e-9) ** 2
+    # The mean of the process: least squares that outliers lose their hold on.
+    trust = np.ones(len(xy))
+    for _ in range(5):
+        affine = least_squares_affine(xy, there, trust)
+        residual = there - np.column_stack([xy, np.ones(len(xy))]) @ affine.T
+        size = np.linalg.norm(residual, axis=1)
+        trust = 1 / (1 + (size / (2 * np.median(size) + 1e-9)) ** 2)
+    if like is not None:
+        axes = like.axes
+    else:
+        _, vectors = np.linalg.eigh(np.cov(residual.T, aweights=weight))
+        axes = vectors[:, ::-1].T
+    across = residual @ axes.T
+    relative = np.clip((sigma / np.median(sigma)) ** 2, 0.1, 25.0)
+    processes = []
+    for k in (0, 1):
+        if like is not None:
+            amplitude, length, noise = like.processes[k].hyperparameters
+        else:
+            amplitude, length, noise = _choose(xy, across[:, k], relative, block)
+        processes.append(_robust_process(xy, across[:, k], relative, amplitude, length, noise))
+    return LocalField(centre, affine, axes, (processes[0], processes[1]))
+
+
+def _robust_process(
+    xy: Points, values: Floats, relative: Floats, amplitude: float, length: float, noise: float
+) -> _Process:
+    """The process on all correspondences, outliers weighed down: Student's t noise with 4 degrees of freedom, for
+    which a match far off counts as one of larger variance."""
+    base = noise * relative
+    variances = base
+    for _ in range(4):
+        process = _Process.fit(xy, values, amplitude, length, noise, variances)
+        variances = base * (4 + (values - process.mean(xy)) ** 2 / base) / 5
+    return process
+
+
+def _choose(xy: Points, values: Floats, relative: Floats, block: float) -> tuple[float, float, float]:
+    """Amplitude, length and noise variance with the best robust error on held-out blocks."""
+    chosen = np.linspace(0, len(xy) - 1, min(len(xy), _SUBSET)).astype(int)
+    xy, values, relative = xy[chosen], values[chosen], relative[chosen]
+    amplitude = max(float(np.var(values)), float(np.median(np.abs(values)) * 1.4826) ** 2) + 1e-12
+    extent = float(np.ptp(xy, axis=0).max()) + 1e-9
+    fold = block_folds(xy, block)
+    best = (np.inf, extent, amplitude)
+    for length in np.geomspace(max(block / 2, extent / 40), 1.5 * extent, 7):
+        kernel = amplitude * _matern(xy, xy, float(length))
+        for share in (0.01, 0.03, 0.1, 0.3, 1.0, 4.0):
+            variances = amplitude * share * relative
+            error = np.empty(len(xy))
+            for k in np.unique(fold):
+                held, rest = fold == k, fold != k
+                gram = kernel[np.ix_(rest, rest)] + np.diag(variances[rest])
+                error[held] = values[held] - kernel[np.ix_(held, rest)] @ np.linalg.solve(gram, values[rest])
+            loss = float(np.mean(np.minimum(error**2 / relative, 9 * amplitude)))
+            if loss < best[0] * (1 - 1e-3):
+                best = (loss, float(length), amplitude * share)
+    return amplitude, best[1], max(best[2], 1e-9 * amplitude)
+
+
+def block_folds(xy: Points, block: float, folds: int = 5) -> npt.NDArray[np.int64]:
+    """(N,) fold of each point; points of one square of side `block` share a fold, neighbouring squares do not."""
+    cell = np.floor((xy - xy.min(axis=0)) / block).astype(np.int64)
+    return (cell[:, 0] + 2 * cell[:, 1]) % folds

@@ -1,0 +1,110 @@
+"""Agreement of correspondences with their neighbours: what a smooth displacement field implies, and chance does not."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from scipy.spatial import cKDTree
+
+from sn9reg.fit.correspondences import Correspondences, Flags
+from sn9reg.raster.grid import Points
+
+_NEIGHBOURS = 12
+_ROUNDS = 6
+_STEEP = 0.1  # pixels of shift per pixel of place
+_CANDIDATES = 4_000_000  # pairs looked at at once
+# A witness agrees when the plane through its neighbours' witnesses hits it within this many pixels of the level.
+# From 3 to 5 px, crops that belong together and crops that do not separate about equally well.
+WITNESS_PX = 4.0
+
+
+def neighbour_prediction(source: Points, shift: Points, scale: float, exclude: float = 0.0) -> Points:
+    """(N, 2) what the neighbours of each place say of its shift: the value there of a robust plane through theirs.
+
+    source, shift: (N, 2), map units. scale: typical deviation of a good shift. exclude: neighbours nearer than this
+    do not count. NaN where fewer than four neighbours are left. Weights are Cauchy's, the start is the median. What a
+    rotation or another scale does to all shifts alike is taken off first, and put back.
+    """
+    n = len(source)
+    predicted = np.full((n, 2), np.nan)
+    if n < 5:
+        return predicted
+    trend = _steep_trend(source, shift)
+    shift = shift - trend
+    index, counted = _neighbours(source, exclude)
+    enough = counted.sum(axis=1) >= 4
+    index, counted = index[enough], counted[enough]
+    around = shift[index]
+    offset = source[index] - source[enough][:, None]
+    reach = np.maximum(np.where(counted, np.linalg.norm(offset, axis=2), 0).max(axis=1), 1e-9)
+    design = np.concatenate([offset / reach[:, None, None], np.ones((*index.shape, 1))], axis=2)
+    start = np.nanmedian(np.where(counted[..., None], around, np.nan), axis=1)
+    # A little pull to the median keeps a plane through neighbours on one line from tilting freely.
+    ridge = np.diag([0.3, 0.3, 1e-3])
+    plane = np.repeat(start[:, None], index.shape[1], axis=1)
+    value = start
+    for _ in range(_ROUNDS):
+        weight = counted / (1 + (np.linalg.norm(around - plane, axis=2) / (2 * scale)) ** 2)
+        gram = np.einsum("nki,nk,nkj->nij", design, weight, design) + ridge
+        moment = np.einsum("nki,nk,nkd->nid", design, weight, around)
+        moment[:, 2] += ridge[2, 2] * start
+        coefficients = np.linalg.solve(gram, moment)
+        plane = design @ coefficients
+        value = coefficients[:, 2]
+    predicted[enough] = value
+    return predicted + trend
+
+
+def _steep_trend(source: Points, shift: Points) -> Points:
+    """(N, 2) a robust affine's shift at each place, if it is steep; else 0: planes follow what is gentle themselves."""
+    centred = source - source.mean(axis=0)
+    reach = max(float(np.abs(centred).max()), 1e-9)
+    design = np.column_stack([centred / reach, np.ones(len(source))])
+    weight = np.ones(len(source))
+    coefficients = np.zeros((3, 2))
+    for _ in range(_ROUNDS):
+        root = np.sqrt(weight)[:, None]
+        coefficients = np.linalg.lstsq(design * root, shift * root, rcond=None)[0]
+        off = np.linalg.norm(shift - design @ coefficients, axis=1)
+        weight = 1 / (1 + (off / max(2 * float(np.median(off)), 1e-9)) ** 2)
+    steep = np.linalg.norm(coefficients[:2], ord=2) / reach > _STEEP
+    return np.asarray(design @ coefficients) if steep else np.zeros_like(shift)
+
+
+def local_consistency(source: Points, shift: Points, scale: float) -> Flags:
+    """(N,) whether each shift agrees with its neighbours', to three times the typical deviation (at least `scale`)."""
+    deviation = np.linalg.norm(shift - neighbour_prediction(source, shift, scale), axis=1)
+    known = np.isfinite(deviation)
+    if not known.any():
+        return np.ones(len(source), bool)
+    limit = 3 * max(scale, float(np.median(deviation[known])))
+    return np.asarray(~(deviation >= limit))
+
+
+def witnesses_agree(matches: Correspondences) -> Flags:
+    """(N,) whether where a match's own pixels put it agrees with where its neighbours' own pixels put them.
+
+    Neighbours that share pixels with the match do not count, so agreement is evidence: by chance it is as rare as the
+    tolerance's share of the search area.
+    """
+    pixel = matches.step * matches.grid.resolution
+    shift = matches.grid.to_map(matches.solo_xy) - matches.optical_map
+    exclude = 0.999 * matches.footprint * matches.grid.resolution
+    predicted = neighbour_prediction(matches.optical_map, shift, pixel, exclude)
+    return np.asarray(np.linalg.norm(shift - predicted, axis=1) < WITNESS_PX * pixel)
+
+
+def _neighbours(source: Points, exclude: float) -> tuple[np.ndarray, np.ndarray]:
+    """(N, k) indices of the nearest others beyond `exclude`, and (N, k) which of them are really there."""
+    tree = cKDTree(source)
+    # Enough candidates that those within the excluded circle, however dense, can be passed over.
+    crowd = int(tree.query_ball_point(source, exclude, return_length=True).max()) if exclude > 0 else 1
+    k = min(len(source), crowd + _NEIGHBOURS)
+    found = []
+    for who in np.array_split(np.arange(len(source)), math.ceil(len(source) * k / _CANDIDATES)):
+        distance, index = tree.query(source[who], k)
+        distance = np.where((index == who[:, None]) | (distance < exclude), np.inf, distance)
+        order = np.argsort(distance, axis=1, kind="stable")[:, :_NEIGHBOURS]
+        found.append([np.take_along_axis(index, order, axis=1), np.take_along_axis(distance, order, axis=1)])
+    return np.concatenate([part[0] for part in found]), np.isfinite(np.concatenate([part[1] for part in found]))

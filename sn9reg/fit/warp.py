@@ -1,0 +1,146 @@
+"""Warp: from the map position of an optical pixel to that of its counterpart in the SAR image, and its expected error.
+
+Global models (translation, affine, homography) are fitted with OpenCV's robust estimators. The local model
+(`local_field.py`) is a smooth field over the affine. All work in map coordinates of the common grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from rasterio.crs import CRS
+
+from sn9reg.errors import ConfigError
+from sn9reg.fit.correspondences import Correspondences, Flags, Floats
+from sn9reg.raster.grid import Points
+
+GlobalModel = Literal["translation", "affine", "homography"]
+Estimator = Literal["magsac", "ransac"]
+
+_MINIMUM = {"translation": 1, "affine": 3, "homography": 4}
+# cv2 draws its samples from a generator of its own; this many draws find 20 % inliers of 4 points with certainty.
+_ITERATIONS = 5000
+
+
+@dataclass(frozen=True)
+class Warp:
+    """A fitted warp. `move`: (N, 2) optical map positions -> (N, 2) SAR map positions, both in `crs` (None: a pixel
+    frame). `error`: (N, 2) -> (N,) standard deviation of the expected error per axis, map units."""
+
+    model: str
+    crs: CRS | None
+    move: Callable[[Points], Points]
+    error: Callable[[Points], Floats]
+
+    def __call__(self, map_xy: Points) -> Points:
+        return self.move(np.asarray(map_xy, dtype=np.float64))
+
+
+def identity_warp(crs: CRS | None) -> Warp:
+    """The warp that trusts the georeference."""
+    return Warp("identity", crs, lambda xy: xy, lambda xy: np.full(len(xy), np.nan))
+
+
+@dataclass(frozen=True)
+class GlobalFit:
+    """matrix: (3, 3), in coordinates relative to `centre`; inliers: (N,)."""
+
+    matrix: npt.NDArray[np.float64]
+    centre: npt.NDArray[np.float64]
+    inliers: Flags
+
+    def __call__(self, map_xy: Points) -> Points:
+        moved = np.column_stack([map_xy - self.centre, np.ones(len(map_xy))]) @ self.matrix.T
+        return moved[:, :2] / moved[:, 2:] + self.centre
+
+
+def fit_global(
+    source: Points,
+    target: Points,
+    model: GlobalModel,
+    threshold: float,
+    estimator: Estimator = "magsac",
+    seed: int = 0,
+) -> GlobalFit | None:
+    """Robust fit of `target` = model(`source`), both (N, 2) in map units; threshold in the same units.
+
+    An affine by RANSAC is the transformation of the SpaceNet 9 baseline (Hänsch et al., section 3.2); MAGSAC
+    (Barath et al. 2019, in OpenCV) needs no sharp threshold. The result is refitted on its inliers by least squares.
+    None where the points do not determine the model. Raises ConfigError for an unknown model.
+
+    seed: another one draws other samples, which affines and homographies, not translations, depend on. OpenCV's
+    estimators seed themselves, whatever `cv2.setRNGSeed` is told, so the points come in another order; 0 keeps theirs.
+    """
+    if model not in _MINIMUM:
+        raise ConfigError(f"no model {model!r}; there are: {', '.join(_MINIMUM)}")
+    if len(source) < _MINIMUM[model]:
+        return None
+    centre = source.mean(axis=0)
+    a, b = np.ascontiguousarray(source - centre), np.ascontiguousarray(target - centre)
+    if model == "translation":
+        return _translation(a, b, threshold, centre)
+    method = cv2.USAC_MAGSAC if estimator == "magsac" else cv2.RANSAC
+    order = np.random.default_rng(seed).permutation(len(a)) if seed else np.arange(len(a))
+    a, b = a[order], b[order]
+    cv2.setRNGSeed(0)
+    try:
+        if model == "affine":
+            matrix, mask = cv2.estimateAffine2D(
+                a, b, method=method, ransacReprojThreshold=threshold, maxIters=_ITERATIONS, confidence=0.999
+            )
+        else:
+            matrix, mask = cv2.findHomography(a, b, method, threshold, maxIters=_ITERATIONS, confidence=0.999)
+    except cv2.error:  # all points on one line, say
+        return None
+    if matrix is None or not np.isfinite(matrix).all():
+        return None
+    inliers = mask.ravel().astype(bool)
+    if _on_a_line(a[inliers]):
+        return None
+    if model == "affine":
+        matrix = np.vstack([least_squares_affine(a[inliers], b[inliers]), [0, 0, 1]])
+    return GlobalFit(np.asarray(matrix, np.float64), centre, inliers[np.argsort(order)])
+
+
+def _on_a_line(points: Points) -> bool:
+    """Whether rounding alone keeps the points off one line; OpenCV's own check is exact."""
+    if len(points) < 3:
+        return True
+    spread = np.linalg.svd(points - points.mean(axis=0), compute_uv=False)
+    return bool(spread[1] <= 1e-6 * spread[0])
+
+
+def least_squares_affine(source: Points, target: Points, weight: Floats | None = None) -> npt.NDArray[np.float64]:
+    """(2, 3) matrix of the weighted least-squares affine."""
+    root = np.sqrt(np.ones(len(source)) if weight is None else weight)[:, None]
+    design = np.column_stack([source, np.ones(len(source))])
+    solution: npt.NDArray[np.float64] = np.linalg.lstsq(design * root, target * root, rcond=None)[0]
+    return solution.T
+
+
+def _translation(a: Points, b: Points, threshold: float, centre: npt.NDArray[np.float64]) -> GlobalFit:
+    """The shift with the most others within the threshold, then the mean of those, the farther the less of it."""
+    shift = b - a
+    candidates = shift if len(shift) <= 1000 else shift[np.linspace(0, len(shift) - 1, 1000).astype(int)]
+    counts = [(np.hypot(*(shift - c).T) < threshold).sum() for c in candidates]
+    inliers = np.hypot(*(shift - candidates[int(np.argmax(counts))]).T) < threshold
+    mean = np.median(shift[inliers], axis=0)
+    for _ in range(10):
+        off = np.hypot(*(shift[inliers] - mean).T)
+        weight = 1 / (1 + (off / max(2 * float(np.median(off)), 1e-9)) ** 2)
+        mean = np.average(shift[inliers], axis=0, weights=weight)
+    matrix = np.eye(3)
+    matrix[:2, 2] = mean
+    return GlobalFit(matrix, centre, inliers)
+
+
+def global_warp(fit: GlobalFit, model: str, matches: Correspondences) -> Warp:
+    """A warp of one expected error everywhere: the residual of the inliers."""
+    residual = matches.sar_map[fit.inliers] - fit(matches.optical_map[fit.inliers])
+    rms = float(np.sqrt((residual**2).mean())) if fit.inliers.any() else float("nan")
+    return Warp(model, matches.grid.crs, fit, lambda xy: np.full(len(xy), rms))

@@ -1,0 +1,1 @@
+"""Whether a pair is registered, and how far off the map is."""

@@ -1,0 +1,153 @@
+"""Several matchers on one pair: one table and the pictures side by side. One that fails is a row with its reason."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from sn9reg.errors import OutputError
+from sn9reg.many.jobs import REGISTERED, Job, Result, finished, run
+from sn9reg.matchers.base import matcher_classes
+from sn9reg.offsets import open_offsets
+from sn9reg.raster.files import atomic_output, check_output
+from sn9reg.raster.grid import Grid
+from sn9reg.report.page import template, uri
+from sn9reg.report.views import (
+    Files,
+    Picture,
+    Place,
+    checkerboard,
+    coarse_field,
+    open_viewer,
+    overview_factor,
+    png,
+    webp,
+)
+
+PAGE, TABLE, ROWS = "compare.html", "compare.csv", "compare.json"
+_TILES = 8  # of a checkerboard, along its longer side
+# Column of the table -> its heading and how its numbers are written.
+_COLUMNS = {
+    "name": ("matcher", "{}"),
+    "status": ("", "{}"),
+    "matches": ("matches", "{:d}"),
+    "inliers": ("inliers", "{:d}"),
+    "expected_error_px": ("expected error, px", "{:.2f}"),
+    "error_px": ("error, px", "{:.2f}"),
+    "sn9_score": ("SpaceNet 9 score", "{:.2f}"),
+    "seconds": ("seconds", "{:.1f}"),
+    "memory_gib": ("memory, GiB", "{:.2f}"),
+    "reason": ("reason", "{}"),
+}
+
+
+def installed() -> list[str]:
+    """The matchers that go by their name alone."""
+    return sorted(name for name, found in matcher_classes().items() if not getattr(found, "needs_variant", False))
+
+
+def compare(
+    job: Job,
+    pair: Files,
+    matchers: Sequence[str],
+    own: Mapping[str, Mapping[str, Any]] | None = None,
+    done: Callable[[int, Result], None] = lambda _n, _r: None,
+) -> list[Result]:
+    """Register a pair by every matcher, one after the other, each in a process of its own with all processors.
+
+    job: what they have in common; its folder gets compare.csv, compare.json and compare.html, and of each matcher the
+    offset map and a picture. own: options of a matcher alone, by its name. A matcher that is finished there, from the
+    same inputs and options, is not run again.
+    Results in the order of `matchers`.
+
+    Raises InputError for images that cannot be read, OutputError where the folder cannot be written, or holds a
+    comparison of another pair and `job.overwrite` is not set.
+    """
+    folder = Path(job.folder)
+    check_folder(folder)
+    with pair.open():
+        pass  # an image that cannot be read is no matcher's failure
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be made ({error.strerror})") from error
+    jobs = [_of(job, name, (own or {}).get(name, {})) for name in matchers]
+    results = []
+    for name, one in zip(matchers, jobs, strict=True):
+        results.append(replace(finished(one) or run(one), name=name))
+        done(len(results), results[-1])
+    _write(folder, pair, jobs, results, job.tiepoints is not None)
+    return results
+
+
+def _of(job: Job, matcher: str, own: Mapping[str, Any]) -> Job:
+    its = {"matcher": matcher, "matcher_options": {**job.options.get("matcher_options", {}), **own}}
+    return replace(job, name=_file_name(matcher), options={**job.options, **its})
+
+
+def check_folder(folder: Path) -> None:
+    """Raises OutputError, before any work is done, where a folder could not be written."""
+    if folder.exists() and not folder.is_dir():
+        raise OutputError(f"{folder}: is a file; a comparison is a folder")
+    check_output(folder / PAGE if folder.exists() else folder, overwrite=True)
+
+
+def _file_name(matcher: str) -> str:
+    return re.sub(r"[^\w.+=@]", "-", matcher)
+
+
+def _write(folder: Path, pair: Files, jobs: Sequence[Job], results: Sequence[Result], scored: bool) -> None:
+    """Table, rows and pictures; the page last."""
+    columns = [name for name in _COLUMNS if scored or name not in ("error_px", "sn9_score")]
+    table = pd.DataFrame([asdict(result) for result in results])[columns].rename(columns={"name": "matcher"})
+    pictures = []
+    for name, what, picture in _pictures(pair, jobs, results):
+        with atomic_output(folder / f"{_file_name(name)}.png", overwrite=True) as temporary:
+            temporary.write_bytes(png(picture))
+        pictures.append((name, what, uri(webp(picture))))
+    html = template("compare.html").render(
+        title=f"Matchers on {Path(pair.optical).name} and {Path(pair.sar).name}",
+        headings=[_COLUMNS[name][0] for name in columns],
+        rows=[[_text(result, name) for name in columns] for result in results],
+        pictures=pictures,
+    )
+    for name, text in (
+        (TABLE, str(table.to_csv(index=False, float_format="%.4f"))),
+        (ROWS, json.dumps([asdict(result) for result in results], indent=1, allow_nan=False) + "\n"),
+        (PAGE, html),
+    ):
+        with atomic_output(folder / name, overwrite=True) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+
+
+def _text(result: Result, column: str) -> str:
+    value = getattr(result, column)
+    return "" if value is None else _COLUMNS[column][1].format(value)
+
+
+def _pictures(pair: Files, jobs: Sequence[Job], results: Sequence[Result]) -> Iterator[tuple[str, str, Picture]]:
+    """Name, what it is, and a checkerboard of the same part of the scene: as it lies, then by every map there is."""
+    first = True
+    for job, result in zip(jobs, results, strict=True):
+        if result.status != REGISTERED:
+            continue
+        with open_offsets(job.offsets) as offsets:
+            factor = overview_factor(offsets.grid)
+            field = coarse_field(offsets, factor)
+            with open_viewer(pair, offsets, field) as viewer:
+                view = viewer.zoom(_middle(offsets.grid))
+        if first:
+            yield "without registration", "as the images lie", checkerboard(view, view.before, _TILES)
+            first = False
+        about = "" if result.error_px is None else f"{result.error_px:.1f} px at the tie-points"
+        yield result.name, about, checkerboard(view, view.after, _TILES)
+
+
+def _middle(grid: Grid) -> Place:
+    return Place("the middle", (grid.width - 1) / 2, (grid.height - 1) / 2)

@@ -1,0 +1,255 @@
+"""One pair as a job: registered in a process of its own, so that whatever happens there ends as a row of a table.
+
+What came of a job lies as JSON in its folder, written last: a job whose row is there, and whose inputs and options are
+the same, need not be done again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import multiprocessing
+import os
+import resource
+import signal
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from sn9reg.errors import OutputError, Sn9regError
+from sn9reg.raster.files import atomic_output
+
+log = logging.getLogger(__name__)
+
+REGISTERED, REFUSED, FAILED, _BEGUN = "registered", "refused", "failed", "begun"
+
+
+@dataclass(frozen=True)
+class Job:
+    """A pair to be registered. name: of its files in `folder`, NAME.tif, NAME.json and NAME-report. tiepoints: the
+    truth, or none. options: keyword arguments of `register`, plain values. seed: of whatever draws at random. threads:
+    of torch, or None for all. sigma: with the third band. report: with a page. overwrite: replace what lies there."""
+
+    name: str
+    folder: str
+    optical: str
+    sar: str
+    tiepoints: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    seed: int = 0
+    threads: int | None = None
+    sigma: bool = False
+    report: bool = False
+    overwrite: bool = False
+
+    @property
+    def offsets(self) -> Path:
+        return Path(self.folder) / f"{self.name}.tif"
+
+    @property
+    def row(self) -> Path:
+        return Path(self.folder) / f"{self.name}.json"
+
+    @property
+    def page(self) -> Path:
+        return Path(self.folder) / f"{self.name}-report"
+
+    def key(self) -> str:
+        """What the result depends on: the inputs as they lie there now, and the options."""
+        content = {k: v for k, v in asdict(self).items() if k not in ("folder", "threads", "overwrite")}
+        files = [_state(path) for path in (self.optical, self.sar, self.tiepoints) if path]
+        return hashlib.sha256(json.dumps([content, files], sort_keys=True, default=str).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of a job. status: `registered`, `refused` or `failed`. reason: the verdict's, or the error's message.
+    error_px, sn9_score: mean error at the tie-points, optical pixels, and SpaceNet 9's score; where a pair was refused,
+    those of zeros. seconds, memory_gib: wall clock and peak of resident memory of the whole process. None where there
+    is no such number."""
+
+    name: str
+    status: str
+    reason: str
+    matcher: str | None = None
+    model: str | None = None
+    matches: int | None = None
+    inliers: int | None = None
+    expected_error_px: float | None = None
+    error_px: float | None = None
+    sn9_score: float | None = None
+    seconds: float | None = None
+    memory_gib: float | None = None
+
+
+def finished(job: Job) -> Result | None:
+    """The result that lies there, if it is that of this very job and what belongs to it is there, too."""
+    stored = _stored(job)
+    if stored.get("key") != job.key() or stored.get("status") not in (REGISTERED, REFUSED):
+        return None
+    belongs = [job.offsets] * (stored["status"] == REGISTERED) + [job.page] * job.report
+    if not all(path.exists() for path in belongs):
+        return None
+    known = {f.name: stored[f.name] for f in fields(Result) if f.name in stored}
+    return Result(**known) if {"name", "status", "reason"} <= set(known) else None
+
+
+def run(job: Job) -> Result:
+    """Do a job in a process of its own and wait for it. Never raises: what goes wrong is a result, too."""
+    start = time.perf_counter()
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=_send, args=(job, theirs))
+    try:
+        process.start()
+    except OSError as error:
+        return Result(job.name, FAILED, f"no process could be started ({error.strerror})")
+    theirs.close()
+    try:
+        result: Result = ours.recv()
+    except EOFError:
+        process.join()
+        return Result(job.name, FAILED, _ending(process.exitcode), seconds=time.perf_counter() - start)
+    finally:
+        ours.close()
+    process.join()
+    return result
+
+
+def do(job: Job) -> Result:
+    """Do a job in this process. Raises nothing but what nobody expects."""
+    start = time.perf_counter()
+    try:
+        key = _begin(job)
+        facts = _registered(job)
+        result = Result(job.name, **facts, seconds=time.perf_counter() - start, memory_gib=peak_memory())
+        _write(job, asdict(result) | {"key": key})
+        return result
+    except Sn9regError as error:
+        reason = " ".join(str(error).split())
+    except MemoryError:
+        reason = "out of memory"
+    if _stored(job).get("status") == _BEGUN:
+        job.row.unlink(missing_ok=True)
+    return Result(job.name, FAILED, reason, seconds=time.perf_counter() - start, memory_gib=peak_memory())
+
+
+def _begin(job: Job) -> str:
+    """The job's key, once it is known that its files may be written. Raises OutputError where others lie there."""
+    key = job.key()
+    there = job.row if job.row.exists() else job.offsets
+    if there.exists() and _stored(job).get("key") != key and not job.overwrite:
+        raise OutputError(f"{there}: is of other inputs or options; use --overwrite to replace it")
+    _write(job, {"key": key, "status": _BEGUN})
+    return key
+
+
+def _registered(job: Job) -> dict[str, Any]:
+    """Register, write the offset map (of a refused pair none), score. Raises Sn9regError."""
+    import torch
+
+    from sn9reg.registration import register
+    from sn9reg.score.scoring import score
+    from sn9reg.tiepoints import read_tiepoints
+
+    torch.manual_seed(job.seed)
+    if job.threads:
+        torch.set_num_threads(job.threads)
+    found = register(job.optical, job.sar, **job.options)
+    truth = read_tiepoints(job.tiepoints, found.optical, found.sar) if job.tiepoints else None
+    offsets = found.offsets(job.sigma and found.registered)
+    job.offsets.unlink(missing_ok=True)
+    if found.registered:
+        offsets.write(job.offsets)
+    if job.report:
+        from sn9reg.report import Files, Run, write_report
+
+        how = {f.name: job.options[f.name] for f in fields(Files) if f.name in job.options}
+        files = Files(job.optical, job.sar, **how)
+        made = Run(f"sn9reg align {job.optical} {job.sar} --out {job.offsets}", found.seconds)
+        write_report(
+            job.page, files, offsets, tiepoints=truth, matches=found.tiepoints(), run=made, overwrite=True
+        )
+    facts: dict[str, Any] = {
+        "status": REGISTERED if found.registered else REFUSED,
+        "reason": found.verdict.reason,
+        "matcher": found.matcher,
+        "model": found.warp.model,
+        "matches": found.verdict.matches,
+        "inliers": found.verdict.inliers,
+        "expected_error_px": found.expected_error_px if found.registered else None,
+    }
+    if truth is not None:
+        scored = score(offsets, found.optical, found.sar, truth).as_dict()
+        facts |= {"error_px": scored["mean_px"], "sn9_score": scored["sn9_score"]}
+    return facts
+
+
+def _send(job: Job, to: Connection) -> None:
+    """The process: does the job and sends the result. Whatever is raised is a reason, too."""
+    logging.getLogger("rasterio").setLevel(logging.CRITICAL)
+    if sys.platform == "linux":
+        _die_with_parent()
+    try:
+        result = do(job)
+    except KeyboardInterrupt:
+        return  # what was half written is gone by now; who waited is interrupted, too
+    except Exception as error:  # of a matcher that is not ours, anything
+        log.debug("%s", job.name, exc_info=True)
+        result = Result(job.name, FAILED, f"{type(error).__name__}: {' '.join(str(error).split())}")
+    to.send(result)
+    to.close()
+
+
+def _die_with_parent() -> None:
+    """Ask the kernel for an interrupt when the process that waits for this one ends: else it would go on for nobody."""
+    import ctypes
+
+    pr_set_pdeathsig = 1
+    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGINT)
+
+
+def _ending(code: int | None) -> str:
+    """What an exit code says where a process said nothing."""
+    if code is not None and code < 0:
+        killed = signal.Signals(-code).name
+        return f"its process was ended by {killed}" + ("; was there enough memory?" if killed == "SIGKILL" else "")
+    return f"its process ended with exit code {code} before it had a result"
+
+
+def peak_memory() -> float:
+    """GiB of resident memory of this process at its peak."""
+    try:  # what getrusage says may be of the process that this one was forked from
+        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+        return int(status.split("VmHWM:")[1].split()[0]) / 2**20
+    except (OSError, IndexError):
+        unit = 2**30 if sys.platform == "darwin" else 2**20
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+
+
+def _state(path: str) -> list[Any]:
+    """Which file it is, and which content: by size and time of change."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return [os.path.abspath(path)]
+    return [os.path.abspath(path), found.st_size, found.st_mtime_ns]
+
+
+def _stored(job: Job) -> dict[str, Any]:
+    """What the job's row holds; nothing where there is none."""
+    try:
+        content = json.loads(job.row.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _write(job: Job, content: Mapping[str, Any]) -> None:
+    with atomic_output(job.row, overwrite=True) as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

@@ -1,0 +1,77 @@
+"""Learned and untrained features side by side: what one of them misses the other may see."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from sn9reg.errors import ConfigError
+from sn9reg.matchers.dense.correlation import Similarity
+from sn9reg.matchers.dense.learned import LearnedMatcher
+from sn9reg.matchers.dense.search import FeatureExtractor
+from sn9reg.matchers.dense.structure import StructureMatcher
+from sn9reg.raster.radiometry import Modality
+from sn9reg.raster.scene import Patch
+
+_NEIGHBOURHOOD = 72  # pixels, about a template's side
+
+
+class HybridMatcher(LearnedMatcher):
+    """Features of the slim U-Net beside orientation energies. The default.
+
+    learned: share of the similarity that the network's features carry, 0 to 1; the rest is that of the untrained
+    orientation energies. A trained network tells apart what untrained features cannot; these are the sharper, and do
+    not mind a sensor that nobody trained on. Other options as in `LearnedMatcher`.
+    Raises ConfigError for a share out of range.
+    """
+
+    name = "hybrid"
+    network = "slim-unet"
+
+    def __init__(self, learned: float = 0.4, weights: str | None = None, **options: Any) -> None:
+        super().__init__(weights, **options)
+        if isinstance(learned, bool) or not isinstance(learned, int | float) or not 0 <= learned <= 1:
+            raise ConfigError(f"matcher option learned is {learned!r}, not a number from 0 to 1")
+        self.learned = learned
+        self.similarity: Similarity = "cc"  # whatever the network was trained by, see `locally_standardised`
+        self._structure = StructureMatcher(**options)
+        self.margin = max(self.margin, self._structure.margin)
+
+    def extractor(self, sar: Patch, whole: bool = False) -> FeatureExtractor:
+        trained, untrained = super().extractor(sar, whole), self._structure.extractor(sar, whole)
+        one, other = math.sqrt(self.learned), math.sqrt(1 - self.learned)
+
+        def extract(patch: Patch, modality: Modality) -> Tensor:
+            learned = locally_standardised(trained(patch, modality))
+            # Lengths of these shares make the similarities' weighted mean.
+            return torch.cat([learned.mul_(one), untrained(patch, modality).mul_(other)])
+
+        return extract
+
+
+def locally_standardised(features: Tensor, neighbourhood: int = _NEIGHBOURHOOD) -> Tensor:
+    """(C, h, w) features with mean 0 per channel and mean squared length 1 over the neighbourhood of every pixel.
+
+    ZNCC brings each template to that for each place where it is laid; done beforehand, and for a neighbourhood instead
+    of the template's area, plain correlation does nearly the same, and can be added to that of other features. Pixels
+    with features of length 0 do not count and stay 0.
+    """
+    values = np.ascontiguousarray(features.permute(1, 2, 0).numpy())
+    squares = np.square(values).sum(axis=2)
+    present = (squares > 0).astype(np.float32)
+    share = np.maximum(_blur(present, neighbourhood), 1e-6)
+    values = (values - _blur(values, neighbourhood) / share[..., None]) * present[..., None]
+    variance = _blur(np.square(values).sum(axis=2), neighbourhood) / share
+    # Below a floor what varies is the rounding of the means.
+    length = np.sqrt(np.where(variance > 1e-6 * squares.max(initial=0), variance, np.inf))
+    return torch.from_numpy(np.moveaxis(values / length[..., None], 2, 0))
+
+
+def _blur(image: npt.NDArray[np.float32], side: int) -> npt.NDArray[np.float32]:
+    return np.asarray(cv2.blur(image, (side, side), borderType=cv2.BORDER_REFLECT), np.float32)

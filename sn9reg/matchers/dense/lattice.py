@@ -1,0 +1,83 @@
+"""A regular lattice of templates over a scene, and displacement fields on it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.ndimage import gaussian_filter, generic_filter, map_coordinates
+
+from sn9reg.raster.grid import Points, Window
+
+Field = npt.NDArray[np.float64]  # (ny, nx, 2), x then y
+
+
+@dataclass(frozen=True)
+class Lattice:
+    """Nodes at (x0 + i * spacing, y0 + j * spacing), i < nx, j < ny; pixel coordinates of one pyramid level."""
+
+    x0: float
+    y0: float
+    spacing: float
+    nx: int
+    ny: int
+
+    @classmethod
+    def over(cls, window: Window, template: int, spacing: float, limit: int) -> Lattice:
+        """Evenly over `window`, outermost templates flush with its edges, at most about `limit` nodes."""
+        free = np.maximum(np.array([window.width, window.height], float) - template, 0)
+        spacing = max(spacing, math.sqrt(float(free[0] * free[1]) / limit), float(free.sum()) / limit)
+        nx, ny = (int(n // spacing) + 1 for n in free)
+        # What does not fill a step is shared out on both sides.
+        margin = (free - (np.array([nx, ny]) - 1) * spacing) / 2
+        start = np.array([window.col, window.row]) + (template - 1) / 2 + margin
+        return cls(float(start[0]), float(start[1]), float(spacing), nx, ny)
+
+    @property
+    def nodes(self) -> Points:
+        """(ny * nx, 2), row by row."""
+        x, y = np.meshgrid(np.arange(self.nx), np.arange(self.ny))
+        return np.column_stack([x.ravel(), y.ravel()]) * self.spacing + [self.x0, self.y0]
+
+    def interpolate(self, field: Field, xy: Points) -> Points:
+        """(N, 2) values of a field at (N, 2) places of the same level, bilinear, held constant outside."""
+        at = (np.asarray(xy) - [self.x0, self.y0]) / self.spacing
+        return np.column_stack(
+            [map_coordinates(field[..., k], [at[:, 1], at[:, 0]], order=1, mode="nearest") for k in (0, 1)]
+        )
+
+
+def smooth_field(field: Field, weight: npt.NDArray[np.float64], width: float = 1.0, tolerance: float = 2.0) -> Field:
+    """A displacement field without its outliers and gaps.
+
+    field: (ny, nx, 2), weight: (ny, nx), 0 where there is nothing. A node farther than `tolerance` pixels (and three
+    times the typical deviation) from the median of its 5 x 5 neighbours loses its weight; then a normalised
+    convolution with a Gaussian of `width` nodes, wider where nothing is near.
+    """
+    weight = weight.copy()
+    known = np.where(weight[..., None] > 0, field, np.nan)
+    if not (weight > 0).any():
+        return np.zeros_like(field)
+    medians = np.stack(
+        [generic_filter(known[..., k], _nanmedian, size=5, mode="constant", cval=np.nan) for k in (0, 1)], axis=-1
+    )
+    deviation = np.hypot(*np.moveaxis(field - medians, -1, 0))
+    typical = np.nanmedian(np.where(weight > 0, deviation, np.nan))
+    weight[~(deviation <= max(tolerance, 3 * float(typical)))] = 0
+    total = np.zeros_like(field)
+    mass = np.zeros_like(weight)
+    # Each wider kernel only fills what the narrower ones have left without evidence.
+    for scale, share in ((1, 1.0), (2, 1e-2), (4, 1e-4), (16, 1e-7), (1e3, 1e-12)):
+        sigma = min(width * scale, 4.0 * max(weight.shape))
+        blur = dict(sigma=sigma, mode="constant", truncate=4.0)
+        mass += share * gaussian_filter(weight, **blur)
+        for k in (0, 1):
+            total[..., k] += share * gaussian_filter(np.where(weight > 0, field[..., k], 0) * weight, **blur)
+    return total / np.maximum(mass, 1e-300)[..., None]
+
+
+def _nanmedian(values: npt.NDArray[np.float64]) -> float:
+    values = values[~np.isnan(values)]
+    return float(np.median(values)) if len(values) else float("nan")

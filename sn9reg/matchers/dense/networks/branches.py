@@ -1,0 +1,56 @@
+"""Two modalities, one feature space: one branch for both (Siamese) or one branch each (pseudo-Siamese).
+
+The distinction, and the finding that two sets of weights are the better choice for optical and SAR, are those of
+"Learning-based SAR-optical registration for navigation" (Sec. IV-B and V-C).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import cast
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sn9reg.raster.radiometry import Modality
+
+
+class Branches(nn.Module):
+    """Siamese (one set of weights) or pseudo-Siamese (two).
+
+    `make` builds one branch: a module from (B, C, H, W) images to (B, out_channels, H, W) features, with the attributes
+    `divisor` (H and W have to be multiples of it), `margin` (pixels within which a feature feels the border) and
+    `out_channels`. It is called once when the weights are shared and twice when they are not.
+    """
+
+    def __init__(self, make: Callable[[], nn.Module], shared: bool) -> None:
+        super().__init__()
+        self.shared = shared
+        # One entry when shared: the same module under two names would stand in the state_dict twice.
+        self.branches = nn.ModuleDict({name: make() for name in (["optical"] if shared else ["optical", "sar"])})
+        self.divisor = cast(int, self.optical.divisor)
+        self.margin = cast(int, self.optical.margin)
+        self.out_channels = cast(int, self.optical.out_channels)
+
+    @property
+    def optical(self) -> nn.Module:
+        return self.branches["optical"]
+
+    @property
+    def sar(self) -> nn.Module:
+        """The same object as `optical` when the weights are shared."""
+        return self.branches["optical" if self.shared else "sar"]
+
+    def forward(self, image: Tensor, modality: Modality) -> Tensor:
+        """(B, C, H, W) image of one modality -> (B, out_channels, H, W) features, for any H and W.
+
+        The image is padded at the right and at the bottom to the branch's divisor, by reflection, or by replication
+        where it is too small to be reflected, and the features are cropped back.
+        """
+        height, width = image.shape[-2:]
+        right, bottom = -width % self.divisor, -height % self.divisor
+        if right or bottom:
+            mode = "reflect" if right < width and bottom < height else "replicate"
+            image = F.pad(image, (0, right, 0, bottom), mode=mode)
+        branch = self.sar if modality == "sar" else self.optical
+        return branch(image)[..., :height, :width]

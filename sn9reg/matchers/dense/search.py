@@ -1,0 +1,196 @@
+"""Similarity surfaces of many templates, computed tile by tile so that memory does not grow with the scene."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy.ndimage import binary_erosion
+from torch import Tensor
+
+from sn9reg import progress
+from sn9reg.matchers.dense.correlation import Similarity, masked_similarity
+from sn9reg.raster.grid import Points, Window
+from sn9reg.raster.radiometry import Modality
+from sn9reg.raster.scene import Patch, PosedScene, Scene, ScenePair
+
+# (patch, modality) -> features (C, h, w), zero where there is nothing to compare
+FeatureExtractor = Callable[[Patch, Modality], Tensor]
+
+TILE = 320  # side of what is searched from one tile, about; larger tiles share more, smaller ones stay in the cache
+_BATCH = 8  # templates correlated at once: their spectra are the largest thing held
+_CONSTANT = 0.05  # share of the largest squared length below which a feature says nothing
+_MOSTLY = 0.8  # of a tile must be worth looking at for the rest to be, too
+_MIN_VALID = 0.4  # share of a template's pixels that must be valid
+
+
+@dataclass(frozen=True)
+class Level:
+    """One step of coarse to fine: pixels are `factor` common pixels; templates of `template` px are searched for
+    within +-`radius` px; `margin` px of each tile are thrown away, where features feel its border."""
+
+    factor: int
+    template: int
+    radius: int
+    margin: int
+
+
+@dataclass(frozen=True)
+class Surfaces:
+    """Similarity of N templates over (2 radius + 1)^2 shifts. Element (radius + dy, radius + dx) of surface i is the
+    shift `centre[i]` + (dx, dy) from optical to SAR, in pixels of the level. usable: (N,) whether there was data.
+    returned: (N,) forward-backward distance in pixels: a template cut from the other scene at the best shift looks for
+    its own way back; infinite where that was not asked for."""
+
+    level: Level
+    values: npt.NDArray[np.float32]  # (N, D, D)
+    centre: npt.NDArray[np.int64]  # (N, 2)
+    usable: npt.NDArray[np.bool_]  # (N,)
+    returned: npt.NDArray[np.float64]  # (N,)
+
+
+def search(
+    pair: ScenePair,
+    level: Level,
+    nodes: Points,
+    predicted: Points,
+    extract: FeatureExtractor,
+    template_from: Modality = "optical",
+    similarity: Similarity = "cc",
+    way_back: bool = True,
+    tile: int = TILE,
+) -> Surfaces:
+    """Similarity surfaces of templates centred at `nodes` of one scene, searched for in the other.
+
+    nodes: (N, 2) pixels of the level, in the scene the templates come from. predicted: (N, 2) shift expected from
+    there to the other scene. similarity: of the features. way_back: whether `Surfaces.returned` is asked for. tile:
+    side of what is described at once, about.
+    """
+    size = 2 * level.radius + 1
+    # Corners of the templates and the shift are whole pixels; what is left over is in the node's place.
+    corner = np.rint(nodes - (level.template - 1) / 2).astype(np.int64)
+    centre = np.rint(predicted).astype(np.int64)
+    values = np.zeros((len(nodes), size, size), np.float32)
+    usable = np.zeros(len(nodes), bool)
+    own, other = (pair.optical, pair.sar) if template_from == "optical" else (pair.sar, pair.optical)
+    other_kind: Modality = "sar" if template_from == "optical" else "optical"
+    returned = np.full(len(nodes), np.inf)
+    span = level.template + 2 * level.radius
+    inner = slice(level.radius, level.radius + level.template)
+    done = 0
+    for group in _groups(corner, level, tile):
+        progress.report(done / len(nodes))
+        done += len(group)
+        from_corner, to_corner = corner[group] - level.radius, corner[group] + centre[group] - level.radius
+        here = _Tile.read(own, template_from, from_corner, span, level, extract)
+        there = _Tile.read(other, other_kind, to_corner, span, level, extract)
+        if here is None or there is None:
+            continue
+        for part in np.array_split(np.arange(len(group)), math.ceil(len(group) / _BATCH)):
+            who = group[part]
+            around, around_mask = here.cut(from_corner[part], span)
+            region, region_mask = there.cut(to_corner[part], span)
+            template, template_mask = around[..., inner, inner], around_mask[:, inner, inner]
+            found = masked_similarity(similarity, region, region_mask, template, template_mask)
+            values[who] = found.numpy()
+            enough = _MIN_VALID * level.template**2
+            expected = (_content(region, region_mask)[:, inner, inner] * template_mask).sum(dim=(1, 2))
+            # Half of the template must meet valid pixels with structure when it lies where it is expected.
+            content = _content(template, template_mask).sum(dim=(1, 2))
+            usable[who] = ((content > enough) & (expected > enough / 2)).numpy()
+            if way_back:
+                returned[who] = _way_back(found, region, region_mask, around, around_mask, level, similarity)
+    progress.report(1.0)
+    return Surfaces(level, values, centre, usable, returned)
+
+
+def _content(features: Tensor, mask: Tensor) -> Tensor:
+    """(n, h, w) 1 where a pixel is valid and has structure, 0 else: features have a length, or hardly any where the
+    image is constant (e.g. filled with a value that nobody declared as nodata)."""
+    length = features.square().sum(dim=1)
+    return (length > _CONSTANT * length.amax(dim=(1, 2), keepdim=True)) * mask
+
+
+def _way_back(
+    surface: Tensor,
+    region: Tensor,
+    region_mask: Tensor,
+    around: Tensor,
+    around_mask: Tensor,
+    level: Level,
+    similarity: Similarity,
+) -> npt.NDArray[np.float64]:
+    """(n,) distance between a template's place and where the template cut at its best match is found again."""
+    size = surface.shape[-1]
+    best = surface.flatten(1).argmax(dim=1)
+    at = torch.stack([best % size, best // size], dim=1)
+    boxes = [(slice(int(y), int(y) + level.template), slice(int(x), int(x) + level.template)) for x, y in at]
+    template = torch.stack([region[i, :, rows, cols] for i, (rows, cols) in enumerate(boxes)])
+    mask = torch.stack([region_mask[i, rows, cols] for i, (rows, cols) in enumerate(boxes)])
+    back = masked_similarity(similarity, around, around_mask, template, mask).flatten(1).argmax(dim=1)
+    gone = torch.stack([back % size, back // size], dim=1) - level.radius
+    return np.asarray(torch.linalg.vector_norm(gone.double(), dim=1).numpy())
+
+
+def _groups(corner: npt.NDArray[np.int64], level: Level, tile: int) -> Iterator[npt.NDArray[np.intp]]:
+    """Index arrays of nodes that share a tile."""
+    cell = corner // max(1, tile - level.template)
+    chosen = np.lexsort((cell[:, 0], cell[:, 1]))
+    cell = cell[chosen]
+    breaks = np.flatnonzero((np.diff(cell, axis=0) != 0).any(axis=1)) + 1
+    yield from np.split(chosen, breaks)
+
+
+def _within_valid(patch: Patch, kind: Modality, margin: int, extract: FeatureExtractor) -> Tensor:
+    """The features of a patch, computed only where something is valid and `margin` pixels around; 0 elsewhere."""
+    (height, width), spans = patch.valid.shape, []
+    for axis, size in ((1, height), (0, width)):
+        known = np.flatnonzero(patch.valid.any(axis=axis))
+        spans.append(slice(max(0, int(known[0]) - margin), min(size, int(known[-1]) + 1 + margin)))
+    rows, cols = spans
+    if (rows.stop - rows.start) * (cols.stop - cols.start) > _MOSTLY * height * width:
+        return extract(patch, kind)
+    part = extract(Patch(patch.values[:, rows, cols], patch.valid[rows, cols]), kind)
+    return torch.nn.functional.pad(part, (cols.start, width - cols.stop, rows.start, height - rows.stop))
+
+
+@dataclass(frozen=True)
+class _Tile:
+    window: Window
+    features: Tensor  # (C, h, w)
+    mask: Tensor  # (h, w) float, 1 where the features can be trusted
+
+    @classmethod
+    def read(
+        cls,
+        scene: Scene | PosedScene,
+        kind: Modality,
+        corner: npt.NDArray[np.int64],
+        side: int,
+        level: Level,
+        extract: FeatureExtractor,
+    ) -> _Tile | None:
+        """The features under all boxes of `side` px at `corner`; None if nothing there is valid."""
+        low, high = corner.min(axis=0), corner.max(axis=0) + side
+        window = Window(*low.tolist(), *(high - low).tolist()).grow(level.margin)
+        patch = scene.read(window, level.factor)
+        if not patch.valid.any():
+            return None
+        features = _within_valid(patch, kind, level.margin, extract)
+        trusted = patch.valid
+        if not trusted.all():
+            trusted = binary_erosion(patch.valid, iterations=max(1, level.margin // 4), border_value=1)
+        return cls(window, features, torch.from_numpy(trusted.astype(np.float32)))
+
+    def cut(self, corner: npt.NDArray[np.int64], side: int) -> tuple[Tensor, Tensor]:
+        """(n, C, side, side) features and (n, side, side) masks of the boxes at `corner`."""
+        at = corner - [self.window.col, self.window.row]
+        boxes = [(slice(int(y), int(y) + side), slice(int(x), int(x) + side)) for x, y in at]
+        return (
+            torch.stack([self.features[:, rows, cols] for rows, cols in boxes]),
+            torch.stack([self.mask[rows, cols] for rows, cols in boxes]),
+        )

@@ -1,0 +1,34 @@
+"""The untrained dense matcher: orientation energies of optical grey and SAR logarithm, compared by FFT correlation."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from scipy.fft import next_fast_len
+from torch import Tensor
+
+from sn9reg.features.orientation import orientation_features
+from sn9reg.matchers.dense.descent import TemplateMatcher, mirrored
+from sn9reg.matchers.dense.search import FeatureExtractor
+from sn9reg.raster.radiometry import Modality, SarLog, fill_invalid, optical_grey
+from sn9reg.raster.scene import Patch
+
+
+class StructureMatcher(TemplateMatcher):
+    """Log-Gabor orientation energies, normalised per pixel. Needs no training. Options as in `TemplateMatcher`."""
+
+    name = "structure"
+
+    def extractor(self, sar: Patch, whole: bool = False) -> FeatureExtractor:
+        sar_log = SarLog.of(sar.values, sar.valid)
+
+        def extract(patch: Patch, modality: Modality) -> Tensor:
+            image = sar_log(patch.values) if modality == "sar" else optical_grey(patch.values)
+            image = fill_invalid(image, patch.valid)
+            height, width = image.shape
+            # To sides that the FFT likes: others cost up to three times as much.
+            right, bottom = (next_fast_len(n, real=True) - n for n in (width, height))
+            image = np.pad(image, ((0, bottom), (0, right)), mode="symmetric")
+            return orientation_features(torch.from_numpy(image)[None])[0, :, :height, :width]
+
+        return mirrored(extract, self.margin) if whole else extract

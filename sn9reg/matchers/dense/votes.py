@@ -1,0 +1,53 @@
+"""Votes of neighbours: surfaces summed over the lattice, so that one ambiguous template is decided by those around it.
+
+A template of side T finds little on its own in speckle. Summing the surfaces of its neighbours, each taken relative
+to its own predicted shift, has the effect of a larger template with soft edges that follows the predicted field.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy.ndimage import gaussian_filter
+from torch import Tensor
+
+from sn9reg.matchers.dense.lattice import Lattice
+from sn9reg.matchers.dense.search import Surfaces
+from sn9reg.raster.grid import Points
+
+
+def centred(surfaces: Surfaces, predicted: Points) -> Tensor:
+    """(N, D, D) surfaces relative to the exact predicted shift, median removed, zero where not usable.
+
+    The surfaces were computed around whole pixels; each is moved by the rest, bilinearly.
+    """
+    values = torch.from_numpy(surfaces.values).clone()
+    size = values.shape[-1]
+    fraction = torch.from_numpy(predicted - surfaces.centre).float()  # (N, 2), within half a pixel
+    base = torch.linspace(-1, 1, size)
+    shift = fraction * 2 / (size - 1)
+    grid = torch.stack(
+        [
+            (base[None, None, :] + shift[:, 0, None, None]).expand(-1, size, -1),
+            (base[None, :, None] + shift[:, 1, None, None]).expand(-1, -1, size),
+        ],
+        dim=-1,
+    )
+    moved = torch.nn.functional.grid_sample(values[:, None], grid, padding_mode="border", align_corners=True)[:, 0]
+    moved = moved - moved.flatten(1).median(dim=1).values[:, None, None]
+    return moved * torch.from_numpy(surfaces.usable.astype(np.float32))[:, None, None]
+
+
+def aggregate(centred_surfaces: Tensor, usable: npt.NDArray[np.bool_], lattice: Lattice, width: float) -> Tensor:
+    """(N, D, D) surfaces averaged over neighbours with a Gaussian of `width` nodes; as they are for width 0."""
+    if width <= 0:
+        return centred_surfaces
+    size = centred_surfaces.shape[-1]
+    volume = centred_surfaces.numpy().reshape(lattice.ny, lattice.nx, size, size)
+    summed = gaussian_filter(volume, sigma=(width, width, 0, 0), mode="constant", truncate=3.0)
+    mass = gaussian_filter(
+        usable.reshape(lattice.ny, lattice.nx).astype(np.float32), sigma=width, mode="constant", truncate=3.0
+    )
+    summed /= np.maximum(mass, 1e-6)[..., None, None]
+    return torch.from_numpy(summed.reshape(-1, size, size))

@@ -1,0 +1,72 @@
+"""Keypoints without training: FAST on the moments of phase congruency, spread evenly."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from scipy.spatial import cKDTree
+
+from sn9reg.raster.grid import Points
+
+Image = npt.NDArray[np.float32]
+Mask = npt.NDArray[np.bool_]
+
+_CONTRAST = 4  # grey values of 255 by which a corner must differ from its surroundings
+_BRIGHTEST = 99.5  # percentile that becomes 255
+_ROBUSTNESS = 0.9  # a corner suppresses another one if this share of its strength is still more
+_POOL = 8  # of so many times the corners asked for, the strongest, are the evenly spread ones chosen
+
+
+def fast_corners(strength: Image, valid: Mask, level: float | None = None) -> tuple[Points, npt.NDArray[np.float64]]:
+    """(N, 2) corners x, y of a (H, W) map of feature strength, and (N,) their response. level: what counts as full
+    strength, so that windows of a scene agree; the map's own 99.5 percentile if not given.
+
+    E. Rosten, T. Drummond, "Machine learning for high-speed corner detection", 2006, by OpenCV.
+    """
+    level = full_strength(strength, valid) if level is None else level
+    if not level > 0:
+        return np.zeros((0, 2)), np.zeros(0)
+    image = np.clip(strength * (255 / level), 0, 255).astype(np.uint8)
+    mask = valid.astype(np.uint8)
+    found = cv2.FastFeatureDetector_create(_CONTRAST, True).detect(image, mask)  # type: ignore[attr-defined]
+    xy = np.array([point.pt for point in found], np.float64).reshape(-1, 2)
+    return xy, np.array([point.response for point in found], np.float64)
+
+
+def full_strength(strength: Image, valid: Mask) -> float:
+    """The strength that counts as full: the 99.5 percentile over valid pixels, or the largest where that is 0; 0 where
+    there are none."""
+    if not valid.any():
+        return 0.0
+    return float(np.percentile(strength[valid], _BRIGHTEST)) or float(strength[valid].max())
+
+
+def spread_evenly(xy: Points, response: npt.NDArray[np.float64], count: int) -> npt.NDArray[np.intp]:
+    """Indices of at most `count` points, far from any that are clearly stronger: adaptive non-maximum suppression.
+
+    M. Brown, R. Szeliski, S. Winder, "Multi-image matching using multi-scale oriented patches", 2005: a point's radius
+    is its distance to the nearest point of which 0.9 of the strength is still more; those with the largest radii stay.
+    """
+    order = np.argsort(-response, kind="stable")[: _POOL * count]
+    if len(order) <= count:
+        return order
+    points, strengths = xy[order], response[order]
+    radius = np.full(len(order), np.inf)
+    # How many at the front of the order are clearly stronger than each.
+    stronger = np.searchsorted(-strengths, -strengths / _ROBUSTNESS, side="left")
+    tree = cKDTree(points)
+    k = 16
+    waiting = np.flatnonzero(stronger > 0)
+    while len(waiting):
+        k = min(k, len(points))
+        distance, index = tree.query(points[waiting], k=k)
+        hit = index < stronger[waiting][:, None]
+        first = hit.argmax(axis=1)
+        found = hit.any(axis=1)
+        radius[waiting[found]] = distance[found, first[found]]
+        waiting = waiting[~found]
+        if k == len(points):
+            break
+        k *= 4
+    return order[np.sort(np.argsort(-radius, kind="stable")[:count])]

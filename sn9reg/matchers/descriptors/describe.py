@@ -1,0 +1,184 @@
+"""Keypoints of a scene and their descriptors, window by window, each computed once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import cv2
+import numpy as np
+import torch
+from scipy.fft import next_fast_len
+from torch import Tensor
+
+from sn9reg import progress
+from sn9reg.features.phase_congruency import PhaseCongruency, phase_congruency
+from sn9reg.matchers.descriptors.corners import fast_corners, spread_evenly
+from sn9reg.matchers.descriptors.network import DenseFusion
+from sn9reg.matchers.descriptors.patches import PatchLayout, input_maps, sample_patches
+from sn9reg.matchers.fused import fused
+from sn9reg.raster.grid import Points, Window
+from sn9reg.raster.radiometry import Image, Mask, fill_invalid, standardise
+from sn9reg.raster.scene import Patch, PosedScene, Scene
+
+_TILE = 512  # side of what is described at once, without its margin
+_FELT = 12  # pixels from the border of what is valid within which phase congruency feels it
+_INSIDE = 6  # pixels from there that keypoints keep
+_VALID = 0.6  # share of a patch's surroundings that must be valid
+_BATCH = 256  # patches in memory
+
+
+@dataclass(frozen=True)
+class Described:
+    """N keypoints of a scene. xy: (N, 2) pixels of the level. descriptors: (V, N, D) of length 1, in V variants: where
+    keypoints are described along an orientation of their own, which is one of two opposite ones, both."""
+
+    xy: Points
+    descriptors: Tensor
+
+    def __len__(self) -> int:
+        return len(self.xy)
+
+
+NOTHING = Described(np.zeros((0, 2)), torch.zeros((1, 0, 1)))
+
+
+class Describer(Protocol):
+    """extent: side of what it sees around a keypoint, pixels."""
+
+    extent: float
+
+    def maps(self, grey: Tensor, congruency: PhaseCongruency) -> Tensor:
+        """(H, W) standardised image and its phase congruency -> (C, H, W) from which keypoints are described."""
+        ...
+
+    def describe(self, maps: Tensor, xy: Tensor, angle: Tensor | None) -> Tensor:
+        """(N, D) descriptors at (N, 2) places, with patches turned to (N,) angles."""
+        ...
+
+
+class LearnedDescriber:
+    """A trained network on patches of a layout."""
+
+    def __init__(self, network: DenseFusion, layout: PatchLayout) -> None:
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.network = fused(network.eval()).to(self.device).to(memory_format=torch.channels_last)
+        self.layout, self.extent = layout, layout.extent
+
+    def maps(self, grey: Tensor, congruency: PhaseCongruency) -> Tensor:
+        return input_maps(grey[None], self.layout)[0].to(self.device)
+
+    @torch.no_grad()
+    def describe(self, maps: Tensor, xy: Tensor, angle: Tensor | None) -> Tensor:
+        patches = sample_patches(maps, xy, self.layout, angle).contiguous(memory_format=torch.channels_last)
+        described: Tensor = self.network(patches)
+        return described.cpu()
+
+
+def describe_scene(
+    scene: Scene | PosedScene,
+    grey: Callable[[Patch], Image],
+    window: Window,
+    factor: int,
+    describer: Describer,
+    count: int,
+    oriented: bool = False,
+) -> Described:
+    """About `count` keypoints of a window of a scene, in pixels of the common grid coarsened by `factor`, described.
+
+    grey: one band out of a patch. oriented: each keypoint is described along its own orientation.
+    Raises InputError where the scene cannot be read.
+    """
+    margin = math.ceil(describer.extent * (math.sqrt(0.5) if oriented else 0.5)) + _FELT
+    places: list[Points] = [np.zeros((0, 2))]
+    described: list[Tensor] = []
+    tiles = _tiles(window)
+    for k, tile in enumerate(tiles):
+        progress.report(k / len(tiles))
+        share = max(1, round(count * tile.width * tile.height / (window.width * window.height)))
+        around = tile.grow(margin)
+        xy, descriptors = _describe(scene.read(around, factor), grey, margin, describer, share, oriented)
+        places.append(xy + np.array([around.col, around.row]))
+        described.append(descriptors)
+    progress.report(1.0)
+    found = [d for d in described if d.shape[1]]
+    return Described(np.concatenate(places), torch.cat(found, dim=1) if found else torch.zeros((1, 0, 1)))
+
+
+def _tiles(window: Window) -> list[Window]:
+    """Windows of about equal size that make up a window."""
+    cols, rows = (np.linspace(0, n, max(1, round(n / _TILE)) + 1).astype(int) for n in (window.width, window.height))
+    return [
+        Window(window.col + int(c), window.row + int(r), int(cols[i + 1] - c), int(rows[j + 1] - r))
+        for j, r in enumerate(rows[:-1])
+        for i, c in enumerate(cols[:-1])
+    ]
+
+
+def _describe(
+    patch: Patch, grey: Callable[[Patch], Image], margin: int, describer: Describer, count: int, oriented: bool
+) -> tuple[Points, Tensor]:
+    """(N, 2) keypoints in the middle of a patch, without the margin, and (V, N, D) their descriptors."""
+    nothing = np.zeros((0, 2)), torch.zeros((1, 0, 1))
+    inside = _keypoint_mask(patch.valid, margin, describer.extent)
+    if not inside.any():
+        return nothing
+    image = standardise(fill_invalid(grey(patch), patch.valid), patch.valid)
+    height, width = image.shape
+    # To sides that the FFT likes, and mirrored, since it takes images for periodic.
+    right, bottom = (next_fast_len(n + _FELT, real=True) - n for n in (width, height))
+    padded = torch.from_numpy(np.pad(image, ((0, bottom), (0, right)), mode="symmetric"))
+    valid = torch.from_numpy(np.pad(patch.valid, ((0, bottom), (0, right))))
+    congruency = phase_congruency(padded[None], valid[None])
+    xy = _keypoints(congruency, inside, count)
+    if not len(xy):
+        return nothing
+    maps = describer.maps(padded, congruency)[:, :height, :width]
+    at = torch.from_numpy(xy)
+    if not oriented:
+        return xy, _batched(describer, maps, at, None)[None]
+    angle = orientations(congruency, xy)
+    return xy, torch.stack([_batched(describer, maps, at, angle + turn) for turn in (0.0, math.pi)])
+
+
+def _keypoint_mask(valid: Mask, margin: int, extent: float) -> Mask:
+    """(h, w) where keypoints may lie: not in the margin, nor near what is not valid, nor with too little around."""
+    mask = np.zeros_like(valid)
+    middle = (slice(margin, valid.shape[0] - margin), slice(margin, valid.shape[1] - margin))
+    share = cv2.blur(valid.astype(np.float32), (int(extent) | 1,) * 2, borderType=cv2.BORDER_CONSTANT)
+    element = np.ones((2 * _INSIDE + 1,) * 2, np.uint8)
+    inner = cv2.erode(valid.astype(np.uint8), element, borderValue=0).astype(bool)
+    mask[middle] = (inner & (share > _VALID / 2))[middle]
+    return mask
+
+
+def _keypoints(congruency: PhaseCongruency, inside: Mask, count: int) -> Points:
+    """(N, 2) corners of the minimum and the maximum moment, spread evenly."""
+    height, width = inside.shape
+    found = []
+    for moment in (congruency.minimum, congruency.maximum):
+        xy, response = fast_corners(np.ascontiguousarray(moment[0, :height, :width].numpy()), inside)
+        found.append((xy, response))
+    xy = np.concatenate([part[0] for part in found])
+    response = np.concatenate([part[1] for part in found])
+    _, first = np.unique(xy, axis=0, return_index=True)  # corners of both
+    first = np.sort(first)
+    return xy[first][spread_evenly(xy[first], response[first], count)]
+
+
+def orientations(congruency: PhaseCongruency, xy: Points, radius: float = 24.0) -> Tensor:
+    """(N,) the orientation that prevails around each place, radians in [0, pi): the direction of the mean of doubled
+    orientations, weighted with the maximum moment of the phase congruency and a Gaussian of a third of the radius."""
+    double = 2 * congruency.orientation[0].numpy()
+    weight = congruency.maximum[0].numpy()
+    sigma = radius / 3
+    x, y = (cv2.GaussianBlur(weight * part, (0, 0), sigma) for part in (np.cos(double), np.sin(double)))
+    col, row = np.rint(xy).astype(int).T
+    return torch.from_numpy(np.arctan2(y[row, col], x[row, col]) / 2 % math.pi)
+
+
+def _batched(describer: Describer, maps: Tensor, xy: Tensor, angle: Tensor | None) -> Tensor:
+    parts = [slice(k, k + _BATCH) for k in range(0, len(xy), _BATCH)]
+    return torch.cat([describer.describe(maps, xy[p], None if angle is None else angle[p]) for p in parts])

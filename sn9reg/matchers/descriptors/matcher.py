@@ -1,0 +1,312 @@
+"""Keypoints of phase congruency, described by a network, matched, and cleared of mismatches coarse to fine.
+
+He et al., "Deep convolutional network based on attention mechanism for matching optical and SAR images". `FAITHFUL` are
+the options that make it the paper's, as far as the inference goes; the others go beyond it: the SAR image is turned and
+scaled back first (`descriptors.pose`), partners are looked for where the georeference or that pose says, and in the end
+templates around the keypoints are compared pixel by pixel where the warp that was found puts them.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from sn9reg import progress
+from sn9reg.errors import ConfigError
+from sn9reg.features.orientation import orientation_features
+from sn9reg.fit.correspondences import Correspondences, Flags, adaptive_ratio
+from sn9reg.fit.neighbours import witnesses_agree
+from sn9reg.fit.warp import GlobalModel, fit_global
+from sn9reg.matchers.dense.at_points import compare_at
+from sn9reg.matchers.dense.descent import to_common
+from sn9reg.matchers.dense.search import Level
+from sn9reg.matchers.descriptors.describe import NOTHING, Described, Describer, LearnedDescriber, describe_scene
+from sn9reg.matchers.descriptors.mim import LAYOUT, MimDescriber
+from sn9reg.matchers.descriptors.nearest import nearest
+from sn9reg.matchers.descriptors.pose import agreement, find_pose
+from sn9reg.raster.grid import Window
+from sn9reg.raster.radiometry import Image, Mask, Modality, SarLog, fill_invalid, optical_grey, standardise
+from sn9reg.raster.scene import Patch, ScenePair, through
+from sn9reg.weights.store import load_descriptor
+
+log = logging.getLogger(__name__)
+
+Descriptor = Literal["learned", "mim"]
+Matrix = npt.NDArray[np.float64]
+
+# What makes the matcher that of the paper.
+FAITHFUL: dict[str, Any] = {"pose": "none", "near": False, "refine": False, "threshold": 3.0}
+
+_POSE_RADIUS = 0.08  # of the longer side: so far from where the pose says may a partner lie
+_WORK = 12e6  # pixels of the overlap that are matched at most
+_THRESHOLD = 5.0  # pixels of the level that an inlier may lie off the affine or the homography
+_FEWEST = 6  # inliers below which there is no warp
+_TEMPLATE, _RADIUS, _MARGIN = 64, 12, 20  # of the last comparison, pixels of the level
+_COMPARED = 240  # keypoints around which that is done, about
+_SUPPORTED = 0.35  # share of the places that must be confirmed for no other pose to be tried
+_LEAST_RADIUS = 24.0  # common pixels
+_APART = 8.0  # pixels of the level within which a SAR keypoint is no rival of another
+_MORE = 2.0  # times as many SAR as optical keypoints at most, where they are looked for in a larger area
+_LEAST_SIGMA = 0.1  # pixels of the level
+_LOCALISED = 1.5  # pixels of the level by which keypoints of the two sensors are off
+
+
+@dataclass(frozen=True)
+class _Looks:
+    """Overviews of both scenes: (optical, its mask, SAR, its mask), standardised, and their factor."""
+
+    images: tuple[Image, Mask, Image, Mask]
+    factor: int
+
+    @classmethod
+    def of(cls, pair: ScenePair) -> _Looks:
+        (optical, factor), (sar, _) = pair.overview(pair.optical), pair.overview(pair.sar)
+        grey = standardise(optical_grey(optical.values), optical.valid)
+        radar = standardise(SarLog.of(sar.values, sar.valid)(sar.values), sar.valid)
+        return cls((grey, optical.valid, radar, sar.valid), factor)
+
+    def fitting(self, warps: list[Matrix]) -> Matrix:
+        """Of warps in common pixels the one through which the images fit best, pixel by pixel."""
+        return max(warps, key=lambda warp: agreement(*self.images, _on_common(warp, 1 / self.factor)))
+
+
+class DescriptorMatcher:
+    """Sparse keypoints, described and matched: for a SAR image that is turned or scaled.
+
+    descriptor: `learned`, or `mim`, which needs no training. weights: a .safetensors file of the learned one; those
+    that ship if not given. pose: how the SAR image lies: `search` for its rotation and scale, trust the georeference
+    (`none`), or `auto`, the search where there is no georeference or where it leads to no matches. turn: largest
+    rotation looked for, degrees. zoom: largest scale, and its inverse the smallest. near: partners are looked for
+    within max_offset metres of where the georeference says, or near where the pose does; else everywhere. max_points:
+    optical keypoints, about. oriented: each keypoint is described along an orientation of its own, which survives
+    rotations without a pose. mutual: a match must be the nearest from either side. adaptive: matches must pass the
+    adaptive ratio. threshold: of RANSAC, pixels. refine: pixels are compared around keypoints where the warp puts
+    them; else the descriptors' own inliers are the matches. scale: by which patches are larger than the descriptor
+    has them.
+    Raises InputError where there are no weights or they do not fit, ConfigError for options that make no sense.
+    """
+
+    name = "descriptors"
+
+    def __init__(
+        self,
+        descriptor: str = "learned",
+        weights: str | None = None,
+        pose: str = "auto",
+        turn: float = 180.0,
+        zoom: float = 2.0,
+        near: bool = True,
+        max_offset: float = 150.0,
+        max_points: int = 600,
+        oriented: bool = False,
+        mutual: bool = False,
+        adaptive: bool = True,
+        threshold: float = _THRESHOLD,
+        refine: bool = True,
+        scale: float = 1.0,
+    ) -> None:
+        _one_of("descriptor", descriptor, get_args(Descriptor))
+        _one_of("pose", pose, ("auto", "search", "none"))
+        for option, value, low, high in (
+            ("turn", turn, 0, 180),
+            ("zoom", zoom, 1, 8),
+            ("max_offset", max_offset, 1e-9, math.inf),
+            ("threshold", threshold, 1e-9, math.inf),
+            ("scale", scale, 0.1, 10),
+        ):
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            if not number or not low <= value <= high or math.isinf(value):
+                raise ConfigError(f"matcher option {option} is {value!r}, not a number from {low:g} to {high:g}")
+        if isinstance(max_points, bool) or not isinstance(max_points, int) or max_points < 1:
+            raise ConfigError(f"matcher option max_points is {max_points!r}, not a whole number from 1")
+        flags = {"near": near, "oriented": oriented, "mutual": mutual, "adaptive": adaptive, "refine": refine}
+        for option, flag in flags.items():
+            if not isinstance(flag, bool):
+                raise ConfigError(f"matcher option {option} is {flag!r}, not true or false")
+        if not isinstance(weights, str | None):
+            raise ConfigError(f"matcher option weights is {weights!r}, not the name of a file")
+        if descriptor == "mim" and weights is not None:
+            raise ConfigError("matcher option weights is for the learned descriptor; mim has none")
+        self.pose, self.turn, self.zoom, self.near = pose, turn, zoom, near
+        self.max_offset, self.max_points, self.oriented, self.mutual = max_offset, max_points, oriented, mutual
+        self.adaptive, self.threshold, self.refine = adaptive, threshold, refine
+        self.describer, self.own_weights = _describer(descriptor, weights, scale), weights is not None
+
+    def match(self, pair: ScenePair) -> Correspondences:
+        """Correspondences at keypoints, possibly none. Raises InputError where a scene cannot be read."""
+        looks = _Looks.of(pair)
+        best: tuple[float, Correspondences] | None = None
+        for matrix, radius in self._poses(pair, looks):
+            found = self._match(pair, looks, matrix, radius)
+            share = _confirmed_share(found)
+            if best is None or share > best[0]:
+                best = share, found
+            if share >= _SUPPORTED:
+                break
+        assert best is not None
+        return best[1]
+
+    def _poses(self, pair: ScenePair, looks: _Looks) -> Iterator[tuple[Matrix, float]]:
+        """What the SAR scene is to be seen through, and how far from there a partner may lie, in common pixels."""
+        georeferenced = pair.grid.crs is not None
+        if self.pose == "none" or (self.pose == "auto" and georeferenced):
+            yield np.eye(3), self.max_offset / (pair.grid.resolution * pair.grid.metres_per_unit)
+        if self.pose != "none":
+            yield self._search(looks), max(_LEAST_RADIUS, _POSE_RADIUS * max(pair.grid.shape))
+
+    def _search(self, looks: _Looks) -> Matrix:
+        pose = find_pose(*looks.images, math.radians(self.turn), self.zoom)
+        told = "SAR turned by %.1f degrees, scaled by %.2f; it stands out by %.1f deviations"
+        log.info(told, math.degrees(pose.turn), pose.zoom, pose.strength)
+        return _on_common(pose.matrix, looks.factor)
+
+    def _match(self, pair: ScenePair, looks: _Looks, matrix: Matrix, radius: float) -> Correspondences:
+        """The correspondences of a pose."""
+        posed = pair.posed(matrix)
+        factor = self.factor(posed)
+        optical, sar = self.described(posed, factor, radius)
+        putative = self.putative(posed, optical, sar, factor, radius)
+        models = self.models(putative)
+        counts = [int(inliers.sum()) for _, inliers in models]
+        told = "1/%d: %d optical and %d SAR keypoints, %d matches, inliers of an affine and a homography: %s"
+        log.info(told, factor, len(optical), len(sar), len(putative), counts)
+        if not self.refine or not len(optical) or not len(sar):
+            return _seen_through(matrix, _inliers(putative, models))
+        total = looks.fitting([matrix, *(matrix @ warp for warp, _ in models)])
+        return _seen_through(total, self._compared(pair.posed(total), optical, factor))
+
+    def factor(self, posed: ScenePair) -> int:
+        """The first coarsening at which the overlap has few enough pixels."""
+        factor, window = 1, posed.overlap
+        while window.width * window.height / factor**2 > _WORK:
+            factor *= 2
+        return factor
+
+    def described(self, posed: ScenePair, factor: int, radius: float) -> tuple[Described, Described]:
+        overview = posed.overview(posed.sar)[0]
+        sar_log = SarLog.of(overview.values, overview.valid)
+        window = posed.overlap
+        inner = Window(*(n // factor for n in (window.col, window.row, window.width, window.height)))
+        reach = posed.grid.covering(posed.grid.to_map(posed.sar.outline()))
+        whole = Window(*(n // factor for n in (reach.col, reach.row, reach.width, reach.height)))
+        outer = inner.grow(math.ceil(radius / factor)).intersect(whole) if self.near else whole
+        if inner.empty or outer.empty:
+            return NOTHING, NOTHING
+        more = min(_MORE, outer.width * outer.height / (inner.width * inner.height))
+        with progress.part(0.1, 0.3):
+            optical = describe_scene(
+                posed.optical, _grey, inner, factor, self.describer, self.max_points, self.oriented
+            )
+        with progress.part(0.3, 0.6):
+            count = round(more * self.max_points)
+            sar = describe_scene(
+                posed.sar, lambda p: sar_log(p.values), outer, factor, self.describer, count, self.oriented
+            )
+        return optical, sar
+
+    def putative(
+        self, posed: ScenePair, optical: Described, sar: Described, factor: int, radius: float
+    ) -> Correspondences:
+        """Every optical keypoint with its nearest neighbour, as far as they pass the filters, in the posed scene."""
+        found = nearest(optical, sar, optical.xy if self.near else None, radius / factor, _APART)
+        there = sar.xy[found.index] if len(sar) else np.zeros((len(optical), 2))
+        common = to_common(there, factor)
+        matches = Correspondences(
+            grid=posed.grid,
+            optical_xy=to_common(optical.xy, factor),
+            sar_xy=common,
+            score=np.clip(1 - found.distance / np.maximum(found.rival, 1e-9), 0, 1),
+            sigma=np.full(len(optical), _LOCALISED * factor),
+            distance=found.distance,
+            rival_distance=found.rival,
+            solo_xy=common,
+            search_radius=radius if self.near else max(posed.grid.shape) / 2,
+            step=float(factor),
+            footprint=float(factor),
+            tried=len(optical),
+        ).keep(found.found)
+        kept = np.ones(len(matches), bool)
+        if self.adaptive:
+            kept &= adaptive_ratio(matches)
+        if self.mutual:
+            kept &= found.mutual[found.found]
+        return matches.keep(kept)
+
+    def models(self, putative: Correspondences, seed: int = 0) -> list[tuple[Matrix, Flags]]:
+        """(3, 3) warps in common pixels, and their inliers: an affine and a homography (section 2.4), as far as there
+        is enough for them. seed: of RANSAC."""
+        found = []
+        kinds: tuple[GlobalModel, ...] = ("affine", "homography")
+        limit = self.threshold * putative.step
+        for kind in kinds:
+            fit = fit_global(putative.optical_xy, putative.sar_xy, kind, limit, "ransac", seed)
+            if fit is not None and fit.inliers.sum() >= _FEWEST:
+                to, away = (np.eye(3) + sign * np.pad(fit.centre[:, None], ((0, 1), (2, 0))) for sign in (1, -1))
+                found.append((to @ fit.matrix @ away, fit.inliers))
+        return found
+
+    def _compared(self, posed: ScenePair, optical: Described, factor: int) -> Correspondences:
+        """Templates around the optical keypoints, compared with the SAR scene seen through the warp."""
+        sar = posed.overview(posed.sar)[0]
+        sar_log = SarLog.of(sar.values, sar.valid)
+
+        def extract(patch: Patch, modality: Modality) -> Tensor:
+            image = sar_log(patch.values) if modality == "sar" else optical_grey(patch.values)
+            filled = torch.from_numpy(fill_invalid(image, patch.valid))
+            return orientation_features(filled[None], 6)[0]
+
+        nodes = optical.xy[:: max(1, math.ceil(len(optical) / _COMPARED))]
+        with progress.part(0.6, 1.0):
+            return compare_at(posed, Level(factor, _TEMPLATE, _RADIUS, _MARGIN), nodes, extract)
+
+
+def _inliers(putative: Correspondences, models: list[tuple[Matrix, Flags]]) -> Correspondences:
+    """Those of the model that has more of them."""
+    if not models:
+        return putative.keep(np.zeros(len(putative), bool))
+    warp, inliers = max(models, key=lambda model: int(model[1].sum()))
+    kept = putative.keep(inliers)
+    off = kept.sar_xy - through(warp, kept.optical_xy)
+    sigma = max(float(np.sqrt((off**2).mean())), _LEAST_SIGMA * putative.step)
+    return replace(kept, sigma=np.full(len(kept), sigma), tried=len(putative))
+
+
+def _describer(descriptor: str, weights: str | None, scale: float) -> Describer:
+    if descriptor == "mim":
+        return MimDescriber(replace(LAYOUT, scale=LAYOUT.scale * scale))
+    network, architecture = load_descriptor(weights)
+    return LearnedDescriber(network, replace(architecture.patch, scale=architecture.patch.scale * scale))
+
+
+def _grey(patch: Patch) -> Image:
+    return optical_grey(patch.values)
+
+
+def _on_common(matrix: Matrix, factor: float) -> Matrix:
+    """(3, 3) in pixels of the grid coarsened by `factor` -> in common pixels; with the inverse factor, back."""
+    coarse = np.array([[factor, 0, (factor - 1) / 2], [0, factor, (factor - 1) / 2], [0, 0, 1]])
+    return np.asarray(coarse @ matrix @ np.linalg.inv(coarse))
+
+
+def _seen_through(matrix: Matrix, found: Correspondences) -> Correspondences:
+    """Correspondences with a posed scene -> with the scene itself."""
+    return replace(found, sar_xy=through(matrix, found.sar_xy), solo_xy=through(matrix, found.solo_xy))
+
+
+def _confirmed_share(matches: Correspondences) -> float:
+    """Share of the places tried whose matches neighbours confirm."""
+    confirmed = int(witnesses_agree(matches).sum())
+    return confirmed / max(1, matches.tried)
+
+
+def _one_of(option: str, value: object, known: Sequence[str]) -> None:
+    if value not in known:
+        raise ConfigError(f"matcher option {option} is {value!r}, not one of {', '.join(known)}")

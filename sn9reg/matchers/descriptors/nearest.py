@@ -1,0 +1,81 @@
+"""Nearest neighbours among descriptors: by matrix products, restricted to where partners may lie, and filtered."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy.spatial import cKDTree
+from torch import Tensor
+
+from sn9reg.matchers.descriptors.describe import Described
+from sn9reg.raster.grid import Points
+
+Floats = npt.NDArray[np.float64]
+Flags = npt.NDArray[np.bool_]
+
+_ROWS = 1024  # optical keypoints compared at once
+_FAR = 10.0  # distance that no two descriptors have
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """Of N optical keypoints: index: (N,) the SAR keypoint with the nearest descriptor. distance, rival: (N,) to that
+    and to the second nearest; `rival` is sqrt(2), that of descriptors with nothing in common, where there is only one.
+    mutual: (N,) whether the nearest one's nearest is this one. found: (N,) whether there was any to compare with."""
+
+    index: npt.NDArray[np.int64]
+    distance: Floats
+    rival: Floats
+    mutual: Flags
+    found: Flags
+
+
+def nearest(
+    optical: Described, sar: Described, expected: Points | None = None, radius: float = 0.0, apart: float = 0.0
+) -> Neighbours:
+    """The nearest and the second-nearest SAR keypoint of every optical one (He et al., section 2.4), by the distance
+    sqrt(2 - 2 o.s).
+
+    expected: (N, 2) where the partners are expected in the SAR image, from which they lie at most `radius` pixels away;
+    anywhere if not given. apart: a SAR keypoint nearer than this to the nearest one is not its rival.
+    """
+    n, m = len(optical), len(sar)
+    if not n or not m:
+        none = np.zeros(n)
+        return Neighbours(none.astype(np.int64), none + _FAR, none + _FAR, none > 0, none > 0)
+    index, distance, rival = np.zeros(n, np.int64), np.zeros(n), np.zeros(n)
+    back = torch.full((m,), _FAR)
+    back_index = torch.full((m,), -1)
+    for start in range(0, n, _ROWS):
+        rows = slice(start, min(start + _ROWS, n))
+        table = _distances(optical.descriptors[:, rows], sar.descriptors)
+        if expected is not None:
+            table.masked_fill_(~_within(expected[rows], sar.xy, radius), _FAR)
+        best = table.min(dim=1)
+        nearer = table.min(dim=0)
+        better = nearer.values < back
+        back[better], back_index[better] = nearer.values[better], nearer.indices[better] + start
+        around = _within(sar.xy[best.indices.numpy()], sar.xy, apart)
+        around[torch.arange(len(table)), best.indices] = True
+        index[rows], distance[rows] = best.indices.numpy(), best.values.numpy()
+        rival[rows] = table.masked_fill(around, _FAR).amin(dim=1).clamp_max(2**0.5).numpy()
+    found = distance < _FAR
+    mutual = found & (back_index.numpy()[index] == np.arange(n))
+    return Neighbours(index, distance, np.maximum(rival, distance), mutual, found)
+
+
+def _distances(optical: Tensor, sar: Tensor) -> Tensor:
+    """(V, n, D), (W, m, D) -> (n, m), the least over the SAR variants: to turn one side is enough."""
+    cosine = torch.stack([one @ other.T for one in optical[:1] for other in sar]).amax(dim=0)
+    return (2 - 2 * cosine).clamp_min(0).sqrt()
+
+
+def _within(centres: Points, xy: Points, radius: float) -> Tensor:
+    """(n, m) which places lie within a radius of which centres."""
+    table = torch.zeros((len(centres), len(xy)), dtype=torch.bool)
+    for row, hits in enumerate(cKDTree(xy).query_ball_point(centres, radius)):
+        table[row, hits] = True
+    return table

@@ -1,0 +1,158 @@
+"""A scene seen as cells: what a trained dual encoder says of its pixels, window by window.
+
+P. Huang et al., "Uncertainty-aware self-supervised cross-modal SAR-optical matching using EfficientDet and Xception",
+sections 3.2.3 and 3.2.4: both kinds of uncertainty become one confidence, by which embeddings are weighed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sn9reg.matchers.dual_encoder.inputs import covered, optical_input, sar_input, textured
+from sn9reg.matchers.dual_encoder.network import CELL, DualEncoder, Encoded
+from sn9reg.raster.grid import Grid, Points, Window
+from sn9reg.raster.radiometry import Modality, SarLog
+from sn9reg.raster.scene import Patch, PosedScene, Scene, ScenePair
+
+_TOGETHER = 5  # passes in memory at once
+_GLANCE = 256  # pixels of each overview that say how the pair's uncertainties are to be weighed
+
+
+@dataclass(frozen=True)
+class CellMaps:
+    """embedding: (128, h, w), of unit length. covered: (h, w), where there are pixels. confidence: (h, w) in (0, 1].
+    doubt: (h, w) uncertainty of the data and spread: (h, w) that of the network, both from 0 to 1. valid: (h, w), where
+    there is something to see."""
+
+    embedding: Tensor
+    confidence: Tensor
+    doubt: Tensor
+    spread: Tensor
+    valid: Tensor
+    covered: Tensor
+
+    @property
+    def weighed(self) -> Tensor:
+        """(128, h, w) embeddings times confidence, 0 where nothing is valid."""
+        return self.embedding * (self.confidence * self.valid)
+
+
+@dataclass
+class CellEncoder:
+    """The network in use. passes: of Monte-Carlo dropout (section 3.2.4), 0 for a single one without; log: of the SAR
+    scene's radiometry. The features before the first dropout are computed once for all passes."""
+
+    network: DualEncoder
+    log: SarLog
+    passes: int = 0
+    seed: int = 0
+    weight: dict[Modality, float] = field(default_factory=lambda: {"optical": 1.0, "sar": 1.0})
+
+    def weigh(self, pair: ScenePair) -> None:
+        """Learn from a glance at the pair how much either sensor's uncertainty is to count (section 3.2.3)."""
+        self.weigh_patches(*(_middle(pair.overview(scene)[0]) for scene in (pair.optical, pair.sar)))
+
+    def weigh_patches(self, optical: Patch, sar: Patch) -> None:
+        """As `weigh`, from two patches."""
+        if not self.network.aleatoric:
+            return
+        seen = [self._begin_and_finish(patch, kind).features for patch, kind in _kinds(optical, sar)]
+        with torch.no_grad():
+            one, other = self.network.fusion(*seen)[0].tolist()
+        self.weight = {"optical": one, "sar": other}
+
+    def __call__(self, patch: Patch, modality: Modality) -> CellMaps:
+        """(bands, h, w) pixels, sides multiples of a cell, to (h / 4, w / 4) cells."""
+        rows, cols = (n // CELL for n in patch.valid.shape)
+        encoded = self._begin_and_finish(patch, modality)
+        mean = encoded.embedding[0, :, :rows, :cols]
+        length = mean.norm(dim=0)
+        spread = (1 - length).clamp(0, 1)
+        doubt = encoded.uncertainty[0, 0, :rows, :cols]
+        confidence = (1 - self.weight[modality] * doubt / 2) * (1 - spread)
+        valid = torch.from_numpy(textured(self._image(patch, modality), patch.valid, CELL)).float()
+        inside = torch.from_numpy(covered(patch.valid, CELL)).float()
+        return CellMaps(mean / length.clamp_min(1e-6), confidence, doubt, spread, valid, inside)
+
+    def _image(self, patch: Patch, modality: Modality) -> np.ndarray:
+        return sar_input(patch, self.log) if modality == "sar" else optical_input(patch)
+
+    def _begin_and_finish(self, patch: Patch, modality: Modality) -> Encoded:
+        """The mean over the passes; its embedding is the shorter the less they agree."""
+        image = torch.from_numpy(self._image(patch, modality))[None]
+        height, width = image.shape[-2:]
+        image = nn.functional.pad(
+            image, (0, max(-width % 16, 32 - width), 0, max(-height % 16, 32 - height)), "replicate"
+        )
+        with torch.no_grad():
+            begun = self.network.begin(image.contiguous(memory_format=torch.channels_last), modality)
+            if not self.passes:
+                return self.network.finish(begun, modality)
+            parts = []
+            with torch.random.fork_rng(devices=[]), _dropping(self.network):
+                torch.manual_seed(self.seed)
+                for done in range(0, self.passes, _TOGETHER):
+                    count = min(_TOGETHER, self.passes - done)
+                    some = self.network.finish(begun.repeated(count), modality)
+                    sums = (some.features, some.embedding, some.uncertainty)
+                    parts.append([x.sum(dim=0, keepdim=True) for x in sums])
+            return Encoded(*(torch.stack(p).sum(dim=0) / self.passes for p in zip(*parts, strict=True)))
+
+
+@dataclass(frozen=True)
+class EncodedScene:
+    """A scene whose pixels are cells: what `dense.tiles` reads of it are weighed embeddings."""
+
+    scene: Scene | PosedScene
+    encoder: CellEncoder
+    modality: Modality
+
+    @property
+    def name(self) -> str:
+        return self.scene.name
+
+    @property
+    def grid(self) -> Grid:
+        return self.scene.grid
+
+    def outline(self) -> Points:
+        """As `Scene.outline`."""
+        return self.scene.outline()
+
+    def read(self, window: Window, factor: int = CELL) -> Patch:
+        """(128, h, w) weighed embeddings of a window in cells of `factor` common pixels, a multiple of 4."""
+        maps = self.maps(window, factor)
+        return Patch(maps.weighed.numpy(), maps.covered.numpy() > 0)
+
+    def maps(self, window: Window, factor: int) -> CellMaps:
+        """All that the encoder says of a window, see `read`."""
+        pixels = Window(*(n * CELL for n in (window.col, window.row, window.width, window.height)))
+        return self.encoder(self.scene.read(pixels, factor // CELL), self.modality)
+
+
+def _kinds(optical: Patch, sar: Patch) -> tuple[tuple[Patch, Modality], tuple[Patch, Modality]]:
+    return (optical, "optical"), (sar, "sar")
+
+
+def _middle(patch: Patch) -> Patch:
+    rows, cols = (slice(max(0, (n - _GLANCE) // 2), max(0, (n - _GLANCE) // 2) + _GLANCE) for n in patch.valid.shape)
+    return Patch(patch.values[:, rows, cols], patch.valid[rows, cols])
+
+
+@contextmanager
+def _dropping(network: nn.Module) -> Iterator[None]:
+    """Dropout as in training, all else as in use."""
+    found = [module for module in network.modules() if isinstance(module, nn.Dropout | nn.Dropout2d)]
+    for module in found:
+        module.train()
+    try:
+        yield
+    finally:
+        for module in found:
+            module.eval()

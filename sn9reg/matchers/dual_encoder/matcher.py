@@ -1,0 +1,210 @@
+"""Cells of two encoders that know how sure they are, mutual nearest neighbours near where coarser looks predict them.
+
+P. Huang et al., "Uncertainty-aware self-supervised cross-modal SAR-optical matching using EfficientDet and Xception".
+The paper matches patches of 256 px, every cell with every other (`window` 1, `anywhere`). Over a whole scene that is
+neither affordable nor unambiguous: here `TemplateMatcher` lays templates of cells coarse to fine, and nearest
+neighbours are looked for around the shift that it predicts, comparing each cell together with those around it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import fields
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy.spatial import cKDTree
+from torch import Tensor
+
+from sn9reg import progress
+from sn9reg.errors import ConfigError
+from sn9reg.fit.correspondences import Correspondences
+from sn9reg.matchers.dense.correlation import find_peaks
+from sn9reg.matchers.dense.descent import TemplateMatcher, to_common
+from sn9reg.matchers.dense.search import FeatureExtractor
+from sn9reg.matchers.dual_encoder.encode import CellEncoder, CellMaps, EncodedScene
+from sn9reg.matchers.dual_encoder.network import CELL, DualEncoder
+from sn9reg.matchers.dual_encoder.pairing import mutual, shifted_similarity
+from sn9reg.matchers.fused import fused
+from sn9reg.raster.grid import Window
+from sn9reg.raster.radiometry import Modality, SarLog
+from sn9reg.raster.scene import Patch, ScenePair
+from sn9reg.weights.store import load_dual_encoder
+
+_MARGIN = math.ceil(DualEncoder.margin / CELL)  # cells
+_TILE = 48  # cells to a side that are matched at once
+_RADIUS = 4  # cells around the predicted shift
+_FEWEST = 4  # matches of templates below which there is nothing to go by
+_GUIDES = 6  # of them nearest to a tile say where its cells lie
+_SEEN = 28  # pixels around its own four that a cell sees, about
+
+
+class DualEncoderMatcher(TemplateMatcher):
+    """Dual encoder: cells of 4 px, weighed by their confidence, mutual nearest neighbours.
+
+    weights: a .safetensors file; those that ship if not given. passes: of Monte-Carlo dropout, 20 in the paper, each as
+    dear as a look without; 0 for the uncertainty of the data alone. window: side of the square of cells that are
+    compared together, odd; 1 is the paper's. max_matches: cells tried, about. Other options as in `TemplateMatcher`.
+    Raises InputError where there are no weights or they do not fit, ConfigError for options that make no sense.
+    """
+
+    name = "dual-encoder"
+    cell = CELL
+
+    def __init__(
+        self,
+        weights: str | None = None,
+        passes: int = 0,
+        window: int = 17,
+        max_matches: int = 1600,
+        max_offset: float = 150.0,
+        work_megapixels: float = 12.0,
+    ) -> None:
+        super().__init__(max_offset, max_templates=1600, work_megapixels=work_megapixels)
+        if not isinstance(weights, str | None):
+            raise ConfigError(f"matcher option weights is {weights!r}, not the name of a file")
+        for option, value, low in (("passes", passes, 0), ("window", window, 1), ("max_matches", max_matches, 1)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < low:
+                raise ConfigError(f"matcher option {option} is {value!r}, not a whole number from {low}")
+        if window % 2 == 0:
+            raise ConfigError(f"matcher option window is {window}, must be odd")
+        self.passes, self.window, self.max_matches = passes, window, max_matches
+        self.template //= CELL
+        self.spacing, self.margin = self.template / 2, _MARGIN
+        self._network = fused(load_dual_encoder(weights)).to(memory_format=torch.channels_last)
+        self.own_weights = weights is not None
+
+    def extractor(self, sar: Patch, whole: bool = False) -> FeatureExtractor:
+        """Embeddings of an `EncodedScene` are features already; those of pixels are stretched over their cells."""
+        encoder = CellEncoder(self._network, SarLog.of(sar.values, sar.valid), self.passes)
+
+        def extract(patch: Patch, modality: Modality) -> Tensor:
+            if len(patch.values) == 128:
+                return torch.from_numpy(patch.values)
+            height, width = patch.valid.shape
+            values = np.pad(patch.values, ((0, 0), (0, -height % CELL), (0, -width % CELL)), mode="edge")
+            valid = np.pad(patch.valid, ((0, -height % CELL), (0, -width % CELL)))
+            cells = encoder(Patch(values, valid), modality).weighed
+            stretched = torch.nn.functional.interpolate(cells[None], scale_factor=CELL, mode="bilinear")[0]
+            return stretched[:, :height, :width]
+
+        return extract
+
+    def encoded(self, pair: ScenePair) -> ScenePair:
+        """The pair seen as cells."""
+        sar, _ = pair.overview(pair.sar)
+        encoder = CellEncoder(self._network, SarLog.of(sar.values, sar.valid), self.passes)
+        encoder.weigh(pair)
+        scenes = (EncodedScene(pair.optical, encoder, "optical"), EncodedScene(pair.sar, encoder, "sar"))
+        return ScenePair(*scenes, pair.grid)  # type: ignore[arg-type]
+
+    def match(self, pair: ScenePair) -> Correspondences:
+        """Mutual nearest neighbours of cells around what templates of cells predict.
+
+        Raises InputError where a scene cannot be read.
+        """
+        seen = self.encoded(pair)
+        with progress.part(0.0, 0.5):
+            coarse = self._descend(seen, lambda patch, _: torch.from_numpy(patch.values))
+        if len(coarse) < _FEWEST:
+            return coarse
+        with progress.part(0.5, 1.0):
+            return self._nearest(seen, coarse)
+
+    def _nearest(self, seen: ScenePair, coarse: Correspondences) -> Correspondences:
+        factor = round(coarse.step)
+        shift, tree = coarse.sar_xy - coarse.optical_xy, cKDTree(coarse.optical_xy)
+        cells = _coarsened(seen.overlap, factor)
+        every = max(1, math.ceil(math.sqrt(cells.width * cells.height / self.max_matches)))
+        found: list[_Found] = []
+        tiles = list(_tiles(cells))
+        for done, tile in enumerate(tiles):
+            progress.report(done / len(tiles))
+            middle = to_common(np.array([[tile.col + tile.width / 2, tile.row + tile.height / 2]]), factor)
+            near = tree.query(middle, min(_GUIDES, len(coarse)))[1]
+            predicted = np.rint(np.median(shift[near[0]], axis=0) / factor).astype(int)
+            found.append(self._tile(seen, tile, predicted, factor, every))
+        progress.report(1.0)
+        xy, moved, score, sigma, value, rival, tried = (np.concatenate(part) for part in zip(*found, strict=True))
+        here = to_common(xy, factor)
+        there = here + moved * factor
+        # One that meets what templates say by no more than chance has no witness but itself.
+        return Correspondences(
+            grid=seen.grid,
+            optical_xy=here,
+            sar_xy=there,
+            score=score,
+            sigma=sigma * factor,
+            distance=1 - value,
+            rival_distance=1 - rival,
+            solo_xy=there,
+            search_radius=float(_RADIUS * factor),
+            step=factor / CELL,
+            footprint=float(self.window * factor + 2 * _SEEN),
+            tried=int(tried.sum()),
+        )
+
+    def _tile(self, seen: ScenePair, tile: Window, predicted: npt.NDArray[np.int_], factor: int, every: int) -> _Found:
+        """Matches of the lattice's cells in a tile; places and shifts in cells."""
+        reach = _RADIUS + self.window // 2  # a neighbour's neighbour is one of the tile's surroundings
+        optical = _maps(seen.optical, tile.grow(reach), factor)
+        moved = Window(tile.col + int(predicted[0]), tile.row + int(predicted[1]), tile.width, tile.height)
+        sar = _maps(seen.sar, moved.grow(reach + _RADIUS), factor)
+        volume = shifted_similarity(optical.weighed, sar.weighed, _RADIUS, self.window)
+        kept = mutual(volume) & (optical.valid > 0)
+        inner = (slice(reach, reach + tile.height), slice(reach, reach + tile.width))
+        rows, cols = (
+            torch.arange(-start % every, size, every)
+            for start, size in ((tile.row, tile.height), (tile.col, tile.width))
+        )
+        row, col = (n.flatten() for n in torch.meshgrid(rows, cols, indexing="ij"))
+        tried = (optical.valid[inner][row, col] > 0).numpy()
+        chosen = kept[inner][row, col]
+        row, col = row[chosen], col[chosen]
+        surfaces = volume[:, :, inner[0], inner[1]][:, :, row, col].permute(2, 0, 1)
+        peaks = find_peaks(surfaces, exclusion=2.0)
+        shift = (peaks.xy - _RADIUS).numpy() + predicted
+        there = (peaks.xy.round().long() - _RADIUS) + reach + _RADIUS
+        seen_there = sar.valid[row + there[:, 1], col + there[:, 0]] > 0
+        both = optical.confidence[inner][row, col] * sar.confidence[row + there[:, 1], col + there[:, 0]]
+        inside = (np.abs(shift - predicted).max(axis=1, initial=0) < _RADIUS - 0.5) & seen_there.numpy()
+        places = torch.stack([col + tile.col, row + tile.row], dim=1).numpy().astype(np.float64)
+        columns = (peaks.score * both, peaks.sigma / both.clamp_min(0.05), peaks.value, peaks.rival)
+        score, sigma, value, rival = (column.double().numpy()[inside] for column in columns)
+        return _Found(places[inside], shift.astype(np.float64)[inside], score, sigma, value, rival, tried)
+
+
+class _Found(NamedTuple):
+    """(N, 2) places and shifts in cells, (N,) score, sigma in cells, value and rival; (M,) which cells were tried."""
+
+    xy: npt.NDArray[np.float64]
+    moved: npt.NDArray[np.float64]
+    score: npt.NDArray[np.float64]
+    sigma: npt.NDArray[np.float64]
+    value: npt.NDArray[np.float64]
+    rival: npt.NDArray[np.float64]
+    tried: npt.NDArray[np.bool_]
+
+
+def _maps(scene: object, window: Window, factor: int) -> CellMaps:
+    """What the encoder says of a window, without the border's influence."""
+    assert isinstance(scene, EncodedScene)
+    maps = scene.maps(window.grow(_MARGIN), factor)
+    inner = slice(_MARGIN, -_MARGIN)
+    return CellMaps(*(getattr(maps, f.name)[..., inner, inner] for f in fields(CellMaps)))
+
+
+def _coarsened(window: Window, factor: int) -> Window:
+    return Window(
+        window.col // factor, window.row // factor, max(1, window.width // factor), max(1, window.height // factor)
+    )
+
+
+def _tiles(window: Window) -> Iterator[Window]:
+    for row in range(window.row, window.row + window.height, _TILE):
+        for col in range(window.col, window.col + window.width, _TILE):
+            height, width = min(_TILE, window.row + window.height - row), min(_TILE, window.col + window.width - col)
+            yield Window(col, row, width, height)

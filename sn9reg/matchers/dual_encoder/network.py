@@ -1,0 +1,269 @@
+"""One encoder for optical images, one for SAR: features and their uncertainty on cells of 4 x 4 pixels.
+
+P. Huang et al., "Uncertainty-aware self-supervised cross-modal SAR-optical matching using EfficientDet and Xception",
+section 3.1 and figures 2 and 3. The paper counts 1,298 matches in 256 x 256 pixels, so its cells are 4 pixels wide at
+most; it does not say how. Here the stem and the first Xception block halve the resolution, and the other blocks see
+farther by dilation; the optical pyramid goes down to 1/16, and BiFPN brings it back to 1/4.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from timm.layers import SqueezeExcite
+from timm.models._efficientnet_blocks import InvertedResidual
+from torch import Tensor, nn
+from torch.nn.functional import avg_pool2d, interpolate, max_pool2d, normalize
+
+from sn9reg.features.orientation import orientation_features
+from sn9reg.matchers.dual_encoder.uncertainty import AT_FUSION, BEFORE_HEADS, EARLY, AdaptiveFusion, AleatoricMap
+from sn9reg.raster.radiometry import Modality
+
+CELL = 4  # pixels
+_STAGES = (64, 128, 256, 512)
+
+
+class _Separable(nn.Module):
+    """Depthwise and pointwise convolution with batch normalisation."""
+
+    def __init__(self, before: int, after: int, dilation: int = 1) -> None:
+        super().__init__()
+        self.depth = nn.Conv2d(before, before, 3, padding=dilation, dilation=dilation, groups=before, bias=False)
+        self.point = nn.Conv2d(before, after, 1, bias=False)
+        self.norm = nn.BatchNorm2d(after)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.point(self.depth(x)))
+
+
+class XceptionBlock(nn.Module):
+    """Two separable convolutions, a residual connection through 1 x 1. halve: pooled by 3 x 3, as in Xception."""
+
+    def __init__(self, before: int, after: int, halve: bool, dilation: int = 1) -> None:
+        super().__init__()
+        self.first = _Separable(before, after, dilation)
+        self.second = _Separable(after, after, dilation)
+        self.halve = halve
+        self.skip = nn.Conv2d(before, after, 1, stride=2 if halve else 1, bias=False)
+        self.skip_norm = nn.BatchNorm2d(after)
+
+    def forward(self, x: Tensor) -> Tensor:
+        inner = self.second(self.first(x).relu())
+        if self.halve:
+            inner = max_pool2d(inner, 3, stride=2, padding=1)
+        return (inner + self.skip_norm(self.skip(x))).relu()
+
+
+class SarEncoder(nn.Module):
+    """(B, 1, H, W) -> (B, 512, H / 4, W / 4). `begin` is the part before the first dropout, `finish` that after it."""
+
+    channels = 512
+
+    def __init__(self, dropout: float = EARLY) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(1, 32, 3, stride=2, padding=1, bias=False)
+        self.stem_norm = nn.BatchNorm2d(32)
+        self.first = XceptionBlock(32, 64, halve=True)
+        self.dropout = nn.Dropout2d(dropout)
+        rest = [(64, 128, 1), (128, 256, 2), (256, 512, 3)]
+        self.rest = nn.Sequential(*(XceptionBlock(a, b, halve=False, dilation=d) for a, b, d in rest))
+
+    def begin(self, image: Tensor) -> Tensor:
+        return self.first(self.stem_norm(self.stem(image)).relu())
+
+    def finish(self, begun: Tensor) -> Tensor:
+        return self.rest(self.dropout(begun))
+
+
+class BiFPN(nn.Module):
+    """One round down and up a pyramid, inputs weighed by learned shares (Tan et al., "EfficientDet", section 3.2).
+    last: only down, for who wants the finest level alone."""
+
+    def __init__(self, width: int, levels: int, last: bool = False) -> None:
+        super().__init__()
+        self.last = last
+        self.down = nn.ModuleList([_Separable(width, width) for _ in range(levels - 1)])
+        self.down_share = nn.Parameter(torch.ones(levels - 1, 2))
+        if not last:
+            self.up = nn.ModuleList([_Separable(width, width) for _ in range(levels - 1)])
+            self.up_share = nn.Parameter(torch.ones(levels - 1, 3))
+
+    def forward(self, pyramid: list[Tensor]) -> list[Tensor]:
+        """Finest first, in and out; all of one width."""
+        between = [pyramid[-1]]
+        for k in reversed(range(len(pyramid) - 1)):
+            coarser = interpolate(between[0], size=pyramid[k].shape[-2:], mode="nearest")
+            between.insert(0, self.down[k](_weighed([pyramid[k], coarser], self.down_share[k])))
+        if self.last:
+            return between
+        out = [between[0]]
+        for k in range(1, len(pyramid)):
+            finer = max_pool2d(out[-1], 3, stride=2, padding=1)
+            out.append(self.up[k - 1](_weighed([pyramid[k], between[k], finer], self.up_share[k - 1])))
+        return out
+
+
+def _weighed(inputs: list[Tensor], share: Tensor) -> Tensor:
+    """Fast normalised fusion, EfficientDet eq. (2), and its activation."""
+    weight = share.relu() / (share.relu().sum() + 1e-4)
+    return torch.stack([w * x for w, x in zip(weight, inputs, strict=True)]).sum(dim=0).relu()
+
+
+class OpticalEncoder(nn.Module):
+    """(B, 3, H, W) -> (B, 128, H / 4, W / 4): 7 x 7 convolution, three layers of EfficientNet's inverted residuals, two
+    rounds of BiFPN. `begin` and `finish` as in `SarEncoder`."""
+
+    channels = 128
+
+    def __init__(self, dropout: float = EARLY) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, _STAGES[0], 7, stride=2, padding=3, bias=False)
+        self.stem_norm = nn.BatchNorm2d(_STAGES[0])
+        self.layers = nn.ModuleList(
+            InvertedResidual(a, b, stride=2, exp_ratio=ratio, se_layer=SqueezeExcite)
+            for a, b, ratio in zip(_STAGES, _STAGES[1:], (2.0, 4.0, 4.0), strict=False)
+        )
+        self.dropout = nn.Dropout2d(dropout)
+        self.lateral = nn.ModuleList(nn.Conv2d(n, self.channels, 1) for n in _STAGES[1:])
+        levels = len(_STAGES) - 1
+        self.rounds = nn.ModuleList([BiFPN(self.channels, levels), BiFPN(self.channels, levels, last=True)])
+
+    def begin(self, image: Tensor) -> Tensor:
+        return self.layers[0](self.stem_norm(self.stem(image)).relu())
+
+    def finish(self, begun: Tensor) -> Tensor:
+        levels = [self.dropout(begun)]
+        for layer in self.layers[1:]:
+            levels.append(layer(levels[-1]))
+        pyramid = [lateral(level) for lateral, level in zip(self.lateral, levels, strict=True)]
+        for fuse in self.rounds:
+            pyramid = fuse(pyramid)
+        return pyramid[0]
+
+
+# Channels of the features of either encoder.
+WIDTHS: dict[Modality, int] = {"optical": OpticalEncoder.channels, "sar": SarEncoder.channels}
+
+
+class Structure(nn.Module):
+    """(B, C, H, W) images -> (B, 128, H / 4, W / 4): orientation energies of a cell and of 5 x 5 cells around it,
+    through one linear layer for both sensors.
+
+    Ours, not the paper's: two encoders that share nothing agree on nothing at first, and learn to for days. Added to
+    what they say, this lets them begin where untrained matching ends.
+    """
+
+    _ORIENTATIONS, _WAVELENGTHS, _RIM = 6, (6.0, 12.0), 16
+
+    def __init__(self) -> None:
+        super().__init__()
+        channels = 2 * 3 * self._ORIENTATIONS * len(self._WAVELENGTHS)
+        self.lift = nn.Conv2d(channels, 128, 1, bias=False)
+        nn.init.orthogonal_(self.lift.weight)
+
+    def forward(self, image: Tensor) -> Tensor:
+        rim = self._RIM
+        grey = nn.functional.pad(image.float().mean(dim=1, keepdim=True), (rim, rim, rim, rim), mode="reflect")[:, 0]
+        features = orientation_features(grey, self._ORIENTATIONS, self._WAVELENGTHS)[..., rim:-rim, rim:-rim]
+        cells = avg_pool2d(features, CELL)
+        # What a whole neighbourhood has says where nothing lies.
+        cells = cells - avg_pool2d(cells, 15, stride=1, padding=7, count_include_pad=False)
+        around = avg_pool2d(cells, 5, stride=1, padding=2, count_include_pad=False)
+        return self.lift(torch.cat([cells, around], dim=1) * 4)
+
+
+class Projection(nn.Sequential):
+    """Two layers, 512 and 128 wide, cell by cell, into the shared space (section 3.3.1). std: of the last layer's first
+    weights, those that are usual if not given."""
+
+    def __init__(self, channels: int, dropout: float, std: float | None = None) -> None:
+        last = nn.Conv2d(512, 128, 1)
+        if std is not None:
+            nn.init.normal_(last.weight, std=std)
+            nn.init.zeros_(cast(Tensor, last.bias))
+        super().__init__(nn.Dropout2d(dropout), nn.Conv2d(channels, 512, 1), nn.ReLU(), last)
+
+
+@dataclass(frozen=True)
+class Begun:
+    """What comes before all dropout. structure: None where the network has none."""
+
+    features: Tensor
+    structure: Tensor | None
+
+    def repeated(self, count: int) -> Begun:
+        """So many times the same, as one batch."""
+        structure = None if self.structure is None else self.structure.expand(count, -1, -1, -1)
+        return Begun(self.features.expand(count, -1, -1, -1), structure)
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """features: (B, C, h, w) of the encoder. embedding: (B, 128, h, w) of unit length, the same space for both sensors.
+    uncertainty: (B, 1, h, w) of the data, in (0, 1); 0 where the network has no modules for it."""
+
+    features: Tensor
+    embedding: Tensor
+    uncertainty: Tensor
+
+
+class DualEncoder(nn.Module):
+    """Both encoders, the projection to the shared space, and the uncertainty of what they say.
+
+    aleatoric: with the modules for the uncertainty of the data. dropout: share of the paper's dropout rates (10 %
+    early, 20 % before the uncertainty, 15 % at the fusion); 0 for none, and no epistemic uncertainty then. structure:
+    with orientation energies beside the encoders, see `Structure`; without, the network is the paper's.
+    """
+
+    margin = 40  # pixels within which a cell feels the border; beyond, hardly
+
+    def __init__(self, aleatoric: bool = True, dropout: float = 1.0, structure: bool = False) -> None:
+        super().__init__()
+        encoders: dict[str, nn.Module] = {
+            "optical": OpticalEncoder(EARLY * dropout),
+            "sar": SarEncoder(EARLY * dropout),
+        }
+        self.encoders = nn.ModuleDict(encoders)
+        std = 1e-3 if structure else None  # what the encoders add to the structure begins at nothing
+        self.project = nn.ModuleDict({name: Projection(n, AT_FUSION * dropout, std) for name, n in WIDTHS.items()})
+        self.aleatoric = aleatoric
+        if aleatoric:
+            rate = BEFORE_HEADS * dropout
+            self.maps = nn.ModuleDict({name: AleatoricMap(name, n, dropout=rate) for name, n in WIDTHS.items()})
+            self.fusion = AdaptiveFusion(WIDTHS["optical"], WIDTHS["sar"], dropout=AT_FUSION * dropout)
+        self.structure = Structure() if structure else None
+        # ln of the variance, cells squared, of a match without uncertainty, and what uncertainty adds.
+        self.log_variance = nn.Parameter(torch.tensor([1.0, 4.0]))
+
+    def begin(self, image: Tensor, modality: Modality) -> Begun:
+        """What comes before all dropout: the same in all passes. Sides are multiples of 16."""
+        structure = None if self.structure is None else self.structure(image)
+        return Begun(self._encoder(modality).begin(image), structure)
+
+    def finish(self, begun: Begun, modality: Modality) -> Encoded:
+        """The rest, with dropout in training mode."""
+        features = self._encoder(modality).finish(begun.features)
+        projected = self.project[modality](features).float()
+        if begun.structure is not None:
+            projected = projected + begun.structure
+        embedding = normalize(projected, dim=1, eps=1e-6)
+        if not self.aleatoric:
+            return Encoded(features, embedding, embedding.new_zeros(embedding[:, :1].shape))
+        return Encoded(features, embedding, self.maps[modality](features).float())
+
+    def _encoder(self, modality: Modality) -> OpticalEncoder | SarEncoder:
+        return cast("OpticalEncoder | SarEncoder", self.encoders[modality])
+
+    def forward(self, image: Tensor, modality: Modality) -> Encoded:
+        """(B, 3 or 1, H, W) images, sides multiples of 16, of either sensor."""
+        return self.finish(self.begin(image, modality), modality)
+
+    def confidences(self, optical: Encoded, sar: Encoded) -> tuple[Tensor, Tensor]:
+        """(B, 1, h, w) of both, in (0, 1]: 1 less the uncertainty, as the pair at hand weighs it."""
+        if not self.aleatoric:
+            return 1 - optical.uncertainty, 1 - sar.uncertainty
+        weight = self.fusion(optical.features, sar.features)[..., None, None, None]
+        # Either weight is 2 at most: half of the uncertainty at its most.
+        return 1 - weight[:, 0] * optical.uncertainty / 2, 1 - weight[:, 1] * sar.uncertainty / 2

@@ -1,0 +1,57 @@
+"""Tiles of a scene pair, as the detectors see them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from sn9reg.raster.grid import Points, Window
+from sn9reg.raster.radiometry import Image, SarLog, optical_grey, standardise
+from sn9reg.raster.scene import Patch, PosedScene, Scene, ScenePair
+
+TILE = 256  # side in pixels (Hänsch et al., section 3.1)
+
+
+@dataclass(frozen=True)
+class Crop:
+    """A square of either scene. optical, sar: (S, S) float32, standardised, 0 where not valid. optical_corner,
+    sar_corner: (2,) x, y of the upper left pixel. optical_valid, sar_valid: (S, S) which pixels are valid."""
+
+    optical: Image
+    sar: Image
+    optical_corner: npt.NDArray[np.int64]
+    sar_corner: npt.NDArray[np.int64]
+    optical_valid: npt.NDArray[np.bool_]
+    sar_valid: npt.NDArray[np.bool_]
+
+
+class Cropper:
+    """Cuts tiles out of a pair, by window. Both scenes' places are in pixels of the common grid coarsened by `factor`;
+    pixel `side // 2` of a tile is the one nearest to the place."""
+
+    def __init__(self, pair: ScenePair, side: int = TILE) -> None:
+        overview = pair.overview(pair.sar)[0]
+        self.pair, self.side = pair, side
+        self._sar_log = SarLog.of(overview.values, overview.valid)
+
+    def corner(self, xy: Points) -> npt.NDArray[np.int64]:
+        """(..., 2) upper left pixels of the tiles at (..., 2) places."""
+        return np.rint(np.asarray(xy)).astype(np.int64) - self.side // 2
+
+    def read(self, optical_xy: Points, sar_xy: Points, factor: int = 1) -> Crop:
+        """The tile of the optical scene at `optical_xy` (2,) and that of the SAR scene at `sar_xy` (2,)."""
+        corners = self.corner(optical_xy), self.corner(sar_xy)
+        scenes = self.pair.optical, self.pair.sar
+        optical, sar = (self._patch(*both, factor) for both in zip(scenes, corners, strict=True))
+        return Crop(
+            standardise(optical_grey(optical.values), optical.valid),
+            standardise(self._sar_log(sar.values), sar.valid),
+            *corners,
+            optical.valid,
+            sar.valid,
+        )
+
+    def _patch(self, scene: Scene | PosedScene, corner: npt.NDArray[np.int64], factor: int) -> Patch:
+        return scene.read(Window(int(corner[0]), int(corner[1]), self.side, self.side), factor)

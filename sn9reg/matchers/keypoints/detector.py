@@ -1,0 +1,121 @@
+"""A detector let loose on many places of a scene pair."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn.functional import avg_pool2d
+
+from sn9reg import progress
+from sn9reg.matchers.keypoints.crops import Crop, Cropper
+from sn9reg.matchers.keypoints.heatmap import read_keypoints
+from sn9reg.matchers.keypoints.network import HeatmapUNet
+from sn9reg.raster.grid import Points
+from sn9reg.raster.radiometry import Image
+
+Floats = npt.NDArray[np.float64]
+
+_MIN_VALID = 0.25  # share of either tile's pixels
+_STRUCTURE = 0.04  # share of the variance that must be left after smoothing; of white noise 0.014 is
+_SMOOTH = 2.25  # pixels
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a detector found for N places. xy: (N, 2) keypoints, pixels of the level, in the scene that was searched.
+    middle: (N, 2) pixels that lay in the middle of the other scene's tiles: those nearest to the places asked for.
+    height, rival, spread: (N,) of the peaks, see `Keypoints`; a peak on no valid pixel has height 0. usable: (N,)
+    whether there was something to look at."""
+
+    xy: Points
+    middle: Points
+    height: Floats
+    rival: Floats
+    spread: Floats
+    usable: npt.NDArray[np.bool_]
+
+
+class Detector:
+    """subpixel: see `read_keypoints`. structure: places around which either image is but noise are not looked at.
+    batch: tiles at once."""
+
+    def __init__(self, network: HeatmapUNet, subpixel: bool = True, structure: bool = True, batch: int = 16) -> None:
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.network = network.eval().to(self.device).to(memory_format=torch.channels_last)
+        self.subpixel, self.structure, self.batch = subpixel, structure, batch
+        # Detectors learn in bfloat16. On GPUs, and on CPUs with matrix instructions for it, it is three times as fast.
+        self.half = self.device.type == "cuda" or getattr(torch.cpu, "_is_amx_tile_supported", bool)()
+
+    def find(self, cropper: Cropper, middle: Points, around: Points, factor: int = 1) -> Found:
+        """Look for what lies at each of the places `middle` of one scene in the tile of the other at `around`.
+
+        Both are (N, 2), in pixels of the common grid coarsened by `factor`.
+        Raises InputError where a scene cannot be read.
+        """
+        n, zeros = len(middle), np.zeros((3, len(middle)))
+        found = Found(np.zeros((n, 2)), np.zeros((n, 2)), zeros[0], zeros[1], zeros[2], np.zeros(n, bool))
+        searched, other = ("sar", "optical") if self.network.finds == "sar" else ("optical", "sar")
+        for at, crops, heatmap in self._run(cropper, middle, around, factor):
+            peaks = read_keypoints(heatmap, self.subpixel)
+            found.xy[at] = peaks.xy.double().cpu().numpy() + [getattr(c, f"{searched}_corner") for c in crops]
+            found.middle[at] = np.array([getattr(c, f"{other}_corner") for c in crops]) + cropper.side // 2
+            for name in ("height", "rival", "spread"):
+                getattr(found, name)[at] = getattr(peaks, name).double().cpu().numpy()
+            found.usable[at] = True
+            masks = np.stack([getattr(c, f"{searched}_valid") for c in crops])
+            col, row = np.rint(peaks.xy.cpu().numpy()).astype(int).clip(0, cropper.side - 1).T
+            found.height[at] *= masks[np.arange(len(at)), row, col]
+        return found
+
+    def heatmaps(
+        self, cropper: Cropper, middle: Points, around: Points, factor: int, pool: int
+    ) -> tuple[Tensor, npt.NDArray[np.bool_]]:
+        """As `find`: the (N, S / pool, S / pool) heatmaps themselves, means of pool x pool pixels, and (N,) usable."""
+        side = cropper.side // pool
+        found, usable = torch.zeros(len(middle), side, side), np.zeros(len(middle), bool)
+        for at, _, heatmap in self._run(cropper, middle, around, factor):
+            found[torch.from_numpy(at)] = avg_pool2d(heatmap, pool).cpu()
+            usable[at] = True
+        return found, usable
+
+    def _run(
+        self, cropper: Cropper, middle: Points, around: Points, factor: int
+    ) -> Iterator[tuple[npt.NDArray[np.intp], list[Crop], Tensor]]:
+        """Batch by batch: indices of the places worth a look, their tiles and heatmaps."""
+        for start in range(0, len(middle), self.batch):
+            who = np.arange(start, min(start + self.batch, len(middle)))
+            crops = {int(i): self._crop(cropper, middle[i], around[i], factor) for i in who}
+            good = {i: crop for i, crop in crops.items() if self._worth(crop)}
+            if good:
+                chosen = list(good.values())
+                images = (np.stack([getattr(c, name) for c in chosen])[:, None] for name in ("optical", "sar"))
+                with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
+                    heatmap = self.network(*(torch.from_numpy(image).to(self.device) for image in images))
+                yield np.array(list(good)), chosen, heatmap
+            progress.report((start + len(who)) / len(middle))
+
+    def _crop(self, cropper: Cropper, middle: Points, around: Points, factor: int) -> Crop:
+        return cropper.read(*((middle, around) if self.network.finds == "sar" else (around, middle)), factor)
+
+    def _worth(self, crop: Crop) -> bool:
+        masks, half = (crop.optical_valid, crop.sar_valid), len(crop.optical) // 2
+        if min(mask.mean() for mask in masks) < _MIN_VALID or not masks[self.network.finds == "optical"][half, half]:
+            return False
+        if not crop.optical.any() or not crop.sar.any():  # constant
+            return False
+        return not self.structure or min(structure(crop.optical), structure(crop.sar)) > _STRUCTURE
+
+
+def structure(image: Image) -> float:
+    """Share of the variance of a standardised image's middle that is left after smoothing: little of noise's, most of
+    that of edges and areas."""
+    quarter = len(image) // 4
+    middle = image[quarter:-quarter, quarter:-quarter]
+    variance = float(middle.var())
+    return float(cv2.GaussianBlur(middle, (0, 0), _SMOOTH).var()) / variance if variance > 1e-9 else 0.0

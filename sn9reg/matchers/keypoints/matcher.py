@@ -1,0 +1,171 @@
+"""The SpaceNet 9 baseline as a matcher: keypoints by heatmap, on a grid, from one detector to the other.
+
+Hänsch et al., "Introducing SpaceNet 9", section 3.2. At every node of a grid the optical detector looks for the optical
+keypoint that belongs to the middle of the SAR tile; around that keypoint both scenes are cropped anew, and the SAR
+detector finds its partner. `FAITHFUL` are the options that make it the paper's; the others go beyond it, one each.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sn9reg import progress
+from sn9reg.errors import ConfigError
+from sn9reg.fit.correspondences import Correspondences
+from sn9reg.matchers.dense.descent import to_common, to_level
+from sn9reg.matchers.dense.lattice import Lattice, smooth_field
+from sn9reg.matchers.dense.votes import aggregate
+from sn9reg.matchers.keypoints.crops import TILE, Cropper
+from sn9reg.matchers.keypoints.detector import Detector, Found
+from sn9reg.matchers.keypoints.heatmap import LABEL_SPREAD, SIGMA, read_keypoints
+from sn9reg.raster.grid import Points
+from sn9reg.raster.scene import ScenePair
+from sn9reg.weights.store import load_detector
+
+# What makes the matcher that of the paper.
+FAITHFUL: dict[str, Any] = {
+    "spacing": 100.0, "coarse": False, "subpixel": False, "structure": False, "check": False
+}  # fmt: skip
+
+_REACH = 100  # pixels from a tile's middle that a keypoint is looked for in the coarse pass
+_POOL = 4  # side of the pixels by which neighbours vote in the coarse pass
+_VOTERS = 0.7  # width of the vote, in nodes
+_JITTER = 40.0  # pixels by which a SAR tile is moved at random from where the prediction has it
+_RETURN = 10.0  # a keypoint whose partner leads back to farther away than this many pixels is dropped
+_HEIGHT = 0.2  # of a peak that is believed
+_STEP = 3.0  # pixels: regressed peaks are as broad as their label, and neighbours a tile apart
+_FEWEST = 64  # nodes: of a scene with fewer, the grid is denser
+
+
+class KeypointMatcher:
+    """SpaceNet 9's baseline: heatmap U-Nets find keypoints in either image.
+
+    max_offset: largest shift looked for, metres. spacing: of the grid, metres; less on small scenes, unless `check`
+    is off. max_points: at most about this many nodes. coarse: a pass over coarser pixels predicts where each tile lies,
+    since a tile of 256 px reaches 50 m at 0.41 m; without it, nothing beyond the tile is found. subpixel: the peak's
+    centre of gravity instead of its highest pixel. structure: nodes where either image is but noise are left out.
+    check: a SAR keypoint must lie where the optical one was looked for from, and peaks be high. batch: tiles at once.
+    sar_weights, optical_weights: .safetensors files of the detectors; those that ship if not given.
+    Raises InputError where there are no weights or they do not fit, ConfigError for options that make no sense.
+    """
+
+    name = "keypoints"
+
+    def __init__(
+        self,
+        max_offset: float = 150.0,
+        spacing: float = 75.0,
+        max_points: int = 1000,
+        coarse: bool = True,
+        subpixel: bool = True,
+        structure: bool = True,
+        check: bool = True,
+        batch: int = 16,
+        sar_weights: str | None = None,
+        optical_weights: str | None = None,
+    ) -> None:
+        for option, value in (("max_offset", max_offset), ("spacing", spacing)):
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+                raise ConfigError(f"matcher option {option} is {value!r}, not a number above zero")
+        for option, count in (("max_points", max_points), ("batch", batch)):
+            if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+                raise ConfigError(f"matcher option {option} is {count!r}, not a whole number from 1")
+        for option, flag in (("coarse", coarse), ("subpixel", subpixel), ("structure", structure), ("check", check)):
+            if not isinstance(flag, bool):
+                raise ConfigError(f"matcher option {option} is {flag!r}, not true or false")
+        for option, file in (("sar_weights", sar_weights), ("optical_weights", optical_weights)):
+            if not isinstance(file, str | None):
+                raise ConfigError(f"matcher option {option} is {file!r}, not the name of a file")
+        self.max_offset, self.spacing, self.max_points = max_offset, spacing, max_points
+        self.coarse, self.check = coarse, check
+        self._sar = Detector(load_detector("sar", sar_weights), subpixel, structure, batch)
+        self._optical = Detector(load_detector("optical", optical_weights), subpixel, structure, batch)
+        self.own_weights = sar_weights is not None or optical_weights is not None
+
+    def match(self, pair: ScenePair) -> Correspondences:
+        """Correspondences at the grid's nodes, possibly none. Raises InputError where a scene cannot be read."""
+        cropper, lattice, factor = Cropper(pair), self._lattice(pair), self._coarse_factor(pair)
+        start = 0.0
+        predict: Callable[[Points], Points] = np.zeros_like
+        if factor > 1:
+            start = 1 / 3
+            with progress.part(0, start):
+                predict = self._predict(cropper, lattice, factor)
+        nodes = np.rint(lattice.nodes)  # whole pixels: a tile's middle is one
+        # Detectors prefer the middle of a tile a little. Moved at random, tiles of which nothing is known would not
+        # agree on it.
+        jitter = np.random.default_rng(0).uniform(-_JITTER, _JITTER, (2, *nodes.shape)) * self.coarse
+        with progress.part(start, (1 + start) / 2):
+            optical = self._optical.find(cropper, nodes + predict(nodes), nodes + jitter[0])
+        keypoints = np.rint(np.where(optical.usable[:, None], optical.xy, nodes))
+        with progress.part((1 + start) / 2, 1):
+            sar = self._sar.find(cropper, keypoints, keypoints + predict(keypoints) + jitter[1])
+        return self._correspondences(pair, optical, sar)
+
+    def _correspondences(self, pair: ScenePair, optical: Found, sar: Found) -> Correspondences:
+        usable = optical.usable & sar.usable
+        kept = usable & (optical.height > 0) & (sar.height > 0)
+        if self.check:
+            kept &= np.minimum(optical.height, sar.height) >= _HEIGHT
+            kept &= np.hypot(*(sar.xy - optical.middle).T) <= _RETURN
+        size = [pair.grid.width - 1, pair.grid.height - 1]
+        kept &= ((sar.middle >= 0) & (sar.middle <= size)).all(axis=1)
+        found = Correspondences(
+            grid=pair.grid,
+            optical_xy=sar.middle,
+            sar_xy=sar.xy,
+            score=_score(sar),
+            sigma=_sigma(sar),
+            distance=1 - sar.height,
+            rival_distance=1 - np.minimum(sar.rival, sar.height),
+            solo_xy=sar.xy,
+            search_radius=_JITTER if self.coarse else TILE / 2,
+            step=_STEP,
+            footprint=TILE / 2,
+            tried=int(usable.sum()),
+        )
+        return found.keep(kept)
+
+    def _lattice(self, pair: ScenePair) -> Lattice:
+        window = pair.overlap
+        spacing = self.spacing / (pair.grid.resolution * pair.grid.metres_per_unit)
+        if self.check:  # too few would neither confirm each other nor show the field
+            spacing = min(spacing, math.sqrt(window.width * window.height / _FEWEST))
+        return Lattice.over(window, min(TILE // 4, *window.shape), max(8.0, spacing), self.max_points)
+
+    def _coarse_factor(self, pair: ScenePair) -> int:
+        """Pixels at which a tile holds the largest offset, unless the scene gets too small for tiles; 1: no pass."""
+        factor, shift = 1, self.max_offset / (pair.grid.resolution * pair.grid.metres_per_unit)
+        while self.coarse and shift / factor > _REACH and min(pair.overlap.shape) / factor / 2 >= TILE / 2:
+            factor *= 2
+        return factor
+
+    def _predict(self, cropper: Cropper, lattice: Lattice, factor: int) -> Callable[[Points], Points]:
+        """The field that coarse tiles show after a vote among neighbours, smoothed; in common pixels."""
+        nodes = np.rint(to_level(lattice.nodes, factor))
+        heatmaps, usable = self._sar.heatmaps(cropper, nodes, nodes, factor, _POOL)
+        voted = read_keypoints(aggregate(heatmaps, usable, lattice, _VOTERS), sigma=SIGMA / _POOL)
+        shift = (to_common(voted.xy.double().numpy(), _POOL) - TILE // 2) * factor
+        weight = np.where(usable, voted.height.double().numpy() ** 2, 0)
+        shape = (lattice.ny, lattice.nx)
+        field = smooth_field(shift.reshape(*shape, 2), weight.reshape(shape), width=0.7, tolerance=4.0 * factor)
+        return lambda common_xy: lattice.interpolate(field, common_xy)
+
+
+def _score(found: Found) -> npt.NDArray[np.float64]:
+    """Height of the peak, less where what stands above half of it is broader than a label's."""
+    return np.clip(found.height * LABEL_SPREAD / np.maximum(found.spread, LABEL_SPREAD), 0, 1)
+
+
+def _sigma(found: Found) -> npt.NDArray[np.float64]:
+    """Expected error per axis, pixels, of peaks regressed to Gaussian labels.
+
+    The mean of labels at places spread by s around the true one has a height of 1 / (1 + (s / SIGMA)^2).
+    """
+    lost = 1 / np.clip(found.height, 1e-3, 1) - 1
+    return np.asarray(SIGMA * np.sqrt(lost + 0.02))

@@ -1,0 +1,1 @@
+"""Matchers of photographs, as the package `vismatch` has them."""

@@ -1,0 +1,212 @@
+"""Any matcher of the package vismatch (formerly image-matching-models), tiled over a scene.
+
+vismatch wraps some seventy published matchers of photographs behind one call. `vismatch:NAME` names one of them. Their
+weights are whatever is on the disk: nothing is ever downloaded from here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import logging
+import math
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from sn9reg import progress
+from sn9reg.errors import ConfigError, InputError
+from sn9reg.fit.correspondences import Correspondences
+from sn9reg.fit.warp import fit_global
+from sn9reg.matchers.dense.descent import to_common
+from sn9reg.matchers.vismatch.offline import no_connections, offline
+from sn9reg.matchers.vismatch.tiles import Photograph, Photographs, Tile, contrast, is_valid, tiles_of
+from sn9reg.raster.scene import ScenePair
+
+log = logging.getLogger(__name__)
+
+Floats = npt.NDArray[np.float64]
+Match = Callable[[Tensor, Tensor], dict[str, Any]]
+
+_CONSTANT = 1e-3  # deviation below which an image shows nothing
+_THRESHOLD = 5.0  # pixels of the level that a match may lie off its tile's affine
+_FEWEST = 8  # matches of a tile that agree on an affine; of a hundred at random, six may
+_FOOTPRINT = 32.0  # pixels of the level that a match looks at, at least
+_UNSURE = 0.5  # score of matches whose matcher does not give any
+
+
+class VismatchMatcher:
+    """Any matcher of the package vismatch, by its name there: vismatch:minima-loftr.
+
+    variant: the name. max_offset: largest shift looked for, metres. tile: side of the optical image that is matched at
+    once, pixels; the SAR image is larger by max_offset on each side. max_matches: at most so many are kept, spread
+    over the tiles. device: where the matcher runs, as torch names it.
+    Raises ConfigError for options that make no sense or where vismatch is not installed, InputError where its weights
+    are not on the disk.
+    """
+
+    name = "vismatch"
+    needs_variant = True
+
+    def __init__(
+        self,
+        variant: str = "",
+        max_offset: float = 150.0,
+        tile: int = 640,
+        max_matches: int = 4000,
+        device: str = "cpu",
+    ) -> None:
+        if not isinstance(variant, str) or not variant:
+            raise ConfigError("matcher 'vismatch' is many: name one, as in vismatch:minima-loftr or vismatch:sift-nn")
+        if isinstance(max_offset, bool) or not isinstance(max_offset, int | float) or not 0 < max_offset < math.inf:
+            raise ConfigError(f"matcher option max_offset is {max_offset!r}, not a number above zero")
+        for option, count, least in (("tile", tile, 64), ("max_matches", max_matches, 1)):
+            if isinstance(count, bool) or not isinstance(count, int) or count < least:
+                raise ConfigError(f"matcher option {option} is {count!r}, not a whole number from {least}")
+        _check_device(device)
+        self.name = f"vismatch:{variant}"
+        self.max_offset, self.tile, self.max_matches, self.device = max_offset, tile, max_matches, device
+        self._match = _load(variant, device)
+
+    def match(self, pair: ScenePair) -> Correspondences:
+        """Correspondences that agree with others of their tile, possibly none. Raises InputError where a scene cannot
+        be read, or the matcher fails on every tile."""
+        shift = self.max_offset / (pair.grid.resolution * pair.grid.metres_per_unit)
+        factor = 1
+        while min(shift, max(pair.grid.shape)) / factor > self.tile / 2:
+            factor *= 2
+        images, tiles = Photographs.of(pair, factor), list(tiles_of(pair, factor, self.tile, shift / factor))
+        proposed, looked, parts, failures = 0, 0, [np.zeros((0, 6))], []
+        for k, tile in enumerate(tiles):
+            progress.report(k / len(tiles))
+            shown = images.optical(tile.optical), images.sar(tile.sar)
+            if min(contrast(*image) for image in shown) < _CONSTANT:
+                continue
+            looked += 1
+            try:
+                count, found = self._of_tile(tile, *shown, shift / factor)
+            except Exception as error:  # whatever other people's code raises, often where a tile shows too little
+                log.warning("%s failed on a tile: %s", self.name, _line(error))
+                failures.append(error)
+                continue
+            proposed += count
+            parts.append(found)
+        progress.report(1.0)
+        if failures and len(failures) == looked:
+            raise InputError(f"{self.name} failed on every tile: {_line(failures[0])}") from failures[0]
+        return self._merged(pair, np.concatenate(parts), proposed, shift, factor)
+
+    def _of_tile(self, tile: Tile, optical: Photograph, sar: Photograph, reach: float) -> tuple[int, Floats]:
+        """How many matches were proposed in the tile's core, and (N, 6) those that are good: optical and SAR place in
+        pixels of the level, score, and how many of the tile's matches have a higher one."""
+        # Some sample at random, and some print; what is on standard output belongs to the commands.
+        devices = [self.device] if self.device.startswith("cuda") else []
+        with torch.random.fork_rng(devices), contextlib.redirect_stdout(io.StringIO()), no_connections():
+            torch.manual_seed(0)
+            result = self._match(torch.from_numpy(optical[0]), torch.from_numpy(sar[0]))
+        here, there = (np.asarray(result[f"matched_kpts{k}"], np.float64).reshape(-1, 2) for k in (0, 1))
+        given = result.get("matched_confidences")
+        score = np.full(len(here), _UNSURE) if given is None else np.clip(np.asarray(given, np.float64), 0, 1)
+        kept = np.isfinite(np.column_stack([here, there, score])).all(axis=1)
+        here, there, score = here[kept], there[kept], score[kept]
+        kept = is_valid(optical[1], here) & is_valid(sar[1], there)
+        here = here + np.array([tile.optical.col, tile.optical.row])
+        there = there + np.array([tile.sar.col, tile.sar.row])
+        own = tile.owns(here)
+        kept &= own & (np.hypot(*(there - here).T) <= reach)
+        found = np.column_stack([here, there, score])[kept]
+        found = found[_agreeing(found)]
+        # Of like scores it is chance that decides: matchers list theirs row by row.
+        order = np.lexsort((np.random.default_rng(0).random(len(found)), -found[:, 4]))
+        return int(own.sum()), np.column_stack([found, np.argsort(order)])
+
+    def _merged(self, pair: ScenePair, found: Floats, proposed: int, shift: float, factor: int) -> Correspondences:
+        here, there = to_common(found[:, :2], factor), to_common(found[:, 2:4], factor)
+        size = [pair.grid.width - 1, pair.grid.height - 1]
+        inside = ((here >= 0) & (here <= size)).all(axis=1)
+        here, there, score, rank = here[inside], there[inside], found[inside, 4], found[inside, 5]
+        chosen = np.sort(np.argsort(rank, kind="stable")[: self.max_matches])  # the best of every tile, then the next
+        return Correspondences(
+            grid=pair.grid,
+            optical_xy=here[chosen],
+            sar_xy=there[chosen],
+            score=score[chosen],
+            sigma=np.full(len(chosen), float(factor)),
+            distance=1 - score[chosen],
+            rival_distance=np.ones(len(chosen)),
+            solo_xy=there[chosen],
+            search_radius=shift,
+            step=float(factor),
+            footprint=_FOOTPRINT * factor,
+            tried=proposed - (len(here) - len(chosen)),  # what was thinned out was not tried
+        )
+
+
+def _agreeing(found: Floats) -> npt.NDArray[np.bool_]:
+    """(N,) the matches of a tile that an affine explains: of photographs' matchers on SAR most may be wrong, more than
+    neighbours could outvote."""
+    fit = fit_global(found[:, :2], found[:, 2:4], "affine", _THRESHOLD, "ransac") if len(found) >= _FEWEST else None
+    if fit is None or fit.inliers.sum() < _FEWEST:
+        return np.zeros(len(found), bool)
+    return fit.inliers
+
+
+def _check_device(device: str) -> None:
+    try:
+        kind = torch.device(device).type
+    except (RuntimeError, TypeError):
+        raise ConfigError(f"matcher option device is {device!r}, not a device such as cpu or cuda:0") from None
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"matcher option device is {device!r}, but torch finds no GPU: use device=cpu")
+
+
+def _load(variant: str, device: str) -> Match:
+    """The matcher, from what is on the disk. Raises ConfigError or InputError, see `VismatchMatcher`."""
+    with contextlib.redirect_stdout(io.StringIO()) as said, offline() as refused:
+        package = _package(variant)
+        known = getattr(package, "available_models", None)
+        if known is not None and variant not in known:
+            raise ConfigError(f"vismatch has no matcher {variant!r}; it has: {', '.join(sorted(known))}")
+        try:
+            matcher = package.get_matcher(variant, device=device)
+        except Exception as error:
+            log.debug("vismatch said: %s", said.getvalue())
+            if refused or _for_lack_of_a_file(error):
+                command = f"python -c \"import vismatch; vismatch.get_matcher('{variant}')\""
+                told = f"weights of vismatch's {variant} are not on this disk; this downloads them: {command}"
+                raise InputError(told) from error
+            raise InputError(f"vismatch cannot load {variant}: {_line(error)}") from error
+    matcher.skip_ransac = True  # its own homography is not asked for, and fails where there is none
+    found: Match = matcher
+    return found
+
+
+def _package(variant: str) -> ModuleType:
+    try:
+        return importlib.import_module("vismatch")
+    except ModuleNotFoundError as error:
+        if error.name == "vismatch":
+            told = f"matcher vismatch:{variant} needs vismatch: pip install 'sn9reg[vismatch]'"
+            raise ConfigError(told) from None
+        raise ConfigError(f"vismatch is installed, but not all that it needs: {_line(error)}") from error
+
+
+def _for_lack_of_a_file(error: BaseException) -> bool:
+    """Whether a file that is not there is what led to an error, or that the hub was not asked."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ConnectionError | FileNotFoundError):
+            return True
+        cause = cause.__cause__ or cause.__context__
+    return False
+
+
+def _line(error: BaseException) -> str:
+    """The first line of what an error says, and its kind."""
+    return f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), '')}"

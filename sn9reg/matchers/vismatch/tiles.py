@@ -1,0 +1,118 @@
+"""Both scenes of a pair as photographs, tile by tile: what matchers made for photographs are shown."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from sn9reg.raster.grid import Points, Window
+from sn9reg.raster.radiometry import SarLog, fill_invalid, optical_grey
+from sn9reg.raster.scene import Patch, ScenePair
+
+Photograph = tuple[npt.NDArray[np.float32], Patch]  # (3, h, w) in [0, 1], and what it was made from
+
+_SHARES = (1.0, 99.0)  # percentiles of a scene that become black and white
+_SIDE = 16  # of which images' sides are multiples: networks pool by so much, and would resample what does not fit
+_LAP = 0.1  # of a tile's side by which neighbours overlap
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Windows of a level: what is matched, and of it the core whose matches count."""
+
+    core: Window
+    optical: Window
+    sar: Window
+
+    def owns(self, xy: Points) -> npt.NDArray[np.bool_]:
+        """(N,) whether a place, in pixels of the level, is this tile's and no other's."""
+        at = np.rint(xy) - [self.core.col, self.core.row]
+        return np.asarray(((at >= 0) & (at < [self.core.width, self.core.height])).all(axis=1))
+
+
+def tiles_of(pair: ScenePair, factor: int, side: int, reach: float) -> Iterator[Tile]:
+    """Tiles of about equal size over what both scenes have, in pixels of the common grid coarsened by `factor`.
+
+    side: of a tile, at most about that. reach: pixels by which the SAR window is larger on each side. Windows end with
+    the grid, but for what makes their sides multiples of 16.
+    """
+    whole, lap = pair.grid.coarsen(factor).window, int(_LAP * side)
+    w = pair.overlap
+    low = w.col // factor, w.row // factor
+    size = -(-(w.col + w.width) // factor) - low[0], -(-(w.row + w.height) // factor) - low[1]
+    cols, rows = (np.linspace(0, n, max(1, math.ceil(n / (side - 2 * lap))) + 1).astype(int).tolist() for n in size)
+    for (top, bottom), (left, right) in itertools.product(itertools.pairwise(rows), itertools.pairwise(cols)):
+        core = Window(low[0] + left, low[1] + top, right - left, bottom - top)
+        around = core.grow(lap).intersect(whole)
+        yield Tile(core, _padded(around), _padded(around.grow(math.ceil(reach)).intersect(whole)))
+
+
+def _padded(window: Window) -> Window:
+    width, height = (-(-n // _SIDE) * _SIDE for n in (window.width, window.height))
+    return Window(window.col, window.row, width, height)
+
+
+@dataclass(frozen=True)
+class Photographs:
+    """Windows of both scenes at a level as photographs, each scene with one stretch. Ranges: (2, bands, 1, 1)."""
+
+    pair: ScenePair
+    factor: int
+    sar_log: SarLog
+    optical_range: npt.NDArray[np.float32]
+    sar_range: npt.NDArray[np.float32]
+
+    @classmethod
+    def of(cls, pair: ScenePair, factor: int) -> Photographs:
+        optical, sar = (pair.overview(scene)[0] for scene in (pair.optical, pair.sar))
+        sar_log = SarLog.of(sar.values, sar.valid)
+        ranges = _range(_colours(optical.values), optical.valid), _range(sar_log(sar.values)[None], sar.valid)
+        return cls(pair, factor, sar_log, *ranges)
+
+    def optical(self, window: Window) -> Photograph:
+        """Three bands in colour, others as their mean thrice. Raises InputError where the scene cannot be read."""
+        patch = self.pair.optical.read(window, self.factor)
+        return _photograph(_colours(patch.values), patch, self.optical_range), patch
+
+    def sar(self, window: Window) -> Photograph:
+        """The logarithm thrice. Raises InputError where the scene cannot be read."""
+        patch = self.pair.sar.read(window, self.factor)
+        return _photograph(self.sar_log(patch.values)[None], patch, self.sar_range), patch
+
+
+def _colours(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """(bands, h, w) -> (3 or 1, h, w): other than three bands are no colours."""
+    return values if len(values) == 3 else optical_grey(values)[None]
+
+
+def _range(bands: npt.NDArray[np.float32], valid: npt.NDArray[np.bool_]) -> npt.NDArray[np.float32]:
+    low, high = np.percentile(bands[:, valid].astype(np.float64), _SHARES, axis=1)
+    high = np.maximum(high, low + 1e-6 * np.maximum(1, np.abs(low)))  # of a constant scene, too
+    return np.stack([low, high])[..., None, None].astype(np.float32)
+
+
+def _photograph(
+    bands: npt.NDArray[np.float32], patch: Patch, between: npt.NDArray[np.float32]
+) -> npt.NDArray[np.float32]:
+    low, high = between
+    image = np.stack([fill_invalid(band, patch.valid) for band in np.clip((bands - low) / (high - low), 0, 1)])
+    return np.array(np.broadcast_to(image, (3, *patch.valid.shape)), np.float32, order="C")  # torch wants to write
+
+
+def contrast(image: npt.NDArray[np.float32], patch: Patch) -> float:
+    """Standard deviation of the valid pixels, of the band that has more of it; 0 where there are none."""
+    return float(image[:, patch.valid].std(axis=1).max()) if patch.valid.any() else 0.0
+
+
+def is_valid(patch: Patch, xy: Points) -> npt.NDArray[np.bool_]:
+    """(N,) whether the pixels that hold these places are valid."""
+    height, width = patch.valid.shape
+    col, row = np.rint(xy).T
+    inside = (col >= 0) & (col < width) & (row >= 0) & (row < height)
+    at = np.where(inside, row, 0).astype(int), np.where(inside, col, 0).astype(int)
+    return np.asarray(inside & patch.valid[at])

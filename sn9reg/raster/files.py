@@ -1,0 +1,232 @@
+"""Opening rasters with errors that say what to do, and writing files that are whole or not there."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import tempfile
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import rasterio
+from rasterio.enums import ColorInterp, Interleaving, MaskFlags
+from rasterio.errors import NotGeoreferencedWarning, RasterioError, RasterioIOError
+from rasterio.io import DatasetReader, DatasetWriter
+
+from sn9reg.errors import InputError, OutputError
+from sn9reg.raster.grid import Grid
+
+PathLike = str | os.PathLike[str]
+
+# DRIVER:file, DRIVER:"file":name; no URL, for nothing is fetched from a network.
+_SUBDATASET = re.compile(r"[A-Za-z]\w+:(?!//)")
+# GDAL errors are raised as exceptions; rasterio's log of the same would print them twice.
+logging.getLogger("rasterio._env").setLevel(logging.CRITICAL)
+
+
+@contextmanager
+def open_raster(path: PathLike) -> Iterator[DatasetReader]:
+    """Open a raster for reading.
+
+    Raises InputError if the file is missing, is no raster, or has no bands.
+    """
+    if not os.path.exists(path) and not _SUBDATASET.match(str(path)):
+        raise InputError(f"{path}: no such file")
+    if os.path.isdir(path):
+        raise InputError(f"{path}: is a folder, not a raster")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            dataset = rasterio.open(path)
+    except RasterioError as error:
+        raise InputError(f"{path}: not a raster that GDAL can read ({_first_line(error)})") from error
+    with dataset:
+        if dataset.count == 0:
+            raise InputError(f"{path}: has no bands; if it is a container, name one of its subdatasets")
+        yield dataset
+
+
+@contextmanager
+def reading(name: PathLike) -> Iterator[None]:
+    """Raises InputError that names the file for every read error inside the block."""
+    try:
+        yield
+    except RasterioIOError as error:
+        raise InputError(f"{name}: cannot be read, the file may be truncated ({_first_line(error)})") from error
+
+
+def grid_of(dataset: DatasetReader, pixel_frame: bool = False) -> Grid:
+    """The grid of an open raster; with `pixel_frame` its georeference is ignored.
+
+    Raises InputError if it has no CRS or no geotransform and `pixel_frame` is not set.
+    """
+    if pixel_frame:
+        return Grid.pixel_frame(dataset.width, dataset.height)
+    if dataset.crs is None or dataset.transform.is_identity:
+        missing = "no CRS" if dataset.crs is None else "no geotransform"
+        hint = "rectify it first (e.g. gdalwarp), or " if dataset.gcps[0] or dataset.rpcs else ""
+        raise InputError(
+            f"{dataset.name}: has {missing}; {hint}use --pixel-frame to register both images as plain pixel grids"
+        )
+    try:
+        return Grid(dataset.transform, dataset.width, dataset.height, dataset.crs)
+    except InputError as error:
+        raise InputError(f"{dataset.name}: {error}; use --pixel-frame to ignore it") from error
+
+
+def data_bands(dataset: DatasetReader) -> list[int]:
+    """1-based indexes of the bands that are not alpha. Raises InputError if there is none."""
+    bands = [i for i, c in zip(dataset.indexes, dataset.colorinterp, strict=True) if c != ColorInterp.alpha]
+    if not bands:
+        raise InputError(f"{dataset.name}: has no band but alpha")
+    return bands
+
+
+def alpha_band(dataset: DatasetReader) -> int | None:
+    """1-based index of the first alpha band."""
+    return next((i for i, c in zip(dataset.indexes, dataset.colorinterp, strict=True) if c == ColorInterp.alpha), None)
+
+
+def check_bands(dataset: DatasetReader, bands: list[int]) -> None:
+    """Raises InputError if a band is not there or holds complex numbers."""
+    for band in bands:
+        if band not in dataset.indexes:
+            raise InputError(f"{dataset.name}: has no band {band}, only 1 to {dataset.count}")
+        if dataset.dtypes[band - 1].startswith("complex"):
+            raise InputError(f"{dataset.name}: band {band} is complex; give its amplitude or intensity instead")
+
+
+@contextmanager
+def atomic_output(path: PathLike, overwrite: bool = False) -> Iterator[Path]:
+    """A temporary path beside `path`, renamed to it when the block ends well and removed when it does not.
+
+    Raises OutputError if the target exists and `overwrite` is not set, or cannot be written.
+    """
+    check_output(path, overwrite)
+    target = Path(path)
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=target.suffix, dir=target.parent)
+        os.close(handle)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written ({error.strerror})") from error
+    temporary = Path(name)
+    try:
+        yield temporary
+        if target.exists() and not overwrite:
+            raise OutputError(f"{path}: appeared while it was being computed; use --overwrite to replace it")
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(target)
+        for stale in (".aux.xml", ".ovr", ".msk"):  # of a raster replaced: GDAL would take them for the new one's
+            Path(f"{target}{stale}").unlink(missing_ok=True)
+    except (OSError, RasterioError) as error:
+        raise OutputError(f"{path}: cannot be written ({_first_line(error)})") from error
+    finally:
+        for leftover in (temporary, Path(f"{temporary}.aux.xml")):
+            leftover.unlink(missing_ok=True)
+
+
+def check_output(path: PathLike, overwrite: bool = False, inputs: Iterable[PathLike | None] = ()) -> None:
+    """Raises OutputError, before any work is done, where `path` could not be written in the end, or is an input."""
+    target = Path(path)
+    if os.path.isdir(path):
+        raise OutputError(f"{path}: is a folder")
+    exists = os.path.exists(path)
+    if exists and any(same is not None and os.path.exists(same) and target.samefile(same) for same in inputs):
+        raise OutputError(f"{path}: is an input too, and inputs are never written; give another name")
+    if exists and not target.is_file():
+        raise OutputError(f"{path}: is not a regular file; give another name")
+    if exists and not overwrite:
+        raise OutputError(f"{path}: exists; use --overwrite to replace it")
+    if not os.path.isdir(target.parent):
+        raise OutputError(f"{path}: its folder does not exist")
+    if not os.access(target.parent, os.W_OK):
+        raise OutputError(f"{path}: its folder is not writable")
+
+
+def geotiff_profile(grid: Grid, count: int, dtype: str, **options: Any) -> dict[str, Any]:
+    """Creation profile of every GeoTIFF that sn9reg writes; `options` (GDAL creation options) win."""
+    floating = dtype.startswith(("float", "complex"))
+    profile: dict[str, Any] = {
+        "driver": "GTiff",
+        "width": grid.width,
+        "height": grid.height,
+        "count": count,
+        "dtype": dtype,
+        "tiled": True,
+        "blockxsize": 512,
+        "blockysize": 512,
+        "compress": "deflate",
+        "zlevel": 1,
+        "num_threads": "all_cpus",
+        "bigtiff": "if_safer",
+        "interleave": "pixel" if count <= 4 and not floating else "band",
+    }
+    if not dtype.startswith("complex"):
+        profile["predictor"] = 3 if floating else 2
+    if grid.crs is not None:
+        profile |= {"crs": grid.crs, "transform": grid.transform}
+    return profile | options
+
+
+@contextmanager
+def create_raster(path: PathLike, profile: Mapping[str, Any]) -> Iterator[DatasetWriter]:
+    """A new GeoTIFF to write; one in a pixel frame has no georeference, and that is no cause for a warning.
+
+    Raises OSError if it is not whole in the end. GDAL compresses in threads of its own and writes on closing, and
+    what fails there (a full disk, a compression that does not know the type) raises nothing.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        with rasterio.open(path, "w", **profile) as dataset:
+            yield dataset
+        sparse = str(profile.get("sparse_ok", "no")).lower() in ("yes", "true", "on", "1")
+        if not _is_whole(path, sparse):
+            raise OSError("GDAL left it incomplete: the disk is full, or a creation option does not fit the data")
+
+
+def _is_whole(path: PathLike, sparse: bool) -> bool:
+    """Whether a GeoTIFF can be opened and all its blocks lie in the file; `sparse`: absent ones are none to miss."""
+    size = os.path.getsize(path)
+    try:
+        with rasterio.open(path) as dataset:
+            for start, length in _blocks(dataset):
+                if start is None or length is None:
+                    if not sparse:
+                        return False
+                elif int(start) + int(length) > size:
+                    return False
+            if dataset.mask_flag_enums[0] == [MaskFlags.per_dataset]:  # a mask of its own, not an alpha band
+                for _, window in dataset.block_windows(1):
+                    dataset.read_masks(1, window=window)
+    except RasterioError:
+        return False
+    return True
+
+
+def _blocks(dataset: DatasetReader) -> Iterator[tuple[str | None, str | None]]:
+    """First byte and length of each block of a GeoTIFF."""
+    bands = dataset.indexes if dataset.interleaving != Interleaving.pixel else dataset.indexes[:1]
+    for band in bands:
+        height, width = dataset.block_shapes[band - 1]
+        for row in range(-(-dataset.height // height)):
+            for col in range(-(-dataset.width // width)):
+                start, length = (
+                    dataset.get_tag_item(f"BLOCK_{name}_{col}_{row}", "TIFF", bidx=band) for name in ("OFFSET", "SIZE")
+                )
+                yield start, length
+
+
+def _first_line(error: BaseException) -> str:
+    if isinstance(error, RasterioError) and error.__cause__ is not None:
+        error = error.__cause__  # GDAL's own words; rasterio's are "Read failed. See previous exception for details."
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current

@@ -1,0 +1,67 @@
+"""Folders of small registered pairs: NAME_opt.* and NAME_sar.*, and NAME_mask.* where not every pixel is valid."""
+
+from __future__ import annotations
+
+import glob
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from rasterio.errors import NotGeoreferencedWarning
+
+from sn9reg.errors import InputError
+from sn9reg.raster.files import PathLike, data_bands, open_raster, reading
+from sn9reg.raster.scene import Patch
+
+_BESIDE = (".tfw", ".pgw", ".jgw", ".wld", ".prj", ".xml")  # what may lie beside a raster and bear its name
+
+
+@dataclass(frozen=True)
+class PairFiles:
+    """The files of one pair."""
+
+    name: str
+    optical: Path
+    sar: Path
+    mask: Path | None
+
+    def read(self, native: bool = False) -> tuple[Patch, Patch]:
+        """Optical and SAR patch, (bands, h, w) float32 or, if `native`, the file's own type; 0 where not valid.
+        Raises InputError where a file cannot be read or the mask has another size."""
+        return _read(self.optical, self.mask, native), _read(self.sar, self.mask, native)
+
+
+def pair_files(folder: PathLike) -> list[PairFiles]:
+    """The pairs of a folder, by name. Raises InputError where there are none."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder")
+    found = []
+    for optical in _rasters(folder, "*_opt"):
+        name = optical.stem[: -len("_opt")]
+        sar, mask = (_rasters(folder, f"{glob.escape(name)}_{kind}") for kind in ("sar", "mask"))
+        if sar:
+            found.append(PairFiles(name, optical, sar[0], mask[0] if mask else None))
+    if not found:
+        raise InputError(f"{folder}: holds no pairs NAME_opt.* and NAME_sar.*")
+    return found
+
+
+def _rasters(folder: Path, stem: str) -> list[Path]:
+    return sorted(path for path in folder.glob(f"{stem}.*") if path.suffix.lower() not in _BESIDE)
+
+
+def _read(path: Path, mask: Path | None, native: bool) -> Patch:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        with open_raster(path) as dataset, reading(path):
+            values = dataset.read(data_bands(dataset), out_dtype=None if native else "float32")
+            valid = (dataset.dataset_mask() > 0) & np.isfinite(values).all(axis=0)
+        if mask is not None:
+            with open_raster(mask) as dataset, reading(mask):
+                inside = dataset.read(1) > 0
+            if inside.shape != valid.shape:
+                raise InputError(f"{mask}: differs in size from {path.name}")
+            valid = valid & inside
+    return Patch(np.where(valid, values, values.dtype.type(0)), valid)

@@ -1,0 +1,143 @@
+"""Resampling of arrays through coordinates: from one grid to another, by valid pixels only, in any data type."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from rasterio.warp import transform as transform_coordinates
+from scipy.ndimage import map_coordinates
+
+from sn9reg.raster.grid import Grid
+
+Floats = npt.NDArray[np.float64]
+Values = npt.NDArray[Any]  # (bands, h, w)
+Mask = npt.NDArray[np.bool_]  # (bands, h, w), True where there is data
+Locate = Callable[[Floats, Floats], tuple[Floats, Floats]]  # pixels (x, y) of one grid -> pixels of another
+
+RESAMPLING = ("nearest", "bilinear", "cubic")
+
+# Between two CRS, coordinates are transformed at nodes this many pixels apart and linear in between; no more nodes
+# a side than this, which keeps a wild offset map from asking for millions.
+_NODE_STEP, _MAX_NODES = 16, 257
+
+
+def locator(optical: Grid, source: Grid) -> Locate:
+    """The function from optical pixels to pixels of `source`: affine in one CRS, a lattice of nodes between two."""
+    matrix = np.linalg.inv(source.linear) @ optical.linear
+
+    def affine(x: Floats, y: Floats) -> tuple[Floats, Floats]:
+        u, v = source.to_pixel(optical.to_map(np.zeros((1, 2))))[0]
+        return matrix[0, 0] * x + matrix[0, 1] * y + u, matrix[1, 0] * x + matrix[1, 1] * y + v
+
+    def exact(x: Floats, y: Floats) -> tuple[Floats, Floats]:
+        places = optical.to_map(np.column_stack([x.ravel(), y.ravel()]))
+        u, v = transform_coordinates(optical.crs, source.crs, places[:, 0].tolist(), places[:, 1].tolist())
+        xy = np.column_stack([u, v])
+        xy[~np.isfinite(xy).all(axis=1)] = np.nan  # a place that the raster's CRS does not know
+        xy = source.to_pixel(xy)
+        return xy[:, 0].reshape(x.shape), xy[:, 1].reshape(x.shape)
+
+    def between_nodes(x: Floats, y: Floats) -> tuple[Floats, Floats]:
+        known = np.isfinite(x)
+        if not known.any():
+            return x, y
+        nodes_x, nodes_y = _nodes(x[known]), _nodes(y[known])
+        at = [(a - nodes[0]) / (nodes[1] - nodes[0]) for a, nodes in ((y, nodes_y), (x, nodes_x))]
+        at = [np.where(known, a, 0) for a in at]
+        across, down = np.meshgrid(nodes_x, nodes_y)
+        u, v = (map_coordinates(node, at, order=1, mode="nearest") for node in exact(across, down))
+        return np.where(known, u, np.nan), np.where(known, v, np.nan)
+
+    return affine if optical.crs == source.crs else between_nodes
+
+
+def _nodes(values: Floats) -> Floats:
+    low, high = float(values.min()), float(values.max())
+    count = min(_MAX_NODES, max(2, math.ceil((high - low) / _NODE_STEP) + 1))
+    return np.linspace(low, max(high, low + 1), count)
+
+
+def interpolate(values: Values, valid: Mask, x: Floats, y: Floats, how: str) -> tuple[Values, Mask]:
+    """(bands, h, w) values and validity at pixels (x, y), (h, w) each, of (bands, H, W) arrays.
+
+    Valid is what has a valid nearest pixel; blended are valid pixels only. Integers come back unrounded.
+    cv2.remap would round coordinates to 1/32 px, stop at 32,767 px and know no validity.
+    """
+    # Two pixels around, so that every tap of a pixel inside has an address.
+    values, valid = (np.pad(a, ((0, 0), (2, 2), (2, 2))) for a in (values, valid))
+    x, y = x + 2, y + 2
+    near_x, near_y = np.floor(x + 0.5).astype(np.intp), np.floor(y + 0.5).astype(np.intp)
+    nearest, known = values[:, near_y, near_x], valid[:, near_y, near_x]
+    if how == "nearest":
+        return nearest, known
+    work = working_dtype(values.dtype)
+    values = np.where(valid, values, 0).astype(work, copy=False)
+    total, weight, _ = _gather(values, valid, x, y, _linear)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        result = total / weight
+    if how == "cubic":  # its negative weights need all of their pixels
+        total, _, complete = _gather(values, valid, x, y, _cubic)
+        result = np.where(complete, total, result)
+    # On a whole pixel exactly its value, infinite ones too.
+    whole = (x == near_x) & (y == near_y)
+    return np.where(known, np.where(whole, nearest, result), 0).astype(work, copy=False), known
+
+
+def _gather(
+    values: Values, valid: Mask, x: Floats, y: Floats, kernel: Callable[[Floats], list[Floats]]
+) -> tuple[Values, Values, Mask]:
+    """Sums over the valid taps of a separable kernel, of values and of weights, and whether all taps are valid."""
+    col, row = np.floor(x).astype(np.intp), np.floor(y).astype(np.intp)
+    across, down = kernel(x - col), kernel(y - row)
+    first, width = 1 - len(across) // 2, values.shape[2]
+    real = values.real.dtype
+    shape = (len(values), *x.shape)
+    total, weight, complete = np.zeros(shape, values.dtype), np.zeros(shape, real), np.ones(shape, bool)
+    flat, known = values.reshape(len(values), -1), valid.reshape(len(valid), -1)
+    with np.errstate(invalid="ignore"):  # zero times an infinite value
+        for (j, wy), (i, wx) in itertools.product(enumerate(down, first), enumerate(across, first)):
+            at, w = (row + j) * width + col + i, (wy * wx).astype(real)
+            there = known.take(at, axis=1)
+            total += w * flat.take(at, axis=1)
+            weight += w * there
+            complete &= there
+    return total, weight, complete
+
+
+def _linear(f: Floats) -> list[Floats]:
+    return [1 - f, f]
+
+
+def _cubic(f: Floats) -> list[Floats]:
+    """Catmull-Rom, GDAL's cubic."""
+    return [
+        ((2 - f) * f - 1) * f / 2,
+        ((3 * f - 5) * f * f + 2) / 2,
+        ((4 - 3 * f) * f + 1) * f / 2,
+        (f - 1) * f * f / 2,
+    ]
+
+
+def block_means(values: Values, valid: Mask, k: int, shape: tuple[int, int]) -> tuple[Values, Mask]:
+    """Means of the valid of k x k pixels; valid where at least half of them are. Short edges count as invalid."""
+    short = [(0, 0), *((0, n * k - have) for n, have in zip(shape, values.shape[1:], strict=True))]
+    cells = (len(values), shape[0], k, shape[1], k)
+    valid = np.pad(valid, short).reshape(cells)
+    values = np.pad(values, short).reshape(cells)
+    work = np.complex128 if values.dtype.kind == "c" else np.float64
+    number = valid.sum(axis=(2, 4))
+    means = np.where(valid, values, 0).sum(axis=(2, 4), dtype=work) / np.maximum(number, 1)
+    return means, 2 * number >= k * k
+
+
+def working_dtype(dtype: npt.DTypeLike) -> np.dtype[Any]:
+    """float32 holds 16-bit integers and float32 itself; the wider types need 64 bits."""
+    dtype = np.dtype(dtype)
+    if dtype.kind == "c":
+        return dtype
+    return np.dtype(np.float32 if dtype.itemsize <= 2 or dtype == np.float32 else np.float64)

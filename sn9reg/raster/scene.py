@@ -1,0 +1,299 @@
+"""ScenePair: an optical and a SAR scene on one common grid, each with a validity mask, read by window.
+
+Scene alignment as in the SpaceNet 9 baseline (Hänsch et al., section 3): the finer scene is resampled by area
+average to the pixel size of the coarser one, both are padded to the same extent. Nothing is held at full
+resolution: every read goes through a WarpedVRT.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import rasterio
+from affine import Affine
+from rasterio.crs import CRS
+from rasterio.enums import Resampling
+from rasterio.io import DatasetReader
+from rasterio.vrt import WarpedVRT
+from rasterio.windows import Window as RasterioWindow
+
+from sn9reg.errors import InputError
+from sn9reg.raster.files import PathLike, alpha_band, check_bands, data_bands, grid_of, open_raster, reading
+from sn9reg.raster.grid import Grid, Points, Window, common_grid
+
+_OVERVIEW_SIDE = 1024  # an overview is at most this large
+_BLOCK = 512  # side of what is warped at once
+_LARGEST_WARP = 4  # coarser pixels are averaged from these, in memory, so that the file is read once for all of them
+_CACHE = 128 << 20  # bytes (rasterio does not count in MiB, as GDAL does); GDAL's own default is a share of the memory
+# WarpedVRT wants some CRS; in a pixel frame both sides get this one, so nothing is ever transformed.
+_FRAME_CRS = CRS.from_epsg(3857)
+
+
+@dataclass(frozen=True)
+class Patch:
+    """What a window of a scene holds: values (bands, h, w) float32, 0 where not valid; valid (h, w) bool."""
+
+    values: npt.NDArray[np.float32]
+    valid: npt.NDArray[np.bool_]
+
+    def __post_init__(self) -> None:
+        if self.values.ndim != 3 or self.values.shape[1:] != self.valid.shape:
+            raise ValueError(f"values {self.values.shape} and valid {self.valid.shape} do not belong together")
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One open scene. `grid` is its own; `read` resamples it onto any window of any coarsening of the common grid."""
+
+    name: str
+    grid: Grid
+    bands: tuple[int, ...]
+    _dataset: DatasetReader = field(repr=False)
+    _common: Grid = field(repr=False)
+    _nodata: float | None = field(repr=False)
+    _vrts: dict[int, WarpedVRT] = field(default_factory=dict, repr=False)
+    _blocks: OrderedDict[tuple[int, int, int], Patch] = field(default_factory=OrderedDict, repr=False)
+
+    def read(self, window: Window, factor: int = 1) -> Patch:
+        """The window, in pixels of the common grid coarsened by `factor`; outside the scene nothing is valid.
+
+        Raises InputError if the file cannot be read.
+        """
+        if factor > _LARGEST_WARP and factor % 2 == 0:
+            twice = Window(2 * window.col, 2 * window.row, 2 * window.width, 2 * window.height)
+            return _halved(self.read(twice, factor // 2))
+        values = np.zeros((len(self.bands), *window.shape), np.float32)
+        valid = np.zeros(window.shape, bool)
+        whole = self._common.coarsen(factor)
+        inside = window.intersect(whole.window)
+        if not inside.empty:
+            for row in range(inside.row // _BLOCK, (inside.row + inside.height - 1) // _BLOCK + 1):
+                for col in range(inside.col // _BLOCK, (inside.col + inside.width - 1) // _BLOCK + 1):
+                    block = Window(col * _BLOCK, row * _BLOCK, _BLOCK, _BLOCK).intersect(whole.window)
+                    part = block.intersect(inside)
+                    patch, there, here = self._block(factor, block), _within(part, block), _within(part, window)
+                    values[:, here[0], here[1]] = patch.values[:, there[0], there[1]]
+                    valid[here] = patch.valid[there]
+        return Patch(values, valid)
+
+    def _block(self, factor: int, window: Window) -> Patch:
+        """A block through the cache: templates and search areas overlap, and warping is what reading costs."""
+        key = (factor, window.row, window.col)
+        if key in self._blocks:
+            self._blocks.move_to_end(key)
+            return self._blocks[key]
+        patch = self._blocks[key] = self._warp(factor, window)
+        # Room for a few rows of blocks: work goes through the scene row by row.
+        if len(self._blocks) > max(64, 4 * (self._common.width // factor // _BLOCK + 1)):
+            self._blocks.popitem(last=False)
+        return patch
+
+    def _warp(self, factor: int, inside: Window) -> Patch:
+        vrt, alpha = self._vrt(factor), alpha_band(self._dataset)
+        with reading(self.name):
+            data = vrt.read(
+                [*self.bands, alpha or vrt.count],
+                window=RasterioWindow(inside.col, inside.row, inside.width, inside.height),
+                out_dtype="float64" if "64" in vrt.dtypes[0] else "float32",
+            )
+        # A NaN or infinity among the averaged pixels leaves the average without meaning.
+        good = (data[-1] > 0) & np.isfinite(data[:-1]).all(axis=0)
+        nodata = self._dataset.nodata if self._nodata is None else self._nodata
+        if alpha and nodata is not None:  # of the two, GDAL heeds alpha only
+            good &= (data[:-1] != nodata).any(axis=0)
+        return Patch(np.where(good, np.clip(data[:-1], -3e38, 3e38), 0).astype(np.float32), good)
+
+    def _vrt(self, factor: int) -> WarpedVRT:
+        if factor not in self._vrts:
+            target = self._common.coarsen(factor)
+            same_size = self.grid.crs == target.crs and np.allclose(
+                self.grid.pixel_size, target.pixel_size, rtol=1e-6, atol=0
+            )
+            extras: dict[str, Any] = {"NUM_THREADS": 2, "UNIFIED_SRC_NODATA": "YES"}
+            if same_size:  # else GDAL takes a turned scene's blocks for downsampled ones, and blurs some of them
+                extras |= {"XSCALE": 1, "YSCALE": 1}
+            # An alpha band of the scene's own serves; its nodata must not become the alpha of the padding.
+            extras |= {"nodata": None} if alpha_band(self._dataset) else {"add_alpha": True}
+            if self._nodata is not None:
+                extras["src_nodata"] = self._nodata
+            with reading(self.name):
+                self._vrts[factor] = WarpedVRT(
+                    self._dataset,
+                    src_crs=self.grid.crs or _FRAME_CRS,
+                    src_transform=_upright(self.grid),
+                    crs=target.crs or _FRAME_CRS,
+                    transform=_upright(target),
+                    width=target.width,
+                    height=target.height,
+                    # An average over less than one source pixel is nearest neighbour: half a pixel of jitter.
+                    resampling=Resampling.bilinear if same_size else Resampling.average,
+                    warp_mem_limit=256,
+                    **extras,
+                )
+        return self._vrts[factor]
+
+    def outline(self) -> Points:
+        """(N, 2) points around the scene, in pixels of the common grid."""
+        return self._common.to_pixel(self.grid.map_to_crs(self.grid.outline(), self._common.crs))
+
+    def close(self) -> None:
+        for vrt in self._vrts.values():
+            vrt.close()
+
+
+@dataclass(frozen=True)
+class PosedScene:
+    """A scene as it looks through `matrix`, (3, 3) from a pixel of the common grid, x, y, 1, to the pixel of the common
+    grid where the scene has what is seen there: a scene turned and scaled back, once it is known how it lies."""
+
+    scene: Scene
+    matrix: npt.NDArray[np.float64]
+
+    @property
+    def name(self) -> str:
+        return self.scene.name
+
+    @property
+    def grid(self) -> Grid:
+        return self.scene.grid
+
+    def outline(self) -> Points:
+        """(N, 2) points around the scene, in pixels of the common grid, where it is seen."""
+        return through(np.linalg.inv(self.matrix), self.scene.outline())
+
+    def read(self, window: Window, factor: int = 1) -> Patch:
+        """As `Scene.read`, bilinear. Raises InputError if the file cannot be read."""
+        coarse = np.array([[factor, 0, (factor - 1) / 2], [0, factor, (factor - 1) / 2], [0, 0, 1.0]])
+        first = np.array([[1, 0, window.col], [0, 1, window.row], [0, 0, 1.0]])
+        matrix = np.linalg.inv(coarse) @ self.matrix @ coarse @ first  # pixel of the window -> coarse pixel
+        x, y = np.meshgrid(np.linspace(-1, window.width, 9), np.linspace(-1, window.height, 9))
+        there = through(matrix, np.column_stack([x.ravel(), y.ravel()]))
+        low, high = np.floor(there.min(axis=0)) - 2, np.ceil(there.max(axis=0)) + 3
+        around = Window(*low.astype(int).tolist(), *(high - low).astype(int).tolist())
+        patch = self.scene.read(around, factor)
+        matrix = np.array([[1, 0, -low[0]], [0, 1, -low[1]], [0, 0, 1.0]]) @ matrix
+        zoom = math.sqrt(abs(np.linalg.det(matrix[:2, :2])))
+        bands = [*(patch.values * patch.valid), patch.valid.astype(np.float32)]
+        if zoom > 1.2:  # what lies between the pixels that are seen must not alias
+            bands = [cv2.GaussianBlur(band, (0, 0), 0.35 * zoom) for band in bands]
+        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        *values, share = (cv2.warpPerspective(b, matrix, (window.width, window.height), flags=flags) for b in bands)
+        valid = share > 0.5
+        return Patch(np.where(valid, np.stack(values) / np.maximum(share, 0.5), 0).astype(np.float32), valid)
+
+
+def through(matrix: npt.NDArray[Any], xy: Points) -> Points:
+    """(N, 2) points moved by a (3, 3) projective matrix."""
+    moved = np.column_stack([xy, np.ones(len(xy))]) @ matrix.T
+    return moved[:, :2] / moved[:, 2:]
+
+
+def _within(part: Window, of: Window) -> tuple[slice, slice]:
+    """Rows and columns of `part` in an array of the window `of`."""
+    row, col = part.row - of.row, part.col - of.col
+    return slice(row, row + part.height), slice(col, col + part.width)
+
+
+def _halved(patch: Patch) -> Patch:
+    """2 x 2 pixels made one: the mean of the valid ones, valid where any is."""
+    bands, height, width = patch.values.shape
+    blocks = (height // 2, 2, width // 2, 2)
+    count = patch.valid.reshape(blocks).sum(axis=(1, 3), dtype=np.float32)
+    total = patch.values.reshape(bands, *blocks).sum(axis=(2, 4))
+    return Patch(total / np.maximum(count, 1), count > 0)
+
+
+def _upright(grid: Grid) -> Affine:
+    """The geotransform given to GDAL; a pixel frame's y axis is turned up, as map axes are."""
+    return grid.transform if grid.crs is not None else Affine.scale(1, -1) * grid.transform
+
+
+@dataclass(frozen=True)
+class ScenePair:
+    """An optical and a SAR scene and the common grid on which they are compared."""
+
+    optical: Scene
+    sar: Scene | PosedScene
+    grid: Grid
+
+    @property
+    def overlap(self) -> Window:
+        """Where the extents of both scenes overlap, in pixels of the common grid."""
+        windows = [self.grid.covering(self.grid.to_map(scene.outline())) for scene in (self.optical, self.sar)]
+        return windows[0].intersect(windows[1])
+
+    def posed(self, matrix: npt.NDArray[np.float64]) -> ScenePair:
+        """The pair with its SAR scene seen through `matrix`, see `PosedScene`."""
+        if not isinstance(self.sar, Scene):
+            raise TypeError("the pair is posed already")
+        return ScenePair(self.optical, PosedScene(self.sar, matrix), self.grid)
+
+    def overview(self, scene: Scene | PosedScene) -> tuple[Patch, int]:
+        """The whole of `scene` on the common grid at about 1,000 px a side, and the factor of that."""
+        factor = 1
+        while max(self.grid.shape) / factor > _OVERVIEW_SIDE:
+            factor *= 2
+        return scene.read(self.grid.coarsen(factor).window, factor), factor
+
+
+@contextmanager
+def open_pair(
+    optical: PathLike,
+    sar: PathLike,
+    *,
+    pixel_frame: bool = False,
+    optical_bands: Sequence[int] = (),
+    sar_bands: Sequence[int] = (),
+    optical_nodata: float | None = None,
+    sar_nodata: float | None = None,
+    grid: Grid | None = None,
+) -> Iterator[ScenePair]:
+    """Open both scenes and lay them on their common grid, or on `grid`.
+
+    Bands default to the first three (optical) and all (SAR) that are not alpha. A nodata value given here
+    replaces the file's own; otherwise validity comes from nodata, alpha, mask band and NaN, and is never guessed.
+
+    Raises InputError for files that cannot be used, that do not overlap, or that hold no valid pixel.
+    """
+    with rasterio.Env(GDAL_CACHEMAX=_CACHE), ExitStack() as stack:
+        datasets = [stack.enter_context(open_raster(path)) for path in (optical, sar)]
+        grids = [grid_of(dataset, pixel_frame) for dataset in datasets]
+        bands = [
+            tuple(optical_bands) or tuple(data_bands(datasets[0])[:3]),
+            tuple(sar_bands) or tuple(data_bands(datasets[1])),
+        ]
+        for dataset, chosen in zip(datasets, bands, strict=True):
+            check_bands(dataset, list(chosen))
+        if not _overlap(*grids):
+            raise InputError(f"{optical} and {sar} do not overlap: check that they show the same place and their CRS")
+        common = grid or common_grid(*grids)
+        scenes = [
+            Scene(str(path), grid, chosen, dataset, common, nodata)
+            for path, grid, chosen, dataset, nodata in zip(
+                (optical, sar), grids, bands, datasets, (optical_nodata, sar_nodata), strict=True
+            )
+        ]
+        for scene in scenes:
+            stack.callback(scene.close)
+        pair = ScenePair(scenes[0], scenes[1], common)
+        for scene in scenes:
+            if not pair.overview(scene)[0].valid.any():
+                raise InputError(f"{scene.name}: holds no valid pixel (all nodata, masked or NaN)")
+        yield pair
+
+
+def _overlap(optical: Grid, sar: Grid) -> bool:
+    """Whether the two extents share any area, judged in the optical scene's pixels."""
+    if (optical.crs is None) != (sar.crs is None):
+        return True  # common_grid says what is wrong
+    there = optical.to_pixel(sar.map_to_crs(sar.outline(), optical.crs)) + 0.5
+    low, high = there.min(axis=0), there.max(axis=0)
+    return bool((high > 0).all() and (low < [optical.width, optical.height]).all())

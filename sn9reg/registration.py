@@ -1,0 +1,263 @@
+"""register(): the whole story. open -> match -> fit -> judge -> render."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from sn9reg import progress
+from sn9reg.errors import InputError
+from sn9reg.fit.choose import Fit, fit
+from sn9reg.fit.correspondences import Correspondences, adaptive_ratio
+from sn9reg.fit.warp import Warp
+from sn9reg.judge.calibration import Calibration, calibration_of, pair_logit, pair_probability, read_calibration
+from sn9reg.judge.evidence import gather
+from sn9reg.judge.verdict import Verdict, judge, refused
+from sn9reg.matchers import DEFAULT_MATCHER
+from sn9reg.matchers.base import Matcher, make_matcher
+from sn9reg.matchers.dense.hybrid import HybridMatcher
+from sn9reg.matchers.dense.search import FeatureExtractor
+from sn9reg.offsets import OffsetMap, from_nodes, node_positions, offsets_between
+from sn9reg.raster.files import PathLike
+from sn9reg.raster.grid import Grid, Points
+from sn9reg.raster.scene import ScenePair, open_pair
+from sn9reg.tiepoints import TiePoints
+
+log = logging.getLogger(__name__)
+
+_MATCHING = 0.95  # share of the time
+
+
+@dataclass(frozen=True)
+class Registration:
+    """What came out for one pair: the warp, the correspondences and the evidence.
+
+    optical, sar: the scenes' own grids. grid: the common one. seconds: stage -> time taken.
+    """
+
+    optical: Grid
+    sar: Grid
+    grid: Grid
+    matches: Correspondences
+    fit: Fit
+    verdict: Verdict
+    matcher: str
+    names: tuple[str, str]
+    seconds: Mapping[str, float]
+
+    @property
+    def registered(self) -> bool:
+        return self.verdict.registered
+
+    @property
+    def warp(self) -> Warp:
+        return self.fit.warp
+
+    @property
+    def expected_error_px(self) -> float:
+        """Expected error of the offset map in optical pixels: half of it is more right than that."""
+        here = self.optical.resolution * self.optical.metres_per_unit
+        return self.verdict.error * self.grid.metres_per_unit / here
+
+    def offsets(self, sigma: bool = False) -> OffsetMap:
+        """The offset map on the optical grid; zeros where the pair was not registered. sigma: with the third band."""
+        # The field's shortest length is many pixels of the common grid: nodes may be farther apart on larger images.
+        step = int(np.clip(max(self.optical.shape) / 160, 8, 64))
+        places, (ny, nx) = node_positions(self.optical, step)
+        here = self.optical.to_map(places)
+        if self.registered:
+            source = self.optical.map_to_crs(here, self.grid.crs)
+            there = self.grid.map_to_crs(self.warp(source), self.optical.crs)
+            bands = [*offsets_between(self.optical, here, there).T]
+            if sigma:
+                scale = self.grid.metres_per_unit / (self.optical.resolution * self.optical.metres_per_unit)
+                bands.append(self.warp.error(source) * scale)
+        else:
+            bands = [np.zeros(len(places))] * 2 + [np.full(len(places), np.nan)] * sigma
+        nodes = np.stack(bands).reshape(len(bands), ny, nx).astype(np.float32)
+        return from_nodes(self.optical, nodes, step, self.facts())
+
+    def tiepoints(self) -> TiePoints:
+        """The matches in pixels of each image, with score, sigma (optical pixels) and inlier flag."""
+        optical_xy = self._own(self.matches.optical_map, self.optical)
+        sar_xy = self._own(self.matches.sar_map, self.sar)
+        scale = self.grid.resolution * self.grid.metres_per_unit
+        scale /= self.optical.resolution * self.optical.metres_per_unit
+        return TiePoints(
+            optical_xy, sar_xy, score=self.matches.score, sigma=self.matches.sigma * scale, inlier=self.fit.inliers
+        )
+
+    def _own(self, map_xy: Points, grid: Grid) -> Points:
+        return grid.to_pixel(self.grid.map_to_crs(map_xy, grid.crs)) if len(map_xy) else np.zeros((0, 2))
+
+    def facts(self) -> dict[str, str]:
+        """What the offset map says of itself, as tags."""
+        v = self.verdict
+        return {
+            "version": version("sn9reg"),
+            "registered": "yes" if v.registered else "no",
+            "reason": v.reason,
+            "optical": self.names[0],
+            "sar": self.names[1],
+            "frame": "pixel" if self.optical.crs is None else "map",
+            "matcher": self.matcher,
+            "model": self.warp.model,
+            "matches": str(v.matches),
+            "inliers": str(v.inliers),
+            "probability": f"{v.probability:.4f}",
+            "calibrated": "yes" if self.matches.calibrated else "no",
+            "expected_error_px": f"{self.expected_error_px:.3f}",
+        }
+
+    def as_dict(self) -> dict[str, Any]:
+        """The evidence as plain numbers, for JSON; None where a number does not exist."""
+        v = self.verdict
+
+        def number(value: float) -> float | None:
+            return float(value) if np.isfinite(value) else None
+
+        scale = self.grid.metres_per_unit
+        return {
+            "registered": v.registered,
+            "reason": v.reason,
+            "model": self.warp.model,
+            "matcher": self.matcher,
+            "matches": v.matches,
+            "inliers": v.inliers,
+            "tried": v.tried,
+            "agreement": number(v.agreement),
+            "chance": number(v.chance),
+            "coverage": number(v.coverage),
+            "standing": number(v.standing),
+            "places": v.places,
+            "probability": number(v.probability),
+            "calibrated": self.matches.calibrated,
+            "expected_error_px": number(self.expected_error_px),
+            "expected_error_m": number(v.error * scale),
+            "held_out_m": {name: number(value * scale) for name, value in self.fit.held_out.items()},
+            "common_grid": self.grid.describe(),
+            "seconds": {stage: round(value, 3) for stage, value in self.seconds.items()},
+        }
+
+
+def register(
+    optical: PathLike,
+    sar: PathLike,
+    *,
+    matcher: str | Matcher = DEFAULT_MATCHER,
+    matcher_options: Mapping[str, Any] | None = None,
+    model: str = "auto",
+    threshold: float | None = None,
+    ratio_filter: bool = False,
+    pixel_frame: bool = False,
+    optical_bands: Sequence[int] = (),
+    sar_bands: Sequence[int] = (),
+    optical_nodata: float | None = None,
+    sar_nodata: float | None = None,
+    calibration: PathLike | None = None,
+) -> Registration:
+    """Register an optical to a SAR image.
+
+    matcher: a name or an object. matcher_options: its constructor's keyword arguments. model, threshold: see
+    `fitting.fit`. ratio_filter: keep only matches that pass
+    the adaptive-ratio filter (`correspondences.adaptive_ratio`); about half do. calibration: a file of
+    `pipelines.calibrate`; by default the one that ships for the matcher. Where there is none, or it is another
+    matcher's, a warning says so, and scores and sigma stay the matcher's own. The rest: see `scene.open_pair`.
+    The result says itself whether the pair was registered.
+
+    Raises InputError for files that cannot be used, ConfigError for options that make no sense.
+    """
+    source = make_matcher(matcher, **(matcher_options or {})) if isinstance(matcher, str) else matcher
+    seconds: dict[str, float] = {}
+    start = time.perf_counter()
+
+    def lap(stage: str) -> None:
+        nonlocal start
+        seconds[stage], start = time.perf_counter() - start, time.perf_counter()
+        log.info("%s: %.1f s", stage, seconds[stage])
+
+    with open_pair(
+        optical,
+        sar,
+        pixel_frame=pixel_frame,
+        optical_bands=optical_bands,
+        sar_bands=sar_bands,
+        optical_nodata=optical_nodata,
+        sar_nodata=sar_nodata,
+    ) as pair:
+        lap("open")
+        with progress.part(0.0, _MATCHING, "match"):
+            matches = source.match(pair)
+        if ratio_filter:
+            kept = adaptive_ratio(matches)
+            # What the filter drops was not tried, so that the verdict judges those that are left.
+            matches = replace(matches.keep(kept), tried=matches.tried - int((~kept).sum()))
+        lap("match")
+        fitted = fit(matches, model, threshold)
+        lap("fit")
+        own = _calibration(source.name, getattr(source, "own_weights", False), calibration)
+        with progress.part(_MATCHING, 1.0, "judge"):
+            matches, fitted, verdict = assess(pair, matches, fitted, own)
+        lap("judge")
+        names = (Path(pair.optical.name).name, Path(pair.sar.name).name)
+        grids = (pair.optical.grid, pair.sar.grid, pair.grid)
+        return Registration(*grids, matches, fitted, verdict, source.name, names, seconds)
+
+
+def assess(
+    pair: ScenePair, matches: Correspondences, fitted: Fit, calibration: Calibration | None
+) -> tuple[Correspondences, Fit, Verdict]:
+    """Matches and fit with calibrated errors, where there is a calibration, and the verdict on them."""
+    if not fitted.fitted:
+        return matches, fitted, refused(matches, fitted.reason)
+    evidence = gather(pair, fitted.warp, matches.step, witness(pair))
+    logit = pair_logit(matches, evidence)
+    if calibration is not None:
+        matches = calibration.matches(matches, fitted, evidence, logit)
+        fitted = calibration.fit(matches, fitted, evidence)
+    return matches, fitted, judge(matches, fitted.inliers, evidence, pair_probability(logit), fitted.error)
+
+
+def witness(pair: ScenePair) -> FeatureExtractor:
+    """The features that give evidence, whatever was matched by: the default matcher's."""
+    return HybridMatcher().extractor(pair.overview(pair.sar)[0])
+
+
+def _calibration(matcher: str, own_weights: bool, path: PathLike | None) -> Calibration | None:
+    """The calibration to be used; where there is none a warning says why."""
+    try:
+        found = calibration_of(matcher) if path is None else read_calibration(path)
+    except InputError as error:
+        log.warning("%s; scores and sigma are not calibrated", error)
+        return None
+    if found is None:
+        log.warning("no calibration ships for %s: its scores and sigma are its own", matcher)
+    elif found.matcher != matcher:
+        log.warning(
+            "%s: is a calibration of %s, not of %s; scores and sigma are not calibrated", path, found.matcher, matcher
+        )
+    elif path is None and own_weights:
+        log.warning(
+            "the calibration that ships is of other weights of %s; scores and sigma are not calibrated", matcher
+        )
+    else:
+        return found
+    return None
+
+
+class _Callable(ModuleType):
+    """Importing this file makes `sn9reg.registration` the module, whatever stood there: so it is the function too."""
+
+    __call__ = staticmethod(register)
+
+
+sys.modules[__name__].__class__ = _Callable

@@ -1,0 +1,154 @@
+"""Measuring a matcher on folders of small registered pairs: a SAR template is looked for in an optical patch."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import rasterio
+
+from sn9reg import progress
+from sn9reg.errors import ConfigError, InputError
+from sn9reg.fit.warp import fit_global
+from sn9reg.matchers.base import Matcher
+from sn9reg.raster.degradation import Degradation
+from sn9reg.raster.files import PathLike, geotiff_profile
+from sn9reg.raster.folders import pair_files
+from sn9reg.raster.grid import Grid, Points
+from sn9reg.raster.resampling import interpolate
+from sn9reg.raster.scene import Patch, open_pair
+from sn9reg.score.metrics import summarise
+
+_OWN_STREAM = 1  # tells a pair's own random numbers, of its turn and speckle, from those of the templates' places
+
+
+@dataclass(frozen=True)
+class PatchResult:
+    """errors: (N,) distance of the found to the true place, pixels. seconds: (N,) per pair."""
+
+    matcher: str
+    errors: npt.NDArray[np.float64]
+    seconds: npt.NDArray[np.float64]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Correct match rates by threshold, mean error and median time, for JSON."""
+        return {
+            "matcher": self.matcher,
+            **summarise(self.errors),
+            "ms_per_pair": round(float(np.median(self.seconds)) * 1e3, 2),
+        }
+
+
+def bench_patches(
+    folder: PathLike,
+    matcher: Matcher,
+    reference: int = 256,
+    template: int = 192,
+    limit: int | None = None,
+    seed: int = 0,
+    degradation: Degradation | None = None,
+    rotate: float = 0.0,
+) -> PatchResult:
+    """Look for a SAR template of `template` px in an optical patch of `reference` px, for every pair of a folder.
+
+    Pairs are NAME_opt.* and NAME_sar.*, registered; NAME_mask.*, where there is one, holds the valid pixels. The patch
+    is cut from the middle of the image, the template from a place of the patch drawn by `seed`. Places count in whole
+    pixels. limit: at most so many pairs, spread evenly over their names.
+
+    degradation: done to every template; its float32 values are not clipped to the file's data type. rotate: degrees;
+    every template is turned about its centre by an angle drawn from +-rotate, and its true place stays that of the
+    centre (S. Bertrand et al., "Learning-based SAR-Optical Registration for Navigation", sections V-C and VI). Neither
+    changes the places that are drawn, nor the one the other's draws.
+
+    Raises InputError for a folder without pairs, with images smaller than `reference`, or, with speckle, of negative
+    values; ConfigError where the template is not smaller than the patch, and for a `rotate` not from 0 to 180.
+    """
+    if not 0 < template < reference:
+        raise ConfigError(f"--template {template} must be smaller than --reference {reference}")
+    if not 0 <= rotate <= 180:
+        raise ConfigError(f"--rotate {rotate} must lie between 0 and 180 degrees")
+    random = np.random.default_rng(seed)
+    errors, seconds = [], []
+    pairs = pair_files(folder)
+    # Spread over the names, which often begin with what the ground is.
+    chosen = np.linspace(0, len(pairs) - 1, min(limit or len(pairs), len(pairs))).round().astype(int)
+    for index, files in enumerate(pairs[i] for i in chosen):
+        corner = random.integers(0, reference - template + 1, 2)
+        own = np.random.default_rng([seed, index, _OWN_STREAM])
+        angle = rotate * own.uniform(-1, 1)
+        optical, sar = files.read()
+        for path, patch in ((files.optical, optical), (files.sar, sar)):
+            if min(patch.valid.shape) < reference:
+                height, width = patch.valid.shape
+                raise InputError(f"{path}: is {width} x {height} px, smaller than --reference {reference}")
+        optical = _cut(optical, _middle(optical, reference), reference)
+        cut = _cut(sar, _middle(sar, reference) + corner, template, angle)
+        if degradation is not None:
+            cut = _degraded(cut, degradation, own, files.sar)
+        with progress.part(index / len(chosen), (index + 1) / len(chosen)):
+            start = time.perf_counter()
+            found = _locate(matcher, optical, cut)
+            seconds.append(time.perf_counter() - start)
+            progress.report(1.0)
+        errors.append(float(np.hypot(*(np.rint(found) - corner))))
+    return PatchResult(matcher.name, np.array(errors), np.array(seconds))
+
+
+def _middle(patch: Patch, side: int) -> npt.NDArray[np.int64]:
+    """(x, y) of the upper left pixel of the middle side x side pixels."""
+    return (np.array(patch.valid.shape[::-1]) - side) // 2
+
+
+def _cut(patch: Patch, corner: npt.NDArray[np.int64], side: int, angle: float = 0.0) -> Patch:
+    """side x side pixels from `corner` (x, y) on, their frame turned about its centre by `angle` degrees, from the
+    image's x axis towards its y axis. What lies outside the image is not valid."""
+    if not angle:
+        part = (slice(corner[1], corner[1] + side), slice(corner[0], corner[0] + side))
+        return Patch(patch.values[:, part[0], part[1]], patch.valid[part])
+    half = (side - 1) / 2
+    reach = math.ceil((math.sqrt(2) - 1) * half) + 1  # by so much do the turned corners leave the square
+    around = ((0, 0), (reach, reach), (reach, reach))
+    values, valid = np.pad(patch.values, around), np.pad(np.broadcast_to(patch.valid, patch.values.shape), around)
+    down, across = np.mgrid[:side, :side] - half
+    cos, sin = math.cos(math.radians(angle)), math.sin(math.radians(angle))
+    x, y = cos * across - sin * down, sin * across + cos * down
+    # Cubic, for bilinear would blur as well; but cubic overshoots, and no pixel may become negative by that.
+    values, valid = interpolate(values, valid, x + half + reach + corner[0], y + half + reach + corner[1], "cubic")
+    return Patch(np.where(valid, np.clip(values, patch.values.min(), patch.values.max()), 0), valid[0])
+
+
+def _degraded(patch: Patch, degradation: Degradation, random: np.random.Generator, path: Path) -> Patch:
+    try:
+        values = degradation(patch.values, random)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    return Patch(np.where(patch.valid, values, 0), patch.valid)
+
+
+def _locate(matcher: Matcher, optical: Patch, sar: Patch) -> Points:
+    """(2,) by the matcher's own `locate` if it has one, else by a translation through its correspondences."""
+    if hasattr(matcher, "locate"):
+        place: Points = matcher.locate(optical, sar)
+        return place
+    with tempfile.TemporaryDirectory() as folder:
+        patches = {"optical": optical, "sar": sar}
+        paths = [save_patch(Path(folder) / f"{kind}.tif", patch) for kind, patch in patches.items()]
+        with open_pair(*paths, pixel_frame=True) as pair:
+            matches = matcher.match(pair)
+    fit = fit_global(matches.optical_xy, matches.sar_xy, "translation", 3.0)
+    return np.full(2, np.inf) if fit is None else -fit.matrix[:2, 2]
+
+
+def save_patch(path: Path, patch: Patch) -> Path:
+    """Write a patch as a GeoTIFF in a pixel frame, NaN where it is not valid; the path."""
+    count, height, width = patch.values.shape
+    profile = geotiff_profile(Grid.pixel_frame(width, height), count, "float32", nodata=float("nan"))
+    with rasterio.open(path, "w", **profile) as target:
+        target.write(np.where(patch.valid, patch.values, np.nan).astype(np.float32))
+    return path

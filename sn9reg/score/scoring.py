@@ -1,0 +1,154 @@
+"""Tie-point scores: SpaceNet 9's number bit for bit, and beside it the unrounded errors in pixels and metres."""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from sn9reg.offsets import OffsetMap, offsets_between
+from sn9reg.raster.grid import Grid, Points, common_grid
+from sn9reg.tiepoints import TiePoints
+
+Floats = npt.NDArray[np.float64]
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Score:
+    """How far an offset map is from tie-points.
+
+    sn9_mean_px, sn9_score: SpaceNet 9's own count (`sn9_reference`), every row once. The others: unrounded, pixel
+    centres, rotation and sub-pixel tie-points respected, in optical pixels and metres (NaN in a pixel frame); ce90 is
+    the radius that holds 90 % of the points. n: tie-points. without_registration: the same for zero offsets.
+    Every mean is NaN if the map holds no value at a tie-point.
+    """
+
+    sn9_mean_px: float
+    sn9_score: float
+    mean_px: float
+    median_px: float
+    rmse_px: float
+    ce90_px: float
+    mean_m: float
+    median_m: float
+    rmse_m: float
+    ce90_m: float
+    n: int
+    without_registration: Score | None = None
+    points: pd.DataFrame | None = field(default=None, repr=False, compare=False)
+
+    def per_point(self) -> pd.DataFrame:
+        """One row per tie-point, in their order: coordinates, offset and reference (unrounded and SpaceNet 9's, in
+        optical pixels), and the errors with and without registration."""
+        return pd.DataFrame() if self.points is None else self.points.copy()
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain numbers for JSON; what is not finite becomes None."""
+        numbers = {f.name: getattr(self, f.name) for f in fields(self) if f.type in ("float", "int")}
+        result: dict[str, Any] = {k: v if math.isfinite(v) else None for k, v in numbers.items()}
+        if self.without_registration is not None:
+            result["without_registration"] = self.without_registration.as_dict()
+        return result
+
+
+def score(offsets: OffsetMap, optical: Grid, sar: Grid, tiepoints: TiePoints) -> Score:
+    """Compare an offset map with tie-points.
+
+    Raises InputError if a tie-point lies outside its image, or one grid is a pixel frame and the other is not.
+    """
+    tiepoints.check_inside(optical, sar)
+    points = tiepoints.table()
+    points[["dx", "dy"]] = offsets.sample(tiepoints.optical_xy)[:, :2]
+    points[["reference_dx", "reference_dy"]] = reference(optical, sar, tiepoints)
+    points[["sn9_dx", "sn9_dy"]] = offsets.sample(_nearest(tiepoints.optical_xy, optical))[:, :2]
+    points[["sn9_reference_dx", "sn9_reference_dy"]] = sn9_reference(optical, sar, tiepoints)
+    _warn_of_gaps(points)
+    statistics = []
+    for suffix, registered in (("", True), ("_without", False)):
+        error = _errors(points, "", registered)
+        points[f"error_px{suffix}"] = _length(error)
+        points[f"error_m{suffix}"] = _length(metres(optical, tiepoints.optical_xy, error))
+        points[f"sn9_error_px{suffix}"] = _length(_errors(points, "sn9_", registered))
+        statistics.append(_statistics(points, suffix))
+    with_map, with_zeros = (Score(**values, n=len(tiepoints)) for values in statistics)
+    return replace(with_map, without_registration=with_zeros, points=points)
+
+
+def reference(optical: Grid, sar: Grid, tiepoints: TiePoints) -> Floats:
+    """(N, 2) true offsets in optical pixels: pixel centres, CRS and rotation of both images respected."""
+    sar_map = sar.map_to_crs(sar.to_map(tiepoints.sar_xy), optical.crs)
+    return offsets_between(optical, optical.to_map(tiepoints.optical_xy), sar_map)
+
+
+def sn9_reference(optical: Grid, sar: Grid, tiepoints: TiePoints) -> Floats:
+    """(N, 2) reference offsets as SpaceNet 9 computes them: no half pixel, no rotation, rounded to whole pixels."""
+    optical_map, sar_map = (
+        np.column_stack([t.c + xy[:, 0] * t.a, t.f + xy[:, 1] * t.e])
+        for t, xy in ((optical.transform, tiepoints.optical_xy), (sar.transform, tiepoints.sar_xy))
+    )
+    step = np.array([optical.transform.a, optical.transform.e])
+    with np.errstate(divide="ignore", invalid="ignore"):  # an image turned by 90 degrees has no such step
+        return np.asarray(np.rint((sar.map_to_crs(sar_map, optical.crs) - optical_map) / step))
+
+
+def metres(grid: Grid, xy: Points, steps: Floats) -> Floats:
+    """(N, 2) pixel steps at (N, 2) pixels -> (N, 2) metres; NaN in a pixel frame.
+
+    Degrees are measured where each point lies, by projecting the pixel around it.
+    """
+    if grid.crs is None:
+        return np.full(np.shape(steps), np.nan)
+    if not grid.crs.is_geographic:
+        return np.asarray(steps) @ grid.linear.T * grid.metres_per_unit
+    utm = common_grid(grid, grid).crs
+    result = np.zeros(np.shape(steps))
+    for axis, half in enumerate(([0.5, 0.0], [0.0, 0.5])):
+        ends = [grid.map_to_crs(grid.to_map(xy + sign * np.array(half)), utm) for sign in (1, -1)]
+        result += steps[:, axis : axis + 1] * (ends[0] - ends[1])
+    return result
+
+
+def _nearest(xy: Points, grid: Grid) -> Points:
+    return np.clip(np.floor(xy + 0.5), 0, [grid.width - 1, grid.height - 1])
+
+
+def _errors(points: pd.DataFrame, prefix: str, registered: bool) -> Floats:
+    """(N, 2) offset minus reference; unregistered, the offset is zero."""
+    truth = points[[f"{prefix}reference_dx", f"{prefix}reference_dy"]].to_numpy()
+    return points[[f"{prefix}dx", f"{prefix}dy"]].to_numpy() - truth if registered else -truth
+
+
+def _length(vectors: Floats) -> Floats:
+    # One by one, as SpaceNet 9's scorer does: NumPy squares an array's numbers to another last bit than a single one.
+    return np.array([np.sqrt(x**2 + y**2) for x, y in vectors], dtype=np.float64)
+
+
+def _statistics(points: pd.DataFrame, suffix: str) -> dict[str, Any]:
+    mean = float(np.mean(points[f"sn9_error_px{suffix}"].to_numpy()))
+    result: dict[str, Any] = {"sn9_mean_px": mean, "sn9_score": 100.0 / (1 + 0.01 * mean)}
+    for unit in ("px", "m"):
+        error = points[f"error_{unit}{suffix}"].to_numpy()
+        whole = not np.isnan(error).any()
+        result[f"mean_{unit}"] = float(np.mean(error))
+        result[f"median_{unit}"] = float(np.median(error)) if whole else math.nan
+        result[f"rmse_{unit}"] = float(np.sqrt(np.mean(error**2)))
+        result[f"ce90_{unit}"] = float(np.percentile(error, 90)) if whole else math.nan
+    return result
+
+
+def _warn_of_gaps(points: pd.DataFrame) -> None:
+    gaps = int(points[["dx", "dy", "sn9_dx", "sn9_dy"]].isna().any(axis=1).sum())
+    if gaps:
+        _log.warning(
+            "the offset map holds no value (NaN) at %d of %d tie-points, so that no mean can be given "
+            "and SpaceNet 9 would count NaN; --per-point shows which",
+            gaps,
+            len(points),
+        )

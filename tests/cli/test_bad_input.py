@@ -1,0 +1,464 @@
+"""What cannot work ends in one line that says why, the right exit code, and a folder as it was before."""
+
+import hashlib
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+from affine import Affine
+from click.testing import CliRunner
+from rasterio.crs import CRS
+from scipy.io import netcdf_file
+from support.rasters import SHIFT, TEXTURE_TRANSFORM, UTM, textures, write_raster
+
+import sn9reg
+from sn9reg.cli import main
+from sn9reg.offsets import OffsetMap
+from sn9reg.raster.grid import Grid
+from sn9reg.simulate import simulate
+
+pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+OPTICAL, SAR = textures()
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(sn9reg.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+
+
+def write(name, bands, transform=TEXTURE_TRANSFORM, crs=UTM, **options):
+    bands = np.asarray(bands)
+    return write_raster(name, bands if bands.ndim == 3 else bands[None], transform, crs, **options)
+
+
+def write_offsets(name, grid):
+    OffsetMap(grid, lambda window: np.zeros((2, *window.shape), np.float32)).write(name)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder with a pair that registers (o.tif, s.tif), offsets of it and tie-points."""
+    monkeypatch.chdir(tmp_path)
+    write("o.tif", OPTICAL)
+    write("s.tif", SAR)
+    height, width = OPTICAL.shape
+    write_offsets("offsets.tif", Grid(TEXTURE_TRANSFORM, width, height, UTM))
+    Path("t.csv").write_text("sar_row,sar_col,optical_row,optical_col\n50,60,56,51\n")
+    return tmp_path
+
+
+def contents(folder="."):
+    """Every file of a folder and what it holds."""
+    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in Path(folder).iterdir() if p.is_file()}
+
+
+def run(*args):
+    return CliRunner().invoke(main, [str(a) for a in args])
+
+
+def align(optical, sar, *more):
+    return run("align", optical, sar, "--out", "x.tif", "--max-offset", "10", *more)
+
+
+def assert_one_line(result, codes, *said):
+    """Exit code, one line on stderr and nothing else, and that it says each of `said`."""
+    assert not isinstance(result.exception, Exception), result.exception
+    assert result.exit_code in codes, result.output
+    assert result.stdout == ""
+    lines = [line for line in result.stderr.splitlines() if line.strip()]
+    assert len(lines) == 1, lines
+    assert lines[0].startswith("sn9reg: ")
+    for words in said:
+        assert words in lines[0]
+
+
+def refused(command, *said, codes=(1,)):
+    """`command` is called, ends in one line, and leaves the folder as it was."""
+    before = contents()
+    assert_one_line(command(), codes, *said)
+    assert contents() == before
+
+
+def shell(*args, **options):
+    """The same from outside: a process of its own."""
+    call = [sys.executable, "-m", "sn9reg", *map(str, args)]
+    return subprocess.run(call, capture_output=True, text=True, env=ENVIRONMENT, timeout=100, **options)
+
+
+# Name of the bad file -> how it is made, and what the line must say.
+def truncated(name, share):
+    write("whole.tif", np.random.default_rng(0).integers(1, 255, (600, 600)).astype(np.uint8), tiled=True,
+          blockxsize=256, blockysize=256)  # fmt: skip
+    data = Path("whole.tif").read_bytes()
+    Path("whole.tif").unlink()
+    Path(name).write_bytes(data[: int(len(data) * share)])
+
+
+def truncated_png(name):
+    write("whole.png", np.random.default_rng(0).integers(1, 255, (600, 600)).astype(np.uint8))
+    data = Path("whole.png").read_bytes()
+    Path(name).write_bytes(data[: len(data) // 2])
+
+
+def no_bands(name):
+    """A netCDF container: two variables of different shapes are subdatasets, and it has no band itself."""
+    with netcdf_file(name, "w") as target:
+        for variable, n in (("a", 8), ("b", 9)):
+            for axis in "yx":
+                target.createDimension(f"{axis}{n}", n)
+            target.createVariable(variable, "f4", (f"y{n}", f"x{n}"))[:] = 1
+
+
+def lost_vrt(name):
+    Path(name).write_text(
+        '<VRTDataset rasterXSize="320" rasterYSize="280"><SRS>EPSG:32637</SRS>'
+        "<GeoTransform>435000,0.5,0,4181000,0,-0.5</GeoTransform>"
+        '<VRTRasterBand dataType="Byte" band="1"><SimpleSource><SourceFilename relativeToVRT="1">gone.tif'
+        "</SourceFilename><SourceBand>1</SourceBand></SimpleSource></VRTRasterBand></VRTDataset>"
+    )
+
+
+FAR = Affine(0.5, 0, 535000, 0, -0.5, 4181000)
+LOCAL = CRS.from_wkt('LOCAL_CS["mine",UNIT["metre",1]]')
+BAD_FILES = {
+    "missing.tif": (lambda name: None, "no such file"),
+    f"{'long' * 100}.tif": (lambda name: None, "no such file"),
+    "o.tif/x.tif": (lambda name: None, "no such file"),
+    "folder.tif": (lambda name: Path(name).mkdir(), "is a folder"),
+    "text.tif": (lambda name: Path(name).write_text("no raster"), "not a raster"),
+    "empty.tif": (lambda name: Path(name).write_text(""), "not a raster"),
+    "header.tif": (lambda name: truncated(name, 0.0003), "not a raster"),
+    "truncated.tif": (lambda name: truncated(name, 0.7), "truncated"),
+    "lost.vrt": (lost_vrt, "gone.tif"),
+    "no_crs.tif": (lambda name: write(name, SAR, crs=None), "no CRS; use --pixel-frame"),
+    "no_geotransform.tif": (lambda name: write(name, SAR, None), "no geotransform; use --pixel-frame"),
+    "neither.tif": (lambda name: write(name, SAR, None, None), "no CRS; use --pixel-frame"),
+    "degenerate.tif": (lambda name: write(name, SAR, Affine(0.5, 0.5, 435000, 0.5, 0.5, 4181000)), "geotransform"),
+    "engineering.tif": (lambda name: write(name, SAR, crs=LOCAL), "--pixel-frame"),
+    "nowhere.tif": (lambda name: write(name, SAR, Affine(0.01, 0, 10, 0, -0.01, 200), CRS.from_epsg(4326)), "CRS"),
+    "far.tif": (lambda name: write(name, SAR, FAR), "do not overlap"),
+    "nodata.tif": (lambda name: write(name, np.zeros_like(SAR), nodata=0), "no valid pixel"),
+    "nan.tif": (lambda name: write(name, np.full(SAR.shape, np.nan, np.float32)), "no valid pixel"),
+    "complex.tif": (lambda name: write(name, SAR.astype(np.complex64)), "amplitude or intensity"),
+    "complex_int.tif": (lambda name: write(name, SAR.astype(np.int16), dtype="complex_int16"), "amplitude"),
+    "no_bands.nc": (no_bands, "no_bands.nc"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_FILES)
+def test_a_file_that_cannot_be_used(folder, name):
+    make, said = BAD_FILES[name]
+    make(name)
+    who = () if name in ("engineering.tif", "nowhere.tif") else (name,)
+    refused(lambda: align("o.tif", name), said, *who)
+    refused(lambda: align(name, "s.tif"), said, *who)
+
+
+def test_both_without_georeference_name_the_way_out(folder):
+    write("a.png", OPTICAL, None, None)
+    write("b.png", SAR, None, None)
+    refused(lambda: align("a.png", "b.png"), "a.png", "--pixel-frame")
+    refused(lambda: align("a.png", "s.tif"), "a.png", "--pixel-frame")
+    assert align("a.png", "b.png", "--pixel-frame").exit_code == 0
+
+
+def test_a_truncated_png(folder):
+    truncated_png("half.png")
+    write("a.png", OPTICAL, None, None)
+    refused(lambda: align("a.png", "half.png", "--pixel-frame"), "half.png", "truncated")
+
+
+@pytest.mark.parametrize(
+    ("name", "bands", "transform"),
+    [
+        ("pixel.tif", SAR[:1, :1], TEXTURE_TRANSFORM),
+        ("constant.tif", np.full_like(SAR, 7), TEXTURE_TRANSFORM),
+        ("zeros.tif", np.zeros_like(SAR), TEXTURE_TRANSFORM),
+        ("edge.tif", SAR, TEXTURE_TRANSFORM @ Affine.translation(317, 277)),
+        ("strip.tif", SAR[:, :3], TEXTURE_TRANSFORM),
+        ("noise.tif", np.random.default_rng(1).integers(1, 255, SAR.shape).astype(np.uint8), TEXTURE_TRANSFORM),
+    ],
+)
+def test_what_gives_no_evidence_is_not_registered(folder, name, bands, transform):
+    write(name, bands, transform)
+    refused(lambda: align("o.tif", name), name, codes=(1, 3))
+    refused(lambda: align(name, "s.tif"), name, codes=(1, 3))
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint16", "int32", "float64", "int64", "uint64"])
+def test_types_that_work(folder, dtype):
+    for name in ("o.tif", "s.tif"):
+        with rasterio.open(name) as source:
+            write(f"typed_{name}", (source.read() // 2).astype(dtype))
+    assert_registered(align("typed_o.tif", "typed_s.tif"))
+
+
+def assert_registered(result):
+    assert result.exit_code == 0, result.output
+    with rasterio.open("x.tif") as offsets:
+        np.testing.assert_allclose(offsets.read().mean(axis=(1, 2)), SHIFT, atol=0.2)
+
+
+def test_nan_and_infinity_inside_are_left_out(folder):
+    values = SAR.astype(np.float32)
+    values[40:80, 40:90] = np.nan
+    values[100:130, 100:110] = np.inf
+    values[200:205] = -np.inf
+    write("holes.tif", values)
+    assert_registered(align("o.tif", "holes.tif"))
+
+
+def test_of_five_bands_the_first_three_are_used(folder):
+    other = np.random.default_rng(2).integers(1, 255, OPTICAL.shape).astype(np.uint8)
+    write("five.tif", np.stack([OPTICAL, OPTICAL, OPTICAL, other, other]))
+    assert_registered(align("five.tif", "s.tif"))
+    first = Path("x.tif").read_bytes()
+    write("five.tif", np.stack([OPTICAL, OPTICAL, OPTICAL, 255 - other, other // 2]))
+    assert align("five.tif", "s.tif", "--overwrite").exit_code == 0
+    assert Path("x.tif").read_bytes() == first
+
+
+def test_alpha_is_no_data_band(folder):
+    alpha = np.full_like(SAR, 255)
+    alpha[:, :60] = 0
+    write("alpha.tif", np.stack([np.where(alpha > 0, SAR, 255), alpha]), photometric="minisblack", alpha="yes")
+    assert_registered(align("o.tif", "alpha.tif"))
+
+
+def test_offsets_of_another_size(folder):
+    write_offsets("small.tif", Grid(TEXTURE_TRANSFORM, 50, 40, UTM))
+    refused(lambda: run("score", "small.tif", "o.tif", "s.tif", "t.csv"), "small.tif", "50 x 40", "320 x 280")
+    refused(lambda: run("apply", "small.tif", "s.tif", "--optical", "o.tif", "-o", "y.tif"), "small.tif", "50 x 40")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("sar_row,sar_col,optical_row,optical_col\n50,60,56,320\n", "line 2"),
+        ("sar_row,sar_col,optical_row,optical_col\n5,6,5,6\n-9,60,56,51\n", "line 3"),
+        ("sar_row,sar_col,optical_row\n50,60,56\n", "optical_col"),
+        ("sar_row,sar_col,optical_row,optical_col\n50,sixty,56,51\n", "sixty"),
+        ("sar_row,sar_col,optical_row,optical_col\n50,,56,51\n", "missing"),
+        ("sar_row,sar_col,optical_row,optical_col\nnan,60,56,51\n", "finite"),
+        ("sar_row,sar_col,optical_row,optical_col\n", "no tie-points"),
+        ("", "bad.csv"),
+        ("these are no tie-points", "bad.csv"),
+    ],
+)
+def test_tiepoints_that_cannot_be_used(folder, text, said):
+    Path("bad.csv").write_text(text)
+    refused(lambda: run("score", "offsets.tif", "o.tif", "s.tif", "bad.csv"), "bad.csv", said)
+
+
+@pytest.mark.parametrize("out", ["no/x.tif", "o.tif/x.tif", ".", "/dev/full", "/dev/null"])
+def test_a_target_that_cannot_be_written(folder, out):
+    for command in (
+        ("align", "o.tif", "s.tif", "--out", out),
+        ("apply", "offsets.tif", "s.tif", "--out", out),
+        ("score", "offsets.tif", "o.tif", "s.tif", "t.csv", "--per-point", out),
+    ):
+        refused(lambda command=command: run(*command, "--overwrite"), out)
+    assert not Path("/dev/null").is_file()
+
+
+def test_a_target_that_exists(folder):
+    Path("x.tif").write_text("mine")
+    Path("m.csv").write_text("mine")
+    refused(lambda: align("o.tif", "s.tif"), "x.tif", "--overwrite")
+    refused(lambda: run("align", "o.tif", "s.tif", "--out", "y.tif", "--tiepoints-out", "m.csv"), "m.csv")
+    refused(lambda: run("apply", "offsets.tif", "s.tif", "-o", "x.tif"), "x.tif", "--overwrite")
+    assert_registered(align("o.tif", "s.tif", "--overwrite"))
+
+
+def test_inputs_are_never_written(folder):
+    Path("link.tif").symlink_to("s.tif")
+    Path("hard.tif").hardlink_to("o.tif")
+    score = ("score", "offsets.tif", "o.tif", "s.tif", "t.csv", "--overwrite")
+    for command in (
+        *(("align", "o.tif", "s.tif", "--overwrite", "--out", f) for f in ("o.tif", "s.tif", "./s.tif", "link.tif")),
+        ("align", "o.tif", "s.tif", "--overwrite", "--out", "hard.tif"),
+        *(("apply", "offsets.tif", "s.tif", "--overwrite", "-o", f) for f in ("offsets.tif", "s.tif")),
+        ("apply", "offsets.tif", "s.tif", "--optical", "o.tif", "--overwrite", "-o", "o.tif"),
+        *((*score, "--per-point", f) for f in ("offsets.tif", "o.tif", "s.tif", "t.csv")),
+    ):
+        refused(lambda command=command: run(*command), "input")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--matcher", "nonesuch"),
+        ("--model", "nonesuch"),
+        ("--nonesuch",),
+        ("--matcher-option", "nonesuch=1"),
+        ("--matcher-option", "template"),
+        *(("--matcher-option", f"template={v}") for v in ("abc", "0", "-5", "9.5", "true", "null", "NaN")),
+        *(("--matcher-option", f"{name}={v}") for name in ("spacing", "max_offset") for v in ('"a"', "-1", "Infinity")),
+        ("--matcher-option", "max_templates=0"),
+        ("--matcher-option", "work_megapixels=NaN"),
+        *(("--max-offset", v) for v in ("0", "-1", "nan", "inf", "far")),
+        *(("--threshold", v) for v in ("0", "nan")),
+        ("--seed", str(10**30)),
+        ("--threads", "0"),
+        ("--tiepoints-out", "m.txt"),
+        ("--tiepoints-out", "m"),
+        ("--tiepoints-out", "m.geojson", "--pixel-frame"),
+        *(("--co", v) for v in ("COMPRESS", "=x", "WIDTH=5", "driver=PNG", "dtype=uint8", "crs=EPSG:4326")),
+    ],
+)
+def test_usage_errors_end_with_2(folder, arguments):
+    before = contents()
+    result = align("o.tif", "s.tif", *arguments)
+    assert isinstance(result.exception, SystemExit), result.exception
+    assert result.exit_code == 2, result.output
+    assert result.stdout == ""
+    assert result.stderr.splitlines()[-1].startswith(("sn9reg: ", "Error: "))
+    assert contents() == before
+
+
+def test_the_offset_map_and_the_tiepoints_are_two_files(folder):
+    refused(
+        lambda: run("align", "o.tif", "s.tif", "--out", "x.csv", "--tiepoints-out", "./x.csv"), "same file", codes=(2,)
+    )
+
+
+def test_a_wrong_pair_is_not_registered(scene, folder, tmp_path_factory):
+    other = simulate(tmp_path_factory.mktemp("other"), 700, 600, seed=77)
+    inputs = contents(Path(scene.optical).parent), contents(Path(other.sar).parent)
+    call = ("align", scene.optical, other.sar, "--pixel-frame", "--out", "x.tif", "--tiepoints-out", "m.csv")
+    refused(lambda: run(*call), str(scene.optical), str(other.sar), "not registered", codes=(3,))
+    assert (contents(Path(scene.optical).parent), contents(Path(other.sar).parent)) == inputs
+
+
+def test_zeros_where_they_are_wanted(folder):
+    """A pair of textures that have nothing to do with each other."""
+    write("wrong.tif", textures(seed=5)[1])
+    result = align("o.tif", "wrong.tif", "--allow-unregistered", "--sigma")
+    assert_one_line(result, (3,), "not registered", "x.tif holds zeros")
+    with rasterio.open("x.tif") as offsets:
+        dx, dy, sigma = offsets.read()
+        tags = offsets.tags()
+    assert not dx.any()
+    assert not dy.any()
+    assert np.isnan(sigma).all()
+    assert tags["SN9REG_REGISTERED"] == "no"
+    assert tags["SN9REG_REASON"]
+
+
+# From outside: what GDAL prints itself, signals and full disks are seen by a process only.
+
+
+ONE_BY_ONE = """
+import sys
+from sn9reg.cli import main
+for name in sys.argv[1:]:
+    try:
+        main(["align", "o.tif", name, "--out", "x.tif"])
+    except SystemExit as stop:
+        print(stop.code)
+"""
+
+
+def test_gdal_prints_nothing_itself(folder):
+    names = ["truncated.tif", "header.tif", "lost.vrt", "no_bands.nc", "text.tif", "nowhere.tif", "engineering.tif"]
+    for name in names:
+        BAD_FILES[name][0](name)
+    before = contents()
+    call = [sys.executable, "-c", ONE_BY_ONE, *names]
+    done = subprocess.run(call, capture_output=True, text=True, env=ENVIRONMENT, timeout=100)
+    assert done.stdout.split() == ["1"] * len(names)
+    lines = done.stderr.splitlines()
+    assert len(lines) == len(names), lines
+    assert all(line.startswith("sn9reg: ") for line in lines), lines
+    assert contents() == before
+
+
+def test_a_frame_of_pixels_brings_no_warnings(folder):
+    write("a.png", OPTICAL, None, None)
+    write("b.png", SAR, None, None)
+    done = shell("align", "a.png", "b.png", "--pixel-frame", "--out", "x.tif", "--max-offset", "10")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("command", ["align", "apply"])
+def test_a_full_disk(folder, command):
+    """A file may grow to 20 kB only, as if the disk were full then. libtiff itself prints that too, once per block."""
+    arguments = ("o.tif", "s.tif", "--max-offset", "10") if command == "align" else ("offsets.tif", "s.tif")
+    before = contents()
+    limits = (resource.RLIMIT_FSIZE, (20_000, 20_000))
+    extra = ("--co", "COMPRESS=NONE", "--co", "PREDICTOR=1")
+    done = shell(
+        command, *arguments, "--out", "x.tif", *extra, preexec_fn=lambda: resource.setrlimit(*limits)
+    )
+    assert done.returncode == 1, done.stderr
+    own = [line for line in done.stderr.splitlines() if "_tiffWriteProc" not in line]
+    assert len(own) == 1, own
+    assert own[0].startswith("sn9reg: x.tif: cannot be written")
+    assert contents() == before
+
+
+def test_a_compression_that_cannot_hold_floats(folder):
+    before = contents()
+    done = shell("align", "o.tif", "s.tif", "--max-offset", "10", "--out", "x.tif", "--co", "COMPRESS=JPEG")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("sn9reg: x.tif: cannot be written")
+    assert contents() == before
+
+
+SLOW = """
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # started in the background, a process ignores it
+import sn9reg.matchers.dense.descent, sn9reg.offsets
+def slow(function):
+    def called(*args, **kwargs):
+        print("here", flush=True)
+        time.sleep(20)
+        return function(*args, **kwargs)
+    return called
+where = sys.argv.pop(1)
+if where == "matching":
+    sn9reg.matchers.dense.descent.search = slow(sn9reg.matchers.dense.descent.search)
+else:
+    sn9reg.offsets._separable_cubic = slow(sn9reg.offsets._separable_cubic)
+from sn9reg.cli import main
+main(prog_name="sn9reg")
+"""
+
+
+@pytest.mark.parametrize("where", ["matching", "writing"])
+def test_ctrl_c(folder, where):
+    """The signal comes when the process says that it is there, and finds it at work."""
+    before = contents()
+    call = [sys.executable, "-c", SLOW, where, "align", "o.tif", "s.tif", "--out", "x.tif", "--max-offset", "10"]
+    process = subprocess.Popen(call, env=ENVIRONMENT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    try:
+        assert process.stdout.readline() == "here\n"
+        assert len(contents()) == len(before) + (where == "writing")  # the temporary file is there
+        time.sleep(0.2)
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert stderr.startswith("sn9reg: interrupted")
+    assert stderr.count("\n") == 1
+    assert contents() == before
+
+
+def test_an_apply_that_is_interrupted(folder, monkeypatch):
+    def stop(*_args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sn9reg.apply.interpolate", stop)
+    refused(lambda: run("apply", "offsets.tif", "s.tif", "-o", "x.tif"), "interrupted", codes=(130,))
+
+
+def test_memory_that_runs_out(folder, monkeypatch):
+    def stop(*_args, **_kwargs):
+        raise MemoryError
+
+    monkeypatch.setattr("sn9reg.matchers.dense.descent.search", stop)
+    refused(lambda: align("o.tif", "s.tif"), "out of memory")

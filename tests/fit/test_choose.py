@@ -1,0 +1,249 @@
+"""fitting: `auto` picks the model that made the data, errors are what is to be expected, too little is not fitted."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from affine import Affine
+from rasterio.crs import CRS
+
+from sn9reg.errors import ConfigError
+from sn9reg.fit import local_field
+from sn9reg.fit.choose import MINIMUM, MODELS, Fit, fit
+from sn9reg.fit.correspondences import Correspondences
+from sn9reg.fit.warp import identity_warp
+from sn9reg.raster.grid import Grid
+
+METRES, FEET = CRS.from_epsg(32637), CRS.from_epsg(2263)  # the latter in US survey feet
+SIDE = 11  # matches along each side of the scene
+
+
+@pytest.fixture(autouse=True)
+def _small_solves(monkeypatch):
+    """Linear algebra so small that it stays on one thread: on busy cores the others cost a hundred times as long."""
+    monkeypatch.setattr(local_field, "_SUBSET", 60)
+
+
+def found(kind="translation", noise=1.0, wrong=0.0, seed=0, crs=METRES, pixel=0.5):
+    """Matches on a lattice, 60 px apart, and the truth: (N, 2) common pixels -> (N, 2)."""
+    random = np.random.default_rng(seed)
+    x, y = np.meshgrid(np.arange(SIDE), np.arange(SIDE))
+    xy = np.column_stack([x.ravel(), y.ravel()]) * 60.0 + 60
+    matrix = np.eye(2) if kind == "translation" else np.array([[1.02, -0.015], [0.01, 0.99]])
+
+    def move(at):
+        hill = np.exp(-((at[:, :1] - 350) ** 2 + (at[:, 1:] - 500) ** 2) / (2 * 180.0**2))
+        return at @ matrix.T + np.array([17.0, -8.0]) + (hill * [40, 10] if kind == "local" else 0)
+
+    there = move(xy) + random.normal(0, noise, xy.shape)
+    lost = random.random(len(xy)) < wrong
+    there[lost] = xy[lost] + random.uniform(-60, 60, (int(lost.sum()), 2))
+    n = len(xy)
+    ones = np.ones(n)
+    grid = Grid(Affine(pixel, 0, 435000, 0, -pixel, 4181000), 1000, 1000, crs)
+    return Correspondences(grid, xy, there, ones, noise * ones, 0 * ones, ones, there, 80.0, 1.0, 96.0, n), move, lost
+
+
+def error_px(fitted, matches, move):
+    """Largest error of the warp inside the scene, common pixels."""
+    axis = np.linspace(100, SIDE * 60 - 60, 12)
+    at = np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2)
+    there = matches.grid.to_pixel(fitted.warp(matches.grid.to_map(at)))
+    return np.linalg.norm(there - move(at), axis=1).max()
+
+
+@pytest.mark.parametrize("wrong", [0.0, 0.15])
+@pytest.mark.parametrize("kind", ["translation", "affine", "local"])
+def test_auto_picks_the_model_that_made_the_data(kind, wrong):
+    matches, move, lost = found(kind, wrong=wrong)
+    result = fit(matches)
+    assert result.warp.model == kind
+    assert result.fitted
+    assert result.reason == ""
+    assert set(result.held_out) == {"translation", "affine", "local"}
+    assert error_px(result, matches, move) < {"translation": 1.0, "affine": 3.0, "local": 5.0}[kind]
+    assert result.inliers.shape == (len(matches),)
+    assert result.inliers[~lost].mean() > 0.9
+    assert result.warp.crs == METRES
+
+
+def test_held_out_errors_are_map_units_and_tell_the_models_apart():
+    errors = fit(found("affine", noise=1.0)[0]).held_out
+    # 1 px of half a metre along both axes: the mean of a Rayleigh distribution
+    assert errors["affine"] == pytest.approx(0.5 * np.sqrt(np.pi / 2), rel=0.15)
+    assert errors["translation"] > 3 * errors["affine"]
+    errors = fit(found("local", noise=1.0)[0]).held_out
+    assert errors["local"] < 0.5 * errors["affine"]
+
+
+@pytest.mark.parametrize("model", [m for m in MODELS if m != "auto"])
+def test_a_model_that_is_asked_for_is_the_one_fitted(model):
+    matches, move, lost = found("translation", wrong=0.1)
+    result = fit(matches, model)
+    assert result.warp.model == model
+    assert error_px(result, matches, move) < 3.0
+    assert result.inliers[~lost].mean() > 0.9
+
+
+@pytest.mark.parametrize("model", ["", "spline", "Affine", "identity"])
+def test_an_unknown_model_is_refused_and_those_there_are_named(model):
+    with pytest.raises(ConfigError, match="auto, translation, affine, homography, local"):
+        fit(found()[0], model)
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("count", [0, 1, MINIMUM - 1])
+def test_few_matches_leave_the_georeference_alone(count, model):
+    matches = found()[0].keep(np.arange(count))
+    result = fit(matches, model)
+    assert_unfitted(result, matches)
+    assert f"only {count} matches of {matches.tried} tried places" in result.reason
+
+
+def assert_unfitted(result, matches):
+    """The georeference stays, nothing counts as an inlier, no error is promised, and the reason is given."""
+    assert not result.fitted
+    assert result.reason
+    assert result.warp.model == "identity"
+    somewhere = np.array([[435010.0, 4180900.0]])
+    np.testing.assert_array_equal(result.warp(somewhere), somewhere)
+    assert np.isnan(result.warp.error(somewhere)).all()
+    assert result.inliers.shape == (len(matches),)
+    assert not result.inliers.any()
+    assert math.isnan(result.error)
+    assert not result.held_out
+
+
+def test_where_nothing_was_tried_the_reason_is_another():
+    matches = replace(found()[0].keep(np.zeros(0, int)), tried=0)
+    result = fit(matches)
+    assert_unfitted(result, matches)
+    assert "nowhere to look" in result.reason
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("model", MODELS)
+def test_random_matches_promise_nothing(model, seed):
+    """A model may be laid through them, but its expected error says what it is worth: they are off by up to 30 m."""
+    result = fit(found(wrong=1.0, seed=seed)[0], model)
+    assert not result.fitted or result.error > 6.0
+
+
+def test_a_fit_is_fitted_unless_there_is_a_reason():
+    parts = (identity_warp(METRES), np.zeros(0, bool), math.nan, {})
+    assert Fit(*parts).fitted
+    assert not Fit(*parts, "because").fitted
+
+
+def test_matches_on_one_line_do_not_determine_an_affine():
+    matches = found(noise=0.1)[0].keep(np.arange(SIDE))
+    result = fit(matches, "affine")
+    assert_unfitted(result, matches)
+    assert "affine" in result.reason
+
+
+@pytest.mark.parametrize(
+    ("templates", "kinds"),
+    [(1.0, {"translation"}), (1.9, {"translation"}), (2.1, {"translation", "affine"}), (3.1, set(MODELS))],
+)
+@pytest.mark.parametrize("kind", ["translation", "affine", "local"])
+def test_auto_leaves_out_what_the_scene_has_no_room_for(kind, templates, kinds):
+    """Where all templates share pixels, nothing is held out, and what bends most would always win."""
+    matches, _, _ = found(kind, noise=0.3)
+    matches = replace(matches, footprint=(SIDE - 1) * 60.0 / templates)
+    result = fit(matches)
+    assert result.warp.model in kinds
+    assert (result.warp.model == kind) == (kind in kinds)
+    assert set(result.held_out) == {"translation", "affine", "local"}  # those without room are left out, not hidden
+
+
+@pytest.mark.parametrize("model", [m for m in MODELS if m != "auto"])
+def test_who_asks_for_a_model_gets_it_without_room_too(model):
+    matches = replace(found("affine", noise=0.3)[0], footprint=2000.0)
+    assert fit(matches, model).warp.model == model
+
+
+@pytest.mark.parametrize(("crs", "unit"), [(METRES, 1.0), (FEET, 1200 / 3937)])
+@pytest.mark.parametrize("model", ["translation", "affine", "homography"])
+def test_the_threshold_is_in_metres_whatever_the_map_counts_in(model, crs, unit):
+    """Half a metre a pixel in both: a match off by 4 m is an inlier at 6 m and none at 2.5 m."""
+    matches, _, _ = found(noise=0.3, crs=crs, pixel=0.5 / unit)
+    matches.sar_xy[30] += [8.0, 0]
+    assert not fit(matches, model, threshold=2.5).inliers[30]
+    assert fit(matches, model, threshold=6.0).inliers[30]
+
+
+def test_the_default_threshold_is_in_pixels():
+    """Parallax of some pixels is no outlier, at any pixel size."""
+    for pixel in (0.5, 10.0):
+        matches, _, _ = found(noise=0.3, pixel=pixel)
+        matches.sar_xy[30] += [15.0, 0]
+        matches.sar_xy[60] += [60.0, 0]
+        inliers = fit(matches, "affine").inliers
+        assert inliers[30]
+        assert not inliers[60]
+
+
+@pytest.mark.parametrize("kind", ["translation", "affine", "local"])
+def test_the_expected_error_is_about_the_noise(kind):
+    result = fit(found(kind, noise=1.0)[0])
+    # Median of a Rayleigh distribution of 1 px of half a metre; a field is never quite as good as the noise.
+    assert 0.8 * 0.589 < result.error < 1.5 * 0.589
+
+
+@pytest.mark.parametrize("noise", [0.5, 2.0])
+@pytest.mark.parametrize("kind", ["translation", "affine"])
+def test_the_warps_error_is_the_matches_standard_deviation_per_axis(kind, noise):
+    matches, _, _ = found(kind, noise=noise, seed=3)
+    warp = fit(matches, kind).warp
+    expected = warp.error(matches.optical_map)
+    assert expected.shape == (len(matches),)
+    assert np.median(expected) == pytest.approx(0.5 * noise, rel=0.15)
+    assert expected.std() < 0.2 * expected.mean()  # it is the same everywhere, and so is what is said of it
+    off = np.hypot(*(warp(matches.optical_map) - matches.sar_map).T)
+    # Of normal deviations in the plane so many are shorter than one, and than two standard deviations per axis.
+    assert (off < expected).mean() == pytest.approx(1 - math.exp(-1 / 2), abs=0.1)
+    assert (off < 2 * expected).mean() == pytest.approx(1 - math.exp(-2), abs=0.07)
+
+
+def test_the_error_of_a_field_holds_what_the_field_itself_does_not_know():
+    """It is not smaller than the matches' noise, and larger where there are none."""
+    matches, _, _ = found("local", noise=1.0)
+    warp = fit(matches, "local").warp
+    inside, outside = (warp.error(matches.grid.to_map(np.array(at))) for at in ([[360.0, 360]], [[1800.0, 1800]]))
+    assert 0.8 * 0.5 < inside[0] < 2 * 0.5
+    assert outside[0] > 1.5 * inside[0]
+
+
+@pytest.mark.parametrize("kind", ["translation", "affine", "local"])
+def test_the_warps_error_is_larger_where_matches_are_off_by_more(kind):
+    matches, _, _ = found(kind, noise=0.5)
+    far = matches.optical_xy[:, 0] > 400
+    matches.sar_xy[far] += np.random.default_rng(5).normal(0, 4, (int(far.sum()), 2))
+    result = fit(matches, kind)
+    near, there = (np.median(result.warp.error(matches.optical_map[part])) for part in (~far, far))
+    assert there > 1.5 * near
+    low, high = result.warp.error(matches.grid.to_map(np.array([[60.0, 360], [660.0, 360]])))
+    assert high > 1.5 * low
+
+
+def test_lost_matches_that_count_as_inliers_do_not_count_without_end():
+    matches, _, _ = found(noise=1.0)
+    without = fit(matches, "translation").warp.error(matches.optical_map)
+    matches.sar_xy[SIDE * 5 + 5] += [50.0, 0]  # below the threshold of 30 m
+    result = fit(matches, "translation", threshold=30.0)
+    assert result.inliers.all()
+    assert (result.warp.error(matches.optical_map) / without).max() < 1.6
+
+
+def test_the_same_twice_byte_for_byte():
+    matches = found("local", wrong=0.1)[0]
+    first, second = fit(matches), fit(matches)
+    places = matches.optical_map
+    assert first.warp(places).tobytes() == second.warp(places).tobytes()
+    assert first.warp.error(places).tobytes() == second.warp.error(places).tobytes()
+    assert first.error == second.error
+    assert first.held_out == second.held_out

@@ -1,0 +1,236 @@
+"""local_field: smooth fields that no affine follows, from matches as noisy as real ones."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+import pytest
+
+from sn9reg.fit import local_field
+from sn9reg.fit.local_field import LocalField, block_folds, fit_local
+from sn9reg.fit.warp import least_squares_affine
+
+ORIGIN = np.array([435000.0, 4180000.0])
+SIDE = 1500.0
+LOOK = np.array([np.cos(0.4), np.sin(0.4)])  # direction of the parallax
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _small_solves():
+    """Linear algebra so small that it stays on one thread: on busy cores the others cost a hundred times as long."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(local_field, "_SUBSET", 80)
+        yield
+
+
+def hills(seed):
+    """(N, 2) -> (N,) heights of up to tens of metres, from 8 hills over the scene."""
+    random = np.random.default_rng(seed)
+    top, width, height = random.uniform(0, SIDE, (8, 2)), random.uniform(200, 350, 8), random.uniform(-20, 20, 8)
+
+    def of(xy):
+        distance = ((xy[:, None] - ORIGIN - top) ** 2).sum(axis=2)
+        return (height * np.exp(-distance / (2 * width**2))).sum(axis=1)
+
+    return of
+
+
+def move(xy, height):
+    """A tilt and a shift, and parallax along LOOK."""
+    matrix = np.array([[0.003, -0.002], [0.001, 0.002]])
+    return xy + (xy - ORIGIN) @ matrix.T + np.array([12.0, -7.0]) + height(xy)[:, None] * LOOK
+
+
+def sampled(seed=0, n=300, noise=1.5, outliers=0.0):
+    """Matches: source, target, sigma, and the truth. n places anywhere in the scene."""
+    random = np.random.default_rng(seed + 100)
+    truth = hills(seed)
+    source = random.uniform(0, SIDE, (n, 2)) + ORIGIN
+    target = move(source, truth) + random.normal(0, noise, source.shape)
+    wrong = random.random(n) < outliers
+    target[wrong] += random.uniform(-15, 15, (int(wrong.sum()), 2))
+    return source, target, np.full(n, noise), lambda xy: move(xy, truth)
+
+
+@lru_cache
+def fitted_to(seed=0, outliers=0.0):
+    """What most tests look at, made once."""
+    return fit_local(*sampled(seed, outliers=outliers)[:3], 150.0)
+
+
+def raster(side=SIDE, rim=100.0):
+    axis = np.linspace(rim, side - rim, 25)
+    return np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2) + ORIGIN
+
+
+def rms(difference):
+    return float(np.sqrt((difference**2).sum(axis=1).mean()))
+
+
+def error_of(predictor, truth, xy=None):
+    xy = raster() if xy is None else xy
+    return rms(predictor(xy) - truth(xy))
+
+
+def affine_through(source, target):
+    matrix = least_squares_affine(source - ORIGIN, target - ORIGIN)
+    return lambda xy: np.column_stack([xy - ORIGIN, np.ones(len(xy))]) @ matrix.T + ORIGIN
+
+
+@pytest.fixture(scope="module")
+def fitted() -> LocalField:
+    return fitted_to()
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_parallax_over_hills_is_followed_far_better_than_by_an_affine(seed):
+    source, target, _, truth = sampled(seed)
+    field = fitted_to(seed)
+    local, affine = error_of(field, truth), error_of(affine_through(source, target), truth)
+    assert local < 0.35 * affine
+    # Better than any one match: neighbours are averaged.
+    assert local < 0.8 * rms(target - truth(source))
+
+
+def test_the_main_axis_is_that_of_the_parallax(fitted):
+    assert abs(fitted.axes[0] @ LOOK) > 0.98
+    np.testing.assert_allclose(fitted.axes @ fitted.axes.T, np.eye(2), atol=1e-12)
+    assert fitted.processes[0].amplitude > 5 * fitted.processes[1].amplitude
+
+
+def test_noise_across_the_parallax_is_smoothed_away(fitted):
+    source, target, _, truth = sampled()
+    across = np.array([-LOOK[1], LOOK[0]])
+    places = raster()
+    left = (fitted(places) - truth(places)) @ across
+    noise = (target - truth(source)) @ across
+    assert np.sqrt((left**2).mean()) < 0.25 * np.sqrt((noise**2).mean())
+
+
+def test_an_affine_field_with_noise_stays_affine():
+    random = np.random.default_rng(5)
+    source = random.uniform(0, SIDE, (200, 2)) + ORIGIN
+
+    def flat(xy):
+        return move(xy, lambda p: np.zeros(len(p)))
+
+    target = flat(source) + random.normal(0, 2.0, source.shape)
+    field = fit_local(source, target, np.full(200, 2.0), 150.0)
+    assert error_of(field, flat) < 0.3 * rms(target - flat(source))
+
+
+def test_far_from_the_matches_it_is_its_affine(fitted):
+    far = ORIGIN + SIDE / 2 + 60 * SIDE * np.array([[1, 0], [-0.7, 0.7], [0, -1]])
+    relative = np.column_stack([far - fitted.centre, np.ones(3)])
+    np.testing.assert_allclose(fitted(far), relative @ fitted.affine.T + fitted.centre, atol=0.01)
+    near = ORIGIN + SIDE / 2 + np.zeros((1, 2))
+    relative = np.column_stack([near - fitted.centre, np.ones(1)])
+    assert np.abs(fitted(near) - (relative @ fitted.affine.T + fitted.centre)).max() > 0.5
+
+
+def test_its_expected_error_grows_away_from_the_matches(fitted):
+    middle = ORIGIN + SIDE / 2
+    steps = np.array([0.0, 0.55, 0.7, 1.0, 2.0, 50.0]) * SIDE
+    error = fitted.error(middle + steps[:, None] * np.array([1.0, 0.0]))
+    assert (np.diff(error) > -1e-6).all()
+    assert error[-1] > 3 * error[0]
+    everything = np.sqrt(sum(process.amplitude for process in fitted.processes))
+    assert error[-1] == pytest.approx(everything, rel=1e-3)
+
+
+def test_its_expected_error_grows_in_a_gap():
+    source, target, sigma, _ = sampled()
+    gap = np.linalg.norm(source - ORIGIN - SIDE / 2, axis=1) < 350
+    whole = fitted_to()
+    holed = whole.refit(source[~gap], target[~gap], sigma[~gap])
+    middle = (ORIGIN + SIDE / 2)[None]
+    assert holed.error(middle)[0] > 1.5 * whole.error(middle)[0]
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_its_expected_error_is_about_the_true_one(seed):
+    truth, field = sampled(seed)[3], fitted_to(seed)
+    expected = float(np.sqrt((field.error(raster()) ** 2).mean()))
+    assert 0.4 < expected / error_of(field, truth) < 2.5
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_a_few_outliers_that_remain_do_little(seed):
+    source, target, _, truth = sampled(seed, outliers=0.05)
+    clean = sampled(seed)
+    assert rms(target - truth(source)) > 1.25 * rms(clean[1] - truth(clean[0]))
+    assert error_of(fitted_to(seed, 0.05), truth) < 1.5 * error_of(fitted_to(seed), truth)
+
+
+def test_matches_of_small_sigma_count_more():
+    random = np.random.default_rng(6)
+    source, target, _, truth = sampled(n=250, noise=0.0)
+    sigma = np.where(random.random(250) < 0.5, 0.5, 6.0)
+    target += random.normal(size=target.shape) * sigma[:, None]
+    told, untold = (fit_local(source, target, s, 150.0) for s in (sigma, np.full(250, 3.0)))
+    assert error_of(told, truth) < 0.8 * error_of(untold, truth)
+
+
+def test_refit_keeps_lengths_noise_and_directions(fitted):
+    source, target, sigma, truth = sampled()
+    rest = (source - ORIGIN)[:, 0] < 0.7 * SIDE
+    again = fitted.refit(source[rest], target[rest], sigma[rest])
+    np.testing.assert_array_equal(again.axes, fitted.axes)
+    for mine, theirs in zip(again.processes, fitted.processes, strict=True):
+        assert mine.hyperparameters == theirs.hyperparameters
+        assert len(mine.source) == rest.sum()
+    inside = raster()[(raster() - ORIGIN)[:, 0] < 0.6 * SIDE]
+    assert error_of(again, truth, inside) < 1.5
+    assert not np.array_equal(again(inside), fitted(inside))
+
+
+def test_refit_on_the_same_matches_is_the_same_field(fitted):
+    source, target, sigma, _ = sampled()
+    np.testing.assert_allclose(fitted.refit(source, target, sigma)(raster()), fitted(raster()), atol=1e-9)
+
+
+def test_the_same_twice_byte_for_byte(fitted):
+    source, target, sigma, _ = sampled()
+    assert fit_local(source, target, sigma, 150.0)(raster()).tobytes() == fitted(raster()).tobytes()
+
+
+def test_many_places_are_moved_as_few_are(fitted):
+    places = np.random.default_rng(7).uniform(0, SIDE, (9000, 2)) + ORIGIN
+    whole, error = fitted(places), fitted.error(places)
+    some = np.array([0, 4095, 4096, 8191, 8192, 8999])
+    np.testing.assert_allclose(whole[some], fitted(places[some]), atol=1e-9)
+    np.testing.assert_allclose(error[some], fitted.error(places[some]), atol=1e-9)
+    assert fitted(places[:0]).shape == (0, 2)
+
+
+@pytest.mark.parametrize("target", ["exact", "shifted"])
+def test_matches_without_any_residual(target):
+    source = sampled()[0][:60]
+    there = source + (np.array([5.0, 3.0]) if target == "shifted" else 0.0)
+    field = fit_local(source, there, np.ones(60), 150.0)
+    np.testing.assert_allclose(field(source), there, atol=1e-5)
+    assert np.isfinite(field.error(source)).all()
+
+
+def test_places_in_another_unit_give_the_same_field():
+    source, target, sigma, _ = sampled(n=120)
+    metres, feet = (
+        fit_local(source / u, target / u, sigma / u, 150.0 / u)(raster() / u) * u for u in (1.0, 1200 / 3937)
+    )
+    np.testing.assert_allclose(feet, metres, atol=1e-3)
+
+
+def test_block_folds_hold_out_whole_squares_and_not_their_neighbours():
+    xy = np.random.default_rng(8).uniform(0, 1000, (3000, 2))
+    xy = np.concatenate([[[0.0, 0.0]], xy])
+    fold = block_folds(xy, 100.0)
+    cell = np.floor((xy - xy.min(axis=0)) / 100).astype(int)
+    of_cell = {}
+    for where, k in zip(map(tuple, cell.tolist()), fold.tolist(), strict=True):
+        assert of_cell.setdefault(where, k) == k
+    assert set(of_cell.values()) == {0, 1, 2, 3, 4}
+    for (i, j), k in of_cell.items():
+        assert of_cell.get((i + 1, j)) != k
+        assert of_cell.get((i, j + 1)) != k
+    assert np.bincount(fold).min() > 0.15 * len(xy)

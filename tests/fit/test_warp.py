@@ -1,0 +1,212 @@
+"""warp: known transforms recovered among outliers, in map coordinates as large as real ones."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from affine import Affine
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rasterio.crs import CRS
+
+from sn9reg.errors import ConfigError
+from sn9reg.fit.correspondences import Correspondences
+from sn9reg.fit.warp import fit_global, global_warp, identity_warp, least_squares_affine
+from sn9reg.raster.grid import Grid
+
+ORIGIN = np.array([435000.0, 4180000.0])
+MODELS = ("translation", "affine", "homography")
+few = settings(max_examples=10, deadline=None)
+seeds = st.integers(0, 2**32 - 1)
+
+
+def transform(kind, random):
+    """A mild transform of the kind about the scene's centre: (N, 2) -> (N, 2)."""
+    shift = random.uniform(-60, 60, 2)
+    matrix = np.eye(2) + (random.uniform(-0.02, 0.02, (2, 2)) if kind != "translation" else 0)
+    tilt = random.uniform(-1e-5, 1e-5, 2) if kind == "homography" else np.zeros(2)
+
+    def move(xy):
+        relative = xy - ORIGIN - 1000
+        return (relative @ matrix.T + shift) / (1 + relative @ tilt)[:, None] + ORIGIN + 1000
+
+    return move
+
+
+def places(random, n=300):
+    return random.uniform(0, 2000, (n, 2)) + ORIGIN
+
+
+def with_outliers(target, share, random):
+    wrong = random.random(len(target)) < share
+    target = target.copy()
+    target[wrong] += random.uniform(-300, 300, (int(wrong.sum()), 2))
+    return target, wrong
+
+
+@pytest.mark.parametrize("estimator", ["magsac", "ransac"])
+@pytest.mark.parametrize("kind", MODELS)
+@few
+@given(seed=seeds)
+def test_a_known_transform_is_recovered_among_outliers(kind, estimator, seed):
+    random = np.random.default_rng(seed)
+    move, source = transform(kind, random), places(random)
+    target, wrong = with_outliers(move(source) + random.normal(0, 0.5, source.shape), 0.4, random)
+    fit = fit_global(source, target, kind, 3.0, estimator)
+    grid = np.stack(np.meshgrid(np.linspace(0, 2000, 9), np.linspace(0, 2000, 9)), axis=-1).reshape(-1, 2) + ORIGIN
+    assert np.linalg.norm(fit(grid) - move(grid), axis=1).max() < 1.0
+    assert fit.inliers.shape == (300,)
+    assert fit.inliers[~wrong].mean() > 0.9
+    assert fit.inliers[wrong].mean() < 0.05
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_without_noise_it_is_exact(kind):
+    random = np.random.default_rng(0)
+    move, source = transform(kind, random), places(random, 60)
+    fit = fit_global(source, move(source), kind, 1.0)
+    np.testing.assert_allclose(fit(source), move(source), atol=1e-4)
+    assert fit.inliers.all()
+
+
+@pytest.mark.parametrize("estimator", ["magsac", "ransac"])
+@pytest.mark.parametrize("kind", MODELS)
+def test_the_same_twice_byte_for_byte(kind, estimator):
+    random = np.random.default_rng(3)
+    source = places(random)
+    target, _ = with_outliers(transform(kind, random)(source) + random.normal(0, 2, source.shape), 0.4, random)
+    first, _, second = (fit_global(source, target, kind, t, estimator) for t in (3.0, 8.0, 3.0))
+    assert first.matrix.tobytes() == second.matrix.tobytes()
+    assert first.inliers.tobytes() == second.inliers.tobytes()
+    assert first(source).tobytes() == second(source).tobytes()
+
+
+def test_an_affine_is_the_least_squares_one_of_its_inliers():
+    random = np.random.default_rng(4)
+    source = places(random)
+    target, _ = with_outliers(transform("affine", random)(source) + random.normal(0, 1, source.shape), 0.3, random)
+    fit = fit_global(source, target, "affine", 5.0, "ransac")
+    expected = least_squares_affine(source[fit.inliers] - ORIGIN, target[fit.inliers])
+    design = np.column_stack([source - ORIGIN, np.ones(len(source))])
+    np.testing.assert_allclose(fit(source), design @ expected.T, atol=1e-6)
+
+
+def test_a_translation_is_the_mean_of_those_within_the_threshold_the_farther_the_less():
+    source = places(np.random.default_rng(5), 5)
+    shift = np.array([[10.0, 0], [11, 0], [12, 0], [12, 1], [40, 40]])
+    fit = fit_global(source, source + shift, "translation", 2.1)
+    np.testing.assert_array_equal(fit.inliers, [True, True, True, True, False])
+    np.testing.assert_allclose(fit(source) - source, np.tile([11.25, 0.25], (5, 1)), atol=0.06)
+    assert 0 < (fit(source) - source)[0, 1] < 0.25  # of the one that lies apart, less
+
+
+def test_a_translation_of_very_many_matches():
+    random = np.random.default_rng(6)
+    source = places(random, 5000)
+    target, wrong = with_outliers(source + np.array([7, -9]), 0.6, random)
+    fit = fit_global(source, target, "translation", 1.0)
+    np.testing.assert_allclose(fit(source) - source, np.tile([7.0, -9.0], (5000, 1)), atol=0.05)
+    assert fit.inliers[~wrong].all()
+
+
+@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize("unit", [1.0, 1200 / 3937, 1e-5])
+def test_the_threshold_is_in_map_units(kind, unit):
+    """The same scene in metres, US survey feet and about degrees: the same inliers for the same threshold."""
+    random = np.random.default_rng(7)
+    source = places(random) - ORIGIN
+    target, wrong = with_outliers(source + random.normal(0, 0.3, source.shape), 0.4, random)
+    target[0] = source[0] + [5, 0]
+    tight = fit_global(source / unit, target / unit, kind, 3.0 / unit)
+    loose = fit_global(source / unit, target / unit, kind, 12.0 / unit)
+    assert tight.inliers[~wrong][1:].mean() > 0.95
+    assert not tight.inliers[0]
+    assert loose.inliers[0]
+
+
+@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize("estimator", ["magsac", "ransac"])
+def test_too_few_points_determine_nothing(kind, estimator):
+    least = {"translation": 1, "affine": 3, "homography": 4}[kind]
+    corners = np.array([[0.0, 0], [1000, 0], [0, 1000], [1000, 900]]) + ORIGIN
+    for n in range(least):
+        assert fit_global(corners[:n], corners[:n], kind, 3.0, estimator) is None
+    fit = fit_global(corners[:least], corners[:least] + 5, kind, 3.0, estimator)
+    np.testing.assert_allclose(fit(corners[:least]), corners[:least] + 5, atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["affine", "homography"])
+@pytest.mark.parametrize("estimator", ["magsac", "ransac"])
+@pytest.mark.parametrize("direction", [(1.0, 0.0), (0.0, 1.0), (0.6, -0.8)])
+@pytest.mark.parametrize("n", [4, 30])
+def test_points_on_a_line_determine_nothing(kind, estimator, direction, n):
+    source = np.linspace(0, 1000, n)[:, None] * np.array(direction) + ORIGIN
+    assert fit_global(source, source + np.array([3, 4]), kind, 3.0, estimator) is None
+
+
+@pytest.mark.parametrize("kind", ["affine", "homography"])
+def test_points_near_a_line_still_determine_a_model(kind):
+    random = np.random.default_rng(1)
+    source = np.column_stack([np.linspace(0, 1000, 50), random.uniform(0, 1, 50)]) + ORIGIN
+    fit = fit_global(source, source + np.array([3, 4]), kind, 3.0)
+    np.testing.assert_allclose(fit(source), source + np.array([3, 4]), atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["affine", "homography"])
+def test_one_place_many_times_determines_nothing(kind):
+    source = np.tile(ORIGIN, (20, 1))
+    assert fit_global(source, source + 1, kind, 3.0) is None
+
+
+def test_an_unknown_model_is_refused_and_those_there_are_named():
+    source = places(np.random.default_rng(0), 10)
+    with pytest.raises(ConfigError, match=r"no model 'spline'.*translation, affine, homography"):
+        fit_global(source, source, "spline", 3.0)
+
+
+def test_least_squares_affine_obeys_its_weights():
+    random = np.random.default_rng(8)
+    source = random.uniform(0, 100, (40, 2))
+    matrix = np.array([[1.1, 0.2, 5], [-0.1, 0.9, -3]])
+    target = source @ matrix[:, :2].T + matrix[:, 2]
+    weight = np.ones(40)
+    target[:10], weight[:10] = 0, 0
+    np.testing.assert_allclose(least_squares_affine(source, target, weight), matrix, atol=1e-9)
+    assert np.abs(least_squares_affine(source, target) - matrix).max() > 0.1
+
+
+# --- warps -----------------------------------------------------------------------------------------------------------
+
+
+def matches(source_px, target_px):
+    n = len(source_px)
+    grid = Grid(Affine(0.5, 0, *ORIGIN[:1], 0, -0.5, ORIGIN[1]), 4000, 4000, CRS.from_epsg(32637))
+    ones = np.ones(n)
+    return Correspondences(grid, source_px, target_px, ones, ones, ones, ones, target_px, 40.0, 1.0, 96.0, n)
+
+
+def test_a_global_warp_expects_the_residual_of_its_inliers_everywhere():
+    random = np.random.default_rng(9)
+    source = random.uniform(0, 4000, (2000, 2))
+    found = matches(source, source + np.array([20, -10]) + random.normal(0, 2.0, source.shape))
+    fit = fit_global(found.optical_map, found.sar_map, "translation", 30.0)
+    warp = global_warp(fit, "translation", found)
+    assert (warp.model, warp.crs) == ("translation", found.grid.crs)
+    anywhere = np.array([[0.0, 0.0], ORIGIN])
+    np.testing.assert_allclose(warp(anywhere) - anywhere, [[10.0, 5.0]] * 2, atol=0.1)
+    # 2 px of half a metre along either axis
+    np.testing.assert_allclose(warp.error(anywhere), [1.0] * 2, rtol=0.05)
+
+
+def test_a_warp_takes_whole_numbers():
+    warp = identity_warp(None)
+    assert warp(np.array([[1, 2]])).dtype == np.float64
+
+
+def test_the_identity_moves_nothing_and_promises_nothing():
+    warp = identity_warp(CRS.from_epsg(32637))
+    xy = places(np.random.default_rng(0), 5)
+    np.testing.assert_array_equal(warp(xy), xy)
+    assert np.isnan(warp.error(xy)).all()
+    assert warp.error(xy).shape == (5,)
+    assert (warp.model, warp.crs) == ("identity", CRS.from_epsg(32637))

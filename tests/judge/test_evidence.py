@@ -1,0 +1,161 @@
+"""evidence: the pixels speak for the true warp, not for another, and only where both images have some."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+from support.rasters import TEXTURE_TRANSFORM, UTM, fields, pair_of, write_raster
+
+from sn9reg.fit.warp import Warp
+from sn9reg.judge import evidence as module
+from sn9reg.judge.evidence import NO_EVIDENCE, gather
+from sn9reg.matchers.base import make_matcher
+from sn9reg.matchers.dense.search import Level, search
+from sn9reg.raster.scene import open_pair
+
+SHAPE, SHIFT = (200, 220), (9, -6)
+
+
+def warp_of(pair, move):
+    """A warp that does to map positions what `move` does to (N, 2) pixels of the common grid."""
+
+    def there(xy):
+        return pair.grid.to_map(move(pair.grid.to_pixel(xy)))
+
+    return Warp("test", pair.grid.crs, there, lambda xy: np.ones(len(xy)))
+
+
+def asked(pair, move, step=1.0):
+    witness = make_matcher("structure").extractor(pair.overview(pair.sar)[0])
+    return gather(pair, warp_of(pair, move), step, witness)
+
+
+def by(*shift):
+    return lambda xy: xy + np.array(shift)
+
+
+def test_the_true_shift_stands_far_above_a_wrong_one(tmp_path):
+    with pair_of(tmp_path, SHAPE, SHIFT) as pair:
+        right, wrong = asked(pair, by(*SHIFT)), asked(pair, by(SHIFT[0] + 25, SHIFT[1] - 15))
+    assert len(right) == len(wrong) == 4
+    assert right.standing.min() > 4
+    assert right.lead > 2
+    assert wrong.mean < 2.5
+    assert right.mean > wrong.mean + 4
+    assert wrong.lead < -2
+
+
+def test_a_pixel_more_is_the_same_place_and_many_are_another(tmp_path):
+    with pair_of(tmp_path, SHAPE, SHIFT) as pair:
+        right, near = (asked(pair, by(SHIFT[0] + d, SHIFT[1])) for d in (0, 1.4))
+        far = asked(pair, by(SHIFT[0] + 12, SHIFT[1]))
+    assert near.mean > 0.9 * right.mean
+    assert far.mean < 0.6 * right.mean
+    assert far.lead < 0 < near.lead
+
+
+@pytest.mark.parametrize("shape", [SHAPE, (150, 170), (100, 350)])
+def test_templates_share_no_pixel_and_lie_in_the_scene(tmp_path, shape):
+    with pair_of(tmp_path, shape, (2, -1)) as pair:
+        places = asked(pair, by(2, -1)).optical_xy
+    side = int(np.clip(min(shape) // 2, module._LEAST, module._TEMPLATE))
+    apart = np.abs(places[:, None] - places[None]).max(axis=2) + np.eye(len(places)) * 1e9
+    assert len(places) >= 4
+    assert apart.min() >= side
+    assert (places - (side - 1) / 2 >= -0.5).all()
+    assert (places + (side - 1) / 2 <= [shape[1] - 0.5, shape[0] - 0.5]).all()
+
+
+def test_places_are_common_pixels_whatever_is_compared(tmp_path):
+    with pair_of(tmp_path, SHAPE, SHIFT, looks=16.0) as pair:
+        found = asked(pair, by(*SHIFT), step=2.0)
+    assert found.mean > 3
+    low, high = found.optical_xy.min(axis=0), found.optical_xy.max(axis=0)
+    # Half a template of 50 pixels of two, and what is left over on either side, from the border.
+    np.testing.assert_allclose((low + high) / 2, np.array([SHAPE[1] - 1, SHAPE[0] - 1]) / 2, atol=1.5)
+    assert (np.abs(low - 54) <= 6).all()
+
+
+def test_there_is_evidence_only_where_there_is_data(tmp_path):
+    with pair_of(tmp_path, (200, 320), SHIFT, empty=np.s_[:, :130]) as pair:
+        found = asked(pair, by(*SHIFT))
+    assert 1 <= len(found) < 6
+    assert (found.optical_xy[:, 0] > 130 - SHIFT[0]).all()
+    assert found.mean > 4
+
+
+def affine_pair(folder, matrix, shift):
+    """An optical image of 200 x 220 px, and what SAR sees of it through an affine, in speckle."""
+    height, width = SHAPE
+    ground = fields(max(SHAPE), 0)[:height, :width]
+    through = np.column_stack([matrix, shift])
+    seen = cv2.warpAffine(np.ones_like(ground), through, (width, height)) > 0.99
+    sar = 500 * (1.1 - cv2.warpAffine(ground, through, (width, height)))
+    sar = sar * np.random.default_rng(1).gamma(4, 1 / 4, sar.shape) * seen
+    for name, values, nodata in (("optical", 200 * ground + 20, None), ("sar", sar, 0)):
+        write_raster(folder / f"{name}.tif", values[None].astype(np.float32), TEXTURE_TRANSFORM, UTM, nodata=nodata)
+    return open_pair(folder / "optical.tif", folder / "sar.tif")
+
+
+@pytest.mark.parametrize(("scale", "degrees"), [(1.15, 0), (1.0, 20), (1.1, -15)])
+def test_a_turned_and_scaled_scene_is_laid_straight(tmp_path, scale, degrees, monkeypatch):
+    turn = np.deg2rad(degrees)
+    matrix = scale * np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
+    centre = np.array([SHAPE[1] / 2, SHAPE[0] / 2])
+    shift = centre - matrix @ centre + [5, -3]
+    with affine_pair(tmp_path, matrix, shift) as pair:
+        right = asked(pair, lambda xy: xy @ matrix.T + shift)
+        wrong = asked(pair, lambda xy: xy @ matrix.T + shift + [25, -18])
+        monkeypatch.setattr(module, "_STRAIGHT", np.inf)
+        as_it_lies = asked(pair, lambda xy: xy @ matrix.T + shift)
+    assert len(right) == 4
+    assert right.mean > 5
+    assert right.lead > 2
+    assert wrong.mean < 2.5
+    assert as_it_lies.mean < 0.75 * right.mean
+
+
+@pytest.mark.parametrize("source", ["optical", "sar"])
+@pytest.mark.parametrize("similarity", ["cc", "ssd"])
+def test_surfaces_are_the_same_whether_the_way_back_is_asked_for_or_not(tmp_path, source, similarity):
+    level = Level(factor=1, template=40, radius=12, margin=20)
+    nodes = np.array([[60.0, 60.0], [150.0, 120.0], [180.0, 60.0], [9000.0, 60.0]])
+    with pair_of(tmp_path, SHAPE, SHIFT, empty=np.s_[:80, 150:]) as pair:
+        extract = make_matcher("structure").extractor(pair.overview(pair.sar)[0])
+        asked_for, not_asked_for = (
+            search(pair, level, nodes, np.zeros_like(nodes), extract, source, similarity, way_back)
+            for way_back in (True, False)
+        )
+    assert asked_for.usable.tolist() == [True, True, False, False]
+    assert np.isfinite(asked_for.returned[:2]).all()
+    assert np.isinf(not_asked_for.returned).all()
+    for name in ("values", "centre", "usable"):
+        np.testing.assert_array_equal(getattr(not_asked_for, name), getattr(asked_for, name))
+
+
+def test_a_warp_that_leads_out_of_the_scene_has_no_evidence(tmp_path):
+    with pair_of(tmp_path, (150, 170), SHIFT) as pair:
+        found = asked(pair, by(5000, 0))
+    assert len(found) == 0
+    assert (found.mean, found.total, found.lead) == (0, 0, 0)
+    assert found.optical_xy.shape == (0, 2)
+
+
+def test_mean_and_total():
+    assert (len(NO_EVIDENCE), NO_EVIDENCE.mean, NO_EVIDENCE.total, NO_EVIDENCE.lead) == (0, 0, 0, 0)
+    one, four, sixteen = (
+        replace(NO_EVIDENCE, optical_xy=np.zeros((n, 2)), standing=np.resize([1.0, 5.0, 3.0], n)) for n in (3, 12, 48)
+    )
+    assert (len(one), len(four), len(sixteen)) == (3, 12, 48)
+    assert one.mean == four.mean == sixteen.mean == pytest.approx(3)
+    # What places that share no pixel say together weighs as the root of their number.
+    assert one.total > one.mean
+    assert sixteen.total == pytest.approx(2 * four.total) == pytest.approx(4 * one.total)
+
+
+def test_places_on_one_line_do_not_tell_how_a_scene_is_turned():
+    nodes = np.column_stack([np.arange(8) * 40.0 + 20, np.full(8, 20.0)])
+    np.testing.assert_allclose(module._straight(nodes, nodes + SHIFT)[:2, :2], np.eye(2), atol=0.02)

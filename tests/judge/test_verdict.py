@@ -1,0 +1,169 @@
+"""verdict: the probability decides, the sentence says on what grounds, and counts add up."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from affine import Affine
+from rasterio.crs import CRS
+
+from sn9reg.fit.correspondences import Correspondences
+from sn9reg.judge.evidence import NO_EVIDENCE
+from sn9reg.judge.verdict import LIKELY, judge, refused
+from sn9reg.raster.grid import Grid
+
+GRID = Grid(Affine(0.5, 0, 435000, 0, -0.5, 4181000), 4000, 4000, CRS.from_epsg(32637))
+PLACES, STANDING = np.arange(12.0).reshape(6, 2), np.array([3.0, 4.0, 5.0, 4.5, 3.5, 4.0])
+FIRM = replace(NO_EVIDENCE, optical_xy=PLACES, standing=STANDING, lead=5.0)
+
+
+def lattice(shift, side=20, tried=None, radius=40.0, step=1.0):
+    """Matches at side x side places, templates half overlapping; shift: (side^2, 2) of witness and match, pixels."""
+    x, y = np.meshgrid(np.arange(side), np.arange(side))
+    xy = np.column_stack([x.ravel(), y.ravel()]) * 48.0 + 100
+    n = len(xy)
+    ones, there = np.ones(n), xy + shift
+    return Correspondences(
+        GRID, xy, there, ones, ones, 0 * ones, ones, there, radius, step, 96.0, n if tried is None else tried
+    )
+
+
+def right(random, side=20, noise=0.8):
+    x, y = np.meshgrid(np.linspace(0, 1, side), np.linspace(0, 1, side))
+    field = np.column_stack([(20 * np.sin(2 * x + y)).ravel(), (10 * x * y - 5).ravel()])
+    return field + random.normal(0, noise, field.shape)
+
+
+def wrong(random, side=20, radius=40.0):
+    return random.uniform(-radius, radius, (side * side, 2))
+
+
+def judged(matches, inliers=None, evidence=FIRM, probability=0.9, error=1.25):
+    return judge(matches, np.ones(len(matches), bool) if inliers is None else inliers, evidence, probability, error)
+
+
+@pytest.fixture(scope="module")
+def smooth():
+    return lattice(right(np.random.default_rng(0)))
+
+
+@pytest.mark.parametrize("probability", [0.0, 0.3, LIKELY - 1e-9, LIKELY, 0.7, 1.0])
+def test_the_probability_decides(smooth, probability):
+    verdict = judged(smooth, probability=probability)
+    assert verdict.registered == (probability >= LIKELY)
+    assert verdict.probability == probability
+
+
+def test_a_yes_says_how_far_the_evidence_stands_and_how_likely_it_is_right(smooth):
+    reason = judged(smooth, probability=0.934).reason
+    assert "at 6 places that share no pixel" in reason
+    assert "by 4.0 standard deviations" in reason
+    assert reason.endswith("it is right with a probability of 93%")
+    assert "only" not in reason
+    assert "asked" not in reason
+
+
+def test_a_no_says_what_is_missing_too(smooth):
+    faint = replace(FIRM, standing=FIRM.standing / 4)
+    reason = judged(smooth, evidence=faint, probability=0.12).reason
+    assert "by only 1.0 standard deviations" in reason
+    assert "with a probability of 12%" in reason
+    assert reason.endswith(f"at least {LIKELY:.0%} is asked")
+
+
+@pytest.mark.parametrize("probability", [0.1, 0.9])
+def test_the_reason_is_one_line(smooth, probability):
+    reason = judged(smooth, probability=probability).reason
+    assert "\n" not in reason
+    assert not reason.endswith(".")
+
+
+def test_without_any_evidence_there_is_still_a_verdict(smooth):
+    verdict = judged(smooth, evidence=NO_EVIDENCE, probability=0.02)
+    assert not verdict.registered
+    assert (verdict.standing, verdict.places) == (0, 0)
+    assert "at 0 places" in verdict.reason
+
+
+def test_evidence_and_counts_are_handed_on(smooth):
+    verdict = judged(smooth, np.arange(400) < 300)
+    assert (verdict.matches, verdict.inliers, verdict.tried, verdict.error) == (400, 300, 400, 1.25)
+    assert (verdict.standing, verdict.places) == (pytest.approx(4.0), 6)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_witnesses_of_a_smooth_field_agree(seed):
+    verdict = judged(lattice(right(np.random.default_rng(seed))))
+    assert verdict.agreement > 0.95
+    assert verdict.chance < 0.01
+
+
+@pytest.mark.parametrize("radius", [12.0, 40.0])
+@pytest.mark.parametrize("seed", range(5))
+def test_random_shifts_agree_by_chance_alone(seed, radius):
+    verdict = judged(lattice(wrong(np.random.default_rng(seed), radius=radius), radius=radius), probability=0.01)
+    assert verdict.agreement < 0.3
+    assert verdict.agreement == pytest.approx(verdict.chance, abs=0.06)
+
+
+def test_chance_is_the_tolerances_share_of_the_search_area():
+    random = np.random.default_rng(0)
+    small, large = (judged(lattice(right(random), radius=r)).chance for r in (20.0, 80.0))
+    assert small / large == pytest.approx((161 / 41) ** 2)
+    # A level's tolerance and search grow together.
+    assert judged(lattice(right(random), radius=20.0 * 8, step=8.0)).chance == pytest.approx(small)
+    assert judged(lattice(right(random), radius=1.0)).chance == 1
+
+
+def test_agreement_is_a_share_of_the_places_tried():
+    shift = right(np.random.default_rng(2))
+    enough, few = (judged(lattice(shift, tried=tried)) for tried in (800, 4000))
+    assert enough.agreement == pytest.approx(0.5, abs=0.02)
+    assert few.agreement == pytest.approx(0.1, abs=0.01)
+    assert enough.agreement == pytest.approx(5 * few.agreement)
+
+
+@pytest.mark.parametrize("share", [0.75, 0.15])
+def test_agreement_grows_with_the_share_of_right_matches(share):
+    random = np.random.default_rng(1)
+    shift = np.where(random.random((400, 1)) < share, right(random), wrong(random))
+    agreement = judged(lattice(shift)).agreement
+    assert agreement < share + 0.05
+    assert (agreement > 0.6) == (share > 0.5)
+
+
+@pytest.mark.parametrize("count", [0, 1, 4])
+def test_a_few_matches_have_no_witnesses(smooth, count):
+    verdict = judged(smooth.keep(np.arange(count) * 41), evidence=NO_EVIDENCE, probability=0.0, error=math.nan)
+    assert not verdict.registered
+    assert verdict.agreement == 0
+    assert (verdict.matches, verdict.inliers) == (count, count)
+
+
+def test_no_matches_of_no_places():
+    verdict = judged(lattice(np.zeros((400, 2)), tried=0).keep(np.zeros(0, int)), evidence=NO_EVIDENCE, probability=0.0)
+    assert not verdict.registered
+    assert (verdict.agreement, verdict.coverage, verdict.tried) == (0, 0, 0)
+
+
+def test_coverage_is_the_share_of_cells_with_inliers():
+    matches = lattice(right(np.random.default_rng(0), side=18), side=18)  # 3 x 3 matches in each of the 6 x 6 cells
+    cell = (np.arange(18) * 5.999 / 17).astype(int)
+    cells = (cell[:, None] * 6 + cell[None]).ravel()
+    for chosen in ([0], [0, 35], list(range(12)), list(range(36))):
+        assert judged(matches, np.isin(cells, chosen)).coverage == pytest.approx(len(chosen) / 36)
+    none = judged(matches, np.zeros(len(matches), bool))
+    assert (none.coverage, none.inliers) == (0, 0)
+
+
+def test_refused_carries_its_reason_and_promises_nothing():
+    matches = lattice(right(np.random.default_rng(0)), tried=500)
+    verdict = refused(matches, "no such luck")
+    assert not verdict.registered
+    assert verdict.reason == "no such luck"
+    assert (verdict.matches, verdict.inliers, verdict.tried) == (400, 0, 500)
+    assert (verdict.probability, verdict.standing, verdict.places) == (0, 0, 0)
+    assert math.isnan(verdict.error)

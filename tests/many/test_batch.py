@@ -1,0 +1,283 @@
+"""Many pairs: the manifest, what is done and what is not, and how it ends."""
+
+import json
+import os
+import signal
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+from support.rasters import TEXTURE_TRANSFORM, UTM, textures, write_raster
+
+from sn9reg.cli import main
+from sn9reg.errors import ConfigError, InputError
+from sn9reg.many import batch, jobs
+from sn9reg.many.batch import ENGINES, do_all, local, read_manifest
+from sn9reg.many.jobs import FAILED, REFUSED, REGISTERED, Job, Result
+
+TEMPLATE = Job("", "", "", "", options={"matcher": "structure"}, threads=1)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("data").mkdir()
+    return tmp_path
+
+
+def manifest(text, name="data/m.csv"):
+    Path(name).write_text(text)
+    return name
+
+
+def test_a_manifest_names_pairs_beside_it(folder):
+    path = manifest("optical, sar ,tiepoints,name\no1.tif,s1.tif,,first\n sub/o2.tif , s2.tif,t.csv,\n")
+    found = read_manifest(path, "out", TEMPLATE)
+    assert [job.name for job in found] == ["first", "o2"]
+    assert [job.optical for job in found] == ["data/o1.tif", "data/sub/o2.tif"]
+    assert [job.sar for job in found] == ["data/s1.tif", "data/s2.tif"]
+    assert [job.tiepoints for job in found] == [None, "data/t.csv"]
+    assert all(replace(job, name="", folder="", optical="", sar="", tiepoints=None) == TEMPLATE for job in found)
+
+
+def test_a_file_anywhere_stays_where_it_is(folder):
+    (job,) = read_manifest(manifest(f"\ufeffoptical,sar\n{folder}/o.tif,s.tif\n"), "out", TEMPLATE)
+    assert job.optical == f"{folder}/o.tif"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("optical\no.tif\n", "has no column sar"),
+        ("optical,sar\n", "has a header and no pairs"),
+        ("", "is no table"),
+        ("optical,sar,matcher\no,s,m\n", "has a column matcher; a manifest has optical, sar, tiepoints, name"),
+        ("optical,sar\no.tif,\n", "line 2: sar is missing"),
+        ("optical,sar\no.tif,s.tif\no.tif,s.tif\n", "line 3: the same pair stands in line 2"),
+        ("optical,sar\na/o.tif,s.tif\nb/O.tif,s.tif\n", "line 3: another pair of the name O stands in line 2"),
+        ("optical,sar,name\no.tif,s.tif,a/b\n", "line 2: 'a/b' cannot be the name of files"),
+        ("optical,sar,name\no.tif,s.tif,../b\n", "cannot be the name of files"),
+        ("optical,sar,name\no.tif,s.tif,summary\n", "cannot be the name of files"),
+    ],
+)
+def test_manifests_that_are_none(folder, text, message):
+    with pytest.raises(InputError, match=r"m\.csv") as caught:
+        read_manifest(manifest(text), "out", TEMPLATE)
+    assert message in str(caught.value)
+
+
+def test_a_missing_manifest(folder):
+    with pytest.raises(InputError, match=r"none\.csv: no such file"):
+        read_manifest("none.csv", "out", TEMPLATE)
+
+
+# --- doing -----------------------------------------------------------------------------------------------------------
+
+
+def some(count):
+    return [replace(TEMPLATE, name=f"p{k}", folder="out", optical=f"o{k}", sar=f"s{k}") for k in range(count)]
+
+
+class Counting:
+    """An engine that keeps what it was given, and says of p1 that it failed and of p2 that it was refused."""
+
+    def __init__(self):
+        self.given = []
+
+    def __call__(self, given, _workers):
+        for job in reversed(given):
+            self.given.append(job.name)
+            yield Result(job.name, {"p1": FAILED, "p2": REFUSED}.get(job.name, REGISTERED), "so", matches=3)
+
+
+def test_results_come_in_the_order_of_the_manifest_and_lie_in_the_summary(folder):
+    told = []
+    results = do_all(some(4), Counting(), 1, lambda count, result: told.append((count, result.name)))
+    assert [result.name for result in results] == ["p0", "p1", "p2", "p3"]
+    assert [count for count, _ in told] == [1, 2, 3, 4]
+    table = pd.read_csv("out/summary.csv")
+    assert list(table["name"]) == ["p0", "p1", "p2", "p3"]
+    assert list(table["status"]) == [REGISTERED, FAILED, REFUSED, REGISTERED]
+    assert list(table["matches"]) == [3] * 4
+
+
+def test_what_is_finished_is_not_done_again(folder, monkeypatch):
+    known = {"p0": Result("p0", REGISTERED, "before"), "p3": Result("p3", REFUSED, "before")}
+    monkeypatch.setattr(batch, "finished", lambda job: known.get(job.name))
+    engine = Counting()
+    results = do_all(some(5), engine, 2)
+    assert sorted(engine.given) == ["p1", "p2", "p4"]
+    assert [result.reason for result in results] == ["before", "so", "so", "before", "so"]
+
+
+def test_the_summary_is_there_from_the_first_pair_on(folder):
+    def engine(given, _workers):
+        for job in given:
+            yield Result(job.name, REGISTERED, "so")
+            assert len(pd.read_csv("out/summary.csv")) == int(job.name[1:]) + 1
+
+    do_all(some(3), engine, 1)
+
+
+def test_the_local_engine_does_so_many_at_once(folder, monkeypatch):
+    now, most = set(), []
+
+    def slow(job):
+        now.add(job.name)
+        most.append(len(now))
+        time.sleep(0.05)
+        now.discard(job.name)
+        return Result(job.name, REGISTERED, "so")
+
+    monkeypatch.setattr(batch, "run", slow)
+    assert {result.name for result in local(some(7), 3)} == {f"p{k}" for k in range(7)}
+    assert max(most) == 3
+
+
+def test_ray_that_is_missing_is_named(folder, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "ray", None)
+    with pytest.raises(ConfigError, match=r"pip install 'sn9reg\[ray\]'"):
+        list(ENGINES["ray"](some(1), 1))
+
+
+# --- the command -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def pairs(folder):
+    """Three pairs: one that registers, one that cannot be read, one that does not belong together."""
+    optical, sar = textures()
+    other = textures(seed=8)[1]
+    for name, image in (("o", optical), ("s", sar), ("other", other)):
+        write_raster(f"data/{name}.tif", image[None], TEXTURE_TRANSFORM, UTM)
+    Path("data/broken.tif").write_bytes(Path("data/s.tif").read_bytes()[:300])
+    return folder
+
+
+def command(path, *more):
+    return CliRunner().invoke(main, ["batch", path, "--out", "out", "--matcher", "structure", *map(str, more)])
+
+
+def test_one_that_fails_does_not_stop_the_rest(pairs):
+    path = manifest("optical,sar,name\no.tif,broken.tif,broken\no.tif,s.tif,good\no.tif,none.tif,none\n")
+    result = command(path, "--jobs", 2, "--sigma", "--json")
+    assert result.exit_code == 1, result.output
+    rows = {row["name"]: row for row in json.loads(result.stdout)}
+    assert {name: row["status"] for name, row in rows.items()} == {
+        "broken": FAILED, "good": REGISTERED, "none": FAILED,
+    }  # fmt: skip
+    assert "data/none.tif: no such file" in rows["none"]["reason"]
+    assert "broken.tif" in rows["broken"]["reason"]
+    assert {p.name for p in Path("out").iterdir()} == {"summary.csv", "good.tif", "good.json"}
+    before = Path("out/good.tif").stat().st_mtime_ns
+    path = manifest("optical,sar,name\no.tif,s.tif,good\n")
+    again = command(path, "--sigma")
+    assert again.exit_code == 0, again.output
+    assert "good: registered, right to about" in again.stdout
+    assert Path("out/good.tif").stat().st_mtime_ns == before
+
+
+def test_a_refused_pair_is_an_answer(pairs):
+    path = manifest("optical,sar\no.tif,other.tif\n")
+    result = command(path)
+    assert result.exit_code == 3, result.output
+    assert "o: refused; " in result.stdout
+    assert list(pd.read_csv("out/summary.csv")["status"]) == [REFUSED]
+
+
+@pytest.mark.parametrize(
+    ("text", "prepare", "message"),
+    [
+        ("optical,sar\no.tif,s.tif\no.tif,s.tif\n", None, "the same pair"),
+        ("optical,sar\no.tif,s.tif\n", lambda: Path("out").write_text(""), "out"),
+    ],
+)
+def test_what_cannot_work_ends_in_one_line(pairs, text, prepare, message):
+    if prepare:
+        prepare()
+    result = command(manifest(text))
+    assert result.exit_code == 1
+    assert message in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert "Traceback" not in result.output
+
+
+# --- Ray -------------------------------------------------------------------------------------------------------------
+
+
+def slow_work():
+    """A function that stands for the work; made here, not imported, so that Ray's workers need not find this file."""
+
+    def work(job):
+        if found := jobs.finished(job):
+            return found
+        log = Path(job.folder) / "log"
+
+        def say(what):
+            with log.open("a") as target:
+                target.write(f"{what} {job.name} {os.getpid()}\n")
+
+        say("begin")
+        while job.name == "p0" and not (Path(job.folder) / "go").exists():
+            time.sleep(0.05)
+        result = Result(job.name, REGISTERED, "so")
+        job.row.write_text(json.dumps({"key": job.key(), **vars(result)}))
+        job.offsets.write_bytes(b"map")
+        say("end")
+        return result
+
+    return work
+
+
+def test_on_ray_a_killed_worker_loses_nothing_and_nothing_is_done_twice(folder, monkeypatch):
+    """Two workers; the first pair's is killed in the middle, while the other goes on."""
+    ray = pytest.importorskip("ray")
+    import threading
+
+    monkeypatch.setattr(batch, "_unless_finished", slow_work())
+    Path("out").mkdir()
+    out = str(folder / "out")
+    given = [replace(job, folder=out) for job in some(6)]
+    results = []
+
+    def collect():
+        results.extend(batch.on_ray(given, 2))
+
+    thread = threading.Thread(target=collect)
+    thread.start()
+    log = folder / "out" / "log"
+    deadline = time.monotonic() + 120
+
+    def lines():
+        return log.read_text().splitlines() if log.exists() else []
+
+    def wait(condition):
+        while not condition():
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+
+    wait(lambda: any(line.startswith("begin p0") for line in lines()))
+    wait(lambda: any(line.startswith("end") for line in lines()))
+    (first,) = [int(line.split()[2]) for line in lines() if line.startswith("begin p0")]
+    os.kill(first, signal.SIGKILL)
+    (folder / "out" / "go").write_text("")
+    thread.join(120)
+    assert not thread.is_alive()
+    assert sorted(result.name for result in results) == [f"p{k}" for k in range(6)]
+    assert {result.status for result in results} == {REGISTERED}
+    begun = [line.split()[1] for line in lines() if line.startswith("begin")]
+    ended = [line.split()[1] for line in lines() if line.startswith("end")]
+    assert sorted(ended) == [f"p{k}" for k in range(6)]
+    assert sorted(begun) == ["p0", *(f"p{k}" for k in range(6))]
+    assert not ray.is_initialized()
+
+
+def test_what_was_done_before_its_worker_died_is_not_done_again(folder, monkeypatch):
+    Path("out").mkdir()
+    (job,) = some(1)
+    job.row.write_text(json.dumps({"key": job.key(), **vars(Result("p0", REFUSED, "so"))}))
+    monkeypatch.setattr(batch, "do", lambda _job: pytest.fail("done twice"))
+    assert batch._unless_finished(job) == Result("p0", REFUSED, "so")

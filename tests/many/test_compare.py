@@ -1,0 +1,181 @@
+"""Several matchers on one pair: a table, pictures, and no matcher that ends the others."""
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+from support.rasters import SHIFT, TEXTURE_TRANSFORM, UTM, textures, write_raster
+
+from sn9reg.cli import main
+from sn9reg.errors import InputError, OutputError
+from sn9reg.many import compare as module
+from sn9reg.many.compare import compare, installed
+from sn9reg.many.jobs import FAILED, REFUSED, REGISTERED, Job, Result
+from sn9reg.matchers.base import matcher_classes
+from sn9reg.offsets import OffsetMap
+from sn9reg.raster.grid import Grid
+from sn9reg.report import Files
+
+GRID = Grid(TEXTURE_TRANSFORM, 320, 280, UTM)
+
+
+@pytest.fixture
+def pair(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    optical, sar = textures()
+    write_raster("o.tif", optical[None], TEXTURE_TRANSFORM, UTM)
+    write_raster("s.tif", np.exp(sar[None] / 40).astype(np.float32), TEXTURE_TRANSFORM, UTM)
+    Path("t.csv").write_text("sar_row,sar_col,optical_row,optical_col\n50,60,56,51\n150,160,156,151\n")
+    return Files("o.tif", "s.tif")
+
+
+JOB = Job("", "out", "o.tif", "s.tif", "t.csv", {"matcher_options": {"max_offset": 20.0}})
+
+
+@pytest.fixture
+def ran(monkeypatch):
+    """Jobs that were run: `good` and `better` are right, `shy` was refused, any other fails."""
+    given = []
+
+    def run(job):
+        given.append(job)
+        name = job.options["matcher"]
+        if name == "shy":
+            return Result(job.name, REFUSED, "water", matcher=name, matches=4, inliers=0, seconds=1.0, memory_gib=0.5)
+        if name not in ("good", "better:one"):
+            return Result(job.name, FAILED, f"{name} <broke>", seconds=0.5)
+        values = np.array(SHIFT, np.float32)[:, None, None]
+        OffsetMap(GRID, lambda w: np.broadcast_to(values, (2, *w.shape))).write(job.offsets, overwrite=True)
+        return Result(job.name, REGISTERED, "so", name, "affine", 50, 40, 1.25, 0.5, 99.5, 3.25, 1.5)
+
+    monkeypatch.setattr(module, "run", run)
+    return given
+
+
+def test_a_table_in_three_forms_and_pictures(pair, ran):
+    told = []
+    names = ["good", "shy", "bad", "better:one"]
+    results = compare(JOB, pair, names, {"shy": {"depth": 3}}, lambda n, result: told.append((n, result.name)))
+    assert told == [(1, "good"), (2, "shy"), (3, "bad"), (4, "better:one")]
+    assert [result.name for result in results] == names
+    assert [job.name for job in ran] == ["good", "shy", "bad", "better-one"]
+    assert [job.options["matcher"] for job in ran] == names
+    assert [job.options["matcher_options"] for job in ran] == [
+        {"max_offset": 20.0}, {"max_offset": 20.0, "depth": 3}, {"max_offset": 20.0}, {"max_offset": 20.0},
+    ]  # fmt: skip
+    table = pd.read_csv("out/compare.csv")
+    assert list(table["matcher"]) == names
+    assert list(table["status"]) == [REGISTERED, REFUSED, FAILED, REGISTERED]
+    assert list(table.columns) == [
+        "matcher", "status", "matches", "inliers", "expected_error_px", "error_px", "sn9_score", "seconds",
+        "memory_gib", "reason",
+    ]  # fmt: skip
+    assert table["seconds"][0] == 3.25
+    rows = json.loads(Path("out/compare.json").read_text())
+    assert [(row["name"], row["matches"], row["inliers"]) for row in rows] == [
+        ("good", 50, 40), ("shy", 4, 0), ("bad", None, None), ("better:one", 50, 40),
+    ]  # fmt: skip
+    page = Path("out/compare.html").read_text()
+    assert "bad &lt;broke&gt;" in page
+    assert "<broke>" not in page
+    assert len(re.findall(r'src="data:image/webp', page)) == 3
+    assert not re.search("https?:", page)
+    assert {p.name for p in Path("out").glob("*.png")} == {"good.png", "better-one.png", "without-registration.png"}
+
+
+def test_the_pictures_are_before_and_after(pair, ran):
+    import cv2
+
+    compare(JOB, pair, ["good"])
+    before, after = (cv2.imread(f"out/{name}.png").astype(float) for name in ("without-registration", "good"))
+    assert before.shape == after.shape == (280, 320, 3)
+
+    def broken_edges(board):
+        side = 320 // 8
+        return np.mean([np.abs(board[:, x] - board[:, x - 1]).mean() for x in range(side, 320, side)])
+
+    assert broken_edges(after) < 0.6 * broken_edges(before)
+
+
+def test_without_tiepoints_there_are_no_errors_in_the_table(pair, ran):
+    compare(replace(JOB, tiepoints=None), pair, ["good"])
+    assert not {"error_px", "sn9_score"} & set(pd.read_csv("out/compare.csv").columns)
+
+
+def test_where_all_fail_there_is_a_page_too(pair, ran):
+    (result,) = compare(JOB, pair, ["bad"])
+    assert result.status == FAILED
+    assert "bad &lt;broke&gt;" in Path("out/compare.html").read_text()
+
+
+def test_a_matcher_that_is_finished_is_not_run_again(pair, ran, monkeypatch):
+    known = Result("good", REFUSED, "before")
+    monkeypatch.setattr(module, "finished", lambda job: known if job.name == "good" else None)
+    assert [result.reason for result in compare(JOB, pair, ["good", "shy"])] == ["before", "water"]
+    assert [job.name for job in ran] == ["shy"]
+
+
+def test_images_that_cannot_be_read_are_no_matchers_failure(pair, ran):
+    with pytest.raises(InputError, match=r"none\.tif: no such file"):
+        compare(JOB, Files("none.tif", "s.tif"), ["good"])
+    assert not ran
+    assert not Path("out").exists()
+
+
+def test_a_folder_that_is_a_file(pair, ran):
+    Path("out").write_text("")
+    with pytest.raises(OutputError, match="is a file; a comparison is a folder"):
+        compare(JOB, pair, ["good"])
+    assert not ran
+
+
+def test_installed_are_those_that_need_no_variant():
+    assert {"hybrid", "structure", "keypoints", "descriptors", "dual-encoder", "mcgf"} <= set(installed())
+    assert not [name for name in installed() if getattr(matcher_classes()[name], "needs_variant", False)]
+
+
+# --- the command -----------------------------------------------------------------------------------------------------
+
+
+def command(*more):
+    return CliRunner().invoke(main, ["compare", "o.tif", "s.tif", "--out", "out", *map(str, more)])
+
+
+def test_the_command_runs_matchers_for_real(pair):
+    result = command(
+        "--tiepoints", "t.csv", "--matchers", "structure,mcgf,structure", "--max-offset", 30,
+        "--matcher-option", "mcgf.weights=none.safetensors",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    table = pd.read_csv("out/compare.csv").set_index("matcher")
+    assert list(table.index) == ["structure", "mcgf"]
+    assert table["status"].to_dict() == {"structure": REGISTERED, "mcgf": FAILED}
+    assert table["error_px"]["structure"] < 1
+    assert "none.safetensors" in table["reason"]["mcgf"]
+    assert 0.2 < table["memory_gib"]["structure"] < 20
+    assert "structure     registered  0." in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--matchers", "good", "--matcher-option", "weights=3"], 2, "'weights' is not MATCHER.NAME"),
+        (["--matchers", "good", "--matcher-option", "mcgf.weights=3"], 2, "mcgf is none of the matchers compared"),
+        (["--matchers", "good", "--sar-bidx", "7"], 1, "has no band 7"),
+    ],
+)
+def test_what_cannot_work_ends_in_one_line(pair, ran, arguments, code, message):
+    result = command(*arguments)
+    assert result.exit_code == code
+    assert message in result.stderr
+    assert not Path("out").exists()
+
+
+def test_the_command_prints_json(pair, ran):
+    result = command("--matchers", "good,shy", "--json")
+    assert [row["name"] for row in json.loads(result.stdout)] == ["good", "shy"]

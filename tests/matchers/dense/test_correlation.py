@@ -1,0 +1,494 @@
+"""correlation: surfaces against OpenCV, scikit-image and brute force; peaks against surfaces whose peak is known."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.ndimage import gaussian_filter
+from skimage.feature import match_template
+
+from sn9reg.matchers.dense.correlation import (
+    cc,
+    cross_correlation,
+    find_peaks,
+    masked_cc,
+    masked_similarity,
+    similarity,
+    ssd,
+    zncc,
+)
+
+few = settings(max_examples=25, deadline=None)
+seeds = st.integers(0, 2**32 - 1)
+
+
+def images(seed, shape, scale=1.0, offset=0.0):
+    values = np.random.default_rng(seed).normal(offset, scale, shape)
+    return torch.from_numpy(values.astype(np.float32))
+
+
+def opencv(method, reference, template):
+    """Of (C, H, W): one channel, so that OpenCV's own way with channels does not matter."""
+    return sum(
+        cv2.matchTemplate(np.ascontiguousarray(r), np.ascontiguousarray(t), method)
+        for r, t in zip(reference.numpy(), template.numpy(), strict=True)
+    )
+
+
+@few
+@given(
+    seed=seeds,
+    size=st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    part=st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    channels=st.integers(1, 3),
+)
+def test_cc_and_ssd_are_opencvs_summed_over_channels(seed, size, part, channels):
+    part = tuple(min(p, s) for p, s in zip(part, size, strict=True))
+    reference, template = images(seed, (2, channels, *size)), images(seed + 1, (2, channels, *part))
+    pixels = part[0] * part[1]
+    products, squares = cc(reference, template), ssd(reference, template)
+    assert products.shape == squares.shape == (2, size[0] - part[0] + 1, size[1] - part[1] + 1)
+    for k in range(2):
+        expected = opencv(cv2.TM_CCORR, reference[k], template[k]) / pixels
+        np.testing.assert_allclose(products[k].numpy(), expected, atol=2e-4)
+        expected = -opencv(cv2.TM_SQDIFF, reference[k], template[k]) / pixels
+        np.testing.assert_allclose(squares[k].numpy(), expected, atol=2e-3)
+
+
+def test_cross_correlation_by_hand():
+    reference = torch.tensor([[[[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]]])
+    template = torch.tensor([[[[1.0, 10.0]]]])
+    expected = [[21.0, 32.0], [54.0, 65.0]]
+    np.testing.assert_allclose(cross_correlation(reference, template)[0].numpy(), expected, rtol=1e-5)
+
+
+@few
+@given(
+    seed=seeds,
+    size=st.tuples(st.integers(8, 40), st.integers(8, 40)),
+    part=st.tuples(st.integers(3, 12), st.integers(3, 12)),
+)
+def test_zncc_is_opencvs_and_scikit_images(seed, size, part):
+    part = tuple(min(p, s) for p, s in zip(part, size, strict=True))
+    reference, template = images(seed, (1, 1, *size), 20, 100), images(seed + 1, (1, 1, *part), 20, 100)
+    surface = zncc(reference, template)[0].numpy()
+    np.testing.assert_allclose(surface, opencv(cv2.TM_CCOEFF_NORMED, reference[0], template[0]), atol=2e-3)
+    other = match_template(reference[0, 0].double().numpy(), template[0, 0].double().numpy())
+    np.testing.assert_allclose(surface, other, atol=1e-3)
+
+
+def test_zncc_sums_channels_by_their_variance():
+    reference, template = images(1, (1, 3, 20, 24), 2, 5), images(2, (1, 3, 6, 7), 3, -4)
+    surface = zncc(reference, template)[0].numpy()
+    r, t = reference[0].double().numpy(), template[0].double().numpy()
+    t = t - t.mean(axis=(1, 2), keepdims=True)
+    expected = np.empty_like(surface)
+    for i, j in np.ndindex(*surface.shape):
+        box = r[:, i : i + 6, j : j + 7]
+        box = box - box.mean(axis=(1, 2), keepdims=True)
+        expected[i, j] = (box * t).sum() / np.sqrt((box**2).sum() * (t**2).sum())
+    np.testing.assert_allclose(surface, expected, atol=1e-5)
+
+
+@few
+@given(
+    seed=seeds,
+    gains=st.tuples(st.floats(1e-4, 1e4), st.floats(1e-4, 1e4)),
+    offsets=st.tuples(st.floats(-10, 10), st.floats(-10, 10)),
+)
+def test_zncc_does_not_mind_gain_or_offset_of_either_side(seed, gains, offsets):
+    reference, template = images(seed, (1, 1, 20, 20)), images(seed + 1, (1, 1, 8, 8))
+    changed = zncc(gains[0] * (reference + offsets[0]), gains[1] * (template + offsets[1]))
+    np.testing.assert_allclose(changed.numpy(), zncc(reference, template).numpy(), atol=1e-3)
+
+
+@pytest.mark.parametrize("level", [0.0, 0.1, 123.4])
+def test_zncc_is_zero_where_a_side_is_constant(level):
+    flat, rough = torch.full((1, 1, 20, 20), level), images(3, (1, 1, 20, 20))
+    assert (zncc(flat, rough[..., :8, :8]) == 0).all()
+    assert (zncc(rough, flat[..., :8, :8]) == 0).all()
+    half = rough.clone()
+    half[..., :, 10:] = level
+    surface = zncc(half, rough[..., :5, :5])[0]
+    assert (surface[:, 10:] == 0).all()
+    assert (surface[:, :9] != 0).all()
+
+
+@few
+@given(seed=seeds, name=st.sampled_from(["cc", "zncc", "ssd"]), shift=st.tuples(st.integers(0, 9), st.integers(0, 9)))
+def test_a_moved_reference_moves_the_surface(seed, name, shift):
+    reference, template = images(seed, (1, 2, 40, 36)), images(seed + 1, (1, 2, 7, 9))
+    whole = similarity(name, reference, template)[0]
+    part = similarity(name, reference[..., shift[0] : shift[0] + 30, shift[1] : shift[1] + 25], template)[0]
+    rows, cols = part.shape
+    np.testing.assert_allclose(
+        part.numpy(), whole[shift[0] : shift[0] + rows, shift[1] : shift[1] + cols].numpy(), atol=1e-3
+    )
+
+
+@pytest.mark.parametrize("name", ["cc", "zncc", "ssd"])
+def test_the_surface_is_highest_where_the_template_was_cut(name):
+    reference = images(5, (1, 2, 50, 60))
+    surface = similarity(name, reference, reference[..., 11:31, 23:47])[0]
+    assert divmod(int(surface.argmax()), surface.shape[1]) == (11, 23)
+
+
+@pytest.mark.parametrize("size", [(5, 9), (9, 5), (9, 9)])
+@pytest.mark.parametrize("name", ["cc", "zncc", "ssd"])
+def test_a_template_larger_than_the_reference_is_refused(name, size):
+    with pytest.raises(ValueError, match="larger than reference"):
+        similarity(name, torch.zeros(1, 1, 8, 8), torch.zeros(1, 1, *size))
+
+
+def test_an_unknown_similarity_is_refused():
+    with pytest.raises(KeyError):
+        similarity("mi", torch.zeros(1, 1, 8, 8), torch.zeros(1, 1, 2, 2))
+
+
+@few
+@given(seed=seeds, filled=st.floats(0.2, 1.0), least=st.floats(0.1, 0.9))
+def test_masked_cc_is_brute_force(seed, filled, least):
+    random = np.random.default_rng(seed)
+    reference, template = images(seed, (2, 2, 15, 18)), images(seed + 1, (2, 2, 6, 5))
+    masks = [torch.from_numpy((random.random((2, *s)) < filled).astype(np.float32)) for s in ((15, 18), (6, 5))]
+    masks[0][0] = 1  # one of the batch is whole
+    surface = masked_cc(reference, masks[0], template, masks[1], least).numpy()
+    expected, share = np.full(surface.shape, np.nan), np.zeros(surface.shape)
+    for k, i, j in np.ndindex(*surface.shape):
+        both = masks[0][k, i : i + 6, j : j + 5] * masks[1][k]
+        product = (reference[k, :, i : i + 6, j : j + 5] * template[k]).sum(dim=0)
+        overlap, all_of_it = float(both.sum()), max(1.0, float(masks[1][k].sum()))
+        if abs(overlap - least * all_of_it) < 1e-3:
+            return  # rounding decides
+        if overlap > least * all_of_it:
+            expected[k, i, j], share[k, i, j] = float((product * both).sum()) / overlap, overlap / all_of_it
+    for k in range(len(surface)):
+        base = np.nanmean(expected[k]) if np.isfinite(expected[k]).any() else 0.0
+        # The batch is shrunk as one: its whole member overlaps wholly.
+        shrunk = base + np.where(share[k] > 0, np.nan_to_num(expected[k]) - base, 0) * np.sqrt(share[k])
+        np.testing.assert_allclose(surface[k], shrunk, atol=1e-4)
+
+
+@few
+@given(seed=seeds)
+def test_masked_cc_of_valid_images_is_cc(seed):
+    reference, template = images(seed, (2, 3, 20, 22)), images(seed + 1, (2, 3, 8, 6))
+    found = masked_cc(reference, torch.ones(2, 20, 22), template, torch.ones(2, 8, 6))
+    np.testing.assert_allclose(found.numpy(), cc(reference, template).numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize("hole", [False, True])
+def test_masked_cc_of_an_empty_template_is_zero(hole):
+    mask = torch.ones(1, 12, 12)
+    mask[:, :3, :3] = 0.0 if hole else 1.0
+    found = masked_cc(images(1, (1, 2, 12, 12)), mask, images(2, (1, 2, 4, 4)), torch.zeros(1, 4, 4))
+    assert (found == 0).all()
+
+
+# --- the hand-written gradient ---------------------------------------------------------------------------------------
+
+
+def doubles(seed, *shape):
+    return torch.from_numpy(np.random.default_rng(seed).normal(size=shape))
+
+
+SIZES = [((9, 11), (4, 3)), ((7, 7), (7, 7)), ((13, 6), (1, 6)), ((5, 17), (2, 1))]
+
+
+@pytest.mark.parametrize(("size", "part"), SIZES)
+@pytest.mark.parametrize("wanted", [(True, True), (True, False), (False, True)])
+def test_the_gradient_of_cross_correlation_is_its_own(size, part, wanted):
+    reference, template = doubles(1, 2, 3, *size), doubles(2, 2, 3, *part)
+    reference.requires_grad_(wanted[0])
+    template.requires_grad_(wanted[1])
+    assert torch.autograd.gradcheck(cross_correlation, (reference, template))
+    cross_correlation(reference, template).square().sum().backward()
+    assert [reference.grad is not None, template.grad is not None] == list(wanted)
+
+
+@pytest.mark.parametrize("name", ["cc", "zncc", "ssd"])
+def test_gradients_pass_through_every_similarity(name):
+    reference, template = doubles(1, 1, 2, 9, 8).requires_grad_(), doubles(2, 1, 2, 4, 3).requires_grad_()
+    assert torch.autograd.gradcheck(lambda r, t: similarity(name, r, t), (reference, template))
+
+
+def test_the_gradient_is_torchs_in_float():
+    reference, template = images(1, (2, 2, 20, 23)), images(2, (2, 2, 7, 6))
+    weight = images(3, (2, 14, 18))
+    found, expected = [], []
+    for correlate, out in ((cross_correlation, found), (direct, expected)):
+        inputs = [x.clone().requires_grad_() for x in (reference, template)]
+        (correlate(*inputs) * weight).sum().backward()
+        out += [x.grad for x in inputs]
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+
+def direct(reference, template):
+    """Cross-correlation pixel by pixel, by torch's own convolution, each of the batch as a group."""
+    batch, channels, height, width = reference.shape
+    rows = torch.nn.functional.conv2d(reference.reshape(1, batch * channels, height, width), template, groups=batch)
+    return rows[0]
+
+
+def test_without_gradients_the_surface_is_the_same_and_asks_for_none():
+    reference, template = doubles(1, 1, 2, 12, 12).requires_grad_(), doubles(2, 1, 2, 5, 5).requires_grad_()
+    with torch.no_grad():
+        silent = cross_correlation(reference, template)
+    loud = cross_correlation(reference, template)
+    assert not silent.requires_grad
+    assert loud.requires_grad
+    assert torch.equal(silent, loud)
+    assert not cross_correlation(reference.detach(), template.detach()).requires_grad
+
+
+def test_a_second_derivative_is_refused_rather_than_wrong():
+    reference, template = doubles(1, 1, 1, 6, 6).requires_grad_(), doubles(2, 1, 1, 3, 3)
+    (slope,) = torch.autograd.grad(cross_correlation(reference, template).square().sum(), reference, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        slope.sum().backward()
+
+
+# --- masked similarities ---------------------------------------------------------------------------------------------
+
+NAMES = ["cc", "zncc", "ssd"]
+
+
+def by_hand(name, box, template, both):
+    """One value of a surface, over the pixels of `both` (h, w); box, template: (C, h, w) in double."""
+    box, template = box[:, both], template[:, both]
+    if name == "cc":
+        return (box * template).sum() / both.sum()
+    if name == "ssd":
+        return -((box - template) ** 2).sum() / both.sum()
+    box, template = (x - x.mean(axis=1, keepdims=True) for x in (box, template))
+    scale = np.sqrt((box**2).sum() * (template**2).sum())
+    return (box * template).sum() / scale if scale > 1e-9 else 0.0
+
+
+@pytest.mark.parametrize("name", NAMES)
+@few
+@given(seed=seeds, filled=st.floats(0.4, 1.0), least=st.floats(0.1, 0.9), level=st.sampled_from([0.0, 50.0]))
+def test_masked_similarity_is_brute_force(name, seed, filled, least, level):
+    random = np.random.default_rng(seed)
+    reference, template = images(seed, (2, 2, 12, 14), 1, level), images(seed + 1, (2, 2, 6, 5), 1, level)
+    masks = [torch.from_numpy((random.random((2, *s)) < filled).astype(np.float32)) for s in ((12, 14), (6, 5))]
+    masks[0][0, :5, :7] = 0  # a hole larger than the template in one, none in the other
+    masks[0][1] = 1
+    surface = masked_similarity(name, reference, masks[0], template, masks[1], least).numpy()
+    for k in range(2):
+        expected, share = np.full(surface.shape[1:], np.nan), np.zeros(surface.shape[1:])
+        area = max(1.0, float(masks[1][k].sum()))
+        for i, j in np.ndindex(*share.shape):
+            both = (masks[0][k, i : i + 6, j : j + 5] * masks[1][k]).numpy() > 0
+            share[i, j] = both.sum() / area
+            if abs(share[i, j] - least) < 1e-3:
+                return  # rounding decides
+            if share[i, j] > least:
+                box = reference[k, :, i : i + 6, j : j + 5].double().numpy()
+                expected[i, j] = by_hand(name, box, template[k].double().numpy(), both)
+        base = np.nanmean(expected) if np.isfinite(expected).any() else 0.0
+        trusted = base + np.where(np.isfinite(expected), np.nan_to_num(expected) - base, 0) * np.sqrt(share)
+        scale = max(1.0, np.abs(trusted).max())
+        np.testing.assert_allclose(surface[k], trusted, atol=1e-4 * scale)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_masks_that_are_full_change_nothing(name):
+    reference, template = images(1, (2, 3, 20, 22), 2, 7), images(2, (2, 3, 8, 6), 2, 7)
+    masks = [torch.ones(2, 20, 22), torch.ones(2, 8, 6)]
+    plain = similarity(name, reference, template).numpy()
+    found = masked_similarity(name, reference, masks[0], template, masks[1]).numpy()
+    np.testing.assert_allclose(found, plain, rtol=1e-6)
+    # One that is full beside one that is not goes the long way, to the same place.
+    masks[0][1, :9] = 0
+    found = masked_similarity(name, reference, masks[0], template, masks[1]).numpy()
+    np.testing.assert_allclose(found[0], plain[0], rtol=1e-4, atol=1e-5)
+    assert np.abs(found[1] - plain[1]).max() > 1e-3
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_not_valid_has_no_say(name):
+    reference, template = images(1, (1, 2, 20, 22)), images(2, (1, 2, 8, 6))
+    masks = [torch.ones(1, 20, 22), torch.ones(1, 8, 6)]
+    masks[0][:, 3:9, 4:12], masks[1][:, :3] = 0, 0
+    found = masked_similarity(name, reference, masks[0], template, masks[1])
+    other = [x + 100 * (1 - m[:, None]) for x, m in zip((reference, template), masks, strict=True)]
+    again = masked_similarity(name, other[0], masks[0], other[1], masks[1])
+    np.testing.assert_allclose(again.numpy(), found.numpy(), atol=1e-4)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("level", [0.0, 0.1, 123.4, -5e3])
+@pytest.mark.parametrize("constant", ["reference", "template", "both"])
+def test_constants_give_finite_surfaces_with_and_without_holes(name, level, constant):
+    reference, template = images(1, (1, 2, 24, 20)), images(2, (1, 2, 8, 6))
+    reference = torch.full_like(reference, level) if constant != "template" else reference
+    template = torch.full_like(template, level) if constant != "reference" else template
+    holed = torch.ones(1, 24, 20)
+    holed[:, :10, :12] = 0
+    part = torch.ones(1, 8, 6)
+    part[:, :, :2] = 0
+    for mask in (torch.ones(1, 24, 20), holed):
+        for own in (torch.ones(1, 8, 6), part):
+            surface = masked_similarity(name, reference, mask, template, own)
+            assert torch.isfinite(surface).all()
+            if name == "zncc":  # there is no structure to be alike
+                assert (surface == 0).all()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_template_whose_valid_part_is_constant_has_no_structure(name):
+    """What lies beside it, in its invalid pixels, must not make any."""
+    reference, template = images(1, (1, 1, 24, 20)), 50 * images(2, (1, 1, 8, 6))
+    part = torch.ones(1, 8, 6)
+    part[:, :, :2] = 0
+    template[..., 2:] = 3.7
+    surface = masked_similarity(name, reference, torch.ones(1, 24, 20), template, part)
+    if name == "zncc":
+        assert (surface == 0).all()
+    else:  # and none of it is felt
+        again = masked_similarity(name, reference, torch.ones(1, 24, 20), torch.full_like(template, 3.7), part)
+        np.testing.assert_allclose(surface.numpy(), again.numpy(), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("pixels", [0, 1, 2])
+def test_a_place_that_shares_nothing_with_a_tiny_template_is_not_the_best(name, pixels):
+    reference, template = images(1, (1, 2, 24, 20), 1, 9), images(2, (1, 2, 8, 6), 1, -9)
+    holed, part = torch.ones(1, 24, 20), torch.zeros(1, 8, 6)
+    holed[:, :14, :16] = 0
+    part.view(-1)[:pixels] = 1
+    surface = masked_similarity(name, reference, holed, template, part)[0]
+    nothing = surface[:14, :14].numpy()
+    assert torch.isfinite(surface).all()
+    assert (nothing == nothing[0, 0]).all()
+    if not pixels:
+        assert (surface == 0).all()
+    elif name != "zncc":  # one or two pixels correlate perfectly, or not at all
+        assert surface.min() < nothing[0, 0] < surface.max()
+
+
+# --- peaks -----------------------------------------------------------------------------------------------------------
+
+
+def bump(x, y, width=2.5, size=41, height=1.0):
+    """A Gaussian of standard deviation `width` with its top at (x, y)."""
+    rows, cols = np.mgrid[:size, :size]
+    return height * np.exp(-((cols - x) ** 2 + (rows - y) ** 2) / (2 * width**2))
+
+
+def peaks_of(*surfaces, **options):
+    return find_peaks(torch.from_numpy(np.stack(surfaces)), **options)
+
+
+@few
+@given(x=st.floats(3, 37), y=st.floats(3, 37))
+def test_peak_of_a_sampled_gaussian_to_a_twentieth_of_a_pixel(x, y):
+    np.testing.assert_allclose(peaks_of(bump(x, y)).xy.numpy(), [[x, y]], atol=0.05)
+
+
+@few
+@given(x=st.floats(3, 27), y=st.floats(3, 17), bend=st.tuples(st.floats(0.1, 5), st.floats(0.1, 5)))
+def test_peak_of_a_sampled_parabola_is_exact(x, y, bend):
+    rows, cols = np.mgrid[:21, :31]
+    surface = 7 - bend[0] * (cols - x) ** 2 - bend[1] * (rows - y) ** 2
+    np.testing.assert_allclose(peaks_of(surface).xy.numpy(), [[x, y]], atol=1e-6)
+
+
+@pytest.mark.parametrize(("x", "y"), [(0, 20), (40, 20), (20, 0), (20, 40), (0, 40)])
+def test_peak_on_the_border_stays_there_and_is_not_trusted(x, y):
+    noise = np.random.default_rng(0).normal(0, 0.01, (41, 41))
+    peaks = peaks_of(bump(x, y) + gaussian_filter(noise, 1), bump(20, 20) + gaussian_filter(noise, 1))
+    assert np.abs(peaks.xy[0].numpy() - [x, y]).max() <= 0.5
+    assert peaks.xy[0].min() >= 0
+    assert peaks.xy[0].max() <= 40
+    assert peaks.sigma[0] > 20 * peaks.sigma[1]
+
+
+def test_a_batch_is_read_one_by_one():
+    surfaces = [bump(9.2, 30.1), bump(30.4, 11.3, height=3), bump(22.0, 22.0) - 5]
+    together = peaks_of(*surfaces)
+    for k, surface in enumerate(surfaces):
+        alone = peaks_of(surface)
+        for name in ("xy", "value", "rival", "base", "sigma", "score"):
+            np.testing.assert_array_equal(getattr(together, name)[k].numpy(), getattr(alone, name)[0].numpy())
+
+
+def test_the_rival_lies_outside_the_exclusion_radius():
+    surface = np.zeros((41, 41))
+    surface[20, 20], surface[20, 25], surface[26, 20] = 1.0, 0.9, 0.6
+    assert peaks_of(surface, exclusion=5.0).rival[0] == 0.6
+    assert peaks_of(surface, exclusion=4.9).rival[0] == 0.9
+    assert peaks_of(surface, exclusion=6.0).rival[0] == 0.0
+
+
+def test_base_and_value_are_median_and_maximum():
+    surface = np.random.default_rng(0).normal(size=(31, 31))
+    peaks = peaks_of(surface)
+    assert peaks.value[0] == surface.max()
+    assert peaks.base[0] == np.median(surface)
+
+
+@few
+@given(seed=seeds, scale=st.floats(1e-6, 1e6))
+def test_score_lies_between_0_and_1_and_does_not_mind_gain(seed, scale):
+    surface = np.random.default_rng(seed).normal(size=(1, 21, 21))
+    score = float(find_peaks(torch.from_numpy(surface)).score[0])
+    assert 0 < score < 1
+    assert float(find_peaks(torch.from_numpy(surface * 1000)).score[0]) == pytest.approx(score)
+    assert float(find_peaks(torch.from_numpy(surface + scale)).score[0]) == pytest.approx(score, abs=1e-6)
+
+
+def test_score_falls_as_a_rival_grows():
+    scores = [
+        float(peaks_of(bump(10, 10, 1.5) + bump(30, 30, 1.5, height=h)).score[0]) for h in (0.0, 0.3, 0.6, 0.9, 1.0)
+    ]
+    assert scores == sorted(scores, reverse=True)
+    assert scores[0] > 0.95
+    assert scores[2] == pytest.approx(0.4, abs=0.02)
+    assert scores[-1] == pytest.approx(0.0, abs=0.02)
+
+
+def test_a_constant_surface_has_no_peak_and_says_so():
+    peaks = peaks_of(np.full((21, 21), 0.3))
+    assert peaks.score[0] == 0
+    assert peaks.sigma[0] > 5
+    assert torch.isfinite(peaks.xy).all()
+
+
+def test_a_surface_within_the_exclusion_radius_has_its_median_for_a_rival():
+    peaks = peaks_of(bump(3.3, 2.8, width=1.5, size=7), exclusion=20)
+    assert peaks.rival[0] == peaks.base[0]
+    assert peaks.sigma[0] >= 0.05
+
+
+def noisy_peaks(level, count=300, rough=2.0, seed=0):
+    """Errors of both axes, and sigma, of bumps at random places in smooth noise of standard deviation `level`."""
+    random = np.random.default_rng(seed)
+    true = random.uniform(18, 22, (count, 2))
+    noise = gaussian_filter(random.normal(size=(count, 41, 41)), (0, rough, rough), mode="wrap")
+    surfaces = np.stack([bump(x, y) for x, y in true]) + level * noise / noise.std()
+    found = find_peaks(torch.from_numpy(surfaces))
+    return found.xy.numpy() - true, found.sigma.numpy()
+
+
+@pytest.mark.parametrize("rough", [1.5, 2.5])
+@pytest.mark.parametrize("level", [0.05, 0.1, 0.15])
+def test_sigma_predicts_the_error_to_a_factor_of_two(level, rough):
+    errors, sigma = noisy_peaks(level, rough=rough)
+    # What was caught by noise far away is no matter of sigma.
+    near = np.abs(errors).max(axis=1) < 4
+    assert near.mean() > 0.95
+    true = np.sqrt((errors[near] ** 2).mean())
+    assert 0.5 * true < np.median(sigma[near]) < 2 * true
+
+
+def test_sigma_grows_with_the_noise():
+    typical = [np.median(noisy_peaks(level, count=50)[1]) for level in (0.05, 0.1, 0.2, 0.4)]
+    assert typical == sorted(typical)
+    assert typical[-1] > 3 * typical[0]

@@ -1,0 +1,431 @@
+"""dense: lattices, fields on them, surfaces of a synthetic pair whose shift is known, and votes."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+import rasterio
+import torch
+from affine import Affine
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rasterio.crs import CRS
+from scipy.ndimage import gaussian_filter
+
+from sn9reg.features.orientation import orientation_features
+from sn9reg.matchers.dense.correlation import find_peaks
+from sn9reg.matchers.dense.lattice import Lattice, smooth_field
+from sn9reg.matchers.dense.search import Level, Surfaces, search
+from sn9reg.matchers.dense.votes import aggregate, centred
+from sn9reg.progress import listening
+from sn9reg.raster.grid import Window
+from sn9reg.raster.scene import open_pair
+
+few = settings(max_examples=30, deadline=None)
+
+# --- lattice ---------------------------------------------------------------------------------------------------------
+
+
+@few
+@given(
+    window=st.builds(
+        Window, st.integers(-50, 500), st.integers(-50, 500), st.integers(1, 3000), st.integers(1, 3000)
+    ),
+    template=st.sampled_from([16, 33, 96]),
+    spacing=st.floats(8, 200),
+    limit=st.integers(1, 500),
+)
+def test_a_lattice_lies_evenly_in_its_window_and_respects_the_limit(window, template, spacing, limit):
+    lattice = Lattice.over(window, template, spacing, limit)
+    assert lattice.spacing >= spacing
+    assert 1 <= lattice.nx * lattice.ny <= 2 * limit + 1
+    nodes = lattice.nodes
+    assert nodes.shape == (lattice.nx * lattice.ny, 2)
+    low, high = nodes.min(axis=0) - (template - 1) / 2, nodes.max(axis=0) + (template - 1) / 2
+    start, size = np.array([window.col, window.row]), np.array([window.width, window.height])
+    inside = size >= template
+    # Templates lie in the window where they fit at all, with less than half a step left over on either side.
+    assert (low - start >= -1e-6)[inside].all()
+    np.testing.assert_allclose((low - start)[inside], (start + size - 1 - high)[inside], atol=1e-6)
+    assert (low - start <= lattice.spacing / 2 + 1e-6)[inside].all()
+    np.testing.assert_allclose(low[~inside], start[~inside])
+
+
+def test_a_wide_limit_leaves_the_spacing_and_a_tight_one_widens_it():
+    window = Window(0, 0, 2000, 1500)
+    assert Lattice.over(window, 96, 48.0, 10_000).spacing == 48
+    tight = Lattice.over(window, 96, 48.0, 400)
+    assert tight.spacing > 48
+    assert 300 < tight.nx * tight.ny <= 460
+
+
+def test_nodes_run_row_by_row():
+    lattice = Lattice(5.0, 7.0, 10.0, 3, 2)
+    np.testing.assert_array_equal(lattice.nodes, [[5, 7], [15, 7], [25, 7], [5, 17], [15, 17], [25, 17]])
+
+
+def linear(lattice, slope=0.3):
+    x, y = lattice.nodes.T
+    return np.stack([slope * x - 0.1 * y + 2, 0.2 * y - 5], axis=-1).reshape(lattice.ny, lattice.nx, 2)
+
+
+def test_interpolation_is_bilinear_and_held_outside():
+    lattice = Lattice(10.0, 20.0, 8.0, 6, 5)
+    field = linear(lattice)
+    np.testing.assert_allclose(lattice.interpolate(field, lattice.nodes), field.reshape(-1, 2), atol=1e-12)
+    xy = np.array([[13.7, 29.1], [48.0, 20.5]])
+    expected = np.column_stack([0.3 * xy[:, 0] - 0.1 * xy[:, 1] + 2, 0.2 * xy[:, 1] - 5])
+    np.testing.assert_allclose(lattice.interpolate(field, xy), expected, atol=1e-12)
+    far = lattice.interpolate(field, np.array([[-500.0, -500.0], [500.0, 500.0]]))
+    np.testing.assert_allclose(far, [field[0, 0], field[-1, -1]])
+
+
+def test_interpolation_on_a_lattice_of_one_node():
+    found = Lattice(3.0, 3.0, 8.0, 1, 1).interpolate(np.array([[[4.0, -2.0]]]), np.array([[0.0, 0], [90, 9]]))
+    np.testing.assert_array_equal(found, [[4, -2], [4, -2]])
+
+
+# --- smooth fields ---------------------------------------------------------------------------------------------------
+
+LATTICE = Lattice(0.0, 0.0, 1.0, 16, 14)
+
+
+def test_a_constant_field_is_kept_to_its_edges():
+    field = np.tile([3.0, -7.0], (14, 16, 1))
+    weight = np.random.default_rng(0).uniform(0.1, 1, (14, 16))
+    np.testing.assert_allclose(smooth_field(field, weight), field, atol=1e-9)
+
+
+def test_a_linear_field_is_kept():
+    field = linear(LATTICE, 0.4)
+    smoothed = smooth_field(field, np.ones((14, 16)), width=1.0)
+    np.testing.assert_allclose(smoothed[4:-4, 4:-4], field[4:-4, 4:-4], atol=0.02)
+    assert np.abs(smoothed - field).max() < 0.6  # at the edges half of the neighbours are missing
+
+
+@pytest.mark.parametrize("at", [(7, 8), (0, 0), (13, 4)])
+def test_an_outlier_has_no_say(at):
+    field, weight = linear(LATTICE), np.ones((14, 16))
+    field[at] += [30, -40]
+    missing = weight.copy()
+    missing[at] = 0
+    np.testing.assert_allclose(smooth_field(field, weight), smooth_field(field, missing), atol=1e-9)
+    assert np.abs(smooth_field(field, weight, tolerance=1e3) - smooth_field(field, missing)).max() > 1
+
+
+def test_many_outliers_have_no_say():
+    random = np.random.default_rng(1)
+    truth, weight = linear(LATTICE, 0.1), np.ones((14, 16))
+    field = truth + random.normal(0, 0.3, truth.shape)
+    wrong = random.random((14, 16)) < 0.2
+    field[wrong] = random.uniform(-30, 30, (int(wrong.sum()), 2))
+    assert np.linalg.norm(smooth_field(field, weight) - truth, axis=-1).max() < 1.5
+
+
+def test_gaps_are_filled_from_around_whatever_lies_in_them():
+    field, weight = np.tile([5.0, 2.0], (14, 16, 1)), np.ones((14, 16))
+    weight[3:11, 3:13] = 0
+    field[3:11, 3:13] = np.nan
+    np.testing.assert_allclose(smooth_field(field, weight), np.tile([5.0, 2.0], (14, 16, 1)), atol=1e-9)
+
+
+def test_one_known_node_fills_everything_and_none_gives_zeros():
+    field, weight = np.full((30, 40, 2), np.nan), np.zeros((30, 40))
+    assert (smooth_field(field, weight) == 0).all()
+    field[2, 3], weight[2, 3] = [4, -6], 1e-3
+    np.testing.assert_allclose(smooth_field(field, weight), np.tile([4.0, -6.0], (30, 40, 1)), atol=1e-6)
+
+
+def test_weights_weigh():
+    field, weight = np.zeros((9, 9, 2)), np.full((9, 9), 1e-3)
+    field[:, 5:], weight[:, 5:] = 1.0, 1.0
+    assert smooth_field(field, weight)[4, 4, 0] > 0.9
+
+
+# --- surfaces --------------------------------------------------------------------------------------------------------
+
+SHIFT = np.array([7, -4])  # what lies at (x, y) in the optical image lies at (x, y) + SHIFT in the SAR image
+SIDE = 260
+
+
+def texture(seed=0, side=SIDE + 80):
+    values = gaussian_filter(np.random.default_rng(seed).normal(size=(side, side)), 2.0)
+    return (120 + 40 * values / values.std()).astype(np.float32)
+
+
+def write(path, values, nodata=None):
+    profile = {"driver": "GTiff", "count": 1, "dtype": "float32", "nodata": nodata, "crs": CRS.from_epsg(32637)}
+    height, width = values.shape
+    transform = Affine(0.5, 0, 435000, 0, -0.5, 4181000)
+    with rasterio.open(path, "w", **profile, width=width, height=height, transform=transform) as target:
+        target.write(values, 1)
+
+
+@contextmanager
+def pair_of(folder, empty=None, shift=SHIFT):
+    """A texture and its moved copy, opened; `empty` (slices) of the SAR image is nodata."""
+    whole, (dx, dy) = texture(), shift
+    optical = whole[40 : 40 + SIDE, 40 : 40 + SIDE]
+    sar = whole[40 - dy : 40 - dy + SIDE, 40 - dx : 40 - dx + SIDE].copy()
+    if empty is not None:
+        sar[empty] = -1
+    write(folder / "optical.tif", optical)
+    write(folder / "sar.tif", sar, nodata=-1)
+    with open_pair(folder / "optical.tif", folder / "sar.tif") as pair:
+        yield pair
+
+
+def plain(patch, modality):
+    """Brightness of a pixel and nothing around it, on the unit circle: the same in both."""
+    turn = torch.from_numpy(patch.values[0]) / 60
+    return torch.stack([torch.cos(turn), torch.sin(turn)]) * torch.from_numpy(patch.valid)
+
+
+def orientations(patch, modality):
+    return orientation_features(torch.from_numpy(patch.values[0])[None])[0]
+
+
+LEVEL = Level(factor=1, template=48, radius=12, margin=24)
+NODES = Lattice.over(Window(30, 30, 200, 200), 48, 24.0, 1000).nodes
+
+
+def shifts(surfaces):
+    """(N, 2) of the best peaks."""
+    return find_peaks(torch.from_numpy(surfaces.values)).xy.numpy() - surfaces.level.radius + surfaces.centre
+
+
+@pytest.mark.parametrize("extract", [plain, orientations])
+@pytest.mark.parametrize(("source", "sign"), [("optical", 1), ("sar", -1)])
+def test_search_finds_the_shift_with_its_sign(tmp_path, source, sign, extract):
+    with pair_of(tmp_path) as pair:
+        surfaces = search(pair, LEVEL, NODES, np.zeros_like(NODES), extract, source)
+    np.testing.assert_allclose(shifts(surfaces), np.tile(sign * SHIFT, (len(NODES), 1)), atol=0.3)
+    assert surfaces.values.shape == (len(NODES), 25, 25)
+    assert surfaces.usable.all()
+    assert (surfaces.returned == 0).all()
+
+
+def long_and_short(patch, modality):
+    """As `plain`, of a length that is not 1 and differs from pixel to pixel."""
+    values = torch.from_numpy(patch.values[0])
+    return plain(patch, modality) * (1 + values / 60) * 0.01
+
+
+@pytest.mark.parametrize("extract", [plain, long_and_short])
+@pytest.mark.parametrize("similarity", ["zncc", "ssd"])
+@pytest.mark.parametrize(("source", "sign"), [("optical", 1), ("sar", -1)])
+def test_search_by_another_similarity_takes_features_of_any_length(tmp_path, source, sign, similarity, extract):
+    with pair_of(tmp_path) as pair:
+        surfaces = search(pair, LEVEL, NODES, np.zeros_like(NODES), extract, source, similarity)
+    np.testing.assert_allclose(shifts(surfaces), np.tile(sign * SHIFT, (len(NODES), 1)), atol=0.3)
+    assert surfaces.usable.all()
+    assert (surfaces.returned == 0).all()
+    # The height of the peak tells which one it was.
+    best = 1.0 if similarity == "zncc" else 0.0
+    np.testing.assert_allclose(surfaces.values.max(axis=(1, 2)), best, atol=1e-3)
+
+
+@pytest.mark.parametrize("similarity", ["cc", "zncc", "ssd"])
+def test_search_by_any_similarity_beside_a_gap(tmp_path, similarity):
+    with pair_of(tmp_path, (slice(None), slice(140, None))) as pair:
+        surfaces = search(pair, LEVEL, NODES, np.zeros_like(NODES), plain, similarity=similarity)
+    x = NODES[:, 0]
+    assert np.isfinite(surfaces.values).all()
+    assert surfaces.usable[x + 24 < 130].all()
+    assert not surfaces.usable[x - 24 > 138].any()
+    partly = surfaces.usable & (x + 24 > 135)
+    assert partly.any()
+    np.testing.assert_allclose(shifts(surfaces)[partly], np.tile(SHIFT, (int(partly.sum()), 1)), atol=0.5)
+
+
+@pytest.mark.parametrize("similarity", ["cc", "zncc", "ssd"])
+def test_where_features_are_zero_nothing_is_usable(tmp_path, similarity):
+    def half(patch, modality):
+        """No structure in the right half of the optical patch, whatever its place: the tile is the whole scene."""
+        found = plain(patch, modality).clone()
+        if modality == "optical":
+            found[:, :, found.shape[2] // 2 :] = 0
+        return found
+
+    nodes = np.array([[60.0, 130.0], [210.0, 130.0]])
+    with pair_of(tmp_path) as pair:
+        surfaces = search(pair, LEVEL, nodes, np.zeros_like(nodes), half, similarity=similarity)
+    np.testing.assert_array_equal(surfaces.usable, [True, False])
+    assert np.isfinite(surfaces.values).all()
+
+
+def test_search_starts_at_the_prediction(tmp_path):
+    predicted = np.tile([5.4, -6.6], (len(NODES), 1))
+    with pair_of(tmp_path) as pair:
+        surfaces = search(pair, LEVEL, NODES, predicted, plain)
+    np.testing.assert_array_equal(surfaces.centre, np.tile([5, -7], (len(NODES), 1)))
+    best = surfaces.values.reshape(len(NODES), -1).argmax(axis=1)
+    np.testing.assert_array_equal(np.column_stack([best % 25, best // 25]) - 12, np.tile([2, 3], (len(NODES), 1)))
+    assert surfaces.values.max(axis=(1, 2)).min() > 0.999
+
+
+def test_search_at_a_coarser_level_counts_in_its_pixels(tmp_path):
+    level = Level(factor=2, template=40, radius=8, margin=24)
+    nodes = np.array([[64.0, 64.0], [50.0, 70.0]])
+    with pair_of(tmp_path, shift=np.array([12, -8])) as pair:
+        surfaces = search(pair, level, nodes, np.zeros_like(nodes), plain)
+    np.testing.assert_allclose(shifts(surfaces), [[6, -4], [6, -4]], atol=0.2)
+
+
+def test_surfaces_do_not_depend_on_the_tiles(tmp_path):
+    predicted = np.random.default_rng(0).uniform(-5, 5, NODES.shape)
+    found = {}
+    with pair_of(tmp_path, (slice(100, 150), slice(100, 160))) as pair:
+        for extract in (plain, orientations):
+            for side in (49, 100, 10_000):
+                found[extract, side] = search(pair, LEVEL, NODES, predicted, extract, tile=side)
+    for extract, tolerance in ((plain, 1e-4), (orientations, 0.02)):
+        whole = found[extract, 10_000]
+        for side in (49, 100):
+            part = found[extract, side]
+            np.testing.assert_allclose(part.values, whole.values, atol=tolerance)
+            np.testing.assert_array_equal(part.usable, whole.usable)
+
+
+@pytest.mark.parametrize("source", ["optical", "sar"])
+def test_where_there_is_no_data_nothing_is_usable(tmp_path, source):
+    with pair_of(tmp_path, (slice(None), slice(140, None))) as pair:
+        surfaces = search(pair, LEVEL, NODES, np.zeros_like(NODES), plain, source)
+    x = NODES[:, 0]
+    assert surfaces.usable[x + 24 < 130].all()
+    assert not surfaces.usable[x - 24 > 138].any()
+    assert (x - 24 > 138).sum() > 5
+    # Nodes next to the gap see half of their template, and no less of the truth.
+    partly = surfaces.usable & (x + 24 > 135)
+    assert partly.any()
+    expected = SHIFT if source == "optical" else -SHIFT
+    np.testing.assert_allclose(shifts(surfaces)[partly], np.tile(expected, (int(partly.sum()), 1)), atol=0.5)
+
+
+def test_nodes_beyond_both_scenes_are_not_usable_and_do_no_harm(tmp_path):
+    nodes = np.array([[-5000.0, 40.0], [120.0, 120.0], [9000.0, 9000.0]])
+    with pair_of(tmp_path) as pair:
+        surfaces = search(pair, LEVEL, nodes, np.zeros_like(nodes), plain)
+    np.testing.assert_array_equal(surfaces.usable, [False, True, False])
+    assert (surfaces.values[[0, 2]] == 0).all()
+    assert np.isinf(surfaces.returned[[0, 2]]).all()
+
+
+def test_progress_runs_from_none_to_all_nodes(tmp_path):
+    nodes = np.concatenate([NODES, [[9000.0, 9000.0]]])
+    done = []
+    with pair_of(tmp_path) as pair, listening(done.append):
+        search(pair, LEVEL, nodes, np.zeros_like(nodes), plain)
+    assert done[0] == 0.0
+    assert done[-1] == 1.0
+    assert done == sorted(done)
+    assert len(done) > 2
+
+
+def test_many_a_chance_match_does_not_find_its_way_back(tmp_path):
+    far = np.tile([60.0, 60.0], (len(NODES), 1))  # the true place is not within the search
+    with pair_of(tmp_path) as pair:
+        surfaces = search(pair, LEVEL, NODES, far, plain)
+    assert (surfaces.returned[surfaces.usable] > 3).mean() > 0.3
+
+
+# --- votes -----------------------------------------------------------------------------------------------------------
+
+RADIUS = 10
+
+
+def bumps(places, height=1.0, width=1.8):
+    """(N, D, D) Gaussians with tops at (N, 2) shifts."""
+    y, x = np.mgrid[-RADIUS : RADIUS + 1, -RADIUS : RADIUS + 1]
+    places = np.asarray(places, float)
+    d2 = (x - places[:, 0, None, None]) ** 2 + (y - places[:, 1, None, None]) ** 2
+    return (np.reshape(height, (-1, 1, 1)) * np.exp(-d2 / (2 * width**2))).astype(np.float32)
+
+
+def surfaces_of(values, predicted, usable=None):
+    n = len(values)
+    level = Level(1, 48, RADIUS, 24)
+    usable = np.ones(n, bool) if usable is None else usable
+    return Surfaces(level, values, np.rint(predicted).astype(np.int64), usable, np.zeros(n))
+
+
+@few
+@given(predicted=st.tuples(st.floats(-30, 30), st.floats(-30, 30)), dx=st.floats(-5, 5), dy=st.floats(-5, 5))
+def test_centred_surfaces_are_relative_to_the_exact_prediction(predicted, dx, dy):
+    predicted = np.array([predicted])
+    true = predicted + np.array([[dx, dy]])
+    surfaces = surfaces_of(bumps(true - np.rint(predicted)), predicted)
+    moved = centred(surfaces, predicted)
+    np.testing.assert_allclose(find_peaks(moved).xy.numpy() - RADIUS, [[dx, dy]], atol=0.15)
+
+
+def test_centred_surfaces_have_no_median_and_leave_out_what_is_not_usable():
+    predicted = np.zeros((3, 2))
+    values = np.random.default_rng(0).normal(5, 1, (3, 21, 21)).astype(np.float32)
+    before = values.copy()
+    moved = centred(surfaces_of(values, predicted, np.array([True, False, True])), predicted)
+    np.testing.assert_array_equal(values, before)
+    assert (moved[1] == 0).all()
+    for k in (0, 2):
+        np.testing.assert_allclose(moved[k].numpy(), values[k] - np.median(values[k]), atol=1e-4)
+
+
+def test_neighbours_decide_an_ambiguous_surface():
+    lattice = Lattice(0.0, 0.0, 24.0, 5, 5)
+    values = bumps(np.tile([3.0, -2.0], (25, 1)))
+    values[12] += bumps([[-6.0, 5.0]], height=1.2)[0]  # a rival, higher than the truth
+    alone = torch.from_numpy(values)
+    usable = np.ones(25, bool)
+    voted = aggregate(alone, usable, lattice, 0.8)
+    np.testing.assert_allclose(find_peaks(alone).xy[12].numpy() - RADIUS, [-6, 5], atol=0.2)
+    peaks = find_peaks(voted)
+    np.testing.assert_allclose(peaks.xy.numpy() - RADIUS, np.tile([3.0, -2.0], (25, 1)), atol=0.2)
+    assert peaks.score[12] > 0.3
+
+
+def test_a_vote_of_equals_changes_nothing_at_the_border_or_beside_gaps():
+    lattice = Lattice(0.0, 0.0, 24.0, 6, 4)
+    usable = np.random.default_rng(1).random(24) < 0.7
+    usable[[0, 23]] = True
+    alone = torch.from_numpy(bumps(np.tile([1.0, 1.0], (24, 1))) * usable[:, None, None])
+    voted = aggregate(alone, usable, lattice, 0.8)
+    np.testing.assert_allclose(voted[usable].numpy(), alone[usable].numpy(), atol=1e-4)
+
+
+def test_a_gap_is_filled_by_its_neighbours():
+    usable = np.ones(9, bool)
+    usable[4] = False
+    alone = torch.from_numpy(bumps(np.tile([2.0, 0.0], (9, 1))) * usable[:, None, None])
+    voted = aggregate(alone, usable, Lattice(0.0, 0.0, 24.0, 3, 3), 0.8)
+    np.testing.assert_allclose(find_peaks(voted).xy[4].numpy() - RADIUS, [2, 0], atol=0.1)
+
+
+def test_no_width_no_vote():
+    alone = torch.from_numpy(np.random.default_rng(2).normal(size=(6, 21, 21)).astype(np.float32))
+    assert torch.equal(aggregate(alone, np.ones(6, bool), Lattice(0.0, 0.0, 24.0, 3, 2), 0.0), alone)
+
+
+def test_rows_and_columns_of_the_lattice_are_not_mixed_up():
+    """A vote reaches the next node of a row, and of a column, but not the start of the next row."""
+    lattice = Lattice(0.0, 0.0, 24.0, 7, 3)
+    values = np.zeros((21, 21, 21), np.float32)
+    values[6] = bumps([[0.0, 0.0]])[0]  # the last node of the first row
+    heights = aggregate(torch.from_numpy(values), np.ones(21, bool), lattice, 0.6).amax(dim=(1, 2))
+    assert heights[5] > 0.01
+    assert heights[13] > 0.01
+    assert heights[7] == 0
+
+
+def test_places_without_structure_are_not_usable(tmp_path):
+    """A SAR image of one value, which nobody declared as nodata, has no features."""
+    with pair_of(tmp_path) as pair:
+        whole = search(pair, LEVEL, NODES, np.zeros_like(NODES), plain).usable
+
+        def empty(patch, kind):
+            features = plain(patch, kind).clone()
+            return features * 0 if kind == "sar" else features
+
+        assert whole.any()
+        assert not search(pair, LEVEL, NODES, np.zeros_like(NODES), empty).usable.any()

@@ -1,0 +1,381 @@
+"""matchers.learned: the same features without batch normalisation, and none where there is nothing to see."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import inspect
+
+import numpy as np
+import pytest
+import torch
+from scipy.ndimage import gaussian_filter
+from support.networks import SIMILARITY, untrained
+from support.rasters import pair_of
+from torch import nn
+from torchvision.ops import Conv2dNormActivation
+
+from sn9reg.errors import ConfigError, InputError
+from sn9reg.matchers.base import make_matcher, matcher_classes
+from sn9reg.matchers.dense.correlation import cc, zncc
+from sn9reg.matchers.dense.descent import TemplateMatcher
+from sn9reg.matchers.dense.hybrid import locally_standardised
+from sn9reg.matchers.dense.learned import LearnedMatcher
+from sn9reg.matchers.dense.networks.table import NETWORKS
+from sn9reg.matchers.fused import fused
+from sn9reg.raster.scene import Patch, open_pair
+from sn9reg.weights.store import Architecture, load_weights, save_weights
+
+# The networks' features repeat with the pixels that they pool (at most 4 here); untrained, they find such shifts only.
+SHIFT = (8, -4)
+every_network = pytest.mark.parametrize("name", NETWORKS)
+
+
+def texture(shape=(72, 84), seed=0):
+    values = gaussian_filter(np.random.default_rng(seed).normal(size=shape), 1.5)
+    return (values / max(values.std(), 1e-9)).astype(np.float32)
+
+
+def patch_of(image, valid=None):
+    return Patch(image[None], np.ones(image.shape, bool) if valid is None else valid)
+
+
+def displacement(matches):
+    return matches.sar_xy - matches.optical_xy
+
+
+@pytest.fixture
+def features(random_weights):
+    """(network, patch, modality) -> features, the patch being the SAR scene's sample as well."""
+
+    def extract(name, patch, modality="sar"):
+        matcher = make_matcher(name, weights=str(random_weights(name)))
+        return matcher.extractor(patch)(patch, modality)
+
+    return extract
+
+
+# --- batch normalisation ---------------------------------------------------------------------------------------------
+
+
+def normalisations(network):
+    return [where for where, module in network.named_modules() if isinstance(module, nn.BatchNorm2d)]
+
+
+@every_network
+@pytest.mark.parametrize("shared", [True, False])
+def test_fused_networks_have_the_same_features_and_no_normalisation(name, shared):
+    """Of all: that a network's children stand in the order of their use is nowhere else made sure."""
+    network = untrained(name, shared)
+    plain = copy.deepcopy(network)
+    assert normalisations(plain)
+    folded = fused(network).to(memory_format=torch.channels_last)
+    assert normalisations(folded) == []
+    assert sum(isinstance(m, nn.Identity) for m in folded.modules()) >= len(normalisations(plain))
+    image = torch.randn(1, 1, 52, 45)
+    with torch.no_grad():
+        for modality in ("optical", "sar"):
+            expected = plain(image, modality)
+            difference = (folded(image, modality) - expected).abs().max()
+            assert difference < 1e-4 * expected.abs().max()
+
+
+def settled(*modules):
+    """In eval mode, with the statistics of a batch."""
+    torch.manual_seed(0)
+    network = nn.Sequential(*modules)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, std=0.3)
+            module.momentum = 1.0
+    with torch.no_grad():
+        network(torch.randn(4, 6, 16, 16))
+    return network.eval()
+
+
+@pytest.mark.parametrize(
+    ("modules", "left"),
+    [
+        ((nn.Conv2d(6, 6, 3), nn.BatchNorm2d(6)), 0),
+        ((nn.Conv2d(6, 9, 3, bias=False), nn.BatchNorm2d(9), nn.Conv2d(9, 6, 1)), 0),
+        ((nn.Conv2d(6, 12, 3, groups=3), nn.BatchNorm2d(12)), 0),
+        ((nn.ConvTranspose2d(6, 10, 2, stride=2), nn.BatchNorm2d(10), nn.ReLU()), 0),
+        ((nn.ConvTranspose2d(6, 4, 3, bias=False), nn.BatchNorm2d(4)), 0),
+        ((Conv2dNormActivation(6, 6, 3), Conv2dNormActivation(6, 5, 3, activation_layer=None)), 0),
+        ((nn.Conv2d(6, 6, 3), nn.BatchNorm2d(6), nn.BatchNorm2d(6)), 1),
+        ((nn.Conv2d(6, 6, 3), nn.ReLU(), nn.BatchNorm2d(6)), 1),
+        ((nn.BatchNorm2d(6), nn.Conv2d(6, 6, 3)), 1),
+        ((nn.Sequential(nn.Conv2d(6, 6, 3), nn.ReLU()), nn.BatchNorm2d(6)), 1),
+    ],
+)
+def test_only_a_normalisation_right_after_a_convolution_is_folded(modules, left):
+    network = settled(*modules)
+    image = torch.randn(2, 6, 16, 16)
+    with torch.no_grad():
+        expected = network(image)
+        folded = fused(network)
+        torch.testing.assert_close(folded(image), expected, rtol=1e-4, atol=1e-5)
+    assert len(normalisations(folded)) == left
+
+
+# --- features --------------------------------------------------------------------------------------------------------
+
+
+@every_network
+@pytest.mark.parametrize("modality", ["optical", "sar"])
+def test_features_are_those_of_the_network_of_the_standardised_image(name, modality, features, random_weights):
+    image = texture()
+    found = features(name, patch_of(3 * image - 1), modality)
+    network, _ = load_weights(random_weights(name))
+    standard = np.clip((image - image.mean()) / image.std(), -4, 4)
+    with torch.no_grad():
+        expected = network(torch.from_numpy(standard)[None, None], modality)[0]
+    assert not found.requires_grad
+    assert (found - expected).abs().max() < 1e-3 * expected.abs().max()
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_sar_goes_through_its_own_branch(shared, tmp_path):
+    save_weights(tmp_path / "w.safetensors", untrained("mcgf", shared), Architecture("mcgf", shared))
+    patch = patch_of(texture())  # negative in parts, so that SAR is taken for decibels and not changed
+    extract = make_matcher("mcgf", weights=str(tmp_path / "w.safetensors")).extractor(patch)
+    assert torch.equal(extract(patch, "optical"), extract(patch, "sar")) is shared
+
+
+@every_network
+@pytest.mark.parametrize("shape", [(37, 53), (5, 7), (1, 1), (1, 30), (64, 64)])
+def test_features_have_the_size_of_the_patch(name, shape, features):
+    found = features(name, patch_of(texture(shape)))
+    assert found.shape[1:] == shape
+    assert found.ndim == 3
+    assert torch.isfinite(found).all()
+
+
+@every_network
+@pytest.mark.parametrize("modality", ["optical", "sar"])
+@pytest.mark.parametrize("level", [0.0, 77.7])
+def test_a_constant_patch_has_no_features(name, modality, level, features):
+    found = features(name, patch_of(np.full((40, 48), level, np.float32)), modality)
+    assert (found == 0).all()
+
+
+@every_network
+@pytest.mark.parametrize("modality", ["optical", "sar"])
+def test_a_constant_area_has_no_features_and_the_rest_has(name, modality, features):
+    image = texture() + 5
+    image[:, 40:] = 4.321
+    found = features(name, patch_of(image), modality)
+    assert (found[:, :, 45:] == 0).all()
+    assert (found[:, :, :40].abs().amax(dim=0) > 0).all()
+
+
+@every_network
+@pytest.mark.parametrize("modality", ["optical", "sar"])
+def test_what_is_not_valid_has_no_say(name, modality, features):
+    image, valid = texture(), np.ones((72, 84), bool)
+    valid[20:50, 30:60] = False
+    other = np.where(valid, image, np.float32(1e6))
+    found = [features(name, patch_of(values, valid), modality) for values in (image, other)]
+    assert torch.equal(*found)
+
+
+@every_network
+def test_a_hole_is_not_felt_far_from_it(name, features):
+    """Twice the margin: some networks see farther than theirs, but not much."""
+    margin = NETWORKS[name].margin
+    half = texture((64, 40 + 2 * margin))
+    # Both halves have one mean and one deviation, so that the hole does not change how the rest is standardised.
+    image, valid = np.concatenate([half, half[:, ::-1]], axis=1), np.ones((64, 80 + 4 * margin), bool)
+    valid[:, half.shape[1] :] = False
+    whole, part = features(name, patch_of(image)), features(name, patch_of(np.where(valid, image, 0), valid))
+    error = (whole - part).square().mean(dim=(0, 1)).sqrt() / whole.square().mean().sqrt()
+    assert error[:40].max() < 0.05
+    assert error[half.shape[1] - 4 : half.shape[1]].max() > 0.1
+
+
+@every_network
+def test_features_come_out_the_same_again(name, features):
+    patch = patch_of(texture((41, 50)))
+    assert torch.equal(features(name, patch), features(name, patch))
+
+
+def test_nothing_valid_gives_no_features(features):
+    found = features("mcgf", Patch(np.zeros((1, 20, 24), np.float32), np.zeros((20, 24), bool)))
+    assert (found == 0).all()
+
+
+# --- matching --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "head"), [("maru-net", "unit.head"), ("fft-unet", "head.1")])
+def test_the_length_of_features_does_not_matter_to_zncc(name, head, tmp_path):
+    """It is free where only their correlation was trained, and must not decide what counts as structure."""
+    found = []
+    for scale in (1.0, 2.0**-6):
+        network = untrained(name)
+        last = network.optical.get_submodule(head)
+        with torch.no_grad():
+            last.weight *= scale
+            last.bias *= scale
+        save_weights(tmp_path / "w.safetensors", network, Architecture(name, True, "zncc"))
+        matcher = make_matcher(name, weights=str(tmp_path / "w.safetensors"), template=48, max_offset=5.0)
+        with pair_of(tmp_path, (120, 110), SHIFT, same=True) as pair:
+            found.append(matcher.match(pair))
+    assert found[1].tried == found[0].tried > 0
+    assert len(found[0]) > 0
+    np.testing.assert_allclose(displacement(found[1]), displacement(found[0]), atol=0.1)
+
+
+@pytest.mark.parametrize("similarity", ["cc", "zncc", "ssd"])
+def test_the_similarity_of_the_file_is_used(similarity, tmp_path):
+    save_weights(tmp_path / "w.safetensors", untrained("osmnet"), Architecture("osmnet", True, similarity))
+    matcher = make_matcher("osmnet", weights=str(tmp_path / "w.safetensors"), template=48, max_offset=5.0)
+    assert matcher.similarity == similarity
+    with pair_of(tmp_path, (110, 100), SHIFT, same=True) as pair:
+        matches = matcher.match(pair)
+    assert np.abs(np.median(displacement(matches), axis=0) - SHIFT).max() < 1
+
+
+# --- configuration ---------------------------------------------------------------------------------------------------
+
+
+@every_network
+def test_every_network_has_a_matcher_of_its_name(name, random_weights):
+    matcher = make_matcher(name, weights=str(random_weights(name)))
+    assert isinstance(matcher, LearnedMatcher)
+    assert (matcher.name, matcher.network) == (name, name)
+    assert matcher.similarity == SIMILARITY[name]
+    assert matcher.margin == NETWORKS[name].margin
+
+
+@every_network
+def test_options_are_the_template_matchers_and_the_weights(name):
+    own = inspect.signature(matcher_classes()[name]).parameters
+    base = inspect.signature(TemplateMatcher).parameters
+    assert list(own) == ["weights", *base]
+    assert {key: own[key].default for key in base} == {key: p.default for key, p in base.items()}
+    assert own["weights"].default is None
+
+
+def test_options_reach_the_template_matcher(random_weights):
+    options = {"max_offset": 7.5, "template": 32, "spacing": 9.0, "max_templates": 5, "work_megapixels": 2.0}
+    matcher = make_matcher("mcgf", weights=str(random_weights("mcgf")), **options)
+    assert {key: getattr(matcher, key) for key in options} == options
+    with pytest.raises(ConfigError, match="template"):
+        make_matcher("mcgf", weights=str(random_weights("mcgf")), template=3)
+
+
+@pytest.mark.parametrize("name", ["mcgf", "slim-unet", "hybrid"])
+def test_weights_of_another_network_are_refused(name, random_weights):
+    network = matcher_classes()[name].network
+    with pytest.raises(InputError, match=rf"osmnet\.safetensors: holds weights of osmnet, not of {network}"):
+        make_matcher(name, weights=str(random_weights("osmnet")))
+
+
+def test_weights_for_images_of_several_channels_are_refused(tmp_path):
+    saved = Architecture("osmnet", True, "ssd", {"in_channels": 3})
+    save_weights(tmp_path / "w.safetensors", untrained("osmnet", in_channels=3), saved)
+    with pytest.raises(InputError, match=r"w\.safetensors: is for images of several channels"):
+        make_matcher("osmnet", weights=str(tmp_path / "w.safetensors"))
+
+
+@pytest.mark.parametrize("weights", [5, 1.5, True, ["w.safetensors"], {}])
+def test_weights_that_are_no_name_are_a_usage_error(weights):
+    """As JSON on the command line may be."""
+    with pytest.raises(ConfigError, match="matcher option weights is"):
+        make_matcher("mcgf", weights=weights)
+
+
+def test_a_matcher_serves_many_pairs(random_weights, tmp_path):
+    """It keeps nothing of one for the next."""
+    matcher = make_matcher("mcgf", weights=str(random_weights("mcgf")), template=48, max_offset=5.0)
+    first, other, again = tmp_path / "1", tmp_path / "2", tmp_path / "3"
+    found = []
+    for folder, seed in ((first, 0), (other, 1), (again, 0)):
+        folder.mkdir()
+        with pair_of(folder, (110, 100), SHIFT, seed=seed, same=True):
+            pass
+        with open_pair(folder / "optical.tif", folder / "sar.tif") as pair:
+            matches = dataclasses.asdict(matcher.match(pair))
+        found.append({key: value for key, value in matches.items() if isinstance(value, np.ndarray)})
+    assert all(np.array_equal(found[0][key], found[2][key]) for key in found[0])
+    assert not np.array_equal(found[0]["score"], found[1]["score"])
+
+
+# --- beside untrained features ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("learned", "alone"), [(0, "structure"), (1, "slim-unet")])
+def test_the_hybrids_share_runs_from_one_kind_of_features_to_the_other(learned, alone, random_weights):
+    weights = {"weights": str(random_weights("slim-unet"))}
+    patch = patch_of(texture())
+    both = make_matcher("hybrid", learned=learned, **weights).extractor(patch)(patch, "optical")
+    one = make_matcher(alone, **({} if alone == "structure" else weights)).extractor(patch)(patch, "optical")
+    expected = one if alone == "structure" else locally_standardised(one)
+    part = both[-len(one) :] if alone == "structure" else both[: len(one)]
+    assert len(both) > len(one)
+    assert torch.equal(part, expected)
+    assert both.square().sum() == pytest.approx(float(expected.square().sum()))
+
+
+def test_both_kinds_count_by_their_share(random_weights):
+    patch = patch_of(texture())
+    weights = str(random_weights("slim-unet"))
+    features = make_matcher("hybrid", learned=0.3, weights=weights).extractor(patch)(patch, "sar")
+    split = make_matcher("slim-unet", weights=weights).extractor(patch)(patch, "sar").shape[0]
+    squares = [float(part.square().sum(dim=0).mean()) for part in (features[:split], features[split:])]
+    assert squares == pytest.approx([0.3, 0.7], abs=0.02)
+
+
+def random_features(channels=4, height=150, width=170, seed=0):
+    torch.manual_seed(seed)
+    return torch.randn(channels, height, width)
+
+
+def test_standardised_features_have_no_mean_and_unit_length_around_every_pixel():
+    slope = torch.linspace(1, 4, 170)  # of contrast, from left to right
+    level = torch.tensor([5.0, -3.0, 0.0, 20.0])[:, None, None]
+    found = locally_standardised(random_features() * slope + level, 51)
+    for row, col in ((0, 0), (60, 100), (99, 119)):
+        part = found[:, row : row + 51, col : col + 51]
+        assert part.mean(dim=(1, 2)).abs().max() < 0.15
+        assert part.square().sum(dim=0).mean() == pytest.approx(1, abs=0.1)
+
+
+def test_standardising_does_not_see_pixels_without_features():
+    features = random_features()
+    alone = locally_standardised(features[:, :, 80:] + 3, 31)
+    beside = features + 3
+    beside[:, :, :80] = 0
+    found = locally_standardised(beside, 31)
+    assert not found[:, :, :80].any()
+    torch.testing.assert_close(found[:, :, 95:], alone[:, :, 15:], atol=2e-4, rtol=1e-3)  # farther than half the side
+    edge = found[:, :, 80:95]
+    assert edge.mean(dim=(1, 2)).abs().max() < 0.2
+    assert edge.square().sum(dim=0).mean() == pytest.approx(1, abs=0.15)
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, -7.5])
+def test_constant_features_are_nothing_when_standardised(value):
+    assert not locally_standardised(torch.full((3, 40, 50), value), 15).any()
+
+
+def test_correlation_of_standardised_features_is_nearly_zncc():
+    """The level and the contrast of the reference differ from place to place, which plain correlation follows."""
+    template = random_features(height=64, width=64)
+    reference = random_features(seed=1)
+    reference[:, 40:104, 70:134] = 0.5 * template + reference[:, 40:104, 70:134]
+    uneven = reference * torch.linspace(0.2, 5, 170) + torch.linspace(-30, 30, 150)[:, None]
+    expected = zncc(reference[None], template[None])
+    found = cc(locally_standardised(uneven, 64)[None], locally_standardised(template + 3, 64)[None])
+    plain = cc(uneven[None], template[None] + 3)
+    assert np.unravel_index(int(found.argmax()), found.shape[1:]) == (40, 70)
+    assert np.corrcoef(found.flatten(), expected.flatten())[0, 1] > 0.9
+    assert np.corrcoef(plain.flatten(), expected.flatten())[0, 1] < 0.5
+
+
+@pytest.mark.parametrize("learned", [-0.1, 1.1, float("nan"), True, "half", None])
+def test_a_share_out_of_range_is_a_usage_error(learned, random_weights):
+    with pytest.raises(ConfigError, match=r"matcher option learned is .*, not a number from 0 to 1"):
+        make_matcher("hybrid", learned=learned, weights=str(random_weights("slim-unet")))

@@ -1,0 +1,337 @@
+"""matchers/descriptors, with the descriptor that needs no training: turned pairs, and pairs that must not register."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from support.rasters import TEXTURE_TRANSFORM, UTM, fields, pair_of, write_raster
+
+from sn9reg.cli import main
+from sn9reg.errors import ConfigError
+from sn9reg.matchers import descriptors as module
+from sn9reg.matchers.base import make_matcher
+from sn9reg.matchers.descriptors.matcher import FAITHFUL, DescriptorMatcher
+from sn9reg.matchers.descriptors.pose import IDENTITY, find_pose
+from sn9reg.raster.scene import open_pair, through
+from sn9reg.registration import register
+
+pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+
+SIDE = 280
+MIDDLE = (SIDE - 1) / 2
+# mim, and few enough keypoints to be quick
+MIM = {"descriptor": "mim", "max_points": 300}
+
+
+def known(degrees, zoom, dx=0.0, dy=0.0):
+    """(3, 3) optical pixel -> SAR pixel."""
+    cos, sin = zoom * math.cos(math.radians(degrees)), zoom * math.sin(math.radians(degrees))
+    linear = np.array([[cos, -sin], [sin, cos]])
+    shift = MIDDLE + np.array([dx, dy]) - linear @ [MIDDLE, MIDDLE]
+    return np.block([[linear, shift[:, None]], [np.zeros((1, 2)), np.ones((1, 1))]])
+
+
+def write_images(folder, optical, sar, **georeference):
+    """optical.tif and sar.tif of (h, w) values; 0 is nodata of the SAR image."""
+    write_raster(folder / "optical.tif", optical[None].astype(np.float32), **georeference)
+    write_raster(folder / "sar.tif", sar[None].astype(np.float32), nodata=0, **georeference)
+    return folder / "optical.tif", folder / "sar.tif"
+
+
+def write_turned(folder, matrix, **georeference):
+    """A texture, and a SAR image of reversed contrast and speckle of its ground, which is larger, moved by `matrix`."""
+    ground, rim = fields(600, 11), 160
+    optical = 200 * ground[rim : rim + SIDE, rim : rim + SIDE]
+    sar = np.exp(4 * (1.1 - ground)).astype(np.float32)
+    back = np.array([[1.0, 0, -rim], [0, 1, -rim], [0, 0, 1]])
+    sar = cv2.warpPerspective(sar, matrix @ back, (SIDE, SIDE), flags=cv2.INTER_LINEAR)
+    sar = sar * np.random.default_rng(0).gamma(8, 1 / 8, sar.shape)
+    return write_images(folder, optical, sar, **georeference)
+
+
+def refused(registration):
+    assert not registration.registered
+    assert registration.verdict.reason
+    return registration.verdict.reason
+
+
+def places():
+    x, y = np.meshgrid(np.arange(40.0, SIDE - 40, 20), np.arange(40.0, SIDE - 40, 20))
+    return np.column_stack([x.ravel(), y.ravel()])
+
+
+TURNED = known(30, 0.85, 6, -4)
+
+
+@pytest.fixture(scope="module")
+def turned(tmp_path_factory):
+    return write_turned(tmp_path_factory.mktemp("turned"), TURNED)
+
+
+@pytest.fixture(scope="module")
+def registration(turned):
+    options = MIM | {"zoom": 1.4}
+    return register(*turned, pixel_frame=True, matcher="descriptors", matcher_options=options, model="affine")
+
+
+# --- turned pairs ----------------------------------------------------------------------------------------------------
+
+
+def test_a_turned_and_scaled_pair_is_registered(registration):
+    assert registration.registered, registration.verdict.reason
+    there = registration.grid.to_pixel(registration.warp(registration.grid.to_map(places())))
+    assert np.hypot(*(there - through(TURNED, places())).T).max() < 2
+
+
+def test_matches_of_a_turned_pair_lie_in_the_scene_itself(registration):
+    matches = registration.matches
+    assert len(matches) > 30
+    off = np.hypot(*(matches.sar_xy - through(TURNED, matches.optical_xy)).T)
+    assert np.median(off) < 1.5
+    alone = np.hypot(*(matches.solo_xy - through(TURNED, matches.optical_xy)).T)
+    assert np.median(alone) < 2
+
+
+def test_a_georeferenced_pair_that_is_turned_falls_back_to_the_search(tmp_path, monkeypatch):
+    asked = []
+
+    def counted(*arguments):
+        asked.append(arguments)
+        return find_pose(*arguments)
+
+    monkeypatch.setattr(module, "find_pose", counted)
+    matrix = known(40, 1.0)
+    paths = write_turned(tmp_path, matrix, transform=TEXTURE_TRANSFORM, crs=UTM)
+    options = MIM | {"max_offset": 15.0, "turn": 60.0, "zoom": 1.1}
+    found = register(*paths, matcher="descriptors", matcher_options=options, model="affine")
+    assert len(asked) == 1
+    assert found.registered, found.verdict.reason
+    there = found.grid.to_pixel(found.warp(found.grid.to_map(places())))
+    assert np.hypot(*(there - through(matrix, places())).T).max() < 2
+
+
+def test_turn_and_zoom_are_handed_to_the_search(tmp_path, monkeypatch):
+    asked = []
+
+    def noted(*arguments):
+        asked.extend(arguments[4:])
+        return IDENTITY
+
+    monkeypatch.setattr(module, "find_pose", noted)
+    with pair_of(tmp_path, (SIDE, SIDE), same=True) as pair:
+        DescriptorMatcher(**MIM, pose="search", turn=30, zoom=1.5, refine=False).match(pair)
+    assert asked == pytest.approx([math.radians(30), 1.5])
+
+
+# --- a georeferenced pair with a small shift -------------------------------------------------------------------------
+
+SHIFT = (9, -6)
+NEAR = MIM | {"max_offset": 15.0}
+
+
+@pytest.fixture(scope="module")
+def near(tmp_path_factory):
+    with pair_of(tmp_path_factory.mktemp("near"), (SIDE, SIDE), SHIFT, looks=8) as pair:
+        yield pair
+
+
+@pytest.fixture
+def _no_search(monkeypatch):
+    def never(*arguments):
+        raise AssertionError("searched for a pose")
+
+    monkeypatch.setattr(module, "find_pose", never)
+
+
+@pytest.fixture(scope="module")
+def inliers(near):
+    return DescriptorMatcher(**NEAR, pose="none", refine=False).match(near)
+
+
+@pytest.mark.usefixtures("_no_search")
+@pytest.mark.parametrize("pose", ["auto", "none"])
+def test_a_small_shift_is_found_without_a_search(near, pose):
+    found = DescriptorMatcher(**NEAR, pose=pose).match(near)
+    assert len(found) > 0.5 * found.tried > 20
+    assert np.abs(np.median(found.sar_xy - found.optical_xy, axis=0) - SHIFT).max() < 0.7
+
+
+@pytest.mark.usefixtures("_no_search")
+def test_twice_the_same_gives_the_same_bytes(near):
+    one, other = (DescriptorMatcher(**NEAR).match(near) for _ in range(2))
+    for name in ("optical_xy", "sar_xy", "score", "sigma", "distance", "rival_distance", "solo_xy"):
+        assert getattr(one, name).tobytes() == getattr(other, name).tobytes()
+
+
+def test_without_refinement_matches_are_the_inliers(near, inliers):
+    matcher = DescriptorMatcher(**NEAR, pose="none", refine=False)
+    radius = 15.0 / near.grid.resolution
+    optical, sar = matcher.described(near.posed(np.eye(3)), 1, radius)
+    putative = matcher.putative(near, optical, sar, 1, radius)
+    assert inliers.tried == len(putative)
+    assert len(inliers) == max(int(who.sum()) for _, who in matcher.models(putative))
+    rows = {(*a, *b) for a, b in zip(putative.optical_xy, putative.sar_xy, strict=True)}
+    assert {(*a, *b) for a, b in zip(inliers.optical_xy, inliers.sar_xy, strict=True)} <= rows
+
+
+def test_inliers_lie_about_where_they_should(inliers):
+    assert len(inliers) >= 8
+    off = np.hypot(*(inliers.sar_xy - inliers.optical_xy - SHIFT).T)
+    assert np.median(off) < 6
+    assert off.max() < 20
+
+
+def test_near_matches_lie_within_the_largest_offset(near):
+    matcher = DescriptorMatcher(**(MIM | {"max_offset": 4.0, "adaptive": False}))
+    optical, sar = matcher.described(near.posed(np.eye(3)), 1, 8.0)
+    putative = matcher.putative(near, optical, sar, 1, 8.0)
+    assert len(putative) > 20
+    assert np.hypot(*(putative.sar_xy - putative.optical_xy).T).max() <= 8.0
+
+
+def test_mutual_matches_are_some_of_the_others(near):
+    described = DescriptorMatcher(**NEAR).described(near.posed(np.eye(3)), 1, 30.0)
+    plain, mutual = (
+        DescriptorMatcher(**NEAR, adaptive=False, mutual=flag).putative(near, *described, 1, 30.0)
+        for flag in (False, True)
+    )
+    assert 0 < len(mutual) < len(plain)
+    assert len(np.unique(mutual.sar_xy, axis=0)) == len(mutual)
+
+
+def test_the_adaptive_ratio_keeps_the_better_matches(near):
+    described = DescriptorMatcher(**NEAR).described(near.posed(np.eye(3)), 1, 30.0)
+    plain, filtered = (
+        DescriptorMatcher(**NEAR, adaptive=flag).putative(near, *described, 1, 30.0) for flag in (False, True)
+    )
+    right = [(np.hypot(*(m.sar_xy - m.optical_xy - SHIFT).T) < 5).mean() for m in (plain, filtered)]
+    assert 0 < len(filtered) < len(plain)
+    assert right[1] > right[0]
+
+
+# --- pairs that must not register ------------------------------------------------------------------------------------
+
+BOTH_FRAMES = pytest.mark.parametrize("pose", ["none", "search"])
+QUICK = MIM | {"turn": 10.0, "zoom": 1.0}
+
+
+def texture(seed):
+    return 200 * fields(SIDE, seed) + 20
+
+
+@BOTH_FRAMES
+def test_constant_images_are_not_registered(tmp_path, pose):
+    paths = write_images(tmp_path, np.full((SIDE, SIDE), 80.0), np.full((SIDE, SIDE), 90.0))
+    options = QUICK | {"pose": pose}
+    reason = refused(register(*paths, pixel_frame=True, matcher="descriptors", matcher_options=options))
+    assert "nowhere to look" in reason
+
+
+@BOTH_FRAMES
+@pytest.mark.parametrize("refine", [True, False])
+def test_a_few_valid_pixels_are_not_registered(tmp_path, pose, refine):
+    sar = np.zeros((SIDE, SIDE))
+    sar[100:104, 120:124] = texture(1)[100:104, 120:124]
+    paths = write_images(tmp_path, texture(1), sar)
+    options = QUICK | {"pose": pose, "refine": refine}
+    refused(register(*paths, pixel_frame=True, matcher="descriptors", matcher_options=options))
+
+
+@pytest.mark.parametrize("refine", [True, False])
+@pytest.mark.parametrize("points", [1, 3])
+def test_less_than_four_keypoints_are_not_registered(tmp_path, points, refine):
+    paths = write_images(tmp_path, texture(1), texture(1))
+    options = MIM | {"pose": "none", "max_points": points, "refine": refine}
+    reason = refused(register(*paths, pixel_frame=True, matcher="descriptors", matcher_options=options))
+    assert "matches of" in reason or "nowhere" in reason
+
+
+@pytest.mark.parametrize(
+    ("model", "refine"), [("auto", False), ("affine", False), ("homography", False), ("local", False), ("auto", True)]
+)
+def test_matches_on_one_line_are_not_registered(tmp_path, monkeypatch, model, refine):
+    def on_a_line(self, posed, optical, sar, factor, radius):
+        found = self.plain_putative(posed, optical, sar, factor, radius)
+        line = np.column_stack([np.linspace(50, 230, len(found)), np.linspace(60, 150, len(found))])
+        return replace(found, optical_xy=line, sar_xy=line + 3, solo_xy=line + 3)
+
+    monkeypatch.setattr(DescriptorMatcher, "plain_putative", DescriptorMatcher.putative, raising=False)
+    monkeypatch.setattr(DescriptorMatcher, "putative", on_a_line)
+    paths = write_images(tmp_path, texture(1), texture(2))
+    options = MIM | {"pose": "none", "adaptive": False, "refine": refine}
+    refused(register(*paths, pixel_frame=True, matcher="descriptors", matcher_options=options, model=model))
+
+
+@pytest.mark.parametrize("options", [{"pose": "none"}, {"pose": "search"}, {"pose": "none", "refine": False}])
+def test_images_of_different_places_are_not_registered(tmp_path, options):
+    paths = write_images(tmp_path, texture(1), np.exp(-texture(2) / 60) * 1000)
+    options = MIM | {"turn": 30.0, "zoom": 1.2} | options
+    assert not register(*paths, pixel_frame=True, matcher="descriptors", matcher_options=options).registered
+
+
+def test_scenes_without_keypoints_give_no_matches(tmp_path):
+    paths = write_images(tmp_path, np.full((SIDE, SIDE), 80.0), texture(1))
+    with open_pair(*paths, pixel_frame=True) as pair:
+        found = DescriptorMatcher(**QUICK).match(pair)
+    assert (len(found), found.tried) == (0, 0)
+
+
+def test_align_refuses_a_textureless_pair_in_words(tmp_path):
+    optical, sar = write_images(tmp_path, np.full((SIDE, SIDE), 80.0), np.full((SIDE, SIDE), 90.0))
+    options = [part for o in ("descriptor=mim", "turn=10", "zoom=1") for part in ("--matcher-option", o)]
+    arguments = ["align", optical, sar, "--out", tmp_path / "out.tif", "--pixel-frame", "--matcher", "descriptors"]
+    result = CliRunner().invoke(main, [*map(str, arguments), *options])
+    assert result.exit_code == 3
+    assert "nowhere to look" in result.output or "matches of" in result.output
+    assert "Traceback" not in result.output
+    assert not (tmp_path / "out.tif").exists()
+
+
+# --- options ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("pose", "maybe"), ("turn", -1), ("turn", 181), ("turn", "far"), ("turn", True), ("zoom", 0.5), ("zoom", 9),
+        ("zoom", float("nan")), ("max_offset", 0), ("max_offset", float("inf")), ("max_points", 0),
+        ("max_points", 2.5), ("max_points", True), ("threshold", 0), ("scale", 0.01), ("scale", 11), ("near", 1),
+        ("oriented", "yes"), ("mutual", None), ("adaptive", 0), ("refine", "no"), ("weights", 3), ("weights", "a"),
+    ],
+)  # fmt: skip
+def test_options_that_make_no_sense_are_refused(option, value):
+    with pytest.raises(ConfigError, match=f"matcher option {option}"):
+        DescriptorMatcher(**({"descriptor": "mim"} | {option: value}))
+
+
+def test_an_unknown_descriptor_is_refused_with_those_there_are():
+    with pytest.raises(ConfigError, match="'sift', not one of learned, mim"):
+        DescriptorMatcher(descriptor="sift")
+
+
+def test_an_unknown_option_is_refused():
+    with pytest.raises(ConfigError, match="speed"):
+        make_matcher("descriptors", descriptor="mim", speed=3)
+
+
+def test_the_papers_options_are_options():
+    matcher = make_matcher("descriptors", descriptor="mim", **FAITHFUL)
+    assert (matcher.pose, matcher.near, matcher.refine, matcher.threshold) == ("none", False, False, 3.0)
+
+
+def test_with_the_papers_options_partners_are_looked_for_everywhere(near):
+    found = DescriptorMatcher(**(MIM | FAITHFUL)).match(near)
+    assert len(found) >= 8
+    assert np.abs(np.median(found.sar_xy - found.optical_xy, axis=0) - SHIFT).max() < 2
+    assert found.search_radius == max(near.grid.shape) / 2
+
+
+@pytest.mark.parametrize("scale", [0.5, 2])
+def test_scale_makes_patches_larger(scale):
+    plain = DescriptorMatcher(descriptor="mim").describer.extent
+    assert DescriptorMatcher(descriptor="mim", scale=scale).describer.extent == scale * plain

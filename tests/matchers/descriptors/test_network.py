@@ -1,0 +1,346 @@
+"""networks/dense_fusion: table 1 of He et al. read off the network, its options, and the good starts it can have."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import timm
+import torch
+from timm.layers.coord_attn import CoordAttn
+from torch import nn
+from torch.nn.functional import interpolate, normalize
+
+from sn9reg.errors import ConfigError
+from sn9reg.matchers.descriptors.network import DenseFusion, distances
+
+# Output channels c, repetitions n, first stride s of the paper's table 1: the convolution, then the residual blocks.
+TABLE = [(32, 1, 2), (16, 1, 1), (24, 2, 2), (32, 3, 2), (64, 4, 2), (96, 3, 1), (160, 3, 2), (320, 1, 1)]
+SMALL = {"side": 32, "width": 0.35}
+
+
+def network(**options):
+    torch.manual_seed(0)
+    return DenseFusion(**(SMALL | options)).eval()
+
+
+def patches(count=3, side=32, channels=1, seed=1):
+    return torch.randn(count, channels, side, side, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture(scope="module")
+def paper():
+    """The network with the paper's options and images of three channels."""
+    torch.manual_seed(0)
+    return DenseFusion(3).eval()
+
+
+@pytest.fixture(scope="module")
+def mobilenet():
+    """The state of a MobileNetV2 as timm has it."""
+    torch.manual_seed(5)
+    model = timm.create_model("mobilenetv2_035", pretrained=False)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.running_mean)
+    return model.state_dict()
+
+
+# --- table 1 ---------------------------------------------------------------------------------------------------------
+
+
+def test_stages_have_the_channels_repetitions_and_strides_of_table_1(paper):
+    rows = [(paper.stem.out_channels, 1, paper.stem.stride[0])]
+    for stage in paper.blocks:
+        last = [layer for layer in stage[-1].modules() if isinstance(layer, nn.Conv2d)][-1]
+        strides = [block.conv_dw.stride[0] for block in stage]
+        assert set(strides[1:]) <= {1}
+        rows.append((last.out_channels, len(stage), strides[0]))
+    assert rows == TABLE
+    assert paper.stem.kernel_size == (3, 3)
+
+
+def test_maps_shrink_as_in_table_1_to_320_channels_of_7_x_7_and_a_descriptor_of_256(paper):
+    shapes = []
+    layers = [paper.stem, *paper.blocks, paper.attention, paper.fusion]
+    hooks = [layer.register_forward_hook(lambda *given: shapes.append(tuple(given[2].shape[1:]))) for layer in layers]
+    with torch.no_grad():
+        described = paper(patches(2, 224, 3))
+    for hook in hooks:
+        hook.remove()
+    sides = (112, 112, 56, 28, 14, 14, 7, 7)
+    stages = [(c, side, side) for (c, _, _), side in zip(TABLE, sides, strict=True)]
+    assert shapes == [*stages, (320, 7, 7), (256, 1, 1)]
+    assert described.shape == (2, 256)
+    torch.testing.assert_close(described.norm(dim=1), torch.ones(2))
+
+
+def test_the_fusion_is_coordinate_attention_a_7_x_7_convolution_and_batch_normalisation(paper):
+    assert isinstance(paper.attention, CoordAttn)
+    assert (paper.fusion.in_channels, paper.fusion.out_channels, paper.fusion.kernel_size) == (320, 256, (7, 7))
+    assert (type(paper.fusion_norm), paper.fusion_norm.num_features) == (nn.BatchNorm2d, 256)
+    assert {name for name, _ in paper.named_children()} == {
+        "stem", "norm", "blocks", "attention", "fusion", "fusion_norm",
+    }  # fmt: skip
+
+
+# --- options ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"in_channels": 12},
+        {"side": 64},
+        {"side": 16, "stem_stride": 1},
+        {"descriptor": 5},
+        {"attention": False},
+        {"cells": 4},
+        {"in_channels": 2, "cells": 3, "descriptor": 40},
+    ],
+    ids=str,
+)
+def test_each_patch_gets_a_descriptor_of_length_1_of_its_own(options):
+    made = network(**options)
+    given = patches(3, made.side, options.get("in_channels", 1))
+    with torch.no_grad():
+        described = made(given)
+        alone = torch.cat([made(given[k : k + 1]) for k in range(3)])
+    assert described.shape == (3, options.get("descriptor", 256))
+    assert described.dtype == torch.float32
+    torch.testing.assert_close(described.norm(dim=1), torch.ones(3))
+    torch.testing.assert_close(described, alone, atol=1e-5, rtol=1e-3)
+    assert (described[0] - described[1]).abs().max() > 1e-4
+
+
+def test_without_attention_the_rest_of_the_network_stays(paper):
+    torch.manual_seed(0)
+    without = DenseFusion(3, attention=False).state_dict()
+    shapes = {name: value.shape for name, value in paper.state_dict().items()}
+    assert any(name.startswith("attention.") for name in shapes)
+    kept = {name: shape for name, shape in shapes.items() if not name.startswith("attention.")}
+    assert {name: value.shape for name, value in without.items()} == kept
+
+
+def test_attention_changes_the_descriptors():
+    one = network()
+    with torch.no_grad():
+        before = one(patches())
+        one.attention = nn.Identity()
+        assert (one(patches()) - before).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize(("width", "channels"), [(0.35, 112), (0.5, 160), (0.75, 240), (1.0, 320), (1, 320)])
+def test_the_width_is_that_of_the_maps(width, channels):
+    made = network(width=width)
+    assert (made.fusion.in_channels, made.attention.conv1.in_channels) == (channels, channels)
+
+
+@pytest.mark.parametrize(("stem_stride", "side", "map_side"), [(2, 32, 1), (2, 64, 2), (1, 32, 2), (1, 48, 3)])
+def test_the_stride_of_the_first_layer_decides_how_small_the_last_map_is(stem_stride, side, map_side):
+    assert network(side=side, stem_stride=stem_stride).fusion.kernel_size == (map_side, map_side)
+
+
+@pytest.mark.parametrize("cells", [0, 4])
+def test_gradients_reach_every_parameter(cells):
+    made = network(cells=cells).train()
+    (made(patches(4)) * patches(4, 16).reshape(4, 256)).sum().backward()
+    for name, parameter in made.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+    for name in ("stem.weight", "attention.conv1.weight", "fusion.weight", "fusion_norm.weight"):
+        assert made.get_parameter(name).grad.abs().max() > 0, name
+
+
+WRONG = {
+    "channels of nothing": ({"in_channels": 0}, "in_channels is 0, not a whole number from 1"),
+    "channels as yes": ({"in_channels": True}, "in_channels is True, not a whole number"),
+    "half a side": ({"side": 32.0}, "side is 32.0, not a whole number from 1"),
+    "side below nothing": ({"side": -32}, "side is -32, not a whole number from 1"),
+    "no descriptor": ({"descriptor": 0}, "descriptor is 0, not a whole number from 1"),
+    "descriptor in words": ({"descriptor": "many"}, "descriptor is 'many', not a whole number"),
+    "a width there is not": ({"width": 0.4}, "width is 0.4, not one of 0.35, 0.5, 0.75, 1.0"),
+    "width in words": ({"width": "1.0"}, "width is '1.0', not one of"),
+    "no stride": ({"stem_stride": 0}, "stem_stride is 0, .* they are 1 or 2"),
+    "a stride of four": ({"stem_stride": 4}, "stem_stride is 4"),
+    "attention as a number": ({"attention": 1}, "attention 1; .* true or false"),
+    "attention in words": ({"attention": "no"}, "attention 'no'"),
+    "a side that is no multiple": ({"side": 48}, "side is 48, must be a multiple of 32"),
+    "a side that is no multiple of 16": ({"side": 40, "stem_stride": 1}, "side is 40, must be a multiple of 16"),
+}
+
+
+@pytest.mark.parametrize(("options", "message"), WRONG.values(), ids=WRONG)
+def test_what_makes_no_sense_is_refused(options, message):
+    with pytest.raises(ConfigError, match=message):
+        network(**options)
+
+
+# --- the layout of a patch -------------------------------------------------------------------------------------------
+
+
+def test_cells_hold_their_means_less_that_of_the_patch_in_length_1():
+    given = patches(2, channels=3) + 4
+    cells = network(in_channels=3, cells=2).cell_means(given)
+    for patch, row in zip(given, cells, strict=True):
+        expected = torch.stack(
+            [
+                patch[c, 16 * y : 16 * y + 16, 16 * x : 16 * x + 16].mean() - patch[c].mean()
+                for c in range(3)
+                for y in (0, 1)
+                for x in (0, 1)
+            ]
+        )
+        torch.testing.assert_close(row, expected / expected.norm(), atol=1e-5, rtol=1e-4)
+
+
+def test_brightness_and_contrast_are_nothing_to_cells():
+    made, given = network(cells=4), patches()
+    torch.testing.assert_close(made.cell_means(3 * given + 7), made.cell_means(given), atol=1e-5, rtol=1e-4)
+    assert made.cell_means(torch.full((1, 1, 32, 32), 0.5)).abs().max() == 0
+
+
+def places(count, seed):
+    """Patches of so many places, each of them twice: smooth ground, and noise that the two do not share."""
+    generator = torch.Generator().manual_seed(seed)
+    ground = interpolate(torch.randn(count, 1, 2, 2, generator=generator), (32, 32), mode="bilinear")
+    return [ground + 0.3 * interpolate(torch.randn(count, 1, 8, 8, generator=generator), (32, 32)) for _ in "os"]
+
+
+def compared(made, pair):
+    """The share of patches whose nearest is their own, and how far those of a place are apart beside all others."""
+    with torch.no_grad():
+        apart = distances(*(made(part) for part in pair))
+    nearest = apart.argmin(dim=1) == torch.arange(len(apart))
+    return float(nearest.double().mean()), float(apart.diagonal().mean() / apart.mean())
+
+
+def test_a_fitted_layout_brings_patches_of_places_that_it_has_not_seen_together():
+    made, unseen = network(cells=4, descriptor=4), places(60, seed=2)
+    found, apart = compared(made, unseen)
+    made.fit_layout(*(made.cell_means(part) for part in places(300, seed=1)))
+    found_now, apart_now = compared(made, unseen)
+    assert found_now > found + 0.2
+    assert apart_now < 0.7 * apart
+
+
+@pytest.mark.parametrize("descriptor", [6, 16, 40])
+def test_a_fitted_layout_has_no_more_directions_than_there_are_cells(descriptor):
+    made = network(cells=4, descriptor=descriptor)
+    made.fit_layout(*(made.cell_means(part) for part in places(50, seed=1)))
+    used = made.layout.weight.abs().amax(dim=1) > 0
+    assert used.tolist() == [k < 16 for k in range(descriptor)]
+    assert made.layout.weight.isfinite().all()
+    assert made.layout.bias[~used].abs().sum() == 0
+
+
+def test_a_layout_is_fitted_about_the_mean_of_both():
+    made, (one, other) = network(cells=4), places(50, seed=1)
+    means = made.cell_means(one), made.cell_means(other)
+    made.fit_layout(*means)
+    with torch.no_grad():
+        laid_out = made.layout(torch.cat(means)).mean(dim=0)
+    torch.testing.assert_close(laid_out, torch.zeros(256), atol=1e-4, rtol=0)
+
+
+def test_training_begins_with_hardly_more_than_the_layout():
+    made, (one, other) = network(cells=4).train(), places(50, seed=1)
+    made.fit_layout(made.cell_means(one), made.cell_means(other))
+    with torch.no_grad():
+        cosine = (normalize(made.layout(made.cell_means(one)), dim=1) * made(one)).sum(dim=1)
+    assert cosine.min() > 0.95
+    assert cosine.max() < 1 - 1e-6
+
+
+# --- ImageNet --------------------------------------------------------------------------------------------------------
+
+
+def responses(made, grey):
+    """Of the first layer to a grey image in all of its channels."""
+    with torch.no_grad():
+        return made.stem(grey.expand(-1, made.stem.in_channels, -1, -1))
+
+
+def test_the_backbone_is_taken_over_and_nothing_else(mobilenet):
+    made = network(in_channels=3)
+    before = {name: value.clone() for name, value in made.state_dict().items()}
+    made.start_from(mobilenet)
+    names = {"stem": "conv_stem", "norm": "bn1", "blocks": "blocks"}
+    for name, value in made.state_dict().items():
+        first, _, rest = name.partition(".")
+        expected = mobilenet[f"{names[first]}.{rest}"] if first in names else before[name]
+        assert value.equal(expected), name
+
+
+@pytest.mark.parametrize("channels", [1, 12])
+def test_a_grey_image_looks_to_the_first_layer_as_it_did_in_three_channels(channels, mobilenet):
+    colour, made = network(in_channels=3), network(in_channels=channels)
+    colour.start_from(mobilenet)
+    made.start_from(mobilenet)
+    torch.testing.assert_close(responses(made, patches()), responses(colour, patches()), atol=1e-5, rtol=1e-4)
+
+
+def test_weights_in_half_precision_will_do(mobilenet):
+    made = network()
+    made.start_from({key: value.half() if value.is_floating_point() else value for key, value in mobilenet.items()})
+    assert {value.dtype for value in made.parameters()} == {torch.float32}
+    taken, given = made.blocks[0][0].conv_dw.weight, mobilenet["blocks.0.0.conv_dw.weight"]
+    torch.testing.assert_close(taken, given, atol=1e-3, rtol=0)
+
+
+def without(name):
+    return lambda state: {key: value for key, value in state.items() if key != name}
+
+
+def with_another(name, *shape):
+    return lambda state: state | {name: torch.ones(shape)}
+
+
+OTHER_WEIGHTS = {
+    "none at all": (lambda state: {}, "no weights of a MobileNetV2"),
+    "without the first layer": (without("conv_stem.weight"), "no weights of a MobileNetV2 .*stem.weight"),
+    "without a layer inside": (without("blocks.3.1.bn1.weight"), "lack blocks.3.1.bn1.weight"),
+    "a flat first layer": (with_another("conv_stem.weight", 16), "no weights of a MobileNetV2"),
+    "larger filters": (with_another("conv_stem.weight", 16, 3, 5, 5), "of this width .*stem.weight"),
+    "more channels": (with_another("conv_stem.weight", 16, 6, 3, 3), "of this width .*stem.weight"),
+    "wider": (with_another("blocks.6.0.bn3.weight", 320), "of this width .*blocks.6.0.bn3.weight"),
+}
+
+
+@pytest.mark.parametrize(("change", "message"), OTHER_WEIGHTS.values(), ids=OTHER_WEIGHTS)
+def test_other_weights_are_refused(change, message, mobilenet):
+    with pytest.raises(ConfigError, match=f"(?s){message}"):
+        network(in_channels=3).start_from(change(mobilenet))
+
+
+# --- distances -------------------------------------------------------------------------------------------------------
+
+
+def units(count, seed=0):
+    values = torch.randn(count, 7, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return normalize(values, dim=1)
+
+
+def test_distances_are_those_of_the_papers_section_2_3():
+    one, other = units(4), units(6, seed=1)
+    apart = distances(one, other)
+    assert apart.shape == (4, 6)
+    for i in range(4):
+        for j in range(6):
+            assert float(apart[i, j]) == pytest.approx(math.sqrt(2 - 2 * float(one[i] @ other[j])))
+            assert float(apart[i, j]) == pytest.approx(math.dist(one[i], other[j]))
+
+
+def test_opposite_descriptors_are_2_apart_and_identical_ones_next_to_nothing():
+    one = units(3)
+    assert distances(one, -one).diagonal().tolist() == pytest.approx([2, 2, 2])
+    assert distances(one, one).diagonal().max() < 0.002
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_gradient_is_finite_at_identical_descriptors(dtype):
+    one = units(3).to(dtype).requires_grad_()
+    distances(one, one.detach()).sum().backward()
+    assert one.grad.isfinite().all()
+    assert one.grad.abs().max() > 0

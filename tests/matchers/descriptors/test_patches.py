@@ -1,0 +1,273 @@
+"""descriptors/patches: which pixels a patch holds, and how orientations turn with it."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.ndimage import gaussian_filter
+
+from sn9reg.errors import ConfigError
+from sn9reg.features.orientation import orientation_features
+from sn9reg.matchers.descriptors.patches import (
+    ORIENTATIONS,
+    PatchLayout,
+    input_maps,
+    sample_patches,
+    standardised,
+    turned,
+)
+
+few = settings(max_examples=15, deadline=None)
+seeds = st.integers(0, 2**32 - 1)
+
+
+def texture(seed=0, height=63, width=63, blur=1.5):
+    """(1, H, W) with mean 0 and standard deviation 1."""
+    values = gaussian_filter(np.random.default_rng(seed).normal(size=(height, width)), blur, mode="wrap")
+    return torch.from_numpy(((values - values.mean()) / values.std()).astype(np.float32))[None]
+
+
+def energies(seed=0, scales=1, height=40, width=50):
+    """(1 + 6 * scales, H, W) maps of which the channels after the first are any numbers."""
+    return torch.from_numpy(np.random.default_rng(seed).random((1 + 6 * scales, height, width), np.float32))
+
+
+def raw(side=9, scale=1.0):
+    """Patches of this layout are not standardised."""
+    return PatchLayout(side, scale, "energy")
+
+
+def places(*xy):
+    return torch.tensor(xy, dtype=torch.float32)
+
+
+def close(one, other, atol=1e-4):
+    torch.testing.assert_close(one, other, atol=atol, rtol=0)
+
+
+# --- layout ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        ({"side": 7}, "side"),
+        ({"side": 1025}, "side"),
+        ({"side": 64.0}, "side"),
+        ({"side": True}, "side"),
+        ({"side": "64"}, "side"),
+        ({"scale": 0.0}, "scale"),
+        ({"scale": -1.0}, "scale"),
+        ({"scale": 11}, "scale"),
+        ({"scale": math.nan}, "scale"),
+        ({"scale": True}, "scale"),
+        ({"scale": "1"}, "scale"),
+        ({"inputs": "gray"}, "inputs"),
+        ({"inputs": None}, "inputs"),
+        ({"inputs": ["grey"]}, "inputs"),
+    ],
+    ids=str,
+)
+def test_values_out_of_range_are_refused(options, word):
+    with pytest.raises(ConfigError, match=word):
+        PatchLayout(**options)
+
+
+@pytest.mark.parametrize("options", [{"side": 8, "scale": 0.1}, {"side": 1024, "scale": 10}], ids=str)
+def test_the_ends_of_the_ranges_are_in_them(options):
+    layout = PatchLayout(**options)
+    assert layout.extent == pytest.approx(options["side"] * options["scale"])
+
+
+@pytest.mark.parametrize("inputs", ["grey", "energy", "both"])
+def test_patches_of_input_maps_have_the_layouts_channels(inputs):
+    layout = PatchLayout(16, 1.0, inputs)
+    maps = input_maps(texture(), layout)[0]
+    assert sample_patches(maps, places((30, 30), (10, 20)), layout).shape == (2, layout.channels, 16, 16)
+
+
+# --- which pixels ----------------------------------------------------------------------------------------------------
+
+
+def test_an_odd_patch_at_a_whole_pixel_is_a_slice():
+    maps = energies()
+    patches = sample_patches(maps, places((20, 10), (31, 25)), raw(9))
+    close(patches[0], maps[1:, 6:15, 16:25])
+    close(patches[1], maps[1:, 21:30, 27:36])
+
+
+def test_an_even_patch_at_a_whole_pixel_is_averages_of_four():
+    maps = energies()
+    patch = sample_patches(maps, places((20, 10)), raw(8))[0]
+    window = maps[1:, 6:15, 16:25]
+    close(patch, (window[:, 1:, 1:] + window[:, 1:, :-1] + window[:, :-1, 1:] + window[:, :-1, :-1]) / 4)
+
+
+def test_an_even_patch_between_pixels_is_a_slice():
+    maps = energies()
+    close(sample_patches(maps, places((20.5, 10.5)), raw(8))[0], maps[1:, 7:15, 17:25])
+
+
+@few
+@given(
+    x=st.floats(10, 39), y=st.floats(10, 29), scale=st.floats(0.2, 1.5), zoom=st.floats(0.3, 1), turn=st.floats(-7, 7)
+)
+def test_pixels_of_a_patch_are_where_it_points(x, y, scale, zoom, turn):
+    """The maps hold coordinates, so a patch tells where it was taken."""
+    row, col = np.mgrid[:40, :50].astype(np.float32)
+    maps = torch.from_numpy(np.stack([row, *[col] * 6, *[row] * 6]))
+    patch = sample_patches(maps, places((x, y)), raw(9, scale), torch.tensor([turn]), torch.tensor([zoom]))[0]
+    v, u = torch.meshgrid(*[(torch.arange(9) - 4) * scale * zoom] * 2, indexing="ij")
+    close(patch[0], x + math.cos(turn) * u - math.sin(turn) * v)
+    close(patch[6], y + math.sin(turn) * u + math.cos(turn) * v)
+
+
+def test_a_zoomed_patch_is_one_of_a_larger_scale():
+    maps, xy = energies(), places((20, 15), (25, 18))
+    zoomed = sample_patches(maps, xy, raw(9, 0.5), zoom=torch.tensor([2.0, 4.0]))
+    close(zoomed[0], sample_patches(maps, xy, raw(9, 1.0))[0])
+    close(zoomed[1], sample_patches(maps, xy, raw(9, 2.0))[1])
+
+
+@pytest.mark.parametrize("inputs", ["grey", "energy", "both"])
+def test_patches_do_not_touch_each_other(inputs):
+    layout, xy = PatchLayout(8, 1.3, inputs), places((20.3, 15), (25, 18.8), (3, 39))
+    angle, zoom = torch.tensor([0.1, 2.0, -1.0]), torch.tensor([1.0, 0.5, 1.5])
+    together = sample_patches(energies(scales=2), xy, layout, angle, zoom)
+    for k in range(3):
+        one = slice(k, k + 1)
+        close(together[one], sample_patches(energies(scales=2), xy[one], layout, angle[one], zoom[one]), atol=1e-5)
+
+
+@pytest.mark.parametrize("inputs", ["grey", "energy", "both"])
+def test_a_patch_beyond_the_image_is_zero(inputs):
+    outside = places((-30, 10), (90, 10), (20, -30), (20, 90))
+    assert not sample_patches(energies(), outside, PatchLayout(9, 1.0, inputs)).any()
+
+
+def test_the_part_of_a_patch_beyond_the_image_is_zero():
+    maps = energies()
+    patch = sample_patches(maps, places((1, 38)), raw(9))[0]
+    close(patch[:, :6, 3:], maps[1:, 34:, :6])
+    close(patch[:, :, :3], torch.zeros(6, 9, 3))
+    close(patch[:, 6:], torch.zeros(6, 3, 9))
+
+
+# --- what a patch holds ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scales", [1, 2, 3])
+def test_a_patch_holds_the_image_the_energies_or_both(scales):
+    maps, xy = energies(scales=scales), places((20, 15), (30, 11))
+    grey, energy, both = (sample_patches(maps, xy, PatchLayout(9, inputs=i)) for i in ("grey", "energy", "both"))
+    assert grey.shape == (2, 1, 9, 9)
+    close(energy[0], maps[1:, 11:20, 16:25])
+    close(both, torch.cat([grey, energy], dim=1), atol=0)
+
+
+@pytest.mark.parametrize("inputs", ["grey", "both"])
+def test_the_image_is_standardised_patch_by_patch(inputs):
+    maps = energies()
+    maps[0, :, 25:] = 100 * maps[0, :, 25:] - 7
+    grey = sample_patches(maps, places((10, 15), (38, 20)), PatchLayout(9, 1.0, inputs))[:, 0]
+    close(grey.mean(dim=(1, 2)), torch.zeros(2))
+    close(grey.square().mean(dim=(1, 2)), torch.ones(2))
+
+
+def test_standardised_does_not_mind_contrast_and_level():
+    patches = torch.randn(3, 2, 16, 16, generator=torch.Generator().manual_seed(0))
+    gain, level = torch.tensor([0.1, 3, 500])[:, None, None, None], torch.tensor([4.0, -200])[None, :, None, None]
+    close(standardised(patches * gain + level), standardised(patches), atol=1e-3)
+
+
+@pytest.mark.parametrize("level", [0.0, 0.7, -300.0])
+def test_constant_patches_are_zero_when_standardised(level):
+    constant = torch.full((2, 1, 15, 15), level)
+    rounded = torch.where(torch.arange(15) % 3 == 0, constant, constant * (1 + 1e-7))
+    assert not standardised(torch.cat([constant, rounded])).any()
+
+
+# --- turned patches --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("inputs", ["grey", "energy", "both"])
+@pytest.mark.parametrize("quarters", [1, 2, 3])
+def test_a_patch_of_a_turned_image_is_the_turned_patch(inputs, quarters):
+    image, layout = texture(), PatchLayout(15, 1.0, inputs)
+    x, y = 24, 35
+    place = torch.zeros(63, 63)
+    place[y, x] = 1
+    there = divmod(int(torch.rot90(place, quarters).argmax()), 63)[::-1]
+    whole, rotated = (input_maps(i, layout)[0] for i in (image, torch.rot90(image, quarters, (1, 2))))
+    turned_patch = sample_patches(whole, places((x, y)), layout, torch.tensor([quarters * math.pi / 2]))
+    close(sample_patches(rotated, places(there), layout), turned_patch, atol=3e-3)
+    if inputs != "energy":
+        upright = sample_patches(whole, places((x, y)), layout)
+        close(turned_patch[:, 0], torch.rot90(upright[:, 0], quarters, (1, 2)))
+
+
+@pytest.mark.parametrize("steps", [-7, -1, 0, 1, 2, 6])
+def test_orientations_are_those_seen_from_the_turned_frame(steps):
+    """A wave whose normal points at 60 degrees from x towards y is orientation 2."""
+    y, x = torch.meshgrid(torch.arange(63.0), torch.arange(63.0), indexing="ij")
+    wave = torch.sin((x * math.cos(math.pi / 3) + y * math.sin(math.pi / 3)) * (2 * math.pi / 6))
+    maps = input_maps(wave[None], raw())[0]
+    patch = sample_patches(maps, places((31, 31)), raw(), torch.tensor([steps * math.pi / 6]))[0]
+    assert (patch[:ORIENTATIONS].argmax(dim=0) == (2 - steps) % 6).all()
+
+
+def test_turning_by_whole_steps_moves_the_orientations_of_each_scale():
+    channels = torch.rand(3, 12, 4, 4, generator=torch.Generator().manual_seed(0))
+    found = turned(channels, torch.tensor([0, 1, -2]) * (math.pi / ORIENTATIONS))
+    for patch, moved, steps in zip(channels, found, (0, 1, -2), strict=True):
+        close(moved.unflatten(0, (2, 6)), patch.unflatten(0, (2, 6)).roll(-steps, dims=1), atol=1e-5)
+
+
+def test_turning_between_steps_mixes_neighbours():
+    channels = torch.rand(1, 6, 4, 4, generator=torch.Generator().manual_seed(0))
+    found = turned(channels, torch.tensor([math.pi / 24]))
+    close(found, 0.75 * channels + 0.25 * channels.roll(-1, dims=1), atol=1e-5)
+
+
+@few
+@given(seed=seeds, angle=st.floats(-10, 10))
+def test_half_a_turn_more_is_the_same_orientation(seed, angle):
+    channels = torch.from_numpy(np.random.default_rng(seed).random((1, 6, 3, 3), np.float32))
+    close(turned(channels, torch.tensor([angle])), turned(channels, torch.tensor([angle + math.pi])))
+
+
+# --- maps ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("inputs", "count"), [("grey", 1), ("energy", 13), ("both", 13)])
+@pytest.mark.parametrize("scale", [0.5, 1.0, 2.5])
+def test_maps_are_the_image_and_if_asked_for_energies(inputs, count, scale):
+    images = torch.cat([texture(0, 40, 50), texture(1, 40, 50)])
+    maps = input_maps(images, PatchLayout(32, scale, inputs))
+    assert maps.shape == (2, count, 40, 50)
+    if scale <= 1:
+        close(maps[:, 0], images, atol=0)
+        if count > 1:
+            close(maps[:, 1:], orientation_features(images, 6, (6.0, 12.0), phase=0.0), atol=0)
+
+
+@pytest.mark.parametrize("scale", [2.0, 4.0])
+def test_maps_are_smoothed_as_far_as_patches_are_coarser(scale):
+    def kept(wavelength):
+        wave = torch.sin(torch.arange(96) * (2 * math.pi / wavelength) + 1).expand(1, 96, 96)
+        smoothed, inside = input_maps(wave, PatchLayout(32, scale)), np.s_[..., 32:-32, 32:-32]
+        return float(smoothed[inside].std() / wave[inside].std())
+
+    assert kept(scale * 1.1) < 0.15
+    assert kept(8 * scale) > 0.9
+
+
+def test_energies_are_smoothed_like_the_image():
+    fine, coarse = (input_maps(texture(blur=1.0), raw(9, scale))[0] for scale in (1.0, 4.0))
+    assert (coarse.std(dim=(1, 2)) < 0.9 * fine.std(dim=(1, 2))).all()
+    close(coarse[1:].mean(dim=(1, 2)), fine[1:].mean(dim=(1, 2)), atol=0.02)

@@ -1,0 +1,170 @@
+"""descriptors/pose: a known rotation, scale and shift is found, whatever the contrast, and nothing is made up."""
+
+from __future__ import annotations
+
+import math
+
+import cv2
+import numpy as np
+import pytest
+from support.rasters import fields
+
+from sn9reg.matchers.descriptors.pose import IDENTITY, Pose, agreement, find_pose
+
+SIDE = 220
+MIDDLE = (SIDE - 1) / 2
+ALL = np.ones((SIDE, SIDE), bool)
+SOME = np.array([[x, y] for x in (60.0, 110, 160) for y in (60.0, 110, 160)])
+
+
+def known(degrees, zoom, dx=0.0, dy=0.0):
+    """(3, 3) optical pixel -> SAR pixel: a turn and a scale about the middle, and a shift."""
+    cos, sin = zoom * math.cos(math.radians(degrees)), zoom * math.sin(math.radians(degrees))
+    linear = np.array([[cos, -sin], [sin, cos]])
+    shift = MIDDLE + np.array([dx, dy]) - linear @ [MIDDLE, MIDDLE]
+    return np.block([[linear, shift[:, None]], [np.zeros((1, 2)), np.ones((1, 1))]])
+
+
+@pytest.fixture(scope="module")
+def ground():
+    """(600, 600) standardised, of which the optical image is the middle."""
+    whole = fields(600, 3).astype(np.float32)
+    return (whole - whole.mean()) / whole.std()
+
+
+LEFT = (600 - SIDE) // 2
+
+
+def optical_of(ground):
+    return ground[LEFT : LEFT + SIDE, LEFT : LEFT + SIDE].copy()
+
+
+def sar_of(ground, matrix):
+    """What lies at p in the optical image lies at matrix(p)."""
+    back = np.array([[1.0, 0, -LEFT], [0, 1, -LEFT], [0, 0, 1]])
+    return cv2.warpPerspective(ground, matrix @ back, (SIDE, SIDE), flags=cv2.INTER_AREA)
+
+
+def off(pose, matrix):
+    """Largest distance from the truth of places about the middle, SAR pixels."""
+    true = SOME @ matrix[:2, :2].T + matrix[:2, 2]
+    return np.hypot(*(pose(SOME) - true).T).max()
+
+
+@pytest.mark.parametrize(
+    ("degrees", "zoom", "dx", "dy"),
+    [(0, 1, 0, 0), (120, 1, 0, 0), (0, 0.7, 5, 0), (-30, 1.6, 0, 8), (20, 1, 70, -60)],
+)
+def test_a_known_pose_is_found(ground, degrees, zoom, dx, dy):
+    matrix = known(degrees, zoom, dx, dy)
+    pose = find_pose(optical_of(ground), ALL, sar_of(ground, matrix), ALL)
+    assert off(pose, matrix) < 0.06 * SIDE
+    assert abs(math.degrees(math.remainder(pose.turn - math.radians(degrees), 2 * math.pi))) < 4
+    assert abs(math.log(pose.zoom / zoom)) < 0.07
+    assert pose.strength > 5
+
+
+def test_inverted_contrast_makes_no_difference(ground):
+    matrix = known(-75, 1.2, 10, 5)
+    pose = find_pose(optical_of(ground), ALL, -sar_of(ground, matrix), ALL)
+    assert off(pose, matrix) < 0.06 * SIDE
+
+
+@pytest.mark.parametrize("side", ["optical", "sar"])
+def test_half_of_an_image_is_enough(ground, side):
+    matrix = known(40, 0.9)
+    optical, sar, half = optical_of(ground), sar_of(ground, matrix), ALL.copy()
+    half[:, : SIDE // 2] = False
+    masked = optical if side == "optical" else sar
+    masked[~half] = 1e6  # must not be looked at
+    masks = (half, ALL) if side == "optical" else (ALL, half)
+    pose = find_pose(optical, masks[0], sar, masks[1], zoom=1.3)
+    assert off(pose, matrix) < 0.06 * SIDE
+
+
+def test_images_of_different_size_are_compared(ground):
+    matrix = known(15, 1.0)
+    part = sar_of(ground, matrix)[30:180, 10:200]
+    pose = find_pose(optical_of(ground), ALL, part, np.ones_like(part, bool), math.radians(30), 1.0)
+    assert off(pose, np.array([[1.0, 0, -10], [0, 1, -30], [0, 0, 1]]) @ matrix) < 0.06 * SIDE
+
+
+def test_turn_and_zoom_limit_the_search(ground):
+    sar = sar_of(ground, known(120, 1.6))
+    pose = find_pose(optical_of(ground), ALL, sar, ALL, math.radians(20), 1.1)
+    step, finer = math.radians(10), 1.15
+    assert abs(pose.turn) <= math.radians(20) + step / 3 + 1e-9
+    assert abs(math.log(pose.zoom)) <= math.log(1.1 * finer ** (1 / 3)) + 1e-9
+
+
+def test_within_its_limits_the_search_is_right(ground):
+    matrix = known(18, 1.1)
+    pose = find_pose(optical_of(ground), ALL, sar_of(ground, matrix), ALL, math.radians(20), 1.15)
+    assert off(pose, matrix) < 0.05 * SIDE
+
+
+def test_without_turn_and_zoom_the_shift_is_found(ground):
+    matrix = known(0, 1, 24, -13)
+    pose = find_pose(optical_of(ground), ALL, sar_of(ground, matrix), ALL, 0.0, 1.0)
+    assert off(pose, matrix) < 4
+
+
+@pytest.mark.parametrize("constant", ["optical", "sar", "both"])
+def test_constant_images_give_the_identity(ground, constant):
+    flat, seen = np.zeros((SIDE, SIDE), np.float32), optical_of(ground)
+    optical = seen if constant == "sar" else flat
+    sar = seen if constant == "optical" else flat
+    pose = find_pose(optical, ALL, sar, ALL, math.radians(10), 1.0)
+    np.testing.assert_array_equal(pose.matrix, np.eye(3))
+    assert (pose.turn, pose.zoom, pose.strength) == (0, 1, 0)
+
+
+@pytest.mark.parametrize("valid", ["nothing", "a few pixels"])
+@pytest.mark.parametrize("side", ["optical", "sar"])
+def test_masked_images_give_the_identity(ground, valid, side):
+    image, few = optical_of(ground), np.zeros_like(ALL)
+    if valid == "a few pixels":
+        few[50:53, 70:73] = True
+    masks = (few, ALL) if side == "optical" else (ALL, few)
+    pose = find_pose(image, masks[0], image, masks[1], math.radians(10), 1.0)
+    np.testing.assert_array_equal(pose.matrix, np.eye(3))
+    assert pose.strength == 0
+
+
+def test_the_search_leaves_its_images_alone(ground):
+    image, mask = optical_of(ground), ALL.copy()
+    find_pose(image, mask, image, mask, 0.0, 1.0)
+    np.testing.assert_array_equal(image, optical_of(ground))
+    assert mask.all()
+
+
+@pytest.mark.parametrize(
+    "wrong", [known(70, 0.8, 10, 0), known(60, 1.0, 10, 0), known(60, 0.8, 30, 0), known(240, 0.8, 10, 0), np.eye(3)]
+)
+def test_images_agree_best_through_the_true_matrix(ground, wrong):
+    matrix = known(60, 0.8, 10, 0)
+    looks = optical_of(ground), ALL, -sar_of(ground, matrix), ALL
+    assert agreement(*looks, matrix) > agreement(*looks, wrong) + 5
+
+
+def test_unrelated_images_do_not_agree(ground):
+    looks = optical_of(ground), ALL, optical_of(np.rot90(ground).copy()), ALL
+    assert agreement(*looks, np.eye(3)) < 0.3 * agreement(looks[0], ALL, looks[0], ALL, np.eye(3))
+
+
+@pytest.mark.parametrize("matrix", [known(0, 1, 1000, 0), known(0, 1, 0.95 * SIDE, 0.95 * SIDE)])
+def test_images_that_hardly_meet_agree_not_at_all(ground, matrix):
+    assert agreement(optical_of(ground), ALL, optical_of(ground), ALL, matrix) == -math.inf
+
+
+def test_masked_images_agree_not_at_all(ground):
+    assert agreement(optical_of(ground), ~ALL, optical_of(ground), ALL, np.eye(3)) == -math.inf
+
+
+def test_a_pose_maps_optical_to_sar_pixels():
+    pose = Pose(np.array([[0.0, -2, 5], [2, 0, -1], [0, 0, 1]]), math.pi / 2, 2.0, 1.0)
+    np.testing.assert_allclose(pose(np.array([[0.0, 0], [1, 0], [3, 4]])), [[5, -1], [5, 1], [-3, 5]])
+
+
+def test_the_identity_moves_nothing():
+    np.testing.assert_array_equal(IDENTITY(SOME), SOME)

@@ -1,0 +1,276 @@
+"""cells/pairing: similarity of cells, positions within them, and mutual nearest neighbours, against brute force."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn.functional import normalize
+
+from sn9reg.matchers.dual_encoder.pairing import (
+    mutual,
+    nearest_anywhere,
+    shifted_similarity,
+    soft_position,
+    weighted_similarity,
+)
+
+
+def noise(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def units(*shape, seed=0):
+    """Of unit length along the third axis from the right."""
+    return normalize(noise(*shape, seed=seed), dim=-3)
+
+
+# --- weighted similarity ---------------------------------------------------------------------------------------------
+
+
+def test_similarity_is_the_cosine_times_the_confidence_of_both():
+    one, other = units(2, 7, 3, 4), units(2, 7, 5, 2, seed=1)
+    sure, unsure = noise(2, 1, 3, 4, seed=2).sigmoid(), noise(2, 1, 5, 2, seed=3).sigmoid()
+    similarity = weighted_similarity(one, other, sure, unsure)
+    assert similarity.shape == (2, 12, 10)
+    for b, y, x, v, u in [(0, 0, 0, 0, 0), (0, 2, 1, 4, 1), (1, 1, 3, 3, 0), (1, 2, 3, 4, 1)]:
+        expected = (one[b, :, y, x] @ other[b, :, v, u]) * sure[b, 0, y, x] * unsure[b, 0, v, u]
+        assert float(similarity[b, y * 4 + x, v * 2 + u]) == pytest.approx(float(expected))
+
+
+def test_a_cell_is_like_itself_as_far_as_it_is_sure():
+    one, sure = units(1, 7, 3, 4), noise(1, 1, 3, 4, seed=2).sigmoid()
+    diagonal = weighted_similarity(one, one, sure, sure)[0].diagonal()
+    torch.testing.assert_close(diagonal, sure.flatten().square())
+
+
+# --- positions -------------------------------------------------------------------------------------------------------
+
+
+def bump(x, y, height=12, width=15, sigma=0.7):
+    rows, cols = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    return torch.exp(-((cols - x) ** 2 + (rows - y) ** 2) / (2 * sigma**2)).double()
+
+
+@pytest.mark.parametrize("dx", [-0.45, -0.2, 0, 0.1, 0.4])
+@pytest.mark.parametrize("dy", [-0.4, 0, 0.3])
+def test_the_top_of_a_bump_is_found_within_its_cell(dx, dy):
+    found = soft_position(bump(9 + dx, 4 + dy)[None], torch.tensor([[9, 4]]))
+    assert found[0].tolist() == pytest.approx([9 + dx, 4 + dy], abs=0.03)
+
+
+def test_each_of_several_has_weights_of_its_own():
+    places = torch.tensor([[3.2, 4.1], [10.9, 7.3], [6.0, 5.7]])
+    found = soft_position(torch.stack([bump(x, y) for x, y in places.tolist()]), places.round().long())
+    assert found.shape == (3, 2)
+    torch.testing.assert_close(found, places.double(), atol=0.03, rtol=0)
+
+
+def test_only_what_is_within_two_cells_has_a_say():
+    weights = bump(9, 4)
+    weights[4, 12] = weights[7, 9] = weights[0, 0] = 100
+    assert soft_position(weights[None], torch.tensor([[9, 4]]))[0].tolist() == pytest.approx([9, 4], abs=1e-6)
+    weights[4, 11] = 100
+    assert float(soft_position(weights[None], torch.tensor([[9, 4]]))[0, 0]) > 10.5
+
+
+def test_one_weight_draws_all_the_way():
+    weights = torch.zeros(1, 12, 15)
+    weights[0, 6, 7] = 0.3
+    assert soft_position(weights, torch.tensor([[9, 4]]))[0].tolist() == pytest.approx([7, 6])
+
+
+@pytest.mark.parametrize("best", [(0, 0), (14, 0), (0, 11), (14, 11), (1, 10), (7, 0)])
+def test_beyond_the_border_there_is_nothing(best):
+    """By hand: the mean of the cells around that there are, all of one weight."""
+    x, y = best
+    cols = [c for c in range(x - 2, x + 3) if 0 <= c < 15]
+    rows = [r for r in range(y - 2, y + 3) if 0 <= r < 12]
+    found = soft_position(torch.ones(1, 12, 15), torch.tensor([best]))[0]
+    assert found.tolist() == pytest.approx([sum(cols) / len(cols), sum(rows) / len(rows)])
+
+
+@pytest.mark.parametrize("best", [(0, 5), (14, 3), (6, 0), (8, 11)])
+def test_a_steep_bump_at_the_border_stays_there(best):
+    found = soft_position(bump(*best, sigma=0.3)[None], torch.tensor([best]))[0]
+    assert found.tolist() == pytest.approx(best, abs=0.02)
+
+
+def test_without_any_weight_the_whole_cell_is_the_place():
+    assert soft_position(torch.zeros(1, 12, 15), torch.tensor([[9, 4]]))[0].tolist() == [9, 4]
+
+
+def test_gradients_flow_through_the_position():
+    weights = bump(9.2, 4.1)[None].requires_grad_()
+    soft_position(weights, torch.tensor([[9, 4]]))[0, 0].backward()
+    gradient = weights.grad[0]
+    assert gradient[4, 11] > 0
+    assert gradient[4, 7] < 0
+    assert gradient[:, 12:].abs().max() == 0
+
+
+# --- shifted similarity ----------------------------------------------------------------------------------------------
+
+
+RADIUS = 3
+
+
+def surroundings(height, width, dx, dy, channels=24, seed=0):
+    """Weighed embeddings of a window, and of the same with `RADIUS` cells around, where its content lies dx, dy cells
+    farther."""
+    ground = units(channels, height + 4 * RADIUS, width + 4 * RADIUS, seed=seed)
+    one = ground[:, 2 * RADIUS :, 2 * RADIUS :][:, :height, :width]
+    other = ground[:, RADIUS - dy :, RADIUS - dx :][:, : height + 2 * RADIUS, : width + 2 * RADIUS]
+    return one, other
+
+
+@pytest.mark.parametrize("window", [1, 3, 5])
+@pytest.mark.parametrize(("dx", "dy"), [(0, 0), (2, -1), (-3, 3), (3, 1), (0, -3)])
+def test_a_known_shift_is_found_y_before_x(dx, dy, window):
+    volume = shifted_similarity(*surroundings(8, 11, dx, dy), RADIUS, window)
+    assert volume.shape == (7, 7, 8, 11)
+    best = volume.flatten(0, 1).argmax(dim=0)
+    assert (best // 7 - RADIUS == dy).all()
+    assert (best % 7 - RADIUS == dx).all()
+    torch.testing.assert_close(volume[dy + RADIUS, dx + RADIUS], torch.ones(8, 11, dtype=torch.float64))
+
+
+def test_every_entry_is_the_product_of_two_cells():
+    one, other = noise(5, 4, 6), noise(5, 4 + 2 * RADIUS, 6 + 2 * RADIUS, seed=1)
+    volume = shifted_similarity(one, other, RADIUS)
+    expected = torch.stack(
+        [
+            torch.stack([torch.einsum("cyx,cyx->yx", one, other[:, v : v + 4, u : u + 6]) for u in range(7)])
+            for v in range(7)
+        ]
+    )
+    torch.testing.assert_close(volume, expected)
+
+
+def test_no_radius_compares_in_place_alone():
+    one, other = noise(5, 4, 6), noise(5, 4, 6, seed=1)
+    volume = shifted_similarity(one, other, 0)
+    assert volume.shape == (1, 1, 4, 6)
+    torch.testing.assert_close(volume[0, 0], (one * other).sum(dim=0))
+
+
+@pytest.mark.parametrize("window", [3, 5])
+def test_a_window_is_the_mean_of_the_cells_there_are_around(window):
+    one, other = noise(5, 6, 7), noise(5, 6 + 2 * RADIUS, 7 + 2 * RADIUS, seed=1)
+    single, averaged = (shifted_similarity(one, other, RADIUS, side) for side in (1, window))
+    half = window // 2
+    for y in range(6):
+        for x in range(7):
+            around = single[:, :, max(0, y - half) : y + half + 1, max(0, x - half) : x + half + 1]
+            torch.testing.assert_close(averaged[:, :, y, x], around.mean(dim=(2, 3)))
+
+
+def test_a_window_sees_through_noise():
+    one, other = surroundings(16, 16, 2, -1)
+    one, other = one + 0.4 * noise(*one.shape, seed=5), other + 0.4 * noise(*other.shape, seed=6)
+
+    def right(window):
+        best = shifted_similarity(one, other, RADIUS, window).flatten(0, 1).argmax(dim=0)
+        return float((best == (RADIUS - 1) * 7 + RADIUS + 2).double().mean())
+
+    assert right(1) < 0.7
+    assert right(5) > 0.95
+
+
+# --- mutual nearest neighbours ---------------------------------------------------------------------------------------
+
+
+def test_of_two_cells_that_want_the_same_the_more_alike_one_gets_it():
+    """One row of three cells, each may go one to the left or right: of the other row's cells 0 to 4 the first has 0 to
+    2 in reach, the second 1 to 3, the third 2 to 4."""
+    volume = torch.full((3, 3, 1, 3), -1.0)
+    volume[1, :, 0, 0] = torch.tensor([0.1, 0.2, 0.6])  # wants cell 2
+    volume[1, :, 0, 1] = torch.tensor([0.3, 0.9, 0.4])  # wants cell 2, too, and more
+    volume[1, :, 0, 2] = torch.tensor([0.8, 0.1, 0.85])  # wants cell 4, alone
+    assert mutual(volume).tolist() == [[False, True, True]]
+    volume[1, 2, 0, 2] = 0.7  # now cell 2, but less than the second does
+    assert mutual(volume).tolist() == [[False, True, False]]
+    volume[1, 1, 0, 1] = 0.35  # that one now wants cell 3: cell 2 is for the one that likes it most
+    assert mutual(volume).tolist() == [[False, True, True]]
+
+
+def test_rows_and_columns_are_not_mixed_up():
+    """Two cells above each other want the same one."""
+    volume = torch.full((3, 3, 2, 4), -1.0)
+    volume[1, 1] = 0.1  # all the cell in place
+    volume[2, 2, 0, 1] = 0.5  # this one the cell below to the right: row 1, column 2
+    assert mutual(volume).tolist() == [[True] * 4, [True, True, False, True]]
+    volume[1, 1, 1, 2] = 0.6
+    assert mutual(volume).tolist() == [[True, False, True, True], [True] * 4]
+
+
+def mutual_by_hand(volume):
+    """All cells with all, -inf where one is out of the other's reach."""
+    size, _, height, width = volume.shape
+    across = width + size - 1
+    whole = torch.full((height * width, (height + size - 1) * across), -torch.inf, dtype=volume.dtype)
+    for y in range(height):
+        for x in range(width):
+            for v in range(size):
+                for u in range(size):
+                    whole[y * width + x, (y + v) * across + x + u] = volume[v, u, y, x]
+    forth, back = whole.argmax(dim=1), whole.argmax(dim=0)
+    return (back[forth] == torch.arange(height * width)).reshape(height, width)
+
+
+@pytest.mark.parametrize(("radius", "height", "width"), [(1, 6, 5), (2, 7, 4), (3, 5, 8), (0, 3, 3), (4, 1, 9)])
+@pytest.mark.parametrize("seed", range(3))
+def test_as_brute_force_finds_on_random_data(radius, height, width, seed):
+    size = 2 * radius + 1
+    volume = noise(size, size, height, width, seed=seed)
+    found = mutual(volume)
+    assert found.dtype == torch.bool
+    assert found.equal(mutual_by_hand(volume))
+    assert found.any()
+    if 1 <= radius <= 3:  # there are neighbours to want the same, and not a choice for all
+        assert not found.all()
+
+
+@pytest.mark.parametrize("window", [1, 3])
+def test_as_brute_force_finds_on_similarities(window):
+    one, other = surroundings(7, 9, 1, 2)
+    one = one + 0.6 * noise(*one.shape, seed=5)
+    volume = shifted_similarity(one, other, RADIUS, window)
+    assert mutual(volume).equal(mutual_by_hand(volume))
+
+
+def test_all_cells_of_a_shifted_copy_are_mutual():
+    assert mutual(shifted_similarity(*surroundings(7, 9, -2, 1), RADIUS)).all()
+
+
+# --- all cells with all ----------------------------------------------------------------------------------------------
+
+
+def test_anywhere_is_as_brute_force_over_all_cells():
+    optical, sar = noise(5, 6, 7), noise(5, 4, 9, seed=1)
+    found = nearest_anywhere(optical, sar)
+    similarity = optical.flatten(1).T @ sar.flatten(1)
+    pairs = {(i, int(j)) for i, j in enumerate(similarity.argmax(dim=1)) if int(similarity[:, j].argmax()) == i}
+    assert set(zip(found.optical.tolist(), found.sar.tolist(), strict=True)) == pairs
+    assert 0 < len(pairs) < 36
+    torch.testing.assert_close(found.similarity, similarity[found.optical, found.sar])
+    here = torch.stack([found.optical % 7, found.optical // 7], dim=1)
+    there = torch.stack([found.sar % 9, found.sar // 9], dim=1)
+    assert found.optical_xy.equal(here.to(found.optical_xy))
+    assert (found.sar_xy - there).abs().max() <= 2
+
+
+def test_anywhere_finds_what_was_mixed_up_and_leaves_out_what_is_not_valid():
+    optical, order = 5 * units(24, 5, 6), torch.randperm(30, generator=torch.Generator().manual_seed(0))
+    sar = optical.flatten(1)[:, order].reshape(24, 3, 10)
+    optical[:, 2, 3] = 0
+    sar[:, 1, 4] = 0
+    found = nearest_anywhere(optical, sar)
+    gone = {2 * 6 + 3, int(order[14])}
+    assert set(found.optical.tolist()) == set(range(30)) - gone
+    assert order[found.sar].equal(found.optical)
+    torch.testing.assert_close(found.sar_xy, torch.stack([found.sar % 10, found.sar // 10], dim=1).to(found.sar_xy))
+
+
+def test_anywhere_finds_nothing_where_nothing_is_valid():
+    assert len(nearest_anywhere(torch.zeros(5, 3, 4), noise(5, 3, 4).float()).similarity) == 0
+    assert len(nearest_anywhere(noise(5, 3, 4).float(), torch.zeros(5, 3, 4)).similarity) == 0

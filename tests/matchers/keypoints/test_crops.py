@@ -1,0 +1,142 @@
+"""keypoints/crops: which pixels of either scene a tile shows, and how."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from support.rasters import TEXTURE_TRANSFORM, UTM, write_raster
+
+from sn9reg.matchers.keypoints.crops import TILE, Cropper
+from sn9reg.raster.scene import open_pair
+
+OPTICAL, SAR = (61, 40), (90, 77)  # x, y of what is bright
+WIDTH, HEIGHT = 140, 120
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    """Of two scenes that are dark but for 2 x 2 pixels each: the bright one and, less bright, those right of and below
+    it. The last 30 columns of the SAR scene hold nothing."""
+    folder = tmp_path_factory.mktemp("points")
+    for name, (x, y) in (("optical", OPTICAL), ("sar", SAR)):
+        values = np.random.default_rng(x).uniform(10, 12, (HEIGHT, WIDTH))
+        values[y : y + 2, x : x + 2] = 30
+        values[y, x] = 200
+        if name == "sar":
+            values[:, -30:] = 0
+        write_raster(folder / f"{name}.tif", values[None].astype(np.float32), TEXTURE_TRANSFORM, UTM, nodata=0)
+    with open_pair(folder / "optical.tif", folder / "sar.tif") as opened:
+        yield opened
+
+
+def brightest(image):
+    """x, y."""
+    row, col = np.unravel_index(image.argmax(), image.shape)
+    return int(col), int(row)
+
+
+def moved(place, dx, dy):
+    return np.array([place[0] + dx, place[1] + dy])
+
+
+@pytest.mark.parametrize("side", [16, 31, 32])
+@pytest.mark.parametrize(("dx", "dy"), [(0, 0), (0.4, -0.4), (-0.49, 0.3)])
+def test_the_nearest_pixel_lies_in_the_middle_of_a_tile(pair, side, dx, dy):
+    crop = Cropper(pair, side).read(moved(OPTICAL, dx, dy), moved(SAR, dy, dx))
+    assert crop.optical.shape == crop.sar.shape == (side, side)
+    assert brightest(crop.optical) == brightest(crop.sar) == (side // 2, side // 2)
+
+
+@pytest.mark.parametrize(("dx", "dy"), [(3, 0), (0, 5), (-6, 2)])
+def test_each_scene_is_cut_at_its_own_place(pair, dx, dy):
+    """A place to the right of what is bright shows it on the left."""
+    crop = Cropper(pair, 32).read(moved(OPTICAL, dx, dy), moved(SAR, -dx, -dy))
+    assert brightest(crop.optical) == (16 - dx, 16 - dy)
+    assert brightest(crop.sar) == (16 + dx, 16 + dy)
+
+
+def test_a_corner_is_where_the_first_pixel_lies(pair):
+    cropper = Cropper(pair, 32)
+    crop = cropper.read(moved(OPTICAL, 2.7, -3.1), moved(SAR, -4.2, 1.6))
+    for image, corner, place in ((crop.optical, crop.optical_corner, OPTICAL), (crop.sar, crop.sar_corner, SAR)):
+        assert tuple(corner + brightest(image)) == place
+    many = np.array([[[2.7, 3.1], [-4.2, 1.6]], [[0, 0], [99.4, 17]]])
+    assert cropper.corner(many).tolist() == [[[-13, -13], [-20, -14]], [[-16, -16], [83, 1]]]
+
+
+def test_a_tile_is_that_of_the_paper_if_nothing_is_said(pair):
+    crop = Cropper(pair).read(moved(OPTICAL, 0, 0), moved(SAR, 0, 0))
+    assert crop.optical.shape == crop.sar.shape == (TILE, TILE) == (256, 256)
+
+
+def test_images_are_standardised_over_what_is_valid(pair):
+    crop = Cropper(pair, 32).read(np.array([30, 80]), np.array([100, 30]))
+    assert crop.optical_valid.all()
+    assert crop.sar_valid[:, :26].all()
+    assert not crop.sar_valid[:, 26:].any()
+    for values in (crop.optical, crop.sar[:, :26]):
+        assert values.dtype == np.float32
+        assert values.mean() == pytest.approx(0, abs=1e-3)
+        assert values.std() == pytest.approx(1, abs=1e-2)
+    assert not crop.sar[:, 26:].any()
+
+
+@pytest.mark.parametrize(
+    ("place", "inside"),
+    [
+        ((0, 60), np.s_[:, 16:]),
+        ((WIDTH - 1, 60), np.s_[:, :17]),
+        ((60, 0), np.s_[16:, :]),
+        ((60, HEIGHT - 1), np.s_[:17, :]),
+        ((-10, HEIGHT + 5), np.s_[:11, 26:]),
+    ],
+)
+def test_beyond_the_border_there_is_nothing(pair, place, inside):
+    crop = Cropper(pair, 32).read(np.array(place), np.array(SAR))
+    there = np.zeros((32, 32), bool)
+    there[inside] = True
+    assert np.array_equal(crop.optical_valid, there)
+    assert np.array_equal(crop.optical != 0, there)
+
+
+@pytest.mark.parametrize("place", [(-500, 60), (60, 9000)])
+def test_a_tile_wholly_outside_is_empty(pair, place):
+    crop = Cropper(pair, 32).read(np.array(place), np.array(place))
+    for image in (crop.optical, crop.sar, crop.optical_valid, crop.sar_valid):
+        assert image.shape == (32, 32)
+        assert not image.any()
+
+
+@pytest.mark.parametrize("factor", [2, 4])
+def test_coarser_places_are_those_of_coarser_pixels(pair, factor):
+    optical, sar = (np.array(place) // factor for place in (OPTICAL, SAR))
+    crop = Cropper(pair, 16).read(optical + 0.3, sar - [3, 1], factor)
+    assert brightest(crop.optical) == (8, 8)
+    assert brightest(crop.sar) == (11, 9)
+    assert tuple(crop.optical_corner) == tuple(optical - 8)
+    assert tuple(crop.sar_corner) == tuple(sar - [3, 1] - 8)
+
+
+def test_intensities_are_shown_by_their_logarithm_and_decibels_as_they_are(tmp_path):
+    texture = np.random.default_rng(0).uniform(-20, -5, (1, 80, 80)).astype(np.float32)
+    write_raster(tmp_path / "decibel.tif", texture, TEXTURE_TRANSFORM, UTM)
+    write_raster(tmp_path / "intensity.tif", 1e6 * 10 ** (texture / 10), TEXTURE_TRANSFORM, UTM)
+    shown = []
+    for name in ("decibel", "intensity"):
+        with open_pair(tmp_path / "decibel.tif", tmp_path / f"{name}.tif") as opened:
+            shown.append(Cropper(opened, 64).read(np.array([40, 40]), np.array([40, 40])).sar)
+    assert np.corrcoef(shown[0].ravel(), shown[1].ravel())[0, 1] > 0.98
+    assert shown[0].min() == pytest.approx(-np.sqrt(3), abs=0.1)  # of even values
+
+
+def test_sar_tiles_of_one_scene_share_one_floor(tmp_path):
+    """A dark tile's speckle is not raised to that of a bright one's."""
+    random = np.random.default_rng(0)
+    values = random.gamma(4, 1 / 4, (1, 80, 200)).astype(np.float32)
+    values[..., :70] *= 0.01
+    write_raster(tmp_path / "sar.tif", 100 * values, TEXTURE_TRANSFORM, UTM)
+    with open_pair(tmp_path / "sar.tif", tmp_path / "sar.tif") as opened:
+        cropper = Cropper(opened, 64)
+        wide = cropper.read(np.array([70, 40]), np.array([70, 40])).sar
+    dark, bright = wide[:, :30], wide[:, 34:]
+    assert dark.std() < 0.3 * bright.std()

@@ -1,0 +1,326 @@
+"""keypoints/detector: keypoints in pixels of the searched scene, and places with nothing to look at."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+import torch
+from scipy.ndimage import gaussian_filter
+from support.rasters import TEXTURE_TRANSFORM, UTM, fields, write_raster
+from torch import nn
+
+from sn9reg.matchers.keypoints.crops import Cropper
+from sn9reg.matchers.keypoints.detector import Detector, structure
+from sn9reg.matchers.keypoints.heatmap import gaussian
+from sn9reg.matchers.keypoints.network import HeatmapUNet
+from sn9reg.progress import listening
+from sn9reg.raster.radiometry import standardise
+from sn9reg.raster.scene import open_pair
+
+SIDE = 64
+WIDTH, HEIGHT = 260, 220
+BRIGHT = {"optical": (101, 84), "sar": (140, 122)}  # x, y; far from the borders
+OTHER = {"optical": "sar", "sar": "optical"}
+both_ways = pytest.mark.parametrize("finds", ["optical", "sar"])
+
+
+class BrightestPixel(nn.Module):
+    """A detector that finds the brightest pixel of the tile that is searched, by peaks of 0.8; it notes how bright the
+    middle pixel of the other is, and how many tiles came at once."""
+
+    def __init__(self, finds, sigma=3.0):
+        super().__init__()
+        self.finds, self.sigma, self.middles, self.batches = finds, sigma, [], []
+
+    def forward(self, optical, sar):
+        assert optical.shape == sar.shape
+        assert not self.training
+        searched, other = (sar, optical) if self.finds == "sar" else (optical, sar)
+        side = searched.shape[-1]
+        self.middles += other[:, 0, side // 2, side // 2].tolist()
+        self.batches.append(len(optical))
+        index = searched[:, 0].flatten(1).argmax(dim=1)
+        place = torch.stack([index % side, index // side], dim=1).float()
+        rival = 0.3 * gaussian(torch.zeros_like(place), side, 1.0)
+        return torch.maximum(0.8 * gaussian(place, side, self.sigma), rival)
+
+
+def scene_values(seed, bright):
+    """Structure, and a point of 2 x 2 pixels that outshines it; of them the first does most."""
+    values = 60 + 40 * fields(WIDTH, seed)[:HEIGHT]
+    x, y = bright
+    values[y : y + 2, x : x + 2] = 1000
+    values[y, x] = 1500
+    return values
+
+
+@contextmanager
+def opened(folder, optical=None, sar=None, side=SIDE):
+    """A cropper of scenes of structure, or of those given."""
+    given = {"optical": optical, "sar": sar}
+    for k, (name, values) in enumerate(given.items()):
+        values = scene_values(k, BRIGHT[name]) if values is None else values
+        write_raster(folder / f"{name}.tif", values[None].astype(np.float32), TEXTURE_TRANSFORM, UTM, nodata=0)
+    with open_pair(folder / "optical.tif", folder / "sar.tif") as pair:
+        yield Cropper(pair, side)
+
+
+@pytest.fixture(scope="module")
+def cropper(tmp_path_factory):
+    with opened(tmp_path_factory.mktemp("scenes")) as made:
+        yield made
+
+
+def around(place, count=7, reach=20, seed=0):
+    """(count, 2) places at most `reach` away per axis, between pixels."""
+    return np.random.default_rng(seed).uniform(-reach, reach, (count, 2)) + place
+
+
+# --- coordinates -----------------------------------------------------------------------------------------------------
+
+
+@both_ways
+@pytest.mark.parametrize("subpixel", [True, False])
+def test_keypoints_are_in_pixels_of_the_searched_scene(finds, subpixel, cropper):
+    middle, places = around(BRIGHT[OTHER[finds]], seed=1), around(BRIGHT[finds])
+    found = Detector(BrightestPixel(finds), subpixel).find(cropper, middle, places)
+    assert found.usable.all()
+    assert found.xy == pytest.approx(np.tile(BRIGHT[finds], (7, 1)), abs=0.05 if subpixel else 1e-9)
+    assert np.array_equal(found.middle, np.rint(middle))
+
+
+@both_ways
+def test_what_is_looked_for_lies_in_the_middle_of_the_other_tile(finds, cropper):
+    network, bright = BrightestPixel(finds), BRIGHT[OTHER[finds]]
+    middle = np.array([[0.3, -0.4], [0, 9], [9, 0]]) + bright
+    found = Detector(network).find(cropper, middle, around(BRIGHT[finds], 3))
+    assert np.array_equal(found.middle - bright, [[0, 0], [0, 9], [9, 0]])
+    assert network.middles[0] == pytest.approx(4.0)  # standardised, and cut there
+    assert max(network.middles[1:]) < 2
+
+
+@both_ways
+@pytest.mark.parametrize("factor", [2, 4])
+def test_at_a_coarser_level_all_is_in_its_pixels(finds, factor, tmp_path):
+    """What is bright fills one coarse pixel."""
+    values = [60 + 40 * fields(WIDTH, seed)[:HEIGHT] for seed in (0, 1)]
+    coarse = {"optical": (33, 24), "sar": (37, 30)}
+    for image, (x, y) in zip(values, coarse.values(), strict=True):
+        image[y * factor : (y + 1) * factor, x * factor : (x + 1) * factor] = 1000
+    network = BrightestPixel(finds)
+    with opened(tmp_path, *values, side=32) as made:
+        middle = np.array([[0.2, -0.3], [4.4, 1.1]]) + coarse[OTHER[finds]]
+        places = np.array([[0.0, 0.0], [3.2, -7.7]]) + coarse[finds]
+        found = Detector(network, subpixel=False, structure=False).find(made, middle, places, factor)
+    assert found.usable.all()
+    assert np.array_equal(found.xy, [coarse[finds]] * 2)
+    assert np.array_equal(found.middle, np.rint(middle))
+    assert network.middles[0] > 3.9 > network.middles[1]
+
+
+def test_peaks_are_described(cropper):
+    found = Detector(BrightestPixel("sar")).find(cropper, around(BRIGHT["optical"]), around(BRIGHT["sar"], reach=3))
+    assert found.height == pytest.approx(np.full(7, 0.8))
+    assert found.rival == pytest.approx(np.full(7, 0.3))
+    broad = Detector(BrightestPixel("sar", 6.0)).find(cropper, around(BRIGHT["optical"]), around(BRIGHT["sar"]))
+    assert (broad.spread > 1.5 * found.spread).all()
+    assert (found.spread > 0.5).all()
+
+
+# --- heatmaps --------------------------------------------------------------------------------------------------------
+
+
+@both_ways
+@pytest.mark.parametrize("pool", [1, 4])
+@pytest.mark.parametrize("batch", [2, 16])
+def test_heatmaps_themselves_are_means_of_pixels(finds, pool, batch, cropper):
+    middle, places = around(BRIGHT[OTHER[finds]], 5), around(BRIGHT[finds], 5, seed=1)
+    middle[2] = [-400, 50]
+    detector = Detector(BrightestPixel(finds), batch=batch)
+    heatmaps, usable = detector.heatmaps(cropper, middle, places, 1, pool)
+    assert usable.tolist() == [True, True, False, True, True]
+    assert heatmaps.shape == (5, SIDE // pool, SIDE // pool)
+    assert not heatmaps[2].any()
+    place = torch.from_numpy(BRIGHT[finds] - cropper.corner(places)).float()
+    whole = torch.maximum(0.8 * gaussian(place, SIDE, 3.0), 0.3 * gaussian(torch.zeros_like(place), SIDE, 1.0))
+    expected = whole.unfold(1, pool, pool).unfold(2, pool, pool).mean(dim=(3, 4))
+    torch.testing.assert_close(heatmaps[usable], expected[usable])
+
+
+def test_heatmaps_at_a_coarser_level_are_those_that_keypoints_are_read_from(cropper):
+    torch.manual_seed(0)
+    detector = Detector(HeatmapUNet("sar", depth=2, decoder=(8, 8)), subpixel=False, structure=False)
+    middle, places = around([60, 50], 3, 5), around([65, 55], 3, 5, seed=1)
+    found = detector.find(cropper, middle, places, 2)
+    heatmaps, usable = detector.heatmaps(cropper, middle, places, 2, 1)
+    assert usable.all()
+    assert heatmaps.amax(dim=(1, 2)).tolist() == pytest.approx(found.height.tolist())
+    index = heatmaps.flatten(1).argmax(dim=1).numpy()
+    assert np.array_equal(np.column_stack([index % SIDE, index // SIDE]) + cropper.corner(places), found.xy)
+
+
+# --- batches ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3, 7, 100])
+def test_tiles_go_through_the_network_in_batches(batch, cropper):
+    network = BrightestPixel("sar")
+    Detector(network, batch=batch).find(cropper, around(BRIGHT["optical"]), around(BRIGHT["sar"]))
+    assert network.batches == [batch] * (7 // batch) + [7 % batch] * (7 % batch > 0)
+
+
+@both_ways
+def test_a_real_network_finds_the_same_in_batches_of_any_size(finds, cropper):
+    torch.manual_seed(0)
+    network = HeatmapUNet(finds, depth=2, decoder=(8, 8), similarity=(1,))
+    middle, places = around(BRIGHT[OTHER[finds]], 5), around(BRIGHT[finds], 5, seed=1)
+    whole, single = (Detector(network, batch=batch).find(cropper, middle, places) for batch in (16, 1))
+    assert whole.usable.all()
+    assert np.ptp(whole.height) > 0
+    for name in ("xy", "middle", "height", "rival", "spread"):
+        assert getattr(single, name) == pytest.approx(getattr(whole, name), rel=1e-3, abs=1e-3), name
+
+
+@pytest.mark.parametrize(("batch", "expected"), [(16, [1]), (3, [3 / 7, 6 / 7, 1]), (1, np.arange(1, 8) / 7)])
+def test_progress_goes_up_to_a_whole(batch, expected, cropper):
+    heard = []
+    with listening(heard.append):
+        Detector(BrightestPixel("sar"), batch=batch).find(cropper, around(BRIGHT["optical"]), around(BRIGHT["sar"]))
+    assert heard == pytest.approx(list(expected))
+
+
+def test_no_places_give_no_keypoints(cropper):
+    found = Detector(BrightestPixel("sar")).find(cropper, np.zeros((0, 2)), np.zeros((0, 2)))
+    assert found.xy.shape == found.middle.shape == (0, 2)
+    assert len(found.height) == len(found.rival) == len(found.spread) == len(found.usable) == 0
+
+
+# --- places at which there is nothing to look at ---------------------------------------------------------------------
+
+
+@both_ways
+@pytest.mark.parametrize("batch", [1, 2, 16])
+def test_places_outside_either_scene_are_not_usable_and_leave_the_others_theirs(finds, batch, cropper):
+    middle, places = around(BRIGHT[OTHER[finds]], 6), around(BRIGHT[finds], 6, seed=1)
+    outside = np.array([True, False, False, True, True, False])
+    middle[[0, 3]], places[[3, 4]] = [-400, 50], [50, 4000]
+    network = BrightestPixel(finds)
+    heard = []
+    with listening(heard.append):
+        found = Detector(network, batch=batch).find(cropper, middle, places)
+    assert np.array_equal(found.usable, ~outside)
+    assert sum(network.batches) == 3
+    assert found.xy[~outside] == pytest.approx(np.tile(BRIGHT[finds], (3, 1)), abs=0.05)
+    assert np.array_equal(found.middle[~outside], np.rint(middle[~outside]))
+    assert (found.height[~outside] > 0).all()
+    assert not found.height[outside].any()
+    assert heard[-1] == 1
+
+
+@both_ways
+@pytest.mark.parametrize("empty", ["optical", "sar"])
+def test_tiles_of_which_less_than_a_quarter_is_valid_are_not_usable(finds, empty, tmp_path):
+    """Nor are those of which the middle, that which is looked for, is not."""
+    values = {name: scene_values(0, place) for name, place in BRIGHT.items()}
+    values[empty][:, :130] = 0
+    places = np.array([[130 - 20, 110], [130 - 12, 110], [130, 110], [170, 110]], float)  # 0.19, 0.31, 0.5, all
+    with opened(tmp_path, **values) as made:
+        found = Detector(BrightestPixel(finds), structure=False).find(made, places, places)
+    assert found.usable.tolist() == [False, empty == finds, True, True]
+
+
+@both_ways
+def test_what_is_looked_for_must_not_lie_in_a_hole(finds, tmp_path):
+    values = {name: scene_values(0, place) for name, place in BRIGHT.items()}
+    values[OTHER[finds]][110, 170] = 0
+    places = np.array([[170, 110], [170, 111], [169, 110]], float)
+    with opened(tmp_path, **values) as made:
+        found = Detector(BrightestPixel(finds)).find(made, places, places)
+    assert found.usable.tolist() == [False, True, True]
+
+
+class AlwaysThere(nn.Module):
+    """A detector that finds a keypoint at one place of every tile."""
+
+    def __init__(self, finds, place):
+        super().__init__()
+        self.finds, self.place = finds, torch.tensor([place])
+
+    def forward(self, optical, sar):
+        return 0.8 * gaussian(self.place.expand(len(optical), 2), SIDE, 3.0)
+
+
+@both_ways
+@pytest.mark.parametrize(
+    ("place", "seen"), [((10.0, 40.0), False), ((40.0, 10.0), True), ((31.3, 20.0), False), ((31.7, 20.0), True)]
+)
+def test_a_peak_on_no_valid_pixel_has_no_height(finds, place, seen, tmp_path):
+    """The first tile's upper left pixel lies 32 columns left of what is valid."""
+    values = {name: scene_values(0, place) for name, place in BRIGHT.items()}
+    values[finds][:, :130] = 0
+    places = np.array([[130, 110], [200, 110]], float)
+    with opened(tmp_path, **values) as made:
+        found = Detector(AlwaysThere(finds, place)).find(made, places, places)
+    assert found.usable.all()
+    assert found.height[1] > 0.7
+    assert (found.height[0] > 0.7) if seen else (found.height[0] == 0)
+    assert found.xy == pytest.approx(places - SIDE // 2 + place, abs=0.05)
+
+
+@pytest.mark.parametrize("flat", ["optical", "sar"])
+@pytest.mark.parametrize("looks_for_structure", [True, False])
+def test_a_constant_image_is_not_usable(flat, looks_for_structure, tmp_path):
+    values = {name: scene_values(0, place) for name, place in BRIGHT.items()}
+    values[flat][:, 130:] = 77
+    places = np.array([[60, 110], [200, 110]], float)
+    with opened(tmp_path, **values) as made:
+        found = Detector(BrightestPixel("sar"), structure=looks_for_structure).find(made, places, places)
+    assert found.usable.tolist() == [True, False]
+
+
+@both_ways
+@pytest.mark.parametrize("noisy", ["optical", "sar"])
+def test_noise_is_not_looked_at_unless_told_to(finds, noisy, tmp_path):
+    values = {name: 60 + 40 * fields(WIDTH, 0)[:HEIGHT] for name in BRIGHT}
+    values[noisy][:, 130:] = 60 * np.random.default_rng(0).gamma(4, 1 / 4, (HEIGHT, 130))
+    places = np.array([[60, 110], [200, 110]], float)
+    with opened(tmp_path, **values) as made:
+        careful, bold = (Detector(BrightestPixel(finds), structure=s).find(made, places, places) for s in (True, False))
+    assert careful.usable.tolist() == [True, False]
+    assert bold.usable.tolist() == [True, True]
+
+
+# --- structure -------------------------------------------------------------------------------------------------------
+
+
+def shown(image):
+    return standardise(image.astype(np.float32), np.ones(image.shape, bool))
+
+
+@pytest.mark.parametrize("side", [64, 256])
+def test_structure_is_little_in_noise_and_most_of_smooth_ground(side):
+    random = np.random.default_rng(0)
+    noise, speckle = random.normal(size=(side, side)), np.log(random.gamma(1, 1, (side, side)))
+    blobs, sharp = gaussian_filter(random.normal(size=(side, side)), 6), fields(side, 0)
+    assert structure(shown(noise)) < 0.03
+    assert structure(shown(speckle)) < 0.03
+    assert structure(shown(blobs)) > 0.7
+    assert structure(shown(sharp)) > 0.3
+    mixed = [structure(shown(blobs / blobs.std() + strength * noise)) for strength in (0, 0.5, 1, 2, 4)]
+    assert mixed == sorted(mixed, reverse=True)
+
+
+def test_structure_is_that_of_the_middle():
+    random = np.random.default_rng(0)
+    ground, noise = shown(fields(128, 0)), shown(random.normal(size=(128, 128)))
+    rim = np.ones((128, 128), bool)
+    rim[32:-32, 32:-32] = False
+    assert structure(np.where(rim, ground, noise)) == structure(noise)
+    assert structure(np.where(rim, noise, ground)) == structure(ground)
+
+
+@pytest.mark.parametrize("level", [0.0, 0.7, -4.0])
+def test_a_constant_middle_has_no_structure(level):
+    assert structure(np.full((64, 64), level, np.float32)) == 0

@@ -1,0 +1,137 @@
+"""keypoints/heatmap: a label's shape, and how well its place is read again."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from sn9reg.matchers.keypoints.heatmap import SIGMA, gaussian, read_keypoints
+
+
+def label(*places, side=160, sigma=SIGMA):
+    return gaussian(torch.tensor(places, dtype=torch.float64), side, sigma)
+
+
+# --- labels ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sigma", [3.0, SIGMA])
+def test_a_label_is_1_at_its_place_and_falls_by_the_bell_curve(sigma):
+    step = int(sigma)
+    image = label((50, 20), side=100, sigma=sigma)[0]
+    assert image.shape == (100, 100)
+    assert image[20, 50] == 1
+    assert image.max() == 1
+    for distance, row, col in [(step, 20, 50 + step), (step, 20 + step, 50), (math.hypot(2, 5), 22, 45)]:
+        assert image[row, col] == pytest.approx(math.exp(-(distance**2) / (2 * sigma**2)))
+    assert image[20, 50 + step] == pytest.approx(math.exp(-0.5))
+
+
+def test_x_is_the_column_and_y_the_row():
+    image = label((11, 40), side=64)[0]
+    assert divmod(int(image.argmax()), 64) == (40, 11)
+
+
+def test_each_of_a_batch_has_its_own_place():
+    labels = label((11, 40), (30.4, 5.2), side=64)
+    assert labels.shape == (2, 64, 64)
+    assert [divmod(int(one.argmax()), 64) for one in labels] == [(40, 11), (5, 30)]
+    torch.testing.assert_close(labels[1], label((30.4, 5.2), side=64)[0])
+
+
+def test_a_place_may_lie_outside():
+    image = label((-SIGMA, 30), (200, 30), side=64)
+    assert image[0, 30, 0] == pytest.approx(math.exp(-0.5))
+    assert divmod(int(image[0].argmax()), 64) == (30, 0)
+    assert 0 <= image[1].max() < 1e-9
+
+
+# --- what is read ----------------------------------------------------------------------------------------------------
+
+PLACES = [(80.0, 80.0), (70.3, 91.6), (80.5, 60.5), (99.99, 50.01), (60.25, 110.75)]
+
+
+def test_a_place_between_pixels_is_read_to_a_twentieth():
+    found = read_keypoints(label(*PLACES))
+    assert found.xy.shape == (len(PLACES), 2)
+    assert (found.xy - torch.tensor(PLACES, dtype=torch.float64)).abs().max() < 0.05
+
+
+def test_the_highest_pixel_is_a_whole_one():
+    found = read_keypoints(label(*PLACES), subpixel=False)
+    assert torch.equal(found.xy, found.xy.round())
+    assert (found.xy - torch.tensor(PLACES, dtype=torch.float64)).abs().max() <= 0.5
+
+
+@pytest.mark.parametrize("subpixel", [True, False])
+def test_a_tile_need_not_be_square(subpixel):
+    wide = label((90, 45))[:, :90]
+    assert read_keypoints(wide, subpixel).xy[0].tolist() == pytest.approx([90, 45])
+    assert read_keypoints(wide.mT, subpixel).xy[0].tolist() == pytest.approx([45, 90])
+
+
+def test_a_broad_and_flat_peak_is_read_in_its_middle():
+    """The highest pixel of a plateau is its first."""
+    flat = label((70, 90)).clamp_max(0.8)
+    assert read_keypoints(flat).xy[0].tolist() == pytest.approx([70, 90], abs=0.05)
+    assert math.dist(read_keypoints(flat, subpixel=False).xy[0].tolist(), (70, 90)) > 3
+
+
+def test_what_is_low_or_far_does_not_draw_a_place():
+    clean = label((60, 70))
+    cluttered = clean + 0.3 + 0.05 * torch.rand(clean.shape, generator=torch.Generator().manual_seed(0))
+    cluttered = torch.maximum(cluttered, 1.1 * label((130, 130), sigma=4))
+    assert read_keypoints(cluttered).xy[0].tolist() == pytest.approx([60, 70], abs=0.5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_height_is_that_of_the_peak(dtype):
+    found = read_keypoints(torch.cat([0.37 * label((80, 80)), 0.9 * label((60, 50))]).to(dtype))
+    assert found.height.tolist() == pytest.approx([0.37, 0.9])
+    assert found.xy.dtype == found.spread.dtype == dtype
+
+
+def test_a_rival_is_no_part_of_the_peak():
+    alone = label((50, 50))
+    assert read_keypoints(alone).rival[0] == pytest.approx(math.exp(-4.5), rel=0.1)  # three sigmas away
+    beside = torch.maximum(alone, 0.6 * label((50 + 2 * SIGMA, 50), sigma=2.0))
+    assert read_keypoints(beside).rival[0] < 0.02
+    apart = torch.maximum(alone, 0.6 * label((110, 120), sigma=2.0))
+    assert read_keypoints(apart).rival[0] == pytest.approx(0.6)
+    assert read_keypoints(beside, sigma=6.0).rival[0] == pytest.approx(0.6)
+
+
+def test_a_tile_that_is_all_peak_has_no_rival():
+    assert read_keypoints(label((16, 16), side=32)).rival[0] == 0
+
+
+def test_spread_grows_with_the_peak():
+    """Of what stands above half a bell curve's height it is 0.466 sigma."""
+    for sigma in (4.0, 8.0, SIGMA, 18.0):
+        assert read_keypoints(label((80, 80), sigma=sigma)).spread[0] == pytest.approx(0.466 * sigma, rel=0.02)
+
+
+def test_spread_is_the_mean_of_both_axes():
+    columns, rows = (label((80, 80), sigma=sigma)[0, 80] for sigma in (6.0, 12.0))
+    oblong = rows[None, :, None] * columns[None, None, :]
+    assert read_keypoints(oblong).spread[0] == pytest.approx(0.466 * math.sqrt((6**2 + 12**2) / 2), rel=0.02)
+    assert read_keypoints(oblong.mT).spread[0] == pytest.approx(float(read_keypoints(oblong).spread[0]))
+
+
+@pytest.mark.parametrize("level", [0.0, 0.5])
+def test_a_heatmap_that_shows_nothing_is_read_without_a_fault(level):
+    found = read_keypoints(torch.full((2, 64, 64), level))
+    assert found.height.tolist() == [level, level]
+    for values in (found.xy, found.rival, found.spread):
+        assert values.isfinite().all()
+
+
+def test_each_of_a_batch_is_read_by_itself():
+    batch = torch.cat([label((80, 80)), 0.5 * label((60.4, 50)), label((100, 90), sigma=5.0)])
+    together = read_keypoints(batch)
+    for k in range(3):
+        alone = read_keypoints(batch[k : k + 1])
+        for name in ("xy", "height", "rival", "spread"):
+            torch.testing.assert_close(getattr(alone, name)[0], getattr(together, name)[k])

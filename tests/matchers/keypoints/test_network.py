@@ -1,0 +1,217 @@
+"""networks/heatmap_unet: one heatmap from two encoders, what is refused, where the middle of a tile is found again."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from sn9reg.errors import ConfigError
+from sn9reg.matchers.keypoints.network import HeatmapUNet, MiddleSimilarity
+
+SMALL = {"depth": 3, "decoder": (8, 8, 8)}
+MIXED = {"optical_encoder": "resnet18", "sar_encoder": "tu-regnetx_002"}
+both_ways = pytest.mark.parametrize("finds", ["optical", "sar"])
+with_and_without = pytest.mark.parametrize("similarity", [(), (1, 3)], ids=["paper", "similarity"])
+
+
+def network(finds="sar", **options):
+    torch.manual_seed(0)
+    return HeatmapUNet(finds, **(SMALL | options))
+
+
+def tiles(batch=2, side=64):
+    generator = torch.Generator().manual_seed(1)
+    return [torch.randn(batch, 1, side, side, generator=generator) for _ in "os"]
+
+
+# --- heatmaps --------------------------------------------------------------------------------------------------------
+
+
+@both_ways
+@with_and_without
+@pytest.mark.parametrize("encoders", [{}, MIXED], ids=["same", "mixed"])
+def test_a_heatmap_between_0_and_1_as_large_as_the_tiles(finds, similarity, encoders):
+    with torch.no_grad():
+        heatmap = network(finds, similarity=similarity, **encoders)(*tiles())
+    assert heatmap.shape == (2, 64, 64)
+    assert heatmap.dtype == torch.float32
+    assert heatmap.min() > 0
+    assert heatmap.max() < 1
+    assert heatmap.std() > 1e-3
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4, 5])
+def test_any_multiple_of_the_divisor_will_do(depth):
+    shallow = network(depth=depth, decoder=(8,) * depth, similarity=(depth,))
+    assert shallow.divisor == 2**depth
+    optical, sar = (tile[..., : 3 * shallow.divisor, : 2 * shallow.divisor] for tile in tiles(side=96))
+    with torch.no_grad():
+        assert shallow(optical, sar).shape == optical[:, 0].shape
+
+
+@both_ways
+def test_each_tile_of_a_batch_has_a_heatmap_of_its_own(finds):
+    optical, sar = tiles(3)
+    trained = network(finds, similarity=(2,)).eval()
+    with torch.no_grad():
+        whole = trained(optical, sar)
+        for k in range(3):
+            torch.testing.assert_close(trained(optical[k : k + 1], sar[k : k + 1])[0], whole[k], atol=1e-5, rtol=1e-4)
+    assert (whole[0] - whole[1]).abs().max() > 1e-4
+
+
+@with_and_without
+def test_either_tile_changes_the_heatmap(similarity):
+    optical, sar = tiles(1)
+    trained = network(similarity=similarity).eval()
+    with torch.no_grad():
+        whole = trained(optical, sar)
+        for other in (trained(optical.flip(-1), sar), trained(optical, sar.flip(-1))):
+            assert (other - whole).abs().max() > 1e-4
+
+
+@with_and_without
+def test_gradients_reach_all_of_both_encoders(similarity):
+    trained = network(similarity=similarity, **MIXED)
+    trained(*tiles()).mean().backward()
+    for name, parameter in trained.named_parameters():
+        assert parameter.grad is not None, name
+    for encoder in (trained.optical, trained.sar):
+        assert sum(float(p.grad.abs().sum()) for p in encoder.parameters()) > 0
+
+
+# --- levels ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("similarity", [(), (1,), (3, 2), (1, 2, 3)])
+def test_a_level_has_the_channels_of_both_encoders_and_one_of_similarity(similarity):
+    mixed, given = network(similarity=similarity, **MIXED), {}
+    mixed.decoder.register_forward_pre_hook(lambda module, args: given.update(enumerate(args[0])))
+    with torch.no_grad():
+        mixed(*tiles())
+    widths = {name: [64, 64, 128] if name == "resnet18" else [32, 24, 56] for name in MIXED.values()}
+    for level in (1, 2, 3):
+        expected = sum(channels[level - 1] for channels in widths.values()) + (level in similarity)
+        assert given[level].shape == (2, expected, 64 // 2**level, 64 // 2**level), level
+
+
+def test_the_encoders_share_no_weights():
+    same = network()
+    assert not torch.equal(same.optical.conv1.weight, same.sar.conv1.weight)
+    addresses = [{p.data_ptr() for p in encoder.parameters()} for encoder in (same.optical, same.sar)]
+    assert not addresses[0] & addresses[1]
+
+
+def test_the_network_of_the_paper_has_nothing_that_compares():
+    names = {name.split(".")[0] for name, _ in network().named_parameters()}
+    assert names == {"optical", "sar", "decoder", "head"}
+
+
+@pytest.mark.parametrize(("depth", "kept"), [(5, 4), (4, 3), (3, 2), (2, 1), (1, 0)])
+def test_stages_of_a_resnet_that_a_smaller_depth_leaves_out_are_dropped(depth, kept):
+    shallow = network(depth=depth, decoder=(8,) * depth)
+    for encoder in (shallow.optical, shallow.sar):
+        assert [hasattr(encoder, f"layer{k}") for k in (1, 2, 3, 4)] == [k <= kept for k in (1, 2, 3, 4)]
+
+
+# --- what is refused -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("modality", ["optical", "sar"])
+@pytest.mark.parametrize("name", ["resnet19", "tu-resnet19", "", None, 18])
+def test_an_encoder_that_there_is_not_is_named(modality, name):
+    with pytest.raises(ConfigError) as caught:
+        network(**{f"{modality}_encoder": name})
+    assert f"no encoder {name!r} of depth 3" in str(caught.value)
+
+
+WRONG = {
+    "no modality": ({"finds": "both"}, "not 'both'"),
+    "too few widths": ({"decoder": (8, 8)}, r"depth 3 wants as many decoder widths, .* not \(8, 8\)"),
+    "too many widths": ({"decoder": [8] * 4}, r"not \[8, 8, 8, 8\]"),
+    "depth of nothing": ({"depth": 0, "decoder": ()}, "depth 0 wants"),
+    "depth below nothing": ({"depth": -1}, "depth -1"),
+    "deeper than encoders are": ({"depth": 6, "decoder": (8,) * 6}, "of depth 6"),
+    "similarity of the image": ({"similarity": (0,)}, r"levels \(0,\); there are 1 to 3"),
+    "similarity below the deepest": ({"similarity": (2, 4)}, r"levels \(2, 4\); there are 1 to 3"),
+    "half a level": ({"similarity": (1.5,)}, r"levels \(1.5,\)"),
+    "half a depth": ({"depth": 3.0}, "depth 3.0 wants"),
+    "one width": ({"decoder": 5}, "as many decoder widths, .* not 5"),
+    "widths of nothing": ({"decoder": (8, 8, 0)}, r"not \(8, 8, 0\)"),
+    "similarity of nothing": ({"sar_encoder": "mit_b0", "similarity": (1,)}, "not both encoders have an output"),
+    "a name on a disk": ({"sar_encoder": "tu-local-dir:/nowhere"}, "no encoder 'tu-local-dir:/nowhere'"),
+}
+
+
+@pytest.mark.parametrize(("options", "message"), WRONG.values(), ids=WRONG)
+def test_what_does_not_belong_together_is_refused(options, message):
+    with pytest.raises(ConfigError, match=message):
+        network(**options)
+
+
+# --- similarity to the middle ----------------------------------------------------------------------------------------
+
+
+def comparing(level=3, width=16):
+    """A similarity whose projections leave features as they are."""
+    module = MiddleSimilarity(width, width, level, width)
+    for projection in (module.optical, module.sar):
+        nn.init.zeros_(projection.bias)
+        with torch.no_grad():
+            projection.weight.copy_(torch.eye(width)[..., None, None])
+    return module
+
+
+def features(height=32, width=32, channels=16, seed=0):
+    return torch.randn(1, channels, height, width, generator=torch.Generator().manual_seed(seed))
+
+
+def highest(surface):
+    index = int(surface[0, 0].argmax())
+    return index % surface.shape[-1], index // surface.shape[-1]
+
+
+@both_ways
+@pytest.mark.parametrize("shift", [(0, 0), (5, -3), (-7, 4), (9, 9)])
+@pytest.mark.parametrize(("height", "width"), [(32, 32), (33, 29), (26, 40)])
+def test_the_peak_lies_where_the_middle_is_found_in_the_searched_tile(finds, shift, height, width):
+    middle = features(height, width)
+    searched = middle.roll(shift[::-1], dims=(2, 3))
+    optical, sar = (middle, searched) if finds == "sar" else (searched, middle)
+    with torch.no_grad():
+        surface = comparing()(optical, sar, finds)
+    assert surface.shape == (1, 1, height, width)
+    assert highest(surface) == (width // 2 + shift[0], height // 2 + shift[1])
+
+
+@pytest.mark.parametrize("level", [1, 2, 3, 4, 5])
+def test_at_each_level_a_tile_is_like_itself_in_the_middle(level):
+    one, module = features(), comparing(level)
+    with torch.no_grad():
+        surface = module(one, one, "sar")
+    assert highest(surface) == (16, 16)
+    assert surface.max() == pytest.approx(float(module.scale.detach()), rel=1e-4)  # a mean cosine of 1
+    assert surface.abs().max() <= surface.max()
+
+
+@pytest.mark.parametrize("side", [1, 2, 3, 4, 8])
+def test_features_smaller_than_what_is_compared(side):
+    with torch.no_grad():
+        surface = comparing(1)(features(side, side), features(side, side), "optical")
+    assert surface.shape == (1, 1, side, side)
+    assert highest(surface) == (side // 2, side // 2)
+
+
+def test_the_strength_of_features_is_nothing_to_similarity():
+    one, other, module = features(), features(seed=1), comparing()
+    with torch.no_grad():
+        torch.testing.assert_close(module(7 * one, 0.1 * other, "sar"), module(one, other, "sar"))
+
+
+@both_ways
+def test_both_projections_are_learned(finds):
+    module = MiddleSimilarity(6, 9, 2)
+    module(features(channels=6), features(channels=9), finds).square().sum().backward()
+    for name, parameter in module.named_parameters():
+        assert parameter.grad.abs().max() > 0, name

@@ -1,0 +1,369 @@
+"""matchers: the contract of all, the registry, and the untrained matcher on pairs whose shift is known.
+
+Networks come with weights that nobody trained. These tell two views of one image apart from anything else, so what they
+are shown is the same image twice, the second as if in decibels.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+from scipy.ndimage import map_coordinates
+from support.matchers import arrays_of, check
+from support.rasters import TEXTURE_TRANSFORM, UTM, fields, pair_of, write_raster
+
+import sn9reg.matchers
+from sn9reg.errors import ConfigError
+from sn9reg.fit.choose import MINIMUM
+from sn9reg.fit.neighbours import witnesses_agree
+from sn9reg.matchers import template
+from sn9reg.matchers.base import Matcher, make_matcher, matcher_classes
+from sn9reg.matchers.dense.descent import to_common, to_level
+from sn9reg.matchers.dense.structure import StructureMatcher
+from sn9reg.raster.scene import Patch, open_pair
+
+# Those that stand for many, each of which must be installed, have tests of their own.
+NAMES = sorted(name for name, item in matcher_classes().items() if not getattr(item, "needs_variant", False))
+
+
+def displacement(matches):
+    return matches.sar_xy - matches.optical_xy
+
+
+def learned(name):
+    """Whether the matcher runs a network of `networks/table.py`."""
+    return hasattr(matcher_classes()[name], "network")
+
+
+@pytest.fixture
+def made(random_weights):
+    """Name -> the matcher; with weights, if it wants some, and a template that fits into what it is shown."""
+
+    def make(name, **options):
+        if learned(name):
+            options = {"weights": str(random_weights(matcher_classes()[name].network)), "template": 48} | options
+        if name == "keypoints":  # with the detectors that ship; tiles of 256 px are dear
+            options = {"max_points": 9} | options
+        return make_matcher(name, **options)
+
+    return make
+
+
+@pytest.fixture
+def near(made):
+    """As `made`, told to look nearby if it can be told."""
+
+    def make(name):
+        known = inspect.signature(matcher_classes()[name]).parameters
+        return made(name, **({"max_offset": 6.0} if "max_offset" in known else {}))
+
+    return make
+
+
+def small(name):
+    """How large the pairs of the contract are: networks are dear."""
+    return (112, 128) if learned(name) else (230, 250)
+
+
+# The networks' features repeat with the pixels that they pool (at most 4 here); untrained, they find such shifts only.
+SHIFT = (8, -4)
+
+# --- the contract ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_matcher_can_be_made_and_has_its_name(name, made):
+    matcher = made(name)
+    assert isinstance(matcher, Matcher)
+    assert matcher.name == name
+    assert type(matcher) is matcher_classes()[name]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_all_of_a_matchers_configuration_are_keyword_arguments_with_defaults(name, made):
+    parameters = inspect.signature(matcher_classes()[name]).parameters
+    assert all(p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) for p in parameters.values())
+    defaults = {key: p.default for key, p in parameters.items()}
+    assert inspect.Parameter.empty not in defaults.values()
+    assert isinstance(made(name, **{k: v for k, v in defaults.items() if k != "weights"}), Matcher)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_unknown_option_is_refused_and_those_there_are_named(name):
+    with pytest.raises(ConfigError, match=f"matcher '{name}' has no option colour; it has: ") as caught:
+        make_matcher(name, colour="blue")
+    for option in inspect.signature(matcher_classes()[name]).parameters:
+        assert option in str(caught.value)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_match_finds_a_known_shift_and_the_same_again(name, near, tmp_path):
+    with pair_of(tmp_path, small(name), SHIFT, same=learned(name)) as pair:
+        first, second = near(name).match(pair), near(name).match(pair)
+        check(first, pair.grid)
+    assert len(first) > 0
+    # To a pixel; a detector that was taught by labels of 13 px, to a fifth of that where nothing is as it has learned.
+    within = 2.6 if name == "keypoints" else 1
+    assert np.abs(np.median(displacement(first), axis=0) - SHIFT).max() < within
+    for key, values in arrays_of(first).items():
+        assert values.tobytes() == getattr(second, key).tobytes(), key
+    assert first.tried == second.tried
+
+
+def patches(place, side=96, whole=136, seed=0):
+    """An optical patch, and the `side` px square at `place` (x, y) of it as SAR."""
+    image = 200 * fields(whole, seed)[None].astype(np.float32)
+    x, y = place
+    sar = (image - image.mean() - 0.1)[:, y : y + side, x : x + side]
+    return Patch(image, np.ones(image.shape[1:], bool)), Patch(sar, np.ones(sar.shape[1:], bool))
+
+
+LOCATES = [name for name in NAMES if hasattr(matcher_classes()[name], "locate")]
+
+
+@pytest.mark.parametrize("name", LOCATES)
+def test_locate_finds_a_known_place_and_the_same_again(name, made):
+    optical, sar = patches((20, 8))
+    matcher = made(name)
+    found = matcher.locate(optical, sar)
+    assert np.abs(found - (20, 8)).max() <= 1
+    assert found.tobytes() == matcher.locate(optical, sar).tobytes() == made(name).locate(optical, sar).tobytes()
+
+
+@pytest.mark.parametrize("name", LOCATES)
+@pytest.mark.parametrize("valid", [0.0, 0.5])
+def test_locate_takes_what_is_valid_of_a_template(name, valid, made):
+    optical, sar = patches((20, 8))
+    sar.valid[:, int(96 * valid) :] = False
+    sar.values[:, ~sar.valid] = 0
+    found = made(name).locate(optical, sar)
+    assert ((found >= 0) & (found <= 136 - 96)).all()
+    if valid:
+        assert np.abs(found - (20, 8)).max() <= 2
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("shape", [(40, 40), (1, 1), (3, 200), (200, 17)])
+def test_a_scene_smaller_than_a_template_is_no_accident(name, shape, made, tmp_path):
+    with pair_of(tmp_path, shape=shape, shift=(1, 0)) as pair:
+        matches = made(name).match(pair)
+        check(matches, pair.grid)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("constant", ["optical", "sar", "both"])
+def test_constant_content_supports_no_match(name, constant, near, tmp_path):
+    with pair_of(tmp_path, small(name)):
+        pass
+    flat = np.full((1, *small(name)), 77.7, np.float32)
+    for scene in ("optical", "sar"):
+        if constant in (scene, "both"):
+            write_raster(tmp_path / f"{scene}.tif", flat, TEXTURE_TRANSFORM, UTM)
+    with open_pair(tmp_path / "optical.tif", tmp_path / "sar.tif") as pair:
+        matches = near(name).match(pair)
+        check(matches, pair.grid)
+    assert len(matches) == 0
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_scenes_that_are_mostly_empty(name, near, tmp_path):
+    with pair_of(tmp_path, small(name), empty=(slice(None), slice(4, None))) as pair:
+        matches = near(name).match(pair)
+        check(matches, pair.grid)
+    assert witnesses_agree(matches).sum() < 8
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_half_a_sar_scene_is_matched_where_there_is_some(name, near, tmp_path):
+    width = small(name)[1]
+    right = (slice(None), slice(width // 2, None))
+    with pair_of(tmp_path, small(name), SHIFT, empty=right, same=learned(name)) as pair:
+        matches = near(name).match(pair)
+        check(matches, pair.grid)
+    assert len(matches) > 0
+    assert matches.optical_xy[:, 0].max() < width // 2 + 5
+    assert np.abs(np.median(displacement(matches), axis=0) - SHIFT).max() < 3
+
+
+# --- the registry ----------------------------------------------------------------------------------------------------
+
+
+def test_the_untrained_matcher_is_there_and_its_base_is_not():
+    classes = matcher_classes()
+    assert classes["structure"] is StructureMatcher
+    assert all(isinstance(name, str) and cls.name == name for name, cls in classes.items())
+    assert "TemplateMatcher" not in {cls.__name__ for cls in classes.values()}
+
+
+def test_an_unknown_matcher_is_refused_and_those_there_are_named():
+    with pytest.raises(ConfigError, match=r"no matcher 'crystal ball'; there are: .*structure"):
+        make_matcher("crystal ball")
+
+
+def test_a_new_file_is_a_new_matcher(tmp_path, monkeypatch):
+    source = """
+        from sn9reg.matchers.dense.structure import StructureMatcher
+
+        class Guess:
+            name = "guess"
+
+            def __init__(self, luck: float = 0.5) -> None:
+                self.luck = luck
+
+            def match(self, pair):
+                return StructureMatcher(max_offset=self.luck).match(pair)
+
+        class NotOne:
+            name = "not one"
+
+        Imported = type("Imported", (Guess,), {"name": "imported", "__module__": "elsewhere"})
+    """
+    before = matcher_classes()
+    (tmp_path / "guess.py").write_text(textwrap.dedent(source))
+    monkeypatch.setattr(sn9reg.matchers, "__path__", [*sn9reg.matchers.__path__, str(tmp_path)])
+    monkeypatch.delitem(sys.modules, "sn9reg.matchers.guess", raising=False)
+    try:
+        assert sorted(matcher_classes()) == sorted([*before, "guess"])
+        assert make_matcher("guess", luck=0.25).luck == 0.25
+        assert make_matcher("structure").name == "structure"
+        with pytest.raises(ConfigError, match="it has: luck"):
+            make_matcher("guess", skill=1)
+    finally:
+        sys.modules.pop("sn9reg.matchers.guess", None)
+        vars(sn9reg.matchers).pop("guess", None)
+
+
+# --- the untrained matcher -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shift", [(9, -6), (-14, 3)])
+def test_structure_finds_a_shift_through_reversed_contrast_and_speckle(tmp_path, shift):
+    with pair_of(tmp_path, shift=shift) as pair:
+        matches = StructureMatcher(max_offset=18.0).match(pair)
+    assert len(matches) > 0.8 * matches.tried
+    assert np.abs(np.median(displacement(matches), axis=0) - shift).max() < 0.5
+    assert (np.linalg.norm(displacement(matches) - shift, axis=1) < 1.0).mean() > 0.8
+    assert witnesses_agree(matches).mean() > 0.9
+    assert np.abs(np.median(matches.solo_xy - matches.optical_xy, axis=0) - shift).max() < 1.0
+
+
+@pytest.mark.parametrize("step", [1, 2])
+def test_a_match_says_how_far_a_wider_vote_would_move_it(tmp_path, step, monkeypatch):
+    monkeypatch.setattr(StructureMatcher, "_finest", lambda *_: step)
+    with pair_of(tmp_path, shape=(480, 500), shift=(9, -6), seed=3) as pair:
+        matches = StructureMatcher(max_offset=18.0).match(pair)
+        for name in ("_NEAREST_VOTERS", "_VOTERS_OF_SMALL"):
+            monkeypatch.setattr(template, name, template._WIDER * getattr(template, name))
+        wider = StructureMatcher(max_offset=18.0).match(pair)
+    assert matches.step == wider.step == step
+    moved_to = dict(zip(map(tuple, wider.optical_xy), wider.sar_xy, strict=True))
+    both = [k for k, place in enumerate(map(tuple, matches.optical_xy)) if place in moved_to]
+    assert len(both) > 0.8 * len(matches)
+    moved = [np.hypot(*(moved_to[tuple(matches.optical_xy[k])] - matches.sar_xy[k])) for k in both]
+    np.testing.assert_allclose(matches.vote_shift[both], moved, atol=1e-4)
+    assert 0 < np.median(moved) < step
+
+
+def test_structure_finds_a_large_shift_from_coarse_to_fine(tmp_path):
+    shift = (95, -60)
+    with pair_of(tmp_path, shape=(700, 760), shift=shift, seed=3) as pair:
+        matcher = StructureMatcher(max_offset=60.0, max_templates=250)
+        levels = matcher.levels(pair)
+        matches = matcher.match(pair)
+    assert len(levels) > 1
+    assert [level.factor for level in levels] == sorted({level.factor for level in levels}, reverse=True)
+    assert levels[-1].factor == 1
+    assert [level.template for level in levels] == [48] * (len(levels) - 1) + [96]
+    assert matches.step == 1
+    assert np.abs(np.median(displacement(matches), axis=0) - shift).max() < 1.0
+    assert (np.linalg.norm(displacement(matches) - shift, axis=1) < 1.5).mean() > 0.7
+
+
+def test_coarse_levels_follow_a_steep_hill_of_the_field(tmp_path):
+    height, width = 700, 900
+    y, x = np.mgrid[:height, :width].astype(np.float64)
+
+    def shift(x, y):
+        return 15 + 60 * np.exp(-((x - 495) ** 2 + (y - 315) ** 2) / (2 * 130**2))
+
+    ground = fields(max(height, width) + 200, 5)
+    # What optical shows at x lies at x + shift(x) in the SAR image: which x is that, for every SAR pixel?
+    came_from = x
+    for _ in range(60):
+        came_from = x - shift(came_from, y)
+    optical = ground[100 : 100 + height, 100 : 100 + width]
+    sar = map_coordinates(ground, [y + 100, came_from + 100], order=1)
+    sar = 500 * (1.1 - sar) * np.random.default_rng(6).gamma(8, 1 / 8, sar.shape)
+    for name, values in (("optical", 200 * optical + 20), ("sar", sar)):
+        write_raster(tmp_path / f"{name}.tif", values[None].astype(np.float32), TEXTURE_TRANSFORM, UTM)
+    with open_pair(tmp_path / "optical.tif", tmp_path / "sar.tif") as pair:
+        matches = StructureMatcher(max_offset=60.0).match(pair)
+    on_the_hill = np.hypot(*(matches.optical_xy - [495, 315]).T) < 195
+    error = np.hypot(*(displacement(matches) - np.column_stack([shift(*matches.optical_xy.T), 0 * matches.score])).T)
+    assert on_the_hill.sum() > 20
+    assert (error[on_the_hill] < 4).mean() > 0.7
+
+
+def test_where_the_descent_ends_whole_templates_are_laid(tmp_path, monkeypatch):
+    monkeypatch.setattr(template, "_DESCEND", 1.1)  # more than there is: no level is good enough to go on from
+    monkeypatch.setattr(template, "_TELLING", 1)
+    shift = (96, -60)
+    with pair_of(tmp_path, shape=(1200, 1300), shift=shift, seed=3) as pair:
+        matcher = StructureMatcher(max_offset=60.0)
+        coarsest = matcher.levels(pair)[0]
+        matches = matcher.match(pair)
+    assert matches.step == coarsest.factor > 1
+    assert matches.footprint == 96 * coarsest.factor == 2 * coarsest.template * coarsest.factor
+    assert np.abs(np.median(displacement(matches), axis=0) - shift).max() < 2.0
+
+
+def test_structure_finds_the_shift_beside_a_gap(tmp_path):
+    with pair_of(tmp_path, empty=(slice(100, 200), slice(150, None))) as pair:
+        matches = StructureMatcher(max_offset=18.0).match(pair)
+    assert len(matches) > 5
+    assert np.abs(np.median(displacement(matches), axis=0) - (9, -6)).max() < 0.7
+
+
+def test_a_shift_beyond_max_offset_is_not_found(tmp_path):
+    with pair_of(tmp_path, shift=(60, 0)) as pair:
+        matches = StructureMatcher(max_offset=10.0, spacing=48).match(pair)
+    # 20 px, and what the last level looks around that.
+    assert np.abs(displacement(matches)).max(initial=0) < 20 + 2 + 12
+    assert matches.tried > 0
+    assert len(matches) < MINIMUM
+
+
+def test_max_templates_and_spacing_thin_the_lattice(tmp_path):
+    with pair_of(tmp_path, (230, 250)) as pair:
+        dense = StructureMatcher(max_offset=5.0, spacing=24).match(pair).tried
+        wide = StructureMatcher(max_offset=5.0, spacing=90).match(pair).tried
+        few = StructureMatcher(max_offset=5.0, spacing=24, max_templates=9).match(pair).tried
+    assert dense >= 36
+    assert 1 <= wide <= 4
+    assert 4 <= few <= 19
+
+
+def test_work_megapixels_keeps_to_coarse_pixels(tmp_path):
+    with pair_of(tmp_path) as pair:
+        matches = StructureMatcher(max_offset=10.0, work_megapixels=0.03).match(pair)
+    assert matches.step == 2
+    assert np.abs(np.median(displacement(matches), axis=0) - (9, -6)).max() < 1.0
+
+
+@pytest.mark.parametrize("option", ["max_offset", "template", "spacing", "max_templates", "work_megapixels"])
+@pytest.mark.parametrize("value", [0, -1, float("nan"), "many"])
+def test_options_that_make_no_sense_are_refused(option, value):
+    with pytest.raises(ConfigError, match=option):
+        StructureMatcher(**{option: value})
+
+
+@pytest.mark.parametrize("factor", [1, 2, 8])
+def test_levels_of_the_pyramid_share_pixel_edges(factor):
+    corners = np.array([[-0.5, -0.5], [factor - 0.5, 3 * factor - 0.5]])
+    np.testing.assert_allclose(to_level(corners, factor), [[-0.5, -0.5], [0.5, 2.5]])
+    places = np.random.default_rng(0).uniform(-50, 500, (20, 2))
+    np.testing.assert_allclose(to_common(to_level(places, factor), factor), places)

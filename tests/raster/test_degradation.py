@@ -1,0 +1,104 @@
+"""Speckle by its moments, blur against SciPy, and the order of the two."""
+
+import numpy as np
+import pytest
+from scipy.ndimage import gaussian_filter
+from scipy.special import gammaln
+
+from sn9reg.errors import ConfigError, InputError
+from sn9reg.raster.degradation import DEGRADATION_CROSS, Degradation, blur, speckle
+
+
+def generator(seed=0):
+    return np.random.default_rng(seed)
+
+
+def scene(seed=5, shape=(2, 40, 30)):
+    return (generator(seed).random(shape) * 200).astype(np.float32)
+
+
+@pytest.mark.parametrize("looks", [0.7, 1, 5, 35])
+def test_intensity_speckle_has_mean_one_and_variance_one_over_looks(looks):
+    gain = speckle(np.ones((1, 500, 500), np.float32), looks, generator(), intensity=True)
+    assert gain.mean() == pytest.approx(1, abs=0.01)
+    assert gain.var() == pytest.approx(1 / looks, rel=0.03)
+    assert (gain >= 0).all()
+
+
+@pytest.mark.parametrize("looks", [1, 8])
+def test_amplitude_speckle_is_the_root_of_the_intensitys(looks):
+    ones = np.ones((1, 500, 500), np.float32)
+    gain = speckle(ones, looks, generator())
+    np.testing.assert_allclose(gain**2, speckle(ones, looks, generator(), intensity=True), rtol=1e-5)
+    assert gain.mean() == pytest.approx(np.exp(gammaln(looks + 0.5) - gammaln(looks)) / np.sqrt(looks), abs=0.005)
+
+
+def test_speckle_multiplies_and_is_independent_in_pixels_and_bands():
+    values = scene(shape=(2, 300, 300)) + 1
+    gain = speckle(values, 4, generator(), intensity=True) / values
+    across = np.corrcoef(gain[0, :, 1:].ravel(), gain[0, :, :-1].ravel())[0, 1]
+    between = np.corrcoef(gain[0].ravel(), gain[1].ravel())[0, 1]
+    with_signal = np.corrcoef(gain.ravel(), values.ravel())[0, 1]
+    assert np.abs([across, between, with_signal]).max() < 0.02
+
+
+def test_the_same_generator_makes_the_same_speckle():
+    first, again, other = (Degradation(5, 0.5)(scene(), generator(seed)) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(first, again)
+    assert (first != other).mean() > 0.9
+
+
+@pytest.mark.parametrize("sigma", [0.25, 0.5, 2])
+def test_blur_is_scipys_within_each_band(sigma):
+    values = scene()
+    np.testing.assert_array_equal(blur(values, sigma), np.stack([gaussian_filter(band, sigma) for band in values]))
+    np.testing.assert_array_equal(blur(values[0], sigma), gaussian_filter(values[0], sigma))
+
+
+def test_blur_comes_before_speckle():
+    values = scene()
+    expected = speckle(gaussian_filter(values, (0, 1.5, 1.5)), 8, generator(3), intensity=True)
+    np.testing.assert_array_equal(Degradation(8, 1.5, intensity=True)(values, generator(3)), expected)
+
+
+@pytest.mark.parametrize("degradation", [Degradation(), Degradation(3), Degradation(blur=2), *DEGRADATION_CROSS])
+def test_shape_type_and_sign_stay_and_the_input_is_left_alone(degradation):
+    values = scene()
+    values[:, 10:20] = 0
+    before = values.copy()
+    out = degradation(values, generator())
+    assert (out.shape, out.dtype) == (values.shape, np.float32)
+    assert (out >= 0).all()
+    assert out is not values
+    np.testing.assert_array_equal(values, before)
+
+
+def test_nothing_is_nothing():
+    np.testing.assert_array_equal(Degradation()(scene(), generator()), scene())
+
+
+def test_the_cross_has_the_papers_nine_arms():
+    assert len(set(DEGRADATION_CROSS)) == len(DEGRADATION_CROSS) == 9
+    assert {d.looks for d in DEGRADATION_CROSS if d.blur == 0.5} == {5, 8, 15, 25, 35, 75}
+    assert {d.blur for d in DEGRADATION_CROSS if d.looks == 35} == {0.25, 0.5, 1, 2}
+
+
+@pytest.mark.parametrize("looks", [0, -1, np.nan, np.inf])
+def test_looks_that_make_no_sense(looks):
+    with pytest.raises(ConfigError, match="looks must be"):
+        Degradation(looks)
+    with pytest.raises(ConfigError, match="looks must be"):
+        speckle(scene(), looks, generator())
+
+
+@pytest.mark.parametrize("sigma", [-0.1, np.nan, np.inf])
+def test_blur_that_makes_no_sense(sigma):
+    with pytest.raises(ConfigError, match="blur must be"):
+        Degradation(blur=sigma)
+    with pytest.raises(ConfigError, match="blur must be"):
+        blur(scene(), sigma)
+
+
+def test_decibels_cannot_be_speckled():
+    with pytest.raises(InputError, match="decibels"):
+        speckle(scene() - 100, 5, generator())

@@ -1,0 +1,280 @@
+"""Rasters: messages that say what to do, and files that are whole or not there."""
+
+from __future__ import annotations
+
+import os
+import stat
+import warnings
+
+import numpy as np
+import pytest
+import rasterio
+from affine import Affine
+from rasterio.control import GroundControlPoint
+from rasterio.crs import CRS
+from rasterio.enums import ColorInterp
+
+from sn9reg.errors import InputError, OutputError
+from sn9reg.raster.files import (
+    alpha_band,
+    atomic_output,
+    check_bands,
+    check_output,
+    create_raster,
+    data_bands,
+    geotiff_profile,
+    grid_of,
+    open_raster,
+    reading,
+)
+from sn9reg.raster.grid import Grid
+
+UTM = CRS.from_epsg(32637)
+GRID = Grid(Affine(0.5, 0, 435000, 0, -0.5, 4181000), 60, 40, UTM)
+
+
+def write(path, array, grid=GRID, **options):
+    array = array if array.ndim == 3 else array[None]
+    profile = {"driver": "GTiff", "width": grid.width, "height": grid.height, "count": len(array)}
+    profile |= {"dtype": array.dtype, "transform": grid.transform, "crs": grid.crs}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+        with rasterio.open(path, "w", **(profile | options)) as target:
+            target.write(array)
+    return path
+
+
+@pytest.fixture
+def raster(tmp_path):
+    return write(tmp_path / "r.tif", np.arange(2400, dtype=np.uint16).reshape(GRID.shape))
+
+
+def test_open_raster_gives_the_raster_and_closes_it(raster):
+    with open_raster(raster) as dataset:
+        assert dataset.read(1)[1, 2] == 62
+    assert dataset.closed
+
+
+@pytest.mark.parametrize("as_text", [False, True])
+def test_open_raster_says_what_is_wrong(tmp_path, as_text):
+    text = tmp_path / "notes.tif"
+    text.write_text("these are not pixels\n" * 50)
+    empty = tmp_path / "empty.tif"
+    empty.touch()
+    for path, message in (
+        (tmp_path / "missing.tif", r"missing\.tif: no such file"),
+        (tmp_path, "is a folder, not a raster"),
+        (text, r"notes\.tif: not a raster that GDAL can read"),
+        (empty, r"empty\.tif: not a raster that GDAL can read"),
+    ):
+        with pytest.raises(InputError, match=message) as caught, open_raster(str(path) if as_text else path):
+            pass
+        assert "\n" not in str(caught.value)
+        assert caught.value.exit_code == 1
+
+
+def test_open_raster_takes_a_subdataset_but_no_url(raster):
+    with open_raster(f"GTIFF_DIR:1:{raster}") as dataset:
+        assert dataset.shape == GRID.shape
+    with pytest.raises(InputError, match="no such file"), open_raster("https://example.invalid/a.tif"):
+        pass
+
+
+def test_a_truncated_file_is_named_when_it_is_read(tmp_path):
+    grid = Grid(GRID.transform, 600, 900, UTM)
+    path = write(tmp_path / "cut.tif", np.random.default_rng(0).integers(0, 255, grid.shape, np.uint8), grid)
+    path.write_bytes(path.read_bytes()[:200_000])
+    with open_raster(path) as dataset:
+        with reading(path):
+            assert dataset.read(1, window=((0, 10), (0, 600))).any()  # what is there can be read
+        with pytest.raises(InputError, match=r"cut\.tif: cannot be read.*truncated"), reading(path):
+            dataset.read(1)
+
+
+def test_reading_leaves_other_errors_alone():
+    with pytest.raises(KeyError, match="x"), reading("a.tif"):
+        raise KeyError("x")
+
+
+def test_grid_of_a_raster(tmp_path, raster):
+    with open_raster(raster) as dataset:
+        assert grid_of(dataset) == GRID
+        assert grid_of(dataset, pixel_frame=True) == Grid.pixel_frame(60, 40)
+
+
+def test_grid_of_names_the_file_and_the_way_out(tmp_path):
+    values = np.zeros(GRID.shape, np.uint8)
+    bare = write(tmp_path / "bare.tif", values, Grid.pixel_frame(60, 40))
+    placeless = write(tmp_path / "placeless.tif", values, crs=UTM, transform=Affine.identity())
+    no_crs = write(tmp_path / "no_crs.tif", values, crs=None)
+    singular = write(tmp_path / "singular.tif", values)
+    with rasterio.open(singular, "r+") as target:
+        target.transform = Affine(0, 0, 5, 0, 0, 7)
+    points = write(tmp_path / "points.tif", values, Grid.pixel_frame(60, 40))
+    with rasterio.open(points, "r+") as target:
+        corners = [(0, 0), (0, 60), (40, 0), (40, 60)]
+        target.gcps = ([GroundControlPoint(r, c, 435000 + c, 4181000 - r) for r, c in corners], UTM)
+    for path, message in (
+        (bare, r"bare\.tif: has no CRS; use --pixel-frame"),
+        (no_crs, r"no_crs\.tif: has no CRS; use --pixel-frame"),
+        (placeless, r"placeless\.tif: has no geotransform; use --pixel-frame"),
+        (points, r"points\.tif: has no CRS; rectify it first .* or use --pixel-frame"),
+        (singular, r"singular\.tif: the geotransform .* cannot be inverted; use --pixel-frame"),
+    ):
+        with open_raster(path) as dataset:
+            with pytest.raises(InputError, match=message):
+                grid_of(dataset)
+            assert grid_of(dataset, pixel_frame=True) == Grid.pixel_frame(60, 40)
+
+
+def test_opening_a_raster_without_georeference_does_not_warn(tmp_path):
+    path = write(tmp_path / "bare.tif", np.zeros(GRID.shape, np.uint8), Grid.pixel_frame(60, 40))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with open_raster(path) as dataset, create_raster(tmp_path / "new.tif", dataset.profile) as target:
+            target.write(dataset.read())
+
+
+def test_data_bands_are_those_that_are_not_alpha(tmp_path):
+    four = np.zeros((4, *GRID.shape), np.uint8)
+    last = write(tmp_path / "last.tif", four, photometric="rgb", alpha="yes")
+    none = write(tmp_path / "none.tif", four, photometric="minisblack")
+    first = write(tmp_path / "first.tif", four)
+    with rasterio.open(first, "r+") as target:
+        target.colorinterp = [ColorInterp.alpha, ColorInterp.gray, ColorInterp.undefined, ColorInterp.undefined]
+    only = write(tmp_path / "only.tif", four[:1])
+    with rasterio.open(only, "r+") as target:
+        target.colorinterp = [ColorInterp.alpha]
+    for path, bands, alpha in ((last, [1, 2, 3], 4), (first, [2, 3, 4], 1), (none, [1, 2, 3, 4], None)):
+        with open_raster(path) as dataset:
+            assert data_bands(dataset) == bands
+            assert alpha_band(dataset) == alpha
+    with open_raster(only) as dataset, pytest.raises(InputError, match=r"only\.tif: has no band but alpha"):
+        data_bands(dataset)
+
+
+def test_check_bands(tmp_path):
+    complex_one = write(tmp_path / "slc.tif", np.ones((2, *GRID.shape), np.complex64))
+    real = write(tmp_path / "real.tif", np.ones((2, *GRID.shape), np.float32))
+    with open_raster(real) as dataset:
+        check_bands(dataset, [2, 1, 2])
+        for band in (0, 3, -1):
+            with pytest.raises(InputError, match=rf"real\.tif: has no band {band}, only 1 to 2"):
+                check_bands(dataset, [1, band])
+    with open_raster(complex_one) as dataset, pytest.raises(InputError, match="band 2 is complex; give its amplitude"):
+        check_bands(dataset, [2])
+
+
+def test_atomic_output_appears_at_the_end_only(tmp_path):
+    target = tmp_path / "out.bin"
+    with atomic_output(target) as temporary:
+        assert temporary.parent == tmp_path  # the same disk, so that it can be renamed
+        assert temporary.suffix == ".bin"
+        temporary.write_bytes(b"whole")
+        assert not target.exists()
+    assert target.read_bytes() == b"whole"
+    assert [p.name for p in tmp_path.iterdir()] == ["out.bin"]
+    umask = os.umask(0)
+    os.umask(umask)
+    assert stat.S_IMODE(target.stat().st_mode) == 0o666 & ~umask
+
+
+@pytest.mark.parametrize("error", [ValueError("no"), KeyboardInterrupt(), SystemExit(1), InputError("no")])
+def test_atomic_output_leaves_nothing_when_it_fails(tmp_path, error):
+    target = tmp_path / "out.tif"
+    target.write_bytes(b"before")
+
+    def fail(temporary):
+        temporary.write_bytes(b"half")
+        temporary.with_name(temporary.name + ".aux.xml").write_text("statistics")
+        raise error
+
+    with pytest.raises(type(error)), atomic_output(target, overwrite=True) as temporary:
+        fail(temporary)
+    assert target.read_bytes() == b"before"
+    assert [p.name for p in tmp_path.iterdir()] == ["out.tif"]
+
+
+def test_atomic_output_turns_errors_of_the_disk_into_ours(tmp_path):
+    full = pytest.raises(OutputError, match=r"out\.tif: cannot be written \(.*No space left")
+    with full, atomic_output(tmp_path / "out.tif"):
+        raise OSError(28, "No space left on device")
+    with pytest.raises(OutputError, match="cannot be written"), atomic_output(tmp_path / "out.tif") as temporary:
+        temporary.unlink()  # nothing there to rename
+    assert not list(tmp_path.iterdir())
+
+
+def test_atomic_output_replaces_only_when_told(tmp_path):
+    target = tmp_path / "out.tif"
+    target.write_bytes(b"before")
+    with pytest.raises(OutputError, match=r"out\.tif: exists; use --overwrite"), atomic_output(target):
+        pytest.fail("nothing is to be computed for a target that cannot be written")
+    with atomic_output(target, overwrite=True) as temporary:
+        temporary.write_bytes(b"after")
+    assert target.read_bytes() == b"after"
+    late = tmp_path / "late.tif"
+    with pytest.raises(OutputError, match="appeared while"), atomic_output(late):
+        late.write_bytes(b"someone else's")
+    assert late.read_bytes() == b"someone else's"
+
+
+def test_what_lies_beside_a_replaced_raster_goes_with_it(tmp_path, raster):
+    """Statistics, overviews and masks of the old pixels would be shown for the new ones."""
+    for suffix in (".aux.xml", ".ovr", ".msk"):
+        raster.with_name(raster.name + suffix).write_text("of the old raster")
+    (tmp_path / "r.tif.txt").write_text("a note")
+    with atomic_output(raster, overwrite=True) as temporary:
+        temporary.write_bytes(b"new")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["r.tif", "r.tif.txt"]
+
+
+def test_check_output_before_any_work(tmp_path):
+    target = tmp_path / "out.tif"
+    check_output(target)
+    assert not target.exists()
+    target.touch()
+    check_output(target, overwrite=True)
+    for path, overwrite, message in (
+        (target, False, "use --overwrite"),
+        (tmp_path, True, "is a folder"),
+        (tmp_path / "nowhere" / "out.tif", True, "its folder does not exist"),
+        (target / "out.tif", True, "its folder does not exist"),
+    ):
+        with pytest.raises(OutputError, match=message):
+            check_output(path, overwrite)
+        with pytest.raises(OutputError, match=message), atomic_output(path, overwrite):
+            pytest.fail("refused too late")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_check_output_in_a_folder_that_is_not_writable(tmp_path):
+    folder = tmp_path / "locked"
+    folder.mkdir(mode=0o500)
+    with pytest.raises(OutputError, match="not writable"):
+        check_output(folder / "out.tif")
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "uint32", "int64", "float32", "float64", "complex64"])
+def test_geotiff_profile_writes_what_it_promises(tmp_path, dtype):
+    grid = Grid(GRID.transform, 700, 520, UTM)
+    values = (np.random.default_rng(0).normal(size=(2, *grid.shape)) * 50 + 100).astype(dtype)
+    path = tmp_path / "out.tif"
+    with rasterio.open(path, "w", **geotiff_profile(grid, 2, dtype)) as target:
+        target.write(values)
+    with rasterio.open(path) as dataset:
+        assert dataset.block_shapes == [(512, 512)] * 2
+        assert dataset.tags(ns="IMAGE_STRUCTURE")["COMPRESSION"] == "DEFLATE"
+        predictor = dataset.tags(ns="IMAGE_STRUCTURE").get("PREDICTOR")
+        assert predictor == {"f": "3", "i": "2", "u": "2", "c": None}[np.dtype(dtype).kind]
+        assert dataset.interleaving.name == ("band" if np.dtype(dtype).kind in "fc" else "pixel")
+        assert (dataset.crs, dataset.transform) == (UTM, grid.transform)
+        np.testing.assert_array_equal(dataset.read(), values)
+
+
+def test_geotiff_profile_of_a_pixel_frame_and_with_options():
+    profile = geotiff_profile(Grid.pixel_frame(5, 4), 1, "uint8", compress="zstd", nodata=0)
+    assert (profile["width"], profile["height"], profile["count"]) == (5, 4, 1)
+    assert "crs" not in profile
+    assert "transform" not in profile
+    assert (profile["compress"], profile["nodata"], profile["bigtiff"]) == ("zstd", 0, "if_safer")
+    assert geotiff_profile(GRID, 5, "uint8")["interleave"] == "band"

@@ -1,0 +1,127 @@
+"""Folders of registered pairs: what is found in them and how it is read."""
+
+import numpy as np
+import pytest
+from support.rasters import write_raster
+
+from sn9reg.errors import InputError
+from sn9reg.raster.folders import pair_files
+
+pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+SHAPE = (6, 8)
+
+
+def image(low=1):
+    """(1, h, w) uint8, every pixel another value."""
+    return np.arange(low, low + SHAPE[0] * SHAPE[1], dtype=np.uint8).reshape(1, *SHAPE)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Pairs b (with a mask that leaves out the first two columns) and a; c has no SAR image, d no optical one."""
+    for name in ("b_opt", "b_sar", "a_opt", "a_sar", "c_opt", "d_sar"):
+        write_raster(tmp_path / f"{name}.png", image(100 if name.endswith("sar") else 1))
+    inside = np.full((1, *SHAPE), 255, np.uint8)
+    inside[:, :, :2] = 0
+    write_raster(tmp_path / "b_mask.png", inside)
+    return tmp_path
+
+
+def test_pairs_come_by_name_and_only_whole(folder):
+    a, b = pair_files(folder)
+    assert (a.name, a.optical, a.sar, a.mask) == ("a", folder / "a_opt.png", folder / "a_sar.png", None)
+    assert (b.name, b.optical, b.sar) == ("b", folder / "b_opt.png", folder / "b_sar.png")
+    assert b.mask == folder / "b_mask.png"
+
+
+def test_a_folder_may_be_given_as_text(folder):
+    assert pair_files(str(folder)) == pair_files(folder)
+
+
+def test_values_without_a_mask_are_all_valid(folder):
+    optical, sar = pair_files(folder)[0].read()
+    np.testing.assert_array_equal(optical.values, image(1))
+    np.testing.assert_array_equal(sar.values, image(100))
+    assert optical.valid.all()
+    assert sar.valid.all()
+
+
+@pytest.mark.parametrize("native", [False, True])
+def test_the_mask_counts_for_both_images(folder, native):
+    for patch, whole in zip(pair_files(folder)[1].read(native), (image(1), image(100)), strict=True):
+        assert not patch.valid[:, :2].any()
+        assert patch.valid[:, 2:].all()
+        assert (patch.values[:, :, :2] == 0).all()
+        np.testing.assert_array_equal(patch.values[:, :, 2:], whole[:, :, 2:])
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int16, np.float32, np.float64])
+def test_float32_unless_the_files_own_type_is_asked_for(tmp_path, dtype):
+    for kind in ("opt", "sar"):
+        write_raster(tmp_path / f"x_{kind}.tif", image().astype(dtype))
+    (files,) = pair_files(tmp_path)
+    for native, expected in ((False, np.float32), (True, dtype)):
+        for patch in files.read(native):
+            assert patch.values.dtype == expected
+            np.testing.assert_array_equal(patch.values, image())
+
+
+def test_nodata_and_what_is_no_number_are_not_valid(tmp_path):
+    optical, sar = image().astype(np.float32), image().astype(np.float32)
+    optical[0, 0, 0], sar[0, 2, 3], sar[0, 3, 3] = -9999, np.nan, np.inf
+    write_raster(tmp_path / "x_opt.tif", optical, nodata=-9999)
+    write_raster(tmp_path / "x_sar.tif", sar)
+    patches = pair_files(tmp_path)[0].read()
+    assert [tuple(map(int, place)) for place in np.argwhere(~patches[0].valid)] == [(0, 0)]
+    assert [tuple(map(int, place)) for place in np.argwhere(~patches[1].valid)] == [(2, 3), (3, 3)]
+    assert all((patch.values[:, ~patch.valid] == 0).all() for patch in patches)
+
+
+def test_alpha_is_validity_and_no_band(tmp_path):
+    alpha = np.full(SHAPE, 255, np.uint8)
+    alpha[1] = 0
+    write_raster(tmp_path / "x_opt.png", np.concatenate([image(), image(2), image(3), alpha[None]]))
+    write_raster(tmp_path / "x_sar.png", image())
+    optical, sar = pair_files(tmp_path)[0].read()
+    assert optical.values.shape == (3, *SHAPE)
+    np.testing.assert_array_equal(optical.valid, alpha > 0)
+    assert sar.valid.all()
+
+
+def test_names_may_hold_what_a_pattern_would_take_for_its_own(tmp_path):
+    for kind in ("opt", "sar", "mask"):
+        write_raster(tmp_path / f"[x]*_{kind}.png", image())
+    (files,) = pair_files(tmp_path)
+    assert files.name == "[x]*"
+    assert files.mask is not None
+
+
+def test_files_beside_a_raster_are_not_taken_for_it(tmp_path):
+    for kind in ("opt", "sar", "mask"):
+        write_raster(tmp_path / f"x_{kind}.png", image())
+        (tmp_path / f"x_{kind}.pgw").write_text("1\n0\n0\n-1\n0\n0\n")
+        (tmp_path / f"x_{kind}.png.aux.xml").write_text("<PAMDataset/>")
+    (files,) = pair_files(tmp_path)
+    assert [path.name for path in (files.optical, files.sar, files.mask)] == ["x_opt.png", "x_sar.png", "x_mask.png"]
+
+
+def test_folders_that_cannot_be_used(tmp_path, folder):
+    with pytest.raises(InputError, match=r"nowhere: no such folder"):
+        pair_files(tmp_path / "nowhere")
+    with pytest.raises(InputError, match=r"a_opt\.png: no such folder"):
+        pair_files(folder / "a_opt.png")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match=r"empty: holds no pairs NAME_opt\.\* and NAME_sar\.\*"):
+        pair_files(tmp_path / "empty")
+
+
+def test_a_mask_of_another_size_is_refused_by_name(folder):
+    write_raster(folder / "b_mask.png", np.ones((1, 6, 9), np.uint8))
+    with pytest.raises(InputError, match=r"b_mask\.png: differs in size from b_opt\.png"):
+        pair_files(folder)[1].read()
+
+
+def test_files_that_are_no_rasters_are_named(folder):
+    (folder / "a_sar.png").write_text("not a picture")
+    with pytest.raises(InputError, match=r"a_sar\.png"):
+        pair_files(folder)[0].read()

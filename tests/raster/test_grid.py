@@ -1,0 +1,355 @@
+"""The conventions, as properties: pixel centres, windows, blocks, and the common grid of two scenes."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from affine import Affine
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rasterio.crs import CRS
+from rasterio.warp import transform as transform_coordinates
+
+from sn9reg.errors import InputError
+from sn9reg.raster.grid import Grid, Window, common_grid
+
+UTM, LONLAT, MERCATOR = CRS.from_epsg(32637), CRS.from_epsg(4326), CRS.from_epsg(3857)
+FEET = CRS.from_epsg(2263)  # New York, US survey feet
+COMPOUND = CRS.from_string("EPSG:32637+5773")
+US_FOOT = 1200 / 3937
+
+lengths = st.floats(0.05, 50)
+origins = st.tuples(st.floats(-1e6, 1e6), st.floats(-1e6, 1e7))
+angles = st.sampled_from([0.0, 90.0, 180.0, 30.0, -12.5, 271.3])
+# North-up, south-up, mirrored and turned, with pixels that are not square.
+transforms = st.builds(
+    lambda o, w, h, flip_x, flip_y, angle: (
+        Affine.translation(*o) * Affine.rotation(angle) * Affine.scale(w * flip_x, -h * flip_y)
+    ),
+    origins,
+    lengths,
+    lengths,
+    st.sampled_from([1, 1, -1]),
+    st.sampled_from([1, 1, -1]),
+    angles,
+)
+sizes = st.integers(1, 300)
+grids = st.builds(lambda t, w, h: Grid(t, w, h, UTM), transforms, sizes, sizes)
+pixels = st.lists(st.tuples(st.floats(-500, 500), st.floats(-500, 500)), min_size=1, max_size=20).map(np.array)
+windows = st.builds(Window, st.integers(-50, 50), st.integers(-50, 50), st.integers(0, 60), st.integers(0, 60))
+
+
+def cells(window: Window) -> set[tuple[int, int]]:
+    return {
+        (c, r)
+        for c in range(window.col, window.col + window.width)
+        for r in range(window.row, window.row + window.height)
+    }
+
+
+def bounds(grid: Grid, crs: CRS) -> np.ndarray:
+    """(left, bottom, right, top) of a grid's outer edge, measured through its corners and edges."""
+    w, h = grid.width, grid.height
+    edge = [(x * w, y * h) for t in np.linspace(0, 1, 21) for x, y in ((t, 0), (t, 1), (0, t), (1, t))]
+    map_xy = [grid.transform * point for point in edge]
+    x, y = [p[0] for p in map_xy], [p[1] for p in map_xy]
+    x, y = (np.array(v) for v in (transform_coordinates(grid.crs, crs, x, y) if grid.crs != crs else (x, y)))
+    return np.array([x.min(), y.min(), x.max(), y.max()])
+
+
+def around(longitude: float, latitude: float, crs: CRS, side: float, n: int = 100, angle: float = 0) -> Grid:
+    """A grid of n x n pixels whose centre lies at a place."""
+    (x,), (y,) = transform_coordinates(LONLAT, crs, [longitude], [latitude])
+    transform = Affine.translation(x, y) * Affine.rotation(angle) * Affine.scale(side, -side)
+    return Grid(transform * Affine.translation(-n / 2, -n / 2), n, n, crs)
+
+
+@given(grid=grids, xy=pixels)
+def test_map_and_back(grid, xy):
+    np.testing.assert_allclose(grid.to_pixel(grid.to_map(xy)), xy, atol=1e-4)
+
+
+@given(grid=grids, col=st.integers(0, 300), row=st.integers(0, 300))
+def test_an_integer_names_the_centre(grid, col, row):
+    expected = grid.transform * (col + 0.5, row + 0.5)
+    np.testing.assert_allclose(grid.to_map(np.array([[col, row]]))[0], expected, rtol=1e-12, atol=1e-6)
+    corner = grid.transform * (0, 0)
+    np.testing.assert_allclose(grid.to_pixel(np.array([corner])), [[-0.5, -0.5]], atol=1e-4)
+
+
+def test_plus_x_is_right_and_plus_y_is_down():
+    north_up = Grid(Affine(2, 0, 1000, 0, -3, 5000), 10, 10, UTM)
+    np.testing.assert_array_equal(
+        north_up.to_map(np.array([[0, 0], [1, 0], [0, 1]])), [[1001, 4998.5], [1003, 4998.5], [1001, 4995.5]]
+    )
+    frame = Grid.pixel_frame(4, 3)
+    np.testing.assert_array_equal(frame.to_map(np.array([[0, 0], [3, 2]])), [[0.5, 0.5], [3.5, 2.5]])
+    assert (frame.shape, frame.window, frame.crs) == ((3, 4), Window(0, 0, 4, 3), None)
+
+
+@given(grid=grids)
+def test_sizes_of_a_pixel(grid):
+    step = grid.to_map(np.array([[0, 0], [1, 0], [0, 1]]))
+    sides = np.hypot(*(step[1:] - step[0]).T)
+    np.testing.assert_allclose(grid.pixel_size, sides, rtol=1e-6)
+    np.testing.assert_allclose(grid.resolution**2, sides.prod(), rtol=1e-6)
+    np.testing.assert_allclose(grid.linear @ [1, 0], step[1] - step[0], atol=1e-6)
+
+
+@given(grid=grids, window=windows.filter(lambda w: not w.empty), xy=pixels)
+def test_crop_moves_pixels_by_the_window(grid, window, xy):
+    part = grid.crop(window)
+    assert part.shape == window.shape
+    assert part.crs == grid.crs
+    np.testing.assert_allclose(
+        part.to_map(xy), grid.to_map(xy + np.array([window.col, window.row])), rtol=1e-12, atol=1e-6
+    )
+
+
+@given(grid=grids, factor=st.integers(1, 9), col=st.integers(0, 30), row=st.integers(0, 30))
+def test_a_coarse_pixel_is_the_mean_of_its_pixels(grid, factor, col, row):
+    coarse = grid.coarsen(factor)
+    x, y = np.meshgrid(col * factor + np.arange(factor), row * factor + np.arange(factor))
+    expected = grid.to_map(np.column_stack([x.ravel(), y.ravel()])).mean(axis=0)
+    np.testing.assert_allclose(coarse.to_map(np.array([[col, row]]))[0], expected, rtol=1e-12, atol=1e-6)
+    for fine, wide in ((grid.width, coarse.width), (grid.height, coarse.height)):
+        assert wide * factor >= fine > (wide - 1) * factor
+
+
+@given(grid=grids)
+def test_the_outline_runs_along_the_outer_edge(grid):
+    outline = grid.to_pixel(grid.outline(5)) + 0.5
+    assert outline.shape == (20, 2)
+    for corner in ((0, 0), (grid.width, 0), (0, grid.height), (grid.width, grid.height)):
+        assert np.abs(outline - corner).sum(axis=1).min() < 1e-3
+    on_edge = np.abs(outline * (outline - [grid.width, grid.height])).min(axis=1)
+    assert on_edge.max() < 1e-3 * max(grid.shape)
+
+
+@given(width=st.integers(1, 200), height=st.integers(1, 200), size=st.integers(1, 70))
+def test_blocks_tile_exactly(width, height, size):
+    count = np.zeros((height, width), int)
+    blocks = list(Grid.pixel_frame(width, height).blocks(size))
+    for b in blocks:
+        assert not b.empty
+        assert max(b.shape) <= size
+        assert (b.col % size, b.row % size) == (0, 0)
+        count[b.row : b.row + b.height, b.col : b.col + b.width] += 1
+        assert b.col + b.width <= width
+        assert b.row + b.height <= height
+    assert (count == 1).all()
+    assert blocks == sorted(blocks, key=lambda b: (b.row, b.col))
+
+
+@given(a=windows, b=windows)
+def test_the_common_part_of_windows(a, b):
+    common = a.intersect(b)
+    assert cells(common) == cells(a) & cells(b)
+    assert common.empty == (not cells(a) & cells(b))
+    assert common.width >= 0
+    assert common.height >= 0
+
+
+@given(window=windows, margin=st.integers(0, 5))
+def test_a_window_grows_on_each_side(window, margin):
+    grown = window.grow(margin)
+    assert grown.grow(-margin) == window
+    assert grown == Window(
+        window.col - margin, window.row - margin, window.width + 2 * margin, window.height + 2 * margin
+    )
+
+
+@given(grid=grids, data=st.data())
+def test_covering_is_the_smallest_window(grid, data):
+    xy = data.draw(pixels)
+    area = grid.covering(grid.to_map(xy))
+    assert area.intersect(grid.window) == area
+    for axis, (start, length, size) in enumerate(
+        ((area.col, area.width, grid.width), (area.row, area.height, grid.height))
+    ):
+        low, high = xy[:, axis].min() + 0.5, xy[:, axis].max() + 0.5
+        if area.empty:
+            continue
+        # Nothing inside the grid is left out, and no pixel more than need be is taken.
+        assert start <= max(low, 0) + 1e-3
+        assert start + length >= min(high, size) - 1e-3
+        assert start > low - 1 - 1e-3
+        assert start + length < high + 1 + 1e-3
+
+
+def test_covering_takes_whole_pixels_and_stays_inside():
+    grid = Grid(Affine(0.5, 0, 100, 0, -0.5, 200), 20, 10, UTM)
+    assert grid.covering(grid.outline()) == grid.window
+    assert grid.covering(np.array([[101.0, 199.0], [102.0, 198.0]])) == Window(2, 2, 2, 2)
+    assert grid.covering(np.array([[101.1, 199.1], [102.1, 198.1]])) == Window(2, 1, 3, 3)
+    assert grid.covering(np.array([[0.0, 0.0], [50.0, 50.0]])).empty
+    assert grid.covering(np.array([[0.0, 0.0], [101.0, 300.0]])) == Window(0, 0, 2, 10)
+
+
+@pytest.mark.parametrize("size", [(0, 5), (5, 0), (-1, 5)])
+def test_a_grid_without_pixels_is_refused(size):
+    with pytest.raises(InputError, match="no pixels"):
+        Grid(Affine.identity(), *size)
+
+
+@pytest.mark.parametrize(
+    "transform",
+    [
+        Affine(0, 0, 5, 0, -1, 5),
+        Affine(1, 2, 0, 2, 4, 0),
+        Affine(math.nan, 0, 0, 0, -1, 0),
+        Affine(1, 0, math.inf, 0, -1, 0),
+    ],
+)
+def test_a_geotransform_without_inverse_is_refused(transform):
+    with pytest.raises(InputError, match="cannot be inverted"):
+        Grid(transform, 5, 5, UTM)
+
+
+def test_metres_per_unit():
+    transform = Affine(0.3, 0, 0, 0, -0.3, 0)
+    assert Grid(transform, 5, 5, UTM).metres_per_unit == 1
+    assert Grid(transform, 5, 5, COMPOUND).metres_per_unit == 1
+    assert Grid(transform, 5, 5, None).metres_per_unit == 1
+    assert Grid(transform, 5, 5, FEET).metres_per_unit == pytest.approx(US_FOOT, rel=1e-9)
+    for latitude in (0, 37.7, -60):
+        grid = around(41, latitude, LONLAT, 1e-5)
+        assert grid.metres_per_unit == pytest.approx(111_320 * math.sqrt(math.cos(math.radians(latitude))), rel=1e-6)
+        # A pixel's true area, on the map of a projection without distortion there.
+        metric = CRS.from_proj4(f"+proj=laea +lat_0={latitude} +lon_0=41 +datum=WGS84")
+        corners = grid.map_to_crs(grid.to_map(np.array([[49.5, 49.5], [50.5, 49.5], [49.5, 50.5]])), metric)
+        area = abs(np.linalg.det(corners[1:] - corners[0]))
+        assert (grid.resolution * grid.metres_per_unit) ** 2 == pytest.approx(area, rel=0.01)
+
+
+def test_places_in_another_crs():
+    grid = around(41.3, 37.7, UTM, 0.5)
+    lonlat = grid.map_to_crs(grid.to_map(np.array([[49.5, 49.5]])), LONLAT)
+    np.testing.assert_allclose(lonlat, [[41.3, 37.7]], atol=1e-9)  # longitude first
+    assert grid.map_to_crs(np.zeros((0, 2)), LONLAT).shape == (0, 2)
+    np.testing.assert_array_equal(grid.map_to_crs(np.array([[5.0, 7.0]]), UTM), [[5, 7]])
+    with pytest.raises(InputError, match="--pixel-frame"):
+        grid.map_to_crs(np.zeros((1, 2)), None)
+    with pytest.raises(InputError, match="--pixel-frame"):
+        Grid.pixel_frame(3, 3).map_to_crs(np.zeros((1, 2)), UTM)
+    with pytest.raises(InputError, match=r"EPSG:32637 .* EPSG:4326"):
+        grid.map_to_crs(np.array([[1e30, 1e30]]), LONLAT)
+
+
+def test_describe():
+    facts = around(41.3, 37.7, UTM, 0.5).describe()
+    assert (facts["width"], facts["height"], facts["crs"]) == (100, 100, "EPSG:32637")
+    assert facts["transform"][0] == 0.5
+    assert Grid.pixel_frame(3, 2).describe()["crs"] == "pixel frame"
+
+
+# North-up grids of one CRS: everything is known exactly.
+north_up = st.builds(
+    lambda x, y, side, aspect, w, h: Grid(Affine(side, 0, 435_000 + x, 0, -side * aspect, 4_181_000 + y), w, h, UTM),
+    st.floats(-100, 100),
+    st.floats(-100, 100),
+    st.sampled_from([0.3, 0.5, 1.0, 2.0, 0.7]),
+    st.sampled_from([1.0, 1.0, 1.25]),
+    sizes,
+    sizes,
+)
+
+
+@given(optical=north_up, sar=north_up)
+def test_common_grid_is_the_coarser_lattice_over_the_union(optical, sar):
+    common = common_grid(optical, sar)
+    coarser = optical if optical.resolution > sar.resolution * (1 + 1e-6) else sar
+    assert common.crs == UTM
+    assert common.pixel_size == pytest.approx(coarser.pixel_size, rel=1e-12)
+    at = coarser.to_pixel(common.to_map(np.zeros((1, 2))))
+    np.testing.assert_allclose(at, np.rint(at), atol=1e-6)  # the same pixels, so nothing is resampled
+    left, bottom, right, top = zip(bounds(optical, UTM), bounds(sar, UTM), strict=True)
+    width, height = common.pixel_size
+    for ours, union in zip(bounds(common, UTM), (min(left), min(bottom), max(right), max(top)), strict=True):
+        assert abs(ours - union) < max(width, height) * 1.0001
+    ours = bounds(common, UTM)
+    assert (ours[:2] <= np.array([min(left), min(bottom)]) + 1e-5).all()
+    assert (ours[2:] >= np.array([max(right), max(top)]) - 1e-5).all()
+
+
+@settings(max_examples=30)
+@given(grid=north_up)
+def test_common_grid_of_a_scene_with_itself_is_that_scene(grid):
+    common = common_grid(grid, grid)
+    assert common.shape == grid.shape
+    assert common.transform.almost_equals(grid.transform, precision=1e-6)
+
+
+def test_common_grid_of_south_up_scenes_is_north_up_on_their_lattice():
+    south_up = Grid(Affine(0.5, 0, 435000.2, 0, 0.5, 4180990.1), 40, 20, UTM)
+    common = common_grid(south_up, south_up)
+    assert common.shape == south_up.shape
+    assert (common.transform.a, common.transform.e) == (0.5, -0.5)
+    # The lowest row of the one is the highest of the other.
+    np.testing.assert_allclose(common.to_map(np.array([[0, 19]])), south_up.to_map(np.array([[0, 0]])))
+
+
+def test_common_grid_of_a_turned_scene():
+    optical, sar = around(41.3, 37.7, UTM, 0.5), around(41.3, 37.7, UTM, 1.0, angle=30)
+    common = common_grid(optical, sar)
+    assert (common.transform.b, common.transform.d) == (0, 0)
+    assert common.pixel_size == pytest.approx((1, 1))
+    assert (
+        abs(common.transform.c - round(common.transform.c)) < 1e-2
+    )  # a lattice that does not hang on the turned corner
+    edge = bounds(sar, UTM)  # the turned scene is the larger one
+    ours = bounds(common, UTM)
+    assert (ours[:2] <= edge[:2] + 1e-6).all()
+    assert (ours[2:] >= edge[2:] - 1e-6).all()
+    assert np.abs(ours - edge).max() <= 1.0001
+
+
+@pytest.mark.parametrize(
+    ("optical", "sar", "crs", "side"),
+    [
+        # The optical CRS where it is projected, its own or the SAR's true pixel size there.
+        (around(41.3, 37.7, UTM, 0.5), around(41.3, 37.7, MERCATOR, 1.0), UTM, math.cos(math.radians(37.7))),
+        (around(41.3, 37.7, MERCATOR, 2.0), around(41.3, 37.7, UTM, 1.0), MERCATOR, 2.0),
+        (around(41.3, 37.7, LONLAT, 2e-6), around(41.3, 37.7, UTM, 1.0), UTM, 1.0),
+        (
+            around(41.3, 37.7, LONLAT, 1e-5),
+            around(41.3, 37.7, LONLAT, 2e-5),
+            CRS.from_epsg(32637),
+            2e-5 * 111_194 * math.sqrt(math.cos(math.radians(37.7))),
+        ),
+        (around(-74, 40.7, LONLAT, 1e-5), around(-74, 40.7, FEET, 6.0), FEET, 6.0),
+        (around(-74, 40.7, CRS.from_epsg(32618), 1.0), around(-74, 40.7, FEET, 6.0), CRS.from_epsg(32618), 6 * US_FOOT),
+        (around(-74, 40.7, FEET, 2.0), around(-74, 40.7, CRS.from_epsg(32618), 1.0), FEET, 1 / US_FOOT),
+        (around(-70.5, -33.4, LONLAT, 1e-5), around(-70.5, -33.4, LONLAT, 1e-6), CRS.from_epsg(32719), None),
+    ],
+)
+def test_common_grid_across_crs(optical, sar, crs, side):
+    common = common_grid(optical, sar)
+    assert common.crs == crs
+    assert (common.transform.b, common.transform.d) == (0, 0)
+    assert common.transform.e < 0 < common.transform.a
+    if side:
+        assert common.pixel_size == pytest.approx((side, side), rel=5e-3)
+    edges = np.array([bounds(optical, crs), bounds(sar, crs)])
+    union = np.concatenate([edges[:, :2].min(axis=0), edges[:, 2:].max(axis=0)])
+    ours = bounds(common, crs)
+    step = common.pixel_size[0]
+    assert (ours[:2] <= union[:2] + 0.01 * step).all()
+    assert (ours[2:] >= union[2:] - 0.01 * step).all()
+    assert np.abs(ours - union).max() < 1.02 * step
+
+
+@settings(max_examples=30)
+@given(w=sizes, h=sizes, width=sizes, height=sizes)
+def test_common_grid_of_pixel_frames(w, h, width, height):
+    common = common_grid(Grid.pixel_frame(w, h), Grid.pixel_frame(width, height))
+    assert common == Grid.pixel_frame(max(w, width), max(h, height))
+
+
+def test_common_grid_of_a_crs_and_a_pixel_frame_is_refused():
+    mapped, frame = around(41.3, 37.7, UTM, 0.5), Grid.pixel_frame(5, 5)
+    for pair in ((mapped, frame), (frame, mapped)):
+        with pytest.raises(InputError, match="--pixel-frame"):
+            common_grid(*pair)

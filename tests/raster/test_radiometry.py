@@ -1,0 +1,77 @@
+"""radiometry: what networks see."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sn9reg.raster.radiometry import standardise
+
+few = settings(max_examples=25, deadline=None)
+
+
+def rough(seed=0, shape=(30, 41)):
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+@few
+@given(seed=st.integers(0, 999), gain=st.floats(1e-2, 1e6), offset=st.floats(-100, 100), filled=st.floats(0.1, 1))
+def test_standardised_pixels_have_mean_0_and_variance_1_where_valid(seed, gain, offset, filled):
+    valid = np.random.default_rng(seed).random((30, 41)) < filled
+    image = (rough(seed) + np.float32(offset)) * np.float32(gain)
+    result = standardise(image, valid, clip=100)
+    assert result.dtype == np.float32
+    assert result.shape == image.shape
+    assert result[valid].mean() == pytest.approx(0, abs=1e-3)
+    assert result[valid].std() == pytest.approx(1, abs=1e-3)
+    assert (result[~valid] == 0).all()
+
+
+def test_gain_and_offset_do_not_matter():
+    whole = np.ones((30, 41), bool)
+    np.testing.assert_allclose(standardise(7 * rough() - 40, whole), standardise(rough(), whole), atol=1e-4)
+
+
+def test_outliers_are_cut_on_both_sides():
+    image = rough()
+    image[0, 0], image[5, 5] = 1e4, -1e4
+    result = standardise(image, np.ones(image.shape, bool), clip=3)
+    assert (result[0, 0], result[5, 5]) == (3, -3)
+    assert np.abs(result).max() == 3
+
+
+def test_what_is_not_valid_has_no_say():
+    valid = np.ones((30, 41), bool)
+    valid[:, 20:] = False
+    image, other = rough(), rough()
+    other[:, 20:] = np.float32(1e30)
+    np.testing.assert_array_equal(standardise(image, valid), standardise(other, valid))
+
+
+@pytest.mark.parametrize("level", [0.0, 0.1, -77.7, 3e8])
+@pytest.mark.parametrize("valid", [0.0, 0.3, 1.0])
+def test_constants_and_nothing_at_all_give_zeros(level, valid):
+    mask = np.random.default_rng(0).random((30, 41)) < valid
+    image = np.full((30, 41), level, np.float32)
+    image[~mask] = 5.0
+    result = standardise(image, mask)
+    assert result.dtype == np.float32
+    assert (result == 0).all()
+
+
+def test_one_valid_pixel_is_a_constant():
+    mask = np.zeros((30, 41), bool)
+    mask[3, 4] = True
+    assert (standardise(rough(), mask) == 0).all()
+
+
+@pytest.mark.parametrize("scale", [1e18, 3e37])
+def test_values_too_large_to_be_squared_are_no_accident(scale):
+    """RuntimeWarnings are errors in these tests."""
+    image = rough() * np.float32(scale)
+    whole = np.ones(image.shape, bool)
+    np.testing.assert_allclose(standardise(image, whole), standardise(rough(), whole), atol=1e-4)
+    extremes = np.where(rough() > 0, np.float32(3e38), np.float32(-3e38))
+    assert np.unique(np.round(standardise(extremes, whole))).tolist() == [-1, 1]

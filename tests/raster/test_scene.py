@@ -1,0 +1,513 @@
+"""ScenePair: what lies where on the common grid, and what of it is valid."""
+
+from __future__ import annotations
+
+import math
+import warnings
+
+import numpy as np
+import pytest
+import rasterio
+from affine import Affine
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from rasterio.crs import CRS
+from rasterio.enums import ColorInterp
+from rasterio.warp import transform as transform_coordinates
+from scipy.ndimage import binary_erosion
+
+from sn9reg.errors import InputError
+from sn9reg.raster.grid import Grid, Window
+from sn9reg.raster.scene import Patch, open_pair
+
+UTM, LONLAT, MERCATOR = CRS.from_epsg(32637), CRS.from_epsg(4326), CRS.from_epsg(3857)
+FEET, UTM_18 = CRS.from_epsg(2263), CRS.from_epsg(32618)
+# An origin and a pixel size that binary numbers only approximate.
+GRID = Grid(Affine(0.3, 0, 435000.3, 0, -0.3, 4181000.7), 60, 40, UTM)
+
+
+def write(path, array, grid=GRID, mask=None, colours=None, **options):
+    array = array if array.ndim == 3 else array[None]
+    profile = {"driver": "GTiff", "width": grid.width, "height": grid.height, "count": len(array)}
+    profile |= {"dtype": array.dtype, "transform": grid.transform, "crs": grid.crs, "photometric": "minisblack"}
+    with warnings.catch_warnings(), rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True):
+        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+        with rasterio.open(path, "w", **(profile | options)) as target:
+            target.write(array)
+            if colours is not None:
+                target.colorinterp = colours
+            if mask is not None:
+                target.write_mask(mask)
+    return path
+
+
+def noise(count=3, shape=GRID.shape, dtype="uint8", seed=0):
+    return np.random.default_rng(seed).integers(1, 120, (count, *shape)).astype(dtype)
+
+
+def read(path, **options):
+    """What the optical scene of a pair of twice the same file holds."""
+    with open_pair(path, path, **options) as pair:
+        return pair.optical.read(pair.grid.window)
+
+
+def ramp(grid: Grid, common: Grid) -> np.ndarray:
+    """(2, h, w): for each pixel of `grid`, the column and row of `common` at its centre, plus 1000."""
+    x, y = np.meshgrid(np.arange(grid.width), np.arange(grid.height))
+    places = grid.to_map(np.column_stack([x.ravel(), y.ravel()]))
+    at = common.to_pixel(grid.map_to_crs(places, common.crs))
+    return at.T.reshape(2, *grid.shape) + 1000
+
+
+def around(longitude: float, latitude: float, crs: CRS, side: float, n: int, angle: float = 0, south_up=False) -> Grid:
+    """A grid of n x n pixels about a place, which lies inside a pixel."""
+    (x,), (y,) = transform_coordinates(LONLAT, crs, [longitude], [latitude])
+    transform = Affine.translation(x, y) * Affine.rotation(angle) * Affine.scale(side, side if south_up else -side)
+    return Grid(transform * Affine.translation(-n / 2 + 0.3, -n / 2 - 0.2), n, n, crs)
+
+
+HERE, NEW_YORK = (41.3, 37.7), (-74.0, 40.7)
+BASE = around(*HERE, UTM, 0.3, 100)
+FRACTION = Grid(BASE.transform * Affine.translation(0.37, 0.61), 100, 100, UTM)
+# optical, sar, largest error in pixels of the common grid of a single value: an average over a fraction of a pixel's
+# neighbours is a little uneven. On average all are right to a hundredth.
+PLACED = {
+    "same lattice": (BASE, BASE, 1e-4),
+    "a fraction of a pixel apart": (BASE, FRACTION, 1e-3),
+    "twice as fine": (around(*HERE, UTM, 0.25, 200), around(*HERE, UTM, 0.5, 100), 1e-3),
+    "optical the coarser": (around(*HERE, UTM, 0.5, 100), around(*HERE, UTM, 0.25, 200), 1e-3),
+    "ratio 1.3": (around(*HERE, UTM, 0.5, 130), around(*HERE, UTM, 0.65, 100), 0.1),
+    "ratio 1.05": (around(*HERE, UTM, 0.5, 130), around(*HERE, UTM, 0.525, 100), 0.05),
+    "sar turned": (around(*HERE, UTM, 0.5, 160), around(*HERE, UTM, 0.5, 160, 30), 1e-3),
+    "optical turned and finer": (around(*HERE, UTM, 0.3, 300, 30), around(*HERE, UTM, 1.2, 80), 0.1),
+    "on its side": (around(*HERE, UTM, 0.3, 300, 90), around(*HERE, UTM, 1.2, 80), 0.01),
+    "sar south-up": (around(*HERE, UTM, 0.3, 100), around(*HERE, UTM, 0.5, 60, south_up=True), 0.05),
+    "optical south-up": (around(*HERE, UTM, 0.25, 100, south_up=True), around(*HERE, UTM, 0.5, 60), 0.01),
+    "sar in Mercator": (around(*HERE, UTM, 0.3, 200), around(*HERE, MERCATOR, 0.7, 120), 0.05),
+    "optical in Mercator": (around(*HERE, MERCATOR, 1, 80), around(*HERE, UTM, 0.3, 200), 0.05),
+    "sar in degrees, coarser": (around(*HERE, UTM, 0.3, 200), around(*HERE, LONLAT, 5e-6, 120), 0.1),
+    "sar in degrees, finer": (around(*HERE, UTM, 0.6, 100), around(*HERE, LONLAT, 3e-6, 200), 0.1),
+    "both in degrees": (around(*HERE, LONLAT, 6e-6, 100), around(*HERE, LONLAT, 9e-6, 80), 0.1),
+    "optical in feet": (around(*NEW_YORK, FEET, 1, 200), around(*NEW_YORK, UTM_18, 0.5, 100), 0.1),
+    "sar in feet, finer though as long in units": (
+        around(*NEW_YORK, UTM_18, 1, 60),
+        around(*NEW_YORK, FEET, 1, 200),
+        0.1,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", PLACED)
+def test_both_scenes_lie_where_the_map_says(tmp_path, case):
+    optical, sar, tolerance = PLACED[case]
+    zeros = [write(tmp_path / f"zero{i}.tif", np.ones(g.shape, np.uint8), g) for i, g in enumerate((optical, sar))]
+    with open_pair(*zeros) as pair:
+        common = pair.grid
+    paths = [write(tmp_path / f"{i}.tif", ramp(g, common), g) for i, g in enumerate((optical, sar))]
+    truth = ramp(common, common)
+    with open_pair(*paths) as pair:
+        assert pair.grid == common
+        for scene in (pair.optical, pair.sar):
+            patch = scene.read(common.window)
+            inside = binary_erosion(patch.valid, iterations=2)
+            corners = np.array([[0, 0], [scene.grid.width, 0], [0, scene.grid.height]]) - 0.5
+            corners = common.to_pixel(scene.grid.map_to_crs(scene.grid.to_map(corners), common.crs))
+            area = abs(np.linalg.det(corners[1:] - corners[0]))
+            assert 0.97 * area < patch.valid.sum() < 1.07 * area
+            error = (patch.values - truth)[:, inside]
+            assert np.abs(error).max() < tolerance
+            assert np.abs(error.mean(axis=1)).max() < 0.01
+
+
+@pytest.mark.parametrize("case", ["twice as fine", "sar south-up", "sar turned", "both in degrees", "optical in feet"])
+def test_a_bright_spot_appears_in_the_same_pixel_of_both(tmp_path, case):
+    optical, sar, _ = PLACED[case]
+    place = optical.to_map(np.array([[0.4 * optical.width, 0.55 * optical.height]]))
+    paths = []
+    for name, grid in (("optical", optical), ("sar", sar)):
+        values = np.full(grid.shape, 5, np.uint16)
+        col, row = np.rint(grid.to_pixel(optical.map_to_crs(place, grid.crs)))[0].astype(int)
+        values[row - 1 : row + 2, col - 1 : col + 2] = 1000
+        paths.append(write(tmp_path / f"{name}.tif", values, grid))
+    with open_pair(*paths) as pair:
+        at = pair.grid.to_pixel(optical.map_to_crs(place, pair.grid.crs))[0]
+        for scene in (pair.optical, pair.sar):
+            values = scene.read(pair.grid.window).values[0] - 5
+            values[values < 0] = 0
+            rows, cols = np.indices(values.shape)
+            centroid = np.array([(values * cols).sum(), (values * rows).sum()]) / values.sum()
+            # The spot stands on whole pixels of its scene, half of one of them away at most.
+            half = 0.5 * scene.grid.resolution * scene.grid.metres_per_unit
+            half /= pair.grid.resolution * pair.grid.metres_per_unit
+            assert np.abs(centroid - at).max() < 1.5 * half + 0.05
+
+
+@pytest.mark.parametrize(
+    "dtype", ["uint8", "int8", "uint16", "int16", "uint32", "int32", "int64", "uint64", "float32", "float64"]
+)
+def test_the_own_lattice_is_read_bit_for_bit(tmp_path, dtype):
+    values = noise(2, dtype=dtype)
+    if np.dtype(dtype).kind == "f":
+        values[0, 0, :4] = [1e-30, 1e30, -1e30, 1 / 3]
+    path = write(tmp_path / "r.tif", values)
+    with open_pair(path, path) as pair:
+        assert pair.grid == GRID
+        for scene in (pair.optical, pair.sar):
+            patch = scene.read(pair.grid.window)
+            assert patch.values.dtype == np.float32
+            np.testing.assert_array_equal(patch.values, values.astype(np.float32))
+            assert patch.valid.all()
+
+
+def test_values_beyond_float32_stay_finite(tmp_path):
+    values = np.ones(GRID.shape)
+    values[3, 3], values[4, 4] = 1e300, -1e300
+    patch = read(write(tmp_path / "r.tif", values))
+    assert patch.valid.all()
+    assert np.isfinite(patch.values).all()
+    assert patch.values[0, 3, 3] > 1e38
+    assert patch.values[0, 4, 4] < -1e38
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(east=st.floats(0, 1e5), north=st.floats(0, 1e5), side=st.sampled_from([0.1, 0.3, 0.5, 1 / 3, 10]))
+def test_the_own_lattice_wherever_it_lies(tmp_path, east, north, side):
+    grid = Grid(Affine(side, 0, 4e5 + east, 0, -side, 4e6 + north), 30, 20, UTM)
+    values = noise(1, grid.shape)
+    np.testing.assert_array_equal(read(write(tmp_path / "r.tif", values, grid)).values, values)
+
+
+@pytest.mark.parametrize("factor", [2, 3, 5])
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32", "float64"])
+def test_the_finer_scene_is_averaged_over_each_coarse_pixel(tmp_path, factor, dtype):
+    sar = Grid(Affine(3, 0, 435000, 0, -3, 4181000), 24, 16, UTM)
+    optical = Grid(Affine(3 / factor, 0, 435000, 0, -3 / factor, 4181000), 24 * factor, 16 * factor, UTM)
+    values = noise(1, optical.shape, dtype)
+    paths = write(tmp_path / "o.tif", values, optical), write(tmp_path / "s.tif", noise(1, sar.shape), sar)
+    with open_pair(*paths) as pair:
+        assert pair.grid == sar
+        patch = pair.optical.read(pair.grid.window)
+    means = values[0].reshape(16, factor, 24, factor).astype(float).mean(axis=(1, 3))
+    assert patch.valid.all()
+    # Whole numbers come back as whole numbers: the average is taken in the scene's own type.
+    np.testing.assert_allclose(patch.values[0], means, atol=1e-4 if dtype.startswith("f") else 0.5001)
+
+
+def test_what_is_finer_is_told_on_the_ground_and_not_by_numbers(tmp_path):
+    """Pixels of 1 foot under pixels of 1 metre: averaged, or their noise would pass for detail."""
+    optical, sar, _ = PLACED["sar in feet, finer though as long in units"]
+    paths = [write(tmp_path / f"{i}.tif", noise(1, g.shape, "float32"), g) for i, g in enumerate((optical, sar))]
+    with open_pair(*paths) as pair:
+        patch = pair.sar.read(pair.overlap)
+    assert patch.values[0, 3:-3, 3:-3].std() < 0.37 * noise(1, sar.shape, "float32").std()
+
+
+def test_only_valid_pixels_are_averaged(tmp_path):
+    sar = Grid(Affine(1, 0, 435000, 0, -1, 4181000), 24, 16, UTM)
+    optical = Grid(Affine(0.5, 0, 435000, 0, -0.5, 4181000), 48, 32, UTM)
+    values = np.full(optical.shape, 100, np.uint8)
+    values[::2, ::2] = 0  # a quarter of each coarse pixel
+    values[:8, :8] = 0
+    paths = write(tmp_path / "o.tif", values, optical, nodata=0), write(tmp_path / "s.tif", noise(1, sar.shape), sar)
+    with open_pair(*paths) as pair:
+        patch = pair.optical.read(pair.grid.window)
+    assert (patch.values[0][patch.valid] == 100).all()
+    expected = np.ones(sar.shape, bool)
+    expected[:4, :4] = False
+    np.testing.assert_array_equal(patch.valid, expected)
+
+
+def test_padding_is_not_valid(tmp_path):
+    """The union of two scenes that overlap in part, and windows beyond it."""
+    sar = GRID.crop(Window(20, 10, 60, 40))
+    values = noise(1)
+    with open_pair(write(tmp_path / "o.tif", values), write(tmp_path / "s.tif", noise(1, seed=1), sar)) as pair:
+        assert pair.grid.shape == (50, 80)
+        assert pair.overlap == Window(20, 10, 40, 30)
+        optical, radar = pair.optical.read(pair.grid.window), pair.sar.read(pair.grid.window)
+        beyond = pair.optical.read(pair.grid.window.grow(7))
+        nowhere = pair.optical.read(Window(500, 500, 4, 3))
+    expected = np.zeros((50, 80), bool)
+    expected[:40, :60] = True
+    np.testing.assert_array_equal(optical.valid, expected)
+    np.testing.assert_array_equal(radar.valid, expected[::-1, ::-1])
+    assert (optical.values[:, ~optical.valid] == 0).all()
+    np.testing.assert_array_equal(beyond.valid, np.pad(optical.valid, 7))
+    np.testing.assert_array_equal(beyond.values, np.pad(optical.values, ((0, 0), (7, 7), (7, 7))))
+    assert nowhere.valid.shape == (3, 4)
+    assert not nowhere.valid.any()
+
+
+def test_nodata_of_several_bands_counts_where_all_have_it(tmp_path):
+    values = noise()
+    values[0, :10] = 0  # no red is a colour
+    values[:, 20:30, 20:30] = 0
+    patch = read(write(tmp_path / "r.tif", values, nodata=0))
+    np.testing.assert_array_equal(~patch.valid, (values == 0).all(axis=0))
+    np.testing.assert_array_equal(patch.values, values)
+
+
+@pytest.mark.parametrize(("dtype", "nodata"), [("int16", -9999), ("float32", -9999.9), ("float64", 1e20)])
+def test_nodata_of_other_types(tmp_path, dtype, nodata):
+    values = noise(1, dtype=dtype)
+    values[0, 5:9, 7:9] = nodata
+    patch = read(write(tmp_path / "r.tif", values, nodata=nodata))
+    np.testing.assert_array_equal(~patch.valid, values[0] == values[0, 5, 7])
+    assert (patch.values[:, ~patch.valid] == 0).all()
+
+
+def test_alpha_band(tmp_path):
+    colours = [ColorInterp.red, ColorInterp.green, ColorInterp.blue, ColorInterp.alpha]
+    values = np.concatenate([noise(), np.full((1, *GRID.shape), 255, np.uint8)])
+    values[3, 5:9], values[3, 20], values[2, 30] = 0, 40, 0
+    patch = read(write(tmp_path / "last.tif", values, colours=colours))
+    assert patch.values.shape[0] == 3
+    np.testing.assert_array_equal(patch.valid, values[3] > 0)
+    np.testing.assert_array_equal(patch.values[:, patch.valid], values[:3, patch.valid])
+    first = write(tmp_path / "first.tif", np.roll(values, 1, axis=0), colours=colours[-1:] + colours[:-1])
+    again = read(first)
+    np.testing.assert_array_equal(again.valid, patch.valid)
+    np.testing.assert_array_equal(again.values, patch.values)
+
+
+@pytest.mark.parametrize("declared", [True, False])
+def test_alpha_band_and_nodata(tmp_path, declared):
+    values = np.concatenate([noise(), np.full((1, *GRID.shape), 255, np.uint8)])
+    values[3, 5:9] = 0
+    values[:3, 20:22] = 7
+    values[0, 30] = 7
+    path = write(tmp_path / "r.tif", values, photometric="rgb", alpha="yes", **({"nodata": 7} if declared else {}))
+    sar = write(tmp_path / "s.tif", noise(1), GRID.crop(Window(-10, -10, 60, 40)))
+    expected = (values[3] > 0) & (values[:3] != 7).any(axis=0)
+    with open_pair(path, sar, optical_nodata=None if declared else 7) as pair:
+        patch = pair.optical.read(pair.grid.window)
+    np.testing.assert_array_equal(patch.valid[10:, 10:], expected)
+    assert not patch.valid[:10].any()
+    assert not patch.valid[:, :10].any()
+
+
+def test_mask_band(tmp_path):
+    values, mask = noise(), np.full(GRID.shape, 255, np.uint8)
+    mask[:, :20] = 0
+    patch = read(write(tmp_path / "r.tif", values, mask=mask))
+    np.testing.assert_array_equal(patch.valid, mask > 0)
+    np.testing.assert_array_equal(patch.values[:, mask > 0], values[:, mask > 0])
+
+
+@pytest.mark.parametrize("nodata", [None, math.nan, -9999])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_what_is_not_finite_is_not_valid(tmp_path, dtype, nodata):
+    values = noise(dtype=dtype)
+    values[0, 3, 3], values[1, 5, 5], values[2, 7, 7], values[:, 9, 9] = math.nan, math.inf, -math.inf, math.nan
+    patch = read(write(tmp_path / "r.tif", values, nodata=nodata))
+    assert np.argwhere(~patch.valid).tolist() == [[3, 3], [5, 5], [7, 7], [9, 9]]
+    np.testing.assert_array_equal(patch.values, np.where(patch.valid, values, 0))
+
+
+def test_a_nodata_that_is_given_replaces_the_files_own(tmp_path):
+    values = noise(1, dtype="int16")
+    values[0, 3], values[0, 8] = -1, -2
+    declared, bare = write(tmp_path / "d.tif", values, nodata=-1), write(tmp_path / "b.tif", values)
+    with open_pair(declared, bare, optical_nodata=-2, sar_nodata=-1) as pair:
+        optical, sar = pair.optical.read(pair.grid.window), pair.sar.read(pair.grid.window)
+    np.testing.assert_array_equal(~optical.valid, values[0] == -2)
+    np.testing.assert_array_equal(~sar.valid, values[0] == -1)
+    for impossible in (1e9, 0.5, math.nan):
+        assert read(bare, optical_nodata=impossible).valid.all()
+
+
+def test_bands(tmp_path):
+    values = noise(5)
+    path = write(tmp_path / "r.tif", values)
+    with open_pair(path, path) as pair:
+        assert (pair.optical.bands, pair.sar.bands) == ((1, 2, 3), (1, 2, 3, 4, 5))
+    with open_pair(path, path, optical_bands=[4, 1], sar_bands=[5]) as pair:
+        np.testing.assert_array_equal(pair.optical.read(pair.grid.window).values, values[[3, 0]])
+        np.testing.assert_array_equal(pair.sar.read(pair.grid.window).values, values[[4]])
+    with pytest.raises(InputError, match="no band 6"), open_pair(path, path, sar_bands=[6]):
+        pass
+    slc = write(tmp_path / "slc.tif", noise(1).astype(np.complex64))
+    with pytest.raises(InputError, match="is complex"), open_pair(path, slc):
+        pass
+
+
+@pytest.mark.parametrize("georeferenced", [True, False])
+def test_pixel_frame(tmp_path, georeferenced):
+    """Sizes may differ; the first row stays the first, whatever georeference is ignored."""
+    here = GRID if georeferenced else Grid.pixel_frame(60, 40)
+    there = Grid(Affine(5, 1, 7, 1, 5, 9), 80, 30, MERCATOR) if georeferenced else Grid.pixel_frame(80, 30)
+    optical, sar = noise(1), noise(1, there.shape, seed=1)
+    optical[0, 0, :], optical[0, :, 0] = 200, 210
+    paths = write(tmp_path / "o.tif", optical, here), write(tmp_path / "s.tif", sar, there)
+    with open_pair(*paths, pixel_frame=True) as pair:
+        assert pair.grid == Grid.pixel_frame(80, 40)
+        assert pair.overlap == Window(0, 0, 60, 30)
+        patch, radar = pair.optical.read(pair.grid.window), pair.sar.read(pair.grid.window)
+        coarse = pair.optical.read(Window(0, 0, 30, 20), 2)
+    np.testing.assert_array_equal(patch.values[:, :40, :60], optical)
+    np.testing.assert_array_equal(radar.values[:, :30, :80], sar)
+    assert (patch.valid.sum(), radar.valid.sum()) == (40 * 60, 30 * 80)
+    np.testing.assert_allclose(coarse.values[0], optical[0].reshape(20, 2, 30, 2).mean(axis=(1, 3)), atol=0.5001)
+
+
+def test_without_pixel_frame_a_georeference_is_needed(tmp_path):
+    bare, mapped = write(tmp_path / "b.tif", noise(1), Grid.pixel_frame(60, 40)), write(tmp_path / "m.tif", noise(1))
+    for pair in ((bare, mapped), (mapped, bare), (bare, bare)):
+        with pytest.raises(InputError, match=r"b\.tif: has no CRS; use --pixel-frame"), open_pair(*pair):
+            pass
+
+
+@pytest.mark.parametrize("factor", [2, 3, 7, 8])
+def test_coarse_pixels_are_the_means_of_their_pixels(tmp_path, factor):
+    values = noise(2, dtype="float32")
+    path = write(tmp_path / "r.tif", values)
+    with open_pair(path, path) as pair:
+        coarse = pair.grid.coarsen(factor)
+        patch = pair.optical.read(coarse.window, factor)
+        part = pair.optical.read(Window(2, 1, 4, 3), factor)
+    assert patch.valid.shape == coarse.shape
+    assert patch.valid.all()
+    for row, col in np.ndindex(coarse.shape):
+        block = values[:, row * factor : (row + 1) * factor, col * factor : (col + 1) * factor]
+        if block.shape[1:] == (factor, factor):
+            np.testing.assert_allclose(patch.values[:, row, col], block.mean(axis=(1, 2)), rtol=1e-5)
+        else:  # of a short block at the edge, GDAL's average gives the outermost pixels more weight
+            assert (block.min(axis=(1, 2)) <= patch.values[:, row, col]).all()
+            assert (block.max(axis=(1, 2)) >= patch.values[:, row, col]).all()
+    np.testing.assert_array_equal(part.values, patch.values[:, 1:4, 2:6])
+
+
+@pytest.mark.parametrize("case", ["ratio 1.3", "sar turned", "both in degrees"])
+@pytest.mark.parametrize("factor", [1, 2, 8])
+def test_reading_by_windows_equals_reading_whole(tmp_path, case, factor):
+    """In whichever order: nothing depends on what was read before."""
+    optical, sar, _ = PLACED[case]
+    paths = [write(tmp_path / f"{i}.tif", noise(1, g.shape), g) for i, g in enumerate((optical, sar))]
+    with open_pair(*paths) as pair:
+        coarse = pair.grid.coarsen(factor)
+        whole = [scene.read(coarse.window, factor) for scene in (pair.optical, pair.sar)]
+        assert all(patch.valid.any() for patch in whole)
+    blocks = [block.grow(3).intersect(coarse.window) for block in coarse.blocks(57)]
+    with open_pair(*paths) as pair:
+        for block in reversed(blocks):
+            for scene, expected in zip((pair.optical, pair.sar), whole, strict=True):
+                part = scene.read(block, factor)
+                rows, cols = slice(block.row, block.row + block.height), slice(block.col, block.col + block.width)
+                np.testing.assert_array_equal(part.values, expected.values[:, rows, cols])
+                np.testing.assert_array_equal(part.valid, expected.valid[rows, cols])
+
+
+def test_what_is_done_to_a_patch_does_not_reach_the_next(tmp_path):
+    path = write(tmp_path / "r.tif", noise(1))
+    with open_pair(path, path) as pair:
+        for _ in range(2):
+            patch = pair.optical.read(pair.grid.window)
+            np.testing.assert_array_equal(patch.values, noise(1))
+            assert patch.valid.all()
+            patch.values[:], patch.valid[:] = -1, False
+
+
+def test_the_same_read_gives_the_same_bytes(tmp_path):
+    optical, sar, _ = PLACED["sar in Mercator"]
+    paths = (
+        write(tmp_path / "o.tif", noise(1, optical.shape), optical),
+        write(tmp_path / "s.tif", noise(1, sar.shape), sar),
+    )
+    results = []
+    for _ in range(2):
+        with open_pair(*paths) as pair:
+            results.append(pair.sar.read(pair.grid.window).values.tobytes())
+    assert results[0] == results[1]
+
+
+def test_overlap_across_crs(tmp_path):
+    optical, sar, _ = PLACED["sar in Mercator"]
+    paths = (
+        write(tmp_path / "o.tif", noise(1, optical.shape), optical),
+        write(tmp_path / "s.tif", noise(1, sar.shape), sar),
+    )
+    with open_pair(*paths) as pair:
+        area = pair.overlap
+        both = pair.optical.read(pair.grid.window).valid & pair.sar.read(pair.grid.window).valid
+    rows, cols = np.nonzero(both)
+    assert abs(area.col - cols.min()) <= 1
+    assert abs(area.row - rows.min()) <= 1
+    assert abs(area.col + area.width - 1 - cols.max()) <= 1
+    assert abs(area.row + area.height - 1 - rows.max()) <= 1
+
+
+def test_scenes_that_do_not_overlap(tmp_path):
+    optical = write(tmp_path / "o.tif", noise(1))
+    beside = write(tmp_path / "beside.tif", noise(1), GRID.crop(Window(60, 0, 60, 40)))
+    far = write(tmp_path / "far.tif", noise(1), around(*NEW_YORK, UTM_18, 0.5, 60).crop(Window(0, 0, 60, 40)))
+    for pair in ((optical, beside), (beside, optical), (optical, far)):
+        with pytest.raises(InputError, match="do not overlap"), open_pair(*pair):
+            pass
+    touching = write(tmp_path / "touching.tif", noise(1), GRID.crop(Window(59, 39, 60, 40)))
+    with open_pair(optical, touching) as opened:
+        assert opened.overlap == Window(59, 39, 1, 1)
+
+
+@pytest.mark.parametrize("side", ["optical", "sar"])
+def test_a_scene_without_a_valid_pixel_is_named(tmp_path, side):
+    good = write(tmp_path / "good.tif", noise(1))
+    empty = write(tmp_path / "empty.tif", np.zeros(GRID.shape, np.uint8), nodata=0)
+    not_a_number = write(tmp_path / "nan.tif", np.full(GRID.shape, np.nan, np.float32))
+    for bad in (empty, not_a_number):
+        pair = (bad, good) if side == "optical" else (good, bad)
+        with pytest.raises(InputError, match=rf"{bad.name}: holds no valid pixel"), open_pair(*pair):
+            pass
+
+
+def test_one_valid_pixel_is_found_in_a_large_scene(tmp_path):
+    grid = Grid(GRID.transform, 2500, 40, UTM)
+    values = np.zeros(grid.shape, np.uint8)
+    values[33, 1777] = 9
+    with open_pair(write(tmp_path / "r.tif", values, grid, nodata=0), write(tmp_path / "s.tif", noise(1))) as pair:
+        assert pair.optical.read(pair.grid.window).valid.sum() == 1
+
+
+def test_overview(tmp_path):
+    wide = Grid(GRID.transform, 2500, 40, UTM)
+    values = np.arange(2500, dtype=np.float32) + np.zeros(wide.shape, np.float32)
+    small, large = write(tmp_path / "small.tif", noise(1)), write(tmp_path / "large.tif", values, wide)
+    with open_pair(small, small) as pair:
+        patch, factor = pair.overview(pair.optical)
+        assert factor == 1
+        np.testing.assert_array_equal(patch.values, noise(1))
+    with open_pair(large, small) as pair:
+        patch, factor = pair.overview(pair.optical)
+        other, same_factor = pair.overview(pair.sar)
+        assert patch.valid.shape == other.valid.shape == pair.grid.coarsen(factor).shape
+    assert factor == same_factor
+    assert 500 < max(patch.valid.shape) <= 1024
+    whole = 2500 // factor
+    centres = np.arange(whole) * factor + (factor - 1) / 2
+    np.testing.assert_allclose(patch.values[0, 5, :whole], centres, rtol=1e-5)
+    np.testing.assert_array_equal(np.nonzero(other.valid.any(axis=0))[0], np.arange(60 / factor))
+
+
+def test_a_truncated_scene_is_named(tmp_path):
+    grid = Grid(GRID.transform, 600, 900, UTM)
+    good = write(tmp_path / "good.tif", noise(1, grid.shape), grid)
+    cut = write(tmp_path / "cut.tif", noise(1, grid.shape), grid)
+    cut.write_bytes(cut.read_bytes()[:200_000])
+    for pair in ((cut, good), (good, cut)):
+        with pytest.raises(InputError, match=r"cut\.tif: cannot be read"), open_pair(*pair):
+            pass
+
+
+def test_a_patch_checks_its_shapes():
+    with pytest.raises(ValueError, match="do not belong together"):
+        Patch(np.zeros((1, 3, 4), np.float32), np.zeros((4, 3), bool))
+    with pytest.raises(ValueError, match="do not belong together"):
+        Patch(np.zeros((3, 4), np.float32), np.zeros((3, 4), bool))
+
+
+def test_blocks_are_kept_as_long_as_they_are_needed_and_no_longer(tmp_path):
+    """GDAL's cache is of so many bytes: one that holds nothing reads every tile again for every block."""
+    from rasterio._env import get_gdal_config
+
+    path = write(tmp_path / "a.tif", noise())
+    with open_pair(path, path):
+        assert 64 << 20 <= get_gdal_config("GDAL_CACHEMAX") <= 512 << 20

@@ -1,0 +1,195 @@
+"""Scores: bit for bit against a second implementation of SpaceNet 9's scorer, and the unrounded truth."""
+
+import json
+import logging
+import math
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from affine import Affine
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rasterio.crs import CRS
+from rasterio.warp import transform
+
+from sn9reg.errors import InputError
+from sn9reg.offsets import OffsetMap
+from sn9reg.raster.grid import Grid
+from sn9reg.score.scoring import metres, reference, score, sn9_reference
+from sn9reg.tiepoints import TiePoints, read_tiepoints
+
+DATA = Path(__file__).parents[2].parent / "shared" / "data"
+UTM = CRS.from_epsg(32637)
+OPTICAL = Grid(Affine(0.3052, 0, 435385.5, 0, -0.3053, 4181428.8), 90, 70, UTM)
+KEYS = {
+    "sn9_mean_px", "sn9_score", "mean_px", "median_px", "rmse_px", "ce90_px",
+    "mean_m", "median_m", "rmse_m", "ce90_m", "n",
+}  # fmt: skip
+
+
+def offsets_of(array, grid=OPTICAL):
+    array = np.asarray(array, np.float32)
+    return OffsetMap(grid, lambda w: array[:, w.row : w.row + w.height, w.col : w.col + w.width])
+
+
+def zeros(grid):
+    return OffsetMap(grid, lambda w: np.zeros((2, *w.shape), np.float32))
+
+
+def sar_grid(epsg, size=80):
+    """A SAR grid of 0.41 m that lies over the optical one, in any CRS."""
+    if epsg == 32637:
+        return Grid(Affine(0.4091, 0, 435380.0, 0, -0.4090, 4181431.0), size, size, UTM)
+    corner = OPTICAL.map_to_crs(np.array([[435380.0, 4181431.0], [435412.0, 4181399.0]]), CRS.from_epsg(epsg))
+    step = (corner[1] - corner[0]) / size
+    return Grid(Affine(step[0], 0, corner[0, 0], 0, step[1], corner[0, 1]), size, size, CRS.from_epsg(epsg))
+
+
+def sn9_again(predicted, optical, sar, table):
+    """SpaceNet 9's scorer, written a second time: row by row, from its rules."""
+    go, gs = optical.transform.to_gdal(), sar.transform.to_gdal()
+    errors = []
+    for row in table.itertuples():
+        x_opt, y_opt = go[0] + row.optical_col * go[1], go[3] + row.optical_row * go[5]
+        x_sar, y_sar = gs[0] + row.sar_col * gs[1], gs[3] + row.sar_row * gs[5]
+        if sar.crs != optical.crs:
+            (x_sar,), (y_sar,) = transform(sar.crs, optical.crs, [x_sar], [y_sar])
+        dx, dy = np.rint((x_sar - x_opt) / go[1]), np.rint((y_sar - y_opt) / go[5])
+        px, py = predicted[:, row.optical_row, row.optical_col].astype(np.float64)
+        errors.append(math.sqrt((px - dx) ** 2 + (py - dy) ** 2))
+    mean = np.mean(errors)
+    return mean, 100 / (1 + 0.01 * mean)
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), epsg=st.sampled_from([32637, 4326, 3857]), n=st.integers(1, 40))
+def test_spacenet_9_bit_for_bit(seed, epsg, n):
+    rng, sar = np.random.default_rng(seed), sar_grid(epsg)
+    predicted = rng.normal(0, 30, (2, *OPTICAL.shape)).astype(np.float32)
+    table = pd.DataFrame(
+        {
+            "sar_row": rng.integers(0, sar.height, n),
+            "sar_col": rng.integers(0, sar.width, n),
+            "optical_row": rng.integers(0, OPTICAL.height, n),
+            "optical_col": rng.integers(0, OPTICAL.width, n),
+        }
+    )
+    points = TiePoints(table[["optical_col", "optical_row"]].to_numpy(), table[["sar_col", "sar_row"]].to_numpy())
+    result = score(offsets_of(predicted), OPTICAL, sar, points)
+    assert (result.sn9_mean_px, result.sn9_score) == sn9_again(predicted, OPTICAL, sar, table)
+    without = result.without_registration
+    assert (without.sn9_mean_px, without.sn9_score) == sn9_again(0 * predicted, OPTICAL, sar, table)
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), epsg=st.sampled_from([32637, 4326, 3857]), degrees=st.sampled_from([0, 30]))
+def test_the_reference_itself_has_no_error(seed, epsg, degrees):
+    rng, sar = np.random.default_rng(seed), sar_grid(epsg)
+    a, _, c, _, e, f = tuple(OPTICAL.transform)[:6]
+    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    turned = Affine(a * cos, -a * sin, c, e * sin, e * cos, f)
+    optical = Grid(turned, OPTICAL.width, OPTICAL.height, UTM)
+    pixels = rng.choice(optical.width * optical.height, 12, replace=False)
+    points = TiePoints(
+        np.column_stack([pixels % optical.width, pixels // optical.width]), rng.uniform(0, sar.width - 1, (12, 2))
+    )
+    for truth, key in ((reference, "rmse_px"), (sn9_reference, "sn9_mean_px")):
+        array = np.full((2, *optical.shape), np.nan)
+        x, y = points.optical_xy.astype(int).T
+        array[:, y, x] = truth(optical, sar, points).T
+        result = score(offsets_of(array, optical), optical, sar, points)
+        assert getattr(result, key) < 1e-4
+        assert key != "sn9_mean_px" or (result.sn9_mean_px, result.sn9_score) == (0, 100)
+
+
+def test_content_that_lies_right_and_down_in_sar_has_positive_offsets():
+    sar = OPTICAL.coarsen(2)
+    here, there = np.array([[10.5, 20.5]]), np.array([[10.0, 13.0]])  # 5 and 3 SAR px from (5, 10)
+    np.testing.assert_allclose(reference(OPTICAL, sar, TiePoints(here, there)), [[10, 6]], atol=1e-6)
+    # SpaceNet 9 counts from corners, so that the same point is half a pixel of the coarser image away, rounded.
+    np.testing.assert_allclose(sn9_reference(OPTICAL, sar, TiePoints(here, there)), [[10, 6]], atol=1)
+
+
+def test_statistics_in_pixels_and_metres():
+    optical = Grid(Affine(0.5, 0, 500000, 0, -0.5, 4000000), 50, 50, UTM)
+    xy = np.column_stack([np.arange(10.0), np.zeros(10)])
+    moved = TiePoints(xy, xy + np.column_stack([np.arange(1, 11), np.zeros(10)]))
+    result = score(zeros(optical), optical, optical, moved)
+    assert result.mean_px == pytest.approx(5.5)
+    assert result.median_m == pytest.approx(2.75)
+    assert result.rmse_px == pytest.approx(math.sqrt(38.5))
+    assert result.ce90_px == pytest.approx(9.1)
+    assert result.n == result.without_registration.n == 10
+    assert result.as_dict() | {"without_registration": 0} == result.without_registration.as_dict() | {
+        "without_registration": 0
+    }
+    assert set(result.without_registration.as_dict()) == KEYS
+    assert set(result.as_dict()) == KEYS | {"without_registration"}
+
+
+def test_fractional_points_sample_between_pixels_and_sn9_the_nearest():
+    ramp = np.stack([np.tile(np.arange(90.0), (70, 1)), np.zeros((70, 90))])
+    points = TiePoints(np.array([[10.25, 5.0]]), np.array([[10.25, 5.0]]))
+    table = score(offsets_of(ramp), OPTICAL, OPTICAL, points).per_point()
+    assert table.dx[0] == pytest.approx(10.25)
+    assert table.sn9_dx[0] == 10
+    assert len(table) == 1
+
+
+def test_degrees_are_measured_where_the_point_lies():
+    grid = Grid(Affine(1e-5, 0, 39.0, 0, -1e-5, 60.0), 100, 100, CRS.from_epsg(4326))
+    east, south = metres(grid, np.array([[50.0, 50.0]] * 2), np.array([[100.0, 0], [0, 100.0]]))
+    assert np.hypot(*east) == pytest.approx(55.8, rel=2e-3)  # a degree of longitude at 60 degrees north: 55.8 km
+    assert np.hypot(*south) == pytest.approx(111.4, rel=2e-3)
+    assert np.isnan(metres(Grid.pixel_frame(9, 9), np.zeros((1, 2)), np.ones((1, 2)))).all()
+
+
+def test_nan_offsets_give_null_and_a_warning(caplog):
+    array = np.zeros((2, *OPTICAL.shape))
+    array[:, 5, 5] = np.nan
+    points = TiePoints(np.array([[5.0, 5], [6, 6]]), np.array([[5.0, 5], [6, 6]]))
+    with caplog.at_level(logging.WARNING):
+        result = score(offsets_of(array), OPTICAL, OPTICAL, points)
+    assert "1 of 2 tie-points" in caplog.text
+    assert math.isnan(result.sn9_mean_px)
+    values = json.loads(json.dumps(result.as_dict(), allow_nan=False))
+    assert values["sn9_mean_px"] is None
+    assert values["mean_px"] is None
+    assert values["without_registration"]["sn9_mean_px"] == 0
+    assert result.per_point().error_px.isna().tolist() == [True, False]
+
+
+def test_a_turned_optical_image_has_no_sn9_step():
+    optical = Grid(Affine(0, 0.5, 0, 0.5, 0, 0), 20, 20, UTM)
+    points = TiePoints(np.array([[3.0, 4.0]]), np.array([[5.0, 4.0]]))
+    result = score(zeros(optical), optical, optical, points).as_dict()
+    assert result["sn9_mean_px"] is None
+    assert result["mean_px"] == pytest.approx(2)
+
+
+@pytest.mark.parametrize(("optical", "sar", "image"), [((90, 3), (3, 3), "optical"), ((3, 3), (3, -1), "SAR")])
+def test_points_outside_are_named(optical, sar, image):
+    points = TiePoints(np.array([[1.0, 1], optical]), np.array([[1.0, 1], sar]))
+    with pytest.raises(InputError, match=f"tie-point 2: .* outside the {image} image"):
+        score(zeros(OPTICAL), OPTICAL, sar_grid(32637), points)
+
+
+def test_real_scenes_without_registration():
+    folder = DATA / "sn9_tiepoints"
+    if not folder.exists():
+        pytest.skip(f"real tie-points are not here: {folder}")
+    facts = json.loads((folder / "geotransforms.json").read_text())
+    for name, expected in (("02_tiepoints_train_01", 105.56), ("03_tiepoints_train_01", 104.72)):
+        optical, sar = (
+            Grid(
+                Affine.from_gdal(*facts[name][image]["geotransform"]),
+                facts[name][image]["max_col"] + 1,
+                facts[name][image]["max_row"] + 1,
+                CRS.from_string(facts[name]["crs"]),
+            )
+            for image in ("optical", "sar")
+        )
+        points = read_tiepoints(folder / f"{name}.csv", optical, sar)
+        assert score(zeros(optical), optical, sar, points).sn9_mean_px == pytest.approx(expected, abs=0.01)

@@ -1,0 +1,372 @@
+"""The simulator: its geometry above all, measured in the images and not in its own formulas."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import rasterio
+from click.testing import CliRunner
+
+from sn9reg.cli import main
+from sn9reg.errors import ConfigError, InputError, OutputError
+from sn9reg.offsets import node_positions, open_offsets
+from sn9reg.raster.grid import Window
+from sn9reg.simulate import Scene, SimulatedScene, make_scene, simulate
+from sn9reg.simulate.landuse import Kind, Shapes
+from sn9reg.simulate.optical import Optical
+from sn9reg.simulate.sar import Sar
+
+NAMES = {
+    "02_optical_train_01.tif",
+    "02_sar_train_01.tif",
+    "02_tiepoints_train_01.csv",
+    "02_offsets_train_01.tif",
+}
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> SimulatedScene:
+    return simulate(tmp_path_factory.mktemp("scene"), 640, 560, seed=3, empty=0.05)
+
+
+@pytest.fixture(scope="module")
+def large() -> Scene:
+    """Laid out, not rendered."""
+    return make_scene(10_000, 4_000, seed=1)
+
+
+def painters(scene: Scene, looks: float = 4.0, empty: float = 0.0) -> tuple[Optical, Sar]:
+    origin = np.array([scene.optical.transform.c, scene.optical.transform.f])
+    return Optical(scene.world, scene.optical, scene.field, scene.seed), Sar(
+        scene.world, scene.sar, origin, scene.field, scene.seed, looks, empty
+    )
+
+
+def truth_at_nodes(scene: Scene, step: int = 100) -> tuple[np.ndarray, np.ndarray]:
+    """(N, 2) optical pixels and (N, 2) offsets."""
+    x, y = np.meshgrid(np.arange(0, scene.optical.width, step), np.arange(0, scene.optical.height, step))
+    xy = np.column_stack([x.ravel(), y.ravel()]).astype(float)
+    return xy, scene.truth().sample(xy)
+
+
+def tie_points(files: SimulatedScene) -> np.ndarray:
+    """(N, 4) sar_row, sar_col, optical_row, optical_col."""
+    return np.loadtxt(files.tiepoints, delimiter=",", skiprows=1, dtype=int)
+
+
+# ---- files
+
+
+def test_files_are_those_of_spacenet9(written: SimulatedScene) -> None:
+    assert {path.name for path in written.optical.parent.iterdir()} == NAMES
+    with rasterio.open(written.optical) as optical, rasterio.open(written.sar) as sar:
+        assert (optical.count, optical.dtypes[0], optical.shape) == (3, "uint8", (560, 640))
+        assert (sar.count, sar.dtypes[0], sar.nodata) == (1, "uint16", 0)
+        assert optical.crs == sar.crs == "EPSG:32637"
+        assert optical.res == pytest.approx((0.305, 0.305))
+        assert sar.res == pytest.approx((0.409, 0.409))
+        assert optical.bounds != sar.bounds
+    with open_offsets(written.offsets) as offsets:
+        assert offsets.grid.shape == (560, 640)
+    assert written.tiepoints.read_text().splitlines()[0] == "sar_row,sar_col,optical_row,optical_col"
+
+
+def test_same_seed_same_bytes_other_seed_other_place(written: SimulatedScene, tmp_path: Path) -> None:
+    again = simulate(tmp_path / "again", 640, 560, seed=3, empty=0.05)
+    other = simulate(tmp_path / "other", 640, 560, seed=4, empty=0.05)
+    for first, second, third in zip(*map(dataclasses.astuple, (written, again, other)), strict=True):
+        assert first.read_bytes() == second.read_bytes()
+        assert first.read_bytes() != third.read_bytes()
+
+
+def assert_same(one: np.ndarray, other: np.ndarray) -> None:
+    """Slopes and the way from SAR to ground come from a matrix product, which is the same in any block to some float32
+    steps only: a grey, or a step of the texture's table, in very few pixels."""
+    one, other = one.astype(float), other.astype(float)
+    assert (one != other).mean() < 0.002
+    assert (np.abs(one - other) <= np.maximum(1, 0.02 * other)).all()
+
+
+def test_a_block_alone_is_its_part_of_the_whole() -> None:
+    scene = make_scene(700, 700, seed=2)
+    part, inside = Window(211, 187, 160, 130), np.s_[..., 187:317, 211:371]
+    for painter in painters(scene):
+        whole = Window(0, 0, 480, 470)
+        np.testing.assert_array_equal(painter.labels(whole)[inside], painter.labels(part))
+        assert_same(painter.render(whole)[inside], painter.render(part))
+
+
+def test_files_agree_with_a_block_rendered_alone(written: SimulatedScene) -> None:
+    optical, sar = painters(make_scene(640, 560, seed=3), empty=0.05)
+    with rasterio.open(written.optical) as file:  # across the seam of four blocks
+        assert_same(file.read()[:, 480:560, 480:560], optical.render(Window(480, 480, 80, 80)))
+    with rasterio.open(written.sar) as file:
+        assert_same(file.read(1)[150:350, 150:350], sar.render(Window(150, 150, 200, 200)))
+
+
+# ---- geometry
+
+
+def flat(scene: Scene) -> Scene:
+    """The same scene without anything that stands up."""
+    return dataclasses.replace(scene, world=dataclasses.replace(scene.world, buildings=Shapes(), trees=Shapes()))
+
+
+@pytest.mark.parametrize("seed", [1, 2, 5, 7, 8])
+def test_roads_lie_in_both_images_where_the_truth_says(seed: int) -> None:
+    """The SAR image, fetched by the offset map alone, has its dark lines where the optical one has roads."""
+    scene = flat(make_scene(700, 700, seed))
+    optical, sar = painters(scene, looks=0)
+    whole = scene.optical.window
+    is_road = np.append(False, np.isin(scene.world.ground.kind, [Kind.ROAD]))
+    road = is_road[optical.labels(whole)].astype(np.float32)
+    dark = -np.log(sar.intensity(scene.sar.window))
+    x, y = np.meshgrid(np.arange(700.0), np.arange(700.0))
+    offsets = scene.truth().read(whole).reshape(2, -1).T
+    found = {}
+    for name, shift in (("truth", offsets), ("zero", 0 * offsets)):
+        # Written out, so that it shares nothing with the simulator: metres from the optical to the SAR corner.
+        east = scene.optical.transform.c + (x.ravel() + 0.5 + shift[:, 0]) * 0.305 - scene.sar.transform.c
+        south = scene.sar.transform.f - scene.optical.transform.f + (y.ravel() + 0.5 + shift[:, 1]) * 0.305
+        at = (np.stack([east, south]) / 0.409 - 0.5).reshape(2, 700, 700).astype(np.float32)
+        fetched = cv2.remap(dark, at[0], at[1], cv2.INTER_LINEAR, borderValue=float("nan"))
+        found[name] = _peaks(road, fetched)
+    assert len(found["truth"]) >= 10
+    assert np.abs(np.median(found["truth"], axis=0)).max() < 0.3  # half a pixel astray would show
+    assert np.median(np.hypot(*found["truth"].T)) < 1.0
+    assert (np.hypot(*found["zero"].T) < 3).mean() < 0.3
+
+
+def _peaks(template: np.ndarray, image: np.ndarray, half: int = 40, reach: int = 20) -> np.ndarray:
+    """(N, 2) sub-pixel shifts at which patches of `template` correlate best with `image`."""
+    shifts = []
+    for row in range(60, 640, 50):
+        for col in range(60, 640, 50):
+            patch = template[row - half : row + half + 1, col - half : col + half + 1]
+            outer = half + reach
+            search = image[row - outer : row + outer + 1, col - outer : col + outer + 1]
+            if search.shape != (2 * outer + 1, 2 * outer + 1) or np.isnan(search).any() or not _textured(patch):
+                continue
+            surface = cv2.matchTemplate(search, patch, cv2.TM_CCOEFF_NORMED)
+            if surface.max() < 0.5:  # other dark things than roads
+                continue
+            r, c = np.clip(np.unravel_index(surface.argmax(), surface.shape), 1, 2 * reach - 1)
+            top = _vertex(surface[r, c - 1 : c + 2]) + c, _vertex(surface[r - 1 : r + 2, c]) + r
+            shifts.append([top[0] - reach, top[1] - reach])
+    return np.array(shifts)
+
+
+def _vertex(values: np.ndarray) -> float:
+    """Where the parabola through three neighbours has its top, from the middle one."""
+    before, at, after = values.tolist()
+    return 0.5 * (before - after) / (before - 2 * at + after)
+
+
+def _textured(patch: np.ndarray) -> bool:
+    """Whether a patch has edges in all directions, so that its place is determined."""
+    gx, gy = cv2.Sobel(patch, cv2.CV_32F, 1, 0), cv2.Sobel(patch, cv2.CV_32F, 0, 1)
+    tensor = np.array([[(gx * gx).sum(), (gx * gy).sum()], [(gx * gy).sum(), (gy * gy).sum()]])
+    low, high = np.linalg.eigvalsh(tensor)
+    return bool(low > 0.2 * high > 0)
+
+
+def test_buildings_lean_towards_the_sensor_and_shade_the_other_side() -> None:
+    scene = flat(make_scene(400, 400, seed=6))
+    place = scene.optical.to_map(np.array([[200.0, 200.0]]))[0]
+    corners = np.array([[-6, -6], [6, -6], [6, 6], [-6, 6]], float)
+    house = Shapes([0], [place + corners], [0.0], [10.0], [(0.5, 0.5, 0.5)])
+    bare = dataclasses.replace(scene.world, ground=Shapes())
+    with_house = dataclasses.replace(bare, buildings=house)
+    window = Window(0, 0, scene.sar.width, scene.sar.height)
+    empty, built = (
+        painters(dataclasses.replace(scene, world=world), looks=0)[1].intensity(window) for world in (bare, with_house)
+    )
+    foot = scene.sar.to_pixel(scene.field.in_sar(place[None]))[0]
+    bright, dark = (
+        np.argwhere(mask)[:, ::-1].mean(axis=0) - foot for mask in (built > 1.6 * empty, built < 0.4 * empty)
+    )
+    towards = scene.field.towards_sensor * [1, -1]  # pixel rows run down
+    assert bright @ towards > 5
+    assert dark @ towards < -5
+
+
+def test_tie_points_agree_with_the_offset_map(written: SimulatedScene) -> None:
+    points = tie_points(written)
+    assert len(points) >= 10
+    with rasterio.open(written.optical) as optical, rasterio.open(written.sar) as sar:
+        found = np.array([np.array(sar.xy(*p[:2])) - optical.xy(*p[2:]) for p in points]) / [0.305, -0.305]
+        assert (points.min(axis=0) >= 0).all()
+        assert (points.max(axis=0) < [sar.height, sar.width, optical.height, optical.width]).all()
+        assert all(sar.read(1)[p[0], p[1]] > 0 for p in points)
+    with open_offsets(written.offsets) as offsets:
+        error = found - offsets.sample(points[:, [3, 2]].astype(float))
+    assert np.sqrt((error**2).mean()) < 3.5
+    assert np.abs(error.mean(axis=0)).max() < 2
+
+
+def test_the_field_is_like_spacenet9(large: Scene) -> None:
+    xy, offsets = truth_at_nodes(large)
+    length = np.hypot(*offsets.T)
+    share = np.linalg.eigvalsh(np.cov(offsets.T))
+    design = np.column_stack([xy, np.ones(len(xy))])
+    residual = offsets - design @ np.linalg.lstsq(design, offsets, rcond=None)[0]
+    assert 75 < length.mean() < 115
+    assert length.max() < 330
+    assert share[1] / share.sum() > 0.9
+    assert 15 < np.hypot(*residual.T).mean() < 60
+
+
+def test_the_way_back_inverts_the_way_there(large: Scene) -> None:
+    xy, _ = node_positions(large.optical, 333)
+    ground = large.optical.to_map(xy)
+    np.testing.assert_allclose(large.field.on_ground(large.field.in_sar(ground)), ground, atol=1e-6)
+
+
+def test_junctions_are_many_and_spread(large: Scene) -> None:
+    inside = large.optical.to_pixel(large.world.junctions)
+    inside = inside[((inside > 0) & (inside < [10_000, 4_000])).all(axis=1)]
+    assert len(inside) > 100
+    assert len(np.unique(inside // [2_500, 2_000], axis=0)) == 8
+
+
+def test_small_scenes_are_not_affine_either() -> None:
+    xy, offsets = truth_at_nodes(make_scene(1500, 1500, seed=0), 50)
+    design = np.column_stack([xy, np.ones(len(xy))])
+    residual = offsets - design @ np.linalg.lstsq(design, offsets, rcond=None)[0]
+    assert np.hypot(*residual.T).mean() > 3
+    assert 20 < np.hypot(*offsets.T).mean() < np.hypot(*offsets.T).max() < 150 / 0.305
+
+
+# ---- radiometry
+
+
+def test_sar_is_no_function_of_the_optical_grey() -> None:
+    tone = np.array(make_scene(2000, 2000, seed=0).world.ground.tone)
+    assert abs(np.corrcoef(tone[:, 0], tone[:, 1])[0, 1]) < 0.15
+
+
+def test_speckle_has_the_given_looks() -> None:
+    scene = make_scene(300, 300, seed=0)
+    window = Window(0, 0, scene.sar.width, scene.sar.height)
+    smooth = painters(scene)[1].intensity(window)
+    for looks in (1.0, 9.0):
+        intensity = painters(scene, looks)[1].render(window).astype(float) ** 2 / smooth
+        assert intensity.mean() ** 2 / intensity.var() == pytest.approx(looks, rel=0.1)
+
+
+def test_no_data_beyond_the_swath(tmp_path: Path) -> None:
+    half = simulate(tmp_path / "half", 300, empty=0.5)
+    full = simulate(tmp_path / "full", 300, empty=0.0)
+    with rasterio.open(half.sar) as file:
+        assert (file.read(1) == 0).mean() == pytest.approx(0.5, abs=0.02)
+        assert (file.read_masks(1) == 0).mean() == pytest.approx(0.5, abs=0.02)
+    with rasterio.open(full.sar) as file:
+        assert file.read(1).min() > 0
+
+
+# ---- a given field
+
+
+def given_csv(folder: Path, shift: tuple[float, float] = (-20.0, 6.0)) -> tuple[Path, Path]:
+    """81 tie-points of a ramp: X_sar - X_opt = shift + 0.02 x, with images of different origin."""
+    optical, sar = [500.0, 0.3, 0, 900.0, 0, -0.3], [480.0, 0.4, 0, 930.0, 0, -0.4]
+    lines = ["sar_row,sar_col,optical_row,optical_col"]
+    for row in range(0, 900, 100):
+        for col in range(0, 900, 100):
+            east, north = 500 + (col + 0.5) * 0.3, 900 - (row + 0.5) * 0.3
+            east += shift[0] + 0.02 * col * 0.3
+            lines.append(f"{(930 - north - shift[1]) / 0.4 - 0.5:.3f},{(east - 480) / 0.4 - 0.5:.3f},{row},{col}")
+    table, transforms = folder / "aoi.csv", folder / "geo.json"
+    table.write_text("\n".join(lines) + "\n")
+    content = {"aoi": {"optical": {"geotransform": optical}, "sar": {"geotransform": sar}}}
+    transforms.write_text(json.dumps(content))
+    return table, transforms
+
+
+def test_field_from_tie_points(tmp_path: Path) -> None:
+    scene = make_scene(600, 600, 0, *given_csv(tmp_path))
+    xy, offsets = truth_at_nodes(scene)
+    east = -20 + 0.02 * (120 + (xy[:, 0] - 299.5) * 0.305)
+    np.testing.assert_allclose(offsets * [0.305, -0.305], np.column_stack([east, np.full(len(xy), 6.0)]), atol=0.1)
+
+
+def test_field_without_geotransforms(tmp_path: Path) -> None:
+    table = tmp_path / "aoi.csv"
+    rows = [f"{r * 0.305 / 0.409:.3f},{(c + 40) * 0.305 / 0.409:.3f},{r},{c}" for r in (0, 300, 600) for c in (0, 500)]
+    table.write_text("\n".join(["sar_row,sar_col,optical_row,optical_col", *rows]))
+    _, offsets = truth_at_nodes(make_scene(400, 400, 0, table))
+    np.testing.assert_allclose(offsets, np.broadcast_to([40.0, 0.0], offsets.shape), atol=0.3)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "a,b\n1,2\n", "sar_row,sar_col,optical_row,optical_col\n1,2,3\n",
+     "sar_row,sar_col,optical_row,optical_col\n1,2,3,nan\n", "sar_row,sar_col,optical_row,optical_col\n1,2,3,4\n"],
+)
+def test_field_that_is_none(tmp_path: Path, text: str) -> None:
+    (tmp_path / "bad.csv").write_text(text)
+    with pytest.raises(InputError, match=r"bad\.csv|tie-points"):
+        make_scene(300, 300, 0, tmp_path / "bad.csv")
+
+
+def test_geotransforms_that_are_none(tmp_path: Path) -> None:
+    table, transforms = given_csv(tmp_path)
+    with pytest.raises(ConfigError, match="--field"):
+        make_scene(300, 300, 0, None, transforms)
+    with pytest.raises(InputError, match="missing"):
+        make_scene(300, 300, 0, table, tmp_path / "missing.json")
+    for text in ("{", "{}", '{"aoi": {"optical": {"geotransform": [1]}}}', "[]"):
+        transforms.write_text(text)
+        with pytest.raises(InputError, match=r"geo\.json"):
+            make_scene(300, 300, 0, table, transforms)
+
+
+# ---- errors and the command
+
+
+@pytest.mark.parametrize("arguments", [(10, 10), (300, 0), (300, 90_000), (300, 300, -1)])
+def test_size_or_seed_out_of_range(tmp_path: Path, arguments: tuple[int, ...]) -> None:
+    with pytest.raises(ConfigError):
+        simulate(tmp_path / "new", *arguments)
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("options", [{"looks": 0.0}, {"looks": float("nan")}, {"empty": 1.0}, {"empty": -0.1}])
+def test_options_out_of_range(tmp_path: Path, options: dict[str, float]) -> None:
+    with pytest.raises(ConfigError):
+        simulate(tmp_path, 300, **options)  # type: ignore[arg-type]
+
+
+def test_a_file_in_the_way(tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("")
+    with pytest.raises(OutputError):
+        simulate(tmp_path / "taken", 300)
+
+
+def test_command(tmp_path: Path) -> None:
+    run = CliRunner().invoke(main, ["simulate", str(tmp_path / "scene"), "--size", "300x240", "--seed", "5", "--json"])
+    assert run.exit_code == 0, run.output
+    files = json.loads(run.stdout)
+    assert {Path(path).name for path in files.values()} == NAMES
+    with rasterio.open(files["optical"]) as file:
+        assert file.shape == (240, 300)
+    before = Path(files["sar"]).read_bytes()
+    again = CliRunner().invoke(main, ["simulate", str(tmp_path / "scene"), "--size", "300x240"])
+    assert again.exit_code == 1
+    assert "--overwrite" in again.stderr
+    assert Path(files["sar"]).read_bytes() == before
+    replaced = CliRunner().invoke(main, ["simulate", str(tmp_path / "scene"), "--size", "300x240", "--overwrite"])
+    assert replaced.exit_code == 0
+    assert Path(files["sar"]).read_bytes() != before
+
+
+@pytest.mark.parametrize("size", ["big", "300x", "x300", "300x300x3", "12", "0x300"])
+def test_command_refuses_a_bad_size(tmp_path: Path, size: str) -> None:
+    run = CliRunner().invoke(main, ["simulate", str(tmp_path / "scene"), "--size", size])
+    assert run.exit_code == 2
+    assert not (tmp_path / "scene").exists()

@@ -1,0 +1,73 @@
+"""Small rasters: textures and fields, alone and as pairs of scenes."""
+
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import rasterio
+from affine import Affine
+from rasterio.crs import CRS
+from scipy.ndimage import gaussian_filter
+
+from sn9reg.raster.scene import open_pair
+
+UTM = CRS.from_epsg(32637)
+# (dx, dy) from optical to SAR of `textures`, in pixels.
+SHIFT = (9, -6)
+
+
+def write_raster(path, bands, transform=None, crs=None, **options):
+    """(count, h, w) values as a GeoTIFF, or by the extension .png, as a PNG."""
+    bands = np.asarray(bands)
+    driver = "PNG" if str(path).endswith(".png") else "GTiff"
+    profile = {"driver": driver, "count": len(bands), "dtype": options.pop("dtype", bands.dtype)}
+    profile |= {"height": bands.shape[1], "width": bands.shape[2], "crs": crs} | options
+    if transform is not None:
+        profile["transform"] = transform
+    with rasterio.open(path, "w", **profile) as target:
+        target.write(bands)
+    return Path(path)
+
+
+def textures(width=320, height=280, seed=0):
+    """(h, w) uint8 optical and SAR of one texture; what optical shows at (x, y), SAR shows at (x, y) + SHIFT."""
+    random = np.random.default_rng(seed)
+    whole = gaussian_filter(random.normal(size=(height + 80, width + 80)), 2.5)
+    whole = np.clip(whole / whole.std() * 40 + 120, 1, 255)
+    (dx, dy), margin = SHIFT, 40
+    optical = whole[margin : margin + height, margin : margin + width]
+    sar = whole[margin - dy : margin - dy + height, margin - dx : margin - dx + width]
+    return optical.astype(np.uint8), sar.astype(np.uint8)
+
+
+TEXTURE_TRANSFORM = Affine(0.5, 0, 435000, 0, -0.5, 4181000)
+
+
+def fields(side, seed):
+    """A texture of blobs with sharp edges, as fields and roofs have, in [0, 1]."""
+    random = np.random.default_rng(seed)
+    coarse, fine = (gaussian_filter(random.normal(size=(side, side)), width) for width in (14, 4))
+    edges = (coarse > 0) * 0.5 + (fine > 0.5 * fine.std()) * 0.35
+    return gaussian_filter(edges, 1.0) + 0.1
+
+
+@contextmanager
+def pair_of(folder, shape=(300, 330), shift=(9, -6), looks=4.0, seed=0, empty=None, same=False):
+    """Opened: an optical image, and a SAR image of reversed contrast in speckle, its content `shift` px away; if
+    `same`, of like contrast, without speckle, and partly negative as decibels are. `empty` (slices) is nodata."""
+    rim = max(map(abs, shift)) + 1
+    whole = fields(max(shape) + 2 * rim, seed)
+    (dx, dy), (height, width) = shift, shape
+    optical = whole[rim : rim + height, rim : rim + width]
+    sar = whole[rim - dy : rim - dy + height, rim - dx : rim - dx + width].copy()
+    if same:
+        sar = 10 * (sar - sar.mean() - 1e-3)
+    else:
+        sar = 500 * (1.1 - sar) * np.random.default_rng(seed + 1).gamma(looks, 1 / looks, sar.shape)
+    if empty is not None:
+        sar[empty] = 0
+    for name, values, nodata in (("optical", 200 * optical + 20, None), ("sar", sar, 0)):
+        values = values[None].astype(np.float32)
+        write_raster(folder / f"{name}.tif", values, TEXTURE_TRANSFORM, UTM, nodata=nodata)
+    with open_pair(folder / "optical.tif", folder / "sar.tif") as pair:
+        yield pair
