@@ -1,0 +1,56 @@
+"""Options: declared once as fields of a dataclass, with their types and ranges, and checked by one function.
+
+Pydantic does the checking. Matchers, weights and the YAML files of trainings all go through `check`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, TypeVar, dataclass_transform
+
+from sn9reg.errors import ConfigError
+
+T = TypeVar("T")
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=())
+def options(kind: type[T]) -> type[T]:
+    """Class decorator: a frozen dataclass that `check` builds, and that refuses names it does not have.
+
+    A range stands beside the type: ``count: Annotated[int, Ge(1)] = 600`` (from `annotated_types`).
+    """
+    made = dataclass(frozen=True)(kind)
+    made.__pydantic_config__ = {"extra": "forbid", "allow_inf_nan": False}  # type: ignore[attr-defined]
+    return made
+
+
+def check(kind: type[T], given: Mapping[str, Any], owner: str) -> T:
+    """An instance of the dataclass `kind` from given values, nested ones included.
+
+    Values are taken as JSON has them, so that YAML, command line and Python mean the same: a whole number serves as a
+    float, a list as a tuple, but a text or a truth value is no number. owner: what the error message begins with.
+    Raises ConfigError for an unknown name, a missing value, and a value of another type or out of range.
+    """
+    from pydantic import TypeAdapter, ValidationError  # here, so that a command without options does not wait for it
+
+    try:
+        content = json.dumps(dict(given), default=repr)
+        built: T = TypeAdapter(kind).validate_json(content, strict=True)
+    except (ValidationError, ConfigError) as error:
+        told = _told(error, kind) if isinstance(error, ValidationError) else str(error)
+        raise ConfigError(f"{owner}: {told}") from error
+    return built
+
+
+def _told(error: Any, kind: Any) -> str:
+    """The first error of a check in one line: where, what stands there, what belongs there."""
+    first = error.errors(include_url=False)[0]
+    where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).lstrip(".")
+    if first["type"] == "missing":
+        return f"{where} is missing"
+    if first["type"] == "unexpected_keyword_argument":
+        known = ", ".join(field.name for field in fields(kind)) or "none"
+        return f"there is no option {where}" + (f"; there are: {known}" if len(first["loc"]) == 1 else "")
+    return f"{where} is {first['input']!r}; {first['msg'][:1].lower()}{first['msg'][1:]}"
