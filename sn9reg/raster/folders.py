@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ _BESIDE = (".tfw", ".pgw", ".jgw", ".wld", ".prj", ".xml")  # what may lie besid
 
 
 @dataclass(frozen=True)
-class PairFiles:
+class RegisteredPair:
     """The files of one pair."""
 
     name: str
@@ -32,7 +33,12 @@ class PairFiles:
         return _read(self.optical, self.mask, native), _read(self.sar, self.mask, native)
 
 
-def pair_files(folder: PathLike) -> list[PairFiles]:
+def data_root() -> Path:
+    """The folder that holds the data sets: `$SN9REG_DATA`, or `data`. See data/README.md for what lies where."""
+    return Path(os.environ.get("SN9REG_DATA", "data"))
+
+
+def pair_files(folder: PathLike) -> list[RegisteredPair]:
     """The pairs of a folder, by name. Raises InputError where there are none."""
     folder = Path(folder)
     if not folder.is_dir():
@@ -42,7 +48,7 @@ def pair_files(folder: PathLike) -> list[PairFiles]:
         name = optical.stem[: -len("_opt")]
         sar, mask = (_rasters(folder, f"{glob.escape(name)}_{kind}") for kind in ("sar", "mask"))
         if sar:
-            found.append(PairFiles(name, optical, sar[0], mask[0] if mask else None))
+            found.append(RegisteredPair(name, optical, sar[0], mask[0] if mask else None))
     if not found:
         raise InputError(f"{folder}: holds no pairs NAME_opt.* and NAME_sar.*")
     return found
