@@ -39,7 +39,7 @@ from sn9reg.errors import InputError, OutputError, Sn9regError
 from sn9reg.fit.correspondences import Correspondences, Flags, Floats
 from sn9reg.matchers.descriptors.matcher import FAITHFUL, DescriptorMatcher
 from sn9reg.raster.files import atomic_output
-from sn9reg.raster.folders import PairFiles, pair_files
+from sn9reg.raster.folders import RegisteredPair, pair_files
 from sn9reg.raster.scene import ScenePair, open_pair
 from sn9reg.score.benchmark import save_patch
 from sn9reg.score.metrics import f_measure, ncm, rmse
@@ -171,7 +171,7 @@ def budget(out: Path) -> str:
     return f"Trained: {told[0]}, both alike." if same else f"Trained: {WITH} {told[0]}, {WITHOUT} {told[1]}."
 
 
-def measured(name: str, options: dict[str, Any], files: list[PairFiles], seeds: int) -> Iterator[Row]:
+def measured(name: str, options: dict[str, Any], files: list[RegisteredPair], seeds: int) -> Iterator[Row]:
     """A descriptor on all pairs, a row for each protocol. Both see the same keypoints, which are described once."""
     matchers = {protocol: DescriptorMatcher(**FAITHFUL | extra | options) for protocol, extra in PROTOCOLS.items()}
     found: dict[str, list[PairResult]] = {protocol: [] for protocol in matchers}
@@ -194,7 +194,7 @@ def measured(name: str, options: dict[str, Any], files: list[PairFiles], seeds: 
 
 
 @contextmanager
-def opened(files: PairFiles) -> Iterator[ScenePair]:
+def opened(files: RegisteredPair) -> Iterator[ScenePair]:
     """A pair in a pixel frame, without what its mask leaves out. Raises InputError where it cannot be used."""
     patches = dict(zip((files.optical, files.sar), files.read(), strict=True))
     if len({patch.valid.shape for patch in patches.values()}) > 1:

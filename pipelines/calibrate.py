@@ -28,7 +28,7 @@ from sn9reg.judge.evidence import NO_EVIDENCE, gather
 from sn9reg.matchers import DEFAULT_MATCHER
 from sn9reg.matchers.base import Matcher, make_matcher
 from sn9reg.offsets import open_offsets
-from sn9reg.raster.folders import PairFiles, pair_files
+from sn9reg.raster.folders import RegisteredPair, pair_files
 from sn9reg.raster.grid import Points, Window
 from sn9reg.raster.scene import Patch, ScenePair, open_pair
 from sn9reg.registration import witness
@@ -103,7 +103,7 @@ def _field(pair: ScenePair, fitted: Fit, truth: Known, pixel: float) -> tuple[Po
 
 
 def folder_cases(
-    name: str, files: list[PairFiles], scratch: Path, wrong: bool = True, rim: int = SHIFT
+    name: str, files: list[RegisteredPair], scratch: Path, wrong: bool = True, rim: int = SHIFT
 ) -> Iterator[Case]:
     """Every pair with its SAR image displaced at random, and every optical image with the SAR image of another."""
     random = np.random.default_rng(0)
@@ -153,7 +153,7 @@ def offsets_truth(path: Path) -> Truth:
     return truth
 
 
-def unseen(files: list[PairFiles]) -> list[PairFiles]:
+def unseen(files: list[RegisteredPair]) -> list[RegisteredPair]:
     """The pairs of SEN1-2's training folder that the shipped networks' recipes hold out."""
     held = hold_out([pair.read(native=True)[0].values.mean(axis=0) for pair in files], 0.08, 0)
     return [pair for pair, out in zip(files, held, strict=True) if out]

@@ -26,7 +26,7 @@ import numpy.typing as npt
 
 from sn9reg.errors import Sn9regError
 from sn9reg.matchers.base import Matcher, make_matcher
-from sn9reg.raster.folders import PairFiles, pair_files
+from sn9reg.raster.folders import RegisteredPair, pair_files
 from sn9reg.raster.scene import Patch
 from sn9reg.registration import register
 from sn9reg.score.benchmark import save_patch
@@ -105,7 +105,7 @@ def measure(
 
 
 def _one(
-    files: PairFiles, matcher: Matcher, turn: float, zoom: float, model: str, random: np.random.Generator
+    files: RegisteredPair, matcher: Matcher, turn: float, zoom: float, model: str, random: np.random.Generator
 ) -> Turned:
     angle, scale = random.uniform(-turn, turn), zoom ** random.uniform(-1, 1)
     optical, sar = files.read()

@@ -32,7 +32,7 @@ from sn9reg.matchers.dual_encoder.encode import CellEncoder
 from sn9reg.matchers.dual_encoder.network import CELL, DualEncoder
 from sn9reg.matchers.dual_encoder.pairing import nearest_anywhere
 from sn9reg.matchers.fused import fused
-from sn9reg.raster.folders import PairFiles, pair_files
+from sn9reg.raster.folders import RegisteredPair, pair_files
 from sn9reg.raster.radiometry import SarLog
 from sn9reg.raster.scene import Patch
 from sn9reg.score.metrics import anm, ece, mma, mma_of_truth, reliability, rmse
@@ -95,7 +95,7 @@ def cross_calibrated(confidence: list[Floats], errors: list[Floats]) -> list[Flo
     return result
 
 
-def match_folder(network: DualEncoder, files: list[PairFiles], passes: int) -> Matched:
+def match_folder(network: DualEncoder, files: list[RegisteredPair], passes: int) -> Matched:
     """Every cell of each pair with every other: registered pairs, so the truth is no displacement."""
     errors, confidence, possible = [], [], []
     for pair in files:
@@ -117,7 +117,7 @@ def match_folder(network: DualEncoder, files: list[PairFiles], passes: int) -> M
     return Matched(errors, confidence, possible)
 
 
-def ablation(config: DualConfig, files: list[PairFiles], out: Path) -> dict[str, dict[str, float]]:
+def ablation(config: DualConfig, files: list[RegisteredPair], out: Path) -> dict[str, dict[str, float]]:
     """Trains what is not in the folder yet, and matches."""
     table: dict[str, dict[str, float]] = {}
     for name, (options, passes) in ROWS.items():
