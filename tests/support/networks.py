@@ -9,18 +9,22 @@ from sn9reg.matchers.dense.networks.table import build
 SIMILARITY = {"mcgf": "cc", "osmnet": "ssd", "fft-unet": "zncc", "maru-net": "zncc", "slim-unet": "zncc"}
 
 
-def untrained(name, shared=True, **options):
-    """A network in eval mode whose batch normalisations are those of a trained one: nothing is 0 or 1 as at the start,
-    and features are neither huge nor gone."""
-    torch.manual_seed(3)
-    network = build(name, shared, **options)
+def settle(network, run):
+    """The network in eval mode with batch normalisations as training leaves them: nothing is 0 or 1 as at the start,
+    and features are neither huge nor gone. run: runs it once."""
+    network.train()
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.weight, 0.5, 1.5)
             nn.init.normal_(module.bias, std=0.3)
             module.momentum = 1.0
-    channels = options.get("in_channels", 1)
     with torch.no_grad():
-        for branch in network.branches.values():
-            branch(torch.randn(2, channels, 64, 64))
+        run()
     return network.eval()
+
+
+def untrained(name, shared=True, **options):
+    """A dense network that nobody trained, see `settle`."""
+    torch.manual_seed(3)
+    network, channels = build(name, shared, **options), options.get("in_channels", 1)
+    return settle(network, lambda: [b(torch.randn(2, channels, 64, 64)) for b in network.branches.values()])

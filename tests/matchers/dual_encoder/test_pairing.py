@@ -1,6 +1,4 @@
-"""cells/pairing: similarity of cells, positions within them, and mutual nearest neighbours, against brute force."""
-
-from __future__ import annotations
+"""Similarity of cells, positions within them, and mutual nearest neighbours, against brute force."""
 
 import pytest
 import torch
@@ -14,6 +12,8 @@ from sn9reg.matchers.dual_encoder.pairing import (
     weighted_similarity,
 )
 
+RADIUS = 3
+
 
 def noise(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
@@ -24,79 +24,50 @@ def units(*shape, seed=0):
     return normalize(noise(*shape, seed=seed), dim=-3)
 
 
-# --- weighted similarity ---------------------------------------------------------------------------------------------
-
-
 def test_similarity_is_the_cosine_times_the_confidence_of_both():
     one, other = units(2, 7, 3, 4), units(2, 7, 5, 2, seed=1)
     sure, unsure = noise(2, 1, 3, 4, seed=2).sigmoid(), noise(2, 1, 5, 2, seed=3).sigmoid()
-    similarity = weighted_similarity(one, other, sure, unsure)
-    assert similarity.shape == (2, 12, 10)
-    for b, y, x, v, u in [(0, 0, 0, 0, 0), (0, 2, 1, 4, 1), (1, 1, 3, 3, 0), (1, 2, 3, 4, 1)]:
-        expected = (one[b, :, y, x] @ other[b, :, v, u]) * sure[b, 0, y, x] * unsure[b, 0, v, u]
-        assert float(similarity[b, y * 4 + x, v * 2 + u]) == pytest.approx(float(expected))
+    expected = torch.einsum("bcyx,bcvu->byxvu", one * sure, other * unsure).reshape(2, 12, 10)
+    torch.testing.assert_close(weighted_similarity(one, other, sure, unsure), expected)
 
 
-def test_a_cell_is_like_itself_as_far_as_it_is_sure():
-    one, sure = units(1, 7, 3, 4), noise(1, 1, 3, 4, seed=2).sigmoid()
-    diagonal = weighted_similarity(one, one, sure, sure)[0].diagonal()
-    torch.testing.assert_close(diagonal, sure.flatten().square())
+# --- positions within a cell -----------------------------------------------------------------------------------------
 
 
-# --- positions -------------------------------------------------------------------------------------------------------
-
-
-def bump(x, y, height=12, width=15, sigma=0.7):
-    rows, cols = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+def bump(x, y, sigma=0.7):
+    rows, cols = torch.meshgrid(torch.arange(12), torch.arange(15), indexing="ij")
     return torch.exp(-((cols - x) ** 2 + (rows - y) ** 2) / (2 * sigma**2)).double()
 
 
-@pytest.mark.parametrize("dx", [-0.45, -0.2, 0, 0.1, 0.4])
+@pytest.mark.parametrize("dx", [-0.45, 0, 0.1, 0.4])
 @pytest.mark.parametrize("dy", [-0.4, 0, 0.3])
 def test_the_top_of_a_bump_is_found_within_its_cell(dx, dy):
-    found = soft_position(bump(9 + dx, 4 + dy)[None], torch.tensor([[9, 4]]))
-    assert found[0].tolist() == pytest.approx([9 + dx, 4 + dy], abs=0.03)
-
-
-def test_each_of_several_has_weights_of_its_own():
-    places = torch.tensor([[3.2, 4.1], [10.9, 7.3], [6.0, 5.7]])
-    found = soft_position(torch.stack([bump(x, y) for x, y in places.tolist()]), places.round().long())
-    assert found.shape == (3, 2)
-    torch.testing.assert_close(found, places.double(), atol=0.03, rtol=0)
+    tops = torch.stack([bump(9 + dx, 4 + dy), bump(3 + dx, 7 + dy)])
+    found = soft_position(tops, torch.tensor([[9, 4], [3, 7]]))
+    expected = torch.tensor([[9.0, 4.0], [3.0, 7.0]]).double() + torch.tensor([dx, dy])
+    torch.testing.assert_close(found, expected, atol=0.03, rtol=0)
 
 
 def test_only_what_is_within_two_cells_has_a_say():
-    weights = bump(9, 4)
+    weights, best = bump(9, 4), torch.tensor([[9, 4]])
     weights[4, 12] = weights[7, 9] = weights[0, 0] = 100
-    assert soft_position(weights[None], torch.tensor([[9, 4]]))[0].tolist() == pytest.approx([9, 4], abs=1e-6)
+    assert soft_position(weights[None], best)[0].tolist() == pytest.approx([9, 4], abs=1e-6)
     weights[4, 11] = 100
-    assert float(soft_position(weights[None], torch.tensor([[9, 4]]))[0, 0]) > 10.5
+    assert float(soft_position(weights[None], best)[0, 0]) > 10.5
+    alone = torch.zeros(1, 12, 15)
+    assert soft_position(alone, best)[0].tolist() == [9, 4]
+    alone[0, 6, 7] = 0.3
+    assert soft_position(alone, best)[0].tolist() == pytest.approx([7, 6])
 
 
-def test_one_weight_draws_all_the_way():
-    weights = torch.zeros(1, 12, 15)
-    weights[0, 6, 7] = 0.3
-    assert soft_position(weights, torch.tensor([[9, 4]]))[0].tolist() == pytest.approx([7, 6])
-
-
-@pytest.mark.parametrize("best", [(0, 0), (14, 0), (0, 11), (14, 11), (1, 10), (7, 0)])
+@pytest.mark.parametrize("best", [(0, 0), (14, 0), (14, 11), (1, 10), (7, 0)])
 def test_beyond_the_border_there_is_nothing(best):
     """By hand: the mean of the cells around that there are, all of one weight."""
-    x, y = best
-    cols = [c for c in range(x - 2, x + 3) if 0 <= c < 15]
-    rows = [r for r in range(y - 2, y + 3) if 0 <= r < 12]
+    cols, rows = ([c for c in range(b - 2, b + 3) if 0 <= c < n] for b, n in zip(best, (15, 12), strict=True))
     found = soft_position(torch.ones(1, 12, 15), torch.tensor([best]))[0]
     assert found.tolist() == pytest.approx([sum(cols) / len(cols), sum(rows) / len(rows)])
-
-
-@pytest.mark.parametrize("best", [(0, 5), (14, 3), (6, 0), (8, 11)])
-def test_a_steep_bump_at_the_border_stays_there(best):
-    found = soft_position(bump(*best, sigma=0.3)[None], torch.tensor([best]))[0]
-    assert found.tolist() == pytest.approx(best, abs=0.02)
-
-
-def test_without_any_weight_the_whole_cell_is_the_place():
-    assert soft_position(torch.zeros(1, 12, 15), torch.tensor([[9, 4]]))[0].tolist() == [9, 4]
+    steep = soft_position(bump(*best, sigma=0.3)[None], torch.tensor([best]))[0]
+    assert steep.tolist() == pytest.approx(best, abs=0.02)
 
 
 def test_gradients_flow_through_the_position():
@@ -108,10 +79,7 @@ def test_gradients_flow_through_the_position():
     assert gradient[:, 12:].abs().max() == 0
 
 
-# --- shifted similarity ----------------------------------------------------------------------------------------------
-
-
-RADIUS = 3
+# --- similarity of cells within a radius -----------------------------------------------------------------------------
 
 
 def surroundings(height, width, dx, dy, channels=24, seed=0):
@@ -123,8 +91,8 @@ def surroundings(height, width, dx, dy, channels=24, seed=0):
     return one, other
 
 
-@pytest.mark.parametrize("window", [1, 3, 5])
-@pytest.mark.parametrize(("dx", "dy"), [(0, 0), (2, -1), (-3, 3), (3, 1), (0, -3)])
+@pytest.mark.parametrize("window", [1, 5])
+@pytest.mark.parametrize(("dx", "dy"), [(0, 0), (2, -1), (-3, 3), (0, -3)])
 def test_a_known_shift_is_found_y_before_x(dx, dy, window):
     volume = shifted_similarity(*surroundings(8, 11, dx, dy), RADIUS, window)
     assert volume.shape == (7, 7, 8, 11)
@@ -132,35 +100,19 @@ def test_a_known_shift_is_found_y_before_x(dx, dy, window):
     assert (best // 7 - RADIUS == dy).all()
     assert (best % 7 - RADIUS == dx).all()
     torch.testing.assert_close(volume[dy + RADIUS, dx + RADIUS], torch.ones(8, 11, dtype=torch.float64))
+    assert mutual(volume).all()
 
 
-def test_every_entry_is_the_product_of_two_cells():
-    one, other = noise(5, 4, 6), noise(5, 4 + 2 * RADIUS, 6 + 2 * RADIUS, seed=1)
-    volume = shifted_similarity(one, other, RADIUS)
-    expected = torch.stack(
-        [
-            torch.stack([torch.einsum("cyx,cyx->yx", one, other[:, v : v + 4, u : u + 6]) for u in range(7)])
-            for v in range(7)
-        ]
-    )
-    torch.testing.assert_close(volume, expected)
-
-
-def test_no_radius_compares_in_place_alone():
-    one, other = noise(5, 4, 6), noise(5, 4, 6, seed=1)
-    volume = shifted_similarity(one, other, 0)
-    assert volume.shape == (1, 1, 4, 6)
-    torch.testing.assert_close(volume[0, 0], (one * other).sum(dim=0))
-
-
-@pytest.mark.parametrize("window", [3, 5])
-def test_a_window_is_the_mean_of_the_cells_there_are_around(window):
-    one, other = noise(5, 6, 7), noise(5, 6 + 2 * RADIUS, 7 + 2 * RADIUS, seed=1)
-    single, averaged = (shifted_similarity(one, other, RADIUS, side) for side in (1, window))
-    half = window // 2
+@pytest.mark.parametrize("radius", [0, RADIUS])
+def test_every_entry_is_the_product_of_two_cells_and_a_window_their_mean(radius):
+    one, other, size = noise(5, 6, 7), noise(5, 6 + 2 * radius, 7 + 2 * radius, seed=1), 2 * radius + 1
+    single, averaged = (shifted_similarity(one, other, radius, side) for side in (1, 3))
+    for v in range(size):
+        for u in range(size):
+            torch.testing.assert_close(single[v, u], (one * other[:, v : v + 6, u : u + 7]).sum(dim=0))
     for y in range(6):
         for x in range(7):
-            around = single[:, :, max(0, y - half) : y + half + 1, max(0, x - half) : x + half + 1]
+            around = single[:, :, max(0, y - 1) : y + 2, max(0, x - 1) : x + 2]
             torch.testing.assert_close(averaged[:, :, y, x], around.mean(dim=(2, 3)))
 
 
@@ -189,18 +141,6 @@ def test_of_two_cells_that_want_the_same_the_more_alike_one_gets_it():
     assert mutual(volume).tolist() == [[False, True, True]]
     volume[1, 2, 0, 2] = 0.7  # now cell 2, but less than the second does
     assert mutual(volume).tolist() == [[False, True, False]]
-    volume[1, 1, 0, 1] = 0.35  # that one now wants cell 3: cell 2 is for the one that likes it most
-    assert mutual(volume).tolist() == [[False, True, True]]
-
-
-def test_rows_and_columns_are_not_mixed_up():
-    """Two cells above each other want the same one."""
-    volume = torch.full((3, 3, 2, 4), -1.0)
-    volume[1, 1] = 0.1  # all the cell in place
-    volume[2, 2, 0, 1] = 0.5  # this one the cell below to the right: row 1, column 2
-    assert mutual(volume).tolist() == [[True] * 4, [True, True, False, True]]
-    volume[1, 1, 1, 2] = 0.6
-    assert mutual(volume).tolist() == [[True, False, True, True], [True] * 4]
 
 
 def mutual_by_hand(volume):
@@ -218,28 +158,14 @@ def mutual_by_hand(volume):
 
 
 @pytest.mark.parametrize(("radius", "height", "width"), [(1, 6, 5), (2, 7, 4), (3, 5, 8), (0, 3, 3), (4, 1, 9)])
-@pytest.mark.parametrize("seed", range(3))
-def test_as_brute_force_finds_on_random_data(radius, height, width, seed):
+def test_mutual_is_as_brute_force_finds(radius, height, width):
     size = 2 * radius + 1
-    volume = noise(size, size, height, width, seed=seed)
+    volume = noise(size, size, height, width)
     found = mutual(volume)
-    assert found.dtype == torch.bool
     assert found.equal(mutual_by_hand(volume))
     assert found.any()
     if 1 <= radius <= 3:  # there are neighbours to want the same, and not a choice for all
         assert not found.all()
-
-
-@pytest.mark.parametrize("window", [1, 3])
-def test_as_brute_force_finds_on_similarities(window):
-    one, other = surroundings(7, 9, 1, 2)
-    one = one + 0.6 * noise(*one.shape, seed=5)
-    volume = shifted_similarity(one, other, RADIUS, window)
-    assert mutual(volume).equal(mutual_by_hand(volume))
-
-
-def test_all_cells_of_a_shifted_copy_are_mutual():
-    assert mutual(shifted_similarity(*surroundings(7, 9, -2, 1), RADIUS)).all()
 
 
 # --- all cells with all ----------------------------------------------------------------------------------------------
@@ -265,12 +191,7 @@ def test_anywhere_finds_what_was_mixed_up_and_leaves_out_what_is_not_valid():
     optical[:, 2, 3] = 0
     sar[:, 1, 4] = 0
     found = nearest_anywhere(optical, sar)
-    gone = {2 * 6 + 3, int(order[14])}
-    assert set(found.optical.tolist()) == set(range(30)) - gone
+    assert set(found.optical.tolist()) == set(range(30)) - {2 * 6 + 3, int(order[14])}
     assert order[found.sar].equal(found.optical)
     torch.testing.assert_close(found.sar_xy, torch.stack([found.sar % 10, found.sar // 10], dim=1).to(found.sar_xy))
-
-
-def test_anywhere_finds_nothing_where_nothing_is_valid():
     assert len(nearest_anywhere(torch.zeros(5, 3, 4), noise(5, 3, 4).float()).similarity) == 0
-    assert len(nearest_anywhere(noise(5, 3, 4).float(), torch.zeros(5, 3, 4)).similarity) == 0
