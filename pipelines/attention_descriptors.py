@@ -38,6 +38,7 @@ from pipelines.train_descriptors import run
 from sn9reg.errors import InputError, OutputError, Sn9regError
 from sn9reg.fit.correspondences import Correspondences, Flags, Floats
 from sn9reg.matchers.descriptors.matcher import FAITHFUL, DescriptorMatcher
+from sn9reg.matchers.descriptors.weights import load_descriptor
 from sn9reg.raster.files import atomic_output
 from sn9reg.raster.folders import RegisteredPair, pair_files
 from sn9reg.raster.scene import ScenePair, open_pair
@@ -45,7 +46,7 @@ from sn9reg.score.benchmark import save_patch
 from sn9reg.score.metrics import f_measure, ncm, rmse
 from sn9reg.training.config import as_dict, read_as
 from sn9reg.training.descriptor_config import DescriptorConfig
-from sn9reg.weights.store import load_descriptor, manifest
+from sn9reg.weights.store import manifest
 
 PROTOCOLS: dict[str, dict[str, Any]] = {"anywhere": {}, "near": {"near": True, "max_offset": 20.0}}
 WITH, WITHOUT = "with attention", "without attention"

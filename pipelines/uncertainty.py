@@ -31,6 +31,7 @@ from sn9reg.many.jobs import peak_memory
 from sn9reg.matchers.dual_encoder.encode import CellEncoder
 from sn9reg.matchers.dual_encoder.network import CELL, DualEncoder
 from sn9reg.matchers.dual_encoder.pairing import nearest_anywhere
+from sn9reg.matchers.dual_encoder.weights import DualOptions, load_dual_encoder, save_dual_encoder
 from sn9reg.matchers.fused import fused
 from sn9reg.raster.folders import RegisteredPair, pair_files
 from sn9reg.raster.radiometry import SarLog
@@ -39,7 +40,6 @@ from sn9reg.score.metrics import anm, ece, mma, mma_of_truth, reliability, rmse
 from sn9reg.training.config import read_as
 from sn9reg.training.dual_config import DualConfig
 from sn9reg.training.dual_run import train_dual
-from sn9reg.weights.store import DualArchitecture, load_dual_encoder, save_weights
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -130,7 +130,7 @@ def ablation(config: DualConfig, files: list[RegisteredPair], out: Path) -> dict
         if not weights.exists():
             folder.mkdir(parents=True, exist_ok=True)
             task = train_dual(chosen, folder, resume=True, progress=False)
-            save_weights(weights, task.network, DualArchitecture(chosen.aleatoric, chosen.dropout, chosen.structure))
+            save_dual_encoder(weights, task.network, DualOptions(chosen.aleatoric, chosen.dropout, chosen.structure))
         table[name] = match_folder(fused(load_dual_encoder(weights)), files, passes).row()
         click.echo(f"{name}: {table[name]}")
     return table

@@ -9,11 +9,10 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
 from rasterio.errors import CRSError
@@ -21,6 +20,9 @@ from rasterio.errors import CRSError
 from sn9reg.errors import ConfigError, InputError
 from sn9reg.raster.files import PathLike, atomic_output
 from sn9reg.raster.grid import Grid, Points
+
+if TYPE_CHECKING:  # for the types alone: reading and writing tables imports it, and a registration does neither
+    import pandas as pd
 
 Floats = npt.NDArray[np.float64]
 
@@ -65,6 +67,8 @@ class TiePoints:
 
     def table(self) -> pd.DataFrame:
         """One row per point: SpaceNet 9's columns, then score, sigma and inlier (0 or 1) where known."""
+        import pandas as pd
+
         xy = np.column_stack([self.sar_xy[:, ::-1], self.optical_xy[:, ::-1]])
         table = pd.DataFrame(xy, columns=list(COLUMNS))
         for name in ("score", "sigma"):
@@ -165,6 +169,8 @@ def _text(path: PathLike) -> str:
 
 def _csv_table(path: PathLike, text: str, required: tuple[str, ...], line: int = 1) -> pd.DataFrame:
     """Rows as text, indexed by their line in the file; `line` is the line at which `text` begins."""
+    import pandas as pd
+
     body = text.lstrip("\r\n")
     line += text[: len(text) - len(body)].count("\n")
     try:
@@ -245,6 +251,8 @@ def _geojson_text(tiepoints: TiePoints, optical: Grid, sar: Grid) -> str:
 
 
 def _geojson_table(path: PathLike, text: str, optical: Grid | None, sar: Grid | None) -> pd.DataFrame:
+    import pandas as pd
+
     try:
         features = json.loads(text)["features"]
         rows = [dict(feature.get("properties") or {}) for feature in features]
@@ -274,6 +282,8 @@ def _drawn(where: str, feature: dict[str, Any], optical: Grid | None, sar: Grid 
 
 
 def _points_text(tiepoints: TiePoints, _optical: Grid, sar: Grid) -> str:
+    import pandas as pd
+
     places = sar.to_map(tiepoints.sar_xy)
     x, y = tiepoints.optical_xy.T
     inlier = np.ones(len(tiepoints), bool) if tiepoints.inlier is None else tiepoints.inlier
@@ -287,6 +297,8 @@ def _points_text(tiepoints: TiePoints, _optical: Grid, sar: Grid) -> str:
 
 
 def _points_table(path: PathLike, text: str, optical: Grid | None, sar: Grid | None) -> pd.DataFrame:
+    import pandas as pd
+
     if sar is None:
         raise InputError(f"{path}: QGIS points hold map coordinates; they can be read only with the SAR raster's grid")
     crs, line = sar.crs, 1
