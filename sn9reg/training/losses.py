@@ -112,7 +112,7 @@ class MCGFLoss(MatchingLoss):
     temperature; positives are always pushed up and the hardest negatives down. At a border the cross is clipped.
     """
 
-    similarity: ClassVar[Similarity] = "cc"
+    similarity = "cc"
 
     @options
     class Options:
@@ -147,7 +147,7 @@ class OSMNetLoss(MatchingLoss):
     The text gives no values: gamma 32, margin 0.25 and positives within a radius of 1 px (a cross) are as released.
     """
 
-    similarity: ClassVar[Similarity] = "ssd"
+    similarity = "ssd"
 
     @options
     class Options:
@@ -182,7 +182,7 @@ class FFTUNetLoss(MatchingLoss):
     The temperature's value is not in the text: 1/96 is as released. `trainable` is Sec. V-C.2's optimised one.
     """
 
-    similarity: ClassVar[Similarity] = "zncc"
+    similarity = "zncc"
 
     @options
     class Options:
@@ -201,7 +201,7 @@ class CrossCorrCELoss(FFTUNetLoss):
     places and cannot become sharp; for these take about 1/30, or have it trained.
     """
 
-    similarity: ClassVar[Similarity] = "cc"
+    similarity = "cc"
 
     @options
     class Options(FFTUNetLoss.Options):
@@ -228,7 +228,7 @@ class MARUNetLoss(MatchingLoss):
     Either kind is pushed down.
     """
 
-    similarity: ClassVar[Similarity] = "zncc"
+    similarity = "zncc"
 
     @options
     class Options:
@@ -275,7 +275,7 @@ class SoftCELoss(MatchingLoss):
     is trained from 1/30, apt for features of unit length. The minimum is the Gaussian's entropy, not 0.
     """
 
-    similarity: ClassVar[Similarity] = "cc"
+    similarity = "cc"
 
     @options
     class Options:
