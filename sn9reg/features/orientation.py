@@ -28,8 +28,8 @@ def log_gabor_bank(height: int, width: int, orientations: int, wavelengths: tupl
     """
     radius, angle = polar_frequencies(height, width)
     radial = log_gabor(radius, wavelengths, _SIGMA_ON_F)
-    width = math.pi / orientations * _ANGULAR_SHARE
-    angular = [torch.exp(-(turn**2) / (2 * width**2)) for turn in turns_from(angle, orientations)]
+    sigma = math.pi / orientations * _ANGULAR_SHARE
+    angular = [torch.exp(-(turn**2) / (2 * sigma**2)) for turn in turns_from(angle, orientations)]
     return radial[:, None] * torch.stack(angular)[None]
 
 
