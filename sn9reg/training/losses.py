@@ -182,7 +182,7 @@ class FFTUNetLoss(MatchingLoss):
     The temperature's value is not in the text: 1/96 is as released. `trainable` is Sec. V-C.2's optimised one.
     """
 
-    similarity = "zncc"
+    similarity: ClassVar[Similarity] = "zncc"
 
     @options
     class Options:
