@@ -52,8 +52,6 @@ def centred_and_searched(made, finds):
     return (made.optical, made.sar) if finds == "sar" else (made.sar, made.optical)
 
 
-# --- corners ---------------------------------------------------------------------------------------------------------
-
 PLACES = [(50, 60), (140, 100)]
 CORNERS = np.array([[x + a, y + b] for x, y in PLACES for a in (0, 39) for b in (0, 39)])
 
@@ -106,9 +104,6 @@ def test_what_is_constant_or_not_valid_makes_no_corners(kind):
     for empty in (patch(0 * image, np.zeros_like(valid)), patch(0 * image + 77)):
         images[kind] = empty
         assert corners(*images).shape == (0, 2)
-
-
-# --- where the keypoint is -------------------------------------------------------------------------------------------
 
 
 @both
@@ -193,9 +188,6 @@ def test_the_searched_tile_does_not_reach_over_the_images_border():
     assert set(counts) == {1, 2}
 
 
-# --- parts that are not valid ----------------------------------------------------------------------------------------
-
-
 @both
 @pytest.mark.parametrize("share", [0, 0.3, 1])
 def test_as_many_tiles_are_hidden_as_asked_and_never_the_keypoint(finds, share):
@@ -217,9 +209,6 @@ def test_what_is_not_valid_in_the_images_is_zero_in_the_tiles():
     made = sample(field=NOWHERE, images=(optical, Patch(np.where(valid, sar.values, 0), valid)))
     assert (made.optical == 0).float().mean() < 0.01
     assert (made.sar == 0).float().mean() == pytest.approx(22 / 64, abs=0.03)
-
-
-# --- chance ----------------------------------------------------------------------------------------------------------
 
 
 def test_random_numbers_decide_the_sample_and_leave_the_images_as_they_are():

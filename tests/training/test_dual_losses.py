@@ -16,15 +16,8 @@ def random(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def units(count, size, seed=0):
-    return normalize(random(count, size, seed=seed), dim=1)
-
-
 def index(x, y):
     return y * SHAPE[1] + x
-
-
-# --- contrastive -----------------------------------------------------------------------------------------------------
 
 
 def test_embeddings_are_guessed_perfect_or_swapped():
@@ -44,17 +37,6 @@ def test_neither_sensor_counts_more():
     assert abs(there - back) > 0.1
     for pair in ((one, other), (other, one)):
         assert contrastive(*pair, 0.3).item() == pytest.approx((there + back) / 2, rel=1e-5)
-
-
-def test_which_place_has_which_number_does_not_matter():
-    one, other = units(9, 4), units(9, 4, seed=1)
-    order = torch.randperm(9, generator=torch.Generator().manual_seed(2))
-    expected = contrastive(one, other, 0.07).item()
-    assert contrastive(one[order], other[order], 0.07).item() == pytest.approx(expected, rel=1e-5)
-    assert contrastive(one[order], other, 0.07).item() != pytest.approx(expected, rel=1e-2)
-
-
-# --- matching --------------------------------------------------------------------------------------------------------
 
 
 def plain(similarity, cells, temperature=0.07):
@@ -99,21 +81,6 @@ def test_places_outside_the_map_do_not_count():
     assert (similarity.grad == 0).all()
 
 
-def test_descent_on_the_matching_loss_finds_places_between_cells():
-    similarity = torch.zeros(1, 3, CELLS, requires_grad=True)
-    truth = torch.tensor([[(2.25, 3.0), (4.0, 0.5), (1.0, 1.0)]])
-    optimiser = torch.optim.Adam([similarity], lr=0.05)
-    for _ in range(60):
-        optimiser.zero_grad()
-        matching(similarity, truth, SHAPE, 0.2).backward()
-        optimiser.step()
-    _, xy = found(similarity.detach(), SHAPE, 0.2)
-    torch.testing.assert_close(xy, truth, atol=0.1, rtol=0)
-
-
-# --- found -----------------------------------------------------------------------------------------------------------
-
-
 def hill(x, y, width):
     """(H W) similarities that fall with the distance from a place."""
     rows, cols = torch.meshgrid(torch.arange(SHAPE[0]), torch.arange(SHAPE[1]), indexing="ij")
@@ -140,8 +107,6 @@ def test_a_rival_far_from_the_best_does_not_pull_the_place():
     _, xy = found(similarity, SHAPE, 0.2)
     torch.testing.assert_close(xy, torch.tensor([[[0.0, 2.0]]]), atol=1e-3, rtol=0)
 
-
-# --- placed ----------------------------------------------------------------------------------------------------------
 
 PLACES = torch.tensor([[3.0, 1.0], [0.0, 2.0], [4.0, 0.0]])  # x, y
 
@@ -171,19 +136,6 @@ def test_placed_is_the_cross_entropy_of_the_mean_similarity_of_the_cells():
     loss, best = placed(optical, sar, PLACES, torch.tensor(20.0))
     assert loss.item() == pytest.approx(expected.item(), rel=1e-4)
     assert [y * 5 + x for x, y in best.tolist()] == surface.flatten(1).argmax(dim=1).tolist()
-
-
-def test_gradients_reach_both_maps_and_the_scale():
-    optical, sar = (m.requires_grad_() for m in maps(noise=1.0))
-    scale = torch.tensor(5.0, requires_grad=True)
-    placed(optical, sar, PLACES, scale)[0].backward()
-    for tensor in (optical, sar, scale):
-        assert torch.isfinite(tensor.grad).all()
-        assert tensor.grad.abs().max() > 1e-4
-    assert scale.grad < 0, "as the maps agree where they should, a larger scale would be better"
-
-
-# --- likelihood ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("distance", [0.3, 1.0, 8.0])

@@ -40,9 +40,6 @@ def test_table_pairs_losses_with_similarities():
     assert {name: loss.similarity for name, loss in LOSSES.items()} == expected | {"soft-ce": "cc"}
 
 
-# --- what all losses have in common ----------------------------------------------------------------------------------
-
-
 @every
 def test_gradient_lifts_the_place_and_lowers_the_strongest_negative(name):
     surface, place = random_surface(name), at((5, 6), (0, 13))
@@ -75,25 +72,20 @@ def test_descent_on_a_free_surface_brings_its_peak_to_the_place(name):
 
 
 @every
-@pytest.mark.parametrize("place", [(0, 0), (0, 5), (6, 0), (6, 5), (3, 0)])
-def test_mirrored_surface_and_place_give_the_same_loss_at_every_border(name, place):
-    loss, surface = make_loss(name), random_surface(name, (1, 7, 6))
-    mirrored = loss(surface.flip(1, 2), at((6 - place[0], 5 - place[1])))
-    torch.testing.assert_close(loss(surface, at(place)), mirrored)
-    assert gradient(loss, surface, at(place)).isfinite().all()
+def test_mirrored_surface_and_place_give_the_same_loss_at_every_border(name):
+    loss, surface, place = make_loss(name), random_surface(name, (5, 7, 6)), at((0, 0), (0, 5), (6, 0), (6, 5), (3, 0))
+    torch.testing.assert_close(loss(surface, place), loss(surface.flip(1, 2), at((6, 5)) - place))
 
 
 @every
-@pytest.mark.parametrize("kind", ["signs", "flat", "at the place", "beside it"])
-def test_extreme_surfaces_stay_finite(name, kind):
-    surface = torch.full((1, 8, 9), -1e4)
-    if kind == "signs":
-        surface = 1e4 * torch.randn(1, 8, 9, generator=torch.Generator().manual_seed(0)).sign()
-    elif kind != "flat":
-        surface[0, 3, 4 if kind == "at the place" else 8] = 1e4
-    loss = make_loss(name)
-    assert loss(surface, at((3, 4))).isfinite()
-    assert gradient(loss, surface, at((3, 4))).isfinite().all()
+def test_extreme_surfaces_stay_finite(name):
+    """Random signs; flat; high at the place alone; high beside it alone."""
+    surface = torch.full((4, 8, 9), -1e4)
+    surface[0] = 1e4 * torch.randn(8, 9, generator=torch.Generator().manual_seed(0)).sign()
+    surface[2, 3, 4] = surface[3, 3, 8] = 1e4
+    loss, place = make_loss(name), at(*[(3, 4)] * 4)
+    assert loss(surface, place).isfinite()
+    assert gradient(loss, surface, place).isfinite().all()
     assert all(p.grad is not None and p.grad.isfinite() for p in loss.parameters())
 
 
@@ -110,7 +102,30 @@ def test_batches_count_by_their_mean_in_float32_with_places_in_any_integer(name)
     assert gradient(loss, half, place).dtype == torch.bfloat16
 
 
-# --- each by itself --------------------------------------------------------------------------------------------------
+# A sigma at which the next pixel weighs half as much as the middle one, and the second next a sixteenth.
+HALVING = {"sigma": 1 / math.sqrt(2 * math.log(2)), "temperature": 1.0}
+LOGS = [math.log(k) for k in (1, 2, 5)]
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "row", "place", "expected"),
+    [
+        ("fft-unet", {"temperature": 0.1}, [0.1 * v for v in LOGS], 1, -math.log(2 / 8)),
+        ("cross-corr-ce", {}, LOGS, 1, -math.log(2 / 8)),
+        ("soft-ce", HALVING, LOGS, 1, -(math.log(1 / 8) + 2 * math.log(2 / 8) + math.log(5 / 8)) / 4),
+        ("soft-ce", HALVING, LOGS, 0, -(16 * math.log(1 / 8) + 8 * math.log(2 / 8) + math.log(5 / 8)) / 25),
+        # one positive pixel, one hard negative: cross-entropy of 5/8 against 1/8 and 2/8, less omega
+        (
+            "maru-net",
+            {"temperature": 1.0, "radius": 0, "hard_negatives": 1},
+            LOGS,
+            2,
+            -math.log(5 / 8) - math.log(7 / 8) - math.log(6 / 8) - (math.log(5) - math.log(2) + 1),
+        ),
+    ],
+)
+def test_cross_entropies_by_hand(name, options, row, place, expected):
+    assert value(make_loss(name, **options), [row], (0, place)) == pytest.approx(expected)
 
 
 def test_mcgf_by_hand():
@@ -121,13 +136,6 @@ def test_mcgf_by_hand():
     pull = sum(math.log1p(math.exp(-s)) for s in (0.1, 0.2, 0.3)) / 3
     push = sum(math.log1p(math.exp(s)) for s in (0.9, 2.0, -0.4, 0.7, 0.5, -0.6)) / 6
     assert value(make_loss("mcgf"), rows, (0, 0)) == pytest.approx(pull + push), "corner, fewer negatives than asked"
-
-
-def test_osmnet_by_hand():
-    pull, push = 0.2**2 - M**2, (1 - 0.5) ** 2 - M**2
-    expected = math.log(1 + math.exp(2 * (pull + push)) + math.exp(2 * (pull + 0)))  # the third is cut off
-    loss = make_loss("osmnet", gamma=2, positive_radius=0)
-    assert value(loss, [[-0.2, -0.5, -2.0]], (0, 0)) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("detached", [False, True])
@@ -158,42 +166,6 @@ def test_osmnet_energies_are_equations_11_and_12_and_a_negatives_is_lowest_at_1(
     torch.testing.assert_close(detached, push)
     (slope,) = torch.autograd.grad(detached.sum(), squares)
     torch.testing.assert_close(slope, -(1 - squares.detach() + M).clamp_min(0))
-
-
-@pytest.mark.parametrize(("start", "end"), [(0.2, 1.0), (1.2, 1.0), (1.5, 1.5)])
-def test_osmnet_leaves_negatives_at_1(start, end):
-    surface = torch.tensor([[[-0.4, -start]]], requires_grad=True)
-    loss = make_loss("osmnet", gamma=8, positive_radius=0)
-    optimiser = torch.optim.Adam([surface], lr=0.02)
-    for _ in range(300):
-        optimiser.zero_grad()
-        loss(surface, at((0, 0))).backward()
-        optimiser.step()
-    assert (-surface).flatten().tolist() == pytest.approx([0, end], abs=0.02)
-
-
-@pytest.mark.parametrize("name", ["fft-unet", "cross-corr-ce"])
-@pytest.mark.parametrize("temperature", [0.1, 1.0])
-def test_cross_entropy_by_hand(name, temperature):
-    rows = [[temperature * math.log(k) for k in row] for row in ([1, 2], [3, 4])]
-    assert value(make_loss(name, temperature=temperature), rows, (1, 0)) == pytest.approx(math.log(10 / 3))
-
-
-@pytest.mark.parametrize(("place", "weights"), [(1, (1 / 4, 1 / 2, 1 / 4)), (0, (16 / 25, 8 / 25, 1 / 25))])
-def test_soft_cross_entropy_by_hand(place, weights):
-    """A sigma at which the next pixel weighs half as much as the middle one, and the second next a sixteenth."""
-    loss = make_loss("soft-ce", sigma=1 / math.sqrt(2 * math.log(2)), temperature=1.0)
-    expected = -sum(w * math.log(p / 8) for w, p in zip(weights, (1, 2, 5), strict=True))
-    assert value(loss, [[math.log(k) for k in (1, 2, 5)]], (0, place)) == pytest.approx(expected)
-
-
-def test_maru_net_by_hand():
-    """One positive pixel, one hard negative: p = 3/6 against 1/6 and 2/6."""
-    rows = [[math.log(k) for k in (1, 3, 2)]]
-    entropy = -math.log(3 / 6) - math.log(5 / 6) - math.log(4 / 6)
-    omega = math.log(3) - math.log(2) + 1
-    loss = make_loss("maru-net", temperature=1.0, radius=0, hard_negatives=1)
-    assert value(loss, rows, (0, 1)) == pytest.approx(entropy - omega)
 
 
 def test_maru_net_entropy_is_pytorchs_of_softmax_and_does_not_cancel():
@@ -236,9 +208,6 @@ def test_maru_net_omega_and_which_negatives_it_takes(kind):
     assert (slope > 0).sum() == 13
 
 
-# --- temperatures ----------------------------------------------------------------------------------------------------
-
-
 @every
 def test_temperature_is_trained_or_no_parameter(name):
     if name not in TEMPERED:
@@ -259,34 +228,22 @@ def test_temperature_is_trained_or_no_parameter(name):
         assert parameter.grad.abs() > 0
 
 
-# --- what is refused -------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("place", [(-1, 0), (0, -1), (12, 0), (0, 14)])
-def test_place_outside_is_refused(place):
-    with pytest.raises(ValueError, match="outside the surface"):
-        make_loss("mcgf")(random_surface("mcgf"), at((0, 0), place))
-
-
 @pytest.mark.parametrize(
-    ("surface", "place"),
+    ("shape", "place", "words"),
     [
-        (torch.zeros(4, 4), at((0, 0))),
-        (torch.zeros(2, 4, 4), at((0, 0))),
-        (torch.zeros(1, 4, 4), torch.tensor([0, 0])),
-        (torch.zeros(0, 4, 4), torch.zeros(0, 2, dtype=torch.long)),
-        (torch.zeros(1, 4, 4), torch.tensor([[0.5, 0.0]])),
+        ((4, 4), at((0, 0)), "place"),
+        ((2, 4, 4), at((0, 0)), "place"),
+        ((1, 4, 4), torch.tensor([0, 0]), "place"),
+        ((0, 4, 4), torch.zeros(0, 2, dtype=torch.long), "place"),
+        ((1, 4, 4), torch.tensor([[0.5, 0.0]]), "integers"),
+        *(((2, 4, 5), at((0, 0), place), "outside the surface") for place in [(-1, 0), (0, -1), (4, 0), (0, 5)]),
+        ((1, 1, 2), at((0, 0)), "no pixel that is not a positive"),
     ],
 )
-def test_other_shapes_and_types_are_refused(surface, place):
-    with pytest.raises(ValueError, match="place"):
-        make_loss("fft-unet")(surface, place)
-
-
-@pytest.mark.parametrize("name", ["mcgf", "osmnet", "maru-net"])
-def test_surface_of_positives_only_is_refused(name):
-    with pytest.raises(ValueError, match="no pixel that is not a positive"):
-        make_loss(name)(torch.zeros(1, 1, 2), at((0, 0)))
+def test_surfaces_and_places_that_make_no_sense_are_refused(shape, place, words):
+    for name in ("mcgf", "osmnet", "maru-net"):
+        with pytest.raises(ValueError, match=words):
+            make_loss(name)(torch.zeros(shape), place)
 
 
 @pytest.mark.parametrize(
@@ -312,9 +269,6 @@ def test_surface_of_positives_only_is_refused(name):
 def test_options_that_make_no_sense_are_refused(name, options, words):
     with pytest.raises(ConfigError, match=words):
         make_loss(name, **options)
-
-
-# --- hardest_in_batch ------------------------------------------------------------------------------------------------
 
 
 def random_distances(count, seed=0):

@@ -54,15 +54,13 @@ def off_quarters(matrix):
     return (np.rad2deg(np.arctan2(upright[1, 0], upright[0, 0])) + 45) % 90 - 45
 
 
-# --- where the crops lie ---------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("quarters", [True, False])
 @pytest.mark.parametrize("sides", [(48, 32), (47, 32), (48, 31), (90, 89)])
 def test_a_seed_gives_this_part_of_the_image_exactly(quarters, sides):
     """The draws in their order: corner, flip, quarters, place."""
     optical, sar = sides
     image = np.arange(90 * 110, dtype=np.float32).reshape(90, 110)
+    bands = Patch(np.stack([image - 2, image + 2]).astype(np.uint16) + 2, np.ones(image.shape, bool))
     seen = set()
     for seed in range(40):
         draws = random(seed)
@@ -71,18 +69,13 @@ def test_a_seed_gives_this_part_of_the_image_exactly(quarters, sides):
         expected = np.rot90(image[row : row + optical, col : col + optical], quarter if quarters else 0)
         expected = expected[:, ::-1] if flip else expected
         geometry = Geometry(optical, sar, quarters=quarters)
-        patch, template, found = cut(whole(image), whole(image), geometry, 1.0, random(seed))
+        patch, template, found = cut(bands, whole(image), geometry, 1.0, random(seed))
         np.testing.assert_array_equal(found, place)
-        np.testing.assert_array_equal(patch.values[0], expected)
-        np.testing.assert_array_equal(template.values[0], at(patch, place, sar))
+        np.testing.assert_array_equal(patch.values[0], expected + 2)  # the mean of the bands
+        assert patch.values.dtype == np.float32
+        np.testing.assert_array_equal(template.values[0] + 2, at(patch, place, sar))
         seen.add((flip, quarter))
     assert len(seen) == 8
-
-
-def test_every_place_inside_the_patch_is_drawn():
-    image = whole(smooth(20, 20))
-    places = {tuple(map(int, cut(image, image, Geometry(8, 6), 1.0, random(seed))[2])) for seed in range(200)}
-    assert places == {(row, col) for row in range(3) for col in range(3)}
 
 
 @pytest.mark.parametrize("tilt", [0.0, 30.0])
@@ -96,25 +89,19 @@ def test_template_and_patch_show_the_same_at_the_place(zoom, tilt):
         np.testing.assert_allclose(template.values[0], at(patch, place), atol=0.5)
 
 
-@pytest.mark.parametrize("zoom", [0.7, 1.0, 1.5, 3.0])
-def test_zoom_is_the_number_of_output_pixels_per_input_pixel(zoom):
-    """And the patch lies within the image: beyond it there would be a reflection."""
-    for seed in range(8):
+@pytest.mark.parametrize(("size", "zoom"), [(96, 0.5), (48, 1.0), (32, 1.5), (16, 3.0)])
+def test_zoom_is_the_number_of_output_pixels_per_input_pixel(size, zoom):
+    """And the patch lies within the image: beyond it there would be a reflection. Where it shows the whole image, their
+    middles are the same, for half an output pixel is not half an input pixel; and there is no room for a tilt."""
+    for seed in range(4):
+        for ramp in ramps(size, size):
+            crop = cut(ramp, ramp, Geometry(48, 32, tilt=30), zoom, random(seed))[0].values[0]
+            assert crop[23:25, 23:25].mean() == pytest.approx(10 + (size - 1) / 2, abs=0.05 / zoom)
         shown = [cut(ramp, ramp, GEOMETRY, zoom, random(seed))[0].values[0] for ramp in ramps()]
         inner = slopes([values[4:-4, 4:-4] for values in shown])  # blur and cubic interpolation reach over the border
         np.testing.assert_allclose(np.sort(np.abs(inner)), [[0, 1 / zoom]] * 2, atol=0.01)
         for values, length in zip(shown, (110, 90), strict=True):
             assert 10 - 0.5 - 0.2 <= values.min() < values.max() <= 10 + length - 0.5 + 0.2
-
-
-@pytest.mark.parametrize(("size", "zoom"), [(96, 0.5), (48, 1.0), (32, 1.5), (16, 3.0)])
-def test_a_patch_that_shows_the_whole_image_has_its_middle_in_the_middle(size, zoom):
-    """Over an even number of pixels; half an output pixel is not half an input pixel. There is no room for a tilt."""
-    for seed in range(4):
-        crops = [cut(r, r, Geometry(48, 32, tilt=30), zoom, random(seed))[0].values[0] for r in ramps(size, size)]
-        assert abs(off_quarters(slopes([crop[4:-4, 4:-4] for crop in crops]))) < 1
-        for crop in crops:
-            assert crop[23:25, 23:25].mean() == pytest.approx(10 + (size - 1) / 2, abs=0.05 / zoom)
 
 
 def test_turn_and_stretch_are_about_the_middle_and_within_their_limits():
@@ -197,18 +184,6 @@ def test_masks_go_with_the_values(zoom):
     assert not template.valid.any()
 
 
-def test_bands_are_averaged_and_8_bit_will_do():
-    image = random().integers(0, 256, (3, 60, 60), dtype=np.uint8)
-    colour, grey = Patch(image, np.ones((60, 60), bool)), whole(image.mean(axis=0, dtype=np.float32))
-    one, other = (cut(pair, pair, GEOMETRY, 1.0, random()) for pair in (colour, grey))
-    for k in (0, 1):
-        assert one[k].values.dtype == np.float32
-        np.testing.assert_array_equal(one[k].values, other[k].values)
-
-
-# --- grey values -----------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("augment", "photometry", "low", "high"),
     [
@@ -228,6 +203,7 @@ def test_bands_are_averaged_and_8_bit_will_do():
 )
 def test_each_change_shows_in_its_share_of_samples_and_leaves_an_image(augment, photometry, low, high):
     changed, before = 0, smooth()
+    augment(np.full((20, 20), 0, np.float32), photometry, random())  # divides by nothing
     for seed in range(40):
         image = augment(before, photometry, random(seed))
         assert (image.shape, image.dtype) == ((90, 110), np.float32)
@@ -237,14 +213,6 @@ def test_each_change_shows_in_its_share_of_samples_and_leaves_an_image(augment, 
     np.testing.assert_array_equal(image, augment(before, photometry, random(seed)))
     np.testing.assert_array_equal(before, smooth())
     assert low <= changed <= high
-
-
-@pytest.mark.parametrize("augment", [augment_optical, augment_sar])
-@pytest.mark.parametrize("value", [0, 7])
-def test_constant_images_survive_everything(augment, value):
-    strong = Photometry(tone=1, gain=0.5, speckle=1, blur=2, noise=0.5)
-    for seed in range(10):
-        assert np.isfinite(augment(np.full((20, 20), value, np.float32), strong, random(seed))).all()
 
 
 def test_the_optical_tone_may_fall_and_the_sar_tone_never_does():
@@ -267,9 +235,6 @@ def test_speckle_keeps_the_mean_square_and_roughens_and_blur_smooths():
         blurred.append(augment_sar(rough, Photometry(blur=2), random(seed)).std())
     assert 1 / 8.5 < min(spreads) < 0.2 < 0.5 < max(spreads) < 1 / 1.3, "64 to 2 looks: 1 / 8 to 1 / sqrt(2)"
     assert min(blurred) < 2 < max(blurred) <= rough.std()
-
-
-# --- network inputs --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("holes", [False, True])
