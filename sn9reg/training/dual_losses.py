@@ -42,8 +42,10 @@ def placed(optical: Tensor, sar: Tensor, truth: Tensor, scale: Tensor) -> tuple[
 
 
 def matching(similarity: Tensor, truth: Tensor, shape: tuple[int, int], temperature: float) -> Tensor:
-    """Cross-entropy of (B, N, H W) similarities against the true places (B, N, 2) x, y in cells of an H x W map, shared
-    out to the four cells around; rows whose place lies outside the map do not count."""
+    """Cross-entropy of similarities against true places, shared out to the four cells around each.
+
+    similarity: (B, N, H W). truth: (B, N, 2) x, y in cells of an H x W map; places outside the map do not count.
+    """
     height, width = shape
     log_share = (similarity / temperature).log_softmax(dim=-1)
     low = truth.floor()

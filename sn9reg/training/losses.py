@@ -49,10 +49,9 @@ class MatchingLoss(nn.Module, ABC):
         Raises ValueError for other shapes, for a place outside the surface, and, in losses that need negatives,
         for a surface that is nothing but positives.
         """
-        if surface.dim() != 3 or len(surface) == 0 or place.shape != (len(surface), 2):
-            raise ValueError(f"not surface (B, H, W) and place (B, 2): {tuple(surface.shape)}, {tuple(place.shape)}")
-        if place.is_floating_point():
-            raise ValueError("place must hold integers, (row, col)")
+        if surface.dim() != 3 or len(surface) == 0 or place.shape != (len(surface), 2) or place.is_floating_point():
+            kind = f"{tuple(surface.shape)} and {place.dtype} {tuple(place.shape)}"
+            raise ValueError(f"not a surface (B, H, W) and integers place (B, 2), but {kind}")
         if bool(((place < 0) | (place >= place.new_tensor(surface.shape[-2:]))).any()):
             raise ValueError(f"place outside the surface of {tuple(surface.shape[-2:])}: {place.tolist()}")
         return self.per_pair(surface.to(torch.promote_types(surface.dtype, torch.float32)), place.long()).mean()
@@ -63,8 +62,9 @@ class MatchingLoss(nn.Module, ABC):
 
 
 def hardest_in_batch(distance: Tensor, margin: float = 1.0) -> Tensor:
-    """The mean quadruplet loss of (N, N) distances between descriptors of N optical and N SAR patches, of which those
-    of one index show the same place.
+    """The mean quadruplet loss of (N, N) distances between descriptors of N optical and N SAR patches.
+
+    The patches of one index show the same place.
 
     He et al., "Deep convolutional network based on attention mechanism for matching optical and SAR images", eq. (4),
     after HardNet (A. Mishchuk et al., 2017): for each match the SAR patch that is nearest to the optical one without
@@ -83,8 +83,8 @@ def hardest_in_batch(distance: Tensor, margin: float = 1.0) -> Tensor:
 class Temperature(nn.Module):
     """Divides scores by a temperature, held as its logarithm: a parameter if `trainable`, else a buffer.
 
-    It is clamped to `TEMPERATURES`, and in place: clamped on the way out only, the logarithm would drift on outside,
-    and without a gradient it would stay there. Give a trained one no weight decay, which would pull it to 1.
+    The parameter itself is clamped to `TEMPERATURES`: if its value were clamped only where it is used, it would drift
+    outside, where it has no gradient. Give a trained one no weight decay, which would pull it to 1.
     """
 
     log_temperature: Tensor
@@ -134,15 +134,14 @@ class OSMNetLoss(MatchingLoss):
         E_n = [z_n + m]+ (z_n - m),    E_p = -[1 + m - z_p]+ (z_p - 1 + m)         (eqs. 6, 7).
     The double sum is a product, so it is computed as softplus(logsumexp_n + logsumexp_p), which does not overflow.
 
-    Why it does not repel negatives. Each weight [.]+ is a line in the score that it weighs, so E is a parabola. For
-    positives that is as it should be: E_p = SSD_p^2 - m^2 is lowest at SSD_p = 0 (eq. 11). But E_n = (1 - SSD_n)^2 -
-    m^2, cut to 0 beyond SSD_n = 1 + m (eq. 12), is lowest at SSD_n = 1. A negative is pushed there and no farther,
-    from between 1 and 1 + m it is even drawn back, and beyond it is left alone: m is where the parabola is cut, not a
-    distance that is kept. For features of unit length SSD_n = 1 is a mean cosine of 0.5, still rather similar.
+    Negatives are not repelled beyond SSD_n = 1. Each weight [.]+ is a line in the score that it weighs, so E is a
+    parabola: E_p = SSD_p^2 - m^2 is lowest at SSD_p = 0 (eq. 11), and E_n = (1 - SSD_n)^2 - m^2, cut to 0 beyond
+    SSD_n = 1 + m (eq. 12), is lowest at SSD_n = 1. From between 1 and 1 + m a negative is even drawn back. For features
+    of unit length SSD_n = 1 is a mean cosine of 0.5, still rather similar.
 
     That is so where the gradient runs through the weights, as from eq. (6) to eq. (12): `detach_weights=False`, the
-    default. Detached, as is usual for this kind of loss and as released, a negative is pushed away with force w_n as
-    far as SSD_n = 1 + m; eq. (12) is then the loss's value but not what is descended.
+    default. Detached, as released, a negative is pushed away with force w_n as far as SSD_n = 1 + m; eq. (12) is then
+    the loss's value but not what is descended.
 
     The text gives no values: gamma 32, margin 0.25 and positives within a radius of 1 px (a cross) are as released.
     """
