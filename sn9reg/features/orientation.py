@@ -28,11 +28,8 @@ def log_gabor_bank(height: int, width: int, orientations: int, wavelengths: tupl
     """
     radius, angle = polar_frequencies(height, width)
     radial = log_gabor(radius, wavelengths, _SIGMA_ON_F)
-    step = math.pi / orientations
-    angular = []
-    for k in range(orientations):
-        turn = torch.atan2(torch.sin(angle - k * step), torch.cos(angle - k * step))
-        angular.append(torch.exp(-(turn**2) / (2 * (step * _ANGULAR_SHARE) ** 2)))
+    sigma = math.pi / orientations * _ANGULAR_SHARE
+    angular = [torch.exp(-(turn**2) / (2 * sigma**2)) for turn in turns_from(angle, orientations)]
     return radial[:, None] * torch.stack(angular)[None]
 
 
@@ -42,6 +39,12 @@ def polar_frequencies(height: int, width: int) -> tuple[Tensor, Tensor]:
     radius = torch.hypot(fx, fy)
     radius[0, 0] = 1.0
     return radius, torch.atan2(fy, fx)
+
+
+def turns_from(angle: Tensor, orientations: int) -> list[Tensor]:
+    """Angles in radians as turns from each of evenly spaced orientations, in [-pi, pi]."""
+    steps = [k * (math.pi / orientations) for k in range(orientations)]
+    return [torch.atan2(torch.sin(angle - step), torch.cos(angle - step)) for step in steps]
 
 
 def log_gabor(radius: Tensor, wavelengths: Sequence[float], sigma_on_f: float) -> Tensor:

@@ -14,19 +14,27 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from sn9reg.features.orientation import log_gabor, polar_frequencies
+from sn9reg.features.orientation import log_gabor, polar_frequencies, turns_from
 
-_EPSILON = 1e-4  # in units of the image, whose standard deviation is brought to `_SPREAD`
-_SPREAD = 50.0
+_SPREAD = 50.0  # standard deviation to which the image is brought
+_EPSILON = 1e-4  # in its units
+# Kovesi's parameters, by his names: nscale, norient, minWaveLength (of the finest scale, pixels), mult (from scale to
+# scale), sigmaOnf (width of the log-Gabor), k (standard deviations of the noise above its mean below which nothing
+# counts), cutOff and g (share of scales below which a feature is weighted down, and how sharply).
+_SCALES, _ORIENTATIONS = 4, 6
+_WAVELENGTH, _FACTOR, _SIGMA_ON_F = 3.0, 1.6, 0.75
+_NOISE_DEVIATIONS, _CUT_OFF, _SHARPNESS = 1.0, 0.5, 3.0
 
 
 @dataclass(frozen=True)
 class PhaseCongruency:
     """Of (B, H, W) images.
 
-    congruency: (B, H, W) eq. (1), 0 to 1. maximum, minimum: (B, H, W) moments of the congruency over orientations:
-    strength of an edge, and of a corner. orientation: (B, H, W) radians in [0, pi), of a feature's normal, from x
-    towards y (down). amplitude: (B, O, H, W) filter amplitudes summed over scales, per orientation k * pi / O.
+    congruency: (B, H, W) eq. (1), 0 to 1.
+    maximum: (B, H, W) largest moment of the congruency over orientations: the strength of an edge.
+    minimum: (B, H, W) smallest moment: the strength of a corner.
+    orientation: (B, H, W) radians in [0, pi), of a feature's normal, from x towards y (down).
+    amplitude: (B, 6, H, W) filter amplitudes summed over scales, of orientation k * pi / 6.
     """
 
     congruency: Tensor
@@ -36,37 +44,23 @@ class PhaseCongruency:
     amplitude: Tensor
 
 
-def phase_congruency(
-    image: Tensor,
-    valid: Tensor | None = None,
-    *,
-    scales: int = 4,
-    orientations: int = 6,
-    wavelength: float = 3.0,
-    factor: float = 1.6,
-    sigma_on_f: float = 0.75,
-    k: float = 1.0,
-    cut_off: float = 0.5,
-    g: float = 3.0,
-) -> PhaseCongruency:
+def phase_congruency(image: Tensor, valid: Tensor | None = None) -> PhaseCongruency:
     """Phase congruency of (B, H, W) float images, on any device, with a noise threshold per image and orientation.
 
-    valid: (B, H, W) bool; noise is estimated there, and there is no congruency elsewhere. wavelength: of the finest
-    scale, pixels; each is `factor` times the one before. sigma_on_f: width of the log-Gabor. k: standard deviations of
-    the noise above its mean below which nothing counts. cut_off, g: share of scales below which a feature is weighted
-    down, and how sharply. The image wraps around at its borders. An image without contrast has no congruency.
+    valid: (B, H, W) bool; noise is estimated there, and there is no congruency elsewhere.
+    The image wraps around at its borders. An image without contrast has no congruency.
     """
     spread = _spread(image, valid)
     image = image * (_SPREAD / spread.clamp_min(1e-30)) * (spread > 0)
     spectrum = torch.fft.fft2(image - image.double().mean(dim=(1, 2), keepdim=True).to(image.dtype))
-    radial, angular = _bank(*image.shape[-2:], scales, orientations, wavelength, factor, sigma_on_f)
+    radial, angular = _bank(*image.shape[-2:])
     radial, angular = radial.to(image.device), angular.to(image.device)
-    steady = sum(factor**-n for n in range(scales))  # of the noise's amplitude over scales, from that of the finest
+    steady = sum(_FACTOR**-n for n in range(_SCALES))  # of the noise's amplitude over scales, from that of the finest
     zero = torch.zeros_like(image)
     numerator, denominator = zero.clone(), zero.clone()
     xx, yy, xy, odd_x, odd_y = (zero.clone() for _ in range(5))
     amplitudes = []
-    for o in range(orientations):
+    for o in range(_ORIENTATIONS):
         response = torch.fft.ifft2(spectrum[:, None] * (radial * angular[o]))  # (B, scales, H, W)
         even, odd = response.real, response.imag
         amplitude = response.abs()
@@ -77,21 +71,21 @@ def phase_congruency(
         # eq. (2): amplitude times phase deviation, the cosine less the sine's modulus
         energy = (even * mean_even + odd * mean_odd - (even * mean_odd - odd * mean_even).abs()).sum(dim=1)
         tau = _median(amplitude[:, 0], valid) / math.sqrt(math.log(4)) * steady  # of a Rayleigh distribution
-        noise = tau * (math.sqrt(math.pi / 2) + k * math.sqrt((4 - math.pi) / 2))
-        width = (total / (largest + _EPSILON) - 1) / max(1, scales - 1)
-        weight = torch.sigmoid(g * (width - cut_off))
-        felt = weight * (energy - noise.clamp_min(_EPSILON)).clamp_min(0)
-        numerator += felt
+        noise = tau * (math.sqrt(math.pi / 2) + _NOISE_DEVIATIONS * math.sqrt((4 - math.pi) / 2))
+        width = (total / (largest + _EPSILON) - 1) / (_SCALES - 1)
+        weight = torch.sigmoid(_SHARPNESS * (width - _CUT_OFF))
+        above = weight * (energy - noise.clamp_min(_EPSILON)).clamp_min(0)
+        numerator += above
         denominator += total
-        here = felt / total.clamp_min(_EPSILON)
-        cos, sin = math.cos(o * math.pi / orientations), math.sin(o * math.pi / orientations)
+        here = above / total.clamp_min(_EPSILON)
+        cos, sin = math.cos(o * math.pi / _ORIENTATIONS), math.sin(o * math.pi / _ORIENTATIONS)
         xx += (here * cos) ** 2
         yy += (here * sin) ** 2
         xy += here**2 * (cos * sin)
         odd_x += cos * sum_odd
         odd_y += sin * sum_odd
         amplitudes.append(total)
-    xx, yy, xy = (2 / orientations * moment for moment in (xx, yy, 2 * xy))
+    xx, yy, xy = (2 / _ORIENTATIONS * moment for moment in (xx, yy, 2 * xy))
     root = torch.hypot(xy, xx - yy)
     inside = torch.ones_like(image) if valid is None else valid.to(image.dtype)
     return PhaseCongruency(
@@ -104,17 +98,12 @@ def phase_congruency(
 
 
 @lru_cache(maxsize=8)
-def _bank(
-    height: int, width: int, scales: int, orientations: int, wavelength: float, factor: float, sigma_on_f: float
-) -> tuple[Tensor, Tensor]:
-    """(scales, H, W) radial and (O, H, W) angular parts of the filters; the latter are raised cosines."""
+def _bank(height: int, width: int) -> tuple[Tensor, Tensor]:
+    """(scales, H, W) radial and (orientations, H, W) angular parts of the filters; the latter are raised cosines."""
     radius, angle = polar_frequencies(height, width)
-    radial = log_gabor(radius, [wavelength * factor**n for n in range(scales)], sigma_on_f)
-    step = math.pi / orientations
-    angular = []
-    for o in range(orientations):
-        turn = torch.atan2(torch.sin(angle - o * step), torch.cos(angle - o * step)).abs()
-        angular.append((torch.cos((turn * orientations / 2).clamp_max(math.pi)) + 1) / 2)
+    radial = log_gabor(radius, [_WAVELENGTH * _FACTOR**n for n in range(_SCALES)], _SIGMA_ON_F)
+    turns = [turn.abs() for turn in turns_from(angle, _ORIENTATIONS)]
+    angular = [(torch.cos((turn * _ORIENTATIONS / 2).clamp_max(math.pi)) + 1) / 2 for turn in turns]
     return radial, torch.stack(angular)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -50,29 +50,22 @@ _KNOTS = 24
 
 @dataclass(frozen=True)
 class Sample:
-    """One pair as it was matched, and the truth.
+    """One pair as it was matched, and the truth. N matches; M places at which the warp's error is known."""
 
-    right: whether its warp is. large: `largeness`. room: `spans`. pair: (1, k) `pair_features`. inputs: (N, k)
-    `match_features`, for a logit of 0. off: (N,) errors of the matches, matched pixels. at: (N, 2) where they are, and
-    inliers: (N,) which of them the warp follows. footprint: of a match, map units. standing: `Evidence.mean`. places:
-    (M, 2), raw: (M,) the warp's own sigma there and true: (M,) its error, matched pixels. weight: of the sample among
-    the others.
-    """
-
-    right: bool
-    large: float
-    room: float
-    pair: Array
-    inputs: Array
-    off: Floats
-    at: Points
-    inliers: Flags
-    footprint: float
-    standing: float
-    places: Points
-    raw: Floats
-    true: Floats
-    weight: float = 1.0
+    right: bool  # whether the warp is
+    large: float  # `largeness`
+    room: float  # `spans`
+    pair: Array  # (1, k) `pair_features`
+    inputs: Array  # (N, k) `match_features`, for a logit of 0
+    off: Floats  # (N,) errors of the matches, matched pixels
+    at: Points  # (N, 2) where the matches are, map units
+    inliers: Flags  # (N,) matches that the warp follows
+    footprint: float  # of a match, map units
+    standing: float  # `Evidence.mean`
+    places: Points  # (M, 2) map units
+    raw: Floats  # (M,) sigma that the warp states at the places, matched pixels
+    true: Floats  # (M,) error of the warp at the places, matched pixels
+    weight: float = 1.0  # of the sample among the others
 
     @classmethod
     def of(
@@ -176,55 +169,61 @@ def _scale(ratio: Floats, weight: Floats) -> float:
     return max(1e-3, math.sqrt(one * two))
 
 
-def _standardised(features: Array, weight: Floats) -> tuple[Floats, Floats]:
+def _standardised(features: Array, weight: Floats) -> tuple[Floats, Floats, Array]:
+    """Mean and scale per feature, and the (N, k) features that they make, clipped."""
     mean = np.average(features, axis=0, weights=weight)
-    scale = np.sqrt(np.average((features - mean) ** 2, axis=0, weights=weight))
-    return mean, np.maximum(scale, 1e-6)
+    scale = np.maximum(np.sqrt(np.average((features - mean) ** 2, axis=0, weights=weight)), 1e-6)
+    return mean, scale, np.clip((features - mean) / scale, -UNSEEN, UNSEEN)
 
 
-def _logistic(
-    features: Array, right: Floats, weight: Floats, ridge: float = _RIDGE, positive: bool = False
-) -> Linear:
-    mean, scale = _standardised(features, weight)
-    x = np.clip((features - mean) / scale, -UNSEEN, UNSEEN)
-    k = x.shape[1]
+def _logistic(features: Array, right: Floats, weight: Floats, ridge: float = _RIDGE, positive: bool = False) -> Linear:
+    """Logistic regression; if `positive`, without negative weights."""
 
-    def loss(parameters: Floats) -> tuple[float, Floats]:
-        logit = x @ parameters[:k] + parameters[k]
-        value = (weight * (np.logaddexp(0, logit) - right * logit)).sum() + ridge / 2 * (parameters[:k] ** 2).sum()
-        slope = weight * (expit(logit) - right)
-        return float(value), np.append(x.T @ slope + ridge * parameters[:k], slope.sum())
+    def loss(logit: Floats) -> tuple[Floats, Floats]:
+        return np.logaddexp(0, logit) - right * logit, expit(logit) - right
 
-    bounds = [(0.0 if positive else None, None)] * k + [(None, None)]
-    best = minimize(loss, np.zeros(k + 1), jac=True, method="L-BFGS-B", bounds=bounds).x
-    return Linear(mean.tolist(), scale.tolist(), best[:k].tolist(), float(best[k]))
-
-
-def _least_squares(features: Array, values: Floats, weight: Floats) -> Linear:
-    mean, scale = _standardised(features, weight)
-    x = np.clip((features - mean) / scale, -UNSEEN, UNSEEN)
-    level = float(np.average(values, weights=weight))
-    gram = (x * weight[:, None]).T @ x + _RIDGE * np.eye(x.shape[1])
-    best = np.linalg.solve(gram, (x * weight[:, None]).T @ (values - level))
-    return Linear(mean.tolist(), scale.tolist(), best.tolist(), level)
+    return _minimised(features, weight, loss, ridge, positive)
 
 
 def _log_mean(features: Array, off: Floats, weight: Floats) -> Linear:
     """The logarithm of the mean of errors as if they were distributed exponentially, by maximum likelihood: a
     generalised linear model with logarithmic link. What is large counts for more than in the mean of logarithms."""
-    mean, scale = _standardised(features, weight)
-    x = np.clip((features - mean) / scale, -UNSEEN, UNSEEN)
+
+    def loss(log_mean: Floats) -> tuple[Floats, Floats]:
+        ratio = off * np.exp(-log_mean)
+        return log_mean + ratio, 1 - ratio
+
+    return _minimised(features, weight, loss)
+
+
+def _minimised(
+    features: Array,
+    weight: Floats,
+    loss: Callable[[Floats], tuple[Floats, Floats]],
+    ridge: float = _RIDGE,
+    positive: bool = False,
+) -> Linear:
+    """The linear model whose answers minimise a weighted loss. loss: (N,) answers -> (N,) losses and slopes."""
+    mean, scale, x = _standardised(features, weight)
     k = x.shape[1]
 
-    def loss(parameters: Floats) -> tuple[float, Floats]:
-        log_mean = x @ parameters[:k] + parameters[k]
-        ratio = off * np.exp(-log_mean)
-        value = (weight * (log_mean + ratio)).sum() + _RIDGE / 2 * (parameters[:k] ** 2).sum()
-        slope = weight * (1 - ratio)
-        return float(value), np.append(x.T @ slope + _RIDGE * parameters[:k], slope.sum())
+    def total(parameters: Floats) -> tuple[float, Floats]:
+        values, slopes = loss(x @ parameters[:k] + parameters[k])
+        value = (weight * values).sum() + ridge / 2 * (parameters[:k] ** 2).sum()
+        slope = weight * slopes
+        return float(value), np.append(x.T @ slope + ridge * parameters[:k], slope.sum())
 
-    best = minimize(loss, np.zeros(k + 1), jac=True, method="L-BFGS-B").x
+    bounds = [(0.0 if positive else None, None)] * k + [(None, None)]
+    best = minimize(total, np.zeros(k + 1), jac=True, method="L-BFGS-B", bounds=bounds).x
     return Linear(mean.tolist(), scale.tolist(), best[:k].tolist(), float(best[k]))
+
+
+def _least_squares(features: Array, values: Floats, weight: Floats) -> Linear:
+    mean, scale, x = _standardised(features, weight)
+    level = float(np.average(values, weights=weight))
+    gram = (x * weight[:, None]).T @ x + _RIDGE * np.eye(x.shape[1])
+    best = np.linalg.solve(gram, (x * weight[:, None]).T @ (values - level))
+    return Linear(mean.tolist(), scale.tolist(), best.tolist(), level)
 
 
 def _curve(x: Floats, y: Floats, weight: Floats) -> Curve:

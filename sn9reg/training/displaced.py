@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import cv2
@@ -11,47 +10,43 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from sn9reg.errors import ConfigError
+from sn9reg.options import options
 from sn9reg.raster.radiometry import Modality, SarLog, optical_grey
 from sn9reg.raster.scene import Patch
-from sn9reg.training.sample import Image, Photometry, augment_optical, augment_sar, dihedral, finish
+from sn9reg.training.sample import (
+    Image,
+    NotNegative,
+    Photometry,
+    Share,
+    augment_optical,
+    augment_sar,
+    dihedral,
+    finish,
+)
 
 _APART = 6  # pixels between corners
 _CORNERS = 150  # at most, of an image
 
 
-@dataclass(frozen=True)
+@options
 class Displacement:
-    """The random field, in pixels of the tile.
+    """The random field, in pixels of the tile."""
 
-    reach: the keypoint lies at most this far from the middle, per axis, evenly spread, in `far` of the samples, in the
-    others normally spread by `near`. gradient: spread of the field's four first derivatives. bend: largest second
-    order term at half a tile from the keypoint. anywhere: share of keypoints that are no corners. hidden: share of
-    tiles part of which is not valid.
-    """
-
-    reach: float = 110.0
-    near: float = 20.0
-    far: float = 0.6
-    gradient: float = 0.05
-    bend: float = 6.0
-    anywhere: float = 0.3
-    hidden: float = 0.08
-
-    def __post_init__(self) -> None:
-        if min(self.reach, self.near, self.gradient, self.bend) < 0:
-            raise ConfigError("reach, near, gradient and bend must not be negative")
-        if not all(0 <= share <= 1 for share in (self.far, self.anywhere, self.hidden)):
-            raise ConfigError("far, anywhere and hidden are shares, 0 to 1")
+    reach: NotNegative = 110.0  # the keypoint lies at most this far from the middle, per axis
+    near: NotNegative = 20.0  # spread of the distances from the middle that are drawn normally
+    far: Share = 0.6  # of samples whose distances are drawn evenly up to `reach`
+    gradient: NotNegative = 0.05  # spread of the field's four first derivatives
+    bend: NotNegative = 6.0  # largest second order term at half a tile from the keypoint
+    anywhere: Share = 0.3  # of keypoints that are no corners
+    hidden: Share = 0.08  # of tiles part of which is not valid
 
 
 class KeypointSample(NamedTuple):
-    """optical, sar: (1, S, S) float32 tiles as the network sees them. place: (2,) x, y of the keypoint in the tile that
-    is searched; the other has it in its middle, pixel S // 2. In a batch each has a leading dimension."""
+    """One sample; in a batch each field has a leading dimension."""
 
-    optical: Tensor
-    sar: Tensor
-    place: Tensor
+    optical: Tensor  # (1, S, S) float32 tile as the network sees it
+    sar: Tensor  # the same
+    place: Tensor  # (2,) x, y of the keypoint in the tile that is searched; in the other it is in pixel S // 2
 
 
 def corners(optical: Patch, sar: Patch) -> npt.NDArray[np.int64]:
@@ -95,9 +90,9 @@ def displaced(
     keypoint's displacement known exactly.
     """
     turn = dihedral(side, bool(random.integers(2)), int(random.integers(4)))[:2, :2]
-    middle = np.array([side // 2, side // 2], np.float64)
+    middle = np.full(2, float(side // 2))
     height, width = optical.valid.shape
-    # Where the tile that is searched would reach outside the image, its border would tell what the displacement is.
+    # A tile that reached outside the image would show its border, from which the displacement could be learned.
     half = side / 2 / zoom
     limits = keypoint - np.maximum([width, height] - np.array(half), half), keypoint - half
     shift = np.clip(turn @ _shift(field, random) / zoom, *limits) @ turn * zoom
@@ -112,14 +107,13 @@ def displaced(
     around = keypoint + (tile - middle) @ turn.T / zoom
     places = (around, searched) if finds == "sar" else (searched, around)
     shown = (middle, place) if finds == "sar" else (place, middle)
-    one, two = (
+    optical, sar = (
         _partly_hidden(_resample(patch, at, zoom), kept, field.hidden, random)
         for patch, at, kept in zip((optical, sar), places, shown, strict=True)
     )
-    one = Patch(augment_optical(one.values[0], photometry, random)[None], one.valid)
-    two = Patch(augment_sar(two.values[0], photometry, random)[None], two.valid)
-    a, b = finish(one, two)
-    return KeypointSample(torch.from_numpy(a), torch.from_numpy(b), torch.from_numpy(place.astype(np.float32)))
+    optical = Patch(augment_optical(optical.values[0], photometry, random)[None], optical.valid)
+    sar = Patch(augment_sar(sar.values[0], photometry, random)[None], sar.valid)
+    return KeypointSample(*map(torch.from_numpy, (*finish(optical, sar), place.astype(np.float32))))
 
 
 def _shift(field: Displacement, random: np.random.Generator) -> npt.NDArray[np.float64]:
@@ -151,6 +145,6 @@ def _resample(patch: Patch, at: npt.NDArray[np.float64], zoom: float) -> Patch:
         grey = cv2.GaussianBlur(grey, (0, 0), 0.4 / zoom)
     x, y = (at - low).astype(np.float32).transpose(2, 0, 1)
     values = cv2.remap(grey, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
-    mask = cv2.remap(patch.valid[part].astype(np.uint8), x, y, cv2.INTER_NEAREST, borderMode=cv2.BORDER_REFLECT_101)
-    valid = mask.astype(bool)
+    mask = patch.valid[part].astype(np.uint8)
+    valid = cv2.remap(mask, x, y, cv2.INTER_NEAREST, borderMode=cv2.BORDER_REFLECT_101).astype(bool)
     return Patch(np.where(valid, values, 0)[None].astype(np.float32), valid)

@@ -18,11 +18,13 @@ _LEAST = 1e-3  # cells squared, below which a variance does not fall
 
 
 def contrastive(one: Tensor, other: Tensor, temperature: float) -> Tensor:
-    """InfoNCE, eq. (3) and (4), of (N, D) embeddings of unit length; those of one index show the same place. Both ways,
-    with the positive in the denominator as usual, which eq. (4) leaves out."""
+    """InfoNCE, eq. (3) and (4), of (N, D) embeddings of unit length; those of one index show the same place.
+
+    The mean of both directions, with the positive in the denominator as usual, which eq. (4) leaves out.
+    """
     logits = one @ other.T / temperature
-    own = torch.arange(len(one), device=one.device)
-    return (cross_entropy(logits, own) + cross_entropy(logits.T, own)) / 2
+    same_place = torch.arange(len(one), device=one.device)
+    return (cross_entropy(logits, same_place) + cross_entropy(logits.T, same_place)) / 2
 
 
 def placed(optical: Tensor, sar: Tensor, truth: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
@@ -40,8 +42,10 @@ def placed(optical: Tensor, sar: Tensor, truth: Tensor, scale: Tensor) -> tuple[
 
 
 def matching(similarity: Tensor, truth: Tensor, shape: tuple[int, int], temperature: float) -> Tensor:
-    """Cross-entropy of (B, N, H W) similarities against the true places (B, N, 2) x, y in cells of an H x W map, shared
-    out to the four cells around; rows whose place lies outside the map do not count."""
+    """Cross-entropy of similarities against true places, shared out to the four cells around each.
+
+    similarity: (B, N, H W). truth: (B, N, 2) x, y in cells of an H x W map; places outside the map do not count.
+    """
     height, width = shape
     log_share = (similarity / temperature).log_softmax(dim=-1)
     low = truth.floor()
@@ -50,9 +54,9 @@ def matching(similarity: Tensor, truth: Tensor, shape: tuple[int, int], temperat
     total = log_share.new_zeros(log_share.shape[:2])
     for dx in (0, 1):
         for dy in (0, 1):
-            x, y = (low[..., k] + d for k, d in ((0, dx), (1, dy)))
-            weight = torch.where(x > low[..., 0], fraction[..., 0], 1 - fraction[..., 0])
-            weight = weight * torch.where(y > low[..., 1], fraction[..., 1], 1 - fraction[..., 1])
+            x, y = low[..., 0] + dx, low[..., 1] + dy
+            weight = fraction[..., 0] if dx else 1 - fraction[..., 0]
+            weight = weight * (fraction[..., 1] if dy else 1 - fraction[..., 1])
             index = (y.clamp(0, height - 1) * width + x.clamp(0, width - 1)).long()
             total = total - weight * log_share.gather(2, index[..., None])[..., 0]
     return (total * inside).sum() / inside.sum().clamp_min(1)

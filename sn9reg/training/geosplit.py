@@ -8,19 +8,15 @@ a Multi-Year, Multi-Season Continental-Scale Dataset", sections III (the dataset
 from __future__ import annotations
 
 import csv
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from rasterio.io import DatasetReader
 from rasterio.windows import Window
-from skimage.measure import points_in_poly
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -37,11 +33,11 @@ Place = tuple[float, float]  # lon, lat in degrees, rounded
 
 @dataclass(frozen=True)
 class Acquisition:
-    """One row of a manifest: both sensors' images of one place and time. lon, lat: degrees, of the tile's centre."""
+    """One row of a manifest: both sensors' images of one place and time."""
 
     optical: Path
     sar: Path
-    lon: float
+    lon: float  # degrees, of the tile's centre
     lat: float
     year: int
     season: str
@@ -58,11 +54,11 @@ class Acquisition:
 
 @dataclass(frozen=True, slots=True)
 class PairRef:
-    """An optical and a SAR image of one place, of the same time or of two. lon, lat: degrees, rounded to 1e-4."""
+    """An optical and a SAR image of one place, of the same time or of two."""
 
     optical: Path
     sar: Path
-    lon: float
+    lon: float  # degrees, rounded to 1e-4
     lat: float
     optical_time: Time
     sar_time: Time
@@ -79,7 +75,8 @@ def read_manifest(path: PathLike) -> list[Acquisition]:
     Raises InputError, with the line, for columns, values or files that are missing or make no sense, and for
     duplicates.
     """
-    path, seen, rows = Path(path), _Seen(), []
+    path, rows = Path(path), []
+    lines: dict[object, int] = {}
     try:
         with path.open(newline="", encoding="utf-8-sig") as stream:
             reader = csv.DictReader(stream)
@@ -89,7 +86,7 @@ def read_manifest(path: PathLike) -> list[Acquisition]:
             for row in reader:
                 where = f"{path}:{reader.line_num}"
                 rows.append(_acquisition(row, path.parent, where))
-                seen.add(rows[-1], where, reader.line_num)
+                _refuse_duplicates(rows[-1], lines, where, reader.line_num)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path}: cannot be read as a CSV file ({error})") from error
     if not rows:
@@ -97,35 +94,20 @@ def read_manifest(path: PathLike) -> list[Acquisition]:
     return rows
 
 
-def spatial_split(
-    acquisitions: Iterable[Acquisition],
-    longitude: float | None = None,
-    region: Sequence[float] | Sequence[Sequence[float]] | None = None,
-) -> Split:
+def spatial_split(acquisitions: Iterable[Acquisition], longitude: float) -> Split:
     """Pairs of two areas that share no location: (train, test). In both, every optical with every SAR image of a place.
 
     longitude: degrees; the test set lies west of it, as the text of section V-A has it (the caption of figure 6 has
-    it the other way round; then exchange the two lists). region: the test set lies inside, either a box (west, south,
-    east, north) or a polygon ((lon, lat), ...) of three corners or more, not across the date line.
-
+    it the other way round; then exchange the two lists).
     Tiles that overlap without having the same centre are not noticed: MEOW's do not overlap.
 
-    Raises ConfigError if not exactly one of the two is given, and where either set stays empty.
+    Raises ConfigError where either set stays empty.
     """
-    if (longitude is None) == (region is None):
-        raise ConfigError("give either a longitude or a region to part training from test")
-    locations = _locations(acquisitions)
-    if longitude is not None:
-        if not math.isfinite(longitude):
-            raise ConfigError(f"a longitude must be a number of degrees, not {longitude}")
-        held_out = {place for place in locations if place[0] < longitude}
-    else:
-        held_out = _inside(list(locations), region)
     train: list[PairRef] = []
     test: list[PairRef] = []
-    for place, group in locations.items():
-        (test if place in held_out else train).extend(_combinations(place, group))
-    return _both(train, test, "all locations lie on one side of the longitude or region")
+    for place, group in _locations(acquisitions).items():
+        (test if place[0] < longitude else train).extend(_combinations(place, group))
+    return _both(train, test, "all locations lie on one side of the longitude")
 
 
 def temporal_split(acquisitions: Iterable[Acquisition], year: int = 2018) -> Split:
@@ -186,22 +168,13 @@ class GeoSplit(Dataset[tuple[Tensor, Tensor]]):
             return _window(optical, data_bands(optical)[:3], window), _window(sar, [self.sar_band], window)
 
 
-class _Seen:
-    """What the rows before have named."""
-
-    def __init__(self) -> None:
-        self._times: dict[tuple[Place, Time], int] = {}
-        self._files: dict[Path, int] = {}
-
-    def add(self, row: Acquisition, where: str, line: int) -> None:
-        before = self._times.setdefault((row.place, row.time), line)
-        if before != line:
-            year, season = row.time
-            raise InputError(f"{where}: line {before} already has {season} {year} of this place")
-        for file in (row.optical, row.sar):
-            before = self._files.setdefault(file, line)
-            if before != line:
-                raise InputError(f"{where}: {file} already stands in line {before}, with another place or time")
+def _refuse_duplicates(row: Acquisition, lines: dict[object, int], where: str, line: int) -> None:
+    """lines: where the places with times, and the files, of the rows before this one stand; this row's are added."""
+    if (before := lines.setdefault((row.place, row.time), line)) != line:
+        raise InputError(f"{where}: line {before} already has {row.season} {row.year} of this place")
+    for file in (row.optical, row.sar):
+        if (before := lines.setdefault(file, line)) != line:
+            raise InputError(f"{where}: {file} already stands in line {before}, with another place or time")
 
 
 def _acquisition(row: dict[str, str], folder: Path, where: str) -> Acquisition:
@@ -247,28 +220,6 @@ def _combinations(place: Place, group: list[Acquisition]) -> Iterator[PairRef]:
     """Every optical with every SAR image of a place: of n times n * n pairs."""
     for one, other in product(group, group):
         yield PairRef(one.optical, other.sar, *place, one.time, other.time)
-
-
-def _inside(places: list[Place], region: Any) -> set[Place]:
-    try:
-        corners = np.asarray(region, float)
-    except (TypeError, ValueError):
-        corners = np.zeros(0)
-    if not np.isfinite(corners).all() or (corners.shape != (4,) and not _is_polygon(corners)):
-        raise ConfigError(
-            f"a region is (west, south, east, north) or at least three corners (lon, lat), in degrees: {region}"
-        )
-    if corners.shape == (4,):
-        west, south, east, north = corners
-        if not (west < east and south < north):
-            raise ConfigError(f"a box is (west, south, east, north), not {region}")
-        return {(lon, lat) for lon, lat in places if west <= lon <= east and south <= lat <= north}
-    within = points_in_poly(np.array(places).reshape(-1, 2), corners)
-    return {place for place, is_in in zip(places, within, strict=True) if is_in}
-
-
-def _is_polygon(corners: npt.NDArray[np.float64]) -> bool:
-    return corners.ndim == 2 and corners.shape[1] == 2 and len(corners) >= 3
 
 
 def _both(train: list[PairRef], test: list[PairRef], why: str) -> Split:

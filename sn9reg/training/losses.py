@@ -1,4 +1,4 @@
-"""What a similarity surface is trained with: the losses that the papers compare, and one of ours.
+"""Losses on similarity surfaces: those that the papers compare, and one of ours; and a loss on descriptors' distances.
 
 A loss takes the surface as `matchers.dense.correlation` gives it and the true place, and returns a scalar, the mean
 over the batch. Bertrand et al. is Learning-based SAR-Optical Registration for Navigation, whose Sec. IV-C and Table III
@@ -9,25 +9,38 @@ published, github.com/Simon-Bertrand/SAROPTReg-TranslatModels.
 
 from __future__ import annotations
 
-import inspect
 import math
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
+from annotated_types import Ge, Gt, Le
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, softplus
 
-from sn9reg.errors import ConfigError, check_options
+from sn9reg.errors import ConfigError
 from sn9reg.matchers.dense.correlation import Similarity
+from sn9reg.options import check, options
 
 TEMPERATURES = (1e-3, 1e2)
+Start = Annotated[float, Ge(TEMPERATURES[0]), Le(TEMPERATURES[1])]  # of a temperature
 
 
 class MatchingLoss(nn.Module, ABC):
-    """A loss on raw similarity surfaces. `similarity` names the surface that it is meant for."""
+    """A loss on raw similarity surfaces. `similarity` names the surface that it is meant for, `Options` what it takes.
+
+    Where the options have a temperature, scores are divided by it.
+    """
 
     similarity: ClassVar[Similarity]
+    Options: ClassVar[type[Any]]
+
+    def __init__(self, options: Any) -> None:
+        """options: an instance of the class's `Options`, checked (`make_loss`)."""
+        super().__init__()
+        self.options = options
+        if hasattr(options, "temperature"):
+            self.temperature = Temperature(options.temperature, options.trainable)
 
     def forward(self, surface: Tensor, place: Tensor) -> Tensor:
         """Mean over the batch, a scalar in the surface's type, in float32 at the least.
@@ -36,10 +49,9 @@ class MatchingLoss(nn.Module, ABC):
         Raises ValueError for other shapes, for a place outside the surface, and, in losses that need negatives,
         for a surface that is nothing but positives.
         """
-        if surface.dim() != 3 or len(surface) == 0 or place.shape != (len(surface), 2):
-            raise ValueError(f"not surface (B, H, W) and place (B, 2): {tuple(surface.shape)}, {tuple(place.shape)}")
-        if place.is_floating_point():
-            raise ValueError("place must hold integers, (row, col)")
+        if surface.dim() != 3 or len(surface) == 0 or place.shape != (len(surface), 2) or place.is_floating_point():
+            kind = f"{tuple(surface.shape)} and {place.dtype} {tuple(place.shape)}"
+            raise ValueError(f"not a surface (B, H, W) and integers place (B, 2), but {kind}")
         if bool(((place < 0) | (place >= place.new_tensor(surface.shape[-2:]))).any()):
             raise ValueError(f"place outside the surface of {tuple(surface.shape[-2:])}: {place.tolist()}")
         return self.per_pair(surface.to(torch.promote_types(surface.dtype, torch.float32)), place.long()).mean()
@@ -50,8 +62,9 @@ class MatchingLoss(nn.Module, ABC):
 
 
 def hardest_in_batch(distance: Tensor, margin: float = 1.0) -> Tensor:
-    """The mean quadruplet loss of (N, N) distances between descriptors of N optical and N SAR patches, of which those
-    of one index show the same place.
+    """The mean quadruplet loss of (N, N) distances between descriptors of N optical and N SAR patches.
+
+    The patches of one index show the same place.
 
     He et al., "Deep convolutional network based on attention mechanism for matching optical and SAR images", eq. (4),
     after HardNet (A. Mishchuk et al., 2017): for each match the SAR patch that is nearest to the optical one without
@@ -61,8 +74,8 @@ def hardest_in_batch(distance: Tensor, margin: float = 1.0) -> Tensor:
     """
     if distance.dim() != 2 or distance.shape[0] != distance.shape[1] or len(distance) < 2:
         raise ValueError(f"not (N, N) distances with N > 1: {tuple(distance.shape)}")
-    own = torch.eye(len(distance), dtype=torch.bool, device=distance.device)
-    others = distance.masked_fill(own, torch.inf)
+    matches = torch.eye(len(distance), dtype=torch.bool, device=distance.device)
+    others = distance.masked_fill(matches, torch.inf)
     negative = torch.minimum(others.amin(dim=1), others.amin(dim=0))
     return (margin + distance.diagonal() - negative).clamp_min(0).mean()
 
@@ -70,16 +83,14 @@ def hardest_in_batch(distance: Tensor, margin: float = 1.0) -> Tensor:
 class Temperature(nn.Module):
     """Divides scores by a temperature, held as its logarithm: a parameter if `trainable`, else a buffer.
 
-    It is clamped to `TEMPERATURES`, and in place: clamped on the way out only, the logarithm would drift on outside,
-    and without a gradient it would stay there. Give a trained one no weight decay, which would pull it to 1.
-    Raises ConfigError for a start outside the range.
+    The parameter itself is clamped to `TEMPERATURES`: if its value were clamped only where it is used, it would drift
+    outside, where it has no gradient. Give a trained one no weight decay, which would pull it to 1.
     """
 
     log_temperature: Tensor
 
     def __init__(self, start: float, trainable: bool) -> None:
         super().__init__()
-        _require(TEMPERATURES[0] <= start <= TEMPERATURES[1], f"temperature {start} is not within {TEMPERATURES}")
         value = torch.tensor(math.log(start))
         if trainable:
             self.log_temperature = nn.Parameter(value)
@@ -99,19 +110,19 @@ class MCGFLoss(MatchingLoss):
         mean over positives of log(1 + exp(-s)) + mean over the hardest negatives of log(1 + exp(s)),
     the hardest being the `hard_negatives` highest scores outside the cross, 40 as released. There is no margin and no
     temperature; positives are always pushed up and the hardest negatives down. At a border the cross is clipped.
-    Raises ConfigError for less than one hard negative.
     """
 
-    similarity: ClassVar[Similarity] = "cc"
+    similarity = "cc"
 
-    def __init__(self, hard_negatives: int = 40) -> None:
-        super().__init__()
-        _require(hard_negatives >= 1, f"hard_negatives must be at least 1, not {hard_negatives}")
-        self.hard_negatives = hard_negatives
+    @options
+    class Options:
+        hard_negatives: Annotated[int, Ge(1)] = 40
+
+    options: Options
 
     def per_pair(self, surface: Tensor, place: Tensor) -> Tensor:
         positive = _squared_distance(surface, place) <= 1
-        values, present = _hardest(surface, ~positive, self.hard_negatives)
+        values, present = _hardest(surface, ~positive, self.options.hard_negatives)
         return _masked_mean(softplus(-surface), positive) + _masked_mean(softplus(values), present)
 
 
@@ -123,46 +134,45 @@ class OSMNetLoss(MatchingLoss):
         E_n = [z_n + m]+ (z_n - m),    E_p = -[1 + m - z_p]+ (z_p - 1 + m)         (eqs. 6, 7).
     The double sum is a product, so it is computed as softplus(logsumexp_n + logsumexp_p), which does not overflow.
 
-    Why it does not repel negatives. Each weight [.]+ is a line in the score that it weighs, so E is a parabola. For
-    positives that is as it should be: E_p = SSD_p^2 - m^2 is lowest at SSD_p = 0 (eq. 11). But E_n = (1 - SSD_n)^2 -
-    m^2, cut to 0 beyond SSD_n = 1 + m (eq. 12), is lowest at SSD_n = 1. A negative is pushed there and no farther,
-    from between 1 and 1 + m it is even drawn back, and beyond it is left alone: m is where the parabola is cut, not a
-    distance that is kept. For features of unit length SSD_n = 1 is a mean cosine of 0.5, still rather similar.
+    Negatives are not repelled beyond SSD_n = 1. Each weight [.]+ is a line in the score that it weighs, so E is a
+    parabola: E_p = SSD_p^2 - m^2 is lowest at SSD_p = 0 (eq. 11), and E_n = (1 - SSD_n)^2 - m^2, cut to 0 beyond
+    SSD_n = 1 + m (eq. 12), is lowest at SSD_n = 1. From between 1 and 1 + m a negative is even drawn back. For features
+    of unit length SSD_n = 1 is a mean cosine of 0.5, still rather similar.
 
     That is so where the gradient runs through the weights, as from eq. (6) to eq. (12): `detach_weights=False`, the
-    default. Detached, as is usual for this kind of loss and as released, a negative is pushed away with force w_n as
-    far as SSD_n = 1 + m; eq. (12) is then the loss's value but not what is descended.
+    default. Detached, as released, a negative is pushed away with force w_n as far as SSD_n = 1 + m; eq. (12) is then
+    the loss's value but not what is descended.
 
     The text gives no values: gamma 32, margin 0.25 and positives within a radius of 1 px (a cross) are as released.
-    Raises ConfigError for a gamma that is not positive and a negative margin or radius.
     """
 
-    similarity: ClassVar[Similarity] = "ssd"
+    similarity = "ssd"
 
-    def __init__(
-        self, gamma: float = 32.0, margin: float = 0.25, positive_radius: float = 1.0, detach_weights: bool = False
-    ) -> None:
-        super().__init__()
-        _require(gamma > 0, f"gamma must be positive, not {gamma}")
-        _require(margin >= 0 and positive_radius >= 0, f"margin {margin}, positive_radius {positive_radius}: negative")
-        self.gamma, self.margin, self.positive_radius = gamma, margin, positive_radius
-        self.detach_weights = detach_weights
+    @options
+    class Options:
+        gamma: Annotated[float, Gt(0)] = 32.0
+        margin: Annotated[float, Ge(0)] = 0.25
+        positive_radius: Annotated[float, Ge(0)] = 1.0
+        detach_weights: bool = False
+
+    options: Options
 
     def per_pair(self, surface: Tensor, place: Tensor) -> Tensor:
-        positive = _squared_distance(surface, place) <= self.positive_radius**2
+        positive = _squared_distance(surface, place) <= self.options.positive_radius**2
         _require_negatives(~positive)
         push, pull = self.energies(1 + surface)
-        negatives = (self.gamma * push).masked_fill(positive, -torch.inf).flatten(1).logsumexp(1)
-        positives = (self.gamma * pull).masked_fill(~positive, -torch.inf).flatten(1).logsumexp(1)
+        negatives = (self.options.gamma * push).masked_fill(positive, -torch.inf).flatten(1).logsumexp(1)
+        positives = (self.options.gamma * pull).masked_fill(~positive, -torch.inf).flatten(1).logsumexp(1)
         return softplus(negatives + positives)
 
     def energies(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """E_n and E_p of scores z = 1 - SSD, taken as negatives and as positives. Shapes as z."""
-        negative_weight = (z + self.margin).clamp_min(0)
-        positive_weight = (1 + self.margin - z).clamp_min(0)
-        if self.detach_weights:
+        margin = self.options.margin
+        negative_weight = (z + margin).clamp_min(0)
+        positive_weight = (1 + margin - z).clamp_min(0)
+        if self.options.detach_weights:
             negative_weight, positive_weight = negative_weight.detach(), positive_weight.detach()
-        return negative_weight * (z - self.margin), -positive_weight * (z - 1 + self.margin)
+        return negative_weight * (z - margin), -positive_weight * (z - 1 + margin)
 
 
 class FFTUNetLoss(MatchingLoss):
@@ -173,9 +183,10 @@ class FFTUNetLoss(MatchingLoss):
 
     similarity: ClassVar[Similarity] = "zncc"
 
-    def __init__(self, temperature: float = 1 / 96, trainable: bool = False) -> None:
-        super().__init__()
-        self.temperature = Temperature(temperature, trainable)
+    @options
+    class Options:
+        temperature: Start = 1 / 96
+        trainable: bool = False
 
     def per_pair(self, surface: Tensor, place: Tensor) -> Tensor:
         return cross_entropy(self.temperature(surface).flatten(1), _index(surface, place)[:, 0], reduction="none")
@@ -189,10 +200,11 @@ class CrossCorrCELoss(FFTUNetLoss):
     places and cannot become sharp; for these take about 1/30, or have it trained.
     """
 
-    similarity: ClassVar[Similarity] = "cc"
+    similarity = "cc"
 
-    def __init__(self, temperature: float = 1.0, trainable: bool = False) -> None:
-        super().__init__(temperature, trainable)
+    @options
+    class Options(FFTUNetLoss.Options):
+        temperature: Start = 1.0
 
 
 class MARUNetLoss(MatchingLoss):
@@ -211,43 +223,36 @@ class MARUNetLoss(MatchingLoss):
     which makes 9. A border clips it. `sigma` in px; eq. 3 divides by 2 sigma, which is the same at its sigma of 1.
 
     Gazzea et al. takes the LOWEST non-zero scores outside the region as hard negatives ("non-zero" being those that the
-    region's mask leaves), although the wrong places that compete are the highest, as released: `negatives`, kept as
-    an attribute, says which. Either kind is pushed down.
-    Raises ConfigError for options that make no sense.
+    region's mask leaves), although the wrong places that compete are the highest, as released: `negatives` says which.
+    Either kind is pushed down.
     """
 
-    similarity: ClassVar[Similarity] = "zncc"
+    similarity = "zncc"
 
-    def __init__(
-        self,
-        temperature: float = 1 / 96,
-        trainable: bool = False,
-        sigma: float = 1.0,
-        radius: float = 2.0,
-        hard_negatives: int = 16,
-        margin: float = 1.0,
-        negatives: Literal["highest", "lowest"] = "highest",
-    ) -> None:
-        super().__init__()
-        _require(sigma > 0 and radius >= 0, f"sigma {sigma} must be positive and radius {radius} not negative")
-        _require(hard_negatives >= 1, f"hard_negatives must be at least 1, not {hard_negatives}")
-        _require(negatives in ("highest", "lowest"), f"negatives must be 'highest' or 'lowest', not {negatives!r}")
-        self.temperature = Temperature(temperature, trainable)
-        self.sigma, self.radius, self.hard_negatives, self.margin = sigma, radius, hard_negatives, margin
-        self.negatives = negatives
+    @options
+    class Options:
+        temperature: Start = 1 / 96
+        trainable: bool = False
+        sigma: Annotated[float, Gt(0)] = 1.0
+        radius: Annotated[float, Ge(0)] = 2.0
+        hard_negatives: Annotated[int, Ge(1)] = 16
+        margin: float = 1.0
+        negatives: Literal["highest", "lowest"] = "highest"
+
+    options: Options
 
     def per_pair(self, surface: Tensor, place: Tensor) -> Tensor:
         return self.binary_cross_entropy(surface, place) - self.omega(surface, place)
 
     def omega(self, surface: Tensor, place: Tensor) -> Tensor:
         """(B,) Omega of eq. (4), to be maximised. Arguments as `forward`'s."""
-        weight = self.weights(surface, place)
-        values, present = _hardest(surface, weight == 0, self.hard_negatives, lowest=self.negatives == "lowest")
-        return _masked_mean(weight * surface, weight > 0) - _masked_mean(values, present) + self.margin
+        weight, lowest = self.weights(surface, place), self.options.negatives == "lowest"
+        values, present = _hardest(surface, weight == 0, self.options.hard_negatives, lowest)
+        return _masked_mean(weight * surface, weight > 0) - _masked_mean(values, present) + self.options.margin
 
     def weights(self, surface: Tensor, place: Tensor) -> Tensor:
         """(B, H, W): G of eq. (3), 0 outside the matching region. Arguments as `forward`'s."""
-        return _gaussian(_squared_distance(surface, place), self.sigma, surface.dtype, radius=self.radius)
+        return _gaussian(_squared_distance(surface, place), self.options.sigma, surface.dtype, self.options.radius)
 
     def binary_cross_entropy(self, surface: Tensor, place: Tensor) -> Tensor:
         """(B,) of eq. (2). Arguments as `forward`'s."""
@@ -267,19 +272,20 @@ class SoftCELoss(MatchingLoss):
     The Gaussian of `sigma` px says that a neighbour is nearly right, as it is where the truth is known to a pixel, and
     gives the peak the shape that a sub-pixel fit wants. What a border cuts off is made up for inside. The temperature
     is trained from 1/30, apt for features of unit length. The minimum is the Gaussian's entropy, not 0.
-    Raises ConfigError for a sigma that is not positive.
     """
 
-    similarity: ClassVar[Similarity] = "cc"
+    similarity = "cc"
 
-    def __init__(self, sigma: float = 0.7, temperature: float = 1 / 30, trainable: bool = True) -> None:
-        super().__init__()
-        _require(sigma > 0, f"sigma must be positive, not {sigma}")
-        self.sigma = sigma
-        self.temperature = Temperature(temperature, trainable)
+    @options
+    class Options:
+        sigma: Annotated[float, Gt(0)] = 0.7
+        temperature: Start = 1 / 30
+        trainable: bool = True
+
+    options: Options
 
     def per_pair(self, surface: Tensor, place: Tensor) -> Tensor:
-        target = _gaussian(_squared_distance(surface, place), self.sigma, surface.dtype)
+        target = _gaussian(_squared_distance(surface, place), self.options.sigma, surface.dtype)
         return cross_entropy(self.temperature(surface).flatten(1), target.flatten(1), reduction="none")
 
 
@@ -293,20 +299,11 @@ LOSSES: dict[str, type[MatchingLoss]] = {
 }
 
 
-def make_loss(name: str, **options: Any) -> MatchingLoss:
+def make_loss(name: str, **given: Any) -> MatchingLoss:
     """The loss of that name. Raises ConfigError if there is none, or if it does not know or refuses an option."""
     if name not in LOSSES:
         raise ConfigError(f"no loss {name!r}; there are: {', '.join(LOSSES)}")
-    check_options(f"loss {name!r}", options, inspect.signature(LOSSES[name]).parameters)
-    try:
-        return LOSSES[name](**options)
-    except TypeError as error:  # a text where a number belongs
-        raise ConfigError(f"loss {name!r}: {error}") from error
-
-
-def _require(holds: bool, message: str) -> None:
-    if not holds:
-        raise ConfigError(message)
+    return LOSSES[name](check(LOSSES[name].Options, given, f"loss {name!r}"))
 
 
 def _require_negatives(negative: Tensor) -> None:

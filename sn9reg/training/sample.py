@@ -2,48 +2,45 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Annotated
 
 import cv2
 import numpy as np
 import numpy.typing as npt
+from annotated_types import Ge, Le
 
+from sn9reg.options import options
 from sn9reg.raster.degradation import blur, speckle
 from sn9reg.raster.radiometry import SarLog, optical_grey, standardise
 from sn9reg.raster.scene import Patch
 
 Image = npt.NDArray[np.float32]
-Mask = npt.NDArray[np.bool_]
+Share = Annotated[float, Ge(0), Le(1)]
+Positive = Annotated[int, Ge(1)]
+NotNegative = Annotated[float, Ge(0)]
 
 
-@dataclass(frozen=True)
+@options
 class Geometry:
-    """optical, sar: sides in pixels. turn, stretch: the SAR image is turned by up to this many degrees and stretched
-    by up to this share about the template's centre, against the optical one. tilt: both are turned alike by up to this
-    many degrees, where the images have room for it, and, with quarters, by any number of quarters of a turn."""
+    """Sides of a sample's two images, and how they are turned."""
 
-    optical: int = 256
-    sar: int = 192
-    turn: float = 0.0
-    stretch: float = 0.0
-    tilt: float = 0.0
-    quarters: bool = True
+    optical: Positive = 256  # side, pixels
+    sar: Positive = 192  # side, pixels
+    turn: float = 0.0  # the SAR image is turned by up to this many degrees about its centre, the optical one is not
+    stretch: float = 0.0  # and stretched by up to this share
+    tilt: float = 0.0  # both are turned alike by up to this many degrees, where the images have room for it
+    quarters: bool = True  # both are turned alike by any number of quarters of a turn
 
 
-@dataclass(frozen=True)
+@options
 class Photometry:
-    """Strength of what is done to grey values; 0 is nothing.
+    """Strength of what is done to grey values; 0 is nothing."""
 
-    tone: a random tone curve, applied to this share of samples, in the optical image possibly falling. gain: spread of
-    gamma. speckle: share of samples with added speckle of 2 to 64 looks. blur: largest sigma, pixels. noise: largest
-    sigma of white noise, in standard deviations of the image.
-    """
-
-    tone: float = 0.0
-    gain: float = 0.0
-    speckle: float = 0.0
-    blur: float = 0.0
-    noise: float = 0.0
+    tone: Share = 0.0  # of samples with a random tone curve, which in the optical image may fall
+    gain: NotNegative = 0.0  # spread of the logarithm of gamma
+    speckle: Share = 0.0  # of samples with added speckle of 2 to 64 looks
+    blur: NotNegative = 0.0  # largest sigma, pixels
+    noise: NotNegative = 0.0  # largest sigma of white noise, in standard deviations of the image
 
 
 def cut(
@@ -75,13 +72,10 @@ def cut(
     middle = np.asarray(place[::-1] + (geometry.sar - 1) / 2, np.float64)
     angle = np.deg2rad(random.uniform(-1, 1) * geometry.turn)
     stretch = 1 + random.uniform(-1, 1) * geometry.stretch
-    about = _about(middle, angle, stretch)
     shift = np.array([[1, 0, place[1]], [0, 1, place[0]], [0, 0, 1]])
-    return (
-        _resample(optical, base, side, zoom),
-        _resample(sar, base @ about @ shift, geometry.sar, zoom),
-        place.astype(np.int64),
-    )
+    template = base @ _about(middle, angle, stretch) @ shift
+    patches = _resample(optical, base, side, zoom), _resample(sar, template, geometry.sar, zoom)
+    return *patches, place.astype(np.int64)
 
 
 def dihedral(side: int, flip: bool, quarter: int) -> npt.NDArray[np.float64]:
@@ -111,10 +105,8 @@ def _resample(patch: Patch, matrix: npt.NDArray[np.float64], side: int, zoom: fl
     image = cv2.warpAffine(grey, matrix[:2], size, flags=flags, borderMode=cv2.BORDER_REFLECT_101)
     valid = np.ones(size, bool)
     if not patch.valid.all():
-        mask = patch.valid.astype(np.uint8)
-        valid = cv2.warpAffine(
-            mask, matrix[:2], size, flags=cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_CONSTANT
-        ).astype(bool)
+        flags = cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP
+        valid = cv2.warpAffine(patch.valid.astype(np.uint8), matrix[:2], size, flags=flags).astype(bool)
     return Patch(np.maximum(image, 0)[None], valid)
 
 
@@ -123,7 +115,12 @@ def augment_optical(image: Image, photometry: Photometry, random: np.random.Gene
     if random.random() < photometry.tone:
         image = _tone_curve(image, random, monotone=bool(random.integers(2)))
     image = _gamma(image, photometry.gain, random)
-    return _soften(image, photometry, random)
+    if photometry.blur and random.random() < 0.3:
+        image = blur(image, float(random.uniform(0, photometry.blur)))
+    if photometry.noise:
+        scale = random.uniform(0, photometry.noise) * float(image.std())
+        image = image + scale * random.standard_normal(image.shape, dtype=np.float32)
+    return image
 
 
 def augment_sar(image: Image, photometry: Photometry, random: np.random.Generator) -> Image:
@@ -134,15 +131,6 @@ def augment_sar(image: Image, photometry: Photometry, random: np.random.Generato
     if random.random() < photometry.tone / 2:
         image = _tone_curve(image, random, monotone=True)
     return _gamma(image, photometry.gain, random)
-
-
-def _soften(image: Image, photometry: Photometry, random: np.random.Generator) -> Image:
-    if photometry.blur and random.random() < 0.3:
-        image = blur(image, float(random.uniform(0, photometry.blur)))
-    if photometry.noise:
-        scale = random.uniform(0, photometry.noise) * float(image.std())
-        image = image + scale * random.standard_normal(image.shape, dtype=np.float32)
-    return image
 
 
 def _gamma(image: Image, spread: float, random: np.random.Generator) -> Image:
@@ -163,7 +151,5 @@ def _tone_curve(image: Image, random: np.random.Generator, monotone: bool) -> Im
 def finish(optical: Patch, sar: Patch) -> tuple[Image, Image]:
     """(1, h, w) network inputs of both, exactly as the matcher makes them."""
     sar_log = SarLog.of(sar.values, sar.valid)
-    return (
-        standardise(optical_grey(optical.values), optical.valid)[None],
-        standardise(sar_log(sar.values), sar.valid)[None],
-    )
+    grey = standardise(optical_grey(optical.values), optical.valid)
+    return grey[None], standardise(sar_log(sar.values), sar.valid)[None]

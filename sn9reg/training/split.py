@@ -20,12 +20,10 @@ def ground_components(images: Sequence[npt.NDArray[np.generic]]) -> npt.NDArray[
     another quadrant of the other. The quadrants are compared as thumbnails without their low frequencies.
     """
     thumbnails = np.stack([_thumbnail(quadrant) for image in images for quadrant in _quadrants(image)])
-    one, other = [], []
-    for start in range(0, len(thumbnails), 1024):
-        a, b = np.nonzero(thumbnails[start : start + 1024] @ thumbnails.T > _SAME)
-        one.append((a + start) // 4)
-        other.append(b // 4)
-    i, j = np.concatenate(one), np.concatenate(other)
+    alike = []
+    for start in range(0, len(thumbnails), 1024):  # in parts, to bound the memory
+        alike.append(np.argwhere(thumbnails[start : start + 1024] @ thumbnails.T > _SAME) + np.array([start, 0]))
+    i, j = np.concatenate(alike).T // 4
     graph = coo_matrix((np.ones(len(i)), (i, j)), shape=(len(images), len(images)))
     return np.asarray(connected_components(graph, directed=False)[1], dtype=np.int64)
 
@@ -39,12 +37,12 @@ def hold_out(images: Sequence[npt.NDArray[np.generic]], share: float, seed: int 
     labels = ground_components(images)
     sizes = np.bincount(labels)
     wanted = share * len(images)
-    taken, held = 0, set()
+    taken, held = 0, []
     for label in np.random.default_rng(seed).permutation(len(sizes)):
         if sizes[label] <= max(1, wanted / 4) and taken + sizes[label] <= wanted:
-            held.add(int(label))
+            held.append(label)
             taken += sizes[label]
-    return np.isin(labels, list(held))
+    return np.isin(labels, held)
 
 
 def _quadrants(image: npt.NDArray[np.generic]) -> list[npt.NDArray[np.float32]]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,9 +31,9 @@ _VERSION = 1  # of what stands in the cache
 
 @dataclass(frozen=True)
 class SceneFiles:
-    """The three files of a scene in SpaceNet 9's layout, and its name, e.g. 02_train_01."""
+    """The three files of a scene in SpaceNet 9's layout."""
 
-    name: str
+    name: str  # e.g. 02_train_01
     optical: Path
     sar: Path
     tiepoints: Path
@@ -52,12 +51,11 @@ def scene_files(folder: PathLike) -> list[SceneFiles]:
     found = []
     for optical in sorted(root.rglob("*_optical_*.tif")):
         area, _, rest = optical.stem.partition("_optical_")
-        sar, points = (optical.with_name(f"{area}_{kind}_{rest}") for kind in ("sar", "tiepoints"))
-        files = SceneFiles(f"{area}_{rest}", optical, sar.with_name(sar.name + ".tif"), Path(f"{points}.csv"))
-        for partner in (files.sar, files.tiepoints):
+        partners = [optical.with_name(name) for name in (f"{area}_sar_{rest}.tif", f"{area}_tiepoints_{rest}.csv")]
+        for partner in partners:
             if not partner.is_file():
                 raise InputError(f"{optical}: has no partner {partner.name} beside it")
-        found.append(files)
+        found.append(SceneFiles(f"{area}_{rest}", optical, *partners))
     if not found:
         raise InputError(f"{root}: holds no scene NN_optical_SPLIT_MM.tif with its SAR image and tie-points")
     return found
@@ -65,9 +63,12 @@ def scene_files(folder: PathLike) -> list[SceneFiles]:
 
 @dataclass(frozen=True)
 class TileSet:
-    """N tiles around tie-points. values: (N, 2, S, S) int8, optical and SAR, standardised and times 127 / 4. place:
-    (N, 2) x, y, in the tile that is searched, of the keypoint. outside: tie-points left out, because their partner lies
-    outside the tile."""
+    """N tiles around tie-points.
+
+    values: (N, 2, S, S) int8, optical and SAR, standardised and times 127 / 4.
+    place: (N, 2) x, y of the keypoint in the tile that is searched.
+    outside: number of tie-points left out, because their partner lies outside the tile.
+    """
 
     values: npt.NDArray[np.int8]
     place: npt.NDArray[np.float32]
@@ -108,7 +109,7 @@ def tile_set(scene: SceneFiles, finds: Modality, side: int = TILE, cache: PathLi
     return TileSet(np.load(values, mmap_mode="r"), place, content["outside"])
 
 
-def keypoints(pair: ScenePair, scene: SceneFiles) -> tuple[Points, Points]:
+def _keypoints(pair: ScenePair, scene: SceneFiles) -> tuple[Points, Points]:
     """(N, 2) optical and (N, 2) SAR keypoints of a scene's tie-points, pixels of the common grid."""
     points = read_tiepoints(scene.tiepoints, pair.optical.grid, pair.sar.grid)
     return tuple(  # type: ignore[return-value]
@@ -119,7 +120,7 @@ def keypoints(pair: ScenePair, scene: SceneFiles) -> tuple[Points, Points]:
 
 def _cut(scene: SceneFiles, finds: Modality, side: int) -> TileSet:
     with open_pair(scene.optical, scene.sar) as pair:
-        optical_xy, sar_xy = keypoints(pair, scene)
+        optical_xy, sar_xy = _keypoints(pair, scene)
         middle, wanted = (optical_xy, sar_xy) if finds == "sar" else (sar_xy, optical_xy)
         cropper = Cropper(pair, side)
         place = wanted - cropper.corner(middle)
@@ -133,10 +134,6 @@ def _cut(scene: SceneFiles, finds: Modality, side: int) -> TileSet:
 
 
 def _fingerprint(scene: SceneFiles) -> str:
-    facts: Sequence[object] = [_VERSION]
-    facts = [*facts, *((str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns) for p in _files(scene))]
+    files = (scene.optical, scene.sar, scene.tiepoints)
+    facts = [_VERSION, *((str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files)]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
-
-
-def _files(scene: SceneFiles) -> tuple[Path, Path, Path]:
-    return scene.optical, scene.sar, scene.tiepoints

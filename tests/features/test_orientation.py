@@ -1,7 +1,5 @@
 """features/orientation: what the filters pass, and what the features must not mind."""
 
-from __future__ import annotations
-
 import importlib.util
 import math
 import warnings
@@ -15,7 +13,7 @@ from scipy.ndimage import gaussian_filter
 
 from sn9reg.features.orientation import log_gabor_bank, orientation_features, orientation_response
 
-few = settings(max_examples=15, deadline=None)
+few = settings(max_examples=10, deadline=None)
 seeds = st.integers(0, 2**32 - 1)
 
 
@@ -24,11 +22,11 @@ def texture(seed, size=64, width=1.5):
     return torch.from_numpy((values / values.std()).astype(np.float32))[None]
 
 
-def grating(degrees, wavelength, size=96, phase=0.3):
+def grating(degrees, wavelength, size=96):
     """A wave whose normal points at `degrees` from x towards y (down)."""
     y, x = np.mgrid[:size, :size]
     along = x * math.cos(math.radians(degrees)) + y * math.sin(math.radians(degrees))
-    return torch.from_numpy(np.sin(2 * np.pi * along / wavelength + phase).astype(np.float32))[None]
+    return torch.from_numpy(np.sin(2 * np.pi * along / wavelength + 0.3).astype(np.float32))[None]
 
 
 def energies(image, orientations, wavelengths):
@@ -40,45 +38,33 @@ def inner(features, rim=24):
     return features[..., rim:-rim, rim:-rim]
 
 
-@pytest.mark.parametrize(
-    ("height", "width", "orientations", "wavelengths"), [(16, 24, 6, (4.0,)), (9, 7, 5, (3.0, 8.0))]
-)
-def test_bank_is_scales_by_orientations_and_blind_to_the_mean(height, width, orientations, wavelengths):
+def test_filters_are_one_sided_blind_to_the_mean_and_peak_at_their_wavelength_and_orientation():
+    height, width, orientations, wavelengths = 120, 96, 6, (6.0, 12.0)
     bank = log_gabor_bank(height, width, orientations, wavelengths)
-    assert bank.shape == (len(wavelengths), orientations, height, width)
+    assert bank.shape == (2, orientations, height, width)
     assert (bank[..., 0, 0] == 0).all()
     assert (bank >= 0).all()
-    assert (bank.flatten(2).max(dim=2).values > 0.1).all()
-
-
-def test_a_filter_is_one_sided_and_peaks_at_its_wavelength_and_orientation():
-    size, orientations, wavelengths = 120, 6, (6.0, 12.0)
-    bank = log_gabor_bank(size, size, orientations, wavelengths)
     for scale, wavelength in enumerate(wavelengths):
         for k in range(orientations):
-            row, col = divmod(int(bank[scale, k].argmax()), size)
-            fx, fy = (n / size if n < size / 2 else n / size - 1 for n in (col, row))
+            row, col = divmod(int(bank[scale, k].argmax()), width)
+            fx, fy = (n / size if n < size / 2 else n / size - 1 for n, size in ((col, width), (row, height)))
             assert math.hypot(fx, fy) == pytest.approx(1 / wavelength, rel=0.15)
             assert math.degrees(math.atan2(fy, fx)) == pytest.approx(k * 180 / orientations, abs=6)
             assert bank[scale, k, -row, -col] < 1e-3 * bank[scale, k, row, col]
 
 
-@pytest.mark.parametrize("wavelength", [6.0, 12.0])
+@pytest.mark.parametrize("scale", [0, 1])
 @pytest.mark.parametrize("orientations", [6, 9])
-def test_orientation_k_answers_to_gratings_of_that_orientation(orientations, wavelength):
+def test_scale_and_orientation_answer_to_their_gratings(orientations, scale):
+    wavelengths = (5.0, 20.0)
     for k in range(orientations):
-        image = grating(k * 180 / orientations, wavelength)
-        strength = inner(energies(image, orientations, (wavelength,))[0]).mean(dim=(1, 2))
-        assert int(strength.argmax()) == k
-        assert strength[k] > 10 * strength[(k + orientations // 2) % orientations]
-        channels = inner(orientation_features(image, orientations, (wavelength,), phase=0.0)[0])
+        image = grating(k * 180 / orientations, wavelengths[scale])
+        strength = inner(energies(image, orientations, wavelengths)).mean(dim=(2, 3))
+        assert int(strength.argmax()) == scale * orientations + k
+        assert strength[scale, k] > 10 * strength[1 - scale].max()
+        assert strength[scale, k] > 10 * strength[scale, (k + orientations // 2) % orientations]
+        channels = inner(orientation_features(image, orientations, wavelengths[scale : scale + 1], phase=0.0)[0])
         assert (channels.argmax(dim=0) == k).all()
-
-
-def test_the_scale_answers_to_the_wavelength():
-    for scale, wavelength in enumerate((5.0, 20.0)):
-        strength = inner(energies(grating(20, wavelength), 6, (5.0, 20.0))).mean(dim=(2, 3)).max(dim=1).values
-        assert strength[scale] > 10 * strength[1 - scale]
 
 
 @few
@@ -93,44 +79,30 @@ def test_features_do_not_mind_reversed_contrast_or_gain_or_level(seed, degrees, 
 def test_features_do_not_mind_a_gain_that_varies_slowly():
     y, x = torch.meshgrid(torch.arange(160), torch.arange(160), indexing="ij")
     image, gain = texture(3, 160), 1 + 0.9 * torch.sin(x / 25) * torch.cos(y / 30)
-    here, there = (inner(orientation_features(v))[0] for v in (image, gain * image))
-    cosine = (here * there).sum(dim=0)
-    assert cosine.mean() > 0.98
-    other = inner(orientation_features(texture(4, 160)))[0]
+    here, there, other = (inner(orientation_features(v))[0] for v in (image, gain * image, texture(4, 160)))
+    assert (here * there).sum(dim=0).mean() > 0.98
     assert (here * other).sum(dim=0).mean() < 0.8
 
 
 @pytest.mark.parametrize("phase", [0.0, 0.3, 1.0])
 @pytest.mark.parametrize("wavelengths", [(6.0,), (5.0, 9.0, 18.0)])
-def test_features_have_unit_length(phase, wavelengths):
-    length = orientation_features(texture(0, 80), 7, wavelengths, phase)[0].norm(dim=0)
+def test_features_have_unit_length_and_images_of_a_batch_do_not_touch(phase, wavelengths):
+    images = torch.cat([texture(0), 100 * texture(1)])
+    together = orientation_features(images, 5, wavelengths, phase)
+    assert together.shape == (2, (3 if phase else 1) * 5 * len(wavelengths), 64, 64)
+    length = together.norm(dim=1)
     assert length.max() < 1 + 1e-5
     assert length.median() > 0.99
     assert (length > 0.9).float().mean() > 0.95
-
-
-@pytest.mark.parametrize("wavelengths", [(6.0,), (5.0, 9.0, 18.0)])
-def test_channel_count(wavelengths):
-    image = torch.cat([texture(0, 32), texture(1, 32)])
-    count = len(wavelengths) * 5
-    assert orientation_features(image, 5, wavelengths, phase=0.0).shape == (2, count, 32, 32)
-    assert orientation_features(image, 5, wavelengths, phase=0.3).shape == (2, 3 * count, 32, 32)
-
-
-def test_images_of_a_batch_do_not_touch_each_other():
-    images = torch.cat([texture(0), 100 * texture(1)])
-    together = orientation_features(images)
     for k in range(2):
-        torch.testing.assert_close(together[k], orientation_features(images[k : k + 1])[0], atol=1e-5, rtol=0)
+        alone = orientation_features(images[[k]], 5, wavelengths, phase)
+        torch.testing.assert_close(together[[k]], alone, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("shape", [(32, 32), (37, 53), (1, 1), (75, 40)])
-@pytest.mark.parametrize("level", [0.0, 0.1, 7.3, -123.4, 60000.0])
-def test_a_constant_image_has_no_features(shape, level):
-    assert (orientation_features(torch.full((1, *shape), level)) == 0).all()
-
-
-def test_a_constant_part_of_an_image_has_no_features():
+@pytest.mark.parametrize("shape", [(32, 32), (37, 53), (1, 1)])
+def test_what_is_constant_has_no_features(shape):
+    for level in (0.0, 0.1, -123.4, 60000.0):
+        assert (orientation_features(torch.full((1, *shape), level)) == 0).all()
     image = texture(0, 256)
     image[:, :, 96:] = 0.7
     features = orientation_features(image)[0].norm(dim=0)
@@ -139,22 +111,17 @@ def test_a_constant_part_of_an_image_has_no_features():
 
 
 @few
-@given(seed=seeds, half=st.integers(2, 5))
-def test_a_quarter_turn_permutes_the_orientations(seed, half):
+@given(seed=seeds, half=st.integers(2, 5), shift=st.tuples(st.integers(-20, 20), st.integers(-20, 20)))
+def test_features_move_with_the_image_and_a_quarter_turn_permutes_the_orientations(seed, half, shift):
     image, orientations = texture(seed, 63), 2 * half
-    upright = orientation_features(image, orientations, (5.0, 10.0), phase=0.0)
-    turned = orientation_features(torch.rot90(image, 1, (1, 2)), orientations, (5.0, 10.0), phase=0.0)
+    upright, moved, turned = (
+        orientation_features(values, orientations, (5.0, 10.0), phase=0.0)
+        for values in (image, image.roll(shift, (1, 2)), torch.rot90(image, 1, (1, 2)))
+    )
+    torch.testing.assert_close(moved, upright.roll(shift, (2, 3)), atol=2e-3, rtol=0)
     back = torch.rot90(turned, -1, (2, 3)).unflatten(1, (2, orientations))
     expected = upright.unflatten(1, (2, orientations)).roll(half, dims=2)
     torch.testing.assert_close(back, expected, atol=2e-3, rtol=0)
-
-
-@few
-@given(seed=seeds, shift=st.tuples(st.integers(-20, 20), st.integers(-20, 20)))
-def test_features_move_with_the_image(seed, shift):
-    image = texture(seed)
-    moved = orientation_features(image.roll(shift, (1, 2)))
-    torch.testing.assert_close(moved, orientation_features(image).roll(shift, (2, 3)), atol=2e-3, rtol=0)
 
 
 def test_the_phase_channel_tells_a_line_from_a_step_and_bright_from_dark_it_does_not():
@@ -162,10 +129,8 @@ def test_the_phase_channel_tells_a_line_from_a_step_and_bright_from_dark_it_does
     line[:, :, 47:50] = 1
     step[:, :, 48:] = 1  # its edge lies between columns 47 and 48
     real = [orientation_features(image, 6, (10.0,), phase=1.0)[0, 6, 48] for image in (line, -line, step, -step)]
-    assert real[0][48] > 0.3
-    assert real[1][48] > 0.3
-    assert real[2][47:49].max() < -0.2
-    assert real[3][47:49].max() < -0.2
+    assert min(real[0][48], real[1][48]) > 0.3
+    assert max(real[2][47:49].max(), real[3][47:49].max()) < -0.2
 
 
 if importlib.util.find_spec("phasepack"):
@@ -181,6 +146,6 @@ if importlib.util.find_spec("phasepack"):
         order = [(orientations - k) % orientations for k in range(orientations)]
         for scale, wavelength in enumerate((6.0, 12.0)):
             expected = np.stack([np.abs(theirs[k][scale]) ** 2 for k in order])
-            own = energies(image, orientations, (wavelength,))[0].numpy()
+            ours = energies(image, orientations, (wavelength,))[0].numpy()
             strong = expected.max(axis=0) > np.median(expected.max(axis=0))
-            assert (own.argmax(axis=0) == expected.argmax(axis=0))[strong].mean() > 0.75
+            assert (ours.argmax(axis=0) == expected.argmax(axis=0))[strong].mean() > 0.75

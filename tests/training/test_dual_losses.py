@@ -16,62 +16,27 @@ def random(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def units(count, size, seed=0):
-    return normalize(random(count, size, seed=seed), dim=1)
-
-
 def index(x, y):
     return y * SHAPE[1] + x
 
 
-# --- contrastive -----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("count", [2, 8, 40])
-def test_embeddings_that_have_nothing_in_common_are_guessed(count):
-    basis = torch.eye(2 * count)
-    assert contrastive(basis[:count], basis[count:], 0.07).item() == pytest.approx(math.log(count), rel=1e-5)
-
-
-def test_random_embeddings_of_many_dimensions_are_nearly_guessed():
-    loss = contrastive(units(32, 8192), units(32, 8192, seed=1), 0.07).item()
-    assert loss == pytest.approx(math.log(32), abs=0.1)
-    assert loss != pytest.approx(math.log(32), abs=1e-4)
-
-
-def test_perfect_embeddings_lose_next_to_nothing_and_swapped_ones_a_lot():
-    basis = torch.eye(8)
-    assert contrastive(basis, basis, 0.07).item() == pytest.approx(7 * math.exp(-1 / 0.07), rel=0.1)
-    assert contrastive(basis, basis.roll(1, 0), 0.07).item() == pytest.approx(1 / 0.07, rel=1e-3)
+def test_embeddings_are_guessed_perfect_or_swapped():
+    basis = torch.eye(16)
+    assert contrastive(basis[:8], basis[8:], 0.07).item() == pytest.approx(math.log(8), rel=1e-5)
+    assert contrastive(basis[:8], basis[:8], 0.07).item() == pytest.approx(7 * math.exp(-1 / 0.07), rel=0.1)
+    assert contrastive(basis[:8], basis[:8].roll(1, 0), 0.07).item() == pytest.approx(1 / 0.07, rel=1e-3)
+    losses = [contrastive(basis[:8], basis[:8], temperature).item() for temperature in (0.07, 0.2, 1.0, 100.0)]
+    assert losses == sorted(losses), "a higher temperature makes them less sure"
 
 
 def test_neither_sensor_counts_more():
-    one, other = units(9, 4), units(9, 4, seed=1)
-    assert contrastive(one, other, 0.3).item() == pytest.approx(contrastive(other, one, 0.3).item(), rel=1e-6)
-    # Two of the one like one of the other: asked from either side it is not the same.
+    """Two of the one like one of the other: asked from either side it is not the same."""
     one, other = torch.eye(3)[[0, 0, 2]], torch.eye(3)
     logits = one @ other.T / 0.3
     there, back = (cross_entropy(x, torch.arange(3)).item() for x in (logits, logits.T))
     assert abs(there - back) > 0.1
-    assert contrastive(one, other, 0.3).item() == pytest.approx((there + back) / 2, rel=1e-5)
-
-
-def test_which_place_has_which_number_does_not_matter():
-    one, other = units(9, 4), units(9, 4, seed=1)
-    order = torch.randperm(9, generator=torch.Generator().manual_seed(2))
-    expected = contrastive(one, other, 0.07).item()
-    assert contrastive(one[order], other[order], 0.07).item() == pytest.approx(expected, rel=1e-5)
-    assert contrastive(one[order], other, 0.07).item() != pytest.approx(expected, rel=1e-2)
-
-
-def test_a_higher_temperature_makes_perfect_embeddings_less_sure():
-    basis = torch.eye(8)
-    losses = [contrastive(basis, basis, temperature).item() for temperature in (0.07, 0.2, 1.0, 100.0)]
-    assert losses == sorted(losses)
-    assert losses[-1] == pytest.approx(math.log(8), abs=0.02)
-
-
-# --- matching --------------------------------------------------------------------------------------------------------
+    for pair in ((one, other), (other, one)):
+        assert contrastive(*pair, 0.3).item() == pytest.approx((there + back) / 2, rel=1e-5)
 
 
 def plain(similarity, cells, temperature=0.07):
@@ -79,33 +44,23 @@ def plain(similarity, cells, temperature=0.07):
     return cross_entropy(similarity.flatten(0, 1) / temperature, torch.tensor(cells).flatten()).item()
 
 
-def test_on_cells_it_is_plain_cross_entropy():
-    """At the border, too, where there are no four cells around."""
+def test_on_cells_matching_is_plain_cross_entropy():
+    """x is the column. At the border, too, where there are no four cells around."""
     similarity, places = random(2, 4, CELLS), [[(0, 0), (6, 0), (0, 4), (6, 4)], [(3, 2), (2, 3), (6, 1), (1, 4)]]
     expected = plain(similarity, [[index(*xy) for xy in row] for row in places])
     assert matching(similarity, torch.tensor(places).float(), SHAPE, 0.07).item() == pytest.approx(expected, rel=1e-5)
-
-
-def test_x_is_the_column():
-    similarity = torch.zeros(1, 1, CELLS)
-    similarity[0, 0, index(4, 1)] = 1
-    right, swapped = (matching(similarity, torch.tensor([[xy]]), SHAPE, 0.07).item() for xy in ((4.0, 1.0), (1.0, 4.0)))
-    assert right < 1e-4
-    assert swapped == pytest.approx(1 / 0.07, abs=1e-3)
 
 
 @pytest.mark.parametrize(
     ("xy", "shares"),
     [
         ((2.5, 3.0), {(2, 3): 0.5, (3, 3): 0.5}),
-        ((2.0, 3.5), {(2, 3): 0.5, (2, 4): 0.5}),
-        ((2.25, 3.0), {(2, 3): 0.75, (3, 3): 0.25}),
         ((2.0, 1.25), {(2, 1): 0.75, (2, 2): 0.25}),
         ((5.5, 3.5), {(5, 3): 0.25, (6, 3): 0.25, (5, 4): 0.25, (6, 4): 0.25}),
         ((1.2, 0.3), {(1, 0): 0.56, (2, 0): 0.14, (1, 1): 0.24, (2, 1): 0.06}),
     ],
 )
-def test_between_cells_it_is_the_mean_of_those_around_by_their_nearness(xy, shares):
+def test_between_cells_matching_is_the_mean_of_those_around_by_their_nearness(xy, shares):
     similarity = random(1, 1, CELLS, seed=3)
     expected = sum(share * plain(similarity, [[index(*cell)]]) for cell, share in shares.items())
     assert matching(similarity, torch.tensor([[xy]]), SHAPE, 0.07).item() == pytest.approx(expected, rel=1e-4)
@@ -115,82 +70,43 @@ OUTSIDE = [(-0.1, 2.0), (2.0, -0.1), (6.1, 2.0), (2.0, 4.1), (-3.0, -3.0), (5.0,
 
 
 def test_places_outside_the_map_do_not_count():
-    similarity, inside = random(1, 9, CELLS), [(0.5, 2.0), (6.0, 3.5)]
+    similarity, inside = random(1, 9, CELLS).requires_grad_(), [(0.5, 2.0), (6.0, 3.5)]
     alone = matching(similarity[:, :2], torch.tensor([inside]), SHAPE, 0.07)
     beside = matching(similarity, torch.tensor([inside + OUTSIDE]), SHAPE, 0.07)
     assert beside.item() == pytest.approx(alone.item(), rel=1e-6)
     assert alone > 1
-
-
-def test_where_nothing_counts_there_is_neither_loss_nor_gradient():
-    similarity = random(1, len(OUTSIDE), CELLS).requires_grad_()
-    loss = matching(similarity, torch.tensor([OUTSIDE]), SHAPE, 0.07)
-    loss.backward()
-    assert loss.item() == 0
+    nothing = matching(similarity[:, 2:], torch.tensor([OUTSIDE]), SHAPE, 0.07)
+    nothing.backward()
+    assert nothing.item() == 0
     assert (similarity.grad == 0).all()
 
 
-def test_it_pulls_towards_the_place_and_away_from_others():
-    similarity = torch.zeros(1, 2, CELLS, requires_grad=True)
-    matching(similarity, torch.tensor([[(2.5, 3.0), (-1.0, 0.0)]]), SHAPE, 0.5).backward()
-    gradient = similarity.grad.reshape(2, *SHAPE)
-    assert (gradient[0, 3, 2:4] < 0).all()
-    assert (gradient[0] < 0).sum() == 2
-    assert gradient[0].sum().item() == pytest.approx(0, abs=1e-5)
-    assert (gradient[1] == 0).all()
-
-
-def test_it_learns_places_between_cells():
-    similarity = torch.zeros(1, 3, CELLS, requires_grad=True)
-    truth = torch.tensor([[(2.25, 3.0), (4.0, 0.5), (1.0, 1.0)]])
-    optimiser = torch.optim.Adam([similarity], lr=0.05)
-    for _ in range(60):
-        optimiser.zero_grad()
-        matching(similarity, truth, SHAPE, 0.2).backward()
-        optimiser.step()
-    _, xy = found(similarity.detach(), SHAPE, 0.2)
-    torch.testing.assert_close(xy, truth, atol=0.1, rtol=0)
-
-
-# --- found -----------------------------------------------------------------------------------------------------------
-
-
-def hill(x, y, width=1.0):
+def hill(x, y, width):
     """(H W) similarities that fall with the distance from a place."""
     rows, cols = torch.meshgrid(torch.arange(SHAPE[0]), torch.arange(SHAPE[1]), indexing="ij")
     return (-((cols - x) ** 2 + (rows - y) ** 2) / (2 * width**2)).flatten()
 
 
-def test_the_place_is_found_within_the_cell():
-    places = [(3.0, 2.0), (3.3, 2.0), (3.0, 2.4), (2.7, 1.8), (3.45, 2.45)]
-    similarity = torch.stack([hill(x, y, 0.6) for x, y in places])[None]
+@pytest.mark.parametrize(
+    ("places", "width", "within"),
+    [
+        ([[(3.0, 2.0), (3.3, 2.0), (3.0, 2.4)], [(2.7, 1.8), (3.45, 2.45), (4.0, 3.0)]], 0.6, 0.03),
+        ([[(0.0, 0.0), (6.0, 0.0), (0.0, 4.0), (6.0, 4.0)]], 0.3, 0.01),  # the border, and never beyond
+    ],
+)
+def test_places_are_found_within_the_cell(places, width, within):
+    similarity = torch.stack([torch.stack([hill(*xy, width) for xy in row]) for row in places])
     best, xy = found(similarity, SHAPE, 1.0)
-    assert best.tolist() == [[index(round(x), round(y)) for x, y in places]]
-    torch.testing.assert_close(xy, torch.tensor([places]), atol=0.03, rtol=0)
+    assert best.tolist() == [[index(round(x), round(y)) for x, y in row] for row in places]
+    torch.testing.assert_close(xy, torch.tensor(places), atol=within, rtol=0)
 
 
-def test_at_the_border_it_is_the_border_and_never_beyond():
-    corners = [(0, 0), (6, 0), (0, 4), (6, 4)]
-    best, xy = found(torch.stack([hill(x, y, 0.3) for x, y in corners])[None], SHAPE, 1.0)
-    assert best.tolist() == [[index(x, y) for x, y in corners]]
-    torch.testing.assert_close(xy, torch.tensor([corners]).float(), atol=0.01, rtol=0)
-
-
-def test_each_pair_of_a_batch_is_found_for_itself():
-    similarity = torch.stack([torch.stack([hill(1, 3), hill(5, 1)]), torch.stack([hill(2, 2), hill(6, 4)])])
-    best, xy = found(similarity, SHAPE, 0.05)
-    assert best.tolist() == [[index(1, 3), index(5, 1)], [index(2, 2), index(6, 4)]]
-    torch.testing.assert_close(xy.round(), torch.tensor([[[1.0, 3], [5, 1]], [[2, 2], [6, 4]]]))
-
-
-def test_what_is_far_from_the_best_has_no_say():
+def test_a_rival_far_from_the_best_does_not_pull_the_place():
     similarity = torch.zeros(1, 1, CELLS)
     similarity[0, 0, index(0, 2)], similarity[0, 0, index(6, 2)] = 5.0, 4.9
     _, xy = found(similarity, SHAPE, 0.2)
     torch.testing.assert_close(xy, torch.tensor([[[0.0, 2.0]]]), atol=1e-3, rtol=0)
 
-
-# --- placed ----------------------------------------------------------------------------------------------------------
 
 PLACES = torch.tensor([[3.0, 1.0], [0.0, 2.0], [4.0, 0.0]])  # x, y
 
@@ -207,22 +123,10 @@ def test_maps_are_found_where_they_were_taken_from_and_x_is_the_column():
     loss, best = placed(optical, sar, PLACES, torch.tensor(50.0))
     assert best.equal(PLACES.long())
     assert loss < 0.01
-    swapped, _ = placed(optical, sar, PLACES.flip(1), torch.tensor(50.0))
-    assert swapped > 10
+    assert placed(optical, sar, PLACES.flip(1), torch.tensor(50.0))[0] > 10
 
 
-def test_the_true_place_loses_least_of_all():
-    optical, sar = (m[:1] for m in maps())
-    losses = {
-        (x, y): placed(optical, sar, torch.tensor([[float(x), float(y)]]), torch.tensor(30.0))[0].item()
-        for x in range(5)
-        for y in range(3)
-    }
-    assert min(losses, key=losses.get) == (3, 1)
-    assert sorted(losses.values())[1] > losses[3, 1] + 5
-
-
-def test_it_is_the_cross_entropy_of_the_mean_similarity_of_the_cells():
+def test_placed_is_the_cross_entropy_of_the_mean_similarity_of_the_cells():
     optical, sar = maps(noise=1.0)
     surface = torch.zeros(3, 3, 5)
     for y in range(3):
@@ -234,61 +138,27 @@ def test_it_is_the_cross_entropy_of_the_mean_similarity_of_the_cells():
     assert [y * 5 + x for x, y in best.tolist()] == surface.flatten(1).argmax(dim=1).tolist()
 
 
-def test_a_map_between_cells_is_shared_out():
-    optical, sar = (m[:1] for m in maps(noise=1.0))
-    low, high, between = (
-        placed(optical, sar, torch.tensor([[x, 1.0]]), torch.tensor(20.0))[0].item() for x in (2.0, 3.0, 2.25)
-    )
-    assert abs(low - high) > 0.5
-    assert between == pytest.approx(0.75 * low + 0.25 * high, rel=1e-4)
-
-
-def test_gradients_reach_both_maps_and_the_scale():
-    optical, sar = (m.requires_grad_() for m in maps(noise=1.0))
-    scale = torch.tensor(5.0, requires_grad=True)
-    placed(optical, sar, PLACES, scale)[0].backward()
-    for tensor in (optical, sar, scale):
-        assert torch.isfinite(tensor.grad).all()
-        assert tensor.grad.abs().max() > 1e-4
-    assert scale.grad < 0, "as the maps agree where they should, a larger scale would be better"
-
-
-# --- likelihood ------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("distance", [0.3, 1.0, 2.5, 8.0])
+@pytest.mark.parametrize("distance", [0.3, 1.0, 8.0])
 def test_the_best_variance_is_half_the_squared_distance(distance):
     """Of two axes: the derivative of d^2 / (2 v) + ln v is nil at v = d^2 / 2."""
-    variances = torch.linspace(0.2, 3, 2801) * distance**2 / 2
+    variances = torch.linspace(0.2, 3, 281) * distance**2 / 2
     losses = torch.stack([likelihood(torch.tensor([distance]), v.log()[None]) for v in variances])
     assert variances[losses.argmin()].item() == pytest.approx(distance**2 / 2, rel=0.02, abs=2e-3)
-    assert losses[0] > losses.min() + 0.1
-    assert losses[-1] > losses.min() + 0.1
+    assert min(losses[0], losses[-1]) > losses.min() + 0.1
 
 
-def test_it_is_what_two_normal_axes_say_but_for_a_constant():
+def test_likelihood_is_that_of_two_normal_axes_but_for_a_constant():
     distance, variance = torch.tensor([0.5, 3.0, 1.0]), torch.tensor([1.0, 4.0, 0.25])
     normal = torch.distributions.Normal(0.0, variance.sqrt())
     expected = -(normal.log_prob(distance) + normal.log_prob(torch.zeros(3))).mean() - math.log(2 * math.pi)
     assert likelihood(distance, variance.log()).item() == pytest.approx(expected.item(), abs=5e-3)
 
 
-def test_wrong_is_wrong_however_far():
+def test_neither_distance_nor_certainty_counts_without_limit():
     ten, more, less = (likelihood(torch.tensor([d]), torch.zeros(1)).item() for d in (10.0, 1000.0, 9.0))
-    assert ten == more
-    assert less < ten - 5
-
-
-def test_a_variance_does_not_fall_to_nothing():
-    """A match right on its place, of which the network is ever surer, gains no more."""
+    assert ten == more > less + 5
     sure, surer = (likelihood(torch.zeros(1), torch.tensor([v])).item() for v in (-20.0, -80.0))
     assert sure == pytest.approx(surer, abs=1e-4)
     log_variance = torch.tensor([-80.0], requires_grad=True)
     likelihood(torch.tensor([9.0]), log_variance).backward()
     assert torch.isfinite(log_variance.grad).all()
-
-
-def test_doubt_is_learned_for_what_is_wrong_and_confidence_for_what_is_right():
-    log_variance = torch.zeros(2, requires_grad=True)
-    likelihood(torch.tensor([6.0, 0.1]), log_variance).backward()
-    assert log_variance.grad[0] < 0 < log_variance.grad[1]

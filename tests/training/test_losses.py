@@ -1,7 +1,5 @@
 """training.losses: values by hand and against the papers' formulas written out, and where each loss moves a surface."""
 
-from __future__ import annotations
-
 import math
 
 import pytest
@@ -9,11 +7,10 @@ import torch
 from torch.nn.functional import binary_cross_entropy
 
 from sn9reg.errors import ConfigError
-from sn9reg.training.losses import LOSSES, TEMPERATURES, make_loss
+from sn9reg.training.losses import LOSSES, TEMPERATURES, hardest_in_batch, make_loss
 
 every = pytest.mark.parametrize("name", LOSSES)
-tempered = pytest.mark.parametrize("name", ["fft-unet", "maru-net", "cross-corr-ce", "soft-ce"])
-needs_negatives = pytest.mark.parametrize("name", ["mcgf", "osmnet", "maru-net"])
+TEMPERED = {"fft-unet": 1 / 96, "maru-net": 1 / 96, "cross-corr-ce": 1.0, "soft-ce": 1 / 30}  # and where they start
 M = 0.25
 
 
@@ -27,10 +24,9 @@ def at(*places):
     return torch.tensor(places)
 
 
-def gradient(loss, surface, place):
+def gradient(loss, surface, *place):
     surface = surface.clone().requires_grad_()
-    loss(surface, place).backward()
-    assert surface.grad is not None
+    loss(surface, *place).backward()
     return surface.grad
 
 
@@ -51,70 +47,70 @@ def test_gradient_lifts_the_place_and_lowers_the_strongest_negative(name):
     for k, (row, col) in enumerate(place.tolist()):
         rows, cols = torch.meshgrid(torch.arange(12) - row, torch.arange(14) - col, indexing="ij")
         rival = surface[k].masked_fill(rows**2 + cols**2 <= 4, -torch.inf).argmax()
-        assert slope[k, row, col] < 0
-        assert slope[k].flatten()[rival] > 0
+        assert slope[k, row, col] < 0 < slope[k].flatten()[rival]
 
 
 @every
-def test_gradient_is_the_losses_own(name):
+def test_gradient_is_that_of_the_value(name):
     surface = random_surface(name, (2, 4, 5), dtype=torch.float64).requires_grad_()
     torch.autograd.gradcheck(lambda s: make_loss(name)(s, at((1, 2), (3, 4))), (surface,))
 
 
 @every
-def test_descent_on_a_free_surface_brings_its_peak_to_the_place(name):
-    loss, place = make_loss(name), (7, 3)
-    surface = random_surface(name, (1, 12, 14))
-    surface[0, 1, 11] = surface.max() + 0.2
-    surface.requires_grad_()
-    optimiser = torch.optim.Adam([surface], lr=0.03)
-    for _ in range(150):
-        optimiser.zero_grad()
-        loss(surface, at(place)).backward()
-        optimiser.step()
-    row, col = divmod(int(surface.argmax()), 14)
-    # Losses whose positives are a cross do not tell its pixels apart.
-    assert math.dist((row, col), place) <= (1 if name in ("mcgf", "osmnet") else 0)
+def test_mirrored_surface_and_place_give_the_same_loss_at_every_border(name):
+    loss, surface, place = make_loss(name), random_surface(name, (5, 7, 6)), at((0, 0), (0, 5), (6, 0), (6, 5), (3, 0))
+    torch.testing.assert_close(loss(surface, place), loss(surface.flip(1, 2), at((6, 5)) - place))
 
 
 @every
-@pytest.mark.parametrize("place", [(0, 0), (0, 5), (6, 0), (6, 5), (3, 0)])
-def test_borders_are_all_alike(name, place):
-    """Mirrored surface, mirrored place: the same loss; and a gradient that is finite."""
-    loss, surface = make_loss(name), random_surface(name, (1, 7, 6))
-    mirrored = loss(surface.flip(1, 2), at((6 - place[0], 5 - place[1])))
-    torch.testing.assert_close(loss(surface, at(place)), mirrored)
-    assert gradient(loss, surface, at(place)).isfinite().all()
-
-
-@every
-@pytest.mark.parametrize("kind", ["signs", "flat", "at the place", "beside it"])
-def test_extreme_surfaces_stay_finite(name, kind):
-    surface = torch.full((1, 8, 9), -1e4)
-    if kind == "signs":
-        surface = 1e4 * torch.randn(1, 8, 9, generator=torch.Generator().manual_seed(0)).sign()
-    elif kind != "flat":
-        surface[0, 3, 4 if kind == "at the place" else 8] = 1e4
-    loss = make_loss(name)
-    assert loss(surface, at((3, 4))).isfinite()
-    assert gradient(loss, surface, at((3, 4))).isfinite().all()
+def test_extreme_surfaces_stay_finite(name):
+    """Random signs; flat; high at the place alone; high beside it alone."""
+    surface = torch.full((4, 8, 9), -1e4)
+    surface[0] = 1e4 * torch.randn(8, 9, generator=torch.Generator().manual_seed(0)).sign()
+    surface[2, 3, 4] = surface[3, 3, 8] = 1e4
+    loss, place = make_loss(name), at(*[(3, 4)] * 4)
+    assert loss(surface, place).isfinite()
+    assert gradient(loss, surface, place).isfinite().all()
     assert all(p.grad is not None and p.grad.isfinite() for p in loss.parameters())
 
 
 @every
-def test_batch_counts_by_its_mean(name):
-    loss, surface, place = make_loss(name), random_surface(name, (3, 6, 7)), at((0, 0), (3, 3), (5, 1))
-    single = [loss(surface[k : k + 1], place[k : k + 1]) for k in range(3)]
-    torch.testing.assert_close(loss(surface, place), torch.stack(single).mean())
-
-
-@every
-def test_bfloat16_is_computed_in_float32(name):
-    loss, surface, place = make_loss(name), random_surface(name).bfloat16(), at((1, 1), (5, 6))
+def test_batches_count_by_their_mean_in_float32_with_places_in_any_integer(name):
+    loss, surface, place = make_loss(name), random_surface(name, (3, 30, 31)), at((0, 0), (20, 25), (29, 1))
     result = loss(surface, place)
-    assert result.dtype == torch.float32
-    torch.testing.assert_close(result, loss(surface.float(), place))
-    assert gradient(loss, surface, place).dtype == torch.bfloat16
+    torch.testing.assert_close(result, torch.stack([loss(surface[[k]], place[[k]]) for k in range(3)]).mean())
+    for dtype in (torch.uint8, torch.int32):
+        assert loss(surface, place.to(dtype)) == result
+    half = surface.bfloat16()
+    assert loss(half, place).dtype == torch.float32
+    torch.testing.assert_close(loss(half, place), loss(half.float(), place))
+    assert gradient(loss, half, place).dtype == torch.bfloat16
+
+
+# A sigma at which the next pixel weighs half as much as the middle one, and the second next a sixteenth.
+HALVING = {"sigma": 1 / math.sqrt(2 * math.log(2)), "temperature": 1.0}
+LOGS = [math.log(k) for k in (1, 2, 5)]
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "row", "place", "expected"),
+    [
+        ("fft-unet", {"temperature": 0.1}, [0.1 * v for v in LOGS], 1, -math.log(2 / 8)),
+        ("cross-corr-ce", {}, LOGS, 1, -math.log(2 / 8)),
+        ("soft-ce", HALVING, LOGS, 1, -(math.log(1 / 8) + 2 * math.log(2 / 8) + math.log(5 / 8)) / 4),
+        ("soft-ce", HALVING, LOGS, 0, -(16 * math.log(1 / 8) + 8 * math.log(2 / 8) + math.log(5 / 8)) / 25),
+        # one positive pixel, one hard negative: cross-entropy of 5/8 against 1/8 and 2/8, less omega
+        (
+            "maru-net",
+            {"temperature": 1.0, "radius": 0, "hard_negatives": 1},
+            LOGS,
+            2,
+            -math.log(5 / 8) - math.log(7 / 8) - math.log(6 / 8) - (math.log(5) - math.log(2) + 1),
+        ),
+    ],
+)
+def test_cross_entropies_by_hand(name, options, row, place, expected):
+    assert value(make_loss(name, **options), [row], (0, place)) == pytest.approx(expected)
 
 
 def test_mcgf_by_hand():
@@ -125,13 +121,6 @@ def test_mcgf_by_hand():
     pull = sum(math.log1p(math.exp(-s)) for s in (0.1, 0.2, 0.3)) / 3
     push = sum(math.log1p(math.exp(s)) for s in (0.9, 2.0, -0.4, 0.7, 0.5, -0.6)) / 6
     assert value(make_loss("mcgf"), rows, (0, 0)) == pytest.approx(pull + push), "corner, fewer negatives than asked"
-
-
-def test_osmnet_by_hand():
-    pull, push = 0.2**2 - M**2, (1 - 0.5) ** 2 - M**2
-    expected = math.log(1 + math.exp(2 * (pull + push)) + math.exp(2 * (pull + 0)))  # the third is cut off
-    loss = make_loss("osmnet", gamma=2, positive_radius=0)
-    assert value(loss, [[-0.2, -0.5, -2.0]], (0, 0)) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("detached", [False, True])
@@ -148,83 +137,23 @@ def test_osmnet_is_the_double_sum_of_equations_3_6_and_7(detached):
     assert result.item() == pytest.approx(math.log(total))
 
 
-def test_osmnet_positive_energy_is_equation_11():
-    squares = torch.linspace(0, 3, 61, dtype=torch.float64)
-    energy = make_loss("osmnet").energies(1 - squares)[1]
-    torch.testing.assert_close(energy, squares**2 - M**2)
-    assert energy.argmin() == 0
-
-
-def test_osmnet_negative_energy_is_equation_12_and_lowest_at_1():
+def test_osmnet_energies_are_equations_11_and_12_and_a_negatives_is_lowest_at_1():
     squares = torch.linspace(0, 3, 301, dtype=torch.float64).requires_grad_()
-    energy = make_loss("osmnet").energies(1 - squares)[0]
-    torch.testing.assert_close(energy, torch.where(squares <= 1 + M, (1 - squares) ** 2 - M**2, 0))
-    assert squares[energy.argmin()].item() == pytest.approx(1)
-    (slope,) = torch.autograd.grad(energy.sum(), squares)
+    push, pull = make_loss("osmnet").energies(1 - squares)
+    torch.testing.assert_close(pull, squares**2 - M**2)
+    torch.testing.assert_close(push, torch.where(squares <= 1 + M, (1 - squares) ** 2 - M**2, 0))
+    (slope,) = torch.autograd.grad(push.sum(), squares)
     assert (slope[squares < 0.995] < 0).all(), "pushed away"
-    assert slope[100].item() == pytest.approx(0, abs=1e-12), "content"
+    assert slope[100].item() == pytest.approx(0, abs=1e-12)
     assert (slope[(squares > 1.005) & (squares < 1.245)] > 0).all(), "drawn back"
-    assert (slope[squares > 1.255] == 0).all(), "left alone"
-
-
-def test_osmnet_with_detached_weights_repels_up_to_the_cut():
-    squares = torch.linspace(0, 3, 301, dtype=torch.float64).requires_grad_()
-    energy = make_loss("osmnet", detach_weights=True).energies(1 - squares)[0]
-    torch.testing.assert_close(energy, make_loss("osmnet").energies(1 - squares)[0])
-    (slope,) = torch.autograd.grad(energy.sum(), squares)
+    assert (slope[squares > 1.255] == 0).all()
+    detached = make_loss("osmnet", detach_weights=True).energies(1 - squares)[0]
+    torch.testing.assert_close(detached, push)
+    (slope,) = torch.autograd.grad(detached.sum(), squares)
     torch.testing.assert_close(slope, -(1 - squares.detach() + M).clamp_min(0))
 
 
-@pytest.mark.parametrize(("start", "end"), [(0.2, 1.0), (1.2, 1.0), (1.5, 1.5)])
-def test_osmnet_leaves_negatives_at_1(start, end):
-    surface = torch.tensor([[[-0.4, -start]]], requires_grad=True)
-    loss = make_loss("osmnet", gamma=8, positive_radius=0)
-    optimiser = torch.optim.Adam([surface], lr=0.01)
-    for _ in range(600):
-        optimiser.zero_grad()
-        loss(surface, at((0, 0))).backward()
-        optimiser.step()
-    assert -surface[0, 0, 1].item() == pytest.approx(end, abs=0.02)
-    assert -surface[0, 0, 0].item() == pytest.approx(0, abs=0.02)
-
-
-@pytest.mark.parametrize("name", ["fft-unet", "cross-corr-ce"])
-@pytest.mark.parametrize("temperature", [0.1, 1.0])
-def test_cross_entropy_by_hand(name, temperature):
-    rows = [[temperature * math.log(k) for k in row] for row in ([1, 2], [3, 4])]
-    assert value(make_loss(name, temperature=temperature), rows, (1, 0)) == pytest.approx(math.log(10 / 3))
-
-
-def test_default_temperatures():
-    starts = {"fft-unet": 1 / 96, "maru-net": 1 / 96, "cross-corr-ce": 1.0, "soft-ce": 1 / 30}
-    for name, start in starts.items():
-        assert make_loss(name).temperature.log_temperature.exp().item() == pytest.approx(start)
-
-
-@pytest.mark.parametrize(("place", "weights"), [(1, (1 / 4, 1 / 2, 1 / 4)), (0, (16 / 25, 8 / 25, 1 / 25))])
-def test_soft_cross_entropy_by_hand(place, weights):
-    """A sigma at which the next pixel weighs half as much as the middle one, and the second next a sixteenth."""
-    loss = make_loss("soft-ce", sigma=1 / math.sqrt(2 * math.log(2)), temperature=1.0)
-    expected = -sum(w * math.log(p / 8) for w, p in zip(weights, (1, 2, 5), strict=True))
-    assert value(loss, [[math.log(k) for k in (1, 2, 5)]], (0, place)) == pytest.approx(expected)
-
-
-def test_soft_cross_entropy_of_a_narrow_gaussian_is_that_of_the_place():
-    surface, place = random_surface("soft-ce"), at((5, 6), (0, 13))
-    hard = make_loss("cross-corr-ce", temperature=1 / 30)(surface, place)
-    torch.testing.assert_close(make_loss("soft-ce", sigma=0.05)(surface, place), hard)
-
-
-def test_maru_net_by_hand():
-    """One positive pixel, one hard negative: p = 3/6 against 1/6 and 2/6."""
-    rows = [[math.log(k) for k in (1, 3, 2)]]
-    entropy = -math.log(3 / 6) - math.log(5 / 6) - math.log(4 / 6)
-    omega = math.log(3) - math.log(2) + 1
-    loss = make_loss("maru-net", temperature=1.0, radius=0, hard_negatives=1)
-    assert value(loss, rows, (0, 1)) == pytest.approx(entropy - omega)
-
-
-def test_maru_net_entropy_is_pytorchs_of_softmax():
+def test_maru_net_entropy_is_pytorchs_of_softmax_and_does_not_cancel():
     surface, place = random_surface("maru-net", dtype=torch.float64), at((5, 6), (0, 13))
     surface[1, 3, 3] = surface[1].max()  # two highest
     truth = torch.zeros_like(surface)
@@ -233,11 +162,8 @@ def test_maru_net_entropy_is_pytorchs_of_softmax():
     expected = binary_cross_entropy(probability, truth.flatten(1), reduction="none").sum(1)
     result = make_loss("maru-net", temperature=0.05).binary_cross_entropy(surface, place)
     torch.testing.assert_close(result, expected, rtol=1e-5, atol=1e-6)
-
-
-def test_maru_net_entropy_does_not_cancel_where_a_wrong_place_is_all_but_certain():
     surface = torch.zeros(1, 5, 5)
-    surface[0, 4, 4] = 40  # in float32 its softmax is 1
+    surface[0, 4, 4] = 40  # a wrong place: in float32 its softmax is 1
     result = make_loss("maru-net", temperature=1.0).binary_cross_entropy(surface, at((0, 0)))
     assert result.item() == pytest.approx(40 + 40 - math.log(24))
 
@@ -255,109 +181,115 @@ def test_maru_net_weighs_13_pixels(place, active):
 
 @pytest.mark.parametrize("kind", ["highest", "lowest"])
 def test_maru_net_omega_and_which_negatives_it_takes(kind):
-    loss = make_loss("maru-net", negatives=kind)
-    assert loss.negatives == kind
-    surface = random_surface("maru-net", (1, 12, 14)).requires_grad_()
-    outside = (loss.weights(surface, at((5, 6))) == 0).flatten()
-    order = surface.detach().flatten().argsort(descending=kind == "highest")
-    chosen = order[outside[order]][:16]
-    omega = loss.omega(surface, at((5, 6)))[0]
-    positive = (loss.weights(surface, at((5, 6))) * surface).sum() / 13
-    torch.testing.assert_close(omega, positive - surface.flatten()[chosen].mean() + 1)
-    omega.backward()
-    slope = surface.grad.flatten()
+    loss, place = make_loss("maru-net", negatives=kind), at((5, 6))
+    surface = random_surface("maru-net", (1, 12, 14))
+    weight = loss.weights(surface, place)
+    order = surface.flatten().argsort(descending=kind == "highest")
+    chosen = order[(weight == 0).flatten()[order]][:16]
+    expected = (weight * surface).sum() / 13 - surface.flatten()[chosen].mean() + 1
+    torch.testing.assert_close(loss.omega(surface, place)[0], expected)
+    slope = gradient(loss.omega, surface, place).flatten()
     assert set((slope < 0).nonzero().flatten().tolist()) == set(chosen.tolist()), "-omega lowers these and no others"
     assert (slope > 0).sum() == 13
 
 
-@tempered
+@every
 def test_temperature_is_trained_or_no_parameter(name):
+    if name not in TEMPERED:
+        assert not list(make_loss(name).parameters())
+        return
     surface, place = random_surface(name), at((5, 6), (0, 13))
     fixed, trained = make_loss(name, trainable=False), make_loss(name, trainable=True)
     assert not list(fixed.parameters())
+    assert bool(list(make_loss(name).parameters())) == (name == "soft-ce"), "the one that is trained by default"
     (parameter,) = trained.parameters()
+    assert parameter.exp().item() == pytest.approx(TEMPERED[name])
     torch.testing.assert_close(fixed(surface, place), trained(surface, place))
-    trained(surface, place).backward()
-    assert parameter.grad.abs() > 0
-
-
-def test_losses_without_temperature_have_no_parameter():
-    assert not [*make_loss("mcgf").parameters(), *make_loss("osmnet").parameters()]
-    assert list(make_loss("soft-ce").parameters()), "the one that is trained by default"
-
-
-@tempered
-@pytest.mark.parametrize(("far", "limit"), [(-50.0, TEMPERATURES[0]), (50.0, TEMPERATURES[1])])
-def test_temperature_that_ran_off_is_brought_back_and_can_move(name, far, limit):
-    loss = make_loss(name, trainable=True)
-    (parameter,) = loss.parameters()
-    parameter.data.fill_(far)
-    result = loss(random_surface(name), at((5, 6), (0, 13)))
-    result.backward()
-    assert parameter.exp().item() == pytest.approx(limit)
-    assert parameter.grad.abs() > 0
-
-
-@every
-@pytest.mark.parametrize("place", [(-1, 0), (0, -1), (12, 0), (0, 14)])
-def test_place_outside_is_refused(name, place):
-    with pytest.raises(ValueError, match="outside the surface"):
-        make_loss(name)(random_surface(name), at((0, 0), place))
+    for far, limit in zip((-50.0, 50.0), TEMPERATURES, strict=True):
+        parameter.data.fill_(far)
+        parameter.grad = None
+        trained(surface, place).backward()
+        assert parameter.exp().item() == pytest.approx(limit), "brought back, and able to move"
+        assert parameter.grad.abs() > 0
 
 
 @pytest.mark.parametrize(
-    ("surface", "place"),
+    ("shape", "place", "words"),
     [
-        (torch.zeros(4, 4), at((0, 0))),
-        (torch.zeros(2, 4, 4), at((0, 0))),
-        (torch.zeros(1, 4, 4), torch.tensor([0, 0])),
-        (torch.zeros(0, 4, 4), torch.zeros(0, 2, dtype=torch.long)),
-        (torch.zeros(1, 4, 4), torch.tensor([[0.5, 0.0]])),
+        ((4, 4), at((0, 0)), "place"),
+        ((2, 4, 4), at((0, 0)), "place"),
+        ((1, 4, 4), torch.tensor([0, 0]), "place"),
+        ((0, 4, 4), torch.zeros(0, 2, dtype=torch.long), "place"),
+        ((1, 4, 4), torch.tensor([[0.5, 0.0]]), "integers"),
+        *(((2, 4, 5), at((0, 0), place), "outside the surface") for place in [(-1, 0), (0, -1), (4, 0), (0, 5)]),
+        ((1, 1, 2), at((0, 0)), "no pixel that is not a positive"),
     ],
 )
-def test_other_shapes_and_types_are_refused(surface, place):
-    with pytest.raises(ValueError, match="place"):
-        make_loss("fft-unet")(surface, place)
-
-
-@needs_negatives
-def test_surface_of_positives_only_is_refused(name):
-    with pytest.raises(ValueError, match="no pixel that is not a positive"):
-        make_loss(name)(torch.zeros(1, 1, 2), at((0, 0)))
-
-
-@every
-@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32])
-def test_places_may_come_in_small_integers(name, dtype):
-    loss, surface, place = make_loss(name), random_surface(name, (1, 30, 30)), at((20, 25))
-    torch.testing.assert_close(loss(surface, place.to(dtype)), loss(surface, place))
-
-
-def test_unknown_names_and_options_say_what_there_is():
-    with pytest.raises(ConfigError, match=r"no loss 'dice'; there are: mcgf, osmnet.*soft-ce"):
-        make_loss("dice")
-    with pytest.raises(ConfigError, match="has no option gama, size; it has: gamma, margin, positive_radius"):
-        make_loss("osmnet", size=3, gama=2)
+def test_surfaces_and_places_that_make_no_sense_are_refused(shape, place, words):
+    for name in ("mcgf", "osmnet", "maru-net"):
+        with pytest.raises(ValueError, match=words):
+            make_loss(name)(torch.zeros(shape), place)
 
 
 @pytest.mark.parametrize(
-    ("name", "options"),
+    ("name", "options", "words"),
     [
-        ("mcgf", {"hard_negatives": 0}),
-        ("osmnet", {"gamma": 0}),
-        ("osmnet", {"margin": -0.1}),
-        ("osmnet", {"positive_radius": -1}),
-        ("fft-unet", {"temperature": 0}),
-        ("cross-corr-ce", {"temperature": math.nan}),
-        ("soft-ce", {"temperature": 1e3}),
-        ("soft-ce", {"sigma": 0}),
-        ("maru-net", {"sigma": 0}),
-        ("maru-net", {"radius": -1}),
-        ("maru-net", {"hard_negatives": 0}),
-        ("maru-net", {"negatives": "middle"}),
-        ("maru-net", {"temperature": "1/96"}),
+        ("dice", {}, "no loss 'dice'; there are: mcgf, osmnet.*soft-ce"),
+        ("osmnet", {"gama": 2}, "loss 'osmnet': there is no option gama; there are: gamma, margin, positive_radius"),
+        ("mcgf", {"hard_negatives": 0}, "hard_negatives is 0"),
+        ("osmnet", {"gamma": 0}, "gamma is 0"),
+        ("osmnet", {"margin": -0.1}, "margin is -0.1"),
+        ("osmnet", {"positive_radius": -1}, "positive_radius is -1"),
+        ("fft-unet", {"temperature": 0}, "temperature is 0"),
+        ("cross-corr-ce", {"temperature": math.nan}, "temperature"),
+        ("soft-ce", {"temperature": 1e3}, "temperature is 1000"),
+        ("soft-ce", {"sigma": 0}, "sigma is 0"),
+        ("maru-net", {"sigma": 0}, "sigma is 0"),
+        ("maru-net", {"radius": -1}, "radius is -1"),
+        ("maru-net", {"hard_negatives": 0}, "hard_negatives is 0"),
+        ("maru-net", {"negatives": "middle"}, "negatives is 'middle'"),
+        ("maru-net", {"temperature": "1/96"}, "temperature is '1/96'"),
     ],
 )
-def test_options_that_make_no_sense_are_refused(name, options):
-    with pytest.raises(ConfigError):
+def test_options_that_make_no_sense_are_refused(name, options, words):
+    with pytest.raises(ConfigError, match=words):
         make_loss(name, **options)
+
+
+def random_distances(count, seed=0):
+    return 2 * torch.rand(count, count, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def written_out(distance, margin):
+    """Eq. (4) of He et al., quadruplet by quadruplet."""
+    count, total = len(distance), 0.0
+    for i in range(count):
+        nearest_sar = min(float(distance[i, j]) for j in range(count) if j != i)
+        nearest_optical = min(float(distance[k, i]) for k in range(count) if k != i)
+        total += max(0.0, margin + float(distance[i, i]) - min(nearest_sar, nearest_optical))
+    return total / count
+
+
+@pytest.mark.parametrize("count", [2, 3, 17])
+@pytest.mark.parametrize("margin", [0.1, 1.0, 3.0])
+def test_hardest_in_batch_is_the_formula(count, margin):
+    for seed in range(5):
+        distance = random_distances(count, seed)
+        assert hardest_in_batch(distance, margin).item() == pytest.approx(written_out(distance, margin))
+        torch.testing.assert_close(hardest_in_batch(distance.T, margin), hardest_in_batch(distance, margin))
+    torch.autograd.gradcheck(hardest_in_batch, (distance.requires_grad_(),))
+
+
+def test_hardest_in_batch_by_hand_with_the_papers_margin():
+    """The first optical patch and the second SAR patch are the hardest of both their matches; the third keeps its
+    margin."""
+    distance = torch.tensor([[0.5, 0.6, 1.9], [0.9, 0.4, 1.8], [1.9, 1.9, 0.1]])
+    assert hardest_in_batch(distance).item() == pytest.approx((1 + 0.5 - 0.6 + 1 + 0.4 - 0.6) / 3)
+    expected = torch.tensor([[1, -2, 0], [0, 1, 0], [0, 0, 0]]) / 3
+    torch.testing.assert_close(gradient(hardest_in_batch, distance), expected)
+
+
+@pytest.mark.parametrize("shape", [(0, 0), (1, 1), (3, 4), (4,), (2, 3, 3), ()], ids=str)
+def test_hardest_in_batch_refuses_what_has_no_negatives(shape):
+    with pytest.raises(ValueError, match=r"not \(N, N\) distances with N > 1"):
+        hardest_in_batch(torch.zeros(shape))

@@ -21,7 +21,7 @@ SAR_SHAPE = (360, 460)  # 144 x 184 m: on all sides farther than the optical ima
 INSIDE = [((30, 30), (0, 0)), ((72, 34), (9, -6)), ((120, 30), (-8, 7.2)), ((40, 84), (5.2, 5.2)), ((96, 90), (-11, 3))]
 BORDER = ((1, 62), (4, 2))
 FAR = [((70, 62), (15, 0)), ((150, 100), (-3, -17))]
-KINDS = [("optical", ".tif"), ("sar", ".tif"), ("tiepoints", ".csv")]
+FILES = ["02_optical_train_01.tif", "02_sar_train_01.tif", "02_tiepoints_train_01.csv"]
 HEADER = "sar_row,sar_col,optical_row,optical_col"
 
 
@@ -47,35 +47,29 @@ def centre(transform, col, row):
     return np.array([(x - SAR.c) / 0.4 - 0.5, (SAR.f - y) / 0.4 - 0.5])
 
 
-def write_scene(folder, points, stem="02_{}_train_01"):
+def write_scene(folder, points, number="01"):
     """A scene with a blob at both places of each tie-point."""
     folder.mkdir(parents=True, exist_ok=True)
     random = np.random.default_rng(0)
     optical = [pixels(OPTICAL, *here) for here, _ in points]
     sar = [pixels(SAR, *np.add(here, by)) for here, by in points]
     for kind, transform, shape, places in (("optical", OPTICAL, OPTICAL_SHAPE, optical), ("sar", SAR, SAR_SHAPE, sar)):
-        write_raster(folder / f"{stem.format(kind)}.tif", blobs(shape, places, random), transform, UTM)
+        write_raster(folder / f"02_{kind}_train_{number}.tif", blobs(shape, places, random), transform, UTM)
     rows = [f"{s[1]},{s[0]},{o[1]},{o[0]}" for s, o in zip(sar, optical, strict=True)]
-    csv = folder / f"{stem.format('tiepoints')}.csv"
-    csv.write_text("\n".join([HEADER, *rows]))
-    return folder
+    (folder / f"02_tiepoints_train_{number}.csv").write_text("\n".join([HEADER, *rows]))
+    return scene_files(folder)[0]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def scene(tmp_path_factory):
     """Do not write into it."""
     return write_scene(tmp_path_factory.mktemp("tiles") / "scene", [*INSIDE, BORDER, *FAR])
 
 
-@pytest.fixture(scope="module")
-def scene(folder):
-    return scene_files(folder)[0]
-
-
 @pytest.fixture
-def copied(folder, tmp_path):
+def copied(scene, tmp_path):
     """Files that may be changed."""
-    return scene_files(shutil.copytree(folder, tmp_path / "copy"))[0]
+    return scene_files(shutil.copytree(scene.optical.parent, tmp_path / "copy"))[0]
 
 
 @pytest.fixture(scope="module", params=["sar", "optical"])
@@ -110,97 +104,58 @@ def touch(folder, *names):
         (folder / name).write_text("")
 
 
-# scenes
-
-
 def test_scenes_are_found_at_any_depth_by_path(tmp_path):
-    for where, stem in (("b/deep/er", "03_{}_train_01"), ("a", "02_{}_val_07"), ("a", "02_{}_train_01")):
-        touch(tmp_path / where, *(stem.format(kind) + end for kind, end in KINDS))
+    deep = tmp_path / "b" / "deep" / "er"
+    a = tmp_path / "a"
+    for folder, area, rest in ((deep, "03", "train_01"), (a, "02", "val_07"), (a, "02", "train_01")):
+        touch(folder, f"{area}_optical_{rest}.tif", f"{area}_sar_{rest}.tif", f"{area}_tiepoints_{rest}.csv")
     touch(tmp_path, "readme_optical.tif", "02_offsets_train_01.tif")
     found = scene_files(tmp_path)
     assert [scene.name for scene in found] == ["02_train_01", "02_val_07", "03_train_01"]
-    deep = tmp_path / "b" / "deep" / "er"
-    assert found[2] == SceneFiles(
-        "03_train_01",
-        deep / "03_optical_train_01.tif",
-        deep / "03_sar_train_01.tif",
-        deep / "03_tiepoints_train_01.csv",
-    )
+    names = "03_optical_train_01.tif", "03_sar_train_01.tif", "03_tiepoints_train_01.csv"
+    assert found[2] == SceneFiles("03_train_01", *(deep / name for name in names))
     assert scene_files(str(deep)) == found[2:]
 
 
-@pytest.mark.parametrize("missing", ["02_sar_train_01.tif", "02_tiepoints_train_01.csv"])
-def test_a_missing_partner_is_named(tmp_path, missing):
-    touch(tmp_path / "in", *{f"02_{kind}_train_01{end}" for kind, end in KINDS} - {missing})
-    touch(tmp_path / "elsewhere", missing)
-    with pytest.raises(InputError, match=rf"02_optical_train_01\.tif: has no partner {missing} beside it"):
-        scene_files(tmp_path)
-
-
-def test_a_folder_without_scenes_is_said(tmp_path):
-    touch(tmp_path, "02_sar_train_01.tif", "02_tiepoints_train_01.csv", "optical.tif")
-    with pytest.raises(InputError, match="holds no scene"):
-        scene_files(tmp_path)
-
-
-@pytest.mark.parametrize("name", ["none", "file.txt"])
-def test_a_folder_that_is_not_there(tmp_path, name):
-    touch(tmp_path, "file.txt")
-    with pytest.raises(InputError, match=f"{name}: no such folder"):
-        scene_files(tmp_path / name)
-
-
-# tiles
+@pytest.mark.parametrize(
+    ("there", "where", "words"),
+    [
+        ([FILES[0], FILES[2]], "in", rf"{FILES[0]}: has no partner {FILES[1]} beside it"),
+        (FILES[:2], "in", rf"{FILES[0]}: has no partner {FILES[2]} beside it"),
+        ([*FILES[1:], "optical.tif"], "in", "holds no scene"),
+        (FILES, "none", "none: no such folder"),
+        (FILES, f"in/{FILES[0]}", "no such folder"),
+    ],
+)
+def test_folders_without_whole_scenes(tmp_path, there, where, words):
+    touch(tmp_path / "in", *there)
+    touch(tmp_path / "elsewhere", *FILES[1:])
+    with pytest.raises(InputError, match=words):
+        scene_files(tmp_path / where)
 
 
 def test_tiles_are_centred_on_one_keypoint_and_say_where_the_other_is(made, finds):
-    middle, searched = (0, 1) if finds == "sar" else (1, 0)
+    centred, searched = (0, 1) if finds == "sar" else (1, 0)
     wanted = keypoints([*INSIDE, BORDER])
-    assert made.values.shape == (len(made), 2, SIDE, SIDE)
+    assert made.values.shape == (len(made), 2, SIDE, SIDE) == (len(INSIDE) + 1, 2, SIDE, SIDE)
     assert made.values.dtype == np.int8
-    assert len(made) == len(INSIDE) + 1
     for k in range(len(made)):
         images = made.images(k)
-        corner = np.rint(wanted[middle][k]) - SIDE // 2
-        np.testing.assert_allclose(made.place[k], wanted[searched][k] - corner, atol=1e-3)
-        np.testing.assert_allclose(blob(images[middle]), [SIDE // 2] * 2, atol=0.75)
-        np.testing.assert_allclose(blob(images[searched]), made.place[k], atol=0.35)
-
-
-def test_places_differ_by_what_lies_between_the_keypoints(made, finds):
-    optical, sar = keypoints(INSIDE)
-    shift = (sar - optical) * (1 if finds == "sar" else -1)
-    np.testing.assert_allclose(made.place[: len(INSIDE)] - SIDE // 2, shift, atol=0.51)
-    assert np.abs(shift).max() > 20
-
-
-def test_images_are_standardised_optical_first(made):
-    for k in range(len(INSIDE)):
-        images = made.images(k)
-        assert images.shape == (2, SIDE, SIDE)
-        assert images.dtype == np.float32
         np.testing.assert_allclose(images, made.values[k] * (4 / 127), rtol=1e-6)
-        assert images.max() == pytest.approx(4)  # of the blob
-        assert np.abs(np.median(images, axis=(1, 2))).max() < 0.4
-
-
-def test_sar_is_on_the_logarithm(tmp_path):
-    """What is 2.5 times as dark as the middle differs from it as much as what is 2.5 times as bright."""
-    grey = np.full((1, 300, 300), 100, np.float32)
-    grey[:, :, :130], grey[:, :, 158:] = 40, 250
-    for kind in ("optical", "sar"):
-        write_raster(tmp_path / f"02_{kind}_train_01.tif", grey, SAR, UTM)
-    (tmp_path / "02_tiepoints_train_01.csv").write_text(f"{HEADER}\n144,144,144,144")
-    optical, sar = tile_set(scene_files(tmp_path)[0], "sar", SIDE).images(0)[:, 32, [5, 32, 60]]
-    assert optical[1] - optical[0] == pytest.approx(60 / 150 * (optical[2] - optical[1]), rel=0.05)
-    assert sar[1] - sar[0] == pytest.approx(sar[2] - sar[1], rel=0.15)
+        assert images.dtype == np.float32
+        corner = np.rint(wanted[centred][k]) - SIDE // 2
+        np.testing.assert_allclose(made.place[k], wanted[searched][k] - corner, atol=1e-3)
+        np.testing.assert_allclose(blob(images[centred]), [SIDE // 2] * 2, atol=0.75)
+        np.testing.assert_allclose(blob(images[searched]), made.place[k], atol=0.35)
+        if k < len(INSIDE):
+            assert images.max() == pytest.approx(4)  # of the blob
+            assert np.abs(np.median(images, axis=(1, 2))).max() < 0.4
 
 
 def test_beyond_a_scenes_border_there_are_zeros(made, finds):
     """The SAR image reaches 5 m, 12.5 px, farther to the left than the optical one."""
     optical, sar = made.images(len(INSIDE))
-    middle = keypoints([BORDER])[0 if finds == "sar" else 1][0]
-    left = SIDE // 2 - round(middle[0])  # column of the tile in which the common grid starts
+    left = SIDE // 2 - round(keypoints([BORDER])[0 if finds == "sar" else 1][0][0])  # where the common grid starts
     assert left > 5
     assert not sar[:, :left].any()
     assert not optical[:, : left + 12].any()
@@ -208,71 +163,45 @@ def test_beyond_a_scenes_border_there_are_zeros(made, finds):
         assert (image[:, first:] != 0).any(axis=0).all()
 
 
-def test_partners_outside_the_tile_are_left_out_and_counted(made, scene, finds):
+def test_partners_outside_the_tile_are_left_out_and_counted(made, scene, finds, tmp_path):
     assert made.outside == len(FAR)
-    assert ((made.place >= 0) & (made.place <= SIDE - 1)).all()
     larger = tile_set(scene, finds, 96)
-    assert larger.outside == 0
-    assert len(larger) == len(INSIDE) + 1 + len(FAR)
+    assert (larger.outside, len(larger)) == (0, len(INSIDE) + 1 + len(FAR))
+    none = tile_set(write_scene(tmp_path, FAR), finds, SIDE)
+    assert (none.outside, none.values.shape) == (2, (0, 2, SIDE, SIDE))
 
 
-def test_a_scene_whose_partners_are_all_outside_has_no_tiles(tmp_path, finds):
-    none = tile_set(scene_files(write_scene(tmp_path, FAR))[0], finds, SIDE)
-    assert (len(none), none.outside) == (0, 2)
-    assert none.values.shape == (0, 2, SIDE, SIDE)
-
-
-def test_one_tie_point_is_enough(tmp_path, finds):
-    one = tile_set(scene_files(write_scene(tmp_path, INSIDE[1:2]))[0], finds, SIDE)
-    assert (len(one), one.outside) == (1, 0)
-    np.testing.assert_allclose(blob(one.images(0)[1 if finds == "sar" else 0]), one.place[0], atol=0.35)
-
-
-# the cache
-
-
-@pytest.fixture
-def forbidden(monkeypatch):
-    def cut(*arguments):
-        raise AssertionError("tiles are cut again")
-
-    return lambda: monkeypatch.setattr(tiles, "_cut", cut)
+def test_sar_is_on_the_logarithm(tmp_path):
+    """What is 2.5 times as dark as the middle differs from it as much as what is 2.5 times as bright."""
+    grey = np.full((1, 300, 300), 100, np.float32)
+    grey[:, :, :130], grey[:, :, 158:] = 40, 250
+    for name in FILES[:2]:
+        write_raster(tmp_path / name, grey, SAR, UTM)
+    (tmp_path / FILES[2]).write_text(f"{HEADER}\n144,144,144,144")
+    optical, sar = tile_set(scene_files(tmp_path)[0], "sar", SIDE).images(0)[:, 32, [5, 32, 60]]
+    assert optical[1] - optical[0] == pytest.approx(60 / 150 * (optical[2] - optical[1]), rel=0.05)
+    assert sar[1] - sar[0] == pytest.approx(sar[2] - sar[1], rel=0.15)
 
 
 def same(one, other):
     return np.array_equal(one.values, other.values) and np.array_equal(one.place, other.place)
 
 
-@pytest.mark.parametrize("cut", [INSIDE, FAR], ids=["tiles", "none"])
-def test_the_second_time_tiles_come_from_the_cache(cut, tmp_path, forbidden):
-    scene = scene_files(write_scene(tmp_path / "scene", cut))[0]
-    fresh = tile_set(scene, "sar", SIDE)
-    first = tile_set(scene, "sar", SIDE, tmp_path / "deep" / "cache")
-    forbidden()
-    second = tile_set(scene, "sar", SIDE, tmp_path / "deep" / "cache")
-    assert same(first, fresh)
-    assert same(second, fresh)
-    assert first.outside == second.outside == fresh.outside
-    assert isinstance(second.values, np.memmap)
-    assert second.place.dtype == np.float32
-
-
-def test_the_cache_knows_what_is_found_and_the_side(scene, tmp_path):
-    for finds in ("sar", "optical"):
-        for side in (SIDE, 48):
-            assert same(tile_set(scene, finds, side, tmp_path), tile_set(scene, finds, side))
-
-
-def test_scenes_of_one_name_do_not_share_tiles(tmp_path):
-    one, other = (scene_files(write_scene(tmp_path / n, p))[0] for n, p in (("a", INSIDE), ("b", INSIDE[:2])))
-    assert [len(tile_set(scene, "sar", SIDE, tmp_path / "cache")) for scene in (one, other)] == [5, 2]
-
-
-def test_a_dot_in_a_scenes_name_parts_nothing(tmp_path):
-    (scene,) = scene_files(write_scene(tmp_path / "a", INSIDE, "02_{}_train_01.5"))
-    sides = [tile_set(scene, "sar", side, tmp_path / "cache").values.shape[-1] for side in (64, 48)]
-    assert sides == [64, 48]
-    assert len(list((tmp_path / "cache").iterdir())) == 4
+def test_the_second_time_tiles_come_from_the_cache(tmp_path, monkeypatch):
+    """That of what is found, of the side, and of the scene, whose name may have a dot or be another's, too."""
+    cache, scene = tmp_path / "deep" / "cache", write_scene(tmp_path / "a", INSIDE, "01.5")
+    every = [(scene, "sar", SIDE), (scene, "sar", 48), (scene, "optical", SIDE)]
+    every.append((write_scene(tmp_path / "b", FAR, "01.5"), "sar", SIDE))  # has no tiles
+    fresh = [tile_set(*what) for what in every]
+    first = [tile_set(*what, cache) for what in every]
+    monkeypatch.setattr(tiles, "_cut", None)  # not cut again
+    for one, two, three in zip(fresh, first, [tile_set(*what, cache) for what in every], strict=True):
+        assert same(one, two)
+        assert same(one, three)
+        assert one.outside == two.outside == three.outside
+        assert isinstance(three.values, np.memmap)
+        assert three.place.dtype == np.float32
+    assert len(list(cache.iterdir())) == 2 * len(every)
 
 
 @pytest.mark.parametrize("change", ["tie-points", "image"])
@@ -286,7 +215,6 @@ def test_changed_files_make_new_tiles(copied, tmp_path, change):
     after = tile_set(copied, "sar", SIDE, tmp_path / "cache")
     assert same(after, tile_set(copied, "sar", SIDE))
     assert not same(after, before)
-    assert len(after) == (2 if change == "tie-points" else len(before))
 
 
 def test_what_is_cached_is_whole_or_not_there(copied, tmp_path, monkeypatch):
@@ -303,33 +231,15 @@ def test_what_is_cached_is_whole_or_not_there(copied, tmp_path, monkeypatch):
     assert same(tile_set(copied, "sar", SIDE, tmp_path / "cache"), tile_set(copied, "sar", SIDE))
 
 
-# what cannot be used
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("sar_row,sar_col,optical_row\n1,2,3", "has no column optical_col"),
-        ("", "is empty"),
-        (HEADER, "no tie-points"),
-        (f"{HEADER}\n10,10,20,20\n10,x,20,20", "line 3: sar_col is 'x', not a number"),
-        (f"{HEADER}\n10,10,420,20", "line 2: row 420, column 20 lies outside the optical image"),
-        (f"{HEADER}\n10,10,20,20\n10,-1,20,20", "line 3: row 10, column -1 lies outside the SAR image"),
-        (f"{HEADER}\n4000,9000,5000,11000", "line 2: row 5000, column 11000 lies outside"),
-    ],
-    ids=["column", "empty", "no points", "no number", "optical", "sar", "another scene's"],
-)
-def test_tie_points_that_cannot_be_used_are_named(copied, tmp_path, text, message):
-    copied.tiepoints.write_text(text)
+@pytest.mark.parametrize("kind", ["optical", "sar", "tiepoints"])
+def test_a_file_that_cannot_be_used_is_named(copied, tmp_path, kind):
+    getattr(copied, kind).write_text("nothing")
     for cache in (None, tmp_path / "cache"):
-        with pytest.raises(InputError) as caught:
+        with pytest.raises(InputError, match=f"02_{kind}_train_01"):
             tile_set(copied, "sar", SIDE, cache)
-        assert str(caught.value).startswith(str(copied.tiepoints))
-        assert message in str(caught.value)
 
 
-@pytest.mark.parametrize("kind", ["optical", "sar"])
-def test_an_image_that_is_none_is_named(copied, kind):
-    getattr(copied, kind).write_text("no raster")
-    with pytest.raises(InputError, match=f"02_{kind}_train_01"):
+def test_tie_points_outside_an_image_are_named(copied):
+    copied.tiepoints.write_text(f"{HEADER}\n10,10,20,20\n10,-1,20,20")
+    with pytest.raises(InputError, match=r"\.csv.*line 3: row 10, column -1 lies outside the SAR image"):
         tile_set(copied, "sar", SIDE)

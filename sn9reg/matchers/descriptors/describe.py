@@ -168,13 +168,12 @@ def _keypoints(congruency: PhaseCongruency, inside: Mask, count: int) -> Points:
     return xy[first][spread_evenly(xy[first], response[first], count)]
 
 
-def orientations(congruency: PhaseCongruency, xy: Points, radius: float = 24.0) -> Tensor:
+def orientations(congruency: PhaseCongruency, xy: Points) -> Tensor:
     """(N,) the orientation that prevails around each place, radians in [0, pi): the direction of the mean of doubled
-    orientations, weighted with the maximum moment of the phase congruency and a Gaussian of a third of the radius."""
+    orientations, weighted with the maximum moment of the phase congruency and a Gaussian of 8 px."""
     double = 2 * congruency.orientation[0].numpy()
     weight = congruency.maximum[0].numpy()
-    sigma = radius / 3
-    x, y = (cv2.GaussianBlur(weight * part, (0, 0), sigma) for part in (np.cos(double), np.sin(double)))
+    x, y = (cv2.GaussianBlur(weight * part, (0, 0), 8.0) for part in (np.cos(double), np.sin(double)))
     col, row = np.rint(xy).astype(int).T
     return torch.from_numpy(np.arctan2(y[row, col], x[row, col]) / 2 % math.pi)
 
