@@ -1,10 +1,10 @@
 """Calibrate a matcher: from what it says of itself to probabilities and errors, and the verdict on a pair.
 
     python -m pipelines.calibrate [--matcher hybrid] [--parts sen12,3mos,scenes] [--out work/calibration]
-        [--data ../shared/data] [--every N] [--ship]
+        [--data DIR] [--every N] [--ship]
 
-Matches pairs whose truth is known, and as many that do not belong together: patches of SEN1-2 that no network of ours
-was trained on, and of 3MOS, the SAR image displaced by up to 20 px; simulated scenes with terrain. What comes out of a
+Matches pairs whose truth is known, and as many that do not belong together: patches of SEN1-2 that no network that ships
+was trained on, and of 3MOS, the SAR image displaced by up to 20 px; simulated scenes with terrain. The result of each
 pair is kept in the folder, so that a stopped run goes on. Writes OUT/MATCHER.json, which `sn9reg align --calibration`
 takes; --ship puts it among the weights, and for the default matcher the verdict's model, too.
 """
@@ -21,6 +21,7 @@ from typing import Any
 import click
 import numpy as np
 
+from pipelines.common import DATA_OPTION, out_option
 from sn9reg.fit.choose import Fit, fit
 from sn9reg.fit.correspondences import Floats
 from sn9reg.judge.calibration import Linear, PairModel, as_json
@@ -57,7 +58,12 @@ Truth = Known | None
 
 @dataclass(frozen=True)
 class Case:
-    """One pair to be matched. tolerance: median error, matched pixels, up to which its warp is right."""
+    """One pair to be matched.
+
+    truth: where its optical places lie in the SAR image; None where they lie nowhere.
+    tolerance: median error, matched pixels, up to which its warp is right.
+    weight: how much it counts in the calibration.
+    """
 
     name: str
     optical: Path
@@ -186,9 +192,9 @@ def collect(found: Iterator[Case], matcher: Matcher, folder: Path) -> list[Sampl
 @click.command()
 @click.option("--matcher", "name", default=DEFAULT_MATCHER, show_default=True)
 @click.option("--parts", default="sen12,3mos,scenes", show_default=True)
-@click.option("--data", type=click.Path(path_type=Path), default=Path("../shared/data"), show_default=True)
-@click.option("--out", type=click.Path(path_type=Path), default=Path("work/calibration"), show_default=True)
-@click.option("--every", default=1, show_default=True, help="Only each so manieth pair of a folder.")
+@DATA_OPTION
+@out_option("calibration")
+@click.option("--every", default=1, show_default=True, help="Of N pairs of a folder, only the first.")
 @click.option("--weights", help="A matcher's own weights.")
 @click.option("--ship", is_flag=True, help="Put the result among the weights.")
 def main(name: str, parts: str, data: Path, out: Path, every: int, weights: str | None, ship: bool) -> None:
@@ -203,12 +209,8 @@ def main(name: str, parts: str, data: Path, out: Path, every: int, weights: str 
     stored: dict[str, Any] = json.loads(_WEIGHTS.read_text()) if _WEIGHTS.exists() else {"pair": None, "matchers": {}}
     if name == DEFAULT_MATCHER:
         stored["pair"] = asdict(fit_pair(samples))
-    facts = {
-        "pairs": len(samples),
-        "right": sum(s.right for s in samples),
-        "matches": sum(len(s.off) for s in samples),
-        "parts": parts,
-    }
+    right, matches = sum(s.right for s in samples), sum(len(s.off) for s in samples)
+    facts = {"pairs": len(samples), "right": right, "matches": matches, "parts": parts}
     pair = PairModel(*(Linear(**stored["pair"][size]) for size in ("small", "large")))
     calibration = as_json(fit_matcher(name, samples, pair, facts))
     (out / f"{name}.json").write_text(json.dumps(calibration, indent=1))

@@ -1,10 +1,10 @@
 """Does the confidence mean what it says? Checked on pairs that no calibration was fitted to.
 
-    python -m pipelines.confidence [--matcher hybrid] [--data ../shared/data] [--wrong 100] [--every 1]
+    python -m pipelines.confidence [--matcher hybrid] [--data DIR] [--wrong 100] [--every 1]
         [--parts sen12/val,gf3_1m,scenes,large-scenes] [--out work/confidence] [--calibration FILE]
 
 Registers each pair of the folders with its SAR image displaced by up to 20 px, as many pairs as asked for that do not
-belong together, and simulated scenes of seeds of their own. Prints, per set and for all together: the calibration
+belong together, and simulated scenes of other seeds. Prints, per set and for all together: the calibration
 error of the matches' probabilities, the rank correlation of predicted and true error, the share of true errors within
 one and two sigma (39 and 86 % of normal deviations in the plane), and what the verdict and its expected error were
 worth.
@@ -24,6 +24,7 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from pipelines.calibrate import SHIFT, Case, displaced, offsets_truth, spread_over
+from pipelines.common import DATA_OPTION, out_option
 from sn9reg.fit.correspondences import Floats
 from sn9reg.matchers import DEFAULT_MATCHER
 from sn9reg.matchers.base import make_matcher
@@ -43,9 +44,18 @@ SCENES = {
 
 @dataclass(frozen=True)
 class Checked:
-    """One pair. belongs: whether it does. off, probability, sigma: (N,) of its matches, pixels of the common grid.
-    step: side of the pixels that were matched: three of these are what a probability is of. true, claimed: (M,) error
-    of the warp and its sigma, pixels. expected: median error that was promised."""
+    """One pair.
+
+    belongs: whether both images show the same ground.
+    registered, probability_of_pair: the verdict.
+    off: (N,) errors of its matches, pixels of the common grid.
+    probability: (N,) that a match is off by at most three matched pixels.
+    sigma: (N,) predicted errors of its matches, pixels.
+    step: side of the matched pixels, pixels of the common grid.
+    true: (M,) errors of the warp, pixels.
+    claimed: (M,) sigma of the warp, pixels.
+    expected: median error that the verdict promised, pixels.
+    """
 
     belongs: bool
     registered: bool
@@ -85,9 +95,7 @@ def check(case: Case, registration: Registration) -> Checked:
 def summary(found: list[Checked]) -> dict[str, Any]:
     """The figures of a set."""
     own, others = [c for c in found if c.belongs], [c for c in found if not c.belongs]
-    off, probability, sigma = (
-        np.concatenate([getattr(c, name) for c in own]) for name in ("off", "probability", "sigma")
-    )
+    off, probability, sigma = (np.concatenate([getattr(c, k) for c in own]) for k in ("off", "probability", "sigma"))
     right = np.concatenate([c.off <= RIGHT * c.step for c in own])
     good = [c for c in own if c.registered]
     ratio = np.concatenate([c.true / c.claimed for c in good]) if good else np.zeros(1)
@@ -143,11 +151,11 @@ def show(name: str, part: str, found: list[Checked], out: Path) -> None:
 
 @click.command()
 @click.option("--matcher", "name", default=DEFAULT_MATCHER, show_default=True)
-@click.option("--data", type=click.Path(path_type=Path), default=Path("../shared/data"), show_default=True)
+@DATA_OPTION
 @click.option("--parts", default="sen12/val,gf3_1m,scenes,large-scenes", show_default=True)
 @click.option("--wrong", default=100, show_default=True, help="Pairs of each folder that do not belong together.")
-@click.option("--every", default=1, show_default=True, help="Only each so manieth pair of a folder.")
-@click.option("--out", type=click.Path(path_type=Path), default=Path("work/confidence"), show_default=True)
+@click.option("--every", default=1, show_default=True, help="Of N pairs of a folder, only the first.")
+@out_option("confidence")
 @click.option("--calibration", help="A calibration file [default: the one that ships].")
 @click.option("--weights", help="A matcher's own weights; then name their calibration, too.")
 def main(

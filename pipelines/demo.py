@@ -1,4 +1,4 @@
-"""The main job on a scene that was simulated for it: align, score, pictures.
+"""Register a simulated pair: align, score, report.
 
     python -m pipelines.demo FOLDER
 """
