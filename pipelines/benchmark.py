@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 import cv2
@@ -112,12 +111,8 @@ def rates(result: dict[str, Any]) -> str:
     return " / ".join(f"{result['cmr'][t]:.3f}" for t in ("1", "3", "5"))
 
 
-@dataclass(frozen=True)
-class Marked:
-    """A small pair without georeference, with landmarks.
-
-    must: error that the descriptors must reach.
-    """
+class Marked(NamedTuple):
+    """A small pair without georeference, with landmarks; the error that the descriptors must reach."""
 
     name: str
     optical: Path
@@ -127,8 +122,8 @@ class Marked:
 
     def align(self, out: Path, *options: str) -> Run:
         """Align it as somebody new to the tool would."""
-        return sn9reg("align", self.optical, self.sar, "--out", out, "--pixel-frame", "--overwrite", *options,
-                      may_refuse=True)  # fmt: skip
+        options = ("--pixel-frame", "--overwrite", *options)
+        return sn9reg("align", self.optical, self.sar, "--out", out, *options, may_refuse=True)
 
     def score(self, out: Path) -> dict[str, Any]:
         """Errors at the landmarks."""
@@ -137,13 +132,14 @@ class Marked:
 
 def marked(data: Path) -> list[Marked]:
     """The pairs with landmarks that are there."""
-    sets = [(f"landmarks {n}", data / "landmarks", f"{n}_", f"{n}_landmarks.csv", "<= 4 px") for n in range(1, 5)]
-    sets.append(("cfog", data / "cfog", "", "landmarks.csv", "<= 2 px"))
-    return [
-        Marked(name, folder / f"{prefix}opt.png", folder / f"{prefix}sar.png", folder / points, must)
-        for name, folder, prefix, points, must in sets
-        if folder.is_dir()
-    ]
+    stems = [(f"landmarks {n}", f"{data}/landmarks/{n}_", "<= 4 px") for n in range(1, 5)]
+    stems += [("cfog", f"{data}/cfog/", "<= 2 px")]
+    found = []
+    for name, stem, must in stems:
+        optical, sar, points = (Path(f"{stem}{end}") for end in ("opt.png", "sar.png", "landmarks.csv"))
+        if optical.parent.is_dir():
+            found.append(Marked(name, optical, sar, points, must))
+    return found
 
 
 def landmarks(data: Path, work: Path) -> list[Row]:
@@ -228,9 +224,9 @@ def main(data: Path, work: Path, rows: str, as_json: bool) -> None:
         table += make(data, work)
         click.echo(f"{name}: done", err=True)
     if as_json:
-        click.echo(json.dumps([vars(row) for row in table]))
+        click.echo(json.dumps([row._asdict() for row in table]))
     else:
-        click.echo(markdown(("what", "must", "measured"), [tuple(vars(row).values()) for row in table]), nl=False)
+        click.echo(markdown(Row._fields, table), nl=False)
 
 
 if __name__ == "__main__":

@@ -10,14 +10,11 @@ import numpy as np
 import rasterio
 from scipy.stats import spearmanr
 
+from pipelines.studies.sn9_baseline import read_aois
 from pipelines.user import Row, align, mean_px, scene, score, simulate, sn9reg, tiepoints
 from sn9reg.fit.correspondences import Floats
-from sn9reg.fit.warp import least_squares_affine
 from sn9reg.offsets import from_nodes, node_positions
-from sn9reg.raster.files import grid_of, open_raster
 from sn9reg.raster.grid import Grid
-from sn9reg.score.scoring import reference
-from sn9reg.tiepoints import read_tiepoints
 
 SEED = 3
 
@@ -66,16 +63,8 @@ def spacenet9(data: Path, work: Path) -> list[Row]:
 
 def best_affine(folder: Path) -> float:
     """Mean error of the least-squares affine fitted to a simulated scene's tie-points themselves, optical pixels."""
-    grids = []
-    for path in scene(folder):
-        with open_raster(path) as dataset:
-            grids.append(grid_of(dataset))
-    points = read_tiepoints(tiepoints(folder), *grids)
-    truth = reference(grids[0], grids[1], points)
-    xy = points.optical_xy
-    centred = np.column_stack([xy - xy.mean(axis=0), np.ones(len(xy))])
-    residual = truth - centred @ least_squares_affine(xy - xy.mean(axis=0), truth).T
-    return float(np.hypot(*residual.T).mean())
+    (aoi,) = read_aois(folder)
+    return float(aoi.distances(aoi.best_affine(ransac=False))[1].mean())
 
 
 def half_empty(data: Path, work: Path) -> list[Row]:

@@ -3,7 +3,7 @@
     python -m pipelines.calibrate [--matcher hybrid] [--parts sen12,3mos,scenes] [--out work/calibration]
         [--data DIR] [--every N] [--ship]
 
-Matches pairs whose truth is known, and as many that do not belong together: patches of SEN1-2 that no network that ships
+Matches pairs whose truth is known, and as many that do not belong together: patches of SEN1-2 that no shipped network
 was trained on, and of 3MOS, the SAR image displaced by up to 20 px; simulated scenes with terrain. The result of each
 pair is kept in the folder, so that a stopped run goes on. Writes OUT/MATCHER.json, which `sn9reg align --calibration`
 takes; --ship puts it among the weights, and for the default matcher the verdict's model, too.
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,7 @@ SIZES = (
     *[(4000, 3000), (3600, 3600), (5000, 2500)],
     *[(1200, 1000), (1000, 1400), (2400, 2000), (1200, 1200), (1100, 900), (1800, 1500), (1300, 1000)] * 4,
 )
+Scene = tuple[int, tuple[int, int], int]  # seed, size, looks
 SCENES = tuple((501 + k, size, LOOKS[k % len(LOOKS)]) for k, size in enumerate(SIZES))
 _WEIGHTS = Path("sn9reg/weights/calibration.json")
 
@@ -132,13 +133,13 @@ def displaced(
     return Case(name, scratch / f"{name}_opt.tif", scratch / f"{name}_sar.tif", True, truth)
 
 
-def scene_cases(scratch: Path, every: int = 1) -> Iterator[Case]:
-    """Simulated scenes, each with its own SAR image and with that of the one before."""
+def scene_cases(scratch: Path, scenes: Iterable[Scene], wrong: bool = True) -> Iterator[Case]:
+    """Simulated scenes, each with its own SAR image and, if `wrong`, with that of the one before."""
     before: Path | None = None
-    for seed, size, looks in SCENES[::every]:
+    for seed, size, looks in scenes:
         scene = simulate(scratch / f"scene{seed}", *size, seed=seed, looks=looks)
         yield Case(f"scene{seed}", scene.optical, scene.sar, False, offsets_truth(scene.offsets), 10 * RIGHT)
-        if before is not None:
+        if wrong and before is not None:
             yield Case(f"scene{seed}_wrong", scene.optical, before, True, None)
         before = scene.sar
 
@@ -173,7 +174,7 @@ def cases(parts: list[str], data: Path, scratch: Path, every: int) -> Iterator[C
         for case in folder_cases("3mos", pair_files(data / "3mos")[:: 4 * every], scratch):
             yield replace(case, weight=0.3)
     if "scenes" in parts:
-        yield from scene_cases(scratch, every)
+        yield from scene_cases(scratch, SCENES[::every])
 
 
 def collect(found: Iterator[Case], matcher: Matcher, folder: Path) -> list[Sample]:

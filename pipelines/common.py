@@ -61,12 +61,14 @@ def write(path: Path, text: str) -> None:
 
 
 @contextmanager
-def drawing(path: Path, dpi: int, rows: int = 1, columns: int = 1, **options: Any) -> Iterator[tuple[Figure, Any]]:
+def drawing(
+    path: Path, dpi: int, rows: int = 1, columns: int = 1, share_y: bool = False, **options: Any
+) -> Iterator[tuple[Figure, Any]]:
     """A figure and its (rows, columns) axes to draw on, written to `path` afterwards. options: of the figure.
     Raises OutputError where it cannot be written."""
     from matplotlib.figure import Figure
 
     figure = Figure(layout="constrained", **options)
-    yield figure, figure.subplots(rows, columns, squeeze=False)
+    yield figure, figure.subplots(rows, columns, sharey=share_y, squeeze=False)
     with atomic_output(path, overwrite=True) as temporary:
         figure.savefig(temporary, dpi=dpi)

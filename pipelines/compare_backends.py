@@ -29,22 +29,19 @@ _HEAD = ("matcher", "scenes", "registered", "mean error, px", "score", "seconds 
 
 def means(table: pd.DataFrame) -> pd.DataFrame:
     """A row per matcher, best first, of a table with one per scene and matcher."""
-    rows: list[dict[str, Any]] = []
-    for name, part in table.groupby("matcher_name", sort=False):
-        mean = float(part["error_px"].mean(skipna=False)) if (part["status"] != FAILED).all() else float("nan")
-        rows.append(
-            {
-                "matcher": name,
-                "scenes": len(part),
-                "registered": int((part["status"] == REGISTERED).sum()),
-                "failed": int((part["status"] == FAILED).sum()),
-                "error_px": mean,
-                "score": 100 / (1 + 0.01 * mean),
-                "seconds": float(part["seconds"].mean()),
-                "memory_gib": float(part["memory_gib"].max()),
-            }
-        )
-    return pd.DataFrame(rows).sort_values("score", ascending=False, na_position="last", kind="stable")
+    marked = table.assign(registered=table["status"] == REGISTERED, failed=table["status"] == FAILED)
+    marked.loc[marked["failed"], "error_px"] = math.nan
+    result = marked.groupby("matcher_name", sort=False).agg(
+        scenes=("status", "size"),
+        registered=("registered", "sum"),
+        failed=("failed", "sum"),
+        error_px=("error_px", lambda errors: errors.mean(skipna=False)),
+        seconds=("seconds", "mean"),
+        memory_gib=("memory_gib", "max"),
+    )
+    result.insert(4, "score", 100 / (1 + 0.01 * result["error_px"]))
+    result = result.rename_axis("matcher").reset_index()
+    return result.sort_values("score", ascending=False, na_position="last", kind="stable")
 
 
 @click.command()

@@ -23,7 +23,7 @@ import click
 import numpy as np
 from scipy.stats import spearmanr
 
-from pipelines.calibrate import SHIFT, Case, displaced, offsets_truth, spread_over
+from pipelines.calibrate import SHIFT, Case, displaced, scene_cases, spread_over
 from pipelines.common import DATA_OPTION, out_option
 from sn9reg.fit.correspondences import Floats
 from sn9reg.matchers import DEFAULT_MATCHER
@@ -32,13 +32,12 @@ from sn9reg.raster.folders import pair_files
 from sn9reg.raster.scene import open_pair
 from sn9reg.registration import Registration, register
 from sn9reg.score.metrics import ece, mma
-from sn9reg.simulate import simulate
 
 RIGHT = 3.0  # pixels
-# Part -> size of its scenes, and their seeds and looks.
+# Part -> seeds, sizes and looks of its scenes.
 SCENES = {
-    "scenes": ((1200, 1000), [(1001 + k, 2 ** (k % 4)) for k in range(26)]),
-    "large-scenes": ((2400, 2000), [(1101 + k, 2 ** (k % 4)) for k in range(12)]),
+    "scenes": [(1001 + k, (1200, 1000), 2 ** (k % 4)) for k in range(26)],
+    "large-scenes": [(1101 + k, (2400, 2000), 2 ** (k % 4)) for k in range(12)],
 }
 
 
@@ -47,7 +46,7 @@ class Checked:
     """One pair.
 
     belongs: whether both images show the same ground.
-    registered, probability_of_pair: the verdict.
+    registered: the verdict.
     off: (N,) errors of its matches, pixels of the common grid.
     probability: (N,) that a match is off by at most three matched pixels.
     sigma: (N,) predicted errors of its matches, pixels.
@@ -59,7 +58,6 @@ class Checked:
 
     belongs: bool
     registered: bool
-    probability_of_pair: float
     off: Floats
     probability: Floats
     sigma: Floats
@@ -76,10 +74,9 @@ class Checked:
 def check(case: Case, registration: Registration) -> Checked:
     """A registration against the truth."""
     verdict, matches = registration.verdict, registration.matches
-    common = (verdict.registered, verdict.probability)
-    none = np.zeros(0)
     if case.truth is None:
-        return Checked(False, *common, none, none, none, matches.step, none, none, np.nan)
+        none = np.zeros(0)
+        return Checked(False, verdict.registered, none, none, none, matches.step, none, none, np.nan)
     with open_pair(case.optical, case.sar, pixel_frame=case.pixel_frame) as pair:
         off = np.hypot(*(matches.sar_xy - case.truth(pair, matches.optical_xy)).T)
         places = spread_over(pair.overlap, 40)
@@ -87,9 +84,8 @@ def check(case: Case, registration: Registration) -> Checked:
     places, there = (points[np.isfinite(there).all(axis=1)] for points in (places, there))
     here, pixel = registration.grid.to_map(places), registration.grid.resolution
     true = np.hypot(*(registration.grid.to_pixel(registration.warp(here)) - there).T)
-    claimed = registration.warp.error(here) / pixel
-    expected = verdict.error / pixel
-    return Checked(True, *common, off, matches.score, matches.sigma, matches.step, true, claimed, expected)
+    found = (matches.score, matches.sigma, matches.step, true, registration.warp.error(here) / pixel)
+    return Checked(True, verdict.registered, off, *found, verdict.error / pixel)
 
 
 def summary(found: list[Checked]) -> dict[str, Any]:
@@ -131,14 +127,6 @@ def folder_cases(folder: Path, scratch: Path, wrong: int, every: int) -> Iterato
         yield displaced(f"{files[k].name}_{other.name}", optical, sar, False, scratch, random, SHIFT)
 
 
-def scene_cases(part: str, scratch: Path) -> Iterator[Case]:
-    """Simulated scenes with terrain."""
-    size, scenes = SCENES[part]
-    for seed, looks in scenes:
-        scene = simulate(scratch / f"scene{seed}", *size, seed=seed, looks=looks)
-        yield Case(f"scene{seed}", scene.optical, scene.sar, False, offsets_truth(scene.offsets))
-
-
 def show(name: str, part: str, found: list[Checked], out: Path) -> None:
     """Print the figures of a part and write them, and what each match claimed beside its error."""
     result, stem = summary(found), f"{name}_{part.replace('/', '_')}"
@@ -168,7 +156,10 @@ def main(
     with tempfile.TemporaryDirectory() as scratch:
         for part in parts.split(","):
             folder, found = Path(scratch), []
-            made = scene_cases(part, folder) if part in SCENES else folder_cases(data / part, folder, wrong, every)
+            if part in SCENES:
+                made = scene_cases(folder, SCENES[part], wrong=False)
+            else:
+                made = folder_cases(data / part, folder, wrong, every)
             for case in made:
                 registration = register(
                     case.optical, case.sar, matcher=matcher, pixel_frame=case.pixel_frame, calibration=calibration

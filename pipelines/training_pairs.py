@@ -9,8 +9,8 @@ Into DIR/pairs, which the training configurations name:
   half and quarter resolution.
 - `scenes/full`, `half`, `quarter`: the simulated scenes of DIR/scenes/aoi, registered likewise, whole.
 
-Into DIR/scenes: `aoi`, simulated scenes with tie-points in SpaceNet 9's layout, from which keypoint detectors learn, and
-`dev`, one by which they are watched.
+Into DIR/scenes: `aoi`, simulated scenes with tie-points in SpaceNet 9's layout, from which keypoint detectors learn,
+and `dev`, one by which they are watched.
 """
 
 from __future__ import annotations
@@ -116,9 +116,9 @@ def tiles(out: Path, name: str, images: Images, factors: tuple[int, ...]) -> Non
         reduced = coarse(images, factor)
         height, width = reduced[2].shape
         for row, col in product(range(0, height - SIDE + 1, SIDE), range(0, width - SIDE + 1, SIDE)):
-            optical, sar, valid = (image[row : row + SIDE, col : col + SIDE] for image in reduced)
-            if valid.mean() > 0.9:
-                write_pair(out / f"{name}_{factor}_{row}_{col}", (optical, sar, valid))
+            part = slice(row, row + SIDE), slice(col, col + SIDE)
+            if reduced[2][part].mean() > 0.9:
+                write_pair(out / f"{name}_{factor}_{row}_{col}", (reduced[0][part], reduced[1][part], reduced[2][part]))
 
 
 def coarse(images: Images, factor: int) -> Images:

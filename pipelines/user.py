@@ -10,7 +10,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 
@@ -39,14 +39,8 @@ class Run:
         return found
 
 
-@dataclass(frozen=True)
-class Row:
-    """One line of a table.
-
-    what: is measured.
-    must: be reached, in words.
-    measured: the result, in words.
-    """
+class Row(NamedTuple):
+    """A line of a table: what is measured, what it must be, and what it is."""
 
     what: str
     must: str

@@ -24,6 +24,7 @@ from sn9reg.raster.files import geotiff_profile
 from sn9reg.raster.grid import Grid
 from sn9reg.registration import register
 
+
 def crop(path: Path, corner: tuple[int, int], side: int, out: Path) -> Path:
     """A square of a raster as a plain image without georeference."""
     with rasterio.open(path) as source:
@@ -46,12 +47,12 @@ def judged(matcher: Matcher, optical: Path, sar: Path) -> Verdict:
 @click.option("--matcher", "name", default=DEFAULT_MATCHER, show_default=True)
 def main(data: Path, side: int, places: int, name: str) -> None:
     """Measure and print."""
-    folder, matcher = data / "sentinel_la", make_matcher(name)
+    folder, matcher, kinds = data / "sentinel_la", make_matcher(name), ("optical", "sar")
     random = np.random.default_rng(0)
     corners = [(int(random.integers(0, 3072 - 600)), int(random.integers(0, 5120 - 600))) for _ in range(places)]
     with tempfile.TemporaryDirectory() as scratch:
         pairs = [
-            tuple(crop(folder / f"{kind}.tif", corner, side, Path(scratch) / f"{kind}{i}.tif") for kind in ("optical", "sar"))
+            tuple(crop(folder / f"{kind}.tif", corner, side, Path(scratch) / f"{kind}{i}.tif") for kind in kinds)
             for i, corner in enumerate(corners)
         ]
         right = [judged(matcher, optical, sar) for optical, sar in pairs]
