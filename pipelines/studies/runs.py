@@ -36,7 +36,7 @@ def trained(config: Any, folder: Path) -> Path:
         raise OutputError(f"{folder}: cannot be made ({error.strerror})") from error
     write(folder / "training.json", json.dumps(asked))
     start = time.perf_counter()
-    _run(config, folder, known == asked)
+    run(config, folder, resume=known == asked)
     write(folder / "training.json", json.dumps(asked | {"seconds": round(time.perf_counter() - start)}))
     return weights
 
@@ -54,7 +54,7 @@ def apart(measure: Callable[..., dict[str, float]], *arguments: Any) -> dict[str
         return pool.submit(measure, *arguments).result()
 
 
-def _run(config: Any, out: Path, resume: bool) -> None:
+def run(config: Any, out: Path, resume: bool) -> None:
     from pipelines import train_descriptors, train_matcher
     from sn9reg.training.dual_config import DualConfig
     from sn9reg.training.dual_run import train_dual
