@@ -83,7 +83,7 @@ def test_scenes_are_of_many_sizes_and_each_has_the_sar_image_of_the_one_before_t
     assert [case.name for case in cases] == ["scene501", "scene526", "scene526_wrong", "scene551", "scene551_wrong"]
     assert [case.truth is None for case in cases] == [False, False, True, False, True]
     assert [case.sar.parent.name for case in cases] == ["scene501", "scene526", "scene501", "scene551", "scene526"]
-    assert [case.name for case in scene_cases(tmp_path, SCENES[::25], wrong=False)] == [f"scene{k}" for k in (501, 526, 551)]
+    assert [case.name for case in scene_cases(tmp_path, SCENES[::40], wrong=False)] == ["scene501", "scene541"]
 
 
 def checked(belongs=True, registered=True, off=(0.0, 1.0, 5.0)):
