@@ -17,11 +17,8 @@ def test_the_known_field_is_large_and_not_affine():
     assert np.hypot(*residual.T).mean() > 5
 
 
-def test_the_best_affine_of_a_simulated_scene_leaves_its_parallax(scene):
+def test_a_simulated_scene_is_the_users_and_its_best_affine_leaves_its_parallax(scene):
     assert 1.5 < benchmark_simulated.best_affine(scene.optical.parent) < 40
-
-
-def test_a_command_of_a_user_has_time_memory_and_output(scene):
     run = user.sn9reg("info", scene.offsets, "--json")
     assert run.registered
     assert run.seconds > 0

@@ -21,8 +21,8 @@ from sn9reg.matchers.keypoints.heatmap import gaussian
 from sn9reg.matchers.keypoints.network import HeatmapUNet
 from sn9reg.offsets import from_nodes, node_positions, offsets_between
 from sn9reg.raster.folders import data_root
+from sn9reg.registration import register
 from sn9reg.score.scoring import score
-from sn9reg.tiepoints import read_tiepoints
 from sn9reg.training.tiles import scene_files, tile_set
 from sn9reg.weights.store import DetectorArchitecture, save_weights
 
@@ -60,22 +60,6 @@ def weights(tmp_path_factory):
     return files
 
 
-@pytest.fixture
-def few_nodes(monkeypatch):
-    """The picture of offsets is made from a handful of nodes."""
-
-    def register(optical, sar, matcher, matcher_options):
-        return original(optical, sar, matcher=matcher, matcher_options=matcher_options | {"max_points": 6})
-
-    original = sn9_figures.register
-    monkeypatch.setattr(sn9_figures, "register", register)
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    return tmp_path_factory.mktemp("tiles")
-
-
 def cells(row):
     return [cell.strip() for cell in row.strip("|").split("|")]
 
@@ -108,16 +92,10 @@ def write_points(folder, points, optical=(0, 2, 0, 0, 0, -2), sar=(0, 2, 0, 0, 0
     return folder
 
 
-# scenes
-
-
 def test_scenes_have_their_grids_tie_points_and_names(aoi, folder, tmp_path):
     files = scene_files(folder)[0]
     assert (aoi.name, aoi.files) == ("02_train_01", files)
     assert (aoi.optical.width, aoi.optical.height) == (700, 600)
-    again = read_tiepoints(files.tiepoints, aoi.optical, aoi.sar)
-    np.testing.assert_array_equal(aoi.points.optical_xy, again.optical_xy)
-    np.testing.assert_array_equal(aoi.points.sar_xy, again.sar_xy)
     for name in ("west", "east"):
         shutil.copytree(folder, tmp_path / "all" / name)
     assert [aoi.name for aoi in read_aois(tmp_path / "all")] == ["east/02_train_01", "west/02_train_01"]
@@ -137,17 +115,13 @@ def test_tie_points_do_without_imagery(tmp_path):
     one.points.check_inside(one.optical, one.sar)
 
 
-# tables 1 and 2
-
-
 def test_table_1_is_the_score_of_no_offsets(aoi):
     m, px = aoi.distances()
     expected = score(offset_map(aoi.optical, lambda xy: xy), aoi.optical, aoi.sar, aoi.points)
     assert m.mean() == pytest.approx(expected.mean_m, rel=1e-9)
     np.testing.assert_allclose(px, expected.per_point().error_px, rtol=1e-9)
     (row,) = body(table_1([aoi]))
-    means = (expected.mean_m, expected.mean_px, expected.sn9_mean_px)
-    assert row == ["02_train_01", str(len(aoi.points)), *(f"{mean:.2f}" for mean in means)]
+    assert row[1:] == [str(len(px)), *(f"{x:.2f}" for x in (expected.mean_m, expected.mean_px, expected.sn9_mean_px))]
 
 
 def test_table_1_by_hand(tmp_path):
@@ -160,17 +134,6 @@ def test_table_1_by_hand(tmp_path):
         np.testing.assert_allclose(found, np.array(metres) / unit, rtol=1e-9)
     mean = np.mean(metres)
     assert body(table_1([aoi]))[0][:4] == ["02_train_01", "2", f"{mean:.2f}", f"{mean / 2:.2f}"]
-
-
-def test_metres_are_metres_in_other_units_and_in_degrees(tmp_path):
-    """One pixel to the right: of a US survey foot, and of 1e-5 degrees at 60 degrees north."""
-    (feet,) = read_aois(write_points(tmp_path / "a", [(5, 6, 5, 5)], crs="EPSG:2263"))
-    assert feet.distances()[0] == pytest.approx(2 * 1200 / 3937, rel=1e-6)
-    geo = (39.0, 1e-5, 0, 60.0, 0, -1e-5)
-    (degrees,) = read_aois(write_points(tmp_path / "b", [(5, 6, 5, 5)], geo, geo, "EPSG:4326"))
-    m, px = degrees.distances()
-    assert px == pytest.approx(1, rel=1e-6)
-    assert m == pytest.approx(0.558, rel=5e-3)
 
 
 def test_table_1_of_the_real_tie_points():
@@ -225,9 +188,6 @@ def test_tie_points_that_determine_no_affine_are_enough_for_table_1(tmp_path, po
         table_2(aois)
 
 
-# table 3 and the other tables of detectors
-
-
 class Found:
     """A matcher that finds what an affine of the common grid says."""
 
@@ -235,8 +195,7 @@ class Found:
         self.move, self.count = move, count
 
     def match(self, pair):
-        size = [pair.grid.width, pair.grid.height]
-        xy = np.random.default_rng(0).uniform(0, 1, (self.count, 2)) * size
+        xy = np.random.default_rng(0).uniform(0, 1, (self.count, 2)) * [pair.grid.width, pair.grid.height]
         self.optical_map = pair.grid.to_map(xy)
         self.sar_map = self.move(self.optical_map)
         return self
@@ -263,20 +222,14 @@ def test_table_3_is_the_score_of_the_detected_affine(aoi, monkeypatch):
         assert row[:4] == ["02_train_01", name, "40", "40"]
         assert float(row[4]) == pytest.approx(expected.mean_m, abs=6e-3)
         assert float(row[5]) == pytest.approx(expected.mean_px, abs=6e-3)
-    switches = ("coarse", "subpixel", "structure", "check")
+    first, *steps, together = SWITCHES.values()
+    assert first | {name: on for step in steps for name, on in step.items()} == together
     for (name, options), on in zip(asked, (False, True), strict=True):
         assert (name, options["sar_weights"]) == ("keypoints", "a")
-        assert [options[switch] for switch in switches] == [on] * 4
+        assert [options[switch] for switch in together] == [on] * 4
     monkeypatch.setattr(sn9_baseline, "make_matcher", lambda name, **options: Found(lambda xy: xy, 2))
     (row,) = body(table_3([aoi], {}, ["the paper's"]))
     assert row[2:6] == ["2", "none", "no affine", "no affine"]
-
-
-def test_each_switch_is_one_step_beyond_the_paper():
-    first, *single, together = SWITCHES.values()
-    assert first == {}
-    assert [len(options) for options in single] == [1] * 4
-    assert {name: value for options in single for name, value in options.items()} == together
 
 
 class Perfect(torch.nn.Module):
@@ -294,11 +247,11 @@ class Perfect(torch.nn.Module):
 
 
 @pytest.mark.parametrize("finds", ["sar", "optical"])
-def test_errors_are_distances_to_the_tie_points(finds, aoi, cache, monkeypatch):
+def test_errors_are_distances_to_the_tie_points(finds, aoi, tmp_path, monkeypatch):
     monkeypatch.setattr(sn9_figures, "_BATCH", 5)
-    place = tile_set(aoi.files, finds, cache=cache).place
+    place = tile_set(aoi.files, finds, cache=tmp_path).place
     monkeypatch.setattr(sn9_figures, "load_detector", lambda *_: Perfect(place))
-    found = detect(aoi.files, finds, None, cache)
+    found = detect(aoi.files, finds, None, tmp_path)
     inner = ((place > 50) & (place < 200)).all(axis=1)
     assert inner.sum() > 3
     np.testing.assert_allclose(found.errors[inner], 3, atol=0.1)
@@ -311,12 +264,12 @@ def test_table_of_models_has_a_row_per_scene(aoi, monkeypatch):
     """`register` is given matchers and models; pixels and refusals are shown."""
     asked = []
 
-    def register(optical, sar, **options):
+    def recorded(optical, sar, **options):
         asked.append(options)
         assert (optical, sar) == (aoi.files.optical, aoi.files.sar)
         return SimpleNamespace(grid=aoi.sar, registered=len(asked) != 2, warp=lambda xy: xy)
 
-    monkeypatch.setattr(sn9_baseline, "register", register)
+    monkeypatch.setattr(sn9_baseline, "register", recorded)
     (row,) = body(table_models([aoi], {"sar_weights": "a"}))
     without = f"{aoi.distances()[1].mean():.2f}"
     best = f"{aoi.distances(aoi.best_affine(False))[1].mean():.2f}"
@@ -325,14 +278,15 @@ def test_table_of_models_has_a_row_per_scene(aoi, monkeypatch):
     assert asked == [keypoints | {"model": "affine"}, keypoints, {}]
 
 
-# the command line
-
-
 def invoke(*arguments):
     return CliRunner().invoke(main, list(map(str, arguments)))
 
 
-def test_command_prints_tables_and_draws_with_untrained_detectors(folder, aoi, weights, few_nodes, tmp_path):
+def test_command_prints_tables_and_draws_with_untrained_detectors(folder, aoi, weights, tmp_path, monkeypatch):
+    def few_nodes(*files, matcher, matcher_options):
+        return register(*files, matcher=matcher, matcher_options=matcher_options | {"max_points": 6})
+
+    monkeypatch.setattr(sn9_figures, "register", few_nodes)
     files = [f"--{name.replace('_', '-')}={path}" for name, path in weights.items()]
     tables = ("--tables", "2,detectors,3,1", "--switches", "the paper's")
     result = invoke(folder, "--out", tmp_path / "out", *tables, *files)
@@ -343,15 +297,11 @@ def test_command_prints_tables_and_draws_with_untrained_detectors(folder, aoi, w
     assert first.startswith(table_1([aoi]))
     rows = body(detectors)
     assert [row[:2] for row in rows] == [["02_train_01", "sar"], ["02_train_01", "optical"]]
-    for row, finds in zip(rows, ("sar", "optical"), strict=True):
-        tiles = tile_set(aoi.files, finds, cache=tmp_path / "out" / "tiles")
-        assert [int(row[2]), int(row[3])] == [len(tiles), tiles.outside]
-        assert int(row[2]) + int(row[3]) == len(aoi.points)
-        assert 0 <= float(row[4]) < 256 * math.sqrt(2)
-        assert 0 <= float(row[5]) <= 1
+    for row in rows:
+        tiles = tile_set(aoi.files, row[1], cache=tmp_path / "out" / "tiles")
+        assert [int(row[2]), int(row[3])] == [len(tiles), tiles.outside] == [len(tiles), len(aoi.points) - len(tiles)]
         assert float(row[6]) == pytest.approx(np.median(np.hypot(*(tiles.place - 128.0).T)), abs=0.06)
-    (row,) = body(third)
-    assert int(row[2]) > 0
+    assert int(body(third)[0][2]) > 0
     for name in ("training_sample", "heatmaps", "offsets"):
         assert str(tmp_path / "out" / f"{name}.png") in result.stdout
         with Image.open(tmp_path / "out" / f"{name}.png") as image:
@@ -364,8 +314,7 @@ def test_command_leaves_out_tables_that_need_imagery(tmp_path):
     folder = write_points(tmp_path / "points", [(10, 20, 30, 40), (10, 120, 30, 142), (210, 20, 230, 41)])
     result = invoke(folder, "--out", tmp_path / "out")
     assert result.exit_code == 0, result.output
-    for title in ("Detectors", "Table 3: detected keypoints, RANSAC affine", "Mean px by model"):
-        assert f"{title}: left out, there is no imagery in {folder}" in result.stdout
+    assert result.stdout.count(f": left out, there is no imagery in {folder}") == 3
     assert result.stdout.count("| 02_train_01 |") == 3
     assert not (tmp_path / "out").exists()
 
@@ -375,23 +324,13 @@ def test_command_leaves_out_tables_that_need_imagery(tmp_path):
     [
         (lambda folder: None, (), 1, "no such folder"),
         (lambda folder: folder.mkdir(), (), 1, "holds no scene"),
-        (lambda folder: write_points(folder, [(1, 2, 3, 4)]), ("--tables", "2"), 1, "an affine needs 3 tie-points"),
         (lambda folder: write_points(folder, [(1, 2, 3, "x")]), (), 1, "optical_col is 'x', not a number"),
         (lambda folder: write_points(folder, [(1, 2, 3, 4)]), ("--tables", "7"), 2, "no table '7'; there are 1, 2"),
     ],
-    ids=["missing", "empty", "few", "no number", "no table"],
 )
 def test_errors_are_one_line(tmp_path, make, arguments, code, message):
     make(tmp_path / "scenes")
     result = invoke(tmp_path / "scenes", "--out", tmp_path / "out", *arguments)
     assert result.exit_code == code
-    last = result.stderr.splitlines()[-1]
-    assert last.startswith("Error: ")
-    assert message in last
-
-
-def test_weights_of_the_other_detector_are_refused(folder, weights, tmp_path):
-    swapped = ("--sar-weights", weights["optical_weights"], "--optical-weights", weights["sar_weights"])
-    result = invoke(folder, "--out", tmp_path, "--tables", "3", "--no-figures", *swapped)
-    assert result.exit_code == 1
-    assert "holds a detector of" in result.stderr
+    assert result.stderr.splitlines()[-1].startswith("Error: ")
+    assert message in result.stderr
