@@ -52,9 +52,8 @@ Scene = tuple[int, tuple[int, int], int]  # seed, size, looks
 SCENES = tuple((501 + k, size, LOOKS[k % len(LOOKS)]) for k, size in enumerate(SIZES))
 _WEIGHTS = Path("sn9reg/weights/calibration.json")
 
-# Where (N, 2) optical places of the common grid, in pixels, have their counterparts; None for pairs that have none.
-Known = Callable[[ScenePair, Points], Points]
-Truth = Known | None
+# Where (N, 2) optical places of the common grid, in pixels, have their counterparts.
+Truth = Callable[[ScenePair, Points], Points]
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,7 @@ class Case:
     optical: Path
     sar: Path
     pixel_frame: bool
-    truth: Truth
+    truth: Truth | None
     tolerance: float = RIGHT
     weight: float = 1.0
 
@@ -100,7 +99,7 @@ def spread_over(window: Window, count: int) -> Points:
     return np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
 
 
-def _field(pair: ScenePair, fitted: Fit, truth: Known, pixel: float) -> tuple[Points, Floats, Floats]:
+def _field(pair: ScenePair, fitted: Fit, truth: Truth, pixel: float) -> tuple[Points, Floats, Floats]:
     """20 x 20 places all over the overlap, a warp's own sigma there and its error, in matched pixels."""
     places = spread_over(pair.overlap, 20)
     there = truth(pair, places)
@@ -109,27 +108,25 @@ def _field(pair: ScenePair, fitted: Fit, truth: Known, pixel: float) -> tuple[Po
     return here, fitted.warp.error(here) / pixel, np.hypot(*(fitted.warp(here) - pair.grid.to_map(there)).T) / pixel
 
 
-def folder_cases(
-    name: str, files: list[RegisteredPair], scratch: Path, wrong: bool = True, rim: int = SHIFT
-) -> Iterator[Case]:
+def folder_cases(name: str, files: list[RegisteredPair], scratch: Path) -> Iterator[Case]:
     """Every pair with its SAR image displaced at random, and every optical image with the SAR image of another."""
     random = np.random.default_rng(0)
-    for k, own in enumerate(files):
-        for other in (own, files[(k + len(files) // 2) % len(files)]) if wrong else (own,):
-            optical, sar = own.read()[0], other.read()[1]
-            yield displaced(f"{name}_{own.name}_{other.name}", optical, sar, own is other, scratch, random, rim)
+    for k, pair in enumerate(files):
+        for other in (pair, files[(k + len(files) // 2) % len(files)]):
+            yield displaced(f"{name}_{pair.name}_{other.name}", pair, other, scratch, random)
 
 
 def displaced(
-    name: str, optical: Patch, sar: Patch, true: bool, scratch: Path, random: np.random.Generator, rim: int = SHIFT
+    name: str, pair: RegisteredPair, other: RegisteredPair, scratch: Path, random: np.random.Generator
 ) -> Case:
-    """A pair of patches as files: what lies `rim` pixels inside of one, and of the other, displaced at random."""
-    shift = random.integers(-rim, rim + 1, 2)
-    height, width = (min(a, b) - 2 * rim for a, b in zip(optical.valid.shape, sar.valid.shape, strict=True))
-    for patch, (x, y), kind in ((optical, (rim, rim), "opt"), (sar, rim - shift, "sar")):
+    """The optical image of a pair and the SAR image of the same or another, displaced at random, without a rim."""
+    shift = random.integers(-SHIFT, SHIFT + 1, 2)
+    optical, sar = pair.read()[0], other.read()[1]
+    height, width = (min(a, b) - 2 * SHIFT for a, b in zip(optical.valid.shape, sar.valid.shape, strict=True))
+    for patch, (x, y), kind in ((optical, (SHIFT, SHIFT), "opt"), (sar, SHIFT - shift, "sar")):
         part = np.s_[y : y + height, x : x + width]
         save_patch(scratch / f"{name}_{kind}.tif", Patch(patch.values[(slice(None), *part)], patch.valid[part]))
-    truth = (lambda _, xy: xy + shift) if true else None
+    truth = (lambda _, xy: xy + shift) if pair is other else None
     return Case(name, scratch / f"{name}_opt.tif", scratch / f"{name}_sar.tif", True, truth)
 
 

@@ -23,7 +23,7 @@ import click
 import numpy as np
 from scipy.stats import spearmanr
 
-from pipelines.calibrate import SHIFT, Case, displaced, scene_cases, spread_over
+from pipelines.calibrate import Case, displaced, scene_cases, spread_over
 from pipelines.common import DATA_OPTION, out_option
 from sn9reg.fit.correspondences import Floats
 from sn9reg.matchers import DEFAULT_MATCHER
@@ -119,12 +119,11 @@ def summary(found: list[Checked]) -> dict[str, Any]:
 def folder_cases(folder: Path, scratch: Path, wrong: int, every: int) -> Iterator[Case]:
     """Every pair, displaced, then pairs of an optical image with the SAR image of another place."""
     files, random = pair_files(folder), np.random.default_rng(1)
-    for own in files[::every]:
-        yield displaced(own.name, *own.read(), True, scratch, random, SHIFT)
+    for pair in files[::every]:
+        yield displaced(pair.name, pair, pair, scratch, random)
     for k in np.linspace(0, len(files) - 1, wrong).astype(int):
         other = files[(k + 1 + int(random.integers(len(files) - 1))) % len(files)]
-        optical, sar = files[k].read()[0], other.read()[1]
-        yield displaced(f"{files[k].name}_{other.name}", optical, sar, False, scratch, random, SHIFT)
+        yield displaced(f"{files[k].name}_{other.name}", files[k], other, scratch, random)
 
 
 def show(name: str, part: str, found: list[Checked], out: Path) -> None:

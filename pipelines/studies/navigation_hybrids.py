@@ -17,10 +17,11 @@ import dataclasses
 import json
 import resource
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import click
 import pandas as pd
@@ -180,11 +181,11 @@ def report(out: Path) -> None:
 def table(frame: pd.DataFrame) -> str:
     """Training budgets, and both main conditions of every combination that was measured under both."""
     budgets = sorted({f"{row.steps} steps of {row.batch} pairs" for row in frame.itertuples()})
-    cells = []
-    for name, found in frame.set_index("condition").groupby("hybrid", sort=False):
+    cells, combinations = [], frame.set_index("condition").groupby("hybrid", sort=False)
+    for name, found in cast(Iterable[tuple[str, Any]], combinations):
         if {"clean", "degraded"} <= set(found.index):
             clean = "{0.cmr1:.3f} / {0.cmr3:.3f} / {0.cmr5:.3f}, {0.l2:.2f} px".format(found.loc["clean"])
-            cells.append((str(name), clean, "{0.cmr0:.3f} / {0.cmr1:.3f} / {0.cmr2:.3f}".format(found.loc["degraded"])))
+            cells.append((name, clean, "{0.cmr0:.3f} / {0.cmr1:.3f} / {0.cmr2:.3f}".format(found.loc["degraded"])))
     head = ("backbone / branches / loss", "clean: CMR(1) / (3) / (5), L2", "L=8, blur 0.5: CMR(0) / (1) / (2)")
     alike = ", the same for all" if len(budgets) == 1 else ""
     return f"Reduced budget: {' or '.join(budgets)}{alike}.\n\n{markdown(head, cells)}"
@@ -217,8 +218,9 @@ def figure(series: pd.DataFrame, path: Path) -> None:
         for axis, (title, points) in zip(axes, panels, strict=True):
             for name, found in series.items():
                 known = [(x, found[condition]) for x, condition in points if pd.notna(found.get(condition))]
+                style = "--" if "siamese" in str(name) else "-"
                 if known:
-                    axis.plot(*zip(*known, strict=True), "--" if "siamese" in str(name) else "-", marker="o", label=name)
+                    axis.plot(*zip(*known, strict=True), style, marker="o", label=name)
             axis.set_xlabel(title)
             axis.grid(alpha=0.3)
         axes[0].set_ylabel("CMR(1)")

@@ -45,11 +45,12 @@ RIGHT = 3.0  # pixels within which a match counts as right
 PASSES = 20
 SURE = 0.5  # confidence above which a match counts for aNM
 # Row of the paper's Table 3 -> options, passes of Monte-Carlo dropout, what the pre-training asks for.
+PLAIN = {"contrastive": False, "rotation": False}
 ROWS: dict[str, tuple[dict[str, Any], int]] = {
-    "none": ({"aleatoric": False, "dropout": 0.0, "contrastive": False, "rotation": False}, 0),
-    "aleatoric": ({"aleatoric": True, "dropout": 0.0, "contrastive": False, "rotation": False}, 0),
-    "epistemic": ({"aleatoric": False, "dropout": 1.0, "contrastive": False, "rotation": False}, PASSES),
-    "both": ({"contrastive": False, "rotation": False}, PASSES),
+    "none": (PLAIN | {"aleatoric": False, "dropout": 0.0}, 0),
+    "aleatoric": (PLAIN | {"aleatoric": True, "dropout": 0.0}, 0),
+    "epistemic": (PLAIN | {"aleatoric": False, "dropout": 1.0}, PASSES),
+    "both": (PLAIN, PASSES),
     "both + contrastive": ({"rotation": False}, PASSES),
     "both + contrastive + rotation": ({}, PASSES),
 }

@@ -1,27 +1,30 @@
 """pipelines.calibrate, confidence and uncertainty: the truth has the right sign, and figures add up."""
 
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from support.rasters import fields
+from support.rasters import fields, write_raster
 
 from pipelines import calibrate
 from pipelines.calibrate import SCENES, Case, collect, displaced, observe, scene_cases, spread_over
 from pipelines.confidence import Checked, summary
 from pipelines.studies.uncertainty import cross_calibrated
 from sn9reg.matchers.base import make_matcher
+from sn9reg.raster.folders import pair_files
 from sn9reg.raster.grid import Window
-from sn9reg.raster.scene import Patch
 
 
 @pytest.fixture(scope="module")
 def observed(tmp_path_factory):
     """A pair that belongs together and one that does not, as the untrained matcher sees them."""
     folder, random = tmp_path_factory.mktemp("pairs"), np.random.default_rng(3)
-    patches = [Patch((200 * fields(200, k) + 20).astype(np.float32)[None], np.ones((200, 200), bool)) for k in (0, 1)]
-    cases = [displaced(f"{k}", patches[0], patches[k], k == 0, folder, random) for k in (0, 1)]
+    for k, kind in product((0, 1), ("opt", "sar")):
+        write_raster(folder / f"{k}_{kind}.tif", (200 * fields(200, k) + 20).astype(np.float32)[None])
+    pairs = pair_files(folder)
+    cases = [displaced(f"{k}", pairs[0], pairs[k], folder, random) for k in (0, 1)]
     return [observe(case, make_matcher("structure")) for case in cases]
 
 
