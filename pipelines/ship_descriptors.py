@@ -17,11 +17,11 @@ import click
 import torch
 
 from pipelines.ship_weights import WEIGHTS_FILE, ship, sources_card
+from sn9reg.matchers.descriptors.weights import load_descriptor
 from sn9reg.training.config import read_as
 from sn9reg.training.dataset import Source, load
 from sn9reg.training.descriptor_config import DescriptorConfig
 from sn9reg.training.descriptor_data import HeldOut, collate
-from sn9reg.weights.store import load_descriptor
 
 
 @click.command()

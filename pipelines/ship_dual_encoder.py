@@ -16,11 +16,11 @@ import click
 
 from pipelines.ship_weights import WEIGHTS_FILE, ship, sources_card
 from pipelines.uncertainty import match_folder
+from sn9reg.matchers.dual_encoder.weights import load_dual_encoder
 from sn9reg.matchers.fused import fused
 from sn9reg.raster.folders import pair_files
 from sn9reg.training.config import read_as
 from sn9reg.training.dual_config import DualConfig
-from sn9reg.weights.store import load_dual_encoder
 
 
 @click.command()

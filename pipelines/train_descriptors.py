@@ -17,10 +17,10 @@ from pathlib import Path
 import click
 
 from sn9reg.errors import OutputError, Sn9regError
+from sn9reg.matchers.descriptors.weights import DescriptorOptions, save_descriptor
 from sn9reg.training.config import read_as
 from sn9reg.training.descriptor_config import DescriptorConfig
 from sn9reg.training.descriptor_run import train_descriptor
-from sn9reg.weights.store import DescriptorArchitecture, save_weights
 
 
 @click.command()
@@ -53,7 +53,7 @@ def main(config_path: Path, out: Path | None, resume: bool, steps: int | None, s
 def run(config: DescriptorConfig, out: Path, resume: bool = False) -> Path:
     """Train into a folder; the weights file that came out."""
     task = train_descriptor(config, out, resume, progress=sys.stderr.isatty())
-    save_weights(out / "weights.safetensors", task.network, DescriptorArchitecture(config.patch, config.network))
+    save_descriptor(out / "weights.safetensors", task.network, DescriptorOptions(config.patch, config.network))
     click.echo(str(out / "weights.safetensors"))
     return out / "weights.safetensors"
 

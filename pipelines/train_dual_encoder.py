@@ -17,10 +17,10 @@ from pathlib import Path
 import click
 
 from sn9reg.errors import OutputError, Sn9regError
+from sn9reg.matchers.dual_encoder.weights import DualOptions, save_dual_encoder
 from sn9reg.training.config import read_as
 from sn9reg.training.dual_config import DualConfig
 from sn9reg.training.dual_run import train_dual
-from sn9reg.weights.store import DualArchitecture, save_weights
 
 
 @click.command()
@@ -48,7 +48,7 @@ def main(config_path: Path, out: Path | None, resume: bool, steps: int | None, s
             raise OutputError(f"{out}: cannot be made ({error.strerror})") from error
         task = train_dual(config, out, resume, progress=sys.stderr.isatty())
         weights = out / "weights.safetensors"
-        save_weights(weights, task.network, DualArchitecture(config.aleatoric, config.dropout, config.structure))
+        save_dual_encoder(weights, task.network, DualOptions(config.aleatoric, config.dropout, config.structure))
         click.echo(str(weights))
     except Sn9regError as error:
         click.echo(f"Error: {error}", err=True)

@@ -17,11 +17,11 @@ from pathlib import Path
 import click
 
 from sn9reg.errors import OutputError, Sn9regError
+from sn9reg.matchers.keypoints.weights import DetectorOptions, save_detector
 from sn9reg.raster.radiometry import Modality
 from sn9reg.training.config import read_as
 from sn9reg.training.keypoint_config import KeypointConfig
 from sn9reg.training.keypoint_run import train_keypoints
-from sn9reg.weights.store import DetectorArchitecture, save_weights
 
 
 @click.command()
@@ -53,7 +53,7 @@ def main(
         except OSError as error:
             raise OutputError(f"{out}: cannot be made ({error.strerror})") from error
         task = train_keypoints(config, modality, out, cache, resume, start_from, sys.stderr.isatty())
-        save_weights(out / "weights.safetensors", task.network, DetectorArchitecture(modality, config.network))
+        save_detector(out / "weights.safetensors", task.network, DetectorOptions(modality, config.network))
         click.echo(str(out / "weights.safetensors"))
     except Sn9regError as error:
         click.echo(f"Error: {error}", err=True)

@@ -18,9 +18,9 @@ import click
 
 from sn9reg.errors import Sn9regError
 from sn9reg.matchers.dense.networks.branches import Branches
+from sn9reg.matchers.dense.weights import DenseOptions, save_dense
 from sn9reg.training.config import TrainingConfig, read_config
 from sn9reg.training.run import train
-from sn9reg.weights.store import Architecture, save_weights
 
 
 @click.command()
@@ -52,8 +52,8 @@ def run(config: TrainingConfig, out: Path, resume: bool = False) -> Path:
     task = train(config, out, resume, progress=sys.stderr.isatty())
     network = task.kept()
     assert isinstance(network, Branches)
-    architecture = Architecture(config.network.name, config.shared, task.loss.similarity, config.network.options)
-    save_weights(out / "weights.safetensors", network, architecture)
+    saved = DenseOptions(config.network.name, config.shared, task.loss.similarity, config.network.options)
+    save_dense(out / "weights.safetensors", network, saved)
     click.echo(str(out / "weights.safetensors"))
     return out / "weights.safetensors"
 

@@ -5,8 +5,10 @@ Pydantic does the checking. Matchers, weights and the YAML files of trainings al
 
 from __future__ import annotations
 
+import inspect
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, TypeVar, dataclass_transform
 
@@ -36,12 +38,29 @@ def check(kind: type[T], given: Mapping[str, Any], owner: str) -> T:
     from pydantic import TypeAdapter, ValidationError  # here, so that a command without options does not wait for it
 
     try:
-        content = json.dumps(dict(given), default=repr)
+        content = json.dumps(dict(given), default=_as_text)
         built: T = TypeAdapter(kind).validate_json(content, strict=True)
     except (ValidationError, ConfigError) as error:
         told = _told(error, kind) if isinstance(error, ValidationError) else str(error)
         raise ConfigError(f"{owner}: {told}") from error
     return built
+
+
+def check_call(
+    function: Callable[..., Any], given: Mapping[str, Any], owner: str, besides: Collection[str] = ()
+) -> None:
+    """Raises ConfigError for keyword arguments that a callable without declared options does not take.
+
+    besides: parameters of the callable that are no options.
+    """
+    known = [name for name in inspect.signature(function).parameters if name not in besides]
+    if unknown := sorted(given.keys() - set(known)):
+        raise ConfigError(f"{owner}: there is no option {unknown[0]}; there are: {', '.join(known) or 'none'}")
+
+
+def _as_text(value: object) -> str:
+    """What JSON does not have: a path as its text, anything else as Python shows it."""
+    return os.fspath(value) if isinstance(value, os.PathLike) else repr(value)
 
 
 def _told(error: Any, kind: Any) -> str:

@@ -24,7 +24,6 @@ from sn9reg.judge.evidence import gather
 from sn9reg.judge.verdict import Verdict, judge, refused
 from sn9reg.matchers import DEFAULT_MATCHER
 from sn9reg.matchers.base import Matcher, make_matcher
-from sn9reg.matchers.dense.hybrid import HybridMatcher
 from sn9reg.matchers.dense.search import FeatureExtractor
 from sn9reg.offsets import OffsetMap, from_nodes, node_positions, offsets_between
 from sn9reg.raster.files import PathLike
@@ -229,6 +228,8 @@ def assess(
 
 def witness(pair: ScenePair) -> FeatureExtractor:
     """The features that give evidence, whatever was matched by: the default matcher's."""
+    from sn9reg.matchers.dense.hybrid import HybridMatcher  # here, so that another matcher does without its imports
+
     return HybridMatcher().extractor(pair.overview(pair.sar)[0])
 
 

@@ -10,8 +10,8 @@ from click.testing import CliRunner
 from support.networks import SIMILARITY, untrained
 
 from sn9reg.cli import main
+from sn9reg.matchers.dense.weights import DenseOptions, save_dense
 from sn9reg.simulate import SimulatedScene, simulate
-from sn9reg.weights.store import Architecture, save_weights
 
 # How long an example takes says more of the machine than of the code.
 hypothesis.settings.register_profile("untimed", deadline=None)
@@ -58,7 +58,7 @@ def random_weights(tmp_path_factory):
     def file(name) -> Path:
         path = folder / f"{name}.safetensors"
         if not path.exists():
-            save_weights(path, untrained(name), Architecture(name, True, SIMILARITY[name]))
+            save_dense(path, untrained(name), DenseOptions(name, True, SIMILARITY[name]))
         return path
 
     return file

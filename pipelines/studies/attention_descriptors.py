@@ -37,13 +37,14 @@ from pipelines.studies.runs import noted, trained
 from sn9reg.errors import InputError
 from sn9reg.fit.correspondences import Correspondences, Flags, Floats
 from sn9reg.matchers.descriptors.matcher import FAITHFUL, DescriptorMatcher
+from sn9reg.matchers.descriptors.weights import load_descriptor
 from sn9reg.raster.folders import RegisteredPair, pair_files
 from sn9reg.raster.scene import ScenePair, open_pair
 from sn9reg.score.benchmark import save_patch
 from sn9reg.score.metrics import f_measure, ncm, rmse
 from sn9reg.training.config import read_as
 from sn9reg.training.descriptor_config import DescriptorConfig
-from sn9reg.weights.store import load_descriptor, manifest
+from sn9reg.weights.store import manifest
 
 PROTOCOLS: dict[str, dict[str, Any]] = {"anywhere": {}, "near": {"near": True, "max_offset": 20.0}}
 WITH, WITHOUT = "with attention", "without attention"

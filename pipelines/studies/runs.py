@@ -56,14 +56,14 @@ def apart(measure: Callable[..., dict[str, float]], *arguments: Any) -> dict[str
 
 def run(config: Any, out: Path, resume: bool) -> None:
     from pipelines import train_descriptors, train_matcher
+    from sn9reg.matchers.dual_encoder.weights import DualOptions, save_dual_encoder
     from sn9reg.training.descriptor_config import DescriptorConfig
     from sn9reg.training.dual_config import DualConfig
     from sn9reg.training.dual_run import train_dual
-    from sn9reg.weights.store import DualArchitecture, save_weights
 
     if isinstance(config, DualConfig):
         task = train_dual(config, out, resume=resume, progress=False)
-        architecture = DualArchitecture(config.aleatoric, config.dropout, config.structure)
-        save_weights(out / "weights.safetensors", task.network, architecture)
+        options = DualOptions(config.aleatoric, config.dropout, config.structure)
+        save_dual_encoder(out / "weights.safetensors", task.network, options)
     else:
         (train_descriptors if isinstance(config, DescriptorConfig) else train_matcher).run(config, out, resume)

@@ -14,11 +14,11 @@ from pipelines.common import drawing
 from sn9reg.errors import InputError
 from sn9reg.fit.correspondences import Floats
 from sn9reg.matchers.keypoints.heatmap import gaussian, read_keypoints
+from sn9reg.matchers.keypoints.weights import load_detector
 from sn9reg.raster.grid import Points
 from sn9reg.raster.radiometry import Modality
 from sn9reg.registration import register
 from sn9reg.training.tiles import SceneFiles, TileSet, tile_set
-from sn9reg.weights.store import load_detector
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

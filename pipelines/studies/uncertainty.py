@@ -30,6 +30,7 @@ from sn9reg.many.jobs import peak_memory
 from sn9reg.matchers.dual_encoder.encode import CellEncoder
 from sn9reg.matchers.dual_encoder.network import CELL, DualEncoder
 from sn9reg.matchers.dual_encoder.pairing import nearest_anywhere
+from sn9reg.matchers.dual_encoder.weights import load_dual_encoder
 from sn9reg.matchers.fused import fused
 from sn9reg.raster.folders import RegisteredPair, data_root, pair_files
 from sn9reg.raster.radiometry import SarLog
@@ -37,7 +38,6 @@ from sn9reg.raster.scene import Patch
 from sn9reg.score.metrics import anm, ece, mma, mma_of_truth, reliability, rmse
 from sn9reg.training.config import read_as
 from sn9reg.training.dual_config import DualConfig
-from sn9reg.weights.store import load_dual_encoder
 
 Table = dict[str, dict[str, float]]
 

@@ -15,15 +15,14 @@ from sn9reg.cli import options
 @options.as_json
 def matchers(as_json: bool) -> None:
     """List the matchers and their options."""
-    from sn9reg.matchers.base import matcher_classes
+    from sn9reg.matchers.base import matcher_classes, options_of
 
     table: dict[str, dict[str, Any]] = {}
     for name, item in matcher_classes().items():
         many = getattr(item, "needs_variant", False)  # each by a name of its own, which is no option then
-        known = inspect.signature(item).parameters.values()
         table[f"{name}:NAME" if many else name] = {
             "about": (inspect.getdoc(item) or "").split("\n")[0],
-            "options": {p.name: p.default for p in known if not (many and p.name == "variant")},
+            "options": {key: value for key, value in options_of(item).items() if not (many and key == "variant")},
         }
     if as_json:
         click.echo(json.dumps(table))

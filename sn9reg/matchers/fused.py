@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from typing import TypeVar
 
-from timm.layers import BatchNormAct2d
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
@@ -20,5 +19,5 @@ def fused(network: M) -> M:
         for (name, child), (norm_name, norm) in itertools.pairwise(children):
             if isinstance(child, nn.Conv2d | nn.ConvTranspose2d) and isinstance(norm, nn.BatchNorm2d):
                 setattr(module, name, fuse_conv_bn_eval(child, norm, isinstance(child, nn.ConvTranspose2d)))
-                setattr(module, norm_name, norm.act if isinstance(norm, BatchNormAct2d) else nn.Identity())
+                setattr(module, norm_name, getattr(norm, "act", nn.Identity()))
     return network

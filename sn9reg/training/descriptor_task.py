@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 from typing import Any
 
 import lightning
@@ -11,10 +12,10 @@ from torch import Tensor
 
 from sn9reg.errors import ConfigError
 from sn9reg.matchers.descriptors.network import distances
+from sn9reg.matchers.descriptors.weights import DescriptorOptions, build
 from sn9reg.training.descriptor_config import DescriptorConfig
 from sn9reg.training.descriptor_data import PatchPairs
 from sn9reg.training.losses import hardest_in_batch
-from sn9reg.weights.store import DescriptorArchitecture
 
 _SLOWLY = 0.02
 
@@ -27,7 +28,7 @@ class DescriptorTask(lightning.LightningModule):
         super().__init__()
         self.automatic_optimization = False  # for the cached gradients
         self.config = config
-        network = DescriptorArchitecture(config.patch, config.network).build()
+        network = build(asdict(DescriptorOptions(config.patch, config.network)))
         self.network = network.to(memory_format=torch.channels_last)
         self.held_out: list[tuple[Tensor, Tensor]] = []
 

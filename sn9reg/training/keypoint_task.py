@@ -12,9 +12,9 @@ from torch.utils.data import DataLoader
 
 from sn9reg.errors import ConfigError
 from sn9reg.matchers.keypoints.heatmap import gaussian, read_keypoints
+from sn9reg.matchers.keypoints.weights import build
 from sn9reg.training.displaced import KeypointSample
 from sn9reg.training.keypoint_data import KeypointData, TileSamples
-from sn9reg.weights.store import DetectorArchitecture
 
 _REGION = math.exp(-0.5 * 3**2)  # of a label: what stands above its value at three sigma
 
@@ -37,7 +37,7 @@ class KeypointTask(lightning.LightningModule):
     def __init__(self, data: KeypointData) -> None:
         super().__init__()
         self.data, self.config = data, data.config
-        network = DetectorArchitecture(data.finds, data.config.network).build()
+        network = build({"finds": data.finds, "options": data.config.network})
         if data.config.tile % network.divisor:
             raise ConfigError(f"a tile of {data.config.tile} px is no multiple of the {network.divisor} of this depth")
         self.network = network.to(memory_format=torch.channels_last)

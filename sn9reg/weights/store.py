@@ -1,140 +1,52 @@
-"""Writing and reading weights: those of dense networks, of keypoint detectors and of descriptors.
+"""Writing and reading weights of any network. What a network's options are and how it is built, its own folder knows.
 
-A file is a safetensors file whose header says, beside the tensors, which network they belong to. Those that ship stand
-in manifest.json with their checksum and their card: data and licences, recipe, seed, commit, measured table.
+A weights file is a safetensors file. Its header says, beside the tensors, of what kind the network is and with which
+options it is built: `{"kind": ..., "options": {...}}`. The files that ship stand in manifest.json with their checksum
+and their card: data and licences, recipe, seed, commit, measured table.
 """
 
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 import textwrap
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from sn9reg.errors import ConfigError, InputError, OutputError, check_options
-from sn9reg.matchers.dense.correlation import Similarity
-from sn9reg.matchers.dense.networks.branches import Branches
-from sn9reg.matchers.dense.networks.table import build
-from sn9reg.matchers.descriptors.network import DenseFusion
-from sn9reg.matchers.descriptors.patches import PatchLayout
-from sn9reg.matchers.dual_encoder.network import DualEncoder
-from sn9reg.matchers.keypoints.network import HeatmapUNet
+from sn9reg.errors import ConfigError, InputError, OutputError
+from sn9reg.options import check, options
 from sn9reg.raster.files import PathLike, atomic_output
-from sn9reg.raster.radiometry import Modality
 
-_HEADER = "sn9reg"
+N = TypeVar("N", bound=nn.Module)
+
+_KEY = "sn9reg"
 _PICKLED = "pickled weights can run code and are refused; give a .safetensors file"
 
 
-@dataclass(frozen=True)
-class Architecture:
-    """What a dense network's file is for. similarity: the surface that it was trained to be compared by."""
-
-    network: str
-    shared: bool
-    similarity: Similarity = "cc"
-    options: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def kind(self) -> str:
-        return f"network {self.network}"
-
-    def build(self) -> Branches:
-        """The network, with new weights. Raises ConfigError for what there is not."""
-        if self.similarity not in get_args(Similarity):
-            raise ConfigError(f"there is no similarity {self.similarity!r}")
-        return build(self.network, self.shared, **self.options)
+@options
+class _Header:
+    kind: str
+    options: dict[str, Any]
 
 
-@dataclass(frozen=True)
-class DetectorArchitecture:
-    """What a keypoint detector's file is for: the modality that it finds keypoints in, and its network's options."""
+def save(path: PathLike, network: nn.Module, kind: str, options: Mapping[str, Any]) -> None:
+    """Write a network's state, each tensor in half precision where that does not overflow.
 
-    finds: Modality
-    options: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def kind(self) -> str:
-        return f"{self.finds} keypoint detector"
-
-    def build(self) -> HeatmapUNet:
-        """The network, with new weights. Raises ConfigError for what there is not."""
-        known = [name for name in inspect.signature(HeatmapUNet).parameters if name != "finds"]
-        check_options("a keypoint detector", self.options, known)
-        return HeatmapUNet(self.finds, **self.options)
-
-
-@dataclass(frozen=True)
-class DescriptorArchitecture:
-    """What a descriptor's file is for: what it sees, and its network's other options."""
-
-    patch: PatchLayout
-    network: dict[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if isinstance(self.patch, dict):  # as it stands in a file's header
-            object.__setattr__(self, "patch", PatchLayout(**self.patch))
-        if not isinstance(self.patch, PatchLayout):
-            raise TypeError(f"patch is {self.patch!r}, no layout")
-
-    @property
-    def kind(self) -> str:
-        return "patch descriptor"
-
-    def build(self) -> DenseFusion:
-        """The network, with new weights. Raises ConfigError for what there is not."""
-        given = ("in_channels", "side")
-        known = [name for name in inspect.signature(DenseFusion).parameters if name not in given]
-        check_options("a patch descriptor", self.network, known)
-        return DenseFusion(self.patch.channels, self.patch.side, **self.network)
-
-
-@dataclass(frozen=True)
-class DualArchitecture:
-    """What a dual encoder's file is for: the options of its network, see `DualEncoder`."""
-
-    aleatoric: bool = True
-    dropout: float = 1.0
-    structure: bool = False
-
-    @property
-    def kind(self) -> str:
-        return "dual encoder"
-
-    def build(self) -> DualEncoder:
-        """The network, with new weights. Raises ConfigError for what there is not."""
-        flags = isinstance(self.aleatoric, bool) and isinstance(self.structure, bool)
-        number = isinstance(self.dropout, int | float) and not isinstance(self.dropout, bool)
-        if not flags or not number or not 0 <= self.dropout <= 5:
-            raise ConfigError(f"there is no dual encoder with {self}")
-        return DualEncoder(self.aleatoric, self.dropout, self.structure)
-
-
-A = TypeVar("A", Architecture, DetectorArchitecture, DescriptorArchitecture, DualArchitecture)
-_WHAT: dict[Any, str] = {
-    Architecture: "dense network",
-    DetectorArchitecture: "keypoint detector",
-    DescriptorArchitecture: "patch descriptor",
-    DualArchitecture: "dual encoder",
-}
-
-
-def save_weights(path: PathLike, network: nn.Module, architecture: Any) -> None:
-    """Write a network's state, each tensor in half precision where that does not overflow. Raises OutputError where the
-    file cannot be written."""
+    kind: what the network is, e.g. "keypoint detector". options: what `load` gives to `build`; as JSON has values.
+    Raises OutputError where the file cannot be written.
+    """
     state = {key: _half(value).contiguous() for key, value in network.state_dict().items()}
+    header = json.dumps({"kind": kind, "options": dict(options)})
     with atomic_output(path, overwrite=True) as temporary:
         try:
-            save_file(state, str(temporary), metadata={_HEADER: json.dumps(asdict(architecture))})
+            save_file(state, str(temporary), metadata={_KEY: header})
         except SafetensorError as error:  # of a full disk, too
             raise OutputError(f"{path}: cannot be written ({error})") from error
 
@@ -146,33 +58,40 @@ def _half(value: torch.Tensor) -> torch.Tensor:
     return half if bool(torch.isfinite(half).all()) else value
 
 
-def load_weights(path: PathLike, sha256: str | None = None, kind: type[A] = Architecture) -> tuple[Any, A]:  # type: ignore[assignment]
-    """The network of a weights file, float32, ready to be used, and what it is: `Branches` for an `Architecture`, a
-    `HeatmapUNet` for a `DetectorArchitecture`, a `DenseFusion` for a `DescriptorArchitecture`, a `DualEncoder` for a
-    `DualArchitecture`.
+def load(
+    path: PathLike, kind: str, build: Callable[[dict[str, Any]], N], sha256: str | None = None
+) -> tuple[N, dict[str, Any]]:
+    """The network of a weights file, float32, in evaluation mode, and the options that it was built with.
 
+    build: makes the network, with any weights, from the file's options; raises ConfigError where they make no sense.
+    sha256: the checksum that the file must have.
     Raises InputError for a file that is missing, damaged, no safetensors file (pickles are refused: they can run
-    code), for another checksum than `sha256`, for another kind of network, and for tensors that do not fit it.
+    code), or of another kind, for another checksum, and for tensors that are not finite or do not fit the network.
     """
     path = Path(path)
-    header, state = _read(path, sha256)
+    text, state = _read(path, sha256)
     try:
-        content = json.loads(header)
-        for other in _WHAT.keys() - {kind}:
-            if isinstance(content, dict) and content.keys() == other.__dataclass_fields__.keys():
-                raise InputError(f"{path}: holds a {other(**content).kind}, not a {_WHAT[kind]}")
-        architecture = kind(**content)
-        network = architecture.build()
+        header = _parsed(text)
+        if header.kind != kind:
+            raise InputError(f"{path}: holds a {header.kind}, not a {kind}")
+        network = build(header.options)
         network.load_state_dict(state)
     except (ValueError, TypeError, ConfigError, RecursionError) as error:
         raise InputError(f"{path}: its header is not one that this version knows ({error})") from error
     except RuntimeError as error:
         first = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
         first = textwrap.shorten(first, 160, placeholder=" ...")
-        raise InputError(f"{path}: holds no weights of the {architecture.kind} ({first})") from error
+        raise InputError(f"{path}: holds no weights of the {kind} that its header describes ({first})") from error
     if not all(bool(torch.isfinite(value).all()) for value in network.state_dict().values()):
         raise InputError(f"{path}: holds weights that are not finite")
-    return network.float().eval(), architecture
+    return network.float().eval(), header.options
+
+
+def _parsed(text: str) -> _Header:
+    content = json.loads(text)
+    if not isinstance(content, dict):
+        raise ValueError(f"a {type(content).__name__} instead of kind and options")
+    return check(_Header, content, "weights")
 
 
 def _read(path: Path, sha256: str | None) -> tuple[str, dict[str, torch.Tensor]]:
@@ -189,7 +108,7 @@ def _read(path: Path, sha256: str | None) -> tuple[str, dict[str, torch.Tensor]]
         raise InputError(f"{path}: its checksum is not that of the manifest: the file is damaged, install sn9reg again")
     try:
         with safe_open(path, "pt") as source:
-            header = (source.metadata() or {}).get(_HEADER)
+            header = (source.metadata() or {}).get(_KEY)
             state = {key: source.get_tensor(key) for key in source.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         # Only now: the length with which a good file begins may look like either.
@@ -202,54 +121,23 @@ def _read(path: Path, sha256: str | None) -> tuple[str, dict[str, torch.Tensor]]
 
 
 def manifest() -> dict[str, dict[str, Any]]:
-    """Network -> card of the weights that ship."""
+    """Name -> card of the weights that ship."""
     cards: dict[str, dict[str, Any]] = json.loads(files("sn9reg.weights").joinpath("manifest.json").read_text())
     return cards
 
 
-def shipped(name: str) -> tuple[Branches, Architecture]:
-    """The network of that name with the weights that ship. Raises InputError where none do, or they are damaged."""
-    train = f"pipelines.train_matcher pipelines/training/{name}.yaml"
-    return _shipped(name, Architecture, f"no weights of {name} ship", train, "weights=FILE")
+def shipped(
+    name: str, kind: str, build: Callable[[dict[str, Any]], N], recipe: str = "", option: str = "weights"
+) -> tuple[N, dict[str, Any]]:
+    """As `load`, of the weights of that name that ship.
 
-
-def load_detector(finds: Modality, weights: PathLike | None = None) -> HeatmapUNet:
-    """The detector of that modality's keypoints in a file, or the one that ships. Raises InputError as `load_weights`,
-    and for a detector of the other modality."""
-    if weights is None:
-        return shipped_detector(finds)[0]
-    network, architecture = load_weights(weights, kind=DetectorArchitecture)
-    if architecture.finds != finds:
-        raise InputError(f"{weights}: holds a detector of {architecture.finds} keypoints, not of {finds} ones")
-    return network
-
-
-def shipped_detector(finds: Modality) -> tuple[HeatmapUNet, DetectorArchitecture]:
-    """The detector of that modality's keypoints that ships. Raises InputError where none does, or it is damaged."""
-    train = f"pipelines.train_keypoints pipelines/training/keypoints.yaml --finds {finds}"
-    name, missing = f"keypoints-{finds}", f"no detector of {finds} keypoints ships"
-    return _shipped(name, DetectorArchitecture, missing, train, f"{finds}_weights=FILE")
-
-
-def load_descriptor(weights: PathLike | None = None) -> tuple[DenseFusion, DescriptorArchitecture]:
-    """The descriptor in a file, or the one that ships. Raises InputError as `load_weights`, and where none ships."""
-    if weights is not None:
-        return load_weights(weights, kind=DescriptorArchitecture)
-    train = "pipelines.train_descriptors pipelines/training/descriptors.yaml"
-    return _shipped("descriptors", DescriptorArchitecture, "no descriptor ships", train, "weights=FILE")
-
-
-def load_dual_encoder(weights: PathLike | None = None) -> DualEncoder:
-    """The dual encoder in a file, or the one that ships. Raises InputError as `load_weights`, and where none ships."""
-    if weights is not None:
-        return load_weights(weights, kind=DualArchitecture)[0]
-    train = "pipelines.train_dual_encoder pipelines/training/dual-encoder.yaml"
-    return _shipped("dual-encoder", DualArchitecture, "no dual encoder ships", train, "weights=FILE")[0]
-
-
-def _shipped(name: str, kind: type[A], missing: str, train: str, option: str) -> tuple[Any, A]:
+    recipe: what trains such weights, as `pipelines.train` takes it; by default the YAML file of that name.
+    option: the matcher's option that takes a file.
+    Raises InputError where none ship, or they are damaged.
+    """
     cards = manifest()
     if name not in cards:
-        raise InputError(f"{missing} with sn9reg; train it, python -m {train}, then --matcher-option {option}")
+        how = f"train some, python -m pipelines.train pipelines/training/{recipe or f'{name}.yaml'}"
+        raise InputError(f"no weights of {name} ship with sn9reg; {how}, then --matcher-option {option}=FILE")
     path = Path(str(files("sn9reg.weights").joinpath(cards[name]["file"])))
-    return load_weights(path, cards[name]["sha256"], kind)
+    return load(path, kind, build, cards[name]["sha256"])

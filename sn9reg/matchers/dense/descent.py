@@ -7,25 +7,25 @@ its own evidence supports emits the correspondences: sub-pixel peaks that surviv
 
 from __future__ import annotations
 
-import inspect
 import logging
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from annotated_types import Ge, Gt
 from torch import Tensor
 
 from sn9reg import progress
-from sn9reg.errors import ConfigError
 from sn9reg.fit.correspondences import Correspondences
 from sn9reg.fit.neighbours import witnesses_agree
 from sn9reg.matchers.dense.correlation import Peaks, Similarity, find_peaks, masked_similarity
 from sn9reg.matchers.dense.lattice import Field, Lattice, smooth_field
 from sn9reg.matchers.dense.search import FeatureExtractor, Level, Surfaces, search
 from sn9reg.matchers.dense.votes import aggregate, centred
+from sn9reg.options import check, options
 from sn9reg.raster.grid import Points, Window
 from sn9reg.raster.radiometry import Modality
 from sn9reg.raster.scene import Patch, ScenePair
@@ -127,54 +127,45 @@ def to_common(level_xy: Points, factor: int) -> Points:
     return (level_xy + 0.5) * factor - 0.5
 
 
-class TemplateMatcher:
-    """Base of the dense matchers. A subclass gives `name` and `extractor`.
+@options
+class TemplateOptions:
+    """Options of every dense matcher.
 
-    max_offset: largest shift looked for, metres. template: side of a template, pixels of its level; half of it on the
-    way down. spacing: step of the lattice where templates are whole, pixels of its level (default half a template, less
-    in a scene of few). max_templates: at most about this many at the last level, half as many on the way down.
+    max_offset: largest shift looked for, metres.
+    template: side of a template, pixels of its level; half of it on the way down.
+    spacing: step of the lattice where templates are whole, pixels of its level; by default half a template, less in a
+    scene of few.
+    max_templates: at most about this many at the last level, half as many on the way down.
     work_megapixels: the finest level is the first whose overlap has no more pixels than this.
     """
 
+    max_offset: Annotated[float, Gt(0)] = 150.0
+    template: Annotated[int, Ge(16)] = 96
+    spacing: Annotated[float, Gt(0)] | None = None
+    max_templates: Annotated[int, Ge(1)] = 1600
+    work_megapixels: Annotated[float, Gt(0)] = 40.0
+
+
+class TemplateMatcher:
+    """Base of the dense matchers. A subclass gives `name` and `extractor`, and `Options` where it has more of them.
+
+    Raises ConfigError for options that make no sense.
+    """
+
     name: str
-    __signature__: ClassVar[inspect.Signature]
+    Options: ClassVar[type[Any]] = TemplateOptions
     margin = 20  # pixels within which a feature feels the border of what it is computed from; beyond, hardly
     similarity: Similarity = "cc"  # by which the features are compared
     cell = 1  # side of what a feature is computed for, pixels: the finest "pixel" of a level
 
-    def __init__(
-        self,
-        max_offset: float = 150.0,
-        template: int = 96,
-        spacing: float | None = None,
-        max_templates: int = 1600,
-        work_megapixels: float = 40.0,
-    ) -> None:
-        _check_number("max_offset", max_offset)
-        _check_number("template", template, 16)
-        _check_number("spacing", 1 if spacing is None else spacing)
-        _check_number("max_templates", max_templates, 1)
-        _check_number("work_megapixels", work_megapixels)
-        self.max_offset = max_offset
-        self.template = template
-        self.spacing = spacing or template / 2
-        self.dense = spacing is None  # closer in a scene of few templates
-        self.max_templates = max_templates
-        self.work_megapixels = work_megapixels
-
-    def __init_subclass__(cls) -> None:
-        """What a subclass hands on as **options are options of its own: whoever lists them is to see them all."""
-        super().__init_subclass__()
-        found: dict[str, inspect.Parameter] = {}
-        for kind in cls.__mro__:
-            if "__init__" not in vars(kind):
-                continue
-            parameters = list(inspect.signature(vars(kind)["__init__"]).parameters.values())[1:]
-            handed_on = [p for p in parameters if p.kind is p.VAR_KEYWORD]
-            found |= {p.name: p for p in parameters if p not in handed_on and p.name not in found}
-            if not handed_on:
-                break
-        cls.__signature__ = inspect.Signature(list(found.values()))
+    def __init__(self, **options: Any) -> None:
+        self.options = check(self.Options, options, f"matcher {self.name!r}")
+        self.max_offset: float = self.options.max_offset
+        self.template: int = self.options.template // self.cell
+        self.spacing: float = self.options.spacing or self.template / 2
+        self.dense = self.options.spacing is None  # closer in a scene of few templates
+        self.max_templates: int = self.options.max_templates
+        self.work_megapixels: float = self.options.work_megapixels
 
     def extractor(self, sar: Patch, whole: bool = False) -> FeatureExtractor:
         """What turns patches into features, see `dense.tiles.FeatureExtractor`. sar: a sample of the SAR scene, e.g.
@@ -294,14 +285,6 @@ def mirrored(extract: FeatureExtractor, rim: int) -> FeatureExtractor:
         return features[:, rim : rim + height, rim : rim + width]
 
     return around
-
-
-def _check_number(option: str, value: object, at_least: int = 0) -> None:
-    """Raises ConfigError for what is no number above zero or, with `at_least`, no whole number from there on."""
-    kinds, kind = ((int,), f"a whole number from {at_least}") if at_least else ((int, float), "a number above zero")
-    good = isinstance(value, kinds) and not isinstance(value, bool) and max(0, at_least) <= value < math.inf
-    if not good or value == 0:
-        raise ConfigError(f"matcher option {option} is {value!r}, not {kind}")
 
 
 def _confirmed_share(matches: Correspondences, level: Level) -> float:

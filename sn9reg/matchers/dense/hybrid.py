@@ -3,44 +3,54 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from dataclasses import fields
+from typing import Annotated, Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
+from annotated_types import Ge, Le
 from torch import Tensor
 
-from sn9reg.errors import ConfigError
 from sn9reg.matchers.dense.correlation import Similarity
-from sn9reg.matchers.dense.learned import LearnedMatcher
+from sn9reg.matchers.dense.descent import TemplateOptions
+from sn9reg.matchers.dense.learned import LearnedMatcher, LearnedOptions
 from sn9reg.matchers.dense.search import FeatureExtractor
 from sn9reg.matchers.dense.structure import StructureMatcher
+from sn9reg.options import options
 from sn9reg.raster.radiometry import Modality
 from sn9reg.raster.scene import Patch
 
 _NEIGHBOURHOOD = 72  # pixels, about a template's side
 
 
+@options
+class HybridOptions(LearnedOptions):
+    """Options of the hybrid.
+
+    learned: share of the similarity that the network's features carry; the rest is that of the untrained ones.
+    """
+
+    learned: Annotated[float, Ge(0), Le(1)] = 0.4
+
+
 class HybridMatcher(LearnedMatcher):
     """Features of the slim U-Net beside orientation energies. The default.
 
-    learned: share of the similarity that the network's features carry, 0 to 1; the rest is that of the untrained
-    orientation energies. A trained network tells apart what untrained features cannot; these are the sharper, and do
-    not mind a sensor that nobody trained on. Other options as in `LearnedMatcher`.
-    Raises ConfigError for a share out of range.
+    A trained network tells apart what untrained features cannot; these are the sharper, and do not mind a sensor that
+    nobody trained on. Raises as `LearnedMatcher`.
     """
 
     name = "hybrid"
     network = "slim-unet"
+    Options = HybridOptions
 
-    def __init__(self, learned: float = 0.4, weights: str | None = None, **options: Any) -> None:
-        super().__init__(weights, **options)
-        if isinstance(learned, bool) or not isinstance(learned, int | float) or not 0 <= learned <= 1:
-            raise ConfigError(f"matcher option learned is {learned!r}, not a number from 0 to 1")
-        self.learned = learned
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.learned: float = self.options.learned
         self.similarity: Similarity = "cc"  # whatever the network was trained by, see `locally_standardised`
-        self._structure = StructureMatcher(**options)
+        self._structure = StructureMatcher(**{f.name: getattr(self.options, f.name) for f in fields(TemplateOptions)})
         self.margin = max(self.margin, self._structure.margin)
 
     def extractor(self, sar: Patch, whole: bool = False) -> FeatureExtractor:

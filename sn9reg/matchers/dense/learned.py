@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import cv2
@@ -10,33 +11,45 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from sn9reg.errors import ConfigError, InputError
-from sn9reg.matchers.dense.descent import TemplateMatcher
+from sn9reg.errors import InputError
+from sn9reg.matchers.dense.descent import TemplateMatcher, TemplateOptions
+from sn9reg.matchers.dense.networks.table import module_of
 from sn9reg.matchers.dense.search import FeatureExtractor
+from sn9reg.matchers.dense.weights import load_dense, shipped_dense
 from sn9reg.matchers.fused import fused
+from sn9reg.options import options
 from sn9reg.raster.radiometry import Modality, SarLog, optical_grey, standardise
 from sn9reg.raster.scene import Patch
-from sn9reg.weights.store import load_weights, shipped
 
 _SURROUNDINGS = 9  # pixels
 
 
+@options
+class LearnedOptions(TemplateOptions):
+    """Options of a dense matcher that runs a network.
+
+    weights: a .safetensors file; those that ship if not given.
+    """
+
+    weights: str | None = None
+
+
 class LearnedMatcher(TemplateMatcher):
-    """A subclass gives `network` and `name`. weights: a .safetensors file; those that ship if not given. Other options
-    as in `TemplateMatcher`. Raises InputError where there are no weights or they do not fit."""
+    """A subclass gives `network` and `name`. Raises ConfigError for options that make no sense, InputError where there
+    are no weights or they do not fit."""
 
     network: str  # its name in `networks/table.py`
+    Options = LearnedOptions
 
-    def __init__(self, weights: str | None = None, **options: Any) -> None:
+    def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        if not isinstance(weights, str | None):
-            raise ConfigError(f"matcher option weights is {weights!r}, not the name of a file")
-        network, architecture = shipped(self.network) if weights is None else load_weights(weights)
-        if architecture.network != self.network:
-            raise InputError(f"{weights}: holds weights of {architecture.network}, not of {self.network}")
-        if architecture.options.get("in_channels", 1) != 1:
+        weights = self.options.weights
+        network, saved = shipped_dense(self.network) if weights is None else load_dense(weights)
+        if saved.network != self.network:
+            raise InputError(f"{weights}: holds weights of {saved.network}, not of {self.network}")
+        if saved.options.get("in_channels", 1) != 1:
             raise InputError(f"{weights}: is for images of several channels; a matcher gives one")
-        self.similarity = architecture.similarity
+        self.similarity = saved.similarity
         self.margin, self.own_weights = network.margin, weights is not None
         self._branches = fused(network).to(memory_format=torch.channels_last)
 
@@ -61,31 +74,8 @@ def _textured(image: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     return (square - mean**2 > 1e-5).astype(np.float32)
 
 
-class SlimUNetMatcher(LearnedMatcher):
-    """Slim U-Net of sn9reg's own, trained on real pairs; fast."""
-
-    name = network = "slim-unet"
-
-
-class MCGFMatcher(LearnedMatcher):
-    """Multiscale convolutional gradient features."""
-
-    name = network = "mcgf"
-
-
-class OSMNetMatcher(LearnedMatcher):
-    """OSMNet: residual features at full resolution."""
-
-    name = network = "osmnet"
-
-
-class FFTUNetMatcher(LearnedMatcher):
-    """FFT U-Net: a classic U-Net."""
-
-    name = network = "fft-unet"
-
-
-class MARUNetMatcher(LearnedMatcher):
-    """MARU-Net: multiscale attention-gated residual U-Net."""
-
-    name = network = "maru-net"
+@cache
+def matcher_of(network: str) -> type[LearnedMatcher]:
+    """The matcher that runs a network of the table; it has its name, and the first line of its file says what it is."""
+    about = (module_of(network).__doc__ or "").split("\n")[0]
+    return type(f"{network} matcher", (LearnedMatcher,), {"name": network, "network": network, "__doc__": about})

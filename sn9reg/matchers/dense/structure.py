@@ -15,7 +15,7 @@ from sn9reg.raster.scene import Patch
 
 
 class StructureMatcher(TemplateMatcher):
-    """Log-Gabor orientation energies, normalised per pixel. Needs no training. Options as in `TemplateMatcher`."""
+    """Log-Gabor orientation energies, normalised per pixel. Needs no training."""
 
     name = "structure"
 

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from annotated_types import Ge, Gt, Le
 from torch import Tensor
 
 from sn9reg import progress
@@ -31,15 +32,16 @@ from sn9reg.matchers.dense.search import Level
 from sn9reg.matchers.descriptors.describe import NOTHING, Described, Describer, LearnedDescriber, describe_scene
 from sn9reg.matchers.descriptors.mim import LAYOUT, MimDescriber
 from sn9reg.matchers.descriptors.nearest import nearest
+from sn9reg.matchers.descriptors.patches import PatchLayout
 from sn9reg.matchers.descriptors.pose import agreement, find_pose
+from sn9reg.matchers.descriptors.weights import load_descriptor
+from sn9reg.options import check, options
 from sn9reg.raster.grid import Window
 from sn9reg.raster.radiometry import Image, Mask, Modality, SarLog, fill_invalid, optical_grey, standardise
 from sn9reg.raster.scene import Patch, ScenePair, through
-from sn9reg.weights.store import load_descriptor
 
 log = logging.getLogger(__name__)
 
-Descriptor = Literal["learned", "mim"]
 Matrix = npt.NDArray[np.float64]
 
 # What makes the matcher that of the paper.
@@ -78,67 +80,66 @@ class _Looks:
         return max(warps, key=lambda warp: agreement(*self.images, _on_common(warp, 1 / self.factor)))
 
 
+@options
+class MatcherOptions:
+    """Options of the descriptor matcher.
+
+    descriptor: `learned`, or `mim`, which needs no training.
+    weights: a .safetensors file of the learned one; those that ship if not given.
+    pose: how the SAR image lies: `search` for its rotation and scale, trust the georeference (`none`), or `auto`, the
+    search where there is no georeference or where it leads to no matches.
+    turn: largest rotation looked for, degrees.
+    zoom: largest scale, and its inverse the smallest.
+    near: partners are looked for within max_offset metres of where the georeference says, or near where the pose does;
+    else everywhere.
+    max_offset: largest shift looked for, metres.
+    max_points: optical keypoints, about.
+    oriented: each keypoint is described along an orientation of its own, which survives rotations without a pose.
+    mutual: a match must be the nearest from either side.
+    adaptive: matches must pass the adaptive ratio.
+    threshold: of RANSAC, pixels.
+    refine: pixels are compared around keypoints where the warp puts them; else the descriptors' own inliers are the
+    matches.
+    scale: by which patches are larger than the descriptor has them.
+    """
+
+    descriptor: Literal["learned", "mim"] = "learned"
+    weights: str | None = None
+    pose: Literal["auto", "search", "none"] = "auto"
+    turn: Annotated[float, Ge(0), Le(180)] = 180.0
+    zoom: Annotated[float, Ge(1), Le(8)] = 2.0
+    near: bool = True
+    max_offset: Annotated[float, Gt(0)] = 150.0
+    max_points: Annotated[int, Ge(1)] = 600
+    oriented: bool = False
+    mutual: bool = False
+    adaptive: bool = True
+    threshold: Annotated[float, Gt(0)] = _THRESHOLD
+    refine: bool = True
+    scale: Annotated[float, Ge(0.1), Le(10)] = 1.0
+
+    def __post_init__(self) -> None:
+        if self.descriptor == "mim" and self.weights is not None:
+            raise ConfigError("weights are for the learned descriptor; mim has none")
+
+
 class DescriptorMatcher:
     """Sparse keypoints, described and matched: for a SAR image that is turned or scaled.
 
-    descriptor: `learned`, or `mim`, which needs no training. weights: a .safetensors file of the learned one; those
-    that ship if not given. pose: how the SAR image lies: `search` for its rotation and scale, trust the georeference
-    (`none`), or `auto`, the search where there is no georeference or where it leads to no matches. turn: largest
-    rotation looked for, degrees. zoom: largest scale, and its inverse the smallest. near: partners are looked for
-    within max_offset metres of where the georeference says, or near where the pose does; else everywhere. max_points:
-    optical keypoints, about. oriented: each keypoint is described along an orientation of its own, which survives
-    rotations without a pose. mutual: a match must be the nearest from either side. adaptive: matches must pass the
-    adaptive ratio. threshold: of RANSAC, pixels. refine: pixels are compared around keypoints where the warp puts
-    them; else the descriptors' own inliers are the matches. scale: by which patches are larger than the descriptor
-    has them.
     Raises InputError where there are no weights or they do not fit, ConfigError for options that make no sense.
     """
 
     name = "descriptors"
+    Options = MatcherOptions
 
-    def __init__(
-        self,
-        descriptor: str = "learned",
-        weights: str | None = None,
-        pose: str = "auto",
-        turn: float = 180.0,
-        zoom: float = 2.0,
-        near: bool = True,
-        max_offset: float = 150.0,
-        max_points: int = 600,
-        oriented: bool = False,
-        mutual: bool = False,
-        adaptive: bool = True,
-        threshold: float = _THRESHOLD,
-        refine: bool = True,
-        scale: float = 1.0,
-    ) -> None:
-        _one_of("descriptor", descriptor, get_args(Descriptor))
-        _one_of("pose", pose, ("auto", "search", "none"))
-        for option, value, low, high in (
-            ("turn", turn, 0, 180),
-            ("zoom", zoom, 1, 8),
-            ("max_offset", max_offset, 1e-9, math.inf),
-            ("threshold", threshold, 1e-9, math.inf),
-            ("scale", scale, 0.1, 10),
-        ):
-            number = isinstance(value, int | float) and not isinstance(value, bool)
-            if not number or not low <= value <= high or math.isinf(value):
-                raise ConfigError(f"matcher option {option} is {value!r}, not a number from {low:g} to {high:g}")
-        if isinstance(max_points, bool) or not isinstance(max_points, int) or max_points < 1:
-            raise ConfigError(f"matcher option max_points is {max_points!r}, not a whole number from 1")
-        flags = {"near": near, "oriented": oriented, "mutual": mutual, "adaptive": adaptive, "refine": refine}
-        for option, flag in flags.items():
-            if not isinstance(flag, bool):
-                raise ConfigError(f"matcher option {option} is {flag!r}, not true or false")
-        if not isinstance(weights, str | None):
-            raise ConfigError(f"matcher option weights is {weights!r}, not the name of a file")
-        if descriptor == "mim" and weights is not None:
-            raise ConfigError("matcher option weights is for the learned descriptor; mim has none")
-        self.pose, self.turn, self.zoom, self.near = pose, turn, zoom, near
-        self.max_offset, self.max_points, self.oriented, self.mutual = max_offset, max_points, oriented, mutual
-        self.adaptive, self.threshold, self.refine = adaptive, threshold, refine
-        self.describer, self.own_weights = _describer(descriptor, weights, scale), weights is not None
+    def __init__(self, **options: Any) -> None:
+        given = check(MatcherOptions, options, f"matcher {self.name!r}")
+        self.pose, self.turn, self.zoom, self.near = given.pose, given.turn, given.zoom, given.near
+        self.max_offset, self.max_points = given.max_offset, given.max_points
+        self.oriented, self.mutual, self.adaptive = given.oriented, given.mutual, given.adaptive
+        self.threshold, self.refine = given.threshold, given.refine
+        self.describer = _describer(given.descriptor, given.weights, given.scale)
+        self.own_weights = given.weights is not None
 
     def match(self, pair: ScenePair) -> Correspondences:
         """Correspondences at keypoints, possibly none. Raises InputError where a scene cannot be read."""
@@ -281,9 +282,14 @@ def _inliers(putative: Correspondences, models: list[tuple[Matrix, Flags]]) -> C
 
 def _describer(descriptor: str, weights: str | None, scale: float) -> Describer:
     if descriptor == "mim":
-        return MimDescriber(replace(LAYOUT, scale=LAYOUT.scale * scale))
-    network, architecture = load_descriptor(weights)
-    return LearnedDescriber(network, replace(architecture.patch, scale=architecture.patch.scale * scale))
+        return MimDescriber(_scaled(LAYOUT, scale))
+    network, saved = load_descriptor(weights)
+    return LearnedDescriber(network, _scaled(saved.patch, scale))
+
+
+def _scaled(layout: PatchLayout, scale: float) -> PatchLayout:
+    """Raises ConfigError where the patches get too small or too large."""
+    return check(PatchLayout, asdict(layout) | {"scale": layout.scale * scale}, "matcher 'descriptors', its patches")
 
 
 def _grey(patch: Patch) -> Image:
@@ -305,8 +311,3 @@ def _confirmed_share(matches: Correspondences) -> float:
     """Share of the places tried whose matches neighbours confirm."""
     confirmed = int(witnesses_agree(matches).sum())
     return confirmed / max(1, matches.tried)
-
-
-def _one_of(option: str, value: object, known: Sequence[str]) -> None:
-    if value not in known:
-        raise ConfigError(f"matcher option {option} is {value!r}, not one of {', '.join(known)}")

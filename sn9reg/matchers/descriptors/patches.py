@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Annotated, Literal
 
 import torch
+from annotated_types import Ge, Le
 from kornia.filters import gaussian_blur2d
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
-from sn9reg.errors import ConfigError
 from sn9reg.features.orientation import orientation_features
+from sn9reg.options import options
 
 Inputs = Literal["grey", "energy", "both"]
 ORIENTATIONS = 6
@@ -21,26 +21,19 @@ _ENERGIES = len(_WAVELENGTHS) * ORIENTATIONS
 _CHANNELS = {"grey": 1, "energy": _ENERGIES, "both": 1 + _ENERGIES}
 
 
-@dataclass(frozen=True)
+@options
 class PatchLayout:
-    """side: of a patch, its own pixels. scale: image pixels per patch pixel. inputs: the grey image, which is
-    standardised patch by patch, the energies of six orientations at two wavelengths (`features.orientation`), or both.
+    """What a descriptor sees of an image.
 
-    Raises ConfigError for values out of range.
+    side: of a patch, its own pixels.
+    scale: image pixels per patch pixel.
+    inputs: the grey image, which is standardised patch by patch, the energies of six orientations at two wavelengths
+    (`features.orientation`), or both.
     """
 
-    side: int = 224
-    scale: float = 1.0
+    side: Annotated[int, Ge(8), Le(1024)] = 224
+    scale: Annotated[float, Ge(0.1), Le(10)] = 1.0
     inputs: Inputs = "grey"
-
-    def __post_init__(self) -> None:
-        if isinstance(self.side, bool) or not isinstance(self.side, int) or not 8 <= self.side <= 1024:
-            raise ConfigError(f"a patch's side is {self.side!r}, not a whole number from 8 to 1024")
-        number = isinstance(self.scale, int | float) and not isinstance(self.scale, bool)
-        if not number or not 0.1 <= self.scale <= 10:
-            raise ConfigError(f"a patch's scale is {self.scale!r}, not a number from 0.1 to 10")
-        if self.inputs not in get_args(Inputs):
-            raise ConfigError(f"a patch's inputs are {self.inputs!r}, not one of {', '.join(get_args(Inputs))}")
 
     @property
     def channels(self) -> int:

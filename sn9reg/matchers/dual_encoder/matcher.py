@@ -11,11 +11,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import fields
-from typing import NamedTuple
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from annotated_types import Ge, Gt
 from scipy.spatial import cKDTree
 from torch import Tensor
 
@@ -23,16 +24,17 @@ from sn9reg import progress
 from sn9reg.errors import ConfigError
 from sn9reg.fit.correspondences import Correspondences
 from sn9reg.matchers.dense.correlation import find_peaks
-from sn9reg.matchers.dense.descent import TemplateMatcher, to_common
+from sn9reg.matchers.dense.descent import TemplateMatcher, TemplateOptions, to_common
 from sn9reg.matchers.dense.search import FeatureExtractor
 from sn9reg.matchers.dual_encoder.encode import CellEncoder, CellMaps, EncodedScene
 from sn9reg.matchers.dual_encoder.network import CELL, DualEncoder
 from sn9reg.matchers.dual_encoder.pairing import mutual, shifted_similarity
+from sn9reg.matchers.dual_encoder.weights import load_dual_encoder
 from sn9reg.matchers.fused import fused
+from sn9reg.options import options
 from sn9reg.raster.grid import Window
 from sn9reg.raster.radiometry import Modality, SarLog
 from sn9reg.raster.scene import Patch, ScenePair
-from sn9reg.weights.store import load_dual_encoder
 
 _MARGIN = math.ceil(DualEncoder.margin / CELL)  # cells
 _TILE = 48  # cells to a side that are matched at once
@@ -42,40 +44,50 @@ _GUIDES = 6  # of them nearest to a tile say where its cells lie
 _SEEN = 28  # pixels around its own four that a cell sees, about
 
 
+@options
+class DualEncoderOptions:
+    """Options of the dual encoder.
+
+    weights: a .safetensors file; those that ship if not given.
+    passes: of Monte-Carlo dropout, 20 in the paper, each as dear as a look without; 0 for the uncertainty of the data
+    alone.
+    window: side of the square of cells that are compared together, odd; 1 is the paper's.
+    max_matches: cells tried, about.
+    max_offset, work_megapixels: see `TemplateOptions`; what else stands there is fixed.
+    """
+
+    weights: str | None = None
+    passes: Annotated[int, Ge(0)] = 0
+    window: Annotated[int, Ge(1)] = 17
+    max_matches: Annotated[int, Ge(1)] = 1600
+    max_offset: Annotated[float, Gt(0)] = 150.0
+    work_megapixels: Annotated[float, Gt(0)] = 12.0
+    template: ClassVar[int] = TemplateOptions.template
+    spacing: ClassVar[None] = None
+    max_templates: ClassVar[int] = TemplateOptions.max_templates
+
+    def __post_init__(self) -> None:
+        if self.window % 2 == 0:
+            raise ConfigError(f"window is {self.window}, must be odd")
+
+
 class DualEncoderMatcher(TemplateMatcher):
     """Dual encoder: cells of 4 px, weighed by their confidence, mutual nearest neighbours.
 
-    weights: a .safetensors file; those that ship if not given. passes: of Monte-Carlo dropout, 20 in the paper, each as
-    dear as a look without; 0 for the uncertainty of the data alone. window: side of the square of cells that are
-    compared together, odd; 1 is the paper's. max_matches: cells tried, about. Other options as in `TemplateMatcher`.
     Raises InputError where there are no weights or they do not fit, ConfigError for options that make no sense.
     """
 
     name = "dual-encoder"
     cell = CELL
+    margin = _MARGIN
+    Options = DualEncoderOptions
 
-    def __init__(
-        self,
-        weights: str | None = None,
-        passes: int = 0,
-        window: int = 17,
-        max_matches: int = 1600,
-        max_offset: float = 150.0,
-        work_megapixels: float = 12.0,
-    ) -> None:
-        super().__init__(max_offset, max_templates=1600, work_megapixels=work_megapixels)
-        if not isinstance(weights, str | None):
-            raise ConfigError(f"matcher option weights is {weights!r}, not the name of a file")
-        for option, value, low in (("passes", passes, 0), ("window", window, 1), ("max_matches", max_matches, 1)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < low:
-                raise ConfigError(f"matcher option {option} is {value!r}, not a whole number from {low}")
-        if window % 2 == 0:
-            raise ConfigError(f"matcher option window is {window}, must be odd")
-        self.passes, self.window, self.max_matches = passes, window, max_matches
-        self.template //= CELL
-        self.spacing, self.margin = self.template / 2, _MARGIN
-        self._network = fused(load_dual_encoder(weights)).to(memory_format=torch.channels_last)
-        self.own_weights = weights is not None
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        given = self.options
+        self.passes, self.window, self.max_matches = given.passes, given.window, given.max_matches
+        self._network = fused(load_dual_encoder(given.weights)).to(memory_format=torch.channels_last)
+        self.own_weights = given.weights is not None
 
     def extractor(self, sar: Patch, whole: bool = False) -> FeatureExtractor:
         """Embeddings of an `EncodedScene` are features already; those of pixels are stretched over their cells."""

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
+from annotated_types import Ge, Gt
 
 from sn9reg import progress
-from sn9reg.errors import ConfigError
 from sn9reg.fit.correspondences import Correspondences
 from sn9reg.matchers.dense.descent import to_common, to_level
 from sn9reg.matchers.dense.lattice import Lattice, smooth_field
@@ -23,9 +23,10 @@ from sn9reg.matchers.dense.votes import aggregate
 from sn9reg.matchers.keypoints.crops import TILE, Cropper
 from sn9reg.matchers.keypoints.detector import Detector, Found
 from sn9reg.matchers.keypoints.heatmap import LABEL_SPREAD, SIGMA, read_keypoints
+from sn9reg.matchers.keypoints.weights import load_detector
+from sn9reg.options import check, options
 from sn9reg.raster.grid import Points
 from sn9reg.raster.scene import ScenePair
-from sn9reg.weights.store import load_detector
 
 # What makes the matcher that of the paper.
 FAITHFUL: dict[str, Any] = {
@@ -42,50 +43,51 @@ _STEP = 3.0  # pixels: regressed peaks are as broad as their label, and neighbou
 _FEWEST = 64  # nodes: of a scene with fewer, the grid is denser
 
 
+@options
+class KeypointOptions:
+    """Options of the keypoint matcher.
+
+    max_offset: largest shift looked for, metres.
+    spacing: of the grid, metres; less on small scenes, unless `check` is off.
+    max_points: at most about this many nodes.
+    coarse: a pass over coarser pixels predicts where each tile lies, since a tile of 256 px reaches 50 m at 0.41 m;
+    without it, nothing beyond the tile is found.
+    subpixel: the peak's centre of gravity instead of its highest pixel.
+    structure: nodes where either image is but noise are left out.
+    check: a SAR keypoint must lie where the optical one was looked for from, and peaks be high.
+    batch: tiles at once.
+    sar_weights, optical_weights: .safetensors files of the detectors; those that ship if not given.
+    """
+
+    max_offset: Annotated[float, Gt(0)] = 150.0
+    spacing: Annotated[float, Gt(0)] = 75.0
+    max_points: Annotated[int, Ge(1)] = 1000
+    coarse: bool = True
+    subpixel: bool = True
+    structure: bool = True
+    check: bool = True
+    batch: Annotated[int, Ge(1)] = 16
+    sar_weights: str | None = None
+    optical_weights: str | None = None
+
+
 class KeypointMatcher:
     """SpaceNet 9's baseline: heatmap U-Nets find keypoints in either image.
 
-    max_offset: largest shift looked for, metres. spacing: of the grid, metres; less on small scenes, unless `check`
-    is off. max_points: at most about this many nodes. coarse: a pass over coarser pixels predicts where each tile lies,
-    since a tile of 256 px reaches 50 m at 0.41 m; without it, nothing beyond the tile is found. subpixel: the peak's
-    centre of gravity instead of its highest pixel. structure: nodes where either image is but noise are left out.
-    check: a SAR keypoint must lie where the optical one was looked for from, and peaks be high. batch: tiles at once.
-    sar_weights, optical_weights: .safetensors files of the detectors; those that ship if not given.
     Raises InputError where there are no weights or they do not fit, ConfigError for options that make no sense.
     """
 
     name = "keypoints"
+    Options = KeypointOptions
 
-    def __init__(
-        self,
-        max_offset: float = 150.0,
-        spacing: float = 75.0,
-        max_points: int = 1000,
-        coarse: bool = True,
-        subpixel: bool = True,
-        structure: bool = True,
-        check: bool = True,
-        batch: int = 16,
-        sar_weights: str | None = None,
-        optical_weights: str | None = None,
-    ) -> None:
-        for option, value in (("max_offset", max_offset), ("spacing", spacing)):
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-                raise ConfigError(f"matcher option {option} is {value!r}, not a number above zero")
-        for option, count in (("max_points", max_points), ("batch", batch)):
-            if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-                raise ConfigError(f"matcher option {option} is {count!r}, not a whole number from 1")
-        for option, flag in (("coarse", coarse), ("subpixel", subpixel), ("structure", structure), ("check", check)):
-            if not isinstance(flag, bool):
-                raise ConfigError(f"matcher option {option} is {flag!r}, not true or false")
-        for option, file in (("sar_weights", sar_weights), ("optical_weights", optical_weights)):
-            if not isinstance(file, str | None):
-                raise ConfigError(f"matcher option {option} is {file!r}, not the name of a file")
-        self.max_offset, self.spacing, self.max_points = max_offset, spacing, max_points
-        self.coarse, self.check = coarse, check
-        self._sar = Detector(load_detector("sar", sar_weights), subpixel, structure, batch)
-        self._optical = Detector(load_detector("optical", optical_weights), subpixel, structure, batch)
-        self.own_weights = sar_weights is not None or optical_weights is not None
+    def __init__(self, **options: Any) -> None:
+        given = check(KeypointOptions, options, f"matcher {self.name!r}")
+        self.max_offset, self.spacing, self.max_points = given.max_offset, given.spacing, given.max_points
+        self.coarse, self.check = given.coarse, given.check
+        how = (given.subpixel, given.structure, given.batch)
+        self._sar = Detector(load_detector("sar", given.sar_weights), *how)
+        self._optical = Detector(load_detector("optical", given.optical_weights), *how)
+        self.own_weights = given.sar_weights is not None or given.optical_weights is not None
 
     def match(self, pair: ScenePair) -> Correspondences:
         """Correspondences at the grid's nodes, possibly none. Raises InputError where a scene cannot be read."""

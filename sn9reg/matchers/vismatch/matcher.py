@@ -10,14 +10,14 @@ import contextlib
 import importlib
 import io
 import logging
-import math
 from collections.abc import Callable
 from types import ModuleType
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from annotated_types import Ge, Gt
 from torch import Tensor
 
 from sn9reg import progress
@@ -27,6 +27,7 @@ from sn9reg.fit.warp import fit_global
 from sn9reg.matchers.dense.descent import to_common
 from sn9reg.matchers.vismatch.offline import no_connections, offline
 from sn9reg.matchers.vismatch.tiles import Photograph, Photographs, Tile, contrast, is_valid, tiles_of
+from sn9reg.options import check, options
 from sn9reg.raster.scene import ScenePair
 
 log = logging.getLogger(__name__)
@@ -41,38 +42,46 @@ _FOOTPRINT = 32.0  # pixels of the level that a match looks at, at least
 _UNSURE = 0.5  # score of matches whose matcher does not give any
 
 
+@options
+class VismatchOptions:
+    """Options of vismatch's matchers.
+
+    variant: the name of one of them.
+    max_offset: largest shift looked for, metres.
+    tile: side of the optical image that is matched at once, pixels; the SAR image is larger by max_offset on each side.
+    max_matches: at most so many are kept, spread over the tiles.
+    device: where the matcher runs, as torch names it.
+    """
+
+    variant: str = ""
+    max_offset: Annotated[float, Gt(0)] = 150.0
+    tile: Annotated[int, Ge(64)] = 640
+    max_matches: Annotated[int, Ge(1)] = 4000
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        if not self.variant:
+            raise ConfigError("it is many: name one, as in vismatch:minima-loftr or vismatch:sift-nn")
+        _check_device(self.device)
+
+
 class VismatchMatcher:
     """Any matcher of the package vismatch, by its name there: vismatch:minima-loftr.
 
-    variant: the name. max_offset: largest shift looked for, metres. tile: side of the optical image that is matched at
-    once, pixels; the SAR image is larger by max_offset on each side. max_matches: at most so many are kept, spread
-    over the tiles. device: where the matcher runs, as torch names it.
     Raises ConfigError for options that make no sense or where vismatch is not installed, InputError where its weights
     are not on the disk.
     """
 
     name = "vismatch"
     needs_variant = True
+    Options = VismatchOptions
 
-    def __init__(
-        self,
-        variant: str = "",
-        max_offset: float = 150.0,
-        tile: int = 640,
-        max_matches: int = 4000,
-        device: str = "cpu",
-    ) -> None:
-        if not isinstance(variant, str) or not variant:
-            raise ConfigError("matcher 'vismatch' is many: name one, as in vismatch:minima-loftr or vismatch:sift-nn")
-        if isinstance(max_offset, bool) or not isinstance(max_offset, int | float) or not 0 < max_offset < math.inf:
-            raise ConfigError(f"matcher option max_offset is {max_offset!r}, not a number above zero")
-        for option, count, least in (("tile", tile, 64), ("max_matches", max_matches, 1)):
-            if isinstance(count, bool) or not isinstance(count, int) or count < least:
-                raise ConfigError(f"matcher option {option} is {count!r}, not a whole number from {least}")
-        _check_device(device)
-        self.name = f"vismatch:{variant}"
-        self.max_offset, self.tile, self.max_matches, self.device = max_offset, tile, max_matches, device
-        self._match = _load(variant, device)
+    def __init__(self, **options: Any) -> None:
+        given = check(VismatchOptions, options, "matcher 'vismatch'")
+        self.name = f"vismatch:{given.variant}"
+        self.max_offset, self.tile, self.max_matches = given.max_offset, given.tile, given.max_matches
+        self.device = given.device
+        self._match = _load(given.variant, given.device)
 
     def match(self, pair: ScenePair) -> Correspondences:
         """Correspondences that agree with others of their tile, possibly none. Raises InputError where a scene cannot
@@ -161,9 +170,9 @@ def _check_device(device: str) -> None:
     try:
         kind = torch.device(device).type
     except (RuntimeError, TypeError):
-        raise ConfigError(f"matcher option device is {device!r}, not a device such as cpu or cuda:0") from None
+        raise ConfigError(f"device is {device!r}, not a device such as cpu or cuda:0") from None
     if kind == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(f"matcher option device is {device!r}, but torch finds no GPU: use device=cpu")
+        raise ConfigError(f"device is {device!r}, but torch finds no GPU: use device=cpu")
 
 
 def _load(variant: str, device: str) -> Match:

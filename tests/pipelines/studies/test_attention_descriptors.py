@@ -18,9 +18,9 @@ from pipelines.studies.attention_descriptors import FEWEST, MEASURES, PROTOCOLS,
 from pipelines.studies.attention_figures import draw, for_json, known_mean, table
 from sn9reg.errors import InputError
 from sn9reg.fit.warp import fit_global
+from sn9reg.matchers.descriptors.weights import load_descriptor
 from sn9reg.raster.folders import pair_files
 from sn9reg.score.metrics import f_measure
-from sn9reg.weights.store import DescriptorArchitecture, load_weights
 
 pytestmark = [pytest.mark.study, pytest.mark.filterwarnings("ignore")]  # Lightning advises on speed
 
@@ -80,9 +80,9 @@ def results(folder):
 def test_both_are_trained_alike_but_for_the_attention(done):
     notes = []
     for name in TRAINED:
-        _, architecture = load_weights(done / "out" / name / "weights.safetensors", kind=DescriptorArchitecture)
+        _, saved = load_descriptor(done / "out" / name / "weights.safetensors")
         notes.append(json.loads((done / "out" / name / "training.json").read_text()))
-        assert architecture.network == notes[-1]["network"]
+        assert saved.network == notes[-1]["network"]
         assert notes[-1].pop("seconds") >= 0
     assert [note["network"].pop("attention") for note in notes] == [True, False]
     assert notes[0] == notes[1]

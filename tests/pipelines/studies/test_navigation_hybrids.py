@@ -17,8 +17,8 @@ from pipelines.studies import navigation_hybrids as study
 from pipelines.studies import runs
 from pipelines.studies.navigation_hybrids import BACKBONES, BEST, CENTRE, TURNS, Hybrid
 from sn9reg.matchers.dense.networks.table import NETWORKS, build
+from sn9reg.matchers.dense.weights import load_dense
 from sn9reg.raster.degradation import DEGRADATION_CROSS
-from sn9reg.weights.store import load_weights
 
 pytestmark = [pytest.mark.study, pytest.mark.filterwarnings("ignore")]  # Lightning advises on speed
 
@@ -67,9 +67,9 @@ def results(folder, name=FOLDERS[0]):
 
 def test_every_combination_is_trained_as_it_is_called(done):
     for name, folder in zip(GRID, FOLDERS, strict=True):
-        network, architecture = load_weights(done / "out" / folder / "weights.safetensors")
+        network, saved = load_dense(done / "out" / folder / "weights.safetensors")
         shared = Hybrid.of(name).shared
-        assert (architecture.network, architecture.shared, architecture.similarity) == ("mcgf", shared, "cc")
+        assert (saved.network, saved.shared, saved.similarity) == ("mcgf", shared, "cc")
         assert network.shared is shared
         note = json.loads((done / "out" / folder / "training.json").read_text())
         assert (note["steps"], note["batch"], note["loss"]["name"]) == (STEPS, BATCH, name.split("/")[2])

@@ -19,12 +19,12 @@ from pipelines.studies.sn9_figures import detect
 from sn9reg.errors import InputError
 from sn9reg.matchers.keypoints.heatmap import gaussian
 from sn9reg.matchers.keypoints.network import HeatmapUNet
+from sn9reg.matchers.keypoints.weights import DetectorOptions, save_detector
 from sn9reg.offsets import from_nodes, node_positions, offsets_between
 from sn9reg.raster.folders import data_root
 from sn9reg.registration import register
 from sn9reg.score.scoring import score
 from sn9reg.training.tiles import scene_files, tile_set
-from sn9reg.weights.store import DetectorArchitecture, save_weights
 
 pytestmark = pytest.mark.study
 
@@ -56,7 +56,7 @@ def weights(tmp_path_factory):
     for seed, finds in enumerate(("sar", "optical")):
         torch.manual_seed(seed)
         files[f"{finds}_weights"] = str(folder / f"{finds}.safetensors")
-        save_weights(files[f"{finds}_weights"], HeatmapUNet(finds, **NETWORK), DetectorArchitecture(finds, NETWORK))
+        save_detector(files[f"{finds}_weights"], HeatmapUNet(finds, **NETWORK), DetectorOptions(finds, NETWORK))
     return files
 
 

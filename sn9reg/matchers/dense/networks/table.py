@@ -2,26 +2,37 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from torch import nn
+from sn9reg.errors import ConfigError
+from sn9reg.options import check_call
 
-from sn9reg.errors import ConfigError, check_options
-from sn9reg.matchers.dense.networks.branches import Branches
-from sn9reg.matchers.dense.networks.fft_unet import FFTUNet
-from sn9reg.matchers.dense.networks.maru_net import MARUNet
-from sn9reg.matchers.dense.networks.mcgf import MCGF
-from sn9reg.matchers.dense.networks.osmnet import OSMNet
-from sn9reg.matchers.dense.networks.slim_unet import SlimUNet
+if TYPE_CHECKING:
+    from types import ModuleType
 
-NETWORKS: dict[str, Callable[..., nn.Module]] = {
-    "mcgf": MCGF,
-    "osmnet": OSMNet,
-    "fft-unet": FFTUNet,
-    "maru-net": MARUNet,
-    "slim-unet": SlimUNet,
+    from sn9reg.matchers.dense.networks.branches import Branches
+
+# Name -> module in this folder and class. A module is imported only when its network is asked for.
+NETWORKS = {
+    "mcgf": "mcgf:MCGF",
+    "osmnet": "osmnet:OSMNet",
+    "fft-unet": "fft_unet:FFTUNet",
+    "maru-net": "maru_net:MARUNet",
+    "slim-unet": "slim_unet:SlimUNet",
 }
+
+
+def module_of(name: str) -> ModuleType:
+    """The module of a network of the table."""
+    return import_module(f"{__package__}.{NETWORKS[name].split(':')[0]}")
+
+
+def network_class(name: str) -> Any:
+    """The class of the network `name`. Raises ConfigError for one that is not in the table."""
+    if name not in NETWORKS:
+        raise ConfigError(f"there is no network {name!r}; there are {', '.join(sorted(NETWORKS))}")
+    return getattr(module_of(name), NETWORKS[name].split(":")[1])
 
 
 def build(name: str, shared: bool, **options: object) -> Branches:
@@ -30,8 +41,8 @@ def build(name: str, shared: bool, **options: object) -> Branches:
     `options` go to the network's constructor. Raises ConfigError for a network that is not in the table and for an
     option that the network does not have.
     """
-    if name not in NETWORKS:
-        raise ConfigError(f"there is no network {name!r}; there are {', '.join(sorted(NETWORKS))}")
-    network = NETWORKS[name]
-    check_options(f"network {name!r}", options, inspect.signature(network).parameters)
+    from sn9reg.matchers.dense.networks.branches import Branches  # here, so that the table is read without torch
+
+    network = network_class(name)
+    check_call(network, options, f"network {name!r}")
     return Branches(lambda: network(**options), shared)

@@ -1,0 +1,55 @@
+"""Weights files of dense networks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, field
+from typing import Any
+
+from sn9reg.matchers.dense.correlation import Similarity
+from sn9reg.matchers.dense.networks import table
+from sn9reg.matchers.dense.networks.branches import Branches
+from sn9reg.options import check, options
+from sn9reg.raster.files import PathLike
+from sn9reg.weights import store
+
+KIND = "dense network"
+
+
+@options
+class DenseOptions:
+    """What a weights file says of its dense network.
+
+    network: its name in `networks/table.py`.
+    shared: whether both modalities go through one set of weights.
+    similarity: the surface that it was trained to be compared by.
+    options: those of the network's constructor.
+    """
+
+    network: str
+    shared: bool
+    similarity: Similarity = "cc"
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+def build(given: Mapping[str, Any]) -> Branches:
+    """The network of these `DenseOptions`, with new weights. Raises ConfigError for what there is not."""
+    made = check(DenseOptions, given, KIND)
+    return table.build(made.network, made.shared, **made.options)
+
+
+def save_dense(path: PathLike, network: Branches, options: DenseOptions) -> None:
+    """Write a weights file. Raises OutputError where it cannot be written."""
+    store.save(path, network, KIND, asdict(options))
+
+
+def load_dense(path: PathLike) -> tuple[Branches, DenseOptions]:
+    """The network in a file. Raises InputError as `store.load`."""
+    network, given = store.load(path, KIND, build)
+    return network, check(DenseOptions, given, KIND)
+
+
+def shipped_dense(name: str) -> tuple[Branches, DenseOptions]:
+    """The network of that name that ships. Raises InputError as `store.shipped`."""
+    network, given = store.shipped(name, KIND, build)
+    return network, check(DenseOptions, given, KIND)

@@ -1,0 +1,45 @@
+"""Weights files of patch descriptors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, field
+from typing import Any
+
+from sn9reg.matchers.descriptors.network import DenseFusion
+from sn9reg.matchers.descriptors.patches import PatchLayout
+from sn9reg.options import check, check_call, options
+from sn9reg.raster.files import PathLike
+from sn9reg.weights import store
+
+KIND = "patch descriptor"
+
+
+@options
+class DescriptorOptions:
+    """What a weights file says of its descriptor.
+
+    patch: what the descriptor sees.
+    network: the options of `DenseFusion` that `patch` does not give.
+    """
+
+    patch: PatchLayout
+    network: dict[str, Any] = field(default_factory=dict)
+
+
+def build(given: Mapping[str, Any]) -> DenseFusion:
+    """The network of these `DescriptorOptions`, with new weights. Raises ConfigError for what there is not."""
+    made = check(DescriptorOptions, given, KIND)
+    check_call(DenseFusion, made.network, KIND, besides=("in_channels", "side"))
+    return DenseFusion(made.patch.channels, made.patch.side, **made.network)
+
+
+def save_descriptor(path: PathLike, network: DenseFusion, options: DescriptorOptions) -> None:
+    """Write a weights file. Raises OutputError where it cannot be written."""
+    store.save(path, network, KIND, asdict(options))
+
+
+def load_descriptor(path: PathLike | None = None) -> tuple[DenseFusion, DescriptorOptions]:
+    """The descriptor in a file, or the one that ships. Raises InputError as `store.load` and `store.shipped`."""
+    found = store.shipped("descriptors", KIND, build) if path is None else store.load(path, KIND, build)
+    return found[0], check(DescriptorOptions, found[1], KIND)
