@@ -42,8 +42,7 @@ from sn9reg.raster.folders import RegisteredPair, pair_files
 from sn9reg.raster.scene import ScenePair, open_pair
 from sn9reg.score.benchmark import save_patch
 from sn9reg.score.metrics import f_measure, ncm, rmse
-from sn9reg.training.config import read_as
-from sn9reg.training.descriptor_config import DescriptorConfig
+from sn9reg.training.config import read
 from sn9reg.weights.store import manifest
 
 PROTOCOLS: dict[str, dict[str, Any]] = {"anywhere": {}, "near": {"near": True, "max_offset": 20.0}}
@@ -111,14 +110,11 @@ def main(
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     files = pair_files(folder)
     files = [files[i] for i in spread(len(files), limit)]
-    config = read_as(config_path, DescriptorConfig)
-    config = config if steps is None else dataclasses.replace(config, steps=steps)
+    changes: dict[str, Any] = {} if steps is None else {"steps": steps}
+    configs = {name: read(config_path, **changes, **{"network.attention": name == WITH}) for name in (WITH, WITHOUT)}
     further = others(weights)
-    folders = {name: out / name.replace(" ", "-") for name in (WITH, WITHOUT)}
-    descriptors = {}
-    for name, run in folders.items():
-        network = config.network | {"attention": name == WITH}
-        descriptors[name] = {"weights": str(trained(dataclasses.replace(config, network=network), run))}
+    folders = {name: out / name.replace(" ", "-") for name in configs}
+    descriptors = {name: {"weights": str(trained(configs[name], run))} for name, run in folders.items()}
     rows = [row for name, options in (descriptors | further).items() for row in measured(name, options, files, seeds)]
     about = f"{len(files)} pairs of {folder}, {seeds} seeds of RANSAC. {budget(folders)}"
     report([row.as_dict() for row in rows], out, about, (WITH, WITHOUT))

@@ -13,7 +13,6 @@ The paper trains anew for every degradation; here one training, under the config
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import resource
 import time
@@ -35,7 +34,7 @@ from sn9reg.matchers.dense.networks.table import NETWORKS, build
 from sn9reg.raster.degradation import DEGRADATION_CROSS, Degradation
 from sn9reg.raster.folders import data_root
 from sn9reg.score.benchmark import bench_patches
-from sn9reg.training.config import Choice, TrainingConfig, read_config
+from sn9reg.training.config import TrainingConfig, read
 from sn9reg.training.losses import LOSSES
 
 BACKBONES = ("mcgf", "osmnet", "fft-unet", "maru-net")
@@ -124,13 +123,9 @@ def main(
 
 def configured(hybrid: Hybrid, config_path: str, steps: int | None) -> TrainingConfig:
     """The configuration of a combination. steps: in place of the file's."""
-    config = dataclasses.replace(
-        read_config(config_path),
-        network=Choice(hybrid.backbone),
-        loss=Choice(hybrid.loss, LOSS_OPTIONS.get(hybrid.loss, {})),
-        shared=hybrid.shared,
-    )
-    return config if steps is None else dataclasses.replace(config, steps=steps)
+    loss = {"name": hybrid.loss, "options": LOSS_OPTIONS.get(hybrid.loss, {})}
+    changes: dict[str, Any] = {} if steps is None else {"steps": steps}
+    return read(config_path, network={"name": hybrid.backbone}, loss=loss, shared=hybrid.shared, **changes)
 
 
 def measured(

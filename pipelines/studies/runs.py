@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -13,17 +14,18 @@ from typing import Any
 import click
 
 from pipelines.common import write
+from pipelines.train import WEIGHTS_FILE, run
 from sn9reg.errors import OutputError
-from sn9reg.training.config import as_dict
+from sn9reg.training.config import TrainingConfig, as_dict
 
 
-def trained(config: Any, folder: Path) -> Path:
+def trained(config: TrainingConfig, folder: Path) -> Path:
     """The weights file in `folder`, trained by `config` unless it is there already.
 
     A stopped training goes on if it was one by the same configuration. `training.json` in the folder holds the
     configuration and the seconds that it took. Raises OutputError where the folder cannot be made.
     """
-    weights, asked = folder / "weights.safetensors", json.loads(json.dumps(as_dict(config)))
+    weights, asked = folder / WEIGHTS_FILE, json.loads(json.dumps(as_dict(config)))
     known = noted(folder)
     known.pop("seconds", None)
     if weights.exists():
@@ -36,7 +38,7 @@ def trained(config: Any, folder: Path) -> Path:
         raise OutputError(f"{folder}: cannot be made ({error.strerror})") from error
     write(folder / "training.json", json.dumps(asked))
     start = time.perf_counter()
-    run(config, folder, resume=known == asked)
+    run(config, folder, resume=known == asked, progress=sys.stderr.isatty())
     write(folder / "training.json", json.dumps(asked | {"seconds": round(time.perf_counter() - start)}))
     return weights
 
@@ -52,18 +54,3 @@ def apart(measure: Callable[..., dict[str, float]], *arguments: Any) -> dict[str
     """What a function returns in a process of its own, so that its peak of memory is its own."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         return pool.submit(measure, *arguments).result()
-
-
-def run(config: Any, out: Path, resume: bool) -> None:
-    from pipelines import train_descriptors, train_matcher
-    from sn9reg.matchers.dual_encoder.weights import DualOptions, save_dual_encoder
-    from sn9reg.training.descriptor_config import DescriptorConfig
-    from sn9reg.training.dual_config import DualConfig
-    from sn9reg.training.dual_run import train_dual
-
-    if isinstance(config, DualConfig):
-        task = train_dual(config, out, resume=resume, progress=False)
-        options = DualOptions(config.aleatoric, config.dropout, config.structure)
-        save_dual_encoder(out / "weights.safetensors", task.network, options)
-    else:
-        (train_descriptors if isinstance(config, DescriptorConfig) else train_matcher).run(config, out, resume)

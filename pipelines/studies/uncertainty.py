@@ -11,7 +11,6 @@ reliability diagram.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import logging
 import time
@@ -36,8 +35,7 @@ from sn9reg.raster.folders import RegisteredPair, data_root, pair_files
 from sn9reg.raster.radiometry import SarLog
 from sn9reg.raster.scene import Patch
 from sn9reg.score.metrics import anm, ece, mma, mma_of_truth, reliability, rmse
-from sn9reg.training.config import read_as
-from sn9reg.training.dual_config import DualConfig
+from sn9reg.training.config import read
 
 Table = dict[str, dict[str, float]]
 
@@ -120,15 +118,12 @@ def match_folder(network: DualEncoder, files: list[RegisteredPair], passes: int)
     return Matched(errors, confidence, possible)
 
 
-def ablation(config: DualConfig, files: list[RegisteredPair], out: Path) -> Table:
+def ablation(config_path: str, files: list[RegisteredPair], out: Path) -> Table:
     """Trains what is not in the folder yet, and matches."""
     table = {}
     for name, (options, passes) in ROWS.items():
-        pretraining = config.pretraining
-        if not options.get("contrastive", True):
-            pretraining = dataclasses.replace(pretraining, steps=0)
-        chosen = dataclasses.replace(config, pretraining=pretraining, **options)
-        weights = trained(chosen, out / name.replace(" + ", "-"))
+        changes = options if options.get("contrastive", True) else options | {"pretraining.steps": 0}
+        weights = trained(read(config_path, **changes), out / name.replace(" + ", "-"))
         table[name] = match_folder(fused(load_dual_encoder(weights)), files, passes).row()
         click.echo(f"{name}: {table[name]}")
     return table
@@ -194,7 +189,7 @@ def main(folder: Path, config_path: str, out: Path, pairs: int | None, weights: 
         files = [files[int(k)] for k in np.linspace(0, len(files) - 1, min(pairs, len(files)))]
     tables: dict[str, Table] = {}
     if "ablation" in parts:
-        tables["ablation"] = ablation(read_as(config_path, DualConfig), files, out)
+        tables["ablation"] = ablation(config_path, files, out)
     if "reliability" in parts:
         network = fused(load_dual_encoder(weights))
         found = {n: match_folder(network, files, n) for n in (0, PASSES)}

@@ -62,7 +62,7 @@ def matcher_class(name: str) -> type[Matcher]:
         members: list[tuple[str, Any]] = inspect.getmembers(module, inspect.isclass)
         for _, item in members:
             if item.__module__ == place and getattr(item, "name", None) == name and hasattr(item, "match"):
-                return item  # type: ignore[no-any-return]
+                return item
     raise ConfigError(f"no matcher {name!r}; there are: {', '.join(matcher_names())}")
 
 

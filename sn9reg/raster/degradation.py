@@ -7,18 +7,18 @@ section V-C. Not modelled, there or here: layover, shadow, geometric distortion,
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 from scipy.ndimage import gaussian_filter
 
 from sn9reg.errors import ConfigError, InputError
+from sn9reg.options import options
 
 Values = npt.NDArray[np.float32]  # (..., h, w)
 
 
-@dataclass(frozen=True)
+@options
 class Degradation:
     """Gaussian blur of `blur` px, then speckle of `looks` looks; None and 0 leave out the one or the other.
 

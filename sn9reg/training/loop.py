@@ -1,92 +1,166 @@
-"""Lightning's trainer as sn9reg uses it: endless samples, validation by steps, two checkpoints, metrics as CSV."""
+"""The one loop by which every family is trained: Lightning's trainer, its checkpoints and its metrics.
+
+Samples are endless, and validation goes by steps. Into the folder of a training go last.ckpt, best.ckpt where something
+is held out, csv/metrics.csv (csv-STEP for a training resumed at STEP) and TensorBoard's events.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import dataclasses
+import logging
+import textwrap
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import lightning
+import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
-from torch.utils.data import DataLoader
 
-from sn9reg.errors import InputError
-from sn9reg.training.run import precision, read_checkpoint
+from sn9reg.errors import ConfigError, InputError
+from sn9reg.raster.files import PathLike
+from sn9reg.training.config import Plan, TrainingConfig
+from sn9reg.training.task import Stage, Task
 
-
-@dataclass(frozen=True)
-class Loop:
-    """For how long and how. monitor: what validation logs, the higher the better. accumulate: batches a step.
-    patience: validations without gain before it stops, 0 for never."""
-
-    steps: int
-    validate_every: int
-    monitor: str
-    precision: str = "auto"
-    accumulate: int = 1
-    patience: int = 0
+log = logging.getLogger(__name__)
 
 
-def steps_done(out: Path) -> int:
-    """Steps behind the last checkpoint of a folder, 0 where there is none. Raises InputError for what is none."""
-    last = out / "last.ckpt"
+def train(
+    config: TrainingConfig,
+    out: PathLike,
+    *,
+    resume: bool = False,
+    start_from: PathLike | None = None,
+    progress: bool = True,
+) -> Task:
+    """Train into the folder `out`; the task, whose `network` has the best weights, or the last if nothing is held out.
+
+    resume: go on from the last checkpoint, if there is one.
+    start_from: a checkpoint to begin with; of several stages, only the last is then trained.
+    Raises InputError for data or checkpoints that cannot be used, ConfigError for options that make no sense, for a
+    loss that is no number, and where not even the smallest part of a batch fits into memory.
+    """
+    stages = config.stages()
+    before = Path(start_from) if start_from else None
+    for stage in stages[-1:] if before else stages:
+        folder = Path(out) / stage.folder
+        folder.mkdir(parents=True, exist_ok=True)
+        if not resume:  # those of an earlier training in the same folder
+            for name in ("last.ckpt", "best.ckpt"):
+                (folder / name).unlink(missing_ok=True)
+        task = _fitted(stage, folder, before, config.precision, progress)
+        best = bool(stage.checks) and (folder / "best.ckpt").exists()
+        before = folder / ("best.ckpt" if best else "last.ckpt")
+        begin_with(task, before, optional=())
+    task.network = task.kept()
+    return task
+
+
+def begin_with(task: Task, checkpoint: Path, optional: tuple[str, ...] | None = None) -> None:
+    """Take over a checkpoint's weights. All must fit, but those whose names begin as `optional` says, `task.optional`
+    if it is None. Raises InputError where they do not."""
+    optional = task.optional if optional is None else optional
+    state, present = read_checkpoint(checkpoint)["state_dict"], task.state_dict()
+    apart = sorted(key for key in present.keys() ^ state.keys() if not key.startswith(optional))
+    try:
+        if apart:
+            raise RuntimeError(f"it differs in {', '.join(apart[:3])}")
+        task.load_state_dict(present | {key: value for key, value in state.items() if key in present})
+    except RuntimeError as error:
+        first = str(error).splitlines()[-1].strip()
+        raise InputError(f"{checkpoint}: is a checkpoint of another network ({first})") from error
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """What a checkpoint holds, without running code from it. Raises InputError for what is none."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        return {name: content[name] for name in ("global_step", "state_dict")}
+    except (OSError, EOFError, KeyError, TypeError, RuntimeError, UnpicklingError) as error:
+        why = textwrap.shorten(str(error) or "it is empty", 120, placeholder=" ...")
+        raise InputError(f"{path}: is no checkpoint of a training ({why})") from error
+
+
+def _steps_done(folder: Path) -> int:
+    last = folder / "last.ckpt"
     return int(read_checkpoint(last)["global_step"]) if last.exists() else 0
 
 
-def fit(
-    task: lightning.LightningModule,
-    batches: DataLoader[Any],
-    checks: DataLoader[Any] | None,
-    loop: Loop,
-    out: Path,
-    resume: bool = False,
-    progress: bool = True,
-) -> None:
-    """Train; in the end the task holds the best weights, or the last where there is nothing to check.
+def _fitted(stage: Stage, folder: Path, before: Path | None, precision: str, progress: bool) -> Task:
+    """A new task, trained; a batch that does not fit into memory is taken in smaller parts, and training goes on."""
+    plan = stage.plan
+    while True:
+        lightning.seed_everything(stage.seed, verbose=False)
+        task = stage.task(plan)
+        if before is not None:
+            begin_with(task, before)
+        try:
+            if _steps_done(folder) < plan.steps:
+                _fit(task, stage, folder, precision, progress)
+            return task
+        except RuntimeError as error:  # on a GPU there is a class for it, on a CPU only a message
+            if not (isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)):
+                raise
+        plan = _in_smaller_parts(plan)
 
-    Into `out` go last.ckpt, best.ckpt where there is something to check, csv/metrics.csv (csv-STEP for a run resumed at
-    STEP) and TensorBoard's events. resume: go on from last.ckpt, if there is one.
-    Raises InputError for a checkpoint of another network.
-    """
-    if not resume:  # an earlier run's in the same folder
-        for name in ("last.ckpt", "best.ckpt"):
-            (out / name).unlink(missing_ok=True)
-    last = out / "last.ckpt" if resume and (out / "last.ckpt").exists() else None
-    done = steps_done(out) if last else 0
-    every = min(loop.validate_every, loop.steps)
-    # After each validation, or where there are none.
-    last_one = ModelCheckpoint(
-        out, filename="last", every_n_train_steps=None if checks else every, enable_version_counter=False
-    )
-    best = ModelCheckpoint(out, filename="best", monitor=loop.monitor, mode="max", enable_version_counter=False)
-    callbacks: list[Callback] = [best, last_one] if checks else [last_one]
-    if loop.patience and checks:
-        callbacks.append(EarlyStopping(loop.monitor, mode="max", patience=loop.patience))
+
+def _in_smaller_parts(plan: Plan) -> Plan:
+    """The batch in at least twice as many parts."""
+    finer = [n for n in range(2 * plan.accumulate, plan.batch + 1) if plan.batch % n == 0]
+    if not finer:
+        raise ConfigError("not even one sample fits into memory: make samples or the network smaller")
+    log.warning("a batch did not fit into memory; it is taken in %d parts from here on", finer[0])
+    return dataclasses.replace(plan, accumulate=finer[0])
+
+
+def _fit(task: Task, stage: Stage, folder: Path, precision: str, progress: bool) -> None:
+    """Train up to the last step, from last.ckpt where there is one."""
+    last, done, plan = folder / "last.ckpt", _steps_done(folder), task.plan
+    batches = stage.batches(plan, done)
+    if not done:
+        task.before_training(batches)
+    every = min(plan.validate_every, plan.steps)
+    # Lightning's save_last would keep the last best. After each validation, or where there are none.
+    every_steps = None if stage.checks else every
+    last_one = ModelCheckpoint(folder, "last", every_n_train_steps=every_steps, enable_version_counter=False)
+    callbacks: list[Callback] = [last_one]
+    if stage.checks:
+        best = ModelCheckpoint(folder, "best", monitor=task.monitor, mode=task.better, enable_version_counter=False)
+        callbacks.insert(0, best)
+        if plan.patience:
+            callbacks.append(EarlyStopping(task.monitor, mode=task.better, patience=plan.patience))
+    by_trainer = task.automatic_optimization  # or else a task does these on its own
+    accumulate = plan.accumulate if by_trainer else 1
     trainer = lightning.Trainer(
-        max_steps=loop.steps,
-        accumulate_grad_batches=loop.accumulate,
-        precision=precision(loop.precision),
-        # Without epochs in an endless stream of samples: validation by steps alone.
-        val_check_interval=every * loop.accumulate,
+        max_steps=plan.steps,
+        accumulate_grad_batches=accumulate,
+        gradient_clip_val=plan.optimiser.clip or None if by_trainer else None,
+        precision=_precision(precision),
+        val_check_interval=every * accumulate,  # without epochs in an endless stream of samples: by steps
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
-        log_every_n_steps=min(10, loop.steps),
+        log_every_n_steps=min(10, plan.steps),
         callbacks=callbacks,
         logger=[
-            CSVLogger(out, name="", version=f"csv-{done}" if done else "csv"),
-            TensorBoardLogger(str(out), name="", version="tensorboard"),
+            CSVLogger(folder, name="", version=f"csv-{done}" if done else "csv"),  # it empties the folder that it gets
+            TensorBoardLogger(str(folder), name="", version="tensorboard"),
         ],
         enable_progress_bar=progress,
         enable_model_summary=False,
-        default_root_dir=str(out),
+        default_root_dir=str(folder),
     )
     try:
-        trainer.fit(task, batches, checks, ckpt_path=str(last) if last else None, weights_only=True)
+        checks = list(stage.checks) or None
+        trainer.fit(task, batches, checks, ckpt_path=str(last) if done else None, weights_only=True)
     except RuntimeError as error:
         if "loading state_dict" not in str(error):
             raise
         raise InputError(f"{last}: is a checkpoint of another network; train into another folder") from error
-    trainer.save_checkpoint(out / "last.ckpt")  # steps after the last validation are not to be lost
-    if best.best_model_path:
-        task.load_state_dict(read_checkpoint(Path(best.best_model_path))["state_dict"])
+    trainer.save_checkpoint(last)  # steps after the last validation are not to be lost
+
+
+def _precision(name: str) -> Any:
+    if name != "auto":
+        return name
+    return "bf16-mixed" if torch.cuda.is_available() else "32-true"

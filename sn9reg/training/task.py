@@ -1,99 +1,104 @@
-"""What Lightning needs to know to train a matcher."""
+"""What the families' tasks share: the step, its optimiser and schedule; and the stages of a training."""
 
 from __future__ import annotations
 
-import copy
 import math
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
 
 import lightning
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from sn9reg.errors import ConfigError
-from sn9reg.matchers.dense.correlation import similarity
-from sn9reg.matchers.dense.networks.table import build
-from sn9reg.score.metrics import cmr, mean_l2
-from sn9reg.training.config import TrainingConfig
-from sn9reg.training.dataset import Sample
-from sn9reg.training.losses import make_loss
-
-_LOSS_RATE = 5.0  # the loss's own parameters learn faster by this
+from sn9reg.training.config import Optimiser, Plan
 
 
-class MatchingTask(lightning.LightningModule):
-    """Features of both, their similarity surface, the loss on it. Validation logs CMR(1), CMR(3) and mean L2, and
-    `quality`, by which the best checkpoint is chosen: the mean of CMR at 1, 2, 3 and 5 px."""
+class Task(lightning.LightningModule):
+    """A network, its loss and its score.
 
-    def __init__(self, config: TrainingConfig) -> None:
+    kind: what a weights file calls the network.
+    network: what is trained; after a training it has the best weights.
+    monitor: the logged score by which the best checkpoint is chosen.
+    better: whether the largest or the smallest score is the best.
+    optional: how names of weights begin that a checkpoint to begin with may lack, or have without need.
+    """
+
+    kind: ClassVar[str]
+    network: nn.Module
+    monitor: ClassVar[str]
+    better: ClassVar[Literal["max", "min"]] = "max"
+    optional: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, plan: Plan) -> None:
         super().__init__()
-        self.config = config
-        network = build(config.network.name, config.shared, **config.network.options)
-        self.network = network.to(memory_format=torch.channels_last)
-        self.loss = make_loss(config.loss.name, **config.loss.options)
-        # The running mean of the weights: what is validated and shipped.
-        self.mean = copy.deepcopy(self.network).requires_grad_(False) if config.average else None
-        self.errors: dict[int, list[Tensor]] = {}
+        self.plan = plan
+
+    def architecture(self) -> Any:
+        """The options of the network in a weights file, a dataclass."""
+        raise NotImplementedError
+
+    def loss_of(self, batch: Any) -> Tensor:
+        """The loss of a batch."""
+        raise NotImplementedError
+
+    def before_training(self, batches: DataLoader[Any]) -> None:
+        """What is done once, before the first step."""
 
     def kept(self) -> nn.Module:
         """The network whose weights count."""
-        return self.network if self.mean is None else self.mean
+        return self.network
 
-    def surface(self, network: nn.Module, batch: Sample) -> Tensor:
-        """(B, O - S + 1, O - S + 1) similarity, as the loss wants it."""
-        optical, sar = network(batch.optical, "optical"), network(batch.sar, "sar")
-        return similarity(self.loss.similarity, optical.float().contiguous(), sar.float().contiguous())
+    def training_step(self, batch: Any, index: int) -> Tensor | None:
+        return self.checked(self.loss_of(batch))
 
-    def training_step(self, batch: Sample, index: int) -> Tensor:
-        loss: Tensor = self.loss(self.surface(self.network, batch), batch.place)
+    def checked(self, loss: Tensor) -> Tensor:
+        """The loss, logged. Raises ConfigError where it is no number."""
         if not torch.isfinite(loss):
-            raise ConfigError(
-                f"the loss is {loss.item()} at step {self.global_step}: lower optimiser.rate, or set optimiser.clip"
-            )
-        self.log("loss", loss, prog_bar=True)
+            value, step = float(loss.detach()), self.global_step
+            raise ConfigError(f"the loss is {value} at step {step}: lower optimiser.rate, or set optimiser.clip")
+        self.log("loss", loss.detach(), prog_bar=True)
         return loss
 
-    def on_train_batch_end(self, outputs: Any, batch: Sample, index: int) -> None:
-        if self.mean is None or (index + 1) % self.config.accumulate:
-            return
-        decay = min(self.config.average, (1 + self.global_step) / (10 + self.global_step))
-        with torch.no_grad():
-            for kept, now in zip(self.mean.state_dict().values(), self.network.state_dict().values(), strict=True):
-                if kept.dtype.is_floating_point:
-                    kept.lerp_(now, 1 - decay)
-                else:
-                    kept.copy_(now)
-
-    def validation_step(self, batch: Sample, index: int, dataloader_idx: int = 0) -> None:
-        surface = self.surface(self.kept(), batch)
-        best = surface.flatten(1).argmax(dim=1)
-        found = torch.stack([best // surface.shape[-1], best % surface.shape[-1]], dim=1)
-        self.errors.setdefault(dataloader_idx, []).append((found - batch.place).double().norm(dim=1).cpu())
-
-    def on_validation_epoch_end(self) -> None:
-        quality = []
-        for index, parts in sorted(self.errors.items()):
-            errors = torch.cat(parts).numpy()
-            for radius in (1, 3):
-                self.log(f"val{index}/cmr{radius}", cmr(errors, radius))
-            self.log(f"val{index}/l2", mean_l2(errors))
-            quality.append(sum(cmr(errors, radius) for radius in (1, 2, 3, 5)) / 4)
-        self.errors.clear()
-        if quality:
-            self.log("quality", sum(quality) / len(quality), prog_bar=True)
+    def groups(self) -> list[dict[str, Any]]:
+        """Parameters, as the optimiser takes them."""
+        return [{"params": list(self.parameters())}]
 
     def configure_optimizers(self) -> Any:
-        wanted = self.config.optimiser
-        groups: list[dict[str, Any]] = [{"params": list(self.network.parameters())}]
-        if own := list(self.loss.parameters()):  # a temperature: decay would pull it to 1
-            groups.append({"params": own, "lr": _LOSS_RATE * wanted.rate, "weight_decay": 0.0})
-        optimiser = torch.optim.AdamW(groups, lr=wanted.rate, weight_decay=wanted.decay)
-        steps = self.config.steps
-
-        def rate(step: int) -> float:
-            up = min(1.0, (step + 1) / wanted.warmup) if wanted.warmup else 1.0
-            down = 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps))) if wanted.schedule == "cosine" else 1.0
-            return up * down
-
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, rate)
+        wanted = self.plan.optimiser
+        kind = torch.optim.AdamW if wanted.decoupled else torch.optim.Adam
+        optimiser = kind(self.groups(), lr=wanted.rate, weight_decay=wanted.decay)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: rate(step, wanted, self.plan.steps))
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def rate(step: int, optimiser: Optimiser, steps: int) -> float:
+    """The learning rate of a step, counted from 0, as a share of the highest."""
+    up = min(1.0, (step + 1) / optimiser.warmup) if optimiser.warmup else 1.0
+    if optimiser.schedule == "cosine":
+        return up * 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps)))
+    dropped = optimiser.schedule == "drop" and step >= optimiser.drop_after * steps
+    return up * (optimiser.drop if dropped else 1.0)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One network learning one thing.
+
+    plan: for how long, and how.
+    seed: of the new weights and of what is random in the network.
+    task: makes the task with new weights, by a plan: the stage's, or one that takes a batch in smaller parts.
+    batches: makes the endless batches that are learned from, by a plan and the number of steps done before, whose
+        samples are not to be seen again.
+    checks: batches of what is held out.
+    folder: under that of the training; empty for that itself.
+    """
+
+    plan: Plan
+    seed: int
+    task: Callable[[Plan], Task]
+    batches: Callable[[Plan, int], DataLoader[Any]]
+    checks: Sequence[DataLoader[Any]]
+    folder: str = ""

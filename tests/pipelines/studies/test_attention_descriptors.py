@@ -52,6 +52,7 @@ def done(_small, tmp_path_factory) -> Path:
     mask[:, :20] = 0
     Image.fromarray(mask).save(pairs / "1_mask.png")
     config = {
+        "train": "descriptors",
         "network": {"width": 0.35, "descriptor": 16},
         "patch": {"side": 32, "scale": 1.0, "inputs": "grey"},
         "sources": [{"folder": str(pairs)}],
@@ -172,9 +173,10 @@ def test_a_stopped_training_goes_on_unless_it_was_another(tmp_path, monkeypatch)
     @dataclasses.dataclass
     class Config:
         steps: int
+        family: str = "dense"
 
     asked = []
-    monkeypatch.setattr(runs, "run", lambda config, folder, resume: asked.append((config.steps, resume)))
+    monkeypatch.setattr(runs, "run", lambda config, folder, resume, progress: asked.append((config.steps, resume)))
     for steps in (2, 2, 5, 5):
         runs.trained(Config(steps), tmp_path / "run")
     assert asked == [(2, False), (2, True), (5, False), (5, True)]
@@ -208,7 +210,7 @@ def test_no_rmse_at_all_is_null_none_and_not_drawn(tmp_path):
     [
         (lambda folder: shutil.rmtree(folder / "pairs"), 1, "{}/pairs: no such folder"),
         (lambda folder: shutil.rmtree(folder / "out"), 1, "none.safetensors: no such weights file"),
-        (lambda folder: (folder / "tiny.yaml").write_text("heads: 3\nsources: [{folder: x}]"), 2, "knows no heads"),
+        (lambda folder: (folder / "tiny.yaml").write_text("train: descriptors\nheads: 3\nsources: [{folder: x}]"), 2, "knows no heads"),
         (lambda folder: (shutil.rmtree(folder / "out"), (folder / "out").write_text("")), 1,
          f"{{}}/out/{TRAINED[0]}: cannot be made (Not a directory)"),
     ],

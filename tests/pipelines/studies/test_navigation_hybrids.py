@@ -43,6 +43,7 @@ def done(tmp_path_factory) -> Path:
     pairs = write_pairs(folder / "pairs", count=PAIRS, side=256)
     sides = {"optical": 48, "sar": 24}
     config = {
+        "train": "dense",
         "network": {"name": "osmnet"},  # this, the loss and the branches are the combination's
         "loss": {"name": "mcgf"},
         "sources": [{"folder": str(pairs), "held_out": 0.5}],

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
-from sn9reg.errors import ConfigError
 from sn9reg.features.phase_congruency import PhaseCongruency, phase_congruency
 from sn9reg.matchers.descriptors.corners import fast_corners
 from sn9reg.matchers.descriptors.patches import input_maps, sample_patches
 from sn9reg.raster.grid import Points
 from sn9reg.raster.scene import Patch
-from sn9reg.training.dataset import Pairs, Source
-from sn9reg.training.descriptor_config import DescriptorConfig
+from sn9reg.training.data import Parts, Source
 from sn9reg.training.sample import Geometry, augment_optical, augment_sar, cut, finish
 
-_PATIENCE = 500  # pairs without room for the places, one after the other, before that is taken for an error
+if TYPE_CHECKING:
+    from sn9reg.training.descriptors import DescriptorConfig
+
 _CANDIDATES = 4  # places drawn at random for each that is wanted
 
 
@@ -32,66 +30,34 @@ class PatchPairs(NamedTuple):
     sar: Tensor
 
 
-class DescriptorSamples(IterableDataset[PatchPairs]):
-    """Endless `places` patch pairs of one random pair of images each; each worker has a stream of its own."""
-
-    def __init__(self, config: DescriptorConfig, pairs: list[tuple[Source, Pairs]], seed: int) -> None:
-        self.config, self.seed = config, seed
-        self.pairs = [(source, part) for source, part in pairs if part and source.weight > 0]
-        if not self.pairs:
-            raise ConfigError("there is nothing to train on: no source has pairs and a weight above zero")
-
-    def __iter__(self) -> Iterator[PatchPairs]:
-        worker = get_worker_info()
-        random = np.random.default_rng([self.seed, worker.id if worker else 0])
-        weights = np.array([source.weight for source, _ in self.pairs])
-        failed = 0
-        while True:
-            source, part = self.pairs[random.choice(len(self.pairs), p=weights / weights.sum())]
-            found = patch_pairs(*part[int(random.integers(len(part)))], source, self.config, random)
-            failed = 0 if found is not None else failed + 1
-            if found is not None:
-                yield found
-            elif failed >= _PATIENCE:
-                raise ConfigError(f"no pair has room for {self.config.places} places: lower places, apart or rim")
-
-
-class HeldOut(Dataset[PatchPairs]):
-    """Fixed patch pairs, of every pair of images that is held out and has room for them."""
-
-    def __init__(self, config: DescriptorConfig, pairs: list[tuple[Source, Pairs]]) -> None:
-        found = (
-            patch_pairs(*pair, source, config, np.random.default_rng([config.seed, index]), train=False)
-            for source, part in pairs
-            for index, pair in enumerate(part)
-        )
-        self.samples = [sample for sample in found if sample is not None]
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def __getitem__(self, index: int) -> PatchPairs:
-        return self.samples[index]
-
-
 def collate(samples: list[PatchPairs]) -> PatchPairs:
     """A batch."""
     return PatchPairs(torch.cat([s.optical for s in samples]), torch.cat([s.sar for s in samples]))
 
 
+def held_out(config: DescriptorConfig, parts: Parts) -> list[PatchPairs]:
+    """Fixed patch pairs, of every pair of images that is held out and has room for them."""
+    found = (
+        patch_pairs(source, *pair, np.random.default_rng([config.seed, index]), config, train=False)
+        for source, pairs in parts
+        for index, pair in enumerate(pairs)
+    )
+    return [sample for sample in found if sample is not None]
+
+
 def patch_pairs(
+    source: Source,
     optical: Patch,
     sar: Patch,
-    source: Source,
-    config: DescriptorConfig,
     random: np.random.Generator,
+    config: DescriptorConfig,
     train: bool = True,
 ) -> PatchPairs | None:
-    """`places` patch pairs out of one pair of images, None where it has no room for them. train: with the changes of
-    grey values, turns and scales that the configuration asks for."""
-    low, high = source.zoom
-    zoom = float(np.exp(random.uniform(np.log(low), np.log(high)))) if random.random() < source.zoomed else 1.0
-    zoom = max(zoom, config.image / min(optical.valid.shape))
+    """`places` patch pairs out of one pair of images, None where it has no room for them.
+
+    train: with the changes of grey values, turns and scales that the configuration asks for.
+    """
+    zoom = max(source.drawn_zoom(random), config.image / min(optical.valid.shape))
     one, other, _ = cut(optical, sar, Geometry(config.image, config.image), zoom, random)
     if train:
         one = Patch(augment_optical(one.values[0], config.photometry, random)[None], one.valid)

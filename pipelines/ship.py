@@ -1,0 +1,180 @@
+"""Put trained weights of any family into the package, with their card.
+
+    python -m pipelines.ship CONFIG.yaml work/training/CONFIG [--set finds=optical] [--on FOLDER ...]
+        [--matcher hybrid] [--repeated RUN] [--note TEXT]
+
+Copies weights.safetensors to sn9reg/weights/ and writes into manifest.json what it is: checksum, data and licences,
+recipe, seed, the commit at that time, and what was measured with it on folders that it did not see. Then calibrate a
+matcher whose weights changed: `python -m pipelines.calibrate --matcher NAME --ship`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import torch
+
+from pipelines.train import WEIGHTS_FILE, changes_option, parsed
+from sn9reg.errors import Sn9regError
+from sn9reg.matchers.base import make_matcher
+from sn9reg.matchers.descriptors.weights import load_descriptor
+from sn9reg.matchers.dual_encoder.weights import load_dual_encoder
+from sn9reg.matchers.fused import fused
+from sn9reg.raster.folders import data_root, pair_files
+from sn9reg.score.benchmark import bench_patches
+from sn9reg.training.config import TrainingConfig, as_dict, read
+from sn9reg.training.data import Source, load
+from sn9reg.training.dense import DenseConfig
+from sn9reg.training.descriptors import DescriptorConfig
+from sn9reg.training.dual_encoder import DualConfig
+from sn9reg.training.keypoints import KeypointConfig
+from sn9reg.training.patch_pairs import collate, held_out
+from sn9reg.training.tiles import scene_files
+
+WEIGHTS = Path(__file__).parent.parent / "sn9reg" / "weights"
+_SIMULATED = ("full", "half", "quarter", "aoi")  # folders of simulated scenes
+# By the folder's name: what it is, and under which licence it may be used. Other folders may not train what ships.
+LICENCES = {
+    "train": "SEN1-2 sample (Sentinel-1 VV, Sentinel-2): CC BY 4.0, contains modified Copernicus Sentinel data",
+    "3mos": "3MOS sample (GF3, ALOS, Radarsat, Sentinel-1, optical): Apache-2.0",
+    "sentinel_la": "Los Angeles, Sentinel-1 VH and Sentinel-2: contains modified Copernicus Sentinel data",
+    "simulated": "simulated by sn9reg: Apache-2.0",
+}
+# What a family is measured on, below the data root.
+_UNSEEN = {
+    "dense": ("sen12/val", "gf3_1m"),
+    "descriptors": ("sen12/val",),
+    "dual-encoder": ("sen12/val",),
+    "keypoints": ("scenes/held_out",),
+}
+
+
+@click.command()
+@click.argument("config_path", metavar="CONFIG", type=click.Path(path_type=Path))
+@click.argument("run", type=click.Path(exists=True, path_type=Path))
+@changes_option
+@click.option("--on", multiple=True, help="Folder of pairs or scenes not seen, below the data root. Repeatable.")
+@click.option("--matcher", help="Measure a dense network by this matcher [default: the network's own].")
+@click.option("--repeated", type=click.Path(path_type=Path), help="Another run of CONFIG: how much is chance?")
+@click.option("--note", default="", help="What else is to be known of this training.")
+def main(
+    config_path: Path, run: Path, changes: tuple[str, ...], on: tuple[str, ...], matcher: str | None,
+    repeated: Path | None, note: str,
+) -> None:  # fmt: skip
+    """Ship the weights in RUN, trained by CONFIG."""
+    try:
+        config = read(config_path, **parsed(changes))
+        entry = card(config, run / WEIGHTS_FILE, config_path, measure(run / WEIGHTS_FILE, config, on, matcher))
+        if repeated:
+            entry["repeated"] = measure(repeated / WEIGHTS_FILE, config, on, matcher)
+        if note:
+            entry["note"] = note
+        ship(config.ships_as, entry, run / WEIGHTS_FILE)
+        click.echo(json.dumps(entry["measured"], indent=1))
+    except Sn9regError as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(error.exit_code)
+
+
+def measure(
+    weights: Path, config: TrainingConfig, on: tuple[str, ...] = (), matcher: str | None = None
+) -> dict[str, Any]:
+    """Folder -> what is measured there; without `on`, in those of the family's folders that are there."""
+    named = on or [name for name in _UNSEEN[config.family] if (data_root() / name).is_dir()]
+    folders = {name: data_root() / name for name in named}
+    match config:
+        case DenseConfig():
+            return {name: _match_rates(weights, matcher or config.network.name, at) for name, at in folders.items()}
+        case DescriptorConfig():
+            return {name: _nearest(weights, config, at) for name, at in folders.items()}
+        case DualConfig():
+            return {name: _matched_cells(weights, at) for name, at in folders.items()}
+        case KeypointConfig():
+            return {k: v for at in folders.values() for k, v in _detections(weights, config, at).items()}
+    raise AssertionError(config)
+
+
+def _match_rates(weights: Path, matcher: str, folder: Path) -> dict[str, Any]:
+    """Correct match rates."""
+    found: dict[str, Any] = bench_patches(folder, make_matcher(matcher, weights=str(weights))).as_dict()
+    del found["ms_per_pair"]  # of this machine, not of the weights
+    return found
+
+
+@torch.no_grad()
+def _nearest(weights: Path, config: DescriptorConfig, folder: Path) -> dict[str, Any]:
+    """How many patches there are, and the share whose nearest neighbour shows the same place."""
+    network, _ = load_descriptor(weights)
+    source = Source(folder=str(folder.absolute()))
+    patches = collate(held_out(config, [(source, load(source, config.seed, config.image)[0])]))
+    optical, sar = (torch.cat([network(part) for part in side.split(256)]) for side in patches)
+    nearest = (optical @ sar.T).argmax(dim=1)
+    found = float((nearest == torch.arange(len(nearest))).double().mean())
+    return {"patches": len(nearest), "nearest_is_own": round(found, 3)}
+
+
+def _matched_cells(weights: Path, folder: Path) -> dict[str, Any]:
+    """Every cell matched with every other."""
+    from pipelines.studies.uncertainty import match_folder
+
+    found = match_folder(fused(load_dual_encoder(weights)), pair_files(folder), 0).row()
+    return {name: round(value, 4) for name, value in found.items()}
+
+
+def _detections(weights: Path, config: KeypointConfig, folder: Path) -> dict[str, Any]:
+    """Scene -> how far keypoints lie from the tie-points, and how far the tile's middle does, pixels."""
+    from pipelines.studies.sn9_figures import detect
+
+    measured = {}
+    for scene in scene_files(folder):
+        found = detect(scene, config.finds, str(weights), Path(config.cache))
+        measured[scene.optical.parent.name] = {
+            "tiles": len(found.errors),
+            "median_error_px": round(float(np.median(found.errors)), 2),
+            "within_13_px": round(float((found.errors <= 13).mean()), 3),
+            "median_guess_px": round(float(np.median(found.guesses)), 1),
+        }
+    return measured
+
+
+def card(config: TrainingConfig, weights: Path, recipe: Path, measured: dict[str, Any]) -> dict[str, Any]:
+    """What the manifest says of weights."""
+    scenes = config.scenes if isinstance(config, KeypointConfig) else ()
+    folders = [Path(source.name).name for source in config.sources] + [Path(scene).name for scene in scenes]
+    kinds = ["simulated" if folder in _SIMULATED else folder for folder in folders]
+    if unknown := sorted(set(kinds) - set(LICENCES)):
+        raise click.ClickException(f"nothing is known of the licence of {', '.join(unknown)}")
+    data = {source.name: f"{source.weight:g} of the pairs" for source in config.sources}
+    data |= {scene: "every tie-point, once an epoch" for scene in scenes}
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+    return {
+        "file": f"{config.ships_as}.safetensors",
+        "sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
+        "data": data,
+        "licences": [LICENCES[kind] for kind in dict.fromkeys(kinds)],
+        "recipe": recipe.name,
+        "config": as_dict(config),
+        "seed": config.seed,
+        "commit": commit,
+        "measured": measured,
+    }
+
+
+def ship(name: str, entry: dict[str, Any], weights: Path) -> None:
+    """Put weights and their card into the package."""
+    manifest = json.loads((WEIGHTS / "manifest.json").read_text())
+    manifest[name] = entry
+    shutil.copyfile(weights, WEIGHTS / entry["file"])
+    (WEIGHTS / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

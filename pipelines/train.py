@@ -1,0 +1,90 @@
+"""Train a matcher of any family from one YAML file.
+
+    python -m pipelines.train pipelines/training/slim-unet.yaml [--out work/training/slim-unet]
+        [--set NAME=VALUE ...] [--resume] [--start-from CHECKPOINT]
+
+Into the folder go checkpoints, metrics (CSV and TensorBoard) and, in the end, `weights.safetensors`, which
+`--matcher NAME --matcher-option weights=FILE` takes (keypoints: sar_weights or optical_weights).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+import yaml
+
+from sn9reg.errors import ConfigError, OutputError, Sn9regError
+from sn9reg.raster.files import PathLike
+from sn9reg.training.config import TrainingConfig, read
+from sn9reg.training.loop import train
+from sn9reg.weights.store import save
+
+WEIGHTS_FILE = "weights.safetensors"  # in a training's folder
+changes_option = click.option(
+    "--set",
+    "changes",
+    metavar="NAME=VALUE",
+    multiple=True,
+    help="In place of the file's: steps=20, optimiser.rate=0.01, finds=optical. Repeatable.",
+)
+
+
+@click.command()
+@click.argument("config_path", metavar="CONFIG", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), help="Folder to fill [default: work/training/CONFIG].")
+@changes_option
+@click.option("--resume", is_flag=True, help="Go on from the last checkpoint in the folder.")
+@click.option("--start-from", type=click.Path(path_type=Path), help="A checkpoint to begin with.")
+def main(config_path: Path, out: Path | None, changes: tuple[str, ...], resume: bool, start_from: Path | None) -> None:
+    """Train by CONFIG (YAML) and write the weights."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    try:
+        config = read(config_path, **parsed(changes))
+        finds = getattr(config, "finds", None)
+        out = out or Path("work/training") / (f"{config_path.stem}-{finds}" if finds else config_path.stem)
+        click.echo(str(run(config, out, resume=resume, start_from=start_from, progress=sys.stderr.isatty())))
+    except Sn9regError as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(error.exit_code)
+
+
+def run(
+    config: TrainingConfig,
+    out: Path,
+    *,
+    resume: bool = False,
+    start_from: PathLike | None = None,
+    progress: bool = False,
+) -> Path:
+    """Train into a folder; the weights file that came out. Raises as `loop.train`, and OutputError for the folder."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{out}: cannot be made ({error.strerror})") from error
+    task = train(config, out, resume=resume, start_from=start_from, progress=progress)
+    save(out / WEIGHTS_FILE, task.network, task.kind, dataclasses.asdict(task.architecture()))
+    return out / WEIGHTS_FILE
+
+
+def parsed(changes: tuple[str, ...]) -> dict[str, Any]:
+    """NAME=VALUE texts as values, which are read as YAML. Raises ConfigError for what is none."""
+    values = {}
+    for change in changes:
+        name, equals, text = change.partition("=")
+        if not name or not equals:
+            raise ConfigError(f"--set {change}: write NAME=VALUE")
+        try:
+            values[name] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--set {change}: its value is not YAML") from error
+    return values
+
+
+if __name__ == "__main__":
+    main()

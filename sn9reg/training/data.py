@@ -1,0 +1,177 @@
+"""Registered pairs to learn from: their sources, and endless samples drawn from them."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Iterator, Sequence
+from itertools import count, repeat
+from pathlib import Path
+from typing import Annotated, Any, Generic, TypeVar
+
+import numpy as np
+from annotated_types import Ge, Gt, Le, Lt
+from torch.utils.data import IterableDataset, get_worker_info
+
+from sn9reg.errors import ConfigError, InputError
+from sn9reg.options import options
+from sn9reg.raster.files import PathLike
+from sn9reg.raster.folders import data_root, pair_files
+from sn9reg.raster.radiometry import SarLog
+from sn9reg.raster.scene import Patch
+from sn9reg.training.geosplit import GeoSplit, PairRef, read_manifest, spatial_split, temporal_split
+from sn9reg.training.split import hold_out
+
+log = logging.getLogger(__name__)
+S = TypeVar("S")
+_FAILURES = 500  # pairs without room for a sample, one after the other, before that is taken for an error
+
+
+@options
+class Source:
+    """A folder of pairs, or a manifest of large rasters (see `geosplit`).
+
+    Raises ConfigError where not exactly one of folder and manifest is given.
+
+    folder: relative to the data root.
+    manifest: relative to the data root.
+    weight: share of the samples, in proportion to those of the other sources.
+    zoom: range of magnification, drawn on its logarithm.
+    zoomed: share of the samples that are magnified; the others keep their pixels.
+    held_out: share of a folder's pairs kept for validation, on ground that the others do not show; of a manifest, the
+        share of its test set that is looked at.
+    longitude: degrees at which a manifest is parted into training and test; by `year` if there is none.
+    year: of a manifest's test set.
+    sar_band: of a manifest's rasters, counted from 1.
+    """
+
+    folder: str | None = None
+    manifest: str | None = None
+    weight: Annotated[float, Ge(0)] = 1.0
+    zoom: tuple[Annotated[float, Gt(0)], Annotated[float, Gt(0)]] = (1.0, 1.0)
+    zoomed: Annotated[float, Ge(0), Le(1)] = 1.0
+    held_out: Annotated[float, Ge(0), Lt(1)] = 0.0
+    longitude: float | None = None
+    year: int = 2018
+    sar_band: Annotated[int, Ge(1)] = 1
+
+    def __post_init__(self) -> None:
+        if (self.folder is None) == (self.manifest is None):
+            raise ConfigError("a source needs either a folder or a manifest")
+        if self.zoom[0] > self.zoom[1]:
+            raise ConfigError(f"{self.name}: zoom {self.zoom} must begin with the smaller number")
+
+    @property
+    def name(self) -> str:
+        return str(self.folder or self.manifest)
+
+    def drawn_zoom(self, random: np.random.Generator) -> float:
+        """The magnification of one sample."""
+        low, high = self.zoom
+        return float(np.exp(random.uniform(np.log(low), np.log(high)))) if random.random() < self.zoomed else 1.0
+
+
+Pairs = Sequence[tuple[Patch, Patch]]  # optical, SAR
+Parts = Sequence[tuple[Source, Pairs]]
+
+
+class _Windows(Sequence[tuple[Patch, Patch]]):
+    """Windows of a manifest's rasters; another one each time that an item is asked for, unless `fixed`."""
+
+    def __init__(self, pairs: Sequence[PairRef], size: int, seed: int, sar_band: int, fixed: bool = False) -> None:
+        self._windows = GeoSplit(pairs, size, seed, sar_band)
+        self._epochs = repeat(0) if fixed else count()
+
+    def __len__(self) -> int:
+        return len(self._windows)
+
+    def __getitem__(self, index: Any) -> Any:
+        self._windows.set_epoch(next(self._epochs))
+        optical, sar = (image.numpy() for image in self._windows[index])
+        valid = np.ones(optical.shape[1:], bool)
+        return Patch(optical, valid), _amplitude(Patch(sar, valid))
+
+
+def _amplitude(sar: Patch) -> Patch:
+    """The patch with decibels, of intensity, turned to amplitude."""
+    if not SarLog.of(sar.values, sar.valid).decibel:
+        return Patch(np.maximum(sar.values, 0), sar.valid)
+    return Patch(np.where(sar.valid, np.power(10, sar.values / 20, dtype=np.float32), np.float32(0)), sar.valid)
+
+
+def located(name: PathLike) -> Path:
+    """Where a folder or a file of a configuration lies: what is relative begins at the data root."""
+    return data_root() / name
+
+
+def load_all(sources: Sequence[Source], seed: int, side: int) -> tuple[Parts, Parts]:
+    """Each source's pairs for training, and those held out. Raises as `load`."""
+    loaded = [(source, *load(source, seed, side)) for source in sources]
+    return [(source, pairs) for source, pairs, _ in loaded], [(source, held) for source, _, held in loaded]
+
+
+def load(source: Source, seed: int, side: int) -> tuple[Pairs, Pairs]:
+    """Pairs for training, and those held out.
+
+    side: of the patches wanted, pixels, for windows of large rasters.
+    Raises InputError where there are none or a file cannot be read.
+    """
+    if source.manifest is not None:
+        acquisitions = read_manifest(located(source.manifest))
+        by_place = source.longitude is not None
+        split = spatial_split(acquisitions, source.longitude) if by_place else temporal_split(acquisitions, source.year)
+        few = split[1][:: max(1, round(1 / source.held_out))] if source.held_out else []
+        held_out = _Windows(few, side, seed, source.sar_band, fixed=True) if few else []
+        return _Windows(split[0], math.ceil(side / min(1, source.zoom[0])), seed, source.sar_band), held_out
+    pairs = []
+    for files in pair_files(located(str(source.folder))):
+        optical, sar = files.read(native=True)
+        if optical.valid.shape != sar.valid.shape:
+            raise InputError(f"{files.optical} and {files.sar.name} differ in size; a registered pair does not")
+        pairs.append((optical, _amplitude(sar)))
+    held = np.zeros(len(pairs), bool)
+    if source.held_out:
+        held = hold_out([optical.values.mean(axis=0) for optical, _ in pairs], source.held_out, seed)
+    log.info("%s: %d pairs, %d held out", source.name, len(pairs), int(held.sum()))
+    return (
+        [pair for pair, out in zip(pairs, held, strict=True) if not out],
+        [pair for pair, out in zip(pairs, held, strict=True) if out],
+    )
+
+
+def drawn(parts: Parts, random: np.random.Generator) -> tuple[Source, Patch, Patch]:
+    """A random source by its weight, and a random pair of it."""
+    weights = np.array([source.weight for source, _ in parts])
+    source, pairs = parts[int(random.choice(len(parts), p=weights / weights.sum()))]
+    return source, *pairs[int(random.integers(len(pairs)))]
+
+
+def usable(parts: Parts) -> Parts:
+    """The parts that samples can be drawn from."""
+    return [(source, pairs) for source, pairs in parts if pairs and source.weight > 0]
+
+
+class Samples(IterableDataset[S], Generic[S]):
+    """Endless random samples of several sources; each worker has a stream to itself, fixed by the seed.
+
+    make: a sample of a source's optical and SAR patch, or None where the pair has no room for it.
+    Raises ConfigError where there is no pair, and after many pairs without room.
+    """
+
+    def __init__(
+        self, parts: Parts, make: Callable[[Source, Patch, Patch, np.random.Generator], S | None], seed: int
+    ) -> None:
+        self.parts, self.make, self.seed = usable(parts), make, seed
+        if not self.parts:
+            raise ConfigError("there is nothing to train on: no source has pairs and a weight above zero")
+
+    def __iter__(self) -> Iterator[S]:
+        worker = get_worker_info()
+        random = np.random.default_rng([self.seed, worker.id if worker else 0])
+        failed = 0
+        while failed < _FAILURES:
+            sample = self.make(*drawn(self.parts, random), random)
+            failed = 0 if sample is not None else failed + 1
+            if sample is not None:
+                yield sample
+        raise ConfigError("no pair has room for a sample: ask for fewer or smaller ones")
