@@ -158,34 +158,32 @@ def test_a_second_call_trains_nothing_and_may_measure_further_weights(copied):
         assert found["given", protocol]["mean"] == found[WITH, protocol]["mean"]
 
 
-def test_weights_of_another_configuration_are_kept_with_a_warning(copied):
-    (copied / "out" / TRAINED[1] / "training.json").unlink()
-    result = run(copied, "--steps", 3, "--limit", 1, "--seeds", 1)
-    assert result.exit_code == 0, result.output
-    warned = [line for line in result.stderr.splitlines() if "kept, though not by this configuration" in line]
-    assert [line.split(":")[0] for line in warned] == [str(copied / "out" / n / "weights.safetensors") for n in TRAINED]
-    about = (copied / "out" / "table.md").read_text().splitlines()[0]
-    assert f"Trained: with attention {STEPS} steps of {BATCH} patches" in about
-    assert "without attention nobody knows for how long" in about
-
-
-def test_a_stopped_training_goes_on_unless_it_was_another(tmp_path, monkeypatch):
-    @dataclasses.dataclass
-    class Config:
-        steps: int
-        family: str = "dense"
-
-    asked = []
-    monkeypatch.setattr(runs, "run", lambda config, folder, resume, progress: asked.append((config.steps, resume)))
-    for steps in (2, 2, 5, 5):
-        runs.trained(Config(steps), tmp_path / "run")
-    assert asked == [(2, False), (2, True), (5, False), (5, True)]
-
-
 def row_of(rmse):
     """Two pairs under two seeds, all alike but for the RMSE."""
     trials = [{k: np.ones(2) for k in MEASURES} | {"rmse": np.array(one, np.float64)} for one in rmse]
     return Row(WITH, "near", [PairResult(str(k), 9, 4, 2, 0.5, trial) for k, trial in enumerate(trials)]).as_dict()
+
+
+def test_a_stopped_training_goes_on_unless_it_was_another_and_weights_are_kept(tmp_path, monkeypatch, capsys):
+    @dataclasses.dataclass
+    class Config:
+        steps: int
+        batch: int = 9
+        seed: int = 0
+        family: str = "dense"
+
+    asked, folder = [], tmp_path / "run"
+    monkeypatch.setattr(runs, "run", lambda config, folder, resume, progress: asked.append((config.steps, resume)))
+    for steps in (2, 2, 5, 5):
+        runs.trained(Config(steps), folder)
+    assert asked == [(2, False), (2, True), (5, False), (5, True)]
+    (folder / "weights.safetensors").touch()
+    for steps in (5, 2):
+        assert runs.trained(Config(steps), folder) == folder / "weights.safetensors"
+    assert len(asked) == 4
+    assert capsys.readouterr().err.count("kept, though not by this configuration; remove it to train anew") == 1
+    about = study.budget({WITH: folder, WITHOUT: tmp_path})
+    assert about == f"Trained: {WITH} 5 steps of 9 patches, seed 0, {WITHOUT} nobody knows for how long."
 
 
 @pytest.mark.parametrize(
@@ -210,7 +208,7 @@ def test_no_rmse_at_all_is_null_none_and_not_drawn(tmp_path):
     [
         (lambda folder: shutil.rmtree(folder / "pairs"), 1, "{}/pairs: no such folder"),
         (lambda folder: shutil.rmtree(folder / "out"), 1, "none.safetensors: no such weights file"),
-        (lambda folder: (folder / "tiny.yaml").write_text("train: descriptors\nheads: 3\nsources: [{folder: x}]"), 2, "knows no heads"),
+        (lambda folder: (folder / "tiny.yaml").write_text("train: descriptors\nheads: 3"), 2, "there is no option heads"),
         (lambda folder: (shutil.rmtree(folder / "out"), (folder / "out").write_text("")), 1,
          f"{{}}/out/{TRAINED[0]}: cannot be made (Not a directory)"),
     ],
