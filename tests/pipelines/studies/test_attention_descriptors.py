@@ -208,7 +208,7 @@ def test_no_rmse_at_all_is_null_none_and_not_drawn(tmp_path):
     [
         (lambda folder: shutil.rmtree(folder / "pairs"), 1, "{}/pairs: no such folder"),
         (lambda folder: shutil.rmtree(folder / "out"), 1, "none.safetensors: no such weights file"),
-        (lambda folder: (folder / "tiny.yaml").write_text("train: descriptors\nheads: 3"), 2, "there is no option heads"),
+        (lambda folder: (folder / "tiny.yaml").write_text("train: descriptors\nheads: 3"), 2, "no option heads"),
         (lambda folder: (shutil.rmtree(folder / "out"), (folder / "out").write_text("")), 1,
          f"{{}}/out/{TRAINED[0]}: cannot be made (Not a directory)"),
     ],
