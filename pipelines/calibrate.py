@@ -1,10 +1,10 @@
 """Calibrate a matcher: from what it says of itself to probabilities and errors, and the verdict on a pair.
 
     python -m pipelines.calibrate [--matcher hybrid] [--parts sen12,3mos,scenes] [--out work/calibration]
-        [--data ../shared/data] [--every N] [--ship]
+        [--data DIR] [--every N] [--ship]
 
-Matches pairs whose truth is known, and as many that do not belong together: patches of SEN1-2 that no network of ours
-was trained on, and of 3MOS, the SAR image displaced by up to 20 px; simulated scenes with terrain. What comes out of a
+Matches pairs whose truth is known, and as many that do not belong together: patches of SEN1-2 that no shipped network
+was trained on, and of 3MOS, the SAR image displaced by up to 20 px; simulated scenes with terrain. The result of each
 pair is kept in the folder, so that a stopped run goes on. Writes OUT/MATCHER.json, which `sn9reg align --calibration`
 takes; --ship puts it among the weights, and for the default matcher the verdict's model, too.
 """
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from typing import Any
 import click
 import numpy as np
 
+from pipelines.common import DATA_OPTION, out_option
 from sn9reg.fit.choose import Fit, fit
 from sn9reg.fit.correspondences import Floats
 from sn9reg.judge.calibration import Linear, PairModel, as_json
@@ -47,23 +48,28 @@ SIZES = (
     *[(4000, 3000), (3600, 3600), (5000, 2500)],
     *[(1200, 1000), (1000, 1400), (2400, 2000), (1200, 1200), (1100, 900), (1800, 1500), (1300, 1000)] * 4,
 )
+Scene = tuple[int, tuple[int, int], int]  # seed, size, looks
 SCENES = tuple((501 + k, size, LOOKS[k % len(LOOKS)]) for k, size in enumerate(SIZES))
 _WEIGHTS = Path("sn9reg/weights/calibration.json")
 
-# Where (N, 2) optical places of the common grid, in pixels, have their counterparts; None for pairs that have none.
-Known = Callable[[ScenePair, Points], Points]
-Truth = Known | None
+# Where (N, 2) optical places of the common grid, in pixels, have their counterparts.
+Truth = Callable[[ScenePair, Points], Points]
 
 
 @dataclass(frozen=True)
 class Case:
-    """One pair to be matched. tolerance: median error, matched pixels, up to which its warp is right."""
+    """One pair to be matched.
+
+    truth: where its optical places lie in the SAR image; None where they lie nowhere.
+    tolerance: median error, matched pixels, up to which its warp is right.
+    weight: how much it counts in the calibration.
+    """
 
     name: str
     optical: Path
     sar: Path
     pixel_frame: bool
-    truth: Truth
+    truth: Truth | None
     tolerance: float = RIGHT
     weight: float = 1.0
 
@@ -93,7 +99,7 @@ def spread_over(window: Window, count: int) -> Points:
     return np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
 
 
-def _field(pair: ScenePair, fitted: Fit, truth: Known, pixel: float) -> tuple[Points, Floats, Floats]:
+def _field(pair: ScenePair, fitted: Fit, truth: Truth, pixel: float) -> tuple[Points, Floats, Floats]:
     """20 x 20 places all over the overlap, a warp's own sigma there and its error, in matched pixels."""
     places = spread_over(pair.overlap, 20)
     there = truth(pair, places)
@@ -102,37 +108,35 @@ def _field(pair: ScenePair, fitted: Fit, truth: Known, pixel: float) -> tuple[Po
     return here, fitted.warp.error(here) / pixel, np.hypot(*(fitted.warp(here) - pair.grid.to_map(there)).T) / pixel
 
 
-def folder_cases(
-    name: str, files: list[RegisteredPair], scratch: Path, wrong: bool = True, rim: int = SHIFT
-) -> Iterator[Case]:
+def folder_cases(name: str, files: list[RegisteredPair], scratch: Path) -> Iterator[Case]:
     """Every pair with its SAR image displaced at random, and every optical image with the SAR image of another."""
     random = np.random.default_rng(0)
-    for k, own in enumerate(files):
-        for other in (own, files[(k + len(files) // 2) % len(files)]) if wrong else (own,):
-            optical, sar = own.read()[0], other.read()[1]
-            yield displaced(f"{name}_{own.name}_{other.name}", optical, sar, own is other, scratch, random, rim)
+    for k, pair in enumerate(files):
+        for other in (pair, files[(k + len(files) // 2) % len(files)]):
+            yield displaced(f"{name}_{pair.name}_{other.name}", pair, other, scratch, random)
 
 
 def displaced(
-    name: str, optical: Patch, sar: Patch, true: bool, scratch: Path, random: np.random.Generator, rim: int = SHIFT
+    name: str, pair: RegisteredPair, other: RegisteredPair, scratch: Path, random: np.random.Generator
 ) -> Case:
-    """A pair of patches as files: what lies `rim` pixels inside of one, and of the other, displaced at random."""
-    shift = random.integers(-rim, rim + 1, 2)
-    height, width = (min(a, b) - 2 * rim for a, b in zip(optical.valid.shape, sar.valid.shape, strict=True))
-    for patch, (x, y), kind in ((optical, (rim, rim), "opt"), (sar, rim - shift, "sar")):
+    """The optical image of a pair and the SAR image of the same or another, displaced at random, without a rim."""
+    shift = random.integers(-SHIFT, SHIFT + 1, 2)
+    optical, sar = pair.read()[0], other.read()[1]
+    height, width = (min(a, b) - 2 * SHIFT for a, b in zip(optical.valid.shape, sar.valid.shape, strict=True))
+    for patch, (x, y), kind in ((optical, (SHIFT, SHIFT), "opt"), (sar, SHIFT - shift, "sar")):
         part = np.s_[y : y + height, x : x + width]
         save_patch(scratch / f"{name}_{kind}.tif", Patch(patch.values[(slice(None), *part)], patch.valid[part]))
-    truth = (lambda _, xy: xy + shift) if true else None
+    truth = (lambda _, xy: xy + shift) if pair is other else None
     return Case(name, scratch / f"{name}_opt.tif", scratch / f"{name}_sar.tif", True, truth)
 
 
-def scene_cases(scratch: Path, every: int = 1) -> Iterator[Case]:
-    """Simulated scenes, each with its own SAR image and with that of the one before."""
+def scene_cases(scratch: Path, scenes: Iterable[Scene], wrong: bool = True) -> Iterator[Case]:
+    """Simulated scenes, each with its own SAR image and, if `wrong`, with that of the one before."""
     before: Path | None = None
-    for seed, size, looks in SCENES[::every]:
+    for seed, size, looks in scenes:
         scene = simulate(scratch / f"scene{seed}", *size, seed=seed, looks=looks)
         yield Case(f"scene{seed}", scene.optical, scene.sar, False, offsets_truth(scene.offsets), 10 * RIGHT)
-        if before is not None:
+        if wrong and before is not None:
             yield Case(f"scene{seed}_wrong", scene.optical, before, True, None)
         before = scene.sar
 
@@ -167,7 +171,7 @@ def cases(parts: list[str], data: Path, scratch: Path, every: int) -> Iterator[C
         for case in folder_cases("3mos", pair_files(data / "3mos")[:: 4 * every], scratch):
             yield replace(case, weight=0.3)
     if "scenes" in parts:
-        yield from scene_cases(scratch, every)
+        yield from scene_cases(scratch, SCENES[::every])
 
 
 def collect(found: Iterator[Case], matcher: Matcher, folder: Path) -> list[Sample]:
@@ -186,9 +190,9 @@ def collect(found: Iterator[Case], matcher: Matcher, folder: Path) -> list[Sampl
 @click.command()
 @click.option("--matcher", "name", default=DEFAULT_MATCHER, show_default=True)
 @click.option("--parts", default="sen12,3mos,scenes", show_default=True)
-@click.option("--data", type=click.Path(path_type=Path), default=Path("../shared/data"), show_default=True)
-@click.option("--out", type=click.Path(path_type=Path), default=Path("work/calibration"), show_default=True)
-@click.option("--every", default=1, show_default=True, help="Only each so manieth pair of a folder.")
+@DATA_OPTION
+@out_option("calibration")
+@click.option("--every", default=1, show_default=True, help="Of N pairs of a folder, only the first.")
 @click.option("--weights", help="A matcher's own weights.")
 @click.option("--ship", is_flag=True, help="Put the result among the weights.")
 def main(name: str, parts: str, data: Path, out: Path, every: int, weights: str | None, ship: bool) -> None:
@@ -203,12 +207,8 @@ def main(name: str, parts: str, data: Path, out: Path, every: int, weights: str 
     stored: dict[str, Any] = json.loads(_WEIGHTS.read_text()) if _WEIGHTS.exists() else {"pair": None, "matchers": {}}
     if name == DEFAULT_MATCHER:
         stored["pair"] = asdict(fit_pair(samples))
-    facts = {
-        "pairs": len(samples),
-        "right": sum(s.right for s in samples),
-        "matches": sum(len(s.off) for s in samples),
-        "parts": parts,
-    }
+    right, matches = sum(s.right for s in samples), sum(len(s.off) for s in samples)
+    facts = {"pairs": len(samples), "right": right, "matches": matches, "parts": parts}
     pair = PairModel(*(Linear(**stored["pair"][size]) for size in ("small", "large")))
     calibration = as_json(fit_matcher(name, samples, pair, facts))
     (out / f"{name}.json").write_text(json.dumps(calibration, indent=1))

@@ -10,6 +10,7 @@ have to be submitted; one on which it failed leaves it without a score. A stoppe
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,73 +18,61 @@ from typing import Any
 import click
 import pandas as pd
 
-from sn9reg.errors import Sn9regError
+from pipelines.common import clear_errors, markdown, out_option
 from sn9reg.many.compare import compare, installed
 from sn9reg.many.jobs import FAILED, REGISTERED, Job
 from sn9reg.report import Files
 from sn9reg.training.tiles import scene_files
 
-_MARKDOWN = {
-    "matcher": "matcher", "scenes": "scenes", "registered": "registered", "error_px": "mean error, px",
-    "score": "score", "seconds": "seconds a scene", "memory_gib": "peak, GiB",
-}  # fmt: skip
+_HEAD = ("matcher", "scenes", "registered", "mean error, px", "score", "seconds a scene", "peak, GiB")
 
 
 def means(table: pd.DataFrame) -> pd.DataFrame:
     """A row per matcher, best first, of a table with one per scene and matcher."""
-    rows: list[dict[str, Any]] = []
-    for name, part in table.groupby("matcher_name", sort=False):
-        mean = float(part["error_px"].mean(skipna=False)) if (part["status"] != FAILED).all() else float("nan")
-        rows.append(
-            {
-                "matcher": name,
-                "scenes": len(part),
-                "registered": int((part["status"] == REGISTERED).sum()),
-                "failed": int((part["status"] == FAILED).sum()),
-                "error_px": mean,
-                "score": 100 / (1 + 0.01 * mean),
-                "seconds": float(part["seconds"].mean()),
-                "memory_gib": float(part["memory_gib"].max()),
-            }
-        )
-    return pd.DataFrame(rows).sort_values("score", ascending=False, na_position="last", kind="stable")
-
-
-def markdown(table: pd.DataFrame) -> str:
-    """The table of the matchers for a README."""
-    lines = ["| " + " | ".join(_MARKDOWN.values()) + " |", "|---" * len(_MARKDOWN) + "|"]
-    for row in table.to_dict("records"):
-        cells = [row[name] for name in _MARKDOWN]
-        shown = ("none" if c != c else f"{c:.2f}" if isinstance(c, float) else str(c) for c in cells)
-        lines.append("| " + " | ".join(shown) + " |")
-    return "\n".join(lines)
+    marked = table.assign(registered=table["status"] == REGISTERED, failed=table["status"] == FAILED)
+    marked.loc[marked["failed"], "error_px"] = math.nan
+    result = marked.groupby("matcher_name", sort=False).agg(
+        scenes=("status", "size"),
+        registered=("registered", "sum"),
+        failed=("failed", "sum"),
+        error_px=("error_px", lambda errors: errors.mean(skipna=False)),
+        seconds=("seconds", "mean"),
+        memory_gib=("memory_gib", "max"),
+    )
+    result.insert(4, "score", 100 / (1 + 0.01 * result["error_px"]))
+    result = result.rename_axis("matcher").reset_index()
+    return result.sort_values("score", ascending=False, na_position="last", kind="stable")
 
 
 @click.command()
 @click.argument("scenes", type=click.Path(path_type=Path))
 @click.option("--matchers", help="Which, with commas between them [default: all that are installed].")
-@click.option("--out", type=click.Path(path_type=Path), default=Path("work/compare_backends"), show_default=True)
+@out_option("compare_backends")
+@clear_errors()
 def main(scenes: Path, matchers: str | None, out: Path) -> None:
     """Compare, write, print."""
     names = matchers.split(",") if matchers else installed()
     out.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, Any]] = []
-    try:
-        for scene in scene_files(scenes):
-            own = scene.optical.parent.relative_to(scenes)
-            folder = out / "-".join([*own.parts, scene.name])
-            files = (str(scene.optical), str(scene.sar), str(scene.tiepoints))
-            job = Job("", str(folder), *files, sigma=True)
-            for result in compare(job, Files(*files[:2]), names):
-                rows.append({"scene": folder.name, "matcher_name": result.name, **asdict(result)})
-                click.echo(f"{folder.name}: {result.name}, {result.status}", err=True)
-    except Sn9regError as error:
-        raise click.ClickException(str(error)) from error
+    for scene in scene_files(scenes):
+        folder = out / "-".join([*scene.optical.parent.relative_to(scenes).parts, scene.name])
+        files = (str(scene.optical), str(scene.sar), str(scene.tiepoints))
+        job = Job("", str(folder), *files, sigma=True)
+        for result in compare(job, Files(*files[:2]), names):
+            rows.append({"scene": folder.name, "matcher_name": result.name, **asdict(result)})
+            click.echo(f"{folder.name}: {result.name}, {result.status}", err=True)
     table = pd.DataFrame(rows).drop(columns=["name", "matcher"])
     table.to_csv(out / "scenes.csv", index=False, float_format="%.4f")
     found = means(table)
     found.to_csv(out / "matchers.csv", index=False, float_format="%.4f")
-    click.echo(markdown(found))
+    shown = found.drop(columns="failed").itertuples(index=False)
+    click.echo(markdown(_HEAD, [[_cell(value) for value in row] for row in shown]), nl=False)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return "none" if math.isnan(value) else f"{value:.2f}"
+    return str(value)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
 """Does the confidence mean what it says? Checked on pairs that no calibration was fitted to.
 
-    python -m pipelines.confidence [--matcher hybrid] [--data ../shared/data] [--wrong 100] [--every 1]
+    python -m pipelines.confidence [--matcher hybrid] [--data DIR] [--wrong 100] [--every 1]
         [--parts sen12/val,gf3_1m,scenes,large-scenes] [--out work/confidence] [--calibration FILE]
 
 Registers each pair of the folders with its SAR image displaced by up to 20 px, as many pairs as asked for that do not
-belong together, and simulated scenes of seeds of their own. Prints, per set and for all together: the calibration
+belong together, and simulated scenes of other seeds. Prints, per set and for all together: the calibration
 error of the matches' probabilities, the rank correlation of predicted and true error, the share of true errors within
 one and two sigma (39 and 86 % of normal deviations in the plane), and what the verdict and its expected error were
 worth.
@@ -23,7 +23,8 @@ import click
 import numpy as np
 from scipy.stats import spearmanr
 
-from pipelines.calibrate import SHIFT, Case, displaced, offsets_truth, spread_over
+from pipelines.calibrate import Case, displaced, scene_cases, spread_over
+from pipelines.common import DATA_OPTION, out_option
 from sn9reg.fit.correspondences import Floats
 from sn9reg.matchers import DEFAULT_MATCHER
 from sn9reg.matchers.base import make_matcher
@@ -31,25 +32,32 @@ from sn9reg.raster.folders import pair_files
 from sn9reg.raster.scene import open_pair
 from sn9reg.registration import Registration, register
 from sn9reg.score.metrics import ece, mma
-from sn9reg.simulate import simulate
 
 RIGHT = 3.0  # pixels
-# Part -> size of its scenes, and their seeds and looks.
+# Part -> seeds, sizes and looks of its scenes.
 SCENES = {
-    "scenes": ((1200, 1000), [(1001 + k, 2 ** (k % 4)) for k in range(26)]),
-    "large-scenes": ((2400, 2000), [(1101 + k, 2 ** (k % 4)) for k in range(12)]),
+    "scenes": [(1001 + k, (1200, 1000), 2 ** (k % 4)) for k in range(26)],
+    "large-scenes": [(1101 + k, (2400, 2000), 2 ** (k % 4)) for k in range(12)],
 }
 
 
 @dataclass(frozen=True)
 class Checked:
-    """One pair. belongs: whether it does. off, probability, sigma: (N,) of its matches, pixels of the common grid.
-    step: side of the pixels that were matched: three of these are what a probability is of. true, claimed: (M,) error
-    of the warp and its sigma, pixels. expected: median error that was promised."""
+    """One pair.
+
+    belongs: whether both images show the same ground.
+    registered: the verdict.
+    off: (N,) errors of its matches, pixels of the common grid.
+    probability: (N,) that a match is off by at most three matched pixels.
+    sigma: (N,) predicted errors of its matches, pixels.
+    step: side of the matched pixels, pixels of the common grid.
+    true: (M,) errors of the warp, pixels.
+    claimed: (M,) sigma of the warp, pixels.
+    expected: median error that the verdict promised, pixels.
+    """
 
     belongs: bool
     registered: bool
-    probability_of_pair: float
     off: Floats
     probability: Floats
     sigma: Floats
@@ -66,10 +74,9 @@ class Checked:
 def check(case: Case, registration: Registration) -> Checked:
     """A registration against the truth."""
     verdict, matches = registration.verdict, registration.matches
-    common = (verdict.registered, verdict.probability)
-    none = np.zeros(0)
     if case.truth is None:
-        return Checked(False, *common, none, none, none, matches.step, none, none, np.nan)
+        none = np.zeros(0)
+        return Checked(False, verdict.registered, none, none, none, matches.step, none, none, np.nan)
     with open_pair(case.optical, case.sar, pixel_frame=case.pixel_frame) as pair:
         off = np.hypot(*(matches.sar_xy - case.truth(pair, matches.optical_xy)).T)
         places = spread_over(pair.overlap, 40)
@@ -77,17 +84,14 @@ def check(case: Case, registration: Registration) -> Checked:
     places, there = (points[np.isfinite(there).all(axis=1)] for points in (places, there))
     here, pixel = registration.grid.to_map(places), registration.grid.resolution
     true = np.hypot(*(registration.grid.to_pixel(registration.warp(here)) - there).T)
-    claimed = registration.warp.error(here) / pixel
-    expected = verdict.error / pixel
-    return Checked(True, *common, off, matches.score, matches.sigma, matches.step, true, claimed, expected)
+    found = (matches.score, matches.sigma, matches.step, true, registration.warp.error(here) / pixel)
+    return Checked(True, verdict.registered, off, *found, verdict.error / pixel)
 
 
 def summary(found: list[Checked]) -> dict[str, Any]:
     """The figures of a set."""
     own, others = [c for c in found if c.belongs], [c for c in found if not c.belongs]
-    off, probability, sigma = (
-        np.concatenate([getattr(c, name) for c in own]) for name in ("off", "probability", "sigma")
-    )
+    off, probability, sigma = (np.concatenate([getattr(c, k) for c in own]) for k in ("off", "probability", "sigma"))
     right = np.concatenate([c.off <= RIGHT * c.step for c in own])
     good = [c for c in own if c.registered]
     ratio = np.concatenate([c.true / c.claimed for c in good]) if good else np.zeros(1)
@@ -115,20 +119,11 @@ def summary(found: list[Checked]) -> dict[str, Any]:
 def folder_cases(folder: Path, scratch: Path, wrong: int, every: int) -> Iterator[Case]:
     """Every pair, displaced, then pairs of an optical image with the SAR image of another place."""
     files, random = pair_files(folder), np.random.default_rng(1)
-    for own in files[::every]:
-        yield displaced(own.name, *own.read(), True, scratch, random, SHIFT)
+    for pair in files[::every]:
+        yield displaced(pair.name, pair, pair, scratch, random)
     for k in np.linspace(0, len(files) - 1, wrong).astype(int):
         other = files[(k + 1 + int(random.integers(len(files) - 1))) % len(files)]
-        optical, sar = files[k].read()[0], other.read()[1]
-        yield displaced(f"{files[k].name}_{other.name}", optical, sar, False, scratch, random, SHIFT)
-
-
-def scene_cases(part: str, scratch: Path) -> Iterator[Case]:
-    """Simulated scenes with terrain."""
-    size, scenes = SCENES[part]
-    for seed, looks in scenes:
-        scene = simulate(scratch / f"scene{seed}", *size, seed=seed, looks=looks)
-        yield Case(f"scene{seed}", scene.optical, scene.sar, False, offsets_truth(scene.offsets))
+        yield displaced(f"{files[k].name}_{other.name}", files[k], other, scratch, random)
 
 
 def show(name: str, part: str, found: list[Checked], out: Path) -> None:
@@ -143,11 +138,11 @@ def show(name: str, part: str, found: list[Checked], out: Path) -> None:
 
 @click.command()
 @click.option("--matcher", "name", default=DEFAULT_MATCHER, show_default=True)
-@click.option("--data", type=click.Path(path_type=Path), default=Path("../shared/data"), show_default=True)
+@DATA_OPTION
 @click.option("--parts", default="sen12/val,gf3_1m,scenes,large-scenes", show_default=True)
 @click.option("--wrong", default=100, show_default=True, help="Pairs of each folder that do not belong together.")
-@click.option("--every", default=1, show_default=True, help="Only each so manieth pair of a folder.")
-@click.option("--out", type=click.Path(path_type=Path), default=Path("work/confidence"), show_default=True)
+@click.option("--every", default=1, show_default=True, help="Of N pairs of a folder, only the first.")
+@out_option("confidence")
 @click.option("--calibration", help="A calibration file [default: the one that ships].")
 @click.option("--weights", help="A matcher's own weights; then name their calibration, too.")
 def main(
@@ -160,7 +155,10 @@ def main(
     with tempfile.TemporaryDirectory() as scratch:
         for part in parts.split(","):
             folder, found = Path(scratch), []
-            made = scene_cases(part, folder) if part in SCENES else folder_cases(data / part, folder, wrong, every)
+            if part in SCENES:
+                made = scene_cases(folder, SCENES[part], wrong=False)
+            else:
+                made = folder_cases(data / part, folder, wrong, every)
             for case in made:
                 registration = register(
                     case.optical, case.sar, matcher=matcher, pixel_frame=case.pixel_frame, calibration=calibration

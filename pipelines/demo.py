@@ -1,4 +1,4 @@
-"""The main job on a scene that was simulated for it: align, score, pictures.
+"""Register a simulated pair: align, score, report.
 
     python -m pipelines.demo FOLDER
 """
@@ -36,17 +36,14 @@ def main(folder: Path) -> None:
     with open_raster(files.optical) as optical, open_raster(files.sar) as sar:
         grids = grid_of(optical), grid_of(sar)
     truth = read_tiepoints(files.tiepoints, *grids)
+    run = Run(f"python -m pipelines.demo {folder}", registration.seconds)
     with open_offsets(path) as offsets:
         result = score(offsets, *grids, truth).as_dict()
+        files_of_report = Files(str(files.optical), str(files.sar))
         page = write_report(
-            folder / "report",
-            Files(str(files.optical), str(files.sar)),
-            offsets,
-            tiepoints=truth,
-            matches=registration.tiepoints(),
-            run=Run(f"python -m pipelines.demo {folder}", registration.seconds),
+            folder / "report", files_of_report, offsets, tiepoints=truth, matches=registration.tiepoints(), run=run,
             overwrite=True,
-        )
+        )  # fmt: skip
     before = result["without_registration"]
     click.echo(f"\n{result['n']} tie-points          before    after")
     for label, key in (("mean error, px", "mean_px"), ("median, px", "median_px"), ("SpaceNet 9 score", "sn9_score")):

@@ -18,6 +18,7 @@ import click
 import numpy as np
 import pandas as pd
 
+from pipelines.common import clear_errors, drawing, out_option
 from sn9reg.errors import InputError, Sn9regError
 from sn9reg.fit.correspondences import Floats
 from sn9reg.offsets import open_offsets
@@ -74,29 +75,23 @@ def leaderboard(table: pd.DataFrame) -> pd.DataFrame:
 
 def draw(errors: dict[str, list[Floats]], path: Path) -> None:
     """Share of all tie-points within a distance, per submission."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
-    axes = figure.subplots()
-    for name, parts in errors.items():
-        length = np.sort(np.concatenate(parts)) if parts else np.zeros(0)
-        axes.step(length, np.arange(1, len(length) + 1) / max(1, len(length)), where="post", label=name)
-    axes.set(xscale="symlog", xlabel="error, optical px", ylabel="share of the tie-points within", ylim=(0, 1))
-    axes.grid(alpha=0.3)
-    axes.legend()
-    figure.savefig(path, dpi=130)
+    with drawing(path, 130, figsize=(7, 4.5)) as (_, [[axes]]):
+        for name, parts in errors.items():
+            length = np.sort(np.concatenate(parts)) if parts else np.zeros(0)
+            axes.step(length, np.arange(1, len(length) + 1) / max(1, len(length)), where="post", label=name)
+        axes.set(xscale="symlog", xlabel="error, optical px", ylabel="share of the tie-points within", ylim=(0, 1))
+        axes.grid(alpha=0.3)
+        axes.legend()
 
 
 @click.command()
 @click.argument("scenes", type=click.Path(path_type=Path))
 @click.argument("folder", metavar="SUBMISSIONS", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), default=Path("work/score_tiepoints"), show_default=True)
+@out_option("score_tiepoints")
+@clear_errors()
 def main(scenes: Path, folder: Path, out: Path) -> None:
     """Score, write, print the leaderboard."""
-    try:
-        found, entries = scene_files(scenes), submissions(folder)
-    except Sn9regError as error:
-        raise click.ClickException(str(error)) from error
+    found, entries = scene_files(scenes), submissions(folder)
     out.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, Any]] = []
     errors: dict[str, list[Floats]] = {name: [] for name in entries}

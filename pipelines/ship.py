@@ -25,6 +25,8 @@ import torch
 from pipelines.train import WEIGHTS_FILE, changes_option, parsed
 from sn9reg.errors import Sn9regError
 from sn9reg.matchers.base import make_matcher
+from sn9reg.matchers.descriptors.weights import load_descriptor
+from sn9reg.matchers.dual_encoder.weights import load_dual_encoder
 from sn9reg.matchers.fused import fused
 from sn9reg.raster.folders import data_root, pair_files
 from sn9reg.score.benchmark import bench_patches
@@ -36,7 +38,6 @@ from sn9reg.training.dual_encoder import DualConfig
 from sn9reg.training.keypoints import KeypointConfig
 from sn9reg.training.patch_pairs import collate, held_out
 from sn9reg.training.tiles import scene_files
-from sn9reg.weights.store import load_descriptor, load_dual_encoder
 
 WEIGHTS = Path(__file__).parent.parent / "sn9reg" / "weights"
 _SIMULATED = ("full", "half", "quarter", "aoi")  # folders of simulated scenes
@@ -122,7 +123,7 @@ def _nearest(weights: Path, config: DescriptorConfig, folder: Path) -> dict[str,
 
 def _matched_cells(weights: Path, folder: Path) -> dict[str, Any]:
     """Every cell matched with every other."""
-    from pipelines.uncertainty import match_folder
+    from pipelines.studies.uncertainty import match_folder
 
     found = match_folder(fused(load_dual_encoder(weights)), pair_files(folder), 0).row()
     return {name: round(value, 4) for name, value in found.items()}
@@ -130,7 +131,7 @@ def _matched_cells(weights: Path, folder: Path) -> dict[str, Any]:
 
 def _detections(weights: Path, config: KeypointConfig, folder: Path) -> dict[str, Any]:
     """Scene -> how far keypoints lie from the tie-points, and how far the tile's middle does, pixels."""
-    from pipelines.sn9_figures import detect
+    from pipelines.studies.sn9_figures import detect
 
     measured = {}
     for scene in scene_files(folder):

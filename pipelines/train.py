@@ -9,6 +9,7 @@ Into the folder go checkpoints, metrics (CSV and TensorBoard) and, in the end, `
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import sys
 from pathlib import Path
@@ -21,7 +22,7 @@ from sn9reg.errors import ConfigError, OutputError, Sn9regError
 from sn9reg.raster.files import PathLike
 from sn9reg.training.config import TrainingConfig, read
 from sn9reg.training.loop import train
-from sn9reg.weights.store import save_weights
+from sn9reg.weights.store import save
 
 WEIGHTS_FILE = "weights.safetensors"  # in a training's folder
 changes_option = click.option(
@@ -67,7 +68,7 @@ def run(
     except OSError as error:
         raise OutputError(f"{out}: cannot be made ({error.strerror})") from error
     task = train(config, out, resume=resume, start_from=start_from, progress=progress)
-    save_weights(out / WEIGHTS_FILE, task.network, task.architecture())
+    save(out / WEIGHTS_FILE, task.network, task.kind, dataclasses.asdict(task.architecture()))
     return out / WEIGHTS_FILE
 
 

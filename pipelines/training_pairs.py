@@ -1,56 +1,60 @@
 """Make folders of registered pairs, NAME_opt.png and NAME_sar.tif, out of scenes, for training matchers.
 
-    python -m pipelines.training_pairs [--data ../shared/data] [--work work]
+    python -m pipelines.training_pairs [--data DIR]
+
+Into DIR/pairs, which the training configurations name:
 
 - `sentinel_la`: the Los Angeles pair, its smooth residual of a few pixels removed by the untrained matcher first.
 - `simulated`: simulated scenes of 0.3 m with relief, layover and speckle, registered by their exact offsets, at full,
   half and quarter resolution.
-- `scenes/full`, `half`, `quarter`: the simulated scenes of `aoi`, registered likewise, whole.
+- `scenes/full`, `half`, `quarter`: the simulated scenes of DIR/scenes/aoi, registered likewise, whole.
 
-These go into `pairs`. Beside it: `aoi`, simulated scenes with tie-points in SpaceNet 9's layout, from which keypoint
-detectors learn, and `dev`, one by which they are watched.
+Into DIR/scenes: `aoi`, simulated scenes with tie-points in SpaceNet 9's layout, from which keypoint detectors learn,
+and `dev`, one by which they are watched.
 """
 
 from __future__ import annotations
 
 import logging
+from itertools import product
 from pathlib import Path
-from typing import Any
 
 import click
 import numpy as np
 import numpy.typing as npt
 import rasterio
 
+from pipelines.common import DATA_OPTION
 from sn9reg.apply import apply_offsets
-from sn9reg.offsets import open_offsets
+from sn9reg.offsets import OffsetMap, open_offsets
 from sn9reg.raster.files import data_bands, open_raster
 from sn9reg.raster.radiometry import optical_grey
 from sn9reg.registration import register
 from sn9reg.simulate import simulate
 
 SIDE = 512
-SIMULATED = {seed: looks for seed, looks in zip(range(500, 512), (1, 2, 4, 8) * 3, strict=True)}
+SIMULATED = {500 + k: 2 ** (k % 4) for k in range(12)}
 SCENE = 2048
 AOIS, AOI_SIZE = range(601, 609), (5000, 4000)
 DEV, DEV_SIZE = 13, (4000, 3000)
 FOLDERS = {1: "full", 2: "half", 4: "quarter"}
+# (h, w) grey values, radar amplitude and validity of two rasters of one grid.
+Images = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.bool_]]
 
 
 @click.command()
-@click.option("--data", type=click.Path(path_type=Path), default=Path("../shared/data"), show_default=True)
-@click.option("--work", type=click.Path(path_type=Path), default=Path("work"), show_default=True)
-def main(data: Path, work: Path) -> None:
-    """All folders; what is there already is kept."""
+@DATA_OPTION
+def main(data: Path) -> None:
+    """Make all folders; those that are there already are kept."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    out = work / "pairs"
+    out = data / "pairs"
     if (data / "sentinel_la").is_dir():
         los_angeles(data / "sentinel_la", out / "sentinel_la")
     for seed, looks in SIMULATED.items():
         simulated(out / "simulated", seed, looks)
     for seed in AOIS:
-        whole(out / "scenes", aoi(work / "aoi", seed, AOI_SIZE), f"s{seed}")
-    aoi(work / "dev", DEV, DEV_SIZE)
+        whole(out / "scenes", aoi(data / "scenes/aoi", seed, AOI_SIZE), f"s{seed}")
+    aoi(data / "scenes/dev", DEV, DEV_SIZE)
 
 
 def los_angeles(folder: Path, out: Path) -> None:
@@ -59,10 +63,8 @@ def los_angeles(folder: Path, out: Path) -> None:
         return
     out.mkdir(parents=True, exist_ok=True)
     registration = register(folder / "optical.tif", folder / "sar.tif", matcher="structure", model="auto")
-    registered = out / "registered.tif"
-    apply_offsets(registration.offsets(), folder / "sar.tif", registered, resampling="cubic", nodata=0, overwrite=True)
-    _tiles(out, "la", folder / "optical.tif", registered, (1,))
-    registered.unlink()
+    images = registered(out, registration.offsets(), folder / "optical.tif", folder / "sar.tif", nodata=0)
+    tiles(out, "la", images, (1,))
 
 
 def simulated(out: Path, seed: int, looks: float) -> None:
@@ -70,11 +72,9 @@ def simulated(out: Path, seed: int, looks: float) -> None:
     if any(out.glob(f"s{seed}_*_opt.png")):
         return
     files = simulate(out / "scene", SCENE, seed=seed, looks=looks, overwrite=True)
-    registered = out / "registered.tif"
     with open_offsets(files.offsets) as offsets:
-        apply_offsets(offsets, files.sar, registered, resampling="cubic", overwrite=True)
-    _tiles(out, f"s{seed}", files.optical, registered, (1, 2, 4))
-    registered.unlink()
+        images = registered(out, offsets, files.optical, files.sar)
+    tiles(out, f"s{seed}", images, tuple(FOLDERS))
 
 
 def aoi(out: Path, seed: int, size: tuple[int, int]) -> Path:
@@ -91,46 +91,46 @@ def whole(out: Path, scene: Path, name: str) -> None:
         return
     for folder in FOLDERS.values():
         (out / folder).mkdir(parents=True, exist_ok=True)
-    registered = out / "registered.tif"
     optical, sar, truth = (next(scene.glob(f"*_{kind}_*.tif")) for kind in ("optical", "sar", "offsets"))
     with open_offsets(truth) as offsets:
-        apply_offsets(offsets, sar, registered, resampling="cubic", overwrite=True)
-    images = _images(optical, registered)
+        images = registered(out, offsets, optical, sar)
     for factor, folder in FOLDERS.items():
-        _write_pair(out / folder / name, *_coarse(images, factor))
-    registered.unlink()
+        write_pair(out / folder / name, coarse(images, factor))
 
 
-def _tiles(out: Path, name: str, optical: Path, sar: Path, factors: tuple[int, ...]) -> None:
-    """Cut two rasters of one grid into tiles that are mostly valid."""
-    images = _images(optical, sar)
-    for factor in factors:
-        coarse = _coarse(images, factor)
-        height, width = coarse[2].shape
-        for row in range(0, height - SIDE + 1, SIDE):
-            for col in range(0, width - SIDE + 1, SIDE):
-                part = slice(row, row + SIDE), slice(col, col + SIDE)
-                if coarse[2][part].mean() > 0.9:
-                    _write_pair(out / f"{name}_{factor}_{row}_{col}", *(image[part] for image in coarse))
-
-
-def _images(optical: Path, sar: Path) -> tuple[Any, Any, Any]:
-    """Grey values, radar amplitude and validity of two rasters of one grid."""
-    with open_raster(optical) as one, open_raster(sar) as other:
+def registered(out: Path, offsets: OffsetMap, optical: Path, sar: Path, nodata: float | None = None) -> Images:
+    """A pair whose SAR image is resampled by an offset map, in `out` for the time being."""
+    path = out / "registered.tif"
+    apply_offsets(offsets, sar, path, resampling="cubic", nodata=nodata, overwrite=True)
+    with open_raster(optical) as one, open_raster(path) as other:
         grey = optical_grey(one.read(data_bands(one), out_dtype="float32"))
         radar = other.read(1, out_dtype="float32")
         valid = (one.dataset_mask() > 0) & (other.dataset_mask() > 0)
+    path.unlink()
     return grey, radar, valid
 
 
-def _coarse(images: tuple[Any, Any, Any], factor: int) -> tuple[Any, Any, Any]:
+def tiles(out: Path, name: str, images: Images, factors: tuple[int, ...]) -> None:
+    """Cut a pair into tiles that are mostly valid."""
+    for factor in factors:
+        reduced = coarse(images, factor)
+        height, width = reduced[2].shape
+        for row, col in product(range(0, height - SIDE + 1, SIDE), range(0, width - SIDE + 1, SIDE)):
+            part = slice(row, row + SIDE), slice(col, col + SIDE)
+            if reduced[2][part].mean() > 0.9:
+                write_pair(out / f"{name}_{factor}_{row}_{col}", (reduced[0][part], reduced[1][part], reduced[2][part]))
+
+
+def coarse(images: Images, factor: int) -> Images:
     """The mean of neighbours, in intensity for the radar: what a coarser sensor would have seen."""
     grey, radar, valid = images
     share = _mean(valid.astype(np.float32), factor)
     return _mean(grey, factor), np.sqrt(_mean(radar**2, factor)), share > 0.99
 
 
-def _write_pair(stem: Path, grey: Any, radar: Any, valid: Any) -> None:
+def write_pair(stem: Path, images: Images) -> None:
+    """STEM_opt.png, STEM_sar.tif and STEM_mask.png."""
+    grey, radar, valid = images
     _write(stem.with_name(stem.name + "_opt.png"), grey, "uint8")
     _write(stem.with_name(stem.name + "_sar.tif"), radar, "uint16")
     _write(stem.with_name(stem.name + "_mask.png"), valid * 255.0, "uint8")

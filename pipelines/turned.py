@@ -1,6 +1,6 @@
 """Register small pairs whose SAR image was turned and scaled, and count how many come out right.
 
-    python -m pipelines.turned ../shared/data/gf3_1m [--turn 45] [--zoom 1.25] [--matcher descriptors] [--json]
+    python -m pipelines.turned FOLDER [--turn 45] [--zoom 1.25] [--matcher descriptors] [--json]
 
 FOLDER holds registered pairs NAME_opt.*, NAME_sar.* and, where not every pixel is valid, NAME_mask.*. Each SAR image is
 turned about its middle by an angle drawn from +-turn and scaled by a factor drawn from 1 / zoom to zoom, in a frame of
@@ -13,18 +13,17 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 import tempfile
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import click
 import cv2
 import numpy as np
-import numpy.typing as npt
 
-from sn9reg.errors import Sn9regError
+from pipelines.common import clear_errors, spread
 from sn9reg.matchers.base import Matcher, make_matcher
 from sn9reg.raster.folders import RegisteredPair, pair_files
 from sn9reg.raster.scene import Patch
@@ -36,7 +35,13 @@ RIGHT = 5.0  # pixels
 
 @dataclass(frozen=True)
 class Turned:
-    """One pair. turn: degrees. error: mean over the optical image, pixels; None where it was not registered."""
+    """One pair.
+
+    turn: of the SAR image, degrees.
+    zoom: of the SAR image.
+    error: mean over the optical image, pixels; None where the pair was not registered.
+    seconds: of its registration.
+    """
 
     name: str
     turn: float
@@ -60,17 +65,11 @@ class Turned:
 @click.option("--seed", default=0, show_default=True)
 @click.option("--others", is_flag=True, help="Pairs that do not belong together.")
 @click.option("--json", "as_json", is_flag=True)
-def main(
-    folder: Path, turn: float, zoom: float, name: str, options: tuple[str, ...], model: str, limit: int | None,
-    seed: int, others: bool, as_json: bool,
-) -> None:  # fmt: skip
+@clear_errors()
+def main(folder: Path, name: str, options: tuple[str, ...], as_json: bool, **settings: Any) -> None:
     """Measure and print."""
-    try:
-        given = {key: _value(value) for key, _, value in (option.partition("=") for option in options)}
-        found = measure(folder, make_matcher(name, **given), turn, zoom, model, limit, seed, others)
-    except Sn9regError as error:
-        click.echo(f"Error: {error}", err=True)
-        sys.exit(error.exit_code)
+    given = {key: _value(value) for key, _, value in (option.partition("=") for option in options)}
+    found = measure(folder, make_matcher(name, **given), **settings)
     click.echo(json.dumps([asdict(one) for one in found]) if as_json else summary(found))
 
 
@@ -82,32 +81,21 @@ def _value(text: str) -> object:
 
 
 def measure(
-    folder: Path,
-    matcher: Matcher,
-    turn: float,
-    zoom: float,
-    model: str,
-    limit: int | None = None,
-    seed: int = 0,
+    folder: Path, matcher: Matcher, turn: float, zoom: float, model: str, limit: int | None = None, seed: int = 0,
     others: bool = False,
-) -> list[Turned]:
+) -> list[Turned]:  # fmt: skip
     """Every pair of the folder, or `limit` of them; others: with the SAR image of another one. Raises InputError where
     it holds none."""
-    pairs = pair_files(folder)
-    chosen = np.linspace(0, len(pairs) - 1, min(limit or len(pairs), len(pairs))).round().astype(int)
-    found = []
-    for i in chosen:
-        files = pairs[i]
+    pairs, found = pair_files(folder), []
+    for i in spread(len(pairs), limit):
+        files, random = pairs[i], np.random.default_rng([seed, i])
         if others:
-            files = replace(files, sar=pairs[(int(i) + len(pairs) // 2) % len(pairs)].sar, mask=None)
-        found.append(_one(files, matcher, turn, zoom, model, np.random.default_rng([seed, int(i)])))
+            files = replace(files, sar=pairs[(i + len(pairs) // 2) % len(pairs)].sar, mask=None)
+        found.append(_one(files, matcher, random.uniform(-turn, turn), zoom ** random.uniform(-1, 1), model))
     return found
 
 
-def _one(
-    files: RegisteredPair, matcher: Matcher, turn: float, zoom: float, model: str, random: np.random.Generator
-) -> Turned:
-    angle, scale = random.uniform(-turn, turn), zoom ** random.uniform(-1, 1)
+def _one(files: RegisteredPair, matcher: Matcher, angle: float, scale: float, model: str) -> Turned:
     optical, sar = files.read()
     height, width = sar.valid.shape
     middle = np.array([width - 1, height - 1]) / 2
@@ -121,9 +109,7 @@ def _one(
     valid = share > 0.5
     turned = Patch(np.where(valid, np.stack(bands) / np.maximum(share, 0.5), 0).astype(np.float32), valid)
     with tempfile.TemporaryDirectory() as folder:
-        paths = [Path(folder) / "optical.tif", Path(folder) / "sar.tif"]
-        save_patch(paths[0], optical)
-        save_patch(paths[1], turned)
+        paths = [save_patch(Path(folder) / f"{n}.tif", patch) for n, patch in (("optical", optical), ("sar", turned))]
         start = time.perf_counter()
         found = register(*paths, matcher=matcher, model=model, pixel_frame=True)
         seconds = time.perf_counter() - start
@@ -139,12 +125,12 @@ def _one(
 
 def summary(found: list[Turned]) -> str:
     """The counts in words."""
-    errors: npt.NDArray[np.float64] = np.array([one.error for one in found if one.error is not None])
-    told = f"{sum(one.right for one in found)} of {len(found)} registered within {RIGHT:g} px"
-    told += f" ({np.mean([one.right for one in found]):.0%}); {len(found) - len(errors)} refused"
+    errors = np.array([one.error for one in found if one.error is not None])
+    text = f"{sum(one.right for one in found)} of {len(found)} registered within {RIGHT:g} px"
+    text += f" ({np.mean([one.right for one in found]):.0%}); {len(found) - len(errors)} refused"
     if len(errors):
-        told += f", {int((errors > RIGHT).sum())} wrong; median error {np.median(errors):.2f} px"
-    return told + f"; {np.median([one.seconds for one in found]):.1f} s a pair"
+        text += f", {int((errors > RIGHT).sum())} wrong; median error {np.median(errors):.2f} px"
+    return text + f"; {np.median([one.seconds for one in found]):.1f} s a pair"
 
 
 if __name__ == "__main__":

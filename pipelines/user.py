@@ -6,10 +6,11 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 
@@ -18,38 +19,52 @@ REFUSED = 3  # exit code of a pair that is not registered
 
 @dataclass(frozen=True)
 class Run:
-    """seconds: wall clock. memory: peak resident, GiB. registered: False where the tool said no."""
+    """One command.
+
+    seconds: wall clock.
+    memory: peak resident, GiB.
+    registered: False where the tool refused the pair.
+    printed: its standard output.
+    """
 
     seconds: float
     memory: float
     registered: bool
+    printed: str
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What the command printed with --json."""
+        found: dict[str, Any] = json.loads(self.printed)
+        return found
 
 
-@dataclass(frozen=True)
-class Row:
-    """One line of a table: what is measured, what it must be, what it is."""
+class Row(NamedTuple):
+    """A line of a table: what is measured, what it must be, and what it is."""
 
     what: str
     must: str
     measured: str
 
 
-def sn9reg(*arguments: str, may_refuse: bool = False) -> Run:
-    """Run the command line tool; raises click.ClickException with its message if it fails."""
+def sn9reg(*arguments: str | Path, may_refuse: bool = False) -> Run:
+    """Run the command line tool; raises click.ClickException if it fails."""
     start = time.perf_counter()
-    process = subprocess.Popen([sys.executable, "-m", "sn9reg", "-q", *arguments], stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    refused = may_refuse and process.returncode == REFUSED
-    if process.returncode and not refused:
-        raise click.ClickException(f"sn9reg {' '.join(arguments)} ended with {process.returncode}")
-    return Run(time.perf_counter() - start, usage.ru_maxrss / 2**20, not refused)
+    with tempfile.TemporaryFile("w+") as printed:
+        process = subprocess.Popen([sys.executable, "-m", "sn9reg", "-q", *map(str, arguments)], stdout=printed)
+        _, status, usage = os.wait4(process.pid, 0)
+        seconds = time.perf_counter() - start
+        process.returncode = os.waitstatus_to_exitcode(status)
+        refused = may_refuse and process.returncode == REFUSED
+        if process.returncode and not refused:
+            raise click.ClickException(f"sn9reg {' '.join(map(str, arguments))} ended with {process.returncode}")
+        printed.seek(0)
+        return Run(seconds, usage.ru_maxrss / 2**20, not refused, printed.read())
 
 
 def align(folder: Path, out: Path, *options: str, may_refuse: bool = False) -> Run:
     """Align the pair of a folder (optical.tif and sar.tif, or SpaceNet 9's names)."""
-    optical, sar = scene(folder)
-    return sn9reg("align", str(optical), str(sar), "--out", str(out), "--overwrite", *options, may_refuse=may_refuse)
+    return sn9reg("align", *scene(folder), "--out", out, "--overwrite", *options, may_refuse=may_refuse)
 
 
 def scene(folder: Path) -> tuple[Path, Path]:
@@ -58,26 +73,24 @@ def scene(folder: Path) -> tuple[Path, Path]:
 
 
 def tiepoints(folder: Path) -> Path:
-    """A simulated scene's."""
+    """The tie-points of a simulated scene."""
     return next(folder.glob("*tiepoints*.csv"))
 
 
 def score(offsets: Path, optical: Path, sar: Path, points: Path, *options: str) -> dict[str, Any]:
-    """Errors at the tie-points, as `sn9reg score --json` says them."""
-    files = map(str, (offsets, optical, sar, points))
-    found: dict[str, Any] = output("score", *files, *options)
-    return found
+    """Errors at the tie-points, as `sn9reg score --json` prints them."""
+    return sn9reg("score", offsets, optical, sar, points, *options, "--json").facts
 
 
-def output(*arguments: str) -> Any:
-    """What a command prints with --json."""
-    command = [sys.executable, "-m", "sn9reg", *arguments, "--json"]
-    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+def mean_px(offsets: Path, folder: Path) -> float:
+    """Mean error at a simulated scene's tie-points, optical pixels."""
+    error: float = score(offsets, *scene(folder), tiepoints(folder))["mean_px"]
+    return error
 
 
-def simulate(work: Path, size: str, seed: int, *options: str, name: str = "") -> Path:
+def simulate(work: Path, size: str, seed: int, *options: str | Path, name: str = "") -> Path:
     """The folder of a simulated scene, made once. name: of the folder, where there are options."""
     folder = work / (name or f"scene_{size}_{seed}")
     if not (folder / "02_offsets_train_01.tif").exists():
-        sn9reg("simulate", str(folder), "--size", size, "--seed", str(seed), "--overwrite", *options)
+        sn9reg("simulate", folder, "--size", size, "--seed", str(seed), "--overwrite", *options)
     return folder

@@ -1,7 +1,6 @@
 """What the verdict says of pairs that belong together and of pairs that do not.
 
-    python -m pipelines.verdict [--data ../shared/data] [--side 380] [--places 14]
-        [--matcher NAME]
+    python -m pipelines.verdict [--data DIR] [--side 380] [--places 14] [--matcher NAME]
 
 Crops of the Los Angeles pair, at places drawn by a seed: each optical crop with its own SAR crop, and with those of two
 other places that it shares no ground with. Prints one line per kind.
@@ -17,14 +16,13 @@ import numpy as np
 import rasterio
 from rasterio.windows import Window
 
+from pipelines.common import DATA_OPTION
 from sn9reg.judge.verdict import Verdict
 from sn9reg.matchers import DEFAULT_MATCHER
 from sn9reg.matchers.base import Matcher, make_matcher
 from sn9reg.raster.files import geotiff_profile
 from sn9reg.raster.grid import Grid
 from sn9reg.registration import register
-
-KINDS = ("optical", "sar")
 
 
 def crop(path: Path, corner: tuple[int, int], side: int, out: Path) -> Path:
@@ -43,18 +41,18 @@ def judged(matcher: Matcher, optical: Path, sar: Path) -> Verdict:
 
 
 @click.command()
-@click.option("--data", type=click.Path(path_type=Path), default=Path("../shared/data"), show_default=True)
+@DATA_OPTION
 @click.option("--side", default=380, show_default=True, help="Of a crop, px.")
 @click.option("--places", default=14, show_default=True)
 @click.option("--matcher", "name", default=DEFAULT_MATCHER, show_default=True)
 def main(data: Path, side: int, places: int, name: str) -> None:
     """Measure and print."""
-    folder, matcher = data / "sentinel_la", make_matcher(name)
+    folder, matcher, kinds = data / "sentinel_la", make_matcher(name), ("optical", "sar")
     random = np.random.default_rng(0)
     corners = [(int(random.integers(0, 3072 - 600)), int(random.integers(0, 5120 - 600))) for _ in range(places)]
     with tempfile.TemporaryDirectory() as scratch:
         pairs = [
-            tuple(crop(folder / f"{kind}.tif", corner, side, Path(scratch) / f"{kind}{i}.tif") for kind in KINDS)
+            tuple(crop(folder / f"{kind}.tif", corner, side, Path(scratch) / f"{kind}{i}.tif") for kind in kinds)
             for i, corner in enumerate(corners)
         ]
         right = [judged(matcher, optical, sar) for optical, sar in pairs]

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from sn9reg.errors import ConfigError, InputError
 from sn9reg.matchers.dense.correlation import similarity
 from sn9reg.matchers.dense.networks.table import build
+from sn9reg.matchers.dense.weights import KIND, DenseOptions
 from sn9reg.options import options
 from sn9reg.raster.degradation import Degradation
 from sn9reg.raster.scene import Patch
@@ -24,7 +25,6 @@ from sn9reg.training.data import Pairs, Samples, Source, load_all
 from sn9reg.training.losses import make_loss
 from sn9reg.training.sample import Geometry, Photometry, augment_optical, augment_sar, cut, finish
 from sn9reg.training.task import Stage, Task
-from sn9reg.weights.store import Architecture
 
 _LOSS_RATE = 5.0  # the loss's parameters learn faster by this than the network's
 
@@ -156,6 +156,7 @@ class DenseTask(Task):
     """Validation logs, per source, CMR(1), CMR(3) and mean L2, and over all of them `quality`, the mean of CMR at 1, 2,
     3 and 5 px."""
 
+    kind = KIND
     monitor = "quality"
 
     def __init__(self, config: DenseConfig, plan: Plan) -> None:
@@ -168,9 +169,9 @@ class DenseTask(Task):
         self.mean = copy.deepcopy(self.network).requires_grad_(False) if config.average else None
         self.errors: dict[int, list[Tensor]] = {}
 
-    def architecture(self) -> Architecture:
+    def architecture(self) -> DenseOptions:
         network = self.config.network
-        return Architecture(network.name, self.config.shared, self.loss.similarity, network.options)
+        return DenseOptions(network.name, self.config.shared, self.loss.similarity, network.options)
 
     def kept(self) -> nn.Module:
         return self.network if self.mean is None else self.mean

@@ -6,7 +6,7 @@ L. He et al., "Deep convolutional network based on attention mechanism for match
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import KW_ONLY, field
+from dataclasses import KW_ONLY, asdict, field
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader
 from sn9reg.errors import ConfigError, InputError
 from sn9reg.matchers.descriptors.network import DenseFusion, distances
 from sn9reg.matchers.descriptors.patches import PatchLayout
+from sn9reg.matchers.descriptors.weights import KIND, DescriptorOptions, build
 from sn9reg.options import options
 from sn9reg.training.config import Count, NotNegative, Optimiser, Pace, Plan, Positive, Share, TrainingConfig
 from sn9reg.training.data import Samples, load_all
@@ -29,7 +30,6 @@ from sn9reg.training.losses import hardest_in_batch
 from sn9reg.training.patch_pairs import PatchPairs, collate, held_out, patch_pairs
 from sn9reg.training.sample import Photometry
 from sn9reg.training.task import Stage, Task
-from sn9reg.weights.store import DescriptorArchitecture
 
 _SLOWLY = 0.02  # the layout's learning rate, as a share of the network's
 _FIRST = 80  # batches by which the layout of a patch is learned before the training
@@ -91,7 +91,9 @@ class DescriptorConfig(TrainingConfig, Plan):
         parts, held = load_all(self.sources, self.seed, self.image)
         make, fixed = partial(patch_pairs, config=self), held_out(self, held)
         count = max(1, _AT_ONCE // self.places)
-        checks = [DataLoader(fixed, count, collate_fn=collate)] if fixed else []  # type: ignore[arg-type]
+        checks: list[DataLoader[Any]] = []
+        if fixed:
+            checks.append(DataLoader(fixed, count, collate_fn=collate))  # type: ignore[arg-type]
 
         def batches(plan: Plan, done: int) -> DataLoader[Any]:
             samples = Samples(parts, make, self.seed + done)
@@ -105,13 +107,14 @@ class DescriptorTask(Task):
     the same place."""
 
     network: DenseFusion
+    kind = KIND
     monitor = "found"
 
     def __init__(self, config: DescriptorConfig, plan: Plan) -> None:
         super().__init__(plan)
         self.automatic_optimization = False  # for the cached gradients
         self.config = config
-        self.network = self.architecture().build().to(memory_format=torch.channels_last)
+        self.network = build(asdict(self.architecture())).to(memory_format=torch.channels_last)
         self.held_out: list[tuple[Tensor, Tensor]] = []
         if config.imagenet is not None:
             state = _state(Path(config.imagenet))
@@ -120,8 +123,8 @@ class DescriptorTask(Task):
             except ConfigError as error:
                 raise InputError(f"{config.imagenet}: {error}") from error
 
-    def architecture(self) -> DescriptorArchitecture:
-        return DescriptorArchitecture(self.config.patch, self.config.network)
+    def architecture(self) -> DescriptorOptions:
+        return DescriptorOptions(self.config.patch, self.config.network)
 
     def before_training(self, batches: DataLoader[PatchPairs]) -> None:
         """Learn the layout of a patch, if it has one, from the first batches."""

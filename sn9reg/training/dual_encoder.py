@@ -6,7 +6,7 @@ Huang et al.; the sections and tables named below are of that paper.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import KW_ONLY, field, replace
+from dataclasses import KW_ONLY, asdict, field, replace
 from functools import partial
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
@@ -21,6 +21,7 @@ from sn9reg.errors import ConfigError
 from sn9reg.matchers.dual_encoder.inputs import optical_input, sar_input
 from sn9reg.matchers.dual_encoder.network import CELL, WIDTHS, DualEncoder, Encoded
 from sn9reg.matchers.dual_encoder.pairing import weighted_similarity
+from sn9reg.matchers.dual_encoder.weights import KIND, DualOptions, build
 from sn9reg.options import options
 from sn9reg.raster.radiometry import SarLog
 from sn9reg.raster.scene import Patch
@@ -29,7 +30,6 @@ from sn9reg.training.data import Samples, Source, load_all
 from sn9reg.training.dual_losses import contrastive, found, likelihood, matching, placed
 from sn9reg.training.sample import Geometry, Photometry, augment_optical, augment_sar, cut
 from sn9reg.training.task import Stage, Task
-from sn9reg.weights.store import DualArchitecture
 
 _RIGHT = 3 / CELL  # cells
 _PHASES: tuple[Literal["pretraining", "finetuning"], ...] = ("pretraining", "finetuning")
@@ -115,7 +115,7 @@ class DualConfig(TrainingConfig):
             for source, pairs in held
             for index, pair in enumerate(pairs)
         ]
-        checks = [DataLoader(fixed, 8)] if fixed else []  # type: ignore[arg-type]
+        checks: list[DataLoader[Any]] = [DataLoader(fixed, 8)] if fixed else []  # type: ignore[arg-type]
 
         def stage(number: int, name: Literal["pretraining", "finetuning"]) -> Stage:
             # What is turned by quarters already has no rotation to be predicted.
@@ -168,21 +168,22 @@ class DualTask(Task):
     """
 
     network: DualEncoder
+    kind = KIND
     monitor = "matched"
     optional = ("network.maps.", "network.fusion.")  # a pre-training may have been without modules for uncertainty
 
     def __init__(self, config: DualConfig, plan: Plan, name: Literal["pretraining", "finetuning"]) -> None:
         super().__init__(plan)
         self.config, self.name = config, name
-        self.network = self.architecture().build().to(memory_format=torch.channels_last)
+        self.network = build(asdict(self.architecture())).to(memory_format=torch.channels_last)
         # Section 3.3.2: two layers, 256 and 4 wide, for four angles.
         self.rotation = nn.ModuleDict(
             {kind: nn.Sequential(nn.Linear(width, 256), nn.ReLU(), nn.Linear(256, 4)) for kind, width in WIDTHS.items()}
         )
         self.scale = nn.Parameter(torch.tensor(3.5))  # ln of it
 
-    def architecture(self) -> DualArchitecture:
-        return DualArchitecture(self.config.aleatoric, self.config.dropout, self.config.structure)
+    def architecture(self) -> DualOptions:
+        return DualOptions(self.config.aleatoric, self.config.dropout, self.config.structure)
 
     def loss_of(self, batch: Crops) -> Tensor:
         return self._pretraining(batch) if self.name == "pretraining" else self._finetuning(batch)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import KW_ONLY, field
+from dataclasses import KW_ONLY, asdict, field
 from typing import Annotated, Any, ClassVar
 
 import torch
@@ -20,6 +20,7 @@ from sn9reg.errors import ConfigError
 from sn9reg.matchers.keypoints.crops import TILE
 from sn9reg.matchers.keypoints.heatmap import SIGMA, gaussian, read_keypoints
 from sn9reg.matchers.keypoints.network import HeatmapUNet
+from sn9reg.matchers.keypoints.weights import KIND, DetectorOptions, build
 from sn9reg.options import options
 from sn9reg.raster.radiometry import Modality
 from sn9reg.training.config import Count, Optimiser, Pace, Plan, Positive, Share, TrainingConfig
@@ -28,7 +29,6 @@ from sn9reg.training.displaced import Displacement, KeypointSample
 from sn9reg.training.keypoint_samples import Epochs, HeldOutTiles, KeypointSamples, load_tiles, split
 from sn9reg.training.sample import Photometry
 from sn9reg.training.task import Stage, Task
-from sn9reg.weights.store import DetectorArchitecture
 
 log = logging.getLogger(__name__)
 _REGION = math.exp(-0.5 * 3**2)  # of a label: what stands above its value at three sigma
@@ -118,19 +118,20 @@ class KeypointTask(Task):
     the tile's middle, and `within`, the share of peaks within sigma."""
 
     network: HeatmapUNet
+    kind = KIND
     monitor, better = "error", "min"
 
     def __init__(self, config: KeypointConfig, plan: Plan) -> None:
         super().__init__(plan)
         self.config = config
-        network = self.architecture().build()
+        network = build(asdict(self.architecture()))
         if config.tile % network.divisor:
             raise ConfigError(f"a tile of {config.tile} px is no multiple of the {network.divisor} of this depth")
         self.network = network.to(memory_format=torch.channels_last)
         self.errors: list[Tensor] = []
 
-    def architecture(self) -> DetectorArchitecture:
-        return DetectorArchitecture(self.config.finds, self.config.network)
+    def architecture(self) -> DetectorOptions:
+        return DetectorOptions(self.config.finds, self.config.network)
 
     def loss_of(self, batch: KeypointSample) -> Tensor:
         label = gaussian(batch.place, self.config.tile, self.config.sigma)

@@ -19,12 +19,14 @@ from sn9reg.training.config import Optimiser, Plan
 class Task(lightning.LightningModule):
     """A network, its loss and its score.
 
+    kind: what a weights file calls the network.
     network: what is trained; after a training it has the best weights.
     monitor: the logged score by which the best checkpoint is chosen.
     better: whether the largest or the smallest score is the best.
     optional: how names of weights begin that a checkpoint to begin with may lack, or have without need.
     """
 
+    kind: ClassVar[str]
     network: nn.Module
     monitor: ClassVar[str]
     better: ClassVar[Literal["max", "min"]] = "max"
@@ -35,7 +37,7 @@ class Task(lightning.LightningModule):
         self.plan = plan
 
     def architecture(self) -> Any:
-        """What the weights' file has to say of the network."""
+        """The options of the network in a weights file, a dataclass."""
         raise NotImplementedError
 
     def loss_of(self, batch: Any) -> Tensor:

@@ -1,186 +1,40 @@
-"""`bench patches` under blur, speckle and rotation, and unchanged without them."""
+"""pipelines.benchmark: its rows are commands of a user; the parts that compute rather than time."""
 
 import json
 
 import numpy as np
-import pytest
 from click.testing import CliRunner
-from PIL import Image
-from scipy.ndimage import gaussian_filter
-from support.rasters import write_raster
 
-from sn9reg.cli import main
-from sn9reg.errors import ConfigError, InputError
-from sn9reg.matchers.dense.structure import StructureMatcher
-from sn9reg.raster.degradation import Degradation
-from sn9reg.raster.scene import Patch
-from sn9reg.score.benchmark import _cut, bench_patches
+from pipelines import benchmark, benchmark_simulated, user
 
 
-def save(path, values):
-    Image.fromarray(values.astype(np.uint8)).save(path)
+def test_the_known_field_is_large_and_not_affine():
+    x, y = (v.ravel().astype(float) for v in np.meshgrid(np.arange(0, 3072, 64), np.arange(0, 5120, 64)))
+    field = np.stack(benchmark.pull(x, y), -1)
+    design = np.column_stack([x, y, np.ones(len(x))])
+    residual = field - design @ np.linalg.lstsq(design, field, rcond=None)[0]
+    assert 15 < np.hypot(*field.T).max() <= 22
+    assert np.hypot(*residual.T).mean() > 5
 
 
-@pytest.fixture
-def folder(tmp_path):
-    """Three registered pairs of 140 px: the SAR image is the optical one with its contrast reversed, under speckle."""
-    for seed in range(3):
-        ground = gaussian_filter(np.random.default_rng(seed).normal(size=(140, 140)), 5) > 0
-        speckle = np.random.default_rng(100 + seed).gamma(4, 0.25, ground.shape)
-        save(tmp_path / f"{seed}_opt.png", 60 + 120 * ground)
-        save(tmp_path / f"{seed}_sar.png", np.clip((30 + 90 * ~ground) * speckle, 0, 255))
-    return tmp_path
+def test_a_simulated_scene_is_the_users_and_its_best_affine_leaves_its_parallax(scene):
+    assert 1.5 < benchmark_simulated.best_affine(scene.optical.parent) < 40
+    run = user.sn9reg("info", scene.offsets, "--json")
+    assert run.registered
+    assert run.seconds > 0
+    assert 0.01 < run.memory < 4
+    assert isinstance(run.facts, dict)
 
 
-class Recorder:
-    """Keeps what it is given and always says the upper left corner: its error is where the template was cut."""
+def test_rows_without_data_are_left_out(tmp_path, monkeypatch):
+    monkeypatch.setitem(benchmark.ROWS, "half-empty", (None, lambda *_: [user.Row("what", ">= 1", "2")]))
+    monkeypatch.setenv("SN9REG_DATA", str(tmp_path / "data"))
 
-    name = "recorder"
+    def run(*options):
+        arguments = ["--work", str(tmp_path / "work"), "--rows", "vhr,half-empty", *options]
+        return CliRunner().invoke(benchmark.main, arguments)
 
-    def __init__(self):
-        self.templates = []
-
-    def locate(self, optical, sar):
-        self.templates.append(sar)
-        return np.zeros(2)
-
-
-def recorded(folder, **options):
-    """Templates and errors of a run."""
-    recorder = Recorder()
-    errors = bench_patches(folder, recorder, 128, 90, seed=options.pop("seed", 1), **options).errors
-    return recorder.templates, errors.tolist()
-
-
-def test_without_options_nothing_changed(folder):
-    """Errors and sums as they were before there were these options."""
-    templates, errors = recorded(folder)
-    assert errors == pytest.approx([26.1725046566048, 47.01063709417264, 5.0990195135927845], abs=1e-12)
-    assert [t.values.sum() for t in templates] == pytest.approx([516033, 680220, 455482], rel=1e-3)
-    assert bench_patches(folder, StructureMatcher(), 128, 90).errors.tolist() == [0, 0, 0]
-
-
-@pytest.mark.parametrize("options", [{"rotate": 0.0}, {"degradation": Degradation()}])
-def test_options_that_do_nothing_equal_none(folder, options):
-    for plain, same in zip(recorded(folder)[0], recorded(folder, **options)[0], strict=True):
-        np.testing.assert_array_equal(plain.values, same.values)
-        np.testing.assert_array_equal(plain.valid, same.valid)
-
-
-def test_places_are_the_same_whatever_is_done(folder):
-    _, plain = recorded(folder)
-    assert recorded(folder, rotate=30, degradation=Degradation(5, 1))[1] == plain
-
-
-def test_every_pair_has_speckle_of_its_own_by_the_seed(folder):
-    speckled = Degradation(8)
-    plain = recorded(folder)[0]
-    first, again = (recorded(folder, degradation=speckled)[0] for _ in range(2))
-    gains = []
-    for before, a, b in zip(plain, first, again, strict=True):
-        np.testing.assert_array_equal(a.values, b.values)
-        gains.append(a.values[0, 40:50, 40:50] / np.maximum(before.values[0, 40:50, 40:50], 1))
-    assert not np.allclose(gains[0], gains[1])
-    (alone,) = recorded(folder, degradation=speckled, limit=1)[0]
-    np.testing.assert_array_equal(alone.values, first[0].values)
-    other = recorded(folder, degradation=speckled, seed=2)[0][0]
-    assert not np.array_equal(other.values, first[0].values)
-
-
-def test_rotation_does_not_change_the_speckle(folder):
-    """On an image without any contrast, what is left is the speckle."""
-    for seed in range(3):
-        save(folder / f"{seed}_sar.png", np.full((140, 140), 100))
-    straight, turned = (recorded(folder, degradation=Degradation(8), rotate=r)[0][0] for r in (0, 2))
-    both = straight.valid & turned.valid
-    np.testing.assert_allclose(straight.values[0][both], turned.values[0][both], rtol=1e-5)
-
-
-def test_masked_pixels_stay_zero(folder):
-    mask = np.full((140, 140), 255)
-    mask[:70] = 0
-    save(folder / "0_mask.png", mask)
-    for options in ({"degradation": Degradation(5, 2)}, {"rotate": 40}):
-        template = recorded(folder, **options)[0][0]
-        assert 0 < template.valid.mean() < 1
-        assert (template.values[:, ~template.valid] == 0).all()
-
-
-def patch_of(values):
-    return Patch(values[None].astype(np.float32), np.ones(values.shape, bool))
-
-
-def test_a_turned_cut_shows_what_lies_at_the_turned_places():
-    """The image tells its own coordinates, so that every pixel says where it was taken."""
-    y, x = np.mgrid[:200, :220].astype(float)
-    corner, side, angle = np.array([70, 50]), 60, 25.0
-    centre = corner + (side - 1) / 2
-    shown = np.stack([_cut(patch_of(band), corner, side, angle).values[0] for band in (x, y)])
-    cos, sin = np.cos(np.deg2rad(angle)), np.sin(np.deg2rad(angle))
-    across = np.stack(np.meshgrid(np.arange(side), np.arange(side))) - (side - 1) / 2
-    expected = np.einsum("ij,jhw->ihw", [[cos, -sin], [sin, cos]], across) + centre[:, None, None]
-    np.testing.assert_allclose(shown, expected, atol=1e-3)
-    np.testing.assert_allclose(shown.mean(axis=(1, 2)), centre, atol=1e-3)
-
-
-def test_a_quarter_turn_is_exact():
-    values = np.random.default_rng(0).random((60, 60)) * 100
-    cut = _cut(patch_of(values), np.array([10, 12]), 31, 90.0)
-    np.testing.assert_allclose(cut.values[0], np.rot90(values[12:43, 10:41]), rtol=1e-5)
-
-
-def test_corners_come_from_the_surroundings_or_are_not_valid():
-    values = np.random.default_rng(0).random((100, 100)) * 100 + 7
-    inside = _cut(patch_of(values), np.array([20, 20]), 60, 20.0)
-    assert inside.valid.all()
-    whole = _cut(patch_of(values), np.array([0, 0]), 100, 20.0)
-    assert not whole.valid[[0, 0, -1, -1], [0, -1, 0, -1]].any()
-    assert whole.valid[20:80, 20:80].all()
-    assert (whole.values[:, ~whole.valid] == 0).all()
-    assert values.min() - 1e-4 <= whole.values[:, whole.valid].min()
-    assert whole.values.max() <= values.max() + 1e-4
-
-
-def test_turned_templates_are_found_near_their_place(folder):
-    assert (bench_patches(folder, StructureMatcher(), 128, 90, rotate=10).errors <= 5).all()
-
-
-def test_json_names_the_conditions_only_when_used(folder):
-    def facts(*options):
-        arguments = ["bench", "patches", str(folder), "--reference", "128", "--template", "90", "--limit", "1"]
-        return json.loads(CliRunner().invoke(main, [*arguments, "--json", *options]).stdout)
-
-    plain = facts()
-    assert facts("--blur", "0", "--rotate", "0").keys() == plain.keys()
-    assert not {"looks", "blur", "rotate"} & plain.keys()
-    used = facts("--looks", "8", "--blur", "0.5", "--rotate", "10")
-    assert {key: used[key] for key in used.keys() - plain.keys()} == {"looks": 8, "blur": 0.5, "rotate": 10}
-    assert facts("--looks", "8").keys() - plain.keys() == {"looks"}
-
-
-@pytest.mark.parametrize(
-    "options", [("--looks", "0"), ("--looks", "nan"), ("--blur", "-1"), ("--rotate", "-5"), ("--rotate", "nan")]
-)
-def test_options_that_make_no_sense_are_usage_errors(folder, options):
-    result = CliRunner().invoke(main, ["bench", "patches", str(folder), *options])
-    assert result.exit_code == 2
-
-
-def test_rotation_out_of_range(folder):
-    with pytest.raises(ConfigError, match="between 0 and 180"):
-        bench_patches(folder, StructureMatcher(), 128, 90, rotate=181)
-
-
-def test_speckle_on_decibels_names_the_file(folder):
-    (folder / "1_sar.png").unlink()
-    write_raster(folder / "1_sar.tif", np.full((1, 140, 140), -12, np.float32))
-    with pytest.raises(InputError, match=r"1_sar\.tif.*decibels"):
-        bench_patches(folder, Recorder(), 128, 90, degradation=Degradation(5))
-
-
-def test_some_pairs_are_spread_over_all(folder):
-    for number in range(3):
-        save(folder / f"{number}_sar.png", np.full((140, 140), 50 * number + 50))
-    for limit, expected in ((1, [50]), (2, [50, 150]), (3, [50, 100, 150]), (9, [50, 100, 150])):
-        templates = recorded(folder, limit=limit)[0]
-        assert [t.values[0, 45, 45] for t in templates] == expected
+    result = run()
+    assert result.stdout == "| what | must | measured |\n|---|---|---|\n| what | >= 1 | 2 |\n"
+    assert f"vhr: left out, {tmp_path}/data/vhr_tiepoints is not there" in result.stderr
+    assert json.loads(run("--json").stdout) == [{"what": "what", "must": ">= 1", "measured": "2"}]

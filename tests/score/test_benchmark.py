@@ -1,4 +1,4 @@
-"""Correct match rates on folders of patches, and the parts of the pipelines that compute rather than time."""
+"""Correct match rates on folders of patches."""
 
 import json
 
@@ -8,7 +8,6 @@ from click.testing import CliRunner
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from pipelines import benchmark as table
 from sn9reg.cli import main
 from sn9reg.errors import ConfigError, InputError
 from sn9reg.matchers import DEFAULT_MATCHER
@@ -148,17 +147,3 @@ def test_folders_that_cannot_be_used(folder, tmp_path):
         bench_patches(tmp_path / "empty", StructureMatcher())
     with pytest.raises(InputError, match="no such folder"):
         bench_patches(tmp_path / "missing", StructureMatcher())
-
-
-def test_known_field_of_the_table_is_large_and_not_affine():
-    x, y = (v.ravel().astype(float) for v in np.meshgrid(np.arange(0, 3072, 64), np.arange(0, 5120, 64)))
-    field = np.stack(table.pull(x, y), -1)
-    design = np.column_stack([x, y, np.ones(len(x))])
-    residual = field - design @ np.linalg.lstsq(design, field, rcond=None)[0]
-    assert 15 < np.hypot(*field.T).max() <= 22
-    assert np.hypot(*residual.T).mean() > 5
-
-
-def test_best_affine_of_a_simulated_scene_leaves_its_parallax(scene):
-    error = table.best_affine(scene.optical.parent)
-    assert 1.5 < error < 40

@@ -1,13 +1,13 @@
 """What coordinate attention adds to the descriptor, and what training does, over a folder of registered pairs.
 
-    python -m pipelines.attention_descriptors FOLDER [--config pipelines/training/descriptors.yaml]
+    python -m pipelines.studies.attention_descriptors FOLDER [--config pipelines/training/descriptors.yaml]
         [--out work/attention_descriptors] [--steps N] [--seeds 10] [--limit N] [--weights FILE]
 
 The network of the configuration is trained twice, with and without attention, alike in all else; weights that are there
 already are kept, and a stopped training goes on. Both are compared with the descriptor that needs no training and with
 the one that ships, on the pairs of FOLDER (NAME_opt.*, NAME_sar.*, NAME_mask.* where not every pixel is valid).
-Partners are looked for anywhere, as in the paper, and near, at most 20 px away. Out come table.md, results.json and
-figure.png.
+Partners are looked for anywhere, as in the paper, and near, at most 20 px away. Results go into table.md, results.json
+and figure.png.
 
 Source: He et al., "Deep convolutional network based on attention mechanism for matching optical and SAR images",
 sections 2.4, 3.2 and 3.3, table 3 and figure 5. Its figures are means of ten trials; here a trial is a seed of RANSAC.
@@ -16,9 +16,7 @@ sections 2.4, 3.2 and 3.3, table 3 and figure 5. Its figures are means of ten tr
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
-import sys
 import tempfile
 import time
 import warnings
@@ -33,33 +31,37 @@ import numpy as np
 from rasterio.errors import NotGeoreferencedWarning
 from tqdm import tqdm
 
-from pipelines.attention_figures import report
-from pipelines.train_descriptors import run
-from sn9reg.errors import InputError, OutputError, Sn9regError
+from pipelines.common import clear_errors, out_option, spread
+from pipelines.studies.attention_figures import known_mean, report
+from pipelines.studies.runs import noted, trained
+from sn9reg.errors import InputError
 from sn9reg.fit.correspondences import Correspondences, Flags, Floats
 from sn9reg.matchers.descriptors.matcher import FAITHFUL, DescriptorMatcher
 from sn9reg.matchers.descriptors.weights import load_descriptor
-from sn9reg.raster.files import atomic_output
 from sn9reg.raster.folders import RegisteredPair, pair_files
 from sn9reg.raster.scene import ScenePair, open_pair
 from sn9reg.score.benchmark import save_patch
 from sn9reg.score.metrics import f_measure, ncm, rmse
-from sn9reg.training.config import as_dict, read_as
-from sn9reg.training.descriptor_config import DescriptorConfig
+from sn9reg.training.config import read
 from sn9reg.weights.store import manifest
 
 PROTOCOLS: dict[str, dict[str, Any]] = {"anywhere": {}, "near": {"near": True, "max_offset": 20.0}}
 WITH, WITHOUT = "with attention", "without attention"
 FEWEST = 6  # matches without which a pair is not registered
 FIXED = ("keypoints", "putative", "putative_ncm")
-# Of a trial. matches: what RANSAC leaves. enough, enough_ncm: whether FEWEST are left, and whether so many are correct.
+# Of a trial. matches: left by RANSAC. enough, enough_ncm: whether FEWEST are left, and whether so many are correct.
 MEASURES = ("matches", "ncm", "precision", "recall", "f_measure", "rmse", "enough", "enough_ncm")
 
 
 @dataclass(frozen=True)
 class PairResult:
-    """What a descriptor found on a pair. keypoints: the optical ones. putative, putative_ncm: matches before RANSAC and
-    the correct among them. trials: measure -> (S,) by seed; rmse is NaN with none correct."""
+    """What a descriptor found on a pair.
+
+    keypoints: optical ones.
+    putative: matches before RANSAC.
+    putative_ncm: the correct among them.
+    trials: measure -> (S,) by seed; rmse is NaN where none is correct.
+    """
 
     name: str
     keypoints: int
@@ -77,13 +79,9 @@ class Row:
     protocol: str
     pairs: list[PairResult]
 
-    def table(self, measure: str) -> Floats:
-        """(P, S) of P pairs under S seeds."""
-        return np.stack([pair.trials[measure] for pair in self.pairs])
-
     def as_dict(self) -> dict[str, Any]:
         """Means over the pairs that have a value, and over the seeds; their deviation over the seeds; each pair's."""
-        by_seed = {measure: known_mean(self.table(measure)) for measure in MEASURES}
+        by_seed = {k: known_mean(np.stack([pair.trials[k] for pair in self.pairs])) for k in MEASURES}
         fixed = {k: float(np.mean([getattr(pair, k) for pair in self.pairs])) for k in FIXED}
         return {
             "descriptor": self.descriptor,
@@ -95,41 +93,31 @@ class Row:
         }
 
 
-def known_mean(values: Floats) -> Floats:
-    """Mean over the first axis of what is not NaN; NaN where all is."""
-    known = np.isfinite(values)
-    count = known.sum(axis=0)
-    return np.where(count > 0, np.where(known, values, 0).sum(axis=0) / np.maximum(count, 1), np.nan)
-
-
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--config", "config_path", default="pipelines/training/descriptors.yaml", show_default=True)
-@click.option("--out", type=click.Path(path_type=Path), default=Path("work/attention_descriptors"), show_default=True)
+@out_option("attention_descriptors")
 @click.option("--steps", type=click.IntRange(1), help="In place of the config's.")
 @click.option("--seeds", type=click.IntRange(1), default=10, show_default=True, help="Trials of RANSAC a pair.")
 @click.option("--limit", type=click.IntRange(1), help="Measure on so many pairs only, spread over the folder.")
 @click.option("--weights", help="One more descriptor, in place of the one that ships.")
+@clear_errors()
 def main(
     folder: Path, config_path: str, out: Path, steps: int | None, seeds: int, limit: int | None, weights: str | None
 ) -> None:
     """Train with and without attention, measure on the pairs of FOLDER; write table, numbers and figure."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    try:
-        files = pair_files(folder)
-        chosen = np.linspace(0, len(files) - 1, min(limit or len(files), len(files))).round().astype(int)
-        files = [files[i] for i in chosen]
-        config = read_as(config_path, DescriptorConfig)
-        config = config if steps is None else dataclasses.replace(config, steps=steps)
-        further = others(weights)
-        descriptors = {name: {"weights": str(trained(config, out, name))} for name in (WITH, WITHOUT)} | further
-        rows = [row for name, options in descriptors.items() for row in measured(name, options, files, seeds)]
-        facts = [row.as_dict() for row in rows]
-        report(facts, out, f"{len(files)} pairs of {folder}, {seeds} seeds of RANSAC. {budget(out)}", (WITH, WITHOUT))
-    except Sn9regError as error:
-        click.echo(f"Error: {error}", err=True)
-        sys.exit(error.exit_code)
+    files = pair_files(folder)
+    files = [files[i] for i in spread(len(files), limit)]
+    changes: dict[str, Any] = {} if steps is None else {"steps": steps}
+    configs = {name: read(config_path, **changes, **{"network.attention": name == WITH}) for name in (WITH, WITHOUT)}
+    further = others(weights)
+    folders = {name: out / name.replace(" ", "-") for name in configs}
+    descriptors = {name: {"weights": str(trained(configs[name], run))} for name, run in folders.items()}
+    rows = [row for name, options in (descriptors | further).items() for row in measured(name, options, files, seeds)]
+    about = f"{len(files)} pairs of {folder}, {seeds} seeds of RANSAC. {budget(folders)}"
+    report([row.as_dict() for row in rows], out, about, (WITH, WITHOUT))
     click.echo((out / "table.md").read_text())
 
 
@@ -142,34 +130,14 @@ def others(weights: str | None) -> dict[str, dict[str, Any]]:
     return found | ({"shipped": {}} if "descriptors" in manifest() else {})
 
 
-def trained(config: DescriptorConfig, out: Path, name: str) -> Path:
-    """The weights file of the network with or without attention, trained unless it is there."""
-    folder = out / name.replace(" ", "-")
-    path, note = folder / "weights.safetensors", folder / "training.json"
-    config = dataclasses.replace(config, network=config.network | {"attention": name == WITH})
-    asked = json.dumps(as_dict(config))
-    same = note.is_file() and note.read_text() == asked
-    if path.exists():
-        if not same:
-            click.echo(f"{path}: kept, though not by this configuration; remove it to train anew", err=True)
-        return path
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{folder}: cannot be made ({error.strerror})") from error
-    with atomic_output(note, overwrite=True) as temporary:
-        temporary.write_text(asked)
-    return run(config, folder, resume=same)
-
-
-def budget(out: Path) -> str:
+def budget(folders: dict[str, Path]) -> str:
     """For how long both were trained."""
-    notes = [out / name.replace(" ", "-") / "training.json" for name in (WITH, WITHOUT)]
-    known = [json.loads(note.read_text()) if note.is_file() else {} for note in notes]
-    of = "{steps} steps of {batch} patches, seed {seed}"
-    told = [of.format(**note) if note else "nobody knows for how long" for note in known]
-    same = told[0] == told[1]
-    return f"Trained: {told[0]}, both alike." if same else f"Trained: {WITH} {told[0]}, {WITHOUT} {told[1]}."
+    notes = {name: noted(folder) for name, folder in folders.items()}
+    text = "{steps} steps of {batch} patches, seed {seed}"
+    known = {name: text.format(**note) if note else "nobody knows for how long" for name, note in notes.items()}
+    if known[WITH] == known[WITHOUT]:
+        return f"Trained: {known[WITH]}, both alike."
+    return f"Trained: {WITH} {known[WITH]}, {WITHOUT} {known[WITHOUT]}."
 
 
 def measured(name: str, options: dict[str, Any], files: list[RegisteredPair], seeds: int) -> Iterator[Row]:
@@ -197,16 +165,16 @@ def measured(name: str, options: dict[str, Any], files: list[RegisteredPair], se
 @contextmanager
 def opened(files: RegisteredPair) -> Iterator[ScenePair]:
     """A pair in a pixel frame, without what its mask leaves out. Raises InputError where it cannot be used."""
-    patches = dict(zip((files.optical, files.sar), files.read(), strict=True))
-    if len({patch.valid.shape for patch in patches.values()}) > 1:
+    patches = files.read()
+    if patches[0].valid.shape != patches[1].valid.shape:
         raise InputError(f"{files.optical} and {files.sar.name} differ in size; a registered pair does not")
-    for path, patch in patches.items():
+    for path, patch in zip((files.optical, files.sar), patches, strict=True):
         if not patch.valid.any():
             raise InputError(f"{path}: holds no valid pixel")
     with tempfile.TemporaryDirectory() as folder:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            kinds = zip(("optical", "sar"), patches.values(), strict=True)
+            kinds = zip(("optical", "sar"), patches, strict=True)
             paths = [save_patch(Path(folder) / f"{kind}.tif", patch) for kind, patch in kinds]
         with open_pair(*paths, pixel_frame=True) as pair:
             yield pair
@@ -228,8 +196,9 @@ def judged(name: str, putative: Correspondences, kept: list[Flags], seconds: flo
         shares = correct / max(matches, 1), correct / max(keypoints, 1), f_measure(correct, matches, keypoints)
         trials.append((matches, correct, *shares, rmse(errors[chosen]), matches >= FEWEST, correct >= FEWEST))
     columns = np.array(trials, np.float64).T
-    by_measure = dict(zip(MEASURES, columns, strict=True))
-    return PairResult(name, keypoints, len(putative), ncm(errors), seconds, by_measure)
+    return PairResult(
+        name, keypoints, len(putative), ncm(errors), seconds, dict(zip(MEASURES, columns, strict=True))
+    )
 
 
 if __name__ == "__main__":

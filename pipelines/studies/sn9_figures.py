@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import matplotlib
 import numpy as np
 import numpy.typing as npt
 import torch
-from matplotlib.axes import Axes
 
+from pipelines.common import drawing
 from sn9reg.errors import InputError
+from sn9reg.fit.correspondences import Floats
 from sn9reg.matchers.keypoints.heatmap import gaussian, read_keypoints
 from sn9reg.matchers.keypoints.weights import load_detector
 from sn9reg.raster.grid import Points
@@ -20,19 +20,22 @@ from sn9reg.raster.radiometry import Modality
 from sn9reg.registration import register
 from sn9reg.training.tiles import SceneFiles, TileSet, tile_set
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 _BATCH = 16
-Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Detections:
-    """What a detector made of a scene's tiles. xy: (N, 2) keypoints. errors, guesses: (N,) distance to the tie-point of
-    that and of the tile's middle, pixels. outside: tie-points without a tile."""
+    """What a detector found on a scene's tiles.
 
-    tiles: TileSet
+    xy: (N, 2) keypoints.
+    errors: (N,) their distances to the tie-points, pixels.
+    guesses: (N,) distances of the tiles' middles to the tie-points, pixels.
+    outside: tie-points without a tile.
+    """
+
     xy: Points
     errors: Floats
     guesses: Floats
@@ -48,7 +51,7 @@ def heatmaps(network: torch.nn.Module, tiles: TileSet, chosen: npt.NDArray[np.in
 
 
 def detect(scene: SceneFiles, finds: Modality, weights: str | None, cache: Path) -> Detections:
-    """Run a detector over the paper's tiles of a scene."""
+    """Run a detector over the paper's tiles of a scene. weights: a file; None for those that ship."""
     tiles = tile_set(scene, finds, cache=cache)
     network = load_detector(finds, weights)
     every = np.arange(len(tiles))
@@ -57,7 +60,7 @@ def detect(scene: SceneFiles, finds: Modality, weights: str | None, cache: Path)
     xy = np.concatenate([np.zeros((0, 2)), *found])
     middle = tiles.values.shape[-1] // 2
     guesses = np.hypot(*(tiles.place.astype(np.float64) - middle).T)
-    return Detections(tiles, xy, np.hypot(*(xy - tiles.place).T), guesses, tiles.outside)
+    return Detections(xy, np.hypot(*(xy - tiles.place).T), guesses, tiles.outside)
 
 
 def draw_all(scene: SceneFiles, weights: dict[str, Any], cache: Path, out: Path) -> list[Path]:
@@ -76,36 +79,36 @@ def draw_all(scene: SceneFiles, weights: dict[str, Any], cache: Path, out: Path)
 
 def _training_sample(path: Path, tiles: TileSet, index: int) -> None:
     """Optical and SAR tile around the optical keypoint, and the label (the paper's figure 2)."""
-    figure, axes = plt.subplots(1, 3, figsize=(12, 4.3), constrained_layout=True)
-    optical, sar = tiles.images(index)
-    x, y = tiles.place[index]
-    middle = len(optical) // 2
-    label = gaussian(torch.tensor([[x, y]]), len(optical))[0]
-    for axis, image, title in zip(axes, (optical, sar, label), ("optical", "SAR", "label"), strict=True):
-        _show(axis, image, title, "magma" if title == "label" else "gray")
-    axes[0].plot(middle, middle, "rx", markersize=10)
-    axes[1].plot(x, y, "rx", markersize=10)
-    _save(figure, path)
+    images, place = _sample(tiles, index), tiles.place[index]
+    middle = len(images["label"]) // 2
+    with drawing(path, 90, columns=3, figsize=(12, 4.3)) as (_, (axes,)):
+        for axis, (title, image) in zip(axes, images.items(), strict=True):
+            _show(axis, image, title)
+        axes[0].plot(middle, middle, "rx", markersize=10)
+        axes[1].plot(*place, "rx", markersize=10)
 
 
 def _heatmaps(path: Path, tiles: TileSet, chosen: npt.NDArray[np.intp], network: torch.nn.Module) -> None:
     """Reference (green) and prediction (red), as in the paper's figure 5."""
-    figure, axes = plt.subplots(len(chosen), 4, figsize=(15, 4 * len(chosen)), constrained_layout=True, squeeze=False)
     predicted = heatmaps(network, tiles, chosen)
     found = read_keypoints(predicted).xy
-    for row, index, heatmap, peak in zip(axes, chosen, predicted, found, strict=True):
-        optical, sar = tiles.images(int(index))
-        x, y = tiles.place[index]
-        label = gaussian(torch.tensor([[x, y]]), len(optical))[0]
-        for axis, image, title in zip(
-            row, (optical, sar, label, heatmap), ("optical", "SAR", "reference", "prediction"), strict=True
-        ):
-            _show(axis, image, title, "gray" if title in ("optical", "SAR") else "magma")
-        row[0].plot(len(optical) // 2, len(optical) // 2, "x", color="lime", markersize=10)
-        for axis in row[1:]:
-            axis.plot(x, y, "x", color="lime", markersize=10)
-            axis.plot(*peak.tolist(), "x", color="red", markersize=10)
-    _save(figure, path)
+    with drawing(path, 90, len(chosen), 4, figsize=(15, 4 * len(chosen))) as (_, axes):
+        for row, index, heatmap, peak in zip(axes, chosen, predicted, found, strict=True):
+            optical, sar, label = _sample(tiles, int(index)).values()
+            images = {"optical": optical, "SAR": sar, "reference": label, "prediction": heatmap}
+            for axis, (title, image) in zip(row, images.items(), strict=True):
+                _show(axis, image, title)
+            row[0].plot(len(optical) // 2, len(optical) // 2, "x", color="lime", markersize=10)
+            for axis in row[1:]:
+                axis.plot(*tiles.place[index], "x", color="lime", markersize=10)
+                axis.plot(*peak.tolist(), "x", color="red", markersize=10)
+
+
+def _sample(tiles: TileSet, index: int) -> dict[str, Any]:
+    """Both images of a tile and its label, (S, S) each, by title."""
+    optical, sar = tiles.images(index)
+    label = gaussian(torch.tensor(tiles.place[index])[None], len(optical))[0]
+    return {"optical": optical, "SAR": sar, "label": label}
 
 
 def _offsets(path: Path, scene: SceneFiles, weights: dict[str, Any]) -> None:
@@ -114,21 +117,15 @@ def _offsets(path: Path, scene: SceneFiles, weights: dict[str, Any]) -> None:
     offsets = registration.offsets()
     step = max(1, max(offsets.grid.shape) // 1000)
     field = offsets.read(offsets.grid.window)[:, ::step, ::step]
-    figure, axes = plt.subplots(1, 2, figsize=(14, 5), constrained_layout=True)
-    for axis, band, name in zip(axes, field, ("dx", "dy"), strict=False):
-        image = axis.imshow(band, cmap="viridis")
-        axis.set_title(f"{name}, optical px")
-        axis.set_axis_off()
-        figure.colorbar(image, ax=axis, shrink=0.8)
-    _save(figure, path)
+    with drawing(path, 90, columns=2, figsize=(14, 5)) as (figure, (axes,)):
+        for axis, band, name in zip(axes, field, ("dx", "dy"), strict=False):
+            image = axis.imshow(band, cmap="viridis")
+            axis.set_title(f"{name}, optical px")
+            axis.set_axis_off()
+            figure.colorbar(image, ax=axis, shrink=0.8)
 
 
-def _show(axis: Axes, image: Any, title: str, colours: str) -> None:
-    axis.imshow(np.asarray(image), cmap=colours)
+def _show(axis: Axes, image: Any, title: str) -> None:
+    axis.imshow(np.asarray(image), cmap="gray" if title in ("optical", "SAR") else "magma")
     axis.set_title(title)
     axis.set_axis_off()
-
-
-def _save(figure: Any, path: Path) -> None:
-    figure.savefig(path, dpi=90)
-    plt.close(figure)

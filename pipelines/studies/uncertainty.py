@@ -1,58 +1,54 @@
 """What uncertainty and self-supervision bring: the ablation of the dual encoder, its reliability and its cost.
 
-    python -m pipelines.uncertainty [FOLDER] [--config pipelines/training/uncertainty-ablation.yaml]
+    python -m pipelines.studies.uncertainty [FOLDER] [--config pipelines/training/uncertainty-ablation.yaml]
         [--out work/uncertainty] [--pairs N] [--weights FILE] [--parts ablation,reliability,modes]
 
 Huang et al., "Uncertainty-aware self-supervised cross-modal SAR-optical matching using EfficientDet and Xception",
 Tables 3 and 4. Trains six networks alike but for what the rows name, and matches every cell of a pair with every other.
-`reliability` and `modes` are of one network, the one that ships if none is given. Writes tables (Markdown, JSON) and a
+`reliability` and `modes` are of one network, by default the one that ships. Writes tables (Markdown, JSON) and a
 reliability diagram.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import logging
-import subprocess
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
-import matplotlib
 import numpy as np
 from scipy.optimize import isotonic_regression
 
+from pipelines.common import clear_errors, drawing, markdown, out_option, write
+from pipelines.studies.runs import apart, trained
 from sn9reg.fit.correspondences import Floats
 from sn9reg.many.jobs import peak_memory
 from sn9reg.matchers.dual_encoder.encode import CellEncoder
 from sn9reg.matchers.dual_encoder.network import CELL, DualEncoder
 from sn9reg.matchers.dual_encoder.pairing import nearest_anywhere
-from sn9reg.matchers.dual_encoder.weights import DualOptions, load_dual_encoder, save_dual_encoder
+from sn9reg.matchers.dual_encoder.weights import load_dual_encoder
 from sn9reg.matchers.fused import fused
-from sn9reg.raster.folders import RegisteredPair, pair_files
+from sn9reg.raster.folders import RegisteredPair, data_root, pair_files
 from sn9reg.raster.radiometry import SarLog
 from sn9reg.raster.scene import Patch
 from sn9reg.score.metrics import anm, ece, mma, mma_of_truth, reliability, rmse
-from sn9reg.training.config import read_as
-from sn9reg.training.dual_config import DualConfig
-from sn9reg.training.dual_run import train_dual
+from sn9reg.training.config import read
 
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
+Table = dict[str, dict[str, float]]
 
 RIGHT = 3.0  # pixels within which a match counts as right
 PASSES = 20
 SURE = 0.5  # confidence above which a match counts for aNM
 # Row of the paper's Table 3 -> options, passes of Monte-Carlo dropout, what the pre-training asks for.
+PLAIN = {"contrastive": False, "rotation": False}
 ROWS: dict[str, tuple[dict[str, Any], int]] = {
-    "none": ({"aleatoric": False, "dropout": 0.0, "contrastive": False, "rotation": False}, 0),
-    "aleatoric": ({"aleatoric": True, "dropout": 0.0, "contrastive": False, "rotation": False}, 0),
-    "epistemic": ({"aleatoric": False, "dropout": 1.0, "contrastive": False, "rotation": False}, PASSES),
-    "both": ({"contrastive": False, "rotation": False}, PASSES),
+    "none": (PLAIN | {"aleatoric": False, "dropout": 0.0}, 0),
+    "aleatoric": (PLAIN | {"aleatoric": True, "dropout": 0.0}, 0),
+    "epistemic": (PLAIN | {"aleatoric": False, "dropout": 1.0}, PASSES),
+    "both": (PLAIN, PASSES),
     "both + contrastive": ({"rotation": False}, PASSES),
     "both + contrastive + rotation": ({}, PASSES),
 }
@@ -60,7 +56,12 @@ ROWS: dict[str, tuple[dict[str, Any], int]] = {
 
 @dataclass(frozen=True)
 class Matched:
-    """Per pair of images: errors in pixels, confidence of the matches from 0 to 1, and how many cells there are."""
+    """What was found on several pairs, each an entry of these lists.
+
+    errors: (N,) of its matches, pixels.
+    confidence: (N,) of its matches, 0 to 1.
+    possible: cells that both images show.
+    """
 
     errors: list[Floats]
     confidence: list[Floats]
@@ -83,7 +84,7 @@ class Matched:
 
 def cross_calibrated(confidence: list[Floats], errors: list[Floats]) -> list[Floats]:
     """The confidence of each half of the pairs through the isotonic curve of the other half."""
-    result: list[Floats] = [np.zeros(0)] * len(errors)
+    result = [np.zeros(0)] * len(errors)
     for half in (0, 1):
         fitted = [k for k in range(len(errors)) if k % 2 != half]
         x = np.concatenate([confidence[k] for k in fitted])
@@ -117,20 +118,12 @@ def match_folder(network: DualEncoder, files: list[RegisteredPair], passes: int)
     return Matched(errors, confidence, possible)
 
 
-def ablation(config: DualConfig, files: list[RegisteredPair], out: Path) -> dict[str, dict[str, float]]:
+def ablation(config_path: str, files: list[RegisteredPair], out: Path) -> Table:
     """Trains what is not in the folder yet, and matches."""
-    table: dict[str, dict[str, float]] = {}
+    table = {}
     for name, (options, passes) in ROWS.items():
-        chosen = dataclasses.replace(config, pretraining=dataclasses.replace(config.pretraining, steps=0))
-        if options.get("contrastive", True):
-            chosen = config
-        chosen = dataclasses.replace(chosen, **options)
-        folder = out / name.replace(" + ", "-")
-        weights = folder / "weights.safetensors"
-        if not weights.exists():
-            folder.mkdir(parents=True, exist_ok=True)
-            task = train_dual(chosen, folder, resume=True, progress=False)
-            save_dual_encoder(weights, task.network, DualOptions(chosen.aleatoric, chosen.dropout, chosen.structure))
+        changes = options if options.get("contrastive", True) else options | {"pretraining.steps": 0}
+        weights = trained(read(config_path, **changes), out / name.replace(" + ", "-"))
         table[name] = match_folder(fused(load_dual_encoder(weights)), files, passes).row()
         click.echo(f"{name}: {table[name]}")
     return table
@@ -138,26 +131,36 @@ def ablation(config: DualConfig, files: list[RegisteredPair], out: Path) -> dict
 
 def diagram(matched: Matched, path: Path) -> None:
     """Confidence claimed against the share that is right, as the network has it and through a curve."""
-    figure, axes = plt.subplots(figsize=(4.5, 4.5), layout="constrained")
-    axes.plot([0, 1], [0, 1], color="0.7", linewidth=1)
     right = np.concatenate(matched.errors) <= RIGHT
-    for name, confidence in (
-        ("as the network has it", matched.confidence),
-        ("calibrated on other pairs", cross_calibrated(matched.confidence, matched.errors)),
-    ):
-        sure = np.concatenate(confidence)
-        share, claimed, good = reliability(sure, right).T
-        known = share > 0
-        axes.plot(claimed[known], good[known], marker="o", label=f"{name}, ECE {ece(sure, right):.3f}")
-    axes.set(xlabel="probability claimed", ylabel=f"share within {RIGHT:g} px", xlim=(0, 1), ylim=(0, 1))
-    axes.set_aspect("equal")
-    axes.legend(loc="upper left")
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+    with drawing(path, 150, figsize=(4.5, 4.5)) as (_, [[axes]]):
+        axes.plot([0, 1], [0, 1], color="0.7", linewidth=1)
+        for name, confidence in (
+            ("as the network has it", matched.confidence),
+            ("calibrated on other pairs", cross_calibrated(matched.confidence, matched.errors)),
+        ):
+            sure = np.concatenate(confidence)
+            share, claimed, good = reliability(sure, right).T
+            known = share > 0
+            axes.plot(claimed[known], good[known], marker="o", label=f"{name}, ECE {ece(sure, right):.3f}")
+        axes.set(xlabel="probability claimed", ylabel=f"share within {RIGHT:g} px", xlim=(0, 1), ylim=(0, 1))
+        axes.set_aspect("equal")
+        axes.legend(loc="upper left")
 
 
-def mode(network: DualEncoder, passes: int, repeats: int = 5) -> dict[str, float]:
+def modes(weights: str | None) -> Table:
+    """The paper's Table 4."""
+    table = {}
+    for name in ("base", "with uncertainty", f"{PASSES} passes"):
+        table[name] = apart(mode, weights, name != "base", PASSES if name == f"{PASSES} passes" else 0)
+        click.echo(f"{name}: {table[name]}")
+    return table
+
+
+def mode(weights: str | None, uncertain: bool, passes: int, repeats: int = 5) -> dict[str, float]:
     """Median milliseconds for a pair of 256 x 256 px, both encoders and the matching, and the process's peak memory."""
+    network = load_dual_encoder(weights)
+    network.aleatoric = network.aleatoric and uncertain
+    network = fused(network)
     random = np.random.default_rng(0)
     patch = Patch(random.gamma(2, 50, (1, 256, 256)).astype(np.float32), np.ones((256, 256), bool))
     seconds = []
@@ -169,62 +172,37 @@ def mode(network: DualEncoder, passes: int, repeats: int = 5) -> dict[str, float
     return {"ms": float(np.median(seconds[1:])) * 1e3, "GiB": peak_memory()}
 
 
-def modes(weights: str | None) -> dict[str, dict[str, float]]:
-    """The paper's Table 4, each mode in a process of its own."""
-    table = {}
-    for name in ("base", "with uncertainty", f"{PASSES} passes"):
-        command = [sys.executable, "-m", "pipelines.uncertainty", "--mode", name]
-        command += ["--weights", weights] if weights else []
-        table[name] = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
-        click.echo(f"{name}: {table[name]}")
-    return table
-
-
-def markdown(table: dict[str, dict[str, float]]) -> str:
-    """A table with one row per entry."""
-    names = list(next(iter(table.values())))
-    lines = ["| | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
-    for row, values in table.items():
-        lines.append(f"| {row} | " + " | ".join(f"{values[name]:.3f}" for name in names) + " |")
-    return "\n".join(lines) + "\n"
-
-
 @click.command()
-@click.argument("folder", type=click.Path(path_type=Path), default=Path("../shared/data/sen12/val"))
+@click.argument("folder", type=click.Path(path_type=Path), default=lambda: data_root() / "sen12/val")
 @click.option("--config", "config_path", default="pipelines/training/uncertainty-ablation.yaml", show_default=True)
-@click.option("--out", type=click.Path(path_type=Path), default=Path("work/uncertainty"), show_default=True)
+@out_option("uncertainty")
 @click.option("--pairs", type=click.IntRange(2), help="At most so many, spread over the folder.")
 @click.option("--weights", help="Of the network for reliability and modes [default: the one that ships].")
 @click.option("--parts", default="ablation,reliability,modes", show_default=True)
-@click.option("--mode", "one_mode", hidden=True)
-def main(
-    folder: Path, config_path: str, out: Path, pairs: int | None, weights: str | None, parts: str, one_mode: str | None
-) -> None:
+@clear_errors()
+def main(folder: Path, config_path: str, out: Path, pairs: int | None, weights: str | None, parts: str) -> None:
     """Train, match, write tables and a figure."""
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    if one_mode is not None:
-        network = load_dual_encoder(weights)
-        network.aleatoric = network.aleatoric and one_mode != "base"
-        click.echo(json.dumps(mode(fused(network), PASSES if one_mode == f"{PASSES} passes" else 0)))
-        return
     out.mkdir(parents=True, exist_ok=True)
     files = pair_files(folder)
     if pairs is not None:
         files = [files[int(k)] for k in np.linspace(0, len(files) - 1, min(pairs, len(files)))]
-    tables: dict[str, dict[str, dict[str, float]]] = {}
+    tables: dict[str, Table] = {}
     if "ablation" in parts:
-        tables["ablation"] = ablation(read_as(config_path, DualConfig), files, out)
+        tables["ablation"] = ablation(config_path, files, out)
     if "reliability" in parts:
         network = fused(load_dual_encoder(weights))
-        found = {str(n): match_folder(network, files, n) for n in (0, PASSES)}
+        found = {n: match_folder(network, files, n) for n in (0, PASSES)}
         tables["reliability"] = {f"{n} passes": matched.row() for n, matched in found.items()}
-        diagram(found[str(PASSES)], out / "reliability.png")
+        diagram(found[PASSES], out / "reliability.png")
     if "modes" in parts:
         tables["modes"] = modes(weights)
     for name, table in tables.items():
-        (out / f"{name}.json").write_text(json.dumps(table, indent=1))
-        (out / f"{name}.md").write_text(markdown(table))
-        click.echo(markdown(table))
+        head = ["", *next(iter(table.values()))]
+        text = markdown(head, [[row, *(f"{values[k]:.3f}" for k in head[1:])] for row, values in table.items()])
+        write(out / f"{name}.json", json.dumps(table, indent=1))
+        write(out / f"{name}.md", text)
+        click.echo(text)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,269 @@
+"""The navigation paper's study: four backbones, Siamese or not, five losses, under speckle, blur and rotation.
+
+    python -m pipelines.studies.navigation_hybrids [--grid best|all|NAME,...] [--parts train,cross,rotation,cost]
+        [--config pipelines/training/hybrids.yaml] [--out work/hybrids] [--steps N]
+
+A combination is BACKBONE/siamese|pseudo/LOSS, e.g. osmnet/pseudo/cross-corr-ce. `best` are the paper's Table V and the
+FFT U-Net and MARU-Net originals. Each is trained alike, by the config. Results that are there already are kept, so a
+stopped study goes on where it was. They go into results.csv, table.md and figure.png.
+
+Source: S. Bertrand et al., "Learning-based SAR-Optical Registration for Navigation", Tables III to V, Figs. 8 to 14.
+The paper trains anew for every degradation; here one training, under the config's degradation, is measured under all.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any, cast
+
+import click
+import pandas as pd
+import torch
+
+from pipelines.common import clear_errors, drawing, markdown, out_option, write
+from pipelines.studies.runs import apart, noted, trained
+from sn9reg.matchers.base import make_matcher
+from sn9reg.matchers.dense.correlation import Similarity, similarity
+from sn9reg.matchers.dense.networks.table import NETWORKS, build
+from sn9reg.raster.degradation import DEGRADATION_CROSS, Degradation
+from sn9reg.raster.folders import data_root
+from sn9reg.score.benchmark import bench_patches
+from sn9reg.training.config import TrainingConfig, read
+from sn9reg.training.losses import LOSSES
+
+BACKBONES = ("mcgf", "osmnet", "fft-unet", "maru-net")
+PAPER_LOSSES = ("mcgf", "osmnet", "fft-unet", "maru-net", "cross-corr-ce")
+BEST = (
+    "mcgf/pseudo/mcgf",
+    "osmnet/pseudo/cross-corr-ce",
+    "fft-unet/pseudo/mcgf",
+    "maru-net/pseudo/mcgf",
+    "fft-unet/siamese/fft-unet",
+    "maru-net/siamese/maru-net",
+)
+# The paper's section V-C.2 trains the temperature of the first two. The third has none there; but OSMNet's features are
+# of unit length, and without one its loss was still 8.2 of log(65^2) = 8.35 after 350 steps here.
+LOSS_OPTIONS: dict[str, dict[str, Any]] = {
+    "fft-unet": {"trainable": True},
+    "maru-net": {"trainable": True},
+    "cross-corr-ce": {"temperature": 1 / 30, "trainable": True},
+}
+PARTS = ("train", "cross", "rotation", "cost")
+CENTRE = Degradation(8, 0.5)
+TURNS = (0, 2, 5, 10, 20)
+
+
+@dataclass(frozen=True)
+class Hybrid:
+    """One combination."""
+
+    backbone: str
+    shared: bool
+    loss: str
+
+    @classmethod
+    def of(cls, name: str) -> Hybrid:
+        """From BACKBONE/siamese|pseudo/LOSS."""
+        match name.split("/"):
+            case [backbone, ("siamese" | "pseudo") as kind, loss] if backbone in NETWORKS and loss in LOSSES:
+                return cls(backbone, kind == "siamese", loss)
+        raise click.BadParameter(
+            f"{name!r} is not BACKBONE/siamese|pseudo/LOSS, of {', '.join(NETWORKS)} and {', '.join(LOSSES)}"
+        )
+
+    def __str__(self) -> str:
+        return f"{self.backbone}/{'siamese' if self.shared else 'pseudo'}/{self.loss}"
+
+    @property
+    def folder(self) -> str:
+        return str(self).replace("/", "_")
+
+
+@click.command()
+@click.option("--grid", default="best", show_default=True, help="best, all, or combinations with commas between them.")
+@click.option("--parts", default=",".join(PARTS), show_default=True)
+@click.option("--config", "config_path", default="pipelines/training/hybrids.yaml", show_default=True)
+@click.option("--test", type=click.Path(path_type=Path), default=lambda: data_root() / "sen12/val",
+              show_default="sen12/val of the data", help="Folder of pairs never trained on.")
+@out_option("hybrids")
+@click.option("--steps", type=click.IntRange(1), help="In place of the config's.")
+@click.option("--limit", type=click.IntRange(1), help="Measure on so many pairs only, spread over the folder.")
+@click.option("--series", type=click.IntRange(1), help="Pairs for the series of degradations and turns [default: all].")
+@clear_errors()
+def main(
+    grid: str, parts: str, config_path: str, test: Path, out: Path, steps: int | None, limit: int | None,
+    series: int | None,
+) -> None:  # fmt: skip
+    """Train and measure the grid; write table and figure."""
+    hybrids = [Hybrid.of(name) for name in (BEST if grid == "best" else () if grid == "all" else grid.split(","))]
+    hybrids = hybrids or [Hybrid(*choice) for choice in product(BACKBONES, (True, False), PAPER_LOSSES)]
+    wanted = parts.split(",")
+    if unknown := sorted(set(wanted) - set(PARTS)):
+        raise click.BadParameter(f"there is no part {', '.join(map(repr, unknown))}; there are {', '.join(PARTS)}")
+    for hybrid in hybrids:
+        if "train" in wanted:
+            trained(configured(hybrid, config_path, steps), out / hybrid.folder)
+        if not (out / hybrid.folder / "weights.safetensors").exists():
+            click.echo(f"{hybrid}: not trained yet", err=True)
+            continue
+        measured(hybrid, out / hybrid.folder, test, wanted, limit, series or limit)
+        report(out)
+    if "cost" in wanted:
+        write(out / "cost.md", cost_table())
+        click.echo((out / "cost.md").read_text())
+    if (out / "table.md").exists():
+        click.echo((out / "table.md").read_text())
+
+
+def configured(hybrid: Hybrid, config_path: str, steps: int | None) -> TrainingConfig:
+    """The configuration of a combination. steps: in place of the file's."""
+    loss = {"name": hybrid.loss, "options": LOSS_OPTIONS.get(hybrid.loss, {})}
+    changes: dict[str, Any] = {} if steps is None else {"steps": steps}
+    return read(config_path, network={"name": hybrid.backbone}, loss=loss, shared=hybrid.shared, **changes)
+
+
+def measured(
+    hybrid: Hybrid, folder: Path, test: Path, parts: list[str], limit: int | None, series: int | None
+) -> None:
+    """CMR under every condition asked for, kept in results.json as soon as it is known.
+
+    Without and with the central degradation at 192 px in 256; the two series at 128 px in 192, which has as many places
+    to choose from at half the cost.
+    """
+    path = folder / "results.json"
+    results: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    matcher = make_matcher(hybrid.backbone, weights=str(folder / "weights.safetensors"))
+    conditions: dict[str, tuple[Degradation, float]] = {"clean": (Degradation(), 0.0), "degraded": (CENTRE, 0.0)}
+    if "cross" in parts:
+        conditions |= {label(degradation): (degradation, 0.0) for degradation in DEGRADATION_CROSS}
+    if "rotation" in parts:
+        conditions |= {f"turn {turn}": (CENTRE, float(turn)) for turn in TURNS}
+    for name, (degradation, turn) in conditions.items():
+        if name not in results:
+            sides, pairs = ((256, 192), limit) if name in ("clean", "degraded") else ((192, 128), series)
+            found = bench_patches(test, matcher, *sides, pairs, degradation=degradation, rotate=turn)
+            results[name] = found.as_dict()
+            write(path, json.dumps(results))
+
+
+def label(degradation: Degradation) -> str:
+    return f"L={degradation.looks:g} blur={degradation.blur:g}"
+
+
+def report(out: Path) -> None:
+    """results.csv, table.md and figure.png of all that has been measured."""
+    rows = []
+    for path in sorted(out.glob("*/results.json")):
+        note = noted(path.parent)
+        training = {name: note.get(name, "?") for name in ("steps", "batch", "seconds")}
+        for condition, found in json.loads(path.read_text()).items():
+            rates = {f"cmr{r}": found["cmr"][r] for r in ("0", "1", "2", "3", "5")}
+            facts = {"hybrid": path.parent.name.replace("_", "/"), "condition": condition, "pairs": found["n"]}
+            rows.append(facts | rates | {"l2": found["mean_l2_px"]} | training)
+    frame = pd.DataFrame(rows)
+    frame.to_csv(out / "results.csv", index=False)
+    series = frame.pivot(index="condition", columns="hybrid", values="cmr1")
+    write(out / "table.md", table(frame) + series_table(series))
+    figure(series, out / "figure.png")
+
+
+def table(frame: pd.DataFrame) -> str:
+    """Training budgets, and both main conditions of every combination that was measured under both."""
+    budgets = sorted({f"{row.steps} steps of {row.batch} pairs" for row in frame.itertuples()})
+    cells, combinations = [], frame.set_index("condition").groupby("hybrid", sort=False)
+    for name, found in cast(Iterable[tuple[str, Any]], combinations):
+        if {"clean", "degraded"} <= set(found.index):
+            clean = "{0.cmr1:.3f} / {0.cmr3:.3f} / {0.cmr5:.3f}, {0.l2:.2f} px".format(found.loc["clean"])
+            cells.append((name, clean, "{0.cmr0:.3f} / {0.cmr1:.3f} / {0.cmr2:.3f}".format(found.loc["degraded"])))
+    head = ("backbone / branches / loss", "clean: CMR(1) / (3) / (5), L2", "L=8, blur 0.5: CMR(0) / (1) / (2)")
+    alike = ", the same for all" if len(budgets) == 1 else ""
+    return f"Reduced budget: {' or '.join(budgets)}{alike}.\n\n{markdown(head, cells)}"
+
+
+def series_table(series: pd.DataFrame) -> str:
+    """CMR(1) over the degradation cross and over rotation, for the combinations that were measured so."""
+    names = {label(d): f"{d.looks:g} looks, {d.blur:g} px" for d in DEGRADATION_CROSS}
+    names |= {f"turn {turn}": f"{turn} degrees" for turn in TURNS}
+    known = series.reindex(list(names)).dropna(axis=1, how="all")
+    if known.empty:
+        return ""
+    cells = [
+        (text, *(f"{rate:.3f}" if pd.notna(rate) else "" for rate in known.loc[condition]))
+        for condition, text in names.items()
+    ]
+    return "\n" + markdown(("CMR(1), 128 in 192 px", *known.columns), cells)
+
+
+def figure(series: pd.DataFrame, path: Path) -> None:
+    """CMR(1) against looks, blur and rotation."""
+    looks = sorted(d.looks for d in DEGRADATION_CROSS if d.looks and d.blur == 0.5)
+    blurs = sorted({d.blur for d in DEGRADATION_CROSS if d.looks == 35})
+    panels: tuple[tuple[str, list[tuple[float, str]]], ...] = (
+        ("looks, blur 0.5 px", [(n, f"L={n:g} blur=0.5") for n in looks]),
+        ("blur in px, 35 looks", [(b, f"L=35 blur={b:g}") for b in blurs]),
+        ("rotation up to, degrees", [(t, f"turn {t}") for t in TURNS]),
+    )
+    with drawing(path, 110, columns=3, share_y=True, figsize=(15, 4.5)) as (canvas, (axes,)):
+        for axis, (title, points) in zip(axes, panels, strict=True):
+            for name, found in series.items():
+                known = [(x, found[condition]) for x, condition in points if pd.notna(found.get(condition))]
+                style = "--" if "siamese" in str(name) else "-"
+                if known:
+                    axis.plot(*zip(*known, strict=True), style, marker="o", label=name)
+            axis.set_xlabel(title)
+            axis.grid(alpha=0.3)
+        axes[0].set_ylabel("CMR(1)")
+        handles, labels = axes[0].get_legend_handles_labels()
+        canvas.legend(handles, labels, fontsize=8, ncols=3, loc="outside lower center")
+
+
+def cost_table() -> str:
+    """The paper's Table III on this machine: parameters, forward and similarity time, memory, at 512 / 128 px."""
+    kinds: dict[str, tuple[bool, Similarity]] = {
+        "mcgf": (False, "cc"),
+        "osmnet": (False, "ssd"),
+        "fft-unet": (True, "zncc"),
+        "maru-net": (True, "zncc"),
+        "slim-unet": (True, "zncc"),
+    }
+    cells = []
+    for name, (shared, kind) in kinds.items():
+        found = apart(cost, name, shared, kind)
+        parameters = f"{found['parameters']:,}"
+        times = (f"{found[k]:.0f}" for k in ("forward", "similarity", "memory"))
+        cells.append((name, "Siamese" if shared else "pseudo-Siamese", parameters, *times))
+    about = f"On {torch.get_num_threads()} threads of this CPU, float32, 512 x 512 optical, 128 x 128 SAR, median of 5."
+    head = ("network", "branches", "parameters", "forward ms", "similarity ms", "peak memory MB")
+    return f"{about}\n\n{markdown(head, cells)}"
+
+
+def cost(name: str, shared: bool, kind: Similarity) -> dict[str, float]:
+    """A row of `cost_table`. Memory is what the process holds above what it held before."""
+    network = build(name, shared).eval()
+    optical, sar = torch.randn(1, 1, 512, 512), torch.randn(1, 1, 128, 128)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    times: tuple[list[float], list[float]] = ([], [])
+    with torch.inference_mode():
+        for _ in range(5):
+            start = time.perf_counter()
+            features = network(optical, "optical"), network(sar, "sar")
+            middle = time.perf_counter()
+            similarity(kind, *features)
+            times[0].append(middle - start)
+            times[1].append(time.perf_counter() - middle)
+    return {
+        "parameters": sum(p.numel() for p in network.parameters()),
+        "forward": sorted(times[0])[2] * 1e3,
+        "similarity": sorted(times[1])[2] * 1e3,
+        "memory": (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024,
+    }
+
+
+if __name__ == "__main__":
+    main()

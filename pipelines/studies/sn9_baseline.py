@@ -1,0 +1,257 @@
+"""The tables of the SpaceNet 9 paper (Hänsch et al., "Introducing SpaceNet 9", section 4), and what goes beyond them.
+
+    python -m pipelines.studies.sn9_baseline SCENES_DIR [--out work/sn9_baseline] [--sar-weights FILE]
+        [--optical-weights FILE] [--tables 1,2,3,detectors,models] [--no-figures]
+
+SCENES_DIR holds scenes in SpaceNet 9's layout (its own `train` folder, or `sn9reg simulate` folders), or tie-point CSVs
+with a geotransforms.json and no imagery, which is enough for tables 1 and 2. All distances are means over a scene's
+tie-points, unrounded and in optical pixels, exactly as `sn9reg score` counts `mean_px` and `mean_m`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from affine import Affine
+from rasterio.crs import CRS
+from rasterio.errors import CRSError
+
+from pipelines.common import clear_errors, markdown, out_option
+from pipelines.studies.sn9_figures import detect, draw_all
+from sn9reg.errors import InputError
+from sn9reg.fit.choose import THRESHOLD_PX
+from sn9reg.fit.correspondences import Floats
+from sn9reg.fit.warp import GlobalFit, fit_global, least_squares_affine
+from sn9reg.matchers.base import make_matcher
+from sn9reg.matchers.keypoints.matcher import FAITHFUL
+from sn9reg.offsets import offsets_between
+from sn9reg.raster.files import grid_of, open_raster
+from sn9reg.raster.grid import Grid, Points
+from sn9reg.raster.radiometry import Modality
+from sn9reg.raster.scene import open_pair
+from sn9reg.registration import register
+from sn9reg.score.scoring import metres, reference, sn9_reference
+from sn9reg.simulate.given import read_geotransforms
+from sn9reg.tiepoints import TiePoints, read_tiepoints
+from sn9reg.training.tiles import SceneFiles, scene_files
+
+Move = Callable[[Points], Points]  # (N, 2) optical map positions -> (N, 2) SAR map positions, optical CRS
+
+# One step beyond the paper each, then all of them.
+SWITCHES: dict[str, dict[str, Any]] = {
+    "the paper's": {},
+    "+ sub-pixel peak": {"subpixel": True},
+    "+ nodes without structure skipped": {"structure": True},
+    "+ forward-backward check": {"check": True},
+    "+ coarse pass": {"coarse": True},
+    "all of them": {"subpixel": True, "structure": True, "check": True, "coarse": True},
+}
+
+
+@dataclass(frozen=True)
+class Aoi:
+    """A scene's tie-points with both images' grids.
+
+    files: of the scene; None where there is no imagery.
+    """
+
+    name: str
+    optical: Grid
+    sar: Grid
+    points: TiePoints
+    files: SceneFiles | None = None
+
+    def distances(self, move: Move | None = None) -> tuple[Floats, Floats]:
+        """(N,) metres and (N,) optical pixels between each tie-point's SAR place and where `move` puts it; nowhere else
+        than the georeference does, without."""
+        here = self.optical.to_map(self.points.optical_xy)
+        there = here if move is None else move(here)
+        error = offsets_between(self.optical, here, there) - reference(self.optical, self.sar, self.points)
+        return np.hypot(*metres(self.optical, self.points.optical_xy, error).T), np.hypot(*error.T)
+
+    def best_affine(self, ransac: bool) -> GlobalFit:
+        """The affine fitted to the tie-points themselves, with or without RANSAC. Raises InputError for too few."""
+        source = self.optical.to_map(self.points.optical_xy)
+        target = self.sar.map_to_crs(self.sar.to_map(self.points.sar_xy), self.optical.crs)
+        if (count := len(source)) < 3:
+            there = "is" if count == 1 else "are"
+            raise InputError(f"{self.name}: an affine needs 3 tie-points, there {there} {count}")
+        if not ransac:
+            centre = source.mean(axis=0)
+            matrix = np.vstack([least_squares_affine(source - centre, target - centre), [0, 0, 1]])
+            return GlobalFit(matrix, centre, np.ones(len(source), bool))
+        found = fit_global(source, target, "affine", THRESHOLD_PX * self.optical.resolution, "ransac")
+        if found is None:
+            raise InputError(f"{self.name}: its {count} tie-points do not determine an affine")
+        return found
+
+    @property
+    def scene(self) -> SceneFiles:
+        """The files of a scene that has imagery."""
+        assert self.files is not None
+        return self.files
+
+
+def read_aois(folder: Path) -> list[Aoi]:
+    """The scenes of a folder. Raises InputError where there are none, or one cannot be used."""
+    if (folder / "geotransforms.json").is_file():
+        if tables := sorted(folder.glob("*_tiepoints_*.csv")):
+            return [_without_imagery(path) for path in tables]
+        raise InputError(f"{folder}: holds a geotransforms.json and no tie-points NN_tiepoints_SPLIT_MM.csv")
+    found = []
+    for files in scene_files(folder):
+        with open_raster(files.optical) as one, open_raster(files.sar) as other:
+            optical, sar = grid_of(one), grid_of(other)
+        name = files.name if files.optical.parent == folder else f"{files.optical.parent.name}/{files.name}"
+        found.append(Aoi(name, optical, sar, read_tiepoints(files.tiepoints, optical, sar), files))
+    return found
+
+
+def _without_imagery(path: Path) -> Aoi:
+    geotransforms = path.parent / "geotransforms.json"
+    points = read_tiepoints(path)
+    transforms = read_geotransforms(geotransforms, path.stem)
+    try:
+        crs = CRS.from_user_input(json.loads(geotransforms.read_text())[path.stem]["crs"])
+    except (KeyError, CRSError) as error:
+        raise InputError(f"{geotransforms}: has no usable CRS for {path.stem}") from error
+    optical, sar = (_around(*of, crs) for of in zip(transforms, (points.optical_xy, points.sar_xy), strict=True))
+    return Aoi(path.stem.replace("tiepoints_", ""), optical, sar, points)
+
+
+def _around(transform: Affine, xy: Points, crs: CRS) -> Grid:
+    """A grid that holds the points; how large the image was is not known and does not matter."""
+    width, height = (int(n) + 1 for n in np.ceil(xy.max(axis=0)))
+    return Grid(transform, width, height, crs)
+
+
+def table_1(aois: list[Aoi]) -> str:
+    """Tie-points without transformation."""
+    rows = []
+    for aoi in aois:
+        m, px = aoi.distances()
+        official = np.hypot(*sn9_reference(aoi.optical, aoi.sar, aoi.points).T)
+        rows.append((aoi.name, f"{len(aoi.points)}", *_means(m, px, official)))
+    head = ("AOI", "tie-points", "mean distance, m", "mean distance, px", "as SpaceNet 9's scorer counts, px")
+    return markdown(head, rows)
+
+
+def table_2(aois: list[Aoi]) -> str:
+    """Affines fitted to the tie-points: the upper bound of any affine."""
+    rows = []
+    for aoi in aois:
+        for ransac, what in ((False, "affine without RANSAC"), (True, "affine with RANSAC")):
+            rows.append((aoi.name, what, *_means(*aoi.distances(aoi.best_affine(ransac)))))
+    return markdown(("AOI", "transformation", "mean distance, m", "mean distance, px"), rows)
+
+
+def table_3(aois: list[Aoi], weights: dict[str, Any], switches: list[str]) -> str:
+    """Detected keypoints with RANSAC."""
+    rows = []
+    for aoi, name in product(aois, switches):
+        matcher = make_matcher("keypoints", **FAITHFUL | SWITCHES[name], **weights)
+        start = time.perf_counter()
+        with open_pair(aoi.scene.optical, aoi.scene.sar) as pair:
+            matches = matcher.match(pair)
+            limit = THRESHOLD_PX * pair.grid.resolution
+            fit = fit_global(matches.optical_map, matches.sar_map, "affine", limit, "ransac")
+            seconds = time.perf_counter() - start
+            found = ["none", "no affine", "no affine"]
+            if fit is not None:
+                distances = aoi.distances(_through(aoi.optical, pair.grid, fit))
+                found = [f"{int(fit.inliers.sum())}", *_means(*distances)]
+        rows.append((aoi.name, name, f"{len(matches)}", *found, f"{seconds:.0f}"))
+    distance = ("mean distance, m", "mean distance, px")
+    return markdown(("AOI", "detection", "optical keypoints", "inliers", *distance, "time, s"), rows)
+
+
+def _means(*values: Floats) -> list[str]:
+    return [f"{one.mean():.2f}" for one in values]
+
+
+def _through(optical: Grid, grid: Grid, fit: Move) -> Move:
+    """A warp of the common grid's CRS, from and to the optical one's."""
+    return lambda xy: grid.map_to_crs(fit(optical.map_to_crs(xy, grid.crs)), optical.crs)
+
+
+def table_models(aois: list[Aoi], weights: dict[str, Any]) -> str:
+    """`sn9reg align --matcher keypoints` with an affine and with the model that it chooses itself, beside the best
+    possible affine and the default matcher."""
+    keypoints: dict[str, Any] = {"matcher": "keypoints", "matcher_options": weights}
+    rows = []
+    for aoi in aois:
+        cells = _means(aoi.distances()[1], aoi.distances(aoi.best_affine(False))[1])
+        for options in (keypoints | {"model": "affine"}, keypoints, {}):
+            found = register(aoi.scene.optical, aoi.scene.sar, **options)
+            (px,) = _means(aoi.distances(_through(aoi.optical, found.grid, found.warp))[1])
+            cells.append(px if found.registered else f"{px} (refused)")
+        rows.append((aoi.name, *cells))
+    head = ("AOI", "without", "best affine", "keypoints, affine", "keypoints, auto", "default matcher, auto")
+    return markdown(head, rows)
+
+
+def table_detectors(aois: list[Aoi], weights: dict[str, Any], cache: Path) -> str:
+    """How far each detector's keypoint is from the tie-point, on the tiles of the paper."""
+    rows = []
+    modalities: tuple[Modality, ...] = ("sar", "optical")
+    for aoi, finds in product(aois, modalities):
+        found = detect(aoi.scene, finds, weights.get(f"{finds}_weights"), cache)
+        cells = ["none"] * 3
+        if len(error := found.errors):
+            near = (error <= 13).mean()
+            cells = [f"{np.median(error):.2f}", f"{near:.2f}", f"{np.median(found.guesses):.1f}"]
+        rows.append((aoi.name, finds, f"{len(error)}", f"{found.outside}", *cells))
+    sizes = ("median error, px", "within 13 px", "median guess (middle), px")
+    return markdown(("AOI", "finds", "tiles", "outside the tile", *sizes), rows)
+
+
+@click.command()
+@click.argument("scenes", metavar="SCENES_DIR", type=click.Path(path_type=Path))
+@out_option("sn9_baseline")
+@click.option("--sar-weights", help="Of the SAR detector [default: those that ship].")
+@click.option("--optical-weights", help="Of the optical detector [default: those that ship].")
+@click.option("--tables", default="1,2,3,detectors,models", show_default=True)
+@click.option("--switches", default=",".join(SWITCHES), show_default=True, help="Rows of table 3.")
+@click.option("--figures/--no-figures", default=True, show_default=True, help="Pictures like the paper's, into --out.")
+@clear_errors()
+def main(scenes: Path, out: Path, tables: str, switches: str, figures: bool, **files: str | None) -> None:
+    """Print the paper's tables for the scenes in SCENES_DIR."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    aois = read_aois(scenes)
+    imagery = all(aoi.files for aoi in aois)
+    weights = {name: file for name, file in files.items() if file}
+    cache = out / "tiles"
+    chosen = switches.split(",")
+    makers: dict[str, tuple[str, bool, Callable[[], str]]] = {
+        "1": ("Table 1: tie-points without transformation", False, lambda: table_1(aois)),
+        "2": ("Table 2: transformations fitted to the tie-points", False, lambda: table_2(aois)),
+        "detectors": ("Detectors", True, lambda: table_detectors(aois, weights, cache)),
+        "3": ("Table 3: detected keypoints, RANSAC affine", True, lambda: table_3(aois, weights, chosen)),
+        "models": ("Mean px by model", True, lambda: table_models(aois, weights)),
+    }
+    for kind, names, known in (("switch", chosen, list(SWITCHES)), ("table", tables.split(","), list(makers))):
+        if unknown := [name for name in names if name not in known]:
+            raise click.BadParameter(f"no {kind} {unknown[0]!r}; there are {', '.join(known)}")
+    for key in tables.split(","):
+        title, needs_imagery, make = makers[key]
+        if needs_imagery and not imagery:
+            click.echo(f"\n{title}: left out, there is no imagery in {scenes}")
+        else:
+            click.echo(f"\n{title}\n")
+            click.echo(make(), nl=False)
+    if figures and imagery:
+        for path in draw_all(aois[0].scene, weights, cache, out):
+            click.echo(str(path))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,243 @@
+"""pipelines.studies.attention_descriptors: a tiny study of two pairs; trained weights are kept; errors are clear."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from click.testing import CliRunner
+from PIL import Image
+from support.pairs import write_pairs
+
+from pipelines.studies import attention_descriptors as study
+from pipelines.studies import runs
+from pipelines.studies.attention_descriptors import FEWEST, MEASURES, PROTOCOLS, WITH, WITHOUT, PairResult, Row
+from pipelines.studies.attention_figures import draw, for_json, known_mean, table
+from sn9reg.errors import InputError
+from sn9reg.fit.warp import fit_global
+from sn9reg.matchers.descriptors.weights import load_descriptor
+from sn9reg.raster.folders import pair_files
+from sn9reg.score.metrics import f_measure
+
+pytestmark = [pytest.mark.study, pytest.mark.filterwarnings("ignore")]  # Lightning advises on speed
+
+UNTRAINED = "untrained (mim)"
+STEPS, BATCH, SEEDS, PAIRS, SIDE = 2, 4, 3, 2, 96
+TRAINED = ("with-attention", "without-attention")
+
+
+def run(folder, *options):
+    arguments = [folder / "pairs", "--config", folder / "tiny.yaml", "--out", folder / "out"]
+    return CliRunner().invoke(study.main, [*map(str, arguments), *map(str, options)])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _small():
+    """Nothing ships, and there are few keypoints, for time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(study, "manifest", dict)
+        patch.setattr(study, "FAITHFUL", study.FAITHFUL | {"max_points": 150})
+        yield
+
+
+@pytest.fixture(scope="module")
+def done(_small, tmp_path_factory) -> Path:
+    """A folder with tiny.yaml, pairs/, and out/ as the study filled it. Not to be written into."""
+    folder = tmp_path_factory.mktemp("attention")
+    pairs = write_pairs(folder / "pairs", count=PAIRS, side=SIDE)
+    mask = np.full((SIDE, SIDE), 255, np.uint8)
+    mask[:, :20] = 0
+    Image.fromarray(mask).save(pairs / "1_mask.png")
+    config = {
+        "train": "descriptors",
+        "network": {"width": 0.35, "descriptor": 16},
+        "patch": {"side": 32, "scale": 1.0, "inputs": "grey"},
+        "sources": [{"folder": str(pairs)}],
+        "image": 96, "places": 2, "steps": STEPS, "batch": BATCH, "precision": "32-true", "workers": 0,
+    }  # fmt: skip
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(config))
+    result = run(folder, "--seeds", SEEDS)
+    assert result.exit_code == 0, result.output
+    assert result.stdout.endswith((folder / "out" / "table.md").read_text() + "\n")
+    return folder
+
+
+@pytest.fixture
+def copied(done, tmp_path, monkeypatch):
+    """A copy that may be written into; nothing is trained any more."""
+    monkeypatch.setattr(runs, "run", lambda *a, **k: pytest.fail("trained again"))
+    return Path(shutil.copytree(done, tmp_path / "study", copy_function=shutil.copy2))
+
+
+def results(folder):
+    """(descriptor, protocol) -> its part of the numbers."""
+    content = json.loads((folder / "out" / "results.json").read_text())
+    return {(row["descriptor"], row["protocol"]): row for row in content["rows"]}
+
+
+def test_both_are_trained_alike_but_for_the_attention(done):
+    notes = []
+    for name in TRAINED:
+        _, saved = load_descriptor(done / "out" / name / "weights.safetensors")
+        notes.append(json.loads((done / "out" / name / "training.json").read_text()))
+        assert saved.network == notes[-1]["network"]
+        assert notes[-1].pop("seconds") >= 0
+    assert [note["network"].pop("attention") for note in notes] == [True, False]
+    assert notes[0] == notes[1]
+    assert (notes[0]["steps"], notes[0]["batch"], notes[0]["seed"]) == (STEPS, BATCH, 0)
+
+
+def test_the_numbers_of_a_pair_go_together(done):
+    found = results(done)
+    assert list(found) == [(name, protocol) for name in (WITH, WITHOUT, UNTRAINED) for protocol in PROTOCOLS]
+    for row in found.values():
+        assert [pair["name"] for pair in row["pairs"]] == ["0", "1"]
+        assert {len(values) for pair in row["pairs"] for values in pair["trials"].values()} == {SEEDS}
+        for pair in row["pairs"]:
+            keypoints = pair["keypoints"]
+            assert keypoints > 50
+            assert pair["putative_ncm"] <= pair["putative"] <= keypoints
+            for values in zip(*pair["trials"].values(), strict=True):
+                matches, correct, precision, recall, f, rmse, enough, enough_ncm = values
+                assert correct <= min(matches, pair["putative_ncm"])
+                assert (precision, recall) == pytest.approx((correct / max(matches, 1), correct / keypoints))
+                assert f == pytest.approx(f_measure(correct, matches, keypoints))
+                assert (rmse is None) == (correct == 0)
+                assert rmse is None or 0 <= rmse < 3
+                assert (enough, enough_ncm) == (matches >= FEWEST, correct >= FEWEST)
+        for measure in MEASURES:
+            by_seed = known_mean(np.array([pair["trials"][measure] for pair in row["pairs"]], np.float64))
+            if np.isfinite(by_seed).all():
+                assert row["mean"][measure] == pytest.approx(by_seed.mean())
+                assert row["std"][measure] == pytest.approx(by_seed.std(), abs=1e-9)
+        assert row["mean"]["keypoints"] == np.mean([pair["keypoints"] for pair in row["pairs"]])
+        assert row["seconds"] == np.median([pair["seconds"] for pair in row["pairs"]]) > 0
+
+
+def test_what_looks_alike_is_found_and_near_finds_more(done):
+    anywhere, near = (results(done)[UNTRAINED, protocol]["mean"] for protocol in PROTOCOLS)
+    assert anywhere["keypoints"] == near["keypoints"]
+    assert near["putative_ncm"] >= anywhere["putative_ncm"] > 0
+    assert near["enough"] == near["enough_ncm"] == 1
+    assert near["precision"] > 0.5
+    assert near["ncm"] > 10
+
+
+def test_table_and_figure_say_what_the_numbers_say(done):
+    lines = (done / "out" / "table.md").read_text().splitlines()
+    assert lines[0].startswith(f"{PAIRS} pairs of {done / 'pairs'}, {SEEDS} seeds of RANSAC. Trained: {STEPS} steps")
+    assert "both alike" in lines[0]
+    assert {line.count("|") for line in lines[2:]} == {13}
+    for line, ((name, protocol), row) in zip(lines[4:], results(done).items(), strict=True):
+        cells, mean = [cell.strip() for cell in line.strip("|").split("|")], row["mean"]
+        assert cells[:2] == [name, protocol]
+        assert cells[5].split(" ± ") == [f"{mean['ncm']:.1f}", f"{row['std']['ncm']:.1f}"]
+        assert cells[9] == ("none" if mean["rmse"] is None else f"{mean['rmse']:.2f}")
+        assert cells[10] == f"{mean['enough']:.2f} ({mean['enough_ncm']:.2f})"
+    image = np.array(Image.open(done / "out" / "figure.png").convert("L"))
+    assert image.shape[1] > 1.5 * image.shape[0]
+    assert image.std() > 5
+
+
+def test_a_second_call_trains_nothing_and_may_measure_further_weights(copied):
+    before = results(copied)
+    weights = copied / "out" / TRAINED[0] / "weights.safetensors"
+    result = run(copied, "--seeds", 1, "--limit", 1, "--weights", weights)
+    assert result.exit_code == 0, result.output
+    assert "kept" not in result.stderr
+    found = results(copied)
+    assert len(found) == 8
+    for key, row in before.items():
+        (pair,), old = found[key]["pairs"], row["pairs"][0]
+        assert pair["trials"] == {measure: values[:1] for measure, values in old["trials"].items()}
+        assert all(pair[k] == old[k] for k in ("name", "keypoints", "putative", "putative_ncm"))
+    for protocol in PROTOCOLS:
+        assert found["given", protocol]["mean"] == found[WITH, protocol]["mean"]
+
+
+def row_of(rmse):
+    """Two pairs under two seeds, all alike but for the RMSE."""
+    trials = [{k: np.ones(2) for k in MEASURES} | {"rmse": np.array(one, np.float64)} for one in rmse]
+    return Row(WITH, "near", [PairResult(str(k), 9, 4, 2, 0.5, trial) for k, trial in enumerate(trials)]).as_dict()
+
+
+def test_a_stopped_training_goes_on_unless_it_was_another_and_weights_are_kept(tmp_path, monkeypatch, capsys):
+    @dataclasses.dataclass
+    class Config:
+        steps: int
+        batch: int = 9
+        seed: int = 0
+        family: str = "dense"
+
+    asked, folder = [], tmp_path / "run"
+    monkeypatch.setattr(runs, "run", lambda config, folder, resume, progress: asked.append((config.steps, resume)))
+    for steps in (2, 2, 5, 5):
+        runs.trained(Config(steps), folder)
+    assert asked == [(2, False), (2, True), (5, False), (5, True)]
+    (folder / "weights.safetensors").touch()
+    for steps in (5, 2):
+        assert runs.trained(Config(steps), folder) == folder / "weights.safetensors"
+    assert len(asked) == 4
+    assert capsys.readouterr().err.count("kept, though not by this configuration; remove it to train anew") == 1
+    about = study.budget({WITH: folder, WITHOUT: tmp_path})
+    assert about == f"Trained: {WITH} 5 steps of 9 patches, seed 0, {WITHOUT} nobody knows for how long."
+
+
+@pytest.mark.parametrize(
+    ("rmse", "mean", "std"),
+    [([[1.0, np.nan], [2.0, np.nan]], 1.5, 0), ([[1.0, 2.0], [np.nan, 1.0]], 1.25, 0.25)],
+)
+def test_the_rmse_is_that_of_the_pairs_that_have_one(rmse, mean, std):
+    facts = row_of(rmse)
+    assert (facts["mean"]["rmse"], facts["std"]["rmse"]) == (mean, std)
+
+
+def test_no_rmse_at_all_is_null_none_and_not_drawn(tmp_path):
+    facts = [row_of([[np.nan, np.nan]] * 2)]
+    assert for_json(facts)[0]["mean"]["rmse"] is None
+    assert "| none |" in table(facts, "")
+    draw(tmp_path / "figure.png", facts)
+    assert (tmp_path / "figure.png").stat().st_size > 0
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "message"),
+    [
+        (lambda folder: shutil.rmtree(folder / "pairs"), 1, "{}/pairs: no such folder"),
+        (lambda folder: shutil.rmtree(folder / "out"), 1, "none.safetensors: no such weights file"),
+        (lambda folder: (folder / "tiny.yaml").write_text("train: descriptors\nheads: 3"), 2, "no option heads"),
+        (lambda folder: (shutil.rmtree(folder / "out"), (folder / "out").write_text("")), 1,
+         f"{{}}/out/{TRAINED[0]}: cannot be made (Not a directory)"),
+    ],
+)  # fmt: skip
+def test_errors_are_one_line(copied, change, code, message):
+    change(copied)
+    result = run(copied, *(["--weights", "none.safetensors"] if "none." in message else []))
+    assert result.exit_code == code
+    assert message.format(copied) in result.stderr
+    assert (result.stderr.startswith("Error: "), result.stderr.count("\n")) == (True, 1)
+
+
+def test_pairs_without_valid_pixels_or_of_two_sizes_are_named(tmp_path):
+    pairs = write_pairs(tmp_path, count=2, side=48)
+    Image.new("L", (48, 48)).save(pairs / "0_mask.png")
+    Image.new("L", (40, 48), 9).save(pairs / "1_sar.png")
+    masked, cropped = pair_files(pairs)
+    with pytest.raises(InputError, match=r"0_opt\.png: holds no valid pixel"), study.opened(masked):
+        pass
+    with pytest.raises(InputError, match=r"1_opt\.png and 1_sar\.png differ in size"), study.opened(cropped):
+        pass
+
+
+def test_another_seed_draws_other_samples():
+    random = np.random.default_rng(0)
+    source = random.uniform(0, 500, (200, 2))
+    target = source + random.normal(0, 1.5, source.shape)
+    target[60:] = random.uniform(0, 500, (140, 2))
+    fits = [fit_global(source, target, "affine", 3.0, "ransac", **seed) for seed in ({}, {"seed": 0}, {"seed": 1})]
+    assert fits[0].matrix.tobytes() == fits[1].matrix.tobytes() != fits[2].matrix.tobytes()
+    for fit in fits:
+        assert fit.inliers[:60].mean() > 0.5 > 0.1 > fit.inliers[60:].mean()

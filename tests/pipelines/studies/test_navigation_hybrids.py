@@ -1,0 +1,206 @@
+"""pipelines.studies.navigation_hybrids: a tiny study of two combinations; a stopped one goes on; costs are measured."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+from click.testing import CliRunner
+from PIL import Image
+from support.pairs import write_pairs
+
+from pipelines.studies import navigation_hybrids as study
+from pipelines.studies import runs
+from pipelines.studies.navigation_hybrids import BACKBONES, BEST, CENTRE, TURNS, Hybrid
+from sn9reg.matchers.dense.networks.table import NETWORKS, build
+from sn9reg.matchers.dense.weights import load_dense
+from sn9reg.raster.degradation import DEGRADATION_CROSS
+
+pytestmark = [pytest.mark.study, pytest.mark.filterwarnings("ignore")]  # Lightning advises on speed
+
+GRID = ("mcgf/pseudo/mcgf", "mcgf/siamese/cross-corr-ce")
+FOLDERS = [Hybrid.of(name).folder for name in GRID]
+STEPS, BATCH, PAIRS = 2, 3, 2
+
+
+BOTH = ",".join(GRID)
+
+
+def run(folder, *options, grid=BOTH, parts="train"):
+    """The study by the configuration and the pairs of a folder."""
+    arguments = ["--grid", grid, "--parts", parts, "--config", folder / "tiny.yaml", "--test", folder / "pairs"]
+    return CliRunner().invoke(study.main, [*map(str, [*arguments, "--out", folder / "out"]), *options])
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory) -> Path:
+    """A folder with tiny.yaml, pairs/, and out/ as a study filled it. Not to be written into."""
+    folder = tmp_path_factory.mktemp("study")
+    pairs = write_pairs(folder / "pairs", count=PAIRS, side=256)
+    sides = {"optical": 48, "sar": 24}
+    config = {
+        "train": "dense",
+        "network": {"name": "osmnet"},  # this, the loss and the branches are the combination's
+        "loss": {"name": "mcgf"},
+        "sources": [{"folder": str(pairs), "held_out": 0.5}],
+        "geometry": sides, "validation": sides, "steps": STEPS, "batch": BATCH, "validate_every": 1,
+        "precision": "32-true", "workers": 0,
+    }  # fmt: skip
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(config))
+    result = run(folder)
+    assert result.exit_code == 0, result.output
+    return folder
+
+
+@pytest.fixture
+def copied(done, tmp_path):
+    """A copy that may be written into."""
+    return Path(shutil.copytree(done, tmp_path / "study"))
+
+
+def results(folder, name=FOLDERS[0]):
+    return json.loads((folder / "out" / name / "results.json").read_text())
+
+
+def test_every_combination_is_trained_as_it_is_called(done):
+    for name, folder in zip(GRID, FOLDERS, strict=True):
+        network, saved = load_dense(done / "out" / folder / "weights.safetensors")
+        shared = Hybrid.of(name).shared
+        assert (saved.network, saved.shared, saved.similarity) == ("mcgf", shared, "cc")
+        assert network.shared is shared
+        note = json.loads((done / "out" / folder / "training.json").read_text())
+        assert (note["steps"], note["batch"], note["loss"]["name"]) == (STEPS, BATCH, name.split("/")[2])
+        assert note["seconds"] >= 0
+
+
+def test_csv_table_and_figure_say_what_was_measured(done):
+    rows = pd.read_csv(done / "out" / "results.csv").to_dict("records")
+    conditions = ("clean", "degraded")
+    assert [(row["hybrid"], row["condition"]) for row in rows] == [(n, c) for n in sorted(GRID) for c in conditions]
+    for row in rows:
+        found = results(done, row["hybrid"].replace("/", "_"))[row["condition"]]
+        assert (row["l2"], row["pairs"], found["n"]) == (found["mean_l2_px"], PAIRS, PAIRS)
+        assert [row[f"cmr{r}"] for r in (0, 1, 2, 3, 5)] == [found["cmr"][str(r)] for r in (0, 1, 2, 3, 5)]
+        assert (row["steps"], row["batch"]) == (STEPS, BATCH)
+    lines = (done / "out" / "table.md").read_text().splitlines()
+    assert lines[0] == f"Reduced budget: {STEPS} steps of {BATCH} pairs, the same for all."
+    for name, line in zip(sorted(GRID), lines[4:], strict=True):
+        clean, worse = (results(done, name.replace("/", "_"))[c] for c in conditions)
+        first = " / ".join(f"{clean['cmr'][r]:.3f}" for r in "135")
+        second = " / ".join(f"{worse['cmr'][r]:.3f}" for r in "012")
+        assert line == f"| {name} | {first}, {clean['mean_l2_px']:.2f} px | {second} |"
+    image = np.array(Image.open(done / "out" / "figure.png").convert("L"))
+    assert image.shape[1] > 2 * image.shape[0]
+    assert image.std() > 5
+
+
+def test_a_second_call_trains_and_measures_nothing_again(copied, monkeypatch):
+    found = results(copied)
+    monkeypatch.setattr(runs, "run", lambda *a, **k: pytest.fail("trained again"))
+    monkeypatch.setattr(study, "bench_patches", lambda *a, **k: pytest.fail("measured again"))
+    result = run(copied)
+    assert result.exit_code == 0, result.output
+    assert result.stdout == (copied / "out" / "table.md").read_text() + "\n"
+    assert results(copied) == found
+
+
+def test_what_lacks_is_measured_and_nothing_else(copied):
+    path, found = copied / "out" / FOLDERS[0] / "results.json", results(copied)
+    kept = {"clean": found["clean"] | {"mean_l2_px": 123.25}}
+    path.write_text(json.dumps(kept))
+    assert run(copied, grid=GRID[1]).exit_code == 0  # one stopped between two conditions is not in the table yet
+    assert f"| {GRID[0]} |" not in (copied / "out" / "table.md").read_text()
+    assert run(copied).exit_code == 0
+    again = results(copied)
+    assert again["clean"] == kept["clean"]
+    assert again["degraded"] | {"ms_per_pair": 0} == found["degraded"] | {"ms_per_pair": 0}
+    assert "123.25 px" in (copied / "out" / "table.md").read_text()
+
+
+def test_steps_may_be_given_and_budgets_that_differ_are_all_named(copied):
+    shutil.rmtree(copied / "out" / FOLDERS[0])
+    result = run(copied, "--steps", "1", "--limit", "1", grid=GRID[0])
+    assert result.exit_code == 0, result.output
+    assert results(copied)["clean"]["n"] == 1
+    first = (copied / "out" / "table.md").read_text().splitlines()[0]
+    assert first == f"Reduced budget: 1 steps of {BATCH} pairs or {STEPS} steps of {BATCH} pairs."
+
+
+def test_parts_choose_the_conditions(copied, monkeypatch):
+    asked = []
+
+    class Found:
+        def as_dict(self):
+            return {"cmr": dict.fromkeys(("0", "1", "2", "3", "5"), len(asked) / 100), "mean_l2_px": 1.0, "n": 2}
+
+    def measure(folder, matcher, reference, template, limit, *, degradation, rotate):
+        asked.append((degradation, rotate))
+        return Found()
+
+    monkeypatch.setattr(study, "bench_patches", measure)
+    assert run(copied, grid=GRID[0], parts="cross").exit_code == 0
+    assert asked == [(d, 0.0) for d in DEGRADATION_CROSS]
+    asked.clear()
+    assert run(copied, grid=GRID[0], parts="rotation").exit_code == 0
+    assert asked == [(CENTRE, float(turn)) for turn in TURNS]
+    series = (copied / "out" / "table.md").read_text().split("\n\n")[-1].splitlines()
+    assert series[0] == f"| CMR(1), 128 in 192 px | {GRID[0]} |"
+    assert len(series) == 2 + len(DEGRADATION_CROSS) + len(TURNS)
+    assert (series[2], series[-1]) == ("| 5 looks, 0.5 px | 0.010 |", "| 20 degrees | 0.050 |")
+
+
+def test_without_training_combinations_that_are_not_trained_are_named(tmp_path):
+    result = run(tmp_path, parts="rotation")
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert result.stderr.splitlines() == [f"{name}: not trained yet" for name in GRID]
+
+
+def test_the_papers_combinations_are_known():
+    assert [str(Hybrid.of(name)) for name in BEST] == list(BEST)
+    assert {Hybrid.of(name).backbone for name in BEST} <= set(BACKBONES) < set(NETWORKS)
+
+
+@pytest.mark.parametrize("name", ["mcgf", "", "mcgf/both/mcgf", "mcgf/pseudo/hinge", "sfcnet/pseudo/mcgf", "a/b/c/d"])
+def test_a_combination_that_is_none_is_a_usage_error(name, tmp_path):
+    result = run(tmp_path, grid=f"{GRID[0]},{name}")
+    assert result.exit_code == 2
+    assert f"{name!r} is not BACKBONE/siamese|pseudo/LOSS" in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_other_errors_are_one_line(tmp_path):
+    result = run(tmp_path, parts="train,crosses")
+    assert result.exit_code == 2
+    assert "no part 'crosses'; there are train, cross, rotation, cost" in result.stderr
+    result = run(tmp_path, grid=GRID[0])
+    assert result.exit_code == 1
+    assert result.stderr == f"Error: {tmp_path / 'tiny.yaml'}: cannot be read (No such file or directory)\n"
+
+
+def test_costs_are_measured_of_every_network_in_a_process_of_its_own(monkeypatch):
+    """The images have an eighth of their sides, and the processes are this one."""
+    asked, original = [], torch.randn
+    monkeypatch.setattr(torch, "randn", lambda *shape: original(*shape[:2], *(n // 8 for n in shape[2:])))
+    facts = study.cost("mcgf", False, "cc")
+    assert facts["parameters"] == sum(p.numel() for p in build("mcgf", False).parameters()) > 0
+    assert min(facts["forward"], facts["similarity"]) > 0
+    assert facts["memory"] >= 0
+
+    def apart(function, *arguments):
+        asked.append((function, *arguments))
+        return {"parameters": 1234567, "forward": 10.4, "similarity": 2.6, "memory": 99.5}
+
+    monkeypatch.setattr(study, "apart", apart)
+    lines = study.cost_table().splitlines()
+    assert asked[0] == (study.cost, "mcgf", False, "cc")
+    assert {name for _, name, *_ in asked} == set(NETWORKS)
+    assert lines[4] == "| mcgf | pseudo-Siamese | 1,234,567 | 10 | 3 | 100 |"
+    assert "| fft-unet | Siamese |" in lines[6]
+
+
+def test_a_measurement_in_a_process_of_its_own_comes_back():
+    assert runs.apart(divmod, 7, 2) == (3, 1)

@@ -1,0 +1,336 @@
+"""pipelines.studies.sn9_baseline: the paper's tables for scenes with and without imagery, and its pictures."""
+
+import json
+import math
+import shutil
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from affine import Affine
+from click.testing import CliRunner
+from PIL import Image
+from support.rasters import UTM
+
+from pipelines.studies import sn9_baseline, sn9_figures
+from pipelines.studies.sn9_baseline import SWITCHES, main, read_aois, table_1, table_2, table_3, table_models
+from pipelines.studies.sn9_figures import detect
+from sn9reg.errors import InputError
+from sn9reg.matchers.keypoints.heatmap import gaussian
+from sn9reg.matchers.keypoints.network import HeatmapUNet
+from sn9reg.matchers.keypoints.weights import DetectorOptions, save_detector
+from sn9reg.offsets import from_nodes, node_positions, offsets_between
+from sn9reg.raster.folders import data_root
+from sn9reg.registration import register
+from sn9reg.score.scoring import score
+from sn9reg.training.tiles import scene_files, tile_set
+
+pytestmark = pytest.mark.study
+
+NETWORK = {"optical_encoder": "tu-regnetx_002", "sar_encoder": "tu-regnetx_002", "depth": 2, "decoder": [8, 8]}
+HEADER = "sar_row,sar_col,optical_row,optical_col"
+
+
+@pytest.fixture(scope="module")
+def folder(scene, tmp_path_factory):
+    """The scene alone, with a dozen tie-points."""
+    folder = tmp_path_factory.mktemp("scenes")
+    for path in (scene.optical, scene.sar):
+        shutil.copy(path, folder)
+    lines = scene.tiepoints.read_text().splitlines()
+    (folder / scene.tiepoints.name).write_text("\n".join([lines[0], *lines[1::2]]))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def aoi(folder):
+    (one,) = read_aois(folder)
+    return one
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """Detectors that nobody trained."""
+    folder, files = tmp_path_factory.mktemp("detectors"), {}
+    for seed, finds in enumerate(("sar", "optical")):
+        torch.manual_seed(seed)
+        files[f"{finds}_weights"] = str(folder / f"{finds}.safetensors")
+        save_detector(files[f"{finds}_weights"], HeatmapUNet(finds, **NETWORK), DetectorOptions(finds, NETWORK))
+    return files
+
+
+def cells(row):
+    return [cell.strip() for cell in row.strip("|").split("|")]
+
+
+def body(table):
+    """The cells of a table's rows; the line below its head has as many."""
+    first, line, *rows = table.splitlines()
+    assert line == "|" + "---|" * len(cells(first))
+    made = [cells(row) for row in rows]
+    assert all(len(row) == len(cells(first)) for row in made)
+    return made
+
+
+def offset_map(optical, move):
+    """Of a warp of map positions, exact at nodes 32 px apart."""
+    xy, shape = node_positions(optical)
+    here = optical.to_map(xy)
+    return from_nodes(optical, offsets_between(optical, here, move(here)).T.reshape(2, *shape).astype(np.float32), 32)
+
+
+def write_points(folder, points, optical=(0, 2, 0, 0, 0, -2), sar=(0, 2, 0, 0, 0, -2), crs="EPSG:32637", stem=None):
+    """Tie-points (sar row, sar col, optical row, optical col) and the images' geotransforms, without imagery."""
+    folder.mkdir(parents=True, exist_ok=True)
+    stem = stem or "02_tiepoints_train_01"
+    (folder / f"{stem}.csv").write_text("\n".join([HEADER, *(",".join(map(str, point)) for point in points)]))
+    path = folder / "geotransforms.json"
+    facts = json.loads(path.read_text()) if path.exists() else {}
+    facts[stem] = {"crs": crs, "optical": {"geotransform": optical}, "sar": {"geotransform": sar}}
+    path.write_text(json.dumps(facts))
+    return folder
+
+
+def test_scenes_have_their_grids_tie_points_and_names(aoi, folder, tmp_path):
+    files = scene_files(folder)[0]
+    assert (aoi.name, aoi.files) == ("02_train_01", files)
+    assert (aoi.optical.width, aoi.optical.height) == (700, 600)
+    for name in ("west", "east"):
+        shutil.copytree(folder, tmp_path / "all" / name)
+    assert [aoi.name for aoi in read_aois(tmp_path / "all")] == ["east/02_train_01", "west/02_train_01"]
+    (tmp_path / "all/west/02_tiepoints_train_01.csv").write_text(f"{HEADER}\n5,5,5,5\n5,5,600,5")
+    with pytest.raises(InputError, match=r"02_tiepoints_train_01\.csv, line 3: row 600"):
+        read_aois(tmp_path / "all")
+
+
+def test_tie_points_do_without_imagery(tmp_path):
+    write_points(tmp_path, [(1, 2, 3, 4), (5, 6, 70, 80)], optical=(100, 0.5, 0, 200, 0, -0.5))
+    write_points(tmp_path, [(9, 9, 9, 9)], stem="03_tiepoints_train_02")
+    one, other = read_aois(tmp_path)
+    assert [one.name, other.name] == ["02_train_01", "03_train_02"]
+    assert one.files is None
+    assert one.optical.transform == Affine(0.5, 0, 100, 0, -0.5, 200)
+    assert one.optical.crs == one.sar.crs == UTM
+    one.points.check_inside(one.optical, one.sar)
+
+
+def test_table_1_is_the_score_of_no_offsets(aoi):
+    m, px = aoi.distances()
+    expected = score(offset_map(aoi.optical, lambda xy: xy), aoi.optical, aoi.sar, aoi.points)
+    assert m.mean() == pytest.approx(expected.mean_m, rel=1e-9)
+    np.testing.assert_allclose(px, expected.per_point().error_px, rtol=1e-9)
+    (row,) = body(table_1([aoi]))
+    assert row[1:] == [str(len(px)), *(f"{x:.2f}" for x in (expected.mean_m, expected.mean_px, expected.sn9_mean_px))]
+
+
+def test_table_1_by_hand(tmp_path):
+    """Optical pixels of 2 m, SAR pixels of 4 m; the SAR image's corner is 8 m right of and 4 m above the optical's."""
+    folder = write_points(tmp_path, [(10, 10, 20, 20), (1, 2, 3, 8)], (0, 2, 0, 0, 0, -2), (8, 4, 0, 4, 0, -4))
+    # Optical (41, -41) and (17, -7) m; SAR 8 + 4 * 10.5, 4 - 4 * 10.5 = (50, -38) and (18, -2) m.
+    metres = [math.hypot(9, 3), math.hypot(1, 5)]
+    (aoi,) = read_aois(folder)
+    for found, unit in zip(aoi.distances(), (1, 2), strict=True):
+        np.testing.assert_allclose(found, np.array(metres) / unit, rtol=1e-9)
+    mean = np.mean(metres)
+    assert body(table_1([aoi]))[0][:4] == ["02_train_01", "2", f"{mean:.2f}", f"{mean / 2:.2f}"]
+
+
+def test_table_1_of_the_real_tie_points():
+    folder = data_root() / "sn9_tiepoints"
+    if not folder.exists():
+        pytest.skip(f"real tie-points are not here: {folder}")
+    assert [row[3:] for row in body(table_1(read_aois(folder)))] == [["105.36", "105.56"], ["104.45", "104.72"]]
+
+
+def test_table_2_is_the_score_of_the_affines_offsets(aoi):
+    rows = body(table_2([aoi]))
+    assert [row[1] for row in rows] == ["affine without RANSAC", "affine with RANSAC"]
+    for ransac, row in zip((False, True), rows, strict=True):
+        fit = aoi.best_affine(ransac)
+        expected = score(offset_map(aoi.optical, fit), aoi.optical, aoi.sar, aoi.points)
+        for found, cell, mean in zip(aoi.distances(fit), row[2:], (expected.mean_m, expected.mean_px), strict=True):
+            assert found.mean() == pytest.approx(mean, abs=1e-3)
+            assert float(cell) == pytest.approx(mean, abs=6e-3)
+
+
+def test_ransac_leaves_outliers_out_and_least_squares_does_not(tmp_path):
+    """Twenty tie-points that an affine explains to about a pixel, but for the first three."""
+    random = np.random.default_rng(0)
+    optical = random.integers(0, 900, (20, 2))
+    sar = np.rint(optical @ np.array([[1.01, 0.02], [-0.03, 0.98]]) + [12, 30] + random.normal(0, 1, (20, 2)))
+    sar[:3] += [150, -120]
+    points = np.column_stack([sar[:, ::-1], optical[:, ::-1]]).astype(int).tolist()
+    (aoi,) = read_aois(write_points(tmp_path, points))
+    design = np.column_stack([aoi.points.optical_xy, np.ones(20)])
+    residual = design @ np.linalg.lstsq(design, aoi.points.sar_xy, rcond=None)[0] - aoi.points.sar_xy
+    plain, robust = aoi.best_affine(False), aoi.best_affine(True)
+    assert plain.inliers.all()
+    np.testing.assert_allclose(aoi.distances(plain)[1], np.hypot(*residual.T), rtol=1e-6)
+    assert np.flatnonzero(~robust.inliers).tolist() == [0, 1, 2]
+    px = aoi.distances(robust)[1]
+    assert px[3:].max() < 5
+    np.testing.assert_allclose(px[:3], math.hypot(150, 120), rtol=0.05)
+
+
+@pytest.mark.parametrize(
+    ("points", "message"),
+    [
+        ([(1, 2, 3, 4)], "an affine needs 3 tie-points, there is 1"),
+        ([(1, 2, 3, 4), (10, 20, 40, 30)], "an affine needs 3 tie-points, there are 2"),
+        ([(k, k, k, k) for k in range(0, 50, 5)], "its 10 tie-points do not determine an affine"),
+    ],
+)
+def test_tie_points_that_determine_no_affine_are_enough_for_table_1(tmp_path, points, message):
+    aois = read_aois(write_points(tmp_path, points))
+    assert len(body(table_1(aois))) == 1
+    with pytest.raises(InputError, match=f"02_train_01: {message}"):
+        table_2(aois)
+
+
+class Found:
+    """A matcher that finds what an affine of the common grid says."""
+
+    def __init__(self, move, count=40):
+        self.move, self.count = move, count
+
+    def match(self, pair):
+        xy = np.random.default_rng(0).uniform(0, 1, (self.count, 2)) * [pair.grid.width, pair.grid.height]
+        self.optical_map = pair.grid.to_map(xy)
+        self.sar_map = self.move(self.optical_map)
+        return self
+
+    def __len__(self):
+        return self.count
+
+
+def test_table_3_is_the_score_of_the_detected_affine(aoi, monkeypatch):
+    asked, centre = [], aoi.optical.to_map(np.array([[350.0, 300.0]]))[0]
+    matrix = np.array([[1.02, 0.01], [-0.02, 0.99]])
+
+    def move(xy):
+        return (xy - centre) @ matrix.T + centre + [7, -3]
+
+    def make_matcher(name, **options):
+        asked.append((name, options))
+        return Found(move)
+
+    monkeypatch.setattr(sn9_baseline, "make_matcher", make_matcher)
+    rows = body(table_3([aoi], {"sar_weights": "a"}, ["the paper's", "all of them"]))
+    expected = score(offset_map(aoi.optical, move), aoi.optical, aoi.sar, aoi.points)
+    for row, name in zip(rows, ("the paper's", "all of them"), strict=True):
+        assert row[:4] == ["02_train_01", name, "40", "40"]
+        assert float(row[4]) == pytest.approx(expected.mean_m, abs=6e-3)
+        assert float(row[5]) == pytest.approx(expected.mean_px, abs=6e-3)
+    first, *steps, together = SWITCHES.values()
+    assert first | {name: on for step in steps for name, on in step.items()} == together
+    for (name, options), on in zip(asked, (False, True), strict=True):
+        assert (name, options["sar_weights"]) == ("keypoints", "a")
+        assert [options[switch] for switch in together] == [on] * 4
+    monkeypatch.setattr(sn9_baseline, "make_matcher", lambda name, **options: Found(lambda xy: xy, 2))
+    (row,) = body(table_3([aoi], {}, ["the paper's"]))
+    assert row[2:6] == ["2", "none", "no affine", "no affine"]
+
+
+class Perfect(torch.nn.Module):
+    """Knows the places, in their order, and is 3 px beside them."""
+
+    def __init__(self, place):
+        super().__init__()
+        self.place, self.done = torch.tensor(place), 0
+
+    def forward(self, optical, sar):
+        assert optical.shape == sar.shape == (len(optical), 1, 256, 256)
+        part = self.place[self.done : self.done + len(optical)]
+        self.done += len(optical)
+        return gaussian(part + torch.tensor([3.0, 0.0]), 256)
+
+
+@pytest.mark.parametrize("finds", ["sar", "optical"])
+def test_errors_are_distances_to_the_tie_points(finds, aoi, tmp_path, monkeypatch):
+    monkeypatch.setattr(sn9_figures, "_BATCH", 5)
+    place = tile_set(aoi.files, finds, cache=tmp_path).place
+    monkeypatch.setattr(sn9_figures, "load_detector", lambda *_: Perfect(place))
+    found = detect(aoi.files, finds, None, tmp_path)
+    inner = ((place > 50) & (place < 200)).all(axis=1)
+    assert inner.sum() > 3
+    np.testing.assert_allclose(found.errors[inner], 3, atol=0.1)
+    np.testing.assert_allclose(found.xy[inner], place[inner] + [3, 0], atol=0.1)
+    np.testing.assert_allclose(found.guesses, np.hypot(*(place - 128.0).T), rtol=1e-5)
+    assert len(found.errors) == len(place)
+
+
+def test_table_of_models_has_a_row_per_scene(aoi, monkeypatch):
+    """`register` is given matchers and models; pixels and refusals are shown."""
+    asked = []
+
+    def recorded(optical, sar, **options):
+        asked.append(options)
+        assert (optical, sar) == (aoi.files.optical, aoi.files.sar)
+        return SimpleNamespace(grid=aoi.sar, registered=len(asked) != 2, warp=lambda xy: xy)
+
+    monkeypatch.setattr(sn9_baseline, "register", recorded)
+    (row,) = body(table_models([aoi], {"sar_weights": "a"}))
+    without = f"{aoi.distances()[1].mean():.2f}"
+    best = f"{aoi.distances(aoi.best_affine(False))[1].mean():.2f}"
+    assert row == ["02_train_01", without, best, without, f"{without} (refused)", without]
+    keypoints = {"matcher": "keypoints", "matcher_options": {"sar_weights": "a"}}
+    assert asked == [keypoints | {"model": "affine"}, keypoints, {}]
+
+
+def invoke(*arguments):
+    return CliRunner().invoke(main, list(map(str, arguments)))
+
+
+def test_command_prints_tables_and_draws_with_untrained_detectors(folder, aoi, weights, tmp_path, monkeypatch):
+    def few_nodes(*files, matcher, matcher_options):
+        return register(*files, matcher=matcher, matcher_options=matcher_options | {"max_points": 6})
+
+    monkeypatch.setattr(sn9_figures, "register", few_nodes)
+    files = [f"--{name.replace('_', '-')}={path}" for name, path in weights.items()]
+    tables = ("--tables", "2,detectors,3,1", "--switches", "the paper's")
+    result = invoke(folder, "--out", tmp_path / "out", *tables, *files)
+    assert result.exit_code == 0, result.output
+    second, detectors, third, first = result.stdout.split("\n\n")[1::2]
+    assert result.stdout.startswith("\nTable 2: transformations fitted to the tie-points\n\n")
+    assert f"{second}\n" == table_2([aoi])
+    assert first.startswith(table_1([aoi]))
+    rows = body(detectors)
+    assert [row[:2] for row in rows] == [["02_train_01", "sar"], ["02_train_01", "optical"]]
+    for row in rows:
+        tiles = tile_set(aoi.files, row[1], cache=tmp_path / "out" / "tiles")
+        assert [int(row[2]), int(row[3])] == [len(tiles), tiles.outside] == [len(tiles), len(aoi.points) - len(tiles)]
+        assert float(row[6]) == pytest.approx(np.median(np.hypot(*(tiles.place - 128.0).T)), abs=0.06)
+    assert int(body(third)[0][2]) > 0
+    for name in ("training_sample", "heatmaps", "offsets"):
+        assert str(tmp_path / "out" / f"{name}.png") in result.stdout
+        with Image.open(tmp_path / "out" / f"{name}.png") as image:
+            assert min(image.size) > 200
+            assert len(np.unique(np.asarray(image.convert("L")))) > 20
+    assert list((tmp_path / "out" / "tiles").glob("*.npy")), "tiles are kept"
+
+
+def test_command_leaves_out_tables_that_need_imagery(tmp_path):
+    folder = write_points(tmp_path / "points", [(10, 20, 30, 40), (10, 120, 30, 142), (210, 20, 230, 41)])
+    result = invoke(folder, "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.count(f": left out, there is no imagery in {folder}") == 3
+    assert result.stdout.count("| 02_train_01 |") == 3
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("make", "arguments", "code", "message"),
+    [
+        (lambda folder: None, (), 1, "no such folder"),
+        (lambda folder: folder.mkdir(), (), 1, "holds no scene"),
+        (lambda folder: write_points(folder, [(1, 2, 3, "x")]), (), 1, "optical_col is 'x', not a number"),
+        (lambda folder: write_points(folder, [(1, 2, 3, 4)]), ("--tables", "7"), 2, "no table '7'; there are 1, 2"),
+    ],
+)
+def test_errors_are_one_line(tmp_path, make, arguments, code, message):
+    make(tmp_path / "scenes")
+    result = invoke(tmp_path / "scenes", "--out", tmp_path / "out", *arguments)
+    assert result.exit_code == code
+    assert result.stderr.splitlines()[-1].startswith("Error: ")
+    assert message in result.stderr

@@ -1,0 +1,30 @@
+"""pipelines.studies.uncertainty: its tables and its diagram, of made-up matches."""
+
+import json
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from pipelines.studies import uncertainty as study
+
+pytestmark = pytest.mark.study
+
+
+def test_tables_and_diagram_are_written(tmp_path, monkeypatch):
+    configs, random = [], np.random.default_rng(0)
+    matched = study.Matched(list(random.uniform(0, 6, (2, 50))), list(random.random((2, 50))), [60, 60])
+    monkeypatch.setattr(study, "trained", lambda config, folder: configs.append(config) or folder)
+    monkeypatch.setattr(study, "pair_files", lambda folder: ["a", "b"])
+    monkeypatch.setattr(study, "load_dual_encoder", lambda weights=None: None)
+    monkeypatch.setattr(study, "fused", lambda network: network)
+    monkeypatch.setattr(study, "match_folder", lambda network, files, passes: matched)
+    monkeypatch.setattr(study, "apart", lambda *_: {"ms": 1.5, "GiB": 2.0})
+    result = CliRunner().invoke(study.main, ["pairs", "--out", str(tmp_path)])
+    assert result.exit_code == 0, result.output
+    assert [config.pretraining.steps > 0 for config in configs] == [False] * 4 + [True] * 2
+    assert [config.aleatoric for config in configs] == [False, True, False, True, True, True]
+    assert json.loads((tmp_path / "ablation.json").read_text()) == dict.fromkeys(study.ROWS, matched.row())
+    assert (tmp_path / "modes.md").read_text().splitlines()[2] == "| base | 1.500 | 2.000 |"
+    assert f"{matched.row()['ece']:.3f}" in (tmp_path / "reliability.md").read_text()
+    assert (tmp_path / "reliability.png").stat().st_size > 5000
