@@ -9,7 +9,7 @@ import torch
 from support.networks import untrained
 
 from sn9reg.errors import ConfigError
-from sn9reg.matchers.dense.networks.table import NETWORKS, build
+from sn9reg.matchers.dense.networks.table import NETWORKS, build, network_class
 
 # Trainable parameters: Table III of the comparison of SAR-optical networks, and how its networks share weights.
 PUBLISHED = {
@@ -53,7 +53,7 @@ def test_size_is_kept_whatever_it_is(name):
 
 @every_network
 def test_attributes(name):
-    branch = NETWORKS[name]()
+    branch = network_class(name)()
     assert branch.divisor in (1, 2, 4, 8, 16, 32)
     assert 0 < branch.margin <= 48
 
