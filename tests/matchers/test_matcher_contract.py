@@ -6,7 +6,6 @@ are shown is the same image twice, the second as if in decibels.
 
 from __future__ import annotations
 
-import inspect
 import sys
 import textwrap
 
@@ -20,14 +19,14 @@ import sn9reg.matchers
 from sn9reg.errors import ConfigError
 from sn9reg.fit.choose import MINIMUM
 from sn9reg.fit.neighbours import witnesses_agree
-from sn9reg.matchers import template
-from sn9reg.matchers.base import Matcher, make_matcher, matcher_classes
+from sn9reg.matchers.base import Matcher, make_matcher, matcher_class, matcher_classes, matcher_names, options_of
+from sn9reg.matchers.dense import descent
 from sn9reg.matchers.dense.descent import to_common, to_level
 from sn9reg.matchers.dense.structure import StructureMatcher
 from sn9reg.raster.scene import Patch, open_pair
 
 # Those that stand for many, each of which must be installed, have tests of their own.
-NAMES = sorted(name for name, item in matcher_classes().items() if not getattr(item, "needs_variant", False))
+NAMES = [name for name, item in matcher_classes().items() if not getattr(item, "needs_variant", False)]
 
 
 def displacement(matches):
@@ -36,7 +35,7 @@ def displacement(matches):
 
 def learned(name):
     """Whether the matcher runs a network of `networks/table.py`."""
-    return hasattr(matcher_classes()[name], "network")
+    return hasattr(matcher_class(name), "network")
 
 
 @pytest.fixture
@@ -45,7 +44,7 @@ def made(random_weights):
 
     def make(name, **options):
         if learned(name):
-            options = {"weights": str(random_weights(matcher_classes()[name].network)), "template": 48} | options
+            options = {"weights": str(random_weights(matcher_class(name).network)), "template": 48} | options
         if name == "keypoints":  # with the detectors that ship; tiles of 256 px are dear
             options = {"max_points": 9} | options
         return make_matcher(name, **options)
@@ -58,8 +57,7 @@ def near(made):
     """As `made`, told to look nearby if it can be told."""
 
     def make(name):
-        known = inspect.signature(matcher_classes()[name]).parameters
-        return made(name, **({"max_offset": 6.0} if "max_offset" in known else {}))
+        return made(name, **({"max_offset": 6.0} if "max_offset" in options_of(matcher_class(name)) else {}))
 
     return make
 
@@ -76,28 +74,15 @@ SHIFT = (8, -4)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_matcher_can_be_made_and_has_its_name(name, made):
-    matcher = made(name)
+def test_a_matcher_has_its_name_and_options_with_defaults(name, made):
+    defaults = options_of(matcher_class(name))
+    matcher = made(name, **{key: value for key, value in defaults.items() if key != "weights"})
     assert isinstance(matcher, Matcher)
     assert matcher.name == name
-    assert type(matcher) is matcher_classes()[name]
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_all_of_a_matchers_configuration_are_keyword_arguments_with_defaults(name, made):
-    parameters = inspect.signature(matcher_classes()[name]).parameters
-    assert all(p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) for p in parameters.values())
-    defaults = {key: p.default for key, p in parameters.items()}
-    assert inspect.Parameter.empty not in defaults.values()
-    assert isinstance(made(name, **{k: v for k, v in defaults.items() if k != "weights"}), Matcher)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_an_unknown_option_is_refused_and_those_there_are_named(name):
-    with pytest.raises(ConfigError, match=f"matcher '{name}' has no option colour; it has: ") as caught:
+    assert type(matcher) is type(made(name)) is matcher_class(name)
+    with pytest.raises(ConfigError, match=f"matcher '{name}': there is no option colour; there are: ") as caught:
         make_matcher(name, colour="blue")
-    for option in inspect.signature(matcher_classes()[name]).parameters:
-        assert option in str(caught.value)
+    assert all(option in str(caught.value) for option in defaults)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -126,47 +111,38 @@ LOCATES = [name for name in NAMES if hasattr(matcher_classes()[name], "locate")]
 
 
 @pytest.mark.parametrize("name", LOCATES)
-def test_locate_finds_a_known_place_and_the_same_again(name, made):
-    optical, sar = patches((20, 8))
+def test_locate_finds_a_known_place_by_what_is_valid_of_a_template(name, made):
     matcher = made(name)
-    found = matcher.locate(optical, sar)
-    assert np.abs(found - (20, 8)).max() <= 1
-    assert found.tobytes() == matcher.locate(optical, sar).tobytes() == made(name).locate(optical, sar).tobytes()
-
-
-@pytest.mark.parametrize("name", LOCATES)
-@pytest.mark.parametrize("valid", [0.0, 0.5])
-def test_locate_takes_what_is_valid_of_a_template(name, valid, made):
-    optical, sar = patches((20, 8))
-    sar.valid[:, int(96 * valid) :] = False
-    sar.values[:, ~sar.valid] = 0
-    found = made(name).locate(optical, sar)
-    assert ((found >= 0) & (found <= 136 - 96)).all()
-    if valid:
-        assert np.abs(found - (20, 8)).max() <= 2
+    for valid, within in ((1.0, 1), (0.5, 2), (0.0, 40)):
+        optical, sar = patches((20, 8))
+        sar.valid[:, int(96 * valid) :] = False
+        sar.values[:, ~sar.valid] = 0
+        found = matcher.locate(optical, sar)
+        assert ((found >= 0) & (found <= 136 - 96)).all()
+        assert np.abs(found - (20, 8)).max() <= within
+        assert found.tobytes() == matcher.locate(optical, sar).tobytes()
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("shape", [(40, 40), (1, 1), (3, 200), (200, 17)])
-def test_a_scene_smaller_than_a_template_is_no_accident(name, shape, made, tmp_path):
-    with pair_of(tmp_path, shape=shape, shift=(1, 0)) as pair:
-        matches = made(name).match(pair)
-        check(matches, pair.grid)
+def test_a_scene_smaller_than_a_template_is_no_accident(name, made, tmp_path):
+    matcher = made(name)
+    for shape in ((40, 40), (1, 1), (3, 200), (200, 17)):
+        with pair_of(tmp_path, shape=shape, shift=(1, 0)) as pair:
+            check(matcher.match(pair), pair.grid)
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("constant", ["optical", "sar", "both"])
-def test_constant_content_supports_no_match(name, constant, near, tmp_path):
-    with pair_of(tmp_path, small(name)):
-        pass
-    flat = np.full((1, *small(name)), 77.7, np.float32)
-    for scene in ("optical", "sar"):
-        if constant in (scene, "both"):
+def test_constant_content_supports_no_match(name, near, tmp_path):
+    matcher, flat = near(name), np.full((1, *small(name)), 77.7, np.float32)
+    for constant in (["optical"], ["sar"], ["optical", "sar"]):
+        with pair_of(tmp_path, small(name)):
+            pass
+        for scene in constant:
             write_raster(tmp_path / f"{scene}.tif", flat, TEXTURE_TRANSFORM, UTM)
-    with open_pair(tmp_path / "optical.tif", tmp_path / "sar.tif") as pair:
-        matches = near(name).match(pair)
-        check(matches, pair.grid)
-    assert len(matches) == 0
+        with open_pair(tmp_path / "optical.tif", tmp_path / "sar.tif") as pair:
+            matches = matcher.match(pair)
+            check(matches, pair.grid)
+        assert len(matches) == 0, constant
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -192,16 +168,15 @@ def test_half_a_sar_scene_is_matched_where_there_is_some(name, near, tmp_path):
 # --- the registry ----------------------------------------------------------------------------------------------------
 
 
-def test_the_untrained_matcher_is_there_and_its_base_is_not():
-    classes = matcher_classes()
-    assert classes["structure"] is StructureMatcher
-    assert all(isinstance(name, str) and cls.name == name for name, cls in classes.items())
-    assert "TemplateMatcher" not in {cls.__name__ for cls in classes.values()}
+def test_every_name_leads_to_the_class_of_that_name():
+    assert matcher_class("structure") is StructureMatcher
+    assert {name: item.name for name, item in matcher_classes().items()} == {name: name for name in matcher_names()}
 
 
-def test_an_unknown_matcher_is_refused_and_those_there_are_named():
-    with pytest.raises(ConfigError, match=r"no matcher 'crystal ball'; there are: .*structure"):
-        make_matcher("crystal ball")
+@pytest.mark.parametrize("name", ["crystal ball", "", "base", "fused", "dense", "learned", "../base", "base.Matcher"])
+def test_an_unknown_matcher_is_refused_and_those_there_are_named(name):
+    with pytest.raises(ConfigError, match=r"no matcher '.*'; there are: .*structure"):
+        make_matcher(name)
 
 
 def test_a_new_file_is_a_new_matcher(tmp_path, monkeypatch):
@@ -209,7 +184,7 @@ def test_a_new_file_is_a_new_matcher(tmp_path, monkeypatch):
         from sn9reg.matchers.dense.structure import StructureMatcher
 
         class Guess:
-            name = "guess"
+            name = "good-guess"
 
             def __init__(self, luck: float = 0.5) -> None:
                 self.luck = luck
@@ -218,23 +193,20 @@ def test_a_new_file_is_a_new_matcher(tmp_path, monkeypatch):
                 return StructureMatcher(max_offset=self.luck).match(pair)
 
         class NotOne:
-            name = "not one"
-
-        Imported = type("Imported", (Guess,), {"name": "imported", "__module__": "elsewhere"})
+            name = "good-guess"
     """
-    before = matcher_classes()
-    (tmp_path / "guess.py").write_text(textwrap.dedent(source))
+    before = matcher_names()
+    (tmp_path / "good_guess.py").write_text(textwrap.dedent(source))
     monkeypatch.setattr(sn9reg.matchers, "__path__", [*sn9reg.matchers.__path__, str(tmp_path)])
-    monkeypatch.delitem(sys.modules, "sn9reg.matchers.guess", raising=False)
     try:
-        assert sorted(matcher_classes()) == sorted([*before, "guess"])
-        assert make_matcher("guess", luck=0.25).luck == 0.25
-        assert make_matcher("structure").name == "structure"
-        with pytest.raises(ConfigError, match="it has: luck"):
-            make_matcher("guess", skill=1)
+        assert matcher_names() == sorted([*before, "good-guess"])
+        assert make_matcher("good-guess", luck=0.25).luck == 0.25
+        assert options_of(matcher_class("good-guess")) == {"luck": 0.5}
+        with pytest.raises(ConfigError, match="matcher 'good-guess': there is no option skill; there are: luck"):
+            make_matcher("good-guess", skill=1)
     finally:
-        sys.modules.pop("sn9reg.matchers.guess", None)
-        vars(sn9reg.matchers).pop("guess", None)
+        sys.modules.pop("sn9reg.matchers.good_guess", None)
+        vars(sn9reg.matchers).pop("good_guess", None)
 
 
 # --- the untrained matcher -------------------------------------------------------------------------------------------
@@ -257,7 +229,7 @@ def test_a_match_says_how_far_a_wider_vote_would_move_it(tmp_path, step, monkeyp
     with pair_of(tmp_path, shape=(480, 500), shift=(9, -6), seed=3) as pair:
         matches = StructureMatcher(max_offset=18.0).match(pair)
         for name in ("_NEAREST_VOTERS", "_VOTERS_OF_SMALL"):
-            monkeypatch.setattr(template, name, template._WIDER * getattr(template, name))
+            monkeypatch.setattr(descent, name, descent._WIDER * getattr(descent, name))
         wider = StructureMatcher(max_offset=18.0).match(pair)
     assert matches.step == wider.step == step
     moved_to = dict(zip(map(tuple, wider.optical_xy), wider.sar_xy, strict=True))
@@ -309,8 +281,8 @@ def test_coarse_levels_follow_a_steep_hill_of_the_field(tmp_path):
 
 
 def test_where_the_descent_ends_whole_templates_are_laid(tmp_path, monkeypatch):
-    monkeypatch.setattr(template, "_DESCEND", 1.1)  # more than there is: no level is good enough to go on from
-    monkeypatch.setattr(template, "_TELLING", 1)
+    monkeypatch.setattr(descent, "_DESCEND", 1.1)  # more than there is: no level is good enough to go on from
+    monkeypatch.setattr(descent, "_TELLING", 1)
     shift = (96, -60)
     with pair_of(tmp_path, shape=(1200, 1300), shift=shift, seed=3) as pair:
         matcher = StructureMatcher(max_offset=60.0)
@@ -355,13 +327,13 @@ def test_work_megapixels_keeps_to_coarse_pixels(tmp_path):
 
 
 @pytest.mark.parametrize("option", ["max_offset", "template", "spacing", "max_templates", "work_megapixels"])
-@pytest.mark.parametrize("value", [0, -1, float("nan"), "many"])
+@pytest.mark.parametrize("value", [0, "many"])
 def test_options_that_make_no_sense_are_refused(option, value):
     with pytest.raises(ConfigError, match=option):
         StructureMatcher(**{option: value})
 
 
-@pytest.mark.parametrize("factor", [1, 2, 8])
+@pytest.mark.parametrize("factor", [1, 8])
 def test_levels_of_the_pyramid_share_pixel_edges(factor):
     corners = np.array([[-0.5, -0.5], [factor - 0.5, 3 * factor - 0.5]])
     np.testing.assert_allclose(to_level(corners, factor), [[-0.5, -0.5], [0.5, 2.5]])

@@ -1,0 +1,217 @@
+"""networks: what every network of the table owes its callers, and what each paper's network is made of."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from support.networks import untrained
+
+from sn9reg.errors import ConfigError
+from sn9reg.matchers.dense.networks.fft_unet import FFTUNet
+from sn9reg.matchers.dense.networks.maru_net import AttentionGate, MARUNet
+from sn9reg.matchers.dense.networks.mcgf import MCGF, ORIENTATIONS, oriented_gradients
+from sn9reg.matchers.dense.networks.osmnet import OSMNet
+from sn9reg.matchers.dense.networks.table import NETWORKS, build, network_class
+
+# Trainable parameters: Table III of the comparison of SAR-optical networks, how its networks share weights, and the
+# channels of the images. MCGF begins with the gradients of one channel; MARU-Net's count is met within 1 % only.
+PUBLISHED = {
+    "mcgf": (58_476, False, 1),
+    "osmnet": (653_220, False, 3),
+    "fft-unet": (1_868_044, True, 3),
+    "maru-net": (8_949_660, True, 1),
+}
+every_network = pytest.mark.parametrize("name", NETWORKS)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_as_many_parameters_as_published(name):
+    published, shared, channels = PUBLISHED[name]
+    network = build(name, shared, in_channels=channels)
+    count = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
+    assert count == (pytest.approx(published, rel=0.01) if name == "maru-net" else published)
+
+
+@every_network
+def test_size_is_kept_whatever_it_is(name):
+    network = untrained(name)
+    assert network.divisor in (1, 2, 4, 8, 16, 32)
+    assert 0 < network.margin <= 48
+    for height, width in [(64, 32), (45, 71), (5, 7)]:  # multiples of every divisor, none, too small to reflect
+        image = torch.randn(1, 1, height, width)
+        with torch.inference_mode():
+            features = network(image, "optical")
+            assert torch.equal(features, network(image, "optical"))
+        assert features.shape == (1, network.out_channels, height, width)
+        assert features.isfinite().all()
+
+
+@every_network
+def test_an_image_does_not_feel_what_lies_beside_it_in_the_batch(name):
+    network, image = untrained(name), torch.randn(1, 1, 32, 32)
+    with torch.inference_mode():
+        alone, beside = network(image, "sar"), network(torch.cat([image, image + 1]), "sar")
+    assert torch.allclose(alone[0], beside[0], atol=1e-4)
+
+
+@every_network
+@pytest.mark.parametrize("shared", [True, False])
+def test_gradients_reach_every_parameter(name, shared):
+    network = untrained(name, shared)
+    image = torch.randn(1, 1, 32, 32, requires_grad=True)
+    optical, sar = network(image, "optical"), network(image.flip(3), "sar")
+    (optical * torch.randn_like(optical) + sar * torch.randn_like(sar)).sum().backward()
+    for where, tensor in [*network.named_parameters(), ("image", image)]:
+        assert tensor.grad is not None, where
+        assert tensor.grad.isfinite().all(), where
+        assert tensor.grad.abs().max() > 0, where
+
+
+@every_network
+@pytest.mark.parametrize("training", [True, False])
+def test_a_constant_image_does_no_harm(name, training):
+    network = untrained(name).train(training)
+    for level in (0.0, 7.0):
+        image = torch.full((2, 1, 32, 32), level, requires_grad=True)
+        features = network(image, "optical")
+        assert features.isfinite().all()
+        features.square().sum().backward()
+        assert image.grad.isfinite().all()
+        assert all(parameter.grad.isfinite().all() for parameter in network.parameters())
+
+
+@pytest.mark.parametrize("name", ["mcgf", "osmnet", "fft-unet"])
+def test_beyond_the_margin_a_feature_does_not_feel_the_border(name):
+    """MARU-Net and the slim U-Net see farther than they notice: their margins are where little is left."""
+    network, image = untrained(name), torch.randn(1, 1, 112, 112)
+    start, size, margin = 16, 80, network.margin
+    with torch.inference_mode():
+        whole = network(image, "optical")[..., start : start + size, start : start + size]
+        part = network(image[..., start : start + size, start : start + size], "optical")
+    difference = (whole - part).abs().amax(dim=1)[0]
+    assert difference[margin:-margin, margin:-margin].max() < 1e-4
+    assert difference[0].max() > 1e-2
+
+
+def test_unknown_names_and_options_are_refused_and_the_known_named():
+    with pytest.raises(ConfigError, match="'sfcnet'") as error:
+        build("sfcnet", shared=True)
+    assert all(name in str(error.value) for name in NETWORKS)
+    for name in NETWORKS:
+        with pytest.raises(ConfigError, match=r"depth.*in_channels"):
+            build(name, shared=True, depth=5)
+    assert math.isclose(build("osmnet", shared=True, dropout=0.1).optical.dropout.p, 0.1)
+
+
+@pytest.mark.parametrize("name", ["mcgf", "fft-unet"])
+def test_features_have_both_signs(name):
+    features = network_class(name)()(torch.randn(1, 1, 32, 32))
+    assert features.min() < 0 < features.max()
+
+
+# --- FFT U-Net -------------------------------------------------------------------------------------------------------
+
+
+def test_skips_and_depth_both_reach_the_features():
+    torch.manual_seed(0)
+    network, image = FFTUNet(), torch.randn(1, 1, 32, 32)  # normalised by the image itself, as in training
+    with torch.no_grad():
+        whole = network(image)
+        for up in network.up:
+            weight = up[0][0].weight
+            half = weight.shape[1] // 2
+            for part in (weight[:, :half], weight[:, half:]):  # from the skip, from below
+                kept = part.clone()
+                part.zero_()
+                assert (network(image) - whole).abs().mean() > 0.05 * whole.std()
+                part.copy_(kept)
+
+
+# --- MARU-Net --------------------------------------------------------------------------------------------------------
+
+
+def test_one_unit_sees_both_resolutions_and_the_last_channels_the_coarse_one_only():
+    """A checkerboard is gone once 2 x 2 pixels are averaged."""
+    torch.manual_seed(0)
+    network, image = MARUNet().eval(), torch.randn(1, 1, 32, 32)
+    assert [name for name, _ in network.named_children()] == ["unit"]
+    board = ((torch.arange(32)[:, None] + torch.arange(32)) % 2 * 2.0 - 1.0)[None, None]
+    with torch.inference_mode():
+        plain, disturbed = network(image), network(image + board)
+    assert torch.allclose(plain[:, 4:], disturbed[:, 4:], atol=1e-4)
+    assert (plain[:, :4] - disturbed[:, :4]).abs().max() > 1e-2
+
+
+def test_the_coarse_features_steer_a_gate_and_one_that_is_shut_lets_nothing_pass():
+    torch.manual_seed(0)
+    gate, fine = AttentionGate(8, 16).eval(), torch.randn(1, 8, 12, 8)
+    coarse, other = torch.randn(1, 16, 6, 4), torch.randn(1, 16, 6, 4)
+    with torch.no_grad():
+        assert not torch.allclose(gate(fine, coarse), gate(fine, other), atol=1e-4)
+        torch.nn.init.zeros_(gate.score.weight)
+        torch.nn.init.zeros_(gate.mix[0].bias)
+        gate.score.bias.fill_(-50)
+        assert gate(fine, coarse).abs().max() < 1e-6
+        gate.score.bias.fill_(50)
+        assert torch.allclose(gate(fine, coarse), gate.mix(fine), atol=1e-6)
+
+
+# --- MCGF ------------------------------------------------------------------------------------------------------------
+
+
+def grating(degrees, wavelength=9.0, size=48, phase=0.4):
+    """A wave whose normal points at `degrees` from x towards y (down)."""
+    y, x = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
+    along = x * math.cos(math.radians(degrees)) + y * math.sin(math.radians(degrees))
+    return math.sqrt(2) * torch.sin(2 * math.pi * along / wavelength + phase)[None, None]
+
+
+def test_a_channel_responds_to_its_orientation():
+    for k in range(ORIENTATIONS):
+        strength = oriented_gradients(grating(180 * k / ORIENTATIONS))[0, :, 8:-8, 8:-8].mean(dim=(1, 2))
+        assert strength.argmax() == k
+        # Four steps away is almost perpendicular: cos 80 degrees.
+        assert strength[(k + 4) % ORIENTATIONS] < 0.3 * strength[k]
+
+
+def test_gradients_lie_between_0_and_1_whatever_the_sign_and_vanish_where_nothing_is():
+    assert oriented_gradients(torch.full((1, 1, 16, 16), 5.0)).abs().max() < 1e-4
+    image = 10 * torch.randn(2, 3, 16, 16)
+    strong = oriented_gradients(image)
+    assert strong.shape == (2, 3 * ORIENTATIONS, 16, 16)
+    assert 0 <= strong.min() <= strong.max() <= 1
+    assert torch.allclose(strong, oriented_gradients(-image), atol=1e-6)
+
+
+def test_both_scales_are_averaged():
+    network, image = MCGF().eval(), torch.randn(1, 1, 32, 32)
+    with torch.inference_mode():
+        both = network(image)
+        for last in (network.fine[-1], network.coarse[-1]):
+            torch.nn.init.zeros_(last[1].weight)  # features of this scale are now zero
+            alone = network(image)
+            assert not torch.allclose(alone, both, atol=1e-4)
+        assert alone.abs().max() == 0
+
+
+# --- OSMNet ----------------------------------------------------------------------------------------------------------
+
+
+def test_each_block_reaches_features_of_unit_length_and_dropout_is_for_training():
+    torch.manual_seed(0)
+    network, image = OSMNet(dropout=0.5), torch.randn(2, 1, 16, 16)
+    assert not torch.equal(network(image), network(image))
+    for module in (network.train(), network.eval()):
+        length = module(image).norm(dim=1)
+        assert torch.allclose(length, torch.ones_like(length), atol=1e-5)
+    weight = network.head[0].weight
+    with torch.no_grad():
+        whole = network(image)
+        assert torch.equal(network(image), whole)
+        for first, last in [(0, 32), (32, 96), (96, 224)]:
+            kept = weight[:, first:last].clone()
+            weight[:, first:last] = 0
+            assert not torch.allclose(network(image), whole, atol=1e-3)
+            weight[:, first:last] = kept
