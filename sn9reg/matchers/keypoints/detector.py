@@ -58,7 +58,7 @@ class Detector:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.network = network.eval().to(self.device).to(memory_format=torch.channels_last)
         self.subpixel, self.structure, self.batch = subpixel, structure, batch
-        # Detectors are trained in bfloat16. It is three times as fast on GPUs and on CPUs with matrix instructions for it.
+        # Detectors are trained in bfloat16. It triples the speed on GPUs and on CPUs with matrix instructions for it.
         self.half = self.device.type == "cuda" or getattr(torch.cpu, "_is_amx_tile_supported", bool)()
 
     def find(self, cropper: Cropper, middle: Points, around: Points, factor: int = 1) -> Found:
@@ -85,7 +85,7 @@ class Detector:
     def heatmaps(
         self, cropper: Cropper, middle: Points, around: Points, factor: int, pool: int
     ) -> tuple[Tensor, npt.NDArray[np.bool_]]:
-        """As `find`, but gives (N, S / pool, S / pool) heatmaps, means of pool x pool pixels, and (N,) which are usable."""
+        """As `find`, but gives (N, S / pool, S / pool) heatmaps, means of pool x pool pixels, and (N,) usable."""
         side = cropper.side // pool
         found, usable = torch.zeros(len(middle), side, side), np.zeros(len(middle), bool)
         for at, _, heatmap in self._run(cropper, middle, around, factor):

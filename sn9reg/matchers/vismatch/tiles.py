@@ -87,7 +87,7 @@ class Photographs:
         return cls(pair, factor, sar_log, *ranges)
 
     def optical(self, window: Window) -> Photograph:
-        """Three bands as colours; any others as grey, in three equal bands. Raises InputError for an unreadable scene."""
+        """Three bands as colours, others as grey in three equal bands. Raises InputError for an unreadable scene."""
         patch = self.pair.optical.read(window, self.factor)
         return _photograph(_colours(patch.values), patch, self.optical_range), patch
 
@@ -113,7 +113,8 @@ def _photograph(
 ) -> npt.NDArray[np.float32]:
     low, high = between
     image = np.stack([fill_invalid(band, patch.valid) for band in np.clip((bands - low) / (high - low), 0, 1)])
-    return np.array(np.broadcast_to(image, (3, *patch.valid.shape)), np.float32, order="C")  # torch needs a writable array
+    # A copy, since torch needs a writable array.
+    return np.array(np.broadcast_to(image, (3, *patch.valid.shape)), np.float32, order="C")
 
 
 def contrast(image: npt.NDArray[np.float32], patch: Patch) -> float:
