@@ -133,7 +133,7 @@ class VismatchMatcher:
         size = [pair.grid.width - 1, pair.grid.height - 1]
         inside = ((here >= 0) & (here <= size)).all(axis=1)
         here, there, score, rank = here[inside], there[inside], found[inside, 4], found[inside, 5]
-        chosen = np.sort(np.argsort(rank, kind="stable")[: self.max_matches])  # the best of each tile, then the next best
+        chosen = np.sort(np.argsort(rank, kind="stable")[: self.max_matches])  # the best of each tile first
         return Correspondences(
             grid=pair.grid,
             optical_xy=here[chosen],
