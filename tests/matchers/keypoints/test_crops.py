@@ -48,6 +48,7 @@ def test_the_nearest_pixel_lies_in_the_middle_of_a_tile(pair, side, dx, dy):
 
 
 def test_a_corner_is_where_the_first_pixel_lies(pair):
+    assert Cropper(pair).side == 256  # as in the paper
     cropper = Cropper(pair, 32)
     crop = cropper.read(moved(OPTICAL, 2.7, -3.1), moved(SAR, -4.2, 1.6))
     for image, corner, place in ((crop.optical, crop.optical_corner, OPTICAL), (crop.sar, crop.sar_corner, SAR)):

@@ -185,6 +185,12 @@ def test_a_real_network_finds_the_same_in_batches_of_any_size(finds, cropper):
         assert getattr(single, name) == pytest.approx(getattr(whole, name), rel=1e-3, abs=1e-3), name
 
 
+def test_no_places_give_no_keypoints(cropper):
+    found = Detector(BrightestPixel("sar")).find(cropper, np.zeros((0, 2)), np.zeros((0, 2)))
+    assert found.xy.shape == found.middle.shape == (0, 2)
+    assert len(found.height) == len(found.rival) == len(found.spread) == len(found.usable) == 0
+
+
 # --- places at which there is nothing to look at ---------------------------------------------------------------------
 
 
@@ -279,8 +285,8 @@ def shown(image):
     return standardise(image.astype(np.float32), np.ones(image.shape, bool))
 
 
-def test_structure_is_little_in_noise_and_most_of_smooth_ground(side=128):
-    random = np.random.default_rng(0)
+def test_structure_is_little_in_noise_and_most_of_smooth_ground():
+    side, random = 128, np.random.default_rng(0)
     noise, speckle = random.normal(size=(side, side)), np.log(random.gamma(1, 1, (side, side)))
     blobs, sharp = gaussian_filter(random.normal(size=(side, side)), 6), fields(side, 0)
     assert structure(shown(noise)) < 0.03

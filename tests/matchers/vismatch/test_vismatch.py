@@ -20,7 +20,7 @@ import torch
 from click.testing import CliRunner
 from huggingface_hub import constants, snapshot_download
 from support.matchers import check
-from support.rasters import SHIFT, TEXTURE_TRANSFORM, UTM, textures, write_raster
+from support.rasters import SHIFT, TEXTURE_TRANSFORM, UTM, pair_of, textures, write_raster
 
 from sn9reg.cli import main
 from sn9reg.errors import ConfigError, InputError
@@ -249,6 +249,13 @@ def test_constant_scenes_are_not_shown(opened, matcher):
     assert (len(matches), matches.tried) == (0, 0)
 
 
+@pytest.mark.parametrize("shape", [(40, 40), (1, 1), (3, 200), (200, 17)])
+def test_small_scenes_are_no_accident(tmp_path, matcher, shape):
+    middle = np.full((20, 2), 0.4)
+    with pair_of(tmp_path, shape=shape, shift=(1, 0)) as pair:
+        check(matcher(lambda *_: {"matched_kpts0": middle, "matched_kpts1": middle}).match(pair), pair.grid)
+
+
 def test_a_tile_that_fails_is_left_out_and_all_of_them_are_an_error(opened, matcher, caplog):
     class Moody(Known):
         def __call__(self, optical, sar):
@@ -289,6 +296,12 @@ def test_a_name_has_a_variant(package):
 def test_names_that_make_no_sense_are_refused(package, name, options, told):
     with pytest.raises(ConfigError, match=told):
         make_matcher(name, **options)
+
+
+def test_where_there_is_no_gpu_that_is_said(package, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ConfigError, match="but torch finds no GPU: use device=cpu"):
+        make_matcher("vismatch:known", device="cuda")
 
 
 def test_it_is_listed_with_how_to_name_it():
