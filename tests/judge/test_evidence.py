@@ -118,15 +118,14 @@ def test_a_turned_and_scaled_scene_is_laid_straight(tmp_path, scale, degrees, mo
     assert as_it_lies.mean < 0.75 * right.mean
 
 
-@pytest.mark.parametrize("source", ["optical", "sar"])
 @pytest.mark.parametrize("similarity", ["cc", "ssd"])
-def test_surfaces_are_the_same_whether_the_way_back_is_asked_for_or_not(tmp_path, source, similarity):
+def test_surfaces_are_the_same_whether_the_way_back_is_asked_for_or_not(tmp_path, similarity):
     level = Level(factor=1, template=40, radius=12, margin=20)
     nodes = np.array([[60.0, 60.0], [150.0, 120.0], [180.0, 60.0], [9000.0, 60.0]])
     with pair_of(tmp_path, SHAPE, SHIFT, empty=np.s_[:80, 150:]) as pair:
         extract = make_matcher("structure").extractor(pair.overview(pair.sar)[0])
         asked_for, not_asked_for = (
-            search(pair, level, nodes, np.zeros_like(nodes), extract, source, similarity, way_back)
+            search(pair, level, nodes, np.zeros_like(nodes), extract, similarity, way_back)
             for way_back in (True, False)
         )
     assert asked_for.usable.tolist() == [True, True, False, False]

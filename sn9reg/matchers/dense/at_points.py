@@ -1,4 +1,4 @@
-"""Templates around given places, each compared on its own: what is left to do where a warp is known already."""
+"""Templates around given places, each compared without a vote of its neighbours, for where a warp is known."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ from sn9reg.matchers.dense.votes import centred
 from sn9reg.raster.grid import Points
 from sn9reg.raster.scene import ScenePair
 
-_RETURN = 3.0  # pixels: a match that does not come back to within these is dropped
+_RETURN = 3.0  # pixels; a match whose way back ends farther from its start is dropped
 
 
 def compare_at(pair: ScenePair, level: Level, nodes: Points, extract: FeatureExtractor) -> Correspondences:
-    """Correspondences at (N, 2) places, pixels of the level, searched for around the same place of the SAR scene: the
-    best peaks of those whose template finds its way back, sub-pixel. Raises InputError where a scene cannot be read."""
+    """Correspondences of optical templates at (N, 2) places, searched for around the same places of the SAR scene.
+
+    nodes: centres of the templates, pixels of the level. Each match is the best sub-pixel peak of a template whose way
+    back ends near its start. Raises InputError where a scene cannot be read.
+    """
     none = np.zeros_like(nodes)
     surfaces = search(pair, level, nodes, none, extract)
     peaks = find_peaks(centred(surfaces, none))

@@ -1,7 +1,8 @@
-"""FFT similarity surfaces of a template over a reference, and what is read off them.
+"""Similarity surfaces of a template over a reference, computed by FFT, and the peaks of such surfaces.
 
-Batched, in torch, on any device. A surface is (B, H - h + 1, W - w + 1); its element (i, j) belongs to the template
-laid with its upper left pixel on the reference's pixel (row i, column j). Higher is more similar. Channels are summed.
+All functions are batched, in torch, on any device. A surface is (B, H - h + 1, W - w + 1). Its element (i, j) is the
+similarity where the template's upper left pixel lies on the reference's pixel (row i, column j). Higher is more
+similar. Channels are summed.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 Similarity = Literal["cc", "zncc", "ssd"]
+
+_MIN_OVERLAP = 0.35  # share of a template's valid pixels that must meet valid ones for a mean to count
 
 
 def cross_correlation(reference: Tensor, template: Tensor) -> Tensor:
@@ -32,8 +35,11 @@ def cross_correlation(reference: Tensor, template: Tensor) -> Tensor:
 
 
 class _CrossCorrelation(torch.autograd.Function):
-    """`cross_correlation` with the gradient in closed form: two more correlations by the same spectra, and half the
-    time of what torch would derive from its transforms."""
+    """`cross_correlation` with its gradient in closed form.
+
+    The gradient is two more correlations of the same spectra. It takes half the time of the one that torch would
+    derive from its transforms.
+    """
 
     @staticmethod
     def forward(ctx: Any, reference: Tensor, template: Tensor) -> Tensor:
@@ -73,20 +79,24 @@ def ssd(reference: Tensor, template: Tensor) -> Tensor:
 
 
 def zncc(reference: Tensor, template: Tensor) -> Tensor:
-    """Zero-mean normalised cross-correlation in [-1, 1], mean and variance per channel over the template's area,
-    channels weighted by their variance. 0 where either side is constant. Shapes as in `cross_correlation`."""
+    """Zero-mean normalised cross-correlation in [-1, 1].
+
+    Mean and variance are taken per channel over the template's area. Channels are weighted by their variance.
+    The surface is 0 where either side is constant. Shapes as in `cross_correlation`.
+    """
     pixels = template.shape[-2] * template.shape[-1]
-    # Without their means for the sums' precision, and in double: float would leave rounding for a constant's structure.
+    # Means are subtracted, and sums are in double: in float, rounding would look like structure where all is constant.
     precise = reference.double() - reference.double().mean(dim=(2, 3), keepdim=True)
     pattern = template.double() - template.double().mean(dim=(2, 3), keepdim=True)
     cross = cross_correlation(precise.to(reference.dtype), pattern.to(template.dtype)).double()
     total, energy = _box_sum(precise, template.shape[-2:]), _box_sum(precise**2, template.shape[-2:])
     variance = (energy - total**2 / pixels).sum(dim=1).clamp_min(0)
-    own = (pattern**2).sum(dim=(1, 2, 3))[:, None, None]
-    # Each side has a floor of its own: below, its structure is the rounding of the spectra, or of its pixels.
+    template_energy = (pattern**2).sum(dim=(1, 2, 3))[:, None, None]
+    # Each side has a floor. Structure below it is the rounding of the spectra, or of the pixels.
     floor = 1e-9 * pixels * (precise**2).mean(dim=(2, 3)).sum(dim=1)[:, None, None]
-    own_floor = 1e-12 * (template.double() ** 2).sum(dim=(1, 2, 3))[:, None, None]
-    scale = torch.where((variance > floor) & (own > own_floor), variance * own, torch.inf).sqrt()
+    template_floor = 1e-12 * (template.double() ** 2).sum(dim=(1, 2, 3))[:, None, None]
+    structured = (variance > floor) & (template_energy > template_floor)
+    scale = torch.where(structured, variance * template_energy, torch.inf).sqrt()
     return (cross / scale).clamp(-1, 1).to(reference.dtype)
 
 
@@ -95,15 +105,15 @@ def similarity(name: Similarity, reference: Tensor, template: Tensor) -> Tensor:
     return {"cc": cc, "zncc": zncc, "ssd": ssd}[name](reference, template)
 
 
-def masked_cc(
-    reference: Tensor, reference_mask: Tensor, template: Tensor, template_mask: Tensor, min_overlap: float = 0.35
-) -> Tensor:
+def masked_cc(reference: Tensor, reference_mask: Tensor, template: Tensor, template_mask: Tensor) -> Tensor:
     """Mean of the channels' inner product over the pixels that are valid in both, as far as it can be trusted.
 
-    Features of unit length make this the mean cosine, which is 1 - SSD / 2 over the same pixels. A mean over few
-    pixels is noisy and would often be the highest, so its distance from the surface's mean is shrunk by the root of
-    the share of the template's valid pixels that it is taken over; below `min_overlap` it is the surface's mean, which
-    speaks neither for nor against a position. 0 for an empty template or reference.
+    For features of unit length this is the mean cosine, which is 1 - SSD / 2 over the same pixels. A mean over few
+    pixels is noisy and would often be the highest. Its distance from the surface's mean is therefore multiplied by the
+    square root of the share of the template's valid pixels that it is taken over. Where that share is 0.35 or less,
+    the value is the surface's mean, which speaks neither for nor against a position. The surface is 0 for an empty
+    template or reference.
+
     Masks: (B, H, W) and (B, h, w), 0 or 1. Shapes else as in `cross_correlation`.
     """
     cross = cross_correlation(reference * reference_mask[:, None], template * template_mask[:, None])
@@ -111,24 +121,19 @@ def masked_cc(
     if bool((reference_mask > 0).all()):
         return cross / area
     overlap = cross_correlation(reference_mask[:, None], template_mask[:, None])
-    return _trusted(cross / overlap.clamp_min(1), overlap, template_mask, min_overlap)
+    return _trusted(cross / overlap.clamp_min(1), overlap, template_mask)
 
 
 def masked_similarity(
-    name: Similarity,
-    reference: Tensor,
-    reference_mask: Tensor,
-    template: Tensor,
-    template_mask: Tensor,
-    min_overlap: float = 0.35,
+    name: Similarity, reference: Tensor, reference_mask: Tensor, template: Tensor, template_mask: Tensor
 ) -> Tensor:
     """The surface of the given name over the pixels that are valid in both, trusted as in `masked_cc`."""
     if name == "cc":
-        return masked_cc(reference, reference_mask, template, template_mask, min_overlap)
+        return masked_cc(reference, reference_mask, template, template_mask)
     if bool((reference_mask > 0).all()) and bool((template_mask > 0).all()):
         return similarity(name, reference, template)
     level = (reference * reference_mask[:, None]).sum(dim=(2, 3)) / reference_mask.sum(dim=(1, 2))[:, None].clamp_min(1)
-    if name == "ssd":  # one level off both sides changes no difference, and saves the sums' precision
+    if name == "ssd":  # the same level off both sides changes no difference, and keeps the sums precise
         one, other = reference - level[..., None, None], template - level[..., None, None]
     else:
         one = reference - level[..., None, None]
@@ -139,25 +144,28 @@ def masked_similarity(
     overlap = shared.clamp_min(1)
     cross = cross_correlation(one, other)
     energy = cross_correlation((one**2).sum(dim=1, keepdim=True), part)
-    own = cross_correlation(mask, (other**2).sum(dim=1, keepdim=True))
+    template_energy = cross_correlation(mask, (other**2).sum(dim=1, keepdim=True))
     if name == "ssd":
-        value = -(energy - 2 * cross + own) / overlap
+        value = -(energy - 2 * cross + template_energy) / overlap
     else:
-        # Of what the means are taken from: below, the structure left is the rounding of the spectra.
-        floor, own_floor = (1e-11 * e.flatten(1).amax(dim=1)[:, None, None] + 1e-30 for e in (energy, own))
+        # What is left below these floors, after the means are subtracted, is the rounding of the spectra.
+        energies = (energy, template_energy)
+        floor, template_floor = (1e-11 * e.flatten(1).amax(dim=1)[:, None, None] + 1e-30 for e in energies)
         for c in range(one.shape[1]):
-            total, own_total = cross_correlation(one[:, c : c + 1], part), cross_correlation(mask, other[:, c : c + 1])
-            cross, energy = cross - total * own_total / overlap, energy - total**2 / overlap
-            own = own - own_total**2 / overlap
-        scale = torch.where((energy > floor) & (own > own_floor), energy * own, torch.inf).sqrt()
+            total = cross_correlation(one[:, c : c + 1], part)
+            template_total = cross_correlation(mask, other[:, c : c + 1])
+            cross, energy = cross - total * template_total / overlap, energy - total**2 / overlap
+            template_energy = template_energy - template_total**2 / overlap
+        structured = (energy > floor) & (template_energy > template_floor)
+        scale = torch.where(structured, energy * template_energy, torch.inf).sqrt()
         value = (cross / scale).clamp(-1, 1)
-    return _trusted(value, shared, template_mask, min_overlap).to(reference.dtype)
+    return _trusted(value, shared, template_mask).to(reference.dtype)
 
 
-def _trusted(mean: Tensor, overlap: Tensor, template_mask: Tensor, min_overlap: float) -> Tensor:
-    """Means over few pixels drawn towards the surface's mean, see `masked_cc`."""
+def _trusted(mean: Tensor, overlap: Tensor, template_mask: Tensor) -> Tensor:
+    """The surface with means over few pixels moved towards the surface's mean, see `masked_cc`."""
     area = template_mask.sum(dim=(1, 2))[:, None, None].clamp_min(1)
-    enough = (overlap > min_overlap * area).to(mean.dtype)
+    enough = (overlap > _MIN_OVERLAP * area).to(mean.dtype)
     base = (mean * enough).sum(dim=(1, 2), keepdim=True) / enough.sum(dim=(1, 2), keepdim=True).clamp_min(1)
     return base + (mean - base) * (overlap / area).clamp(0, 1).sqrt() * enough
 
@@ -171,11 +179,13 @@ def _box_sum(image: Tensor, size: torch.Size | tuple[int, int]) -> Tensor:
 
 @dataclass(frozen=True)
 class Peaks:
-    """What is read off a batch of B surfaces.
+    """The best peaks of B surfaces.
 
-    xy: (B, 2) sub-pixel position of the best peak, in surface pixels. value: (B,) its height.
-    rival: (B,) height of the best value farther than the exclusion radius from it. base: (B,) median of the surface.
-    sigma: (B,) expected error of xy per axis, pixels, from the curvature against the slopes of the rest.
+    xy: (B, 2) sub-pixel position of the best peak, in surface pixels.
+    value: (B,) height of the best peak.
+    rival: (B,) highest value farther than the exclusion radius from the best peak.
+    base: (B,) median of the surface.
+    sigma: (B,) expected error of xy per axis, pixels, from the peak's curvature and the slopes of the rest.
     """
 
     xy: Tensor
@@ -186,12 +196,12 @@ class Peaks:
 
     @property
     def score(self) -> Tensor:
-        """(B,) in [0, 1]: how far the peak stands above its best rival, as a share of its height over the median."""
+        """(B,) in [0, 1]: the peak's height above its rival, as a share of its height above the median."""
         return ((self.value - self.rival) / (self.value - self.base).clamp_min(1e-9)).clamp(0, 1)
 
 
 def find_peaks(surface: Tensor, exclusion: float = 5.0) -> Peaks:
-    """Best peak, refined by a parabola through its 3 x 3 neighbours, and its rivals. surface: (B, H, W)."""
+    """The best peak of each (B, H, W) surface, refined by a parabola along x and one along y, and its rival."""
     height, width = (int(n) for n in surface.shape[-2:])
     index = surface.flatten(1).argmax(dim=1)
     row, col = index // width, index % width
@@ -208,7 +218,7 @@ def find_peaks(surface: Tensor, exclusion: float = 5.0) -> Peaks:
 
 
 def _refine(surface: Tensor, row: Tensor, col: Tensor) -> tuple[Tensor, Tensor]:
-    """Offset (B, 2) of the vertex of a parabola along x and y, and its curvature (B, 2); none at the border."""
+    """(B, 2) offset of a parabola's vertex along x and y, and (B, 2) its curvature; both are 0 at the border."""
     height, width = surface.shape[-2:]
     batch = torch.arange(len(surface), device=surface.device)
 
@@ -226,10 +236,10 @@ def _refine(surface: Tensor, row: Tensor, col: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _sigma(surface: Tensor, near: Tensor, curvature: Tensor) -> Tensor:
-    """Error of a peak of given curvature when the rest of the surface has slopes of a given size.
+    """(B,) expected error of peaks from their curvature and from the slopes of the rest of the surface.
 
-    A peak -k x^2 / 2 on which a disturbance of slope g lies is moved by g / k. The disturbance is taken to be as
-    rough under the peak as it is elsewhere on the surface.
+    A disturbance of slope g moves a peak -k x^2 / 2 by g / k. The disturbance is assumed to be as rough under the
+    peak as it is elsewhere on the surface.
     """
     far = (~near).to(surface.dtype)
     squares = []

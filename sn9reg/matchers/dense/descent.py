@@ -1,8 +1,8 @@
 """Dense template matching, coarse to fine, over a whole scene: what every matcher with dense features shares.
 
-A pyramid level lays a lattice of templates over the overlap, computes their similarity surfaces around the shift that
-the coarser level predicts, lets neighbours vote, and smooths the peaks to the next prediction. The finest level that
-its own evidence supports emits the correspondences: sub-pixel peaks that survive a forward-backward check.
+At each pyramid level, a lattice of templates covers the overlap. Their similarity surfaces are computed around the
+shift that the coarser level predicts. Neighbours vote, and the smoothed peaks are the next prediction. Correspondences
+are those of the finest level whose matches confirm each other: sub-pixel peaks that pass a forward-backward check.
 """
 
 from __future__ import annotations
@@ -34,22 +34,27 @@ log = logging.getLogger(__name__)
 
 _COARSE_RADIUS = 40  # a coarsest level is one where the largest shift is at most this many pixels ...
 _COARSE_SIDE = 96  # ... unless the scene would shrink below this
-_RETURN = 3.0  # a match that does not come back to within this many pixels is dropped
+_RETURN = 3.0  # pixels; a match whose way back ends farther from its start is dropped
 _VOTERS, _NEAREST_VOTERS = 0.8, 0.6  # width of the vote, in nodes, for the prediction and for the matches
-_WIDER = 10 / 3  # times as wide a vote shows how settled a match is
-_SMALL = 384  # side of a scene, pixels, up to which it is first laid as a whole
-_DENSE = 6  # steps at least between the outermost templates, ...
-_CLOSEST = 16  # as long as they are so many pixels long
-_VOTERS_OF_SMALL = 2.0  # width of the vote there: over so few pixels a displacement hardly changes
+_WIDER = 10 / 3  # a vote this many times as wide shows how stable a match is
+_SMALL = 384  # pixels; the first template covers half of a scene whose shorter side is at most this long
+_DENSE = 6  # in such a scene, the least number of steps between the outermost templates ...
+_CLOSEST = 16  # ... unless a step would be shorter than this many pixels
+_VOTERS_OF_SMALL = 2.0  # width of the vote in such a scene, where a displacement hardly changes
 _SUPPORTED = 0.5  # of a level's matches must be confirmed for it to replace a coarser one ...
 _DESCEND = 0.6  # ... and of this level's for a finer one to be tried, ...
-_TELLING = 100  # ... as soon as there are this many places to tell by
-_FINE_RADIUS = 12  # search of every finer level around its prediction
+_ENOUGH_PLACES = 100  # ... if this many places were tried at least
+_FINE_RADIUS = 12  # pixels that every finer level searches around its prediction
 
 
 @dataclass(frozen=True)
 class _Prediction:
-    """A displacement field, in pixels of the common grid, on the lattice of a level."""
+    """A displacement field on the lattice of a level.
+
+    lattice: the field's nodes, pixels of the level.
+    factor: side of a pixel of the level, in common pixels.
+    field: (ny, nx, 2) shifts from optical to SAR, in common pixels.
+    """
 
     lattice: Lattice
     factor: int
@@ -62,17 +67,23 @@ class _Prediction:
 
 @dataclass(frozen=True)
 class _Searched:
-    """One level's similarity surfaces. predicted: (N, 2) shifts around which they lie, pixels of the level.
-    alone: (N, D, D) surfaces relative to these, before any vote. small: whether the scene is, see `_small`."""
+    """The result of one level's search.
+
+    lattice: centres of the templates, pixels of the level.
+    surfaces: the templates' similarity surfaces.
+    predicted: (N, 2) shifts that were expected, pixels of the level.
+    unvoted: (N, D, D) surfaces relative to these shifts, before any vote.
+    small: whether the scene has room for few templates only.
+    """
 
     lattice: Lattice
     surfaces: Surfaces
     predicted: Points
-    alone: Tensor
+    unvoted: Tensor
     small: bool
 
     def prediction(self) -> _Prediction:
-        """The field that predicts the next level's shifts: peaks after a wide vote, smoothed."""
+        """The field that predicts the next level's shifts: the smoothed peaks after a wide vote."""
         level, shape = self.surfaces.level, (self.lattice.ny, self.lattice.nx)
         votes = self._voted(self._width(_VOTERS))
         weight = np.where(self.surfaces.usable, votes.score.numpy() + 1e-3, 0.0).reshape(shape)
@@ -80,18 +91,21 @@ class _Searched:
         return _Prediction(self.lattice, level.factor, smooth_field(shift, weight, width=0.7) * level.factor)
 
     def _voted(self, width: float) -> Peaks:
-        return find_peaks(aggregate(self.alone, self.surfaces.usable, self.lattice, width))
+        return find_peaks(aggregate(self.unvoted, self.surfaces.usable, self.lattice, width))
 
     def _width(self, nodes: float) -> float:
-        """Of a vote, in nodes; in a small scene, whose lattice may be denser, as much ground as half templates are."""
+        """The width of a vote in nodes.
+
+        The lattice of a small scene may be denser; there a vote covers as much ground as with half a template's step.
+        """
         if not self.small:
             return nodes
         return nodes * max(1.0, self.surfaces.level.template / 2 / self.lattice.spacing)
 
     def matches(self, pair: ScenePair) -> Correspondences:
-        """Peaks after a vote of the nearest neighbours, where the template found its way back."""
+        """Peaks after a vote of the nearest neighbours, of templates whose way back ends near their start."""
         surfaces, level, f = self.surfaces, self.surfaces.level, self.surfaces.level.factor
-        here, solo = to_common(self.lattice.nodes, f), find_peaks(self.alone)
+        here, solo = to_common(self.lattice.nodes, f), find_peaks(self.unvoted)
         voters = self._width(_VOTERS_OF_SMALL if self.small else _NEAREST_VOTERS)
         peaks, wider = self._voted(voters), self._voted(_WIDER * voters)
         moved = peaks.xy.numpy() - level.radius
@@ -168,9 +182,11 @@ class TemplateMatcher:
         self.work_megapixels: float = self.options.work_megapixels
 
     def extractor(self, sar: Patch, whole: bool = False) -> FeatureExtractor:
-        """What turns patches into features, see `dense.tiles.FeatureExtractor`. sar: a sample of the SAR scene, e.g.
-        its overview, for whatever must be the same in all its patches. whole: patches come without surroundings to be
-        thrown away, and features are to be good up to the border, see `mirrored`."""
+        """The function that turns patches into features, see `dense.search.FeatureExtractor`.
+
+        sar: a sample of the SAR scene, e.g. its overview, for settings that all its patches share.
+        whole: patches have no margin to be cut off, and features have to be good up to the border, see `mirrored`.
+        """
         raise NotImplementedError
 
     def locate(self, optical: Patch, sar: Patch) -> Points:
@@ -190,7 +206,7 @@ class TemplateMatcher:
         factor = self._finest(pair)
         side = min(window.shape) // cell
         if self._small(pair):
-            # Few templates see too little each, and over so few pixels a displacement hardly changes.
+            # Small templates would see too little, and over so few pixels a displacement hardly changes.
             radius = min(math.ceil(shift / factor) + 2, max(4, side // factor // 2))
             whole = Level(factor * cell, max(16 // cell, side // factor // 2 * 2), radius, self.margin)
             return [whole, self._last(pair, whole.factor, min(_FINE_RADIUS, radius))]
@@ -199,16 +215,16 @@ class TemplateMatcher:
             factors.append(factors[-1] * 2)
         descent = []
         for f in factors[:0:-1]:
-            room = side // f
-            radius = min(math.ceil(shift / f) + 2, max(4, room // 2)) if f == factors[-1] else _FINE_RADIUS
-            # What is coarse is large on the ground: half a template follows a field that a whole one would blur.
-            template = max(16 // cell, min(self.template // 2, room // 2 // 2 * 2))
+            level_side = side // f
+            radius = min(math.ceil(shift / f) + 2, max(4, level_side // 2)) if f == factors[-1] else _FINE_RADIUS
+            # Coarse pixels are large on the ground. Half a template follows a field that a whole one would blur.
+            template = max(16 // cell, min(self.template // 2, level_side // 2 // 2 * 2))
             descent.append(Level(f * cell, template, radius, self.margin))
         radius = _FINE_RADIUS if descent else math.ceil(shift / factors[0]) + 2
         return [*descent, self._last(pair, factors[0] * cell, radius)]
 
     def _finest(self, pair: ScenePair) -> int:
-        """The finest level's pixels, in common pixels (of cells: their pixels)."""
+        """Side of the finest level's pixels, in common pixels; where features belong to cells, of the cells' pixels."""
         window, factor = pair.overlap, 1
         while window.width * window.height / factor**2 > self.work_megapixels * 1e6:
             factor *= 2
@@ -219,17 +235,17 @@ class TemplateMatcher:
         return min(pair.overlap.shape) // self.cell // self._finest(pair) <= _SMALL // self.cell
 
     def _last(self, pair: ScenePair, factor: int, radius: int) -> Level:
-        """The level that matches are taken from: templates as large as asked for, if the overlap has room for them."""
+        """The level that matches are taken from, with whole templates if the overlap has room for them."""
         side = min(pair.overlap.shape) // factor
         template = max(16 // self.cell, min(self.template, side // 2 * 2))
         return Level(factor, template, min(radius, max(4, side // 2)), self.margin)
 
     def match(self, pair: ScenePair) -> Correspondences:
-        """Correspondences of the finest level that its own evidence supports.
+        """Correspondences of the finest level whose matches confirm each other.
 
-        Finer pixels promise precision, but in speckle a template of few metres may find nothing. Where the matches of
-        a level no longer confirm each other, going finer would only lose more: the descent ends, and whole templates
-        are laid there.
+        Finer pixels promise precision, but in speckle a template of few metres may find nothing. Where too few matches
+        of a level confirm each other, finer levels would find even fewer. The descent then ends, and that level is
+        searched once more, with whole templates.
         Raises InputError where a scene cannot be read.
         """
         return self._descend(pair, self.extractor(pair.overview(pair.sar)[0]))
@@ -244,7 +260,7 @@ class TemplateMatcher:
                 searched = self._search(pair, level, self.max_templates // 2, prediction, extract)
             matches, prediction = searched.matches(pair), searched.prediction()
             found.append((_confirmed_share(matches, level), matches))
-            if found[-1][0] < _DESCEND and matches.tried >= _TELLING:
+            if found[-1][0] < _DESCEND and matches.tried >= _ENOUGH_PLACES:
                 last = self._last(pair, level.factor, _FINE_RADIUS)
                 break
         with progress.part(len(descent) / steps, 1.0):
@@ -276,20 +292,20 @@ class TemplateMatcher:
 
 
 def mirrored(extract: FeatureExtractor, rim: int) -> FeatureExtractor:
-    """The extractor for whole patches: each is mirrored outwards by `rim` pixels, described, and cropped back."""
+    """The extractor for whole patches: each is mirrored outwards by `rim` pixels, described, and cropped again."""
 
-    def around(patch: Patch, modality: Modality) -> Tensor:
+    def extract_mirrored(patch: Patch, modality: Modality) -> Tensor:
         (height, width), sides = patch.valid.shape, ((rim, rim), (rim, rim))
         values = np.pad(patch.values, ((0, 0), *sides), mode="symmetric")
         features = extract(Patch(values, np.pad(patch.valid, sides, mode="symmetric")), modality)
         return features[:, rim : rim + height, rim : rim + width]
 
-    return around
+    return extract_mirrored
 
 
 def _confirmed_share(matches: Correspondences, level: Level) -> float:
-    """Share of a level's matches that neighbours confirm; 0 where these are too few to mean anything."""
+    """Share of a level's matches that neighbours confirm; 0 where fewer than 8 are confirmed."""
     confirmed = int(witnesses_agree(matches).sum())
-    told = "1/%d, templates of %d px: %d places, %d matches, %d of them confirmed"
-    log.info(told, level.factor, level.template, matches.tried, len(matches), confirmed)
+    message = "1/%d, templates of %d px: %d places, %d matches, %d of them confirmed"
+    log.info(message, level.factor, level.template, matches.tried, len(matches), confirmed)
     return confirmed / len(matches) if confirmed >= 8 else 0.0

@@ -1,4 +1,4 @@
-"""Learned and untrained features side by side: what one of them misses the other may see."""
+"""Learned and untrained features side by side: either may show what the other misses."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from sn9reg.options import options
 from sn9reg.raster.radiometry import Modality
 from sn9reg.raster.scene import Patch
 
-_NEIGHBOURHOOD = 72  # pixels, about a template's side
+_NEIGHBOURHOOD = 72  # side in pixels, about that of a template
 
 
 @options
@@ -59,29 +59,29 @@ class HybridMatcher(LearnedMatcher):
 
         def extract(patch: Patch, modality: Modality) -> Tensor:
             learned = locally_standardised(trained(patch, modality))
-            # Lengths of these shares make the similarities' weighted mean.
+            # With these lengths, correlation is the weighted mean of both similarities.
             return torch.cat([learned.mul_(one), untrained(patch, modality).mul_(other)])
 
         return extract
 
 
-def locally_standardised(features: Tensor, neighbourhood: int = _NEIGHBOURHOOD) -> Tensor:
-    """(C, h, w) features with mean 0 per channel and mean squared length 1 over the neighbourhood of every pixel.
+def locally_standardised(features: Tensor) -> Tensor:
+    """(C, h, w) features with mean 0 per channel and mean squared length 1 over the 72 x 72 pixels around each pixel.
 
-    ZNCC brings each template to that for each place where it is laid; done beforehand, and for a neighbourhood instead
-    of the template's area, plain correlation does nearly the same, and can be added to that of other features. Pixels
-    with features of length 0 do not count and stay 0.
+    ZNCC does this for the template's area at each of its positions. Here it is done once, for a neighbourhood of about
+    the same size. Plain correlation of the result is nearly ZNCC, and can be added to that of other features. Pixels
+    with features of length 0 are left out of means and stay 0.
     """
     values = np.ascontiguousarray(features.permute(1, 2, 0).numpy())
     squares = np.square(values).sum(axis=2)
     present = (squares > 0).astype(np.float32)
-    share = np.maximum(_blur(present, neighbourhood), 1e-6)
-    values = (values - _blur(values, neighbourhood) / share[..., None]) * present[..., None]
-    variance = _blur(np.square(values).sum(axis=2), neighbourhood) / share
-    # Below a floor what varies is the rounding of the means.
+    share = np.maximum(_blur(present), 1e-6)
+    values = (values - _blur(values) / share[..., None]) * present[..., None]
+    variance = _blur(np.square(values).sum(axis=2)) / share
+    # Variance below this floor is the rounding of the means.
     length = np.sqrt(np.where(variance > 1e-6 * squares.max(initial=0), variance, np.inf))
     return torch.from_numpy(np.moveaxis(values / length[..., None], 2, 0))
 
 
-def _blur(image: npt.NDArray[np.float32], side: int) -> npt.NDArray[np.float32]:
-    return np.asarray(cv2.blur(image, (side, side), borderType=cv2.BORDER_REFLECT), np.float32)
+def _blur(image: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    return np.asarray(cv2.blur(image, (_NEIGHBOURHOOD, _NEIGHBOURHOOD), borderType=cv2.BORDER_REFLECT), np.float32)

@@ -16,7 +16,13 @@ Field = npt.NDArray[np.float64]  # (ny, nx, 2), x then y
 
 @dataclass(frozen=True)
 class Lattice:
-    """Nodes at (x0 + i * spacing, y0 + j * spacing), i < nx, j < ny; pixel coordinates of one pyramid level."""
+    """Nodes at (x0 + i * spacing, y0 + j * spacing) for i < nx and j < ny.
+
+    x0, y0: first node, pixels of one pyramid level.
+    spacing: distance between neighbouring nodes, pixels of the level.
+    nx: number of columns.
+    ny: number of rows.
+    """
 
     x0: float
     y0: float
@@ -26,18 +32,20 @@ class Lattice:
 
     @classmethod
     def over(cls, window: Window, template: int, spacing: float, limit: int) -> Lattice:
-        """Evenly over `window`, outermost templates flush with its edges, at most about `limit` nodes."""
+        """A lattice that covers `window` evenly with templates, of at most about `limit` nodes.
+
+        The space that does not fill a step is divided equally between opposite edges.
+        """
         free = np.maximum(np.array([window.width, window.height], float) - template, 0)
         spacing = max(spacing, math.sqrt(float(free[0] * free[1]) / limit), float(free.sum()) / limit)
         nx, ny = (int(n // spacing) + 1 for n in free)
-        # What does not fill a step is shared out on both sides.
         margin = (free - (np.array([nx, ny]) - 1) * spacing) / 2
         start = np.array([window.col, window.row]) + (template - 1) / 2 + margin
         return cls(float(start[0]), float(start[1]), float(spacing), nx, ny)
 
     @property
     def nodes(self) -> Points:
-        """(ny * nx, 2), row by row."""
+        """(ny * nx, 2) x, y of all nodes, row by row."""
         x, y = np.meshgrid(np.arange(self.nx), np.arange(self.ny))
         return np.column_stack([x.ravel(), y.ravel()]) * self.spacing + [self.x0, self.y0]
 
@@ -52,9 +60,10 @@ class Lattice:
 def smooth_field(field: Field, weight: npt.NDArray[np.float64], width: float = 1.0, tolerance: float = 2.0) -> Field:
     """A displacement field without its outliers and gaps.
 
-    field: (ny, nx, 2), weight: (ny, nx), 0 where there is nothing. A node farther than `tolerance` pixels (and three
-    times the typical deviation) from the median of its 5 x 5 neighbours loses its weight; then a normalised
-    convolution with a Gaussian of `width` nodes, wider where nothing is near.
+    field: (ny, nx, 2) shifts. weight: (ny, nx), 0 where the field is not known.
+    A node farther than `tolerance` pixels, and than three times the typical deviation, from the median of its 5 x 5
+    neighbours loses its weight. Then the field is convolved with a Gaussian of `width` nodes, normalised by the
+    weights. The Gaussian is wider where no node near has a weight.
     """
     weight = weight.copy()
     known = np.where(weight[..., None] > 0, field, np.nan)
@@ -68,7 +77,7 @@ def smooth_field(field: Field, weight: npt.NDArray[np.float64], width: float = 1
     weight[~(deviation <= max(tolerance, 3 * float(typical)))] = 0
     total = np.zeros_like(field)
     mass = np.zeros_like(weight)
-    # Each wider kernel only fills what the narrower ones have left without evidence.
+    # Each wider kernel matters only where the narrower ones find no weight.
     for scale, share in ((1, 1.0), (2, 1e-2), (4, 1e-4), (16, 1e-7), (1e3, 1e-12)):
         sigma = min(width * scale, 4.0 * max(weight.shape))
         blur = dict(sigma=sigma, mode="constant", truncate=4.0)

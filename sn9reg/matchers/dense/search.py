@@ -1,4 +1,4 @@
-"""Similarity surfaces of many templates, computed tile by tile so that memory does not grow with the scene."""
+"""Similarity surfaces of many templates, computed tile by tile, so that memory does not grow with the scene."""
 
 from __future__ import annotations
 
@@ -21,17 +21,22 @@ from sn9reg.raster.scene import Patch, PosedScene, Scene, ScenePair
 # (patch, modality) -> features (C, h, w), zero where there is nothing to compare
 FeatureExtractor = Callable[[Patch, Modality], Tensor]
 
-TILE = 320  # side of what is searched from one tile, about; larger tiles share more, smaller ones stay in the cache
+TILE = 320  # about the side of a tile, pixels; larger tiles share more work, smaller ones stay in the cache
 _BATCH = 8  # templates correlated at once: their spectra are the largest thing held
-_CONSTANT = 0.05  # share of the largest squared length below which a feature says nothing
-_MOSTLY = 0.8  # of a tile must be worth looking at for the rest to be, too
+_CONSTANT = 0.05  # share of the largest squared length; a shorter feature shows no structure
+_NEARLY_ALL = 0.8  # share of a tile that has to be described for it to be described as a whole
 _MIN_VALID = 0.4  # share of a template's pixels that must be valid
 
 
 @dataclass(frozen=True)
 class Level:
-    """One step of coarse to fine: pixels are `factor` common pixels; templates of `template` px are searched for
-    within +-`radius` px; `margin` px of each tile are thrown away, where features feel its border."""
+    """One step from coarse to fine.
+
+    factor: side of a pixel of the level, in common pixels.
+    template: side of a template, pixels of the level.
+    radius: largest shift searched for along each axis, pixels of the level.
+    margin: pixels cut off all around a tile's features, since the tile's border influences them.
+    """
 
     factor: int
     template: int
@@ -41,16 +46,21 @@ class Level:
 
 @dataclass(frozen=True)
 class Surfaces:
-    """Similarity of N templates over (2 radius + 1)^2 shifts. Element (radius + dy, radius + dx) of surface i is the
-    shift `centre[i]` + (dx, dy) from optical to SAR, in pixels of the level. usable: (N,) whether there was data.
-    returned: (N,) forward-backward distance in pixels: a template cut from the other scene at the best shift looks for
-    its own way back; infinite where that was not asked for."""
+    """Similarity of N optical templates to the SAR scene, over D x D shifts with D = 2 radius + 1.
+
+    level: the level that templates and shifts are in.
+    values: (N, D, D) similarity; [i, radius + dy, radius + dx] is that of the shift `centre[i]` + (dx, dy).
+    centre: (N, 2) whole-pixel shift from optical to SAR in the middle of each surface, pixels of the level.
+    usable: (N,) whether both scenes had enough valid pixels with structure.
+    returned: (N,) pixels between a template's place and the place where the SAR template cut at its best shift is
+        found in the optical scene; infinite where that was not computed.
+    """
 
     level: Level
-    values: npt.NDArray[np.float32]  # (N, D, D)
-    centre: npt.NDArray[np.int64]  # (N, 2)
-    usable: npt.NDArray[np.bool_]  # (N,)
-    returned: npt.NDArray[np.float64]  # (N,)
+    values: npt.NDArray[np.float32]
+    centre: npt.NDArray[np.int64]
+    usable: npt.NDArray[np.bool_]
+    returned: npt.NDArray[np.float64]
 
 
 def search(
@@ -59,25 +69,26 @@ def search(
     nodes: Points,
     predicted: Points,
     extract: FeatureExtractor,
-    template_from: Modality = "optical",
     similarity: Similarity = "cc",
     way_back: bool = True,
     tile: int = TILE,
 ) -> Surfaces:
-    """Similarity surfaces of templates centred at `nodes` of one scene, searched for in the other.
+    """Similarity surfaces of optical templates, searched for in the SAR scene.
 
-    nodes: (N, 2) pixels of the level, in the scene the templates come from. predicted: (N, 2) shift expected from
-    there to the other scene. similarity: of the features. way_back: whether `Surfaces.returned` is asked for. tile:
-    side of what is described at once, about.
+    nodes: (N, 2) centres of the templates in the optical scene, pixels of the level.
+    predicted: (N, 2) expected shifts from optical to SAR, pixels of the level.
+    extract: what describes patches of either scene.
+    similarity: how features are compared.
+    way_back: whether `Surfaces.returned` is computed.
+    tile: about the side of what is described at once, pixels.
+    Raises InputError where a scene cannot be read.
     """
     size = 2 * level.radius + 1
-    # Corners of the templates and the shift are whole pixels; what is left over is in the node's place.
+    # Corners of templates and shifts are whole pixels.
     corner = np.rint(nodes - (level.template - 1) / 2).astype(np.int64)
     centre = np.rint(predicted).astype(np.int64)
     values = np.zeros((len(nodes), size, size), np.float32)
     usable = np.zeros(len(nodes), bool)
-    own, other = (pair.optical, pair.sar) if template_from == "optical" else (pair.sar, pair.optical)
-    other_kind: Modality = "sar" if template_from == "optical" else "optical"
     returned = np.full(len(nodes), np.inf)
     span = level.template + 2 * level.radius
     inner = slice(level.radius, level.radius + level.template)
@@ -85,32 +96,34 @@ def search(
     for group in _groups(corner, level, tile):
         progress.report(done / len(nodes))
         done += len(group)
-        from_corner, to_corner = corner[group] - level.radius, corner[group] + centre[group] - level.radius
-        here = _Tile.read(own, template_from, from_corner, span, level, extract)
-        there = _Tile.read(other, other_kind, to_corner, span, level, extract)
-        if here is None or there is None:
+        optical_corner, sar_corner = corner[group] - level.radius, corner[group] + centre[group] - level.radius
+        optical = _Tile.read(pair.optical, "optical", optical_corner, span, level, extract)
+        sar = _Tile.read(pair.sar, "sar", sar_corner, span, level, extract)
+        if optical is None or sar is None:
             continue
         for part in np.array_split(np.arange(len(group)), math.ceil(len(group) / _BATCH)):
-            who = group[part]
-            around, around_mask = here.cut(from_corner[part], span)
-            region, region_mask = there.cut(to_corner[part], span)
+            chosen = group[part]
+            around, around_mask = optical.cut(optical_corner[part], span)
+            region, region_mask = sar.cut(sar_corner[part], span)
             template, template_mask = around[..., inner, inner], around_mask[:, inner, inner]
             found = masked_similarity(similarity, region, region_mask, template, template_mask)
-            values[who] = found.numpy()
+            values[chosen] = found.numpy()
             enough = _MIN_VALID * level.template**2
             expected = (_content(region, region_mask)[:, inner, inner] * template_mask).sum(dim=(1, 2))
             # Half of the template must meet valid pixels with structure when it lies where it is expected.
             content = _content(template, template_mask).sum(dim=(1, 2))
-            usable[who] = ((content > enough) & (expected > enough / 2)).numpy()
+            usable[chosen] = ((content > enough) & (expected > enough / 2)).numpy()
             if way_back:
-                returned[who] = _way_back(found, region, region_mask, around, around_mask, level, similarity)
+                returned[chosen] = _way_back(found, region, region_mask, around, around_mask, level, similarity)
     progress.report(1.0)
     return Surfaces(level, values, centre, usable, returned)
 
 
 def _content(features: Tensor, mask: Tensor) -> Tensor:
-    """(n, h, w) 1 where a pixel is valid and has structure, 0 else: features have a length, or hardly any where the
-    image is constant (e.g. filled with a value that nobody declared as nodata)."""
+    """(n, h, w) 1 where a pixel is valid and has structure, 0 elsewhere.
+
+    Features have hardly any length where the image is constant, e.g. filled with a value that is not declared nodata.
+    """
     length = features.square().sum(dim=1)
     return (length > _CONSTANT * length.amax(dim=(1, 2), keepdim=True)) * mask
 
@@ -124,20 +137,20 @@ def _way_back(
     level: Level,
     similarity: Similarity,
 ) -> npt.NDArray[np.float64]:
-    """(n,) distance between a template's place and where the template cut at its best match is found again."""
+    """(n,) distance between a template's place and the place where the template cut at its best match is found."""
     size = surface.shape[-1]
     best = surface.flatten(1).argmax(dim=1)
-    at = torch.stack([best % size, best // size], dim=1)
-    boxes = [(slice(int(y), int(y) + level.template), slice(int(x), int(x) + level.template)) for x, y in at]
+    corner = torch.stack([best % size, best // size], dim=1)
+    boxes = [(slice(int(y), int(y) + level.template), slice(int(x), int(x) + level.template)) for x, y in corner]
     template = torch.stack([region[i, :, rows, cols] for i, (rows, cols) in enumerate(boxes)])
     mask = torch.stack([region_mask[i, rows, cols] for i, (rows, cols) in enumerate(boxes)])
     back = masked_similarity(similarity, around, around_mask, template, mask).flatten(1).argmax(dim=1)
-    gone = torch.stack([back % size, back // size], dim=1) - level.radius
-    return np.asarray(torch.linalg.vector_norm(gone.double(), dim=1).numpy())
+    offset = torch.stack([back % size, back // size], dim=1) - level.radius
+    return np.asarray(torch.linalg.vector_norm(offset.double(), dim=1).numpy())
 
 
 def _groups(corner: npt.NDArray[np.int64], level: Level, tile: int) -> Iterator[npt.NDArray[np.intp]]:
-    """Index arrays of nodes that share a tile."""
+    """Indices of the nodes of each tile."""
     cell = corner // max(1, tile - level.template)
     chosen = np.lexsort((cell[:, 0], cell[:, 1]))
     cell = cell[chosen]
@@ -146,13 +159,13 @@ def _groups(corner: npt.NDArray[np.int64], level: Level, tile: int) -> Iterator[
 
 
 def _within_valid(patch: Patch, kind: Modality, margin: int, extract: FeatureExtractor) -> Tensor:
-    """The features of a patch, computed only where something is valid and `margin` pixels around; 0 elsewhere."""
+    """The features of a patch, computed only for the box around valid pixels and `margin` pixels more; 0 elsewhere."""
     (height, width), spans = patch.valid.shape, []
     for axis, size in ((1, height), (0, width)):
         known = np.flatnonzero(patch.valid.any(axis=axis))
         spans.append(slice(max(0, int(known[0]) - margin), min(size, int(known[-1]) + 1 + margin)))
     rows, cols = spans
-    if (rows.stop - rows.start) * (cols.stop - cols.start) > _MOSTLY * height * width:
+    if (rows.stop - rows.start) * (cols.stop - cols.start) > _NEARLY_ALL * height * width:
         return extract(patch, kind)
     part = extract(Patch(patch.values[:, rows, cols], patch.valid[rows, cols]), kind)
     return torch.nn.functional.pad(part, (cols.start, width - cols.stop, rows.start, height - rows.stop))
@@ -160,9 +173,16 @@ def _within_valid(patch: Patch, kind: Modality, margin: int, extract: FeatureExt
 
 @dataclass(frozen=True)
 class _Tile:
+    """Features of a window of a scene.
+
+    window: the place of the features, pixels of the level.
+    features: (C, h, w) features.
+    mask: (h, w) float, 1 where the features can be trusted.
+    """
+
     window: Window
-    features: Tensor  # (C, h, w)
-    mask: Tensor  # (h, w) float, 1 where the features can be trusted
+    features: Tensor
+    mask: Tensor
 
     @classmethod
     def read(
@@ -188,8 +208,8 @@ class _Tile:
 
     def cut(self, corner: npt.NDArray[np.int64], side: int) -> tuple[Tensor, Tensor]:
         """(n, C, side, side) features and (n, side, side) masks of the boxes at `corner`."""
-        at = corner - [self.window.col, self.window.row]
-        boxes = [(slice(int(y), int(y) + side), slice(int(x), int(x) + side)) for x, y in at]
+        inner = corner - [self.window.col, self.window.row]
+        boxes = [(slice(int(y), int(y) + side), slice(int(x), int(x) + side)) for x, y in inner]
         return (
             torch.stack([self.features[:, rows, cols] for rows, cols in boxes]),
             torch.stack([self.mask[rows, cols] for rows, cols in boxes]),

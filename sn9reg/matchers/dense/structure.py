@@ -26,7 +26,7 @@ class StructureMatcher(TemplateMatcher):
             image = sar_log(patch.values) if modality == "sar" else optical_grey(patch.values)
             image = fill_invalid(image, patch.valid)
             height, width = image.shape
-            # To sides that the FFT likes: others cost up to three times as much.
+            # The image is padded to sides that suit the FFT; other sides cost up to three times as much.
             right, bottom = (next_fast_len(n, real=True) - n for n in (width, height))
             image = np.pad(image, ((0, bottom), (0, right)), mode="symmetric")
             return orientation_features(torch.from_numpy(image)[None])[0, :, :height, :width]

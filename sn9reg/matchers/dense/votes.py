@@ -1,7 +1,7 @@
-"""Votes of neighbours: surfaces summed over the lattice, so that one ambiguous template is decided by those around it.
+"""Votes of neighbours: surfaces are averaged over the lattice, so that neighbours decide where a template cannot.
 
-A template of side T finds little on its own in speckle. Summing the surfaces of its neighbours, each taken relative
-to its own predicted shift, has the effect of a larger template with soft edges that follows the predicted field.
+In speckle, a single template finds little. The surfaces of neighbours are averaged, each relative to the shift that is
+predicted there. This acts like a larger template with soft edges that follows the predicted field.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from sn9reg.raster.grid import Points
 
 
 def centred(surfaces: Surfaces, predicted: Points) -> Tensor:
-    """(N, D, D) surfaces relative to the exact predicted shift, median removed, zero where not usable.
+    """(N, D, D) surfaces relative to the exact predicted shift, without their median, 0 where not usable.
 
-    The surfaces were computed around whole pixels; each is moved by the rest, bilinearly.
+    Surfaces are computed around whole-pixel shifts. Each is moved by the fraction that is left, bilinearly.
     """
     values = torch.from_numpy(surfaces.values).clone()
     size = values.shape[-1]
@@ -40,7 +40,7 @@ def centred(surfaces: Surfaces, predicted: Points) -> Tensor:
 
 
 def aggregate(centred_surfaces: Tensor, usable: npt.NDArray[np.bool_], lattice: Lattice, width: float) -> Tensor:
-    """(N, D, D) surfaces averaged over neighbours with a Gaussian of `width` nodes; as they are for width 0."""
+    """(N, D, D) surfaces averaged over neighbours with a Gaussian of `width` nodes; unchanged for width 0."""
     if width <= 0:
         return centred_surfaces
     size = centred_surfaces.shape[-1]

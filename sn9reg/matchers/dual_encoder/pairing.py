@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 _REACH = 2  # cells around the best one that have a say in the position within it
+_TEMPERATURE = 0.07  # of the softmax whose mean refines positions
 
 
 def weighted_similarity(one: Tensor, other: Tensor, one_confidence: Tensor, other_confidence: Tensor) -> Tensor:
@@ -85,11 +86,10 @@ class CellPairs(NamedTuple):
     sar: Tensor
 
 
-def nearest_anywhere(optical: Tensor, sar: Tensor, temperature: float = 0.07) -> CellPairs:
+def nearest_anywhere(optical: Tensor, sar: Tensor) -> CellPairs:
     """Mutual nearest neighbours of all cells with all, as the paper matches.
 
-    optical: (C, h, w), sar: (C, H, W) weighed embeddings; what is not valid has length 0. temperature: of the softmax
-    by whose mean positions are refined.
+    optical: (C, h, w), sar: (C, H, W) weighed embeddings; what is not valid has length 0.
     """
     similarity = optical.flatten(1).T @ sar.flatten(1)
     similarity[optical.flatten(1).norm(dim=0) == 0] = -torch.inf
@@ -98,7 +98,7 @@ def nearest_anywhere(optical: Tensor, sar: Tensor, temperature: float = 0.07) ->
     own = torch.arange(len(forth))
     chosen = own[(back[forth] == own) & torch.isfinite(similarity[own, forth])]
     there, width = forth[chosen], sar.shape[-1]
-    share = (similarity[chosen] / temperature).softmax(dim=1).reshape(len(chosen), *sar.shape[-2:])
+    share = (similarity[chosen] / _TEMPERATURE).softmax(dim=1).reshape(len(chosen), *sar.shape[-2:])
     best = torch.stack([there % width, there // width], dim=1)
     here = torch.stack([chosen % optical.shape[-1], chosen // optical.shape[-1]], dim=1)
     return CellPairs(here.float(), soft_position(share, best), similarity[chosen, there], chosen, there)

@@ -16,8 +16,15 @@ TILE = 256  # side in pixels (Hänsch et al., section 3.1)
 
 @dataclass(frozen=True)
 class Crop:
-    """A square of either scene. optical, sar: (S, S) float32, standardised, 0 where not valid. optical_corner,
-    sar_corner: (2,) x, y of the upper left pixel. optical_valid, sar_valid: (S, S) which pixels are valid."""
+    """A square tile of each scene.
+
+    optical: (S, S) float32, standardised, 0 where not valid.
+    sar: (S, S) float32, standardised, 0 where not valid.
+    optical_corner: (2,) x, y of the optical tile's upper left pixel.
+    sar_corner: (2,) x, y of the SAR tile's upper left pixel.
+    optical_valid: (S, S) which optical pixels are valid.
+    sar_valid: (S, S) which SAR pixels are valid.
+    """
 
     optical: Image
     sar: Image
@@ -28,8 +35,11 @@ class Crop:
 
 
 class Cropper:
-    """Cuts tiles out of a pair, by window. Both scenes' places are in pixels of the common grid coarsened by `factor`;
-    pixel `side // 2` of a tile is the one nearest to the place."""
+    """Cuts tiles out of a pair.
+
+    Places in both scenes are in pixels of the common grid coarsened by `factor`. Pixel `side // 2` of a tile is the one
+    nearest to the place.
+    """
 
     def __init__(self, pair: ScenePair, side: int = TILE) -> None:
         overview = pair.overview(pair.sar)[0]

@@ -1,4 +1,4 @@
-"""A detector let loose on many places of a scene pair."""
+"""A keypoint detector, run at many places of a scene pair."""
 
 from __future__ import annotations
 
@@ -21,17 +21,22 @@ from sn9reg.raster.radiometry import Image
 
 Floats = npt.NDArray[np.float64]
 
-_MIN_VALID = 0.25  # share of either tile's pixels
-_STRUCTURE = 0.04  # share of the variance that must be left after smoothing; of white noise 0.014 is
-_SMOOTH = 2.25  # pixels
+_MIN_VALID = 0.25  # share of each tile's pixels that must be valid
+_STRUCTURE = 0.04  # share of the variance that must be left after smoothing; 0.014 is left of white noise
+_SMOOTH = 2.25  # standard deviation of the smoothing, pixels
 
 
 @dataclass(frozen=True)
 class Found:
-    """What a detector found for N places. xy: (N, 2) keypoints, pixels of the level, in the scene that was searched.
-    middle: (N, 2) pixels that lay in the middle of the other scene's tiles: those nearest to the places asked for.
-    height, rival, spread: (N,) of the peaks, see `Keypoints`; a peak on no valid pixel has height 0. usable: (N,)
-    whether there was something to look at."""
+    """What a detector found for N places.
+
+    xy: (N, 2) keypoints in the scene that was searched, pixels of the level.
+    middle: (N, 2) pixels in the middle of the other scene's tiles: those nearest to the places asked for.
+    height: (N,) of the peaks, see `Keypoints`; 0 for a peak on a pixel that is not valid.
+    rival: (N,) of the peaks, see `Keypoints`.
+    spread: (N,) of the peaks, see `Keypoints`.
+    usable: (N,) whether the tiles showed enough for the detector to be run.
+    """
 
     xy: Points
     middle: Points
@@ -42,18 +47,22 @@ class Found:
 
 
 class Detector:
-    """subpixel: see `read_keypoints`. structure: places around which either image is but noise are not looked at.
-    batch: tiles at once."""
+    """Runs a network on pairs of tiles.
+
+    subpixel: see `read_keypoints`.
+    structure: whether places are left out around which either image shows only noise.
+    batch: number of tiles that the network sees at once.
+    """
 
     def __init__(self, network: HeatmapUNet, subpixel: bool = True, structure: bool = True, batch: int = 16) -> None:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.network = network.eval().to(self.device).to(memory_format=torch.channels_last)
         self.subpixel, self.structure, self.batch = subpixel, structure, batch
-        # Detectors learn in bfloat16. On GPUs, and on CPUs with matrix instructions for it, it is three times as fast.
+        # Detectors are trained in bfloat16. It triples the speed on GPUs and on CPUs with matrix instructions for it.
         self.half = self.device.type == "cuda" or getattr(torch.cpu, "_is_amx_tile_supported", bool)()
 
     def find(self, cropper: Cropper, middle: Points, around: Points, factor: int = 1) -> Found:
-        """Look for what lies at each of the places `middle` of one scene in the tile of the other at `around`.
+        """Find what one scene shows at the places `middle` in the other scene's tiles at the places `around`.
 
         Both are (N, 2), in pixels of the common grid coarsened by `factor`.
         Raises InputError where a scene cannot be read.
@@ -76,7 +85,7 @@ class Detector:
     def heatmaps(
         self, cropper: Cropper, middle: Points, around: Points, factor: int, pool: int
     ) -> tuple[Tensor, npt.NDArray[np.bool_]]:
-        """As `find`: the (N, S / pool, S / pool) heatmaps themselves, means of pool x pool pixels, and (N,) usable."""
+        """As `find`, but gives (N, S / pool, S / pool) heatmaps, means of pool x pool pixels, and (N,) usable."""
         side = cropper.side // pool
         found, usable = torch.zeros(len(middle), side, side), np.zeros(len(middle), bool)
         for at, _, heatmap in self._run(cropper, middle, around, factor):
@@ -87,23 +96,23 @@ class Detector:
     def _run(
         self, cropper: Cropper, middle: Points, around: Points, factor: int
     ) -> Iterator[tuple[npt.NDArray[np.intp], list[Crop], Tensor]]:
-        """Batch by batch: indices of the places worth a look, their tiles and heatmaps."""
+        """Batch by batch: indices of the places whose tiles show enough, their tiles and heatmaps."""
         for start in range(0, len(middle), self.batch):
-            who = np.arange(start, min(start + self.batch, len(middle)))
-            crops = {int(i): self._crop(cropper, middle[i], around[i], factor) for i in who}
-            good = {i: crop for i, crop in crops.items() if self._worth(crop)}
+            indices = np.arange(start, min(start + self.batch, len(middle)))
+            crops = {int(i): self._crop(cropper, middle[i], around[i], factor) for i in indices}
+            good = {i: crop for i, crop in crops.items() if self._shows_enough(crop)}
             if good:
                 chosen = list(good.values())
                 images = (np.stack([getattr(c, name) for c in chosen])[:, None] for name in ("optical", "sar"))
                 with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
                     heatmap = self.network(*(torch.from_numpy(image).to(self.device) for image in images))
                 yield np.array(list(good)), chosen, heatmap
-            progress.report((start + len(who)) / len(middle))
+            progress.report((start + len(indices)) / len(middle))
 
     def _crop(self, cropper: Cropper, middle: Points, around: Points, factor: int) -> Crop:
         return cropper.read(*((middle, around) if self.network.finds == "sar" else (around, middle)), factor)
 
-    def _worth(self, crop: Crop) -> bool:
+    def _shows_enough(self, crop: Crop) -> bool:
         masks, half = (crop.optical_valid, crop.sar_valid), len(crop.optical) // 2
         if min(mask.mean() for mask in masks) < _MIN_VALID or not masks[self.network.finds == "optical"][half, half]:
             return False
@@ -113,8 +122,10 @@ class Detector:
 
 
 def structure(image: Image) -> float:
-    """Share of the variance of a standardised image's middle that is left after smoothing: little of noise's, most of
-    that of edges and areas."""
+    """Share of the variance of a standardised image's middle that is left after smoothing.
+
+    Little is left of noise, most of edges and areas.
+    """
     quarter = len(image) // 4
     middle = image[quarter:-quarter, quarter:-quarter]
     variance = float(middle.var())

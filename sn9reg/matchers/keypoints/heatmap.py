@@ -1,4 +1,4 @@
-"""Heatmaps: the label of a keypoint, and the keypoint that a heatmap shows."""
+"""Heatmaps: the label that a detector learns for a keypoint, and the keypoint that a heatmap shows."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-SIGMA = 13.0  # pixels; of the label's Gaussian (Hänsch et al., section 3.1)
+SIGMA = 13.0  # standard deviation of a label's Gaussian, pixels (Hänsch et al., section 3.1)
 LABEL_SPREAD = 0.466 * SIGMA  # the `spread` of a label itself, see `Keypoints`
-_NEAR = 3.0  # sigmas that belong to a peak
+_PEAK_RADIUS = 3.0  # radius of what belongs to a peak, in sigmas of a label
 
 
 def gaussian(place: Tensor, side: int, sigma: float = SIGMA) -> Tensor:
@@ -21,9 +21,13 @@ def gaussian(place: Tensor, side: int, sigma: float = SIGMA) -> Tensor:
 
 @dataclass(frozen=True)
 class Keypoints:
-    """What B heatmaps show. xy: (B, 2) place, pixels of the tile. height: (B,) of the peak, 0 to 1. rival: (B,) the
-    highest value farther than three sigma of a label from it. spread: (B,) standard deviation per axis of what stands
-    above half the peak, pixels; 0.466 sigma for a label itself."""
+    """The highest peaks of B heatmaps.
+
+    xy: (B, 2) place, pixels of the tile.
+    height: (B,) height of the peak, 0 to 1.
+    rival: (B,) highest value farther than three sigmas of a label from the peak.
+    spread: (B,) standard deviation per axis of what stands above half the peak, pixels; 0.466 sigma for a label.
+    """
 
     xy: Tensor
     height: Tensor
@@ -32,14 +36,17 @@ class Keypoints:
 
 
 def read_keypoints(heatmap: Tensor, subpixel: bool = True, sigma: float = SIGMA) -> Keypoints:
-    """The keypoint of each (B, H, W) heatmap: its highest pixel as in the paper or, `subpixel`, the centre of gravity
-    of what stands above half the peak around it, since a regressed peak is broad and flat."""
+    """The keypoint of each (B, H, W) heatmap.
+
+    subpixel: whether it is the centre of gravity of what stands above half the peak, since a regressed peak is broad
+    and flat. Otherwise it is the highest pixel, as in the paper.
+    """
     height, width = (int(n) for n in heatmap.shape[-2:])
     value, index = heatmap.flatten(1).max(dim=1)
     row, col = index // width, index % width
     ys = torch.arange(height, device=heatmap.device)[None, :, None] - row[:, None, None]
     xs = torch.arange(width, device=heatmap.device)[None, None, :] - col[:, None, None]
-    near = xs**2 + ys**2 <= (_NEAR * sigma) ** 2
+    near = xs**2 + ys**2 <= (_PEAK_RADIUS * sigma) ** 2
     mass = (heatmap - value[:, None, None] / 2).clamp_min(0) * near
     total = mass.sum(dim=(1, 2)).clamp_min(1e-12)
     dx, dy = (mass * xs).sum(dim=(1, 2)) / total, (mass * ys).sum(dim=(1, 2)) / total

@@ -1,8 +1,9 @@
-"""The SpaceNet 9 baseline as a matcher: keypoints by heatmap, on a grid, from one detector to the other.
+"""The SpaceNet 9 baseline as a matcher: keypoints on a grid, found by two heatmap detectors one after the other.
 
 Hänsch et al., "Introducing SpaceNet 9", section 3.2. At every node of a grid the optical detector looks for the optical
 keypoint that belongs to the middle of the SAR tile; around that keypoint both scenes are cropped anew, and the SAR
-detector finds its partner. `FAITHFUL` are the options that make it the paper's; the others go beyond it, one each.
+detector finds its partner. With the options `FAITHFUL`, the matcher is the paper's. Each other value of one of them
+goes beyond the paper.
 """
 
 from __future__ import annotations
@@ -28,19 +29,19 @@ from sn9reg.options import check, options
 from sn9reg.raster.grid import Points
 from sn9reg.raster.scene import ScenePair
 
-# What makes the matcher that of the paper.
+# Options with which the matcher is that of the paper.
 FAITHFUL: dict[str, Any] = {
     "spacing": 100.0, "coarse": False, "subpixel": False, "structure": False, "check": False
 }  # fmt: skip
 
-_REACH = 100  # pixels from a tile's middle that a keypoint is looked for in the coarse pass
-_POOL = 4  # side of the pixels by which neighbours vote in the coarse pass
+_REACH = 100  # pixels from a tile's middle up to which the coarse pass looks for keypoints
+_POOL = 4  # the coarse pass averages heatmaps over squares of this side, pixels
 _VOTERS = 0.7  # width of the vote, in nodes
-_JITTER = 40.0  # pixels by which a SAR tile is moved at random from where the prediction has it
-_RETURN = 10.0  # a keypoint whose partner leads back to farther away than this many pixels is dropped
-_HEIGHT = 0.2  # of a peak that is believed
+_JITTER = 40.0  # largest random shift of a tile per axis, pixels
+_RETURN = 10.0  # pixels; a SAR keypoint farther from the place that the optical one was found from is dropped
+_HEIGHT = 0.2  # least height of a peak that is kept
 _STEP = 3.0  # pixels: regressed peaks are as broad as their label, and neighbours a tile apart
-_FEWEST = 64  # nodes: of a scene with fewer, the grid is denser
+_FEWEST = 64  # least number of nodes; the grid is denser in a scene that would have fewer
 
 
 @options
@@ -98,9 +99,9 @@ class KeypointMatcher:
             start = 1 / 3
             with progress.part(0, start):
                 predict = self._predict(cropper, lattice, factor)
-        nodes = np.rint(lattice.nodes)  # whole pixels: a tile's middle is one
-        # Detectors prefer the middle of a tile a little. Moved at random, tiles of which nothing is known would not
-        # agree on it.
+        nodes = np.rint(lattice.nodes)  # the middle of a tile is a whole pixel
+        # Detectors prefer the middle of a tile a little. Random shifts keep tiles that show too little from agreeing on
+        # their middle.
         jitter = np.random.default_rng(0).uniform(-_JITTER, _JITTER, (2, *nodes.shape)) * self.coarse
         with progress.part(start, (1 + start) / 2):
             optical = self._optical.find(cropper, nodes + predict(nodes), nodes + jitter[0])
@@ -136,19 +137,19 @@ class KeypointMatcher:
     def _lattice(self, pair: ScenePair) -> Lattice:
         window = pair.overlap
         spacing = self.spacing / (pair.grid.resolution * pair.grid.metres_per_unit)
-        if self.check:  # too few would neither confirm each other nor show the field
+        if self.check:  # too few nodes would neither confirm each other nor show the field
             spacing = min(spacing, math.sqrt(window.width * window.height / _FEWEST))
         return Lattice.over(window, min(TILE // 4, *window.shape), max(8.0, spacing), self.max_points)
 
     def _coarse_factor(self, pair: ScenePair) -> int:
-        """Pixels at which a tile holds the largest offset, unless the scene gets too small for tiles; 1: no pass."""
+        """Factor at which a tile holds the largest offset, as far as the scene is large enough; 1: no coarse pass."""
         factor, shift = 1, self.max_offset / (pair.grid.resolution * pair.grid.metres_per_unit)
         while self.coarse and shift / factor > _REACH and min(pair.overlap.shape) / factor / 2 >= TILE / 2:
             factor *= 2
         return factor
 
     def _predict(self, cropper: Cropper, lattice: Lattice, factor: int) -> Callable[[Points], Points]:
-        """The field that coarse tiles show after a vote among neighbours, smoothed; in common pixels."""
+        """The smoothed field that coarse tiles show after a vote of neighbours: a function of places, common pixels."""
         nodes = np.rint(to_level(lattice.nodes, factor))
         heatmaps, usable = self._sar.heatmaps(cropper, nodes, nodes, factor, _POOL)
         voted = read_keypoints(aggregate(heatmaps, usable, lattice, _VOTERS), sigma=SIGMA / _POOL)
@@ -160,12 +161,12 @@ class KeypointMatcher:
 
 
 def _score(found: Found) -> npt.NDArray[np.float64]:
-    """Height of the peak, less where what stands above half of it is broader than a label's."""
+    """(N,) height of the peak, reduced where the peak is broader than a label's."""
     return np.clip(found.height * LABEL_SPREAD / np.maximum(found.spread, LABEL_SPREAD), 0, 1)
 
 
 def _sigma(found: Found) -> npt.NDArray[np.float64]:
-    """Expected error per axis, pixels, of peaks regressed to Gaussian labels.
+    """(N,) expected error per axis, pixels, of peaks regressed to Gaussian labels.
 
     The mean of labels at places spread by s around the true one has a height of 1 / (1 + (s / SIGMA)^2).
     """

@@ -1,4 +1,4 @@
-"""The keypoint detector of SpaceNet 9's baseline: two encoders, one decoder, one heatmap."""
+"""The keypoint detector of the SpaceNet 9 baseline: two encoders, one decoder, one heatmap."""
 
 from __future__ import annotations
 
@@ -19,17 +19,19 @@ from sn9reg.raster.radiometry import Modality
 
 
 class HeatmapUNet(nn.Module):
-    """Two tiles of one size, (B, 1, H, W) each -> (B, H, W) heatmap in (0, 1) of where the `finds` tile shows what lies
-    at the middle of the other. H and W have to be multiples of `divisor`.
+    """Finds what lies at the middle of one tile in the other.
+
+    Two tiles of one size, (B, 1, H, W) each -> (B, H, W) heatmap in (0, 1) of where the tile of modality `finds` shows
+    what lies at the middle of the other. H and W have to be multiples of `divisor`.
 
     Hänsch et al., "Introducing SpaceNet 9", section 3.1: an encoder per modality, the outputs of every level
     concatenated, a single decoder to one channel, a sigmoid. Encoders are those of segmentation-models-pytorch, by name
-    (`tu-NAME` for timm's), without pretrained weights; the paper does not say which it takes.
+    (`tu-NAME` for timm's), without pretrained weights. The paper does not say which it takes.
 
-    similarity: levels (1 is half resolution) at which, beyond the paper, the decoder is also given how similar the
-    surroundings of each place are to those of the middle of the other tile: without it the decoder has to learn to
-    carry what the middle looks like to everywhere. None for the paper's network.
-    Raises ConfigError for an encoder that there is not, and for depths, widths and levels that do not belong together.
+    similarity: levels (1 is half resolution) at which the decoder also gets the similarity of each place's surroundings
+    to those of the other tile's middle. Without it, the decoder has to learn to carry the middle's features to every
+    place. The paper's network has no such levels.
+    Raises ConfigError for an unknown encoder, and for a depth, widths and levels that do not fit together.
     """
 
     def __init__(
@@ -74,8 +76,11 @@ class HeatmapUNet(nn.Module):
 
 
 class MiddleSimilarity(nn.Module):
-    """(B, C, h, w) features of either modality -> (B, 1, h, w) mean cosine between the surroundings of each place in
-    the one that is searched, and those of the middle of the other."""
+    """Similarity of each place of the searched tile to the middle of the other tile.
+
+    (B, C, h, w) features of each modality -> (B, 1, h, w) mean cosine between the surroundings of each place and those
+    of the middle, times a learned scale.
+    """
 
     def __init__(self, optical: int, sar: int, level: int, width: int = 16) -> None:
         super().__init__()
@@ -101,7 +106,7 @@ def _whole(values: Sequence[int]) -> bool:
 
 def _encoder(name: str, depth: int) -> Any:
     try:
-        # timm would look for such names on disks and hubs.
+        # With such characters, timm would look for the name on disks and hubs.
         if not isinstance(name, str) or set(name) & set(":/\\"):
             raise ValueError("not the name of one")
         encoder = get_encoder(name, in_channels=1, depth=depth, weights=None)

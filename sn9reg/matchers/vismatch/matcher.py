@@ -1,7 +1,7 @@
 """Any matcher of the package vismatch (formerly image-matching-models), tiled over a scene.
 
 vismatch wraps some seventy published matchers of photographs behind one call. `vismatch:NAME` names one of them. Their
-weights are whatever is on the disk: nothing is ever downloaded from here.
+weights must be on the disk: sn9reg never downloads any.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ log = logging.getLogger(__name__)
 Floats = npt.NDArray[np.float64]
 Match = Callable[[Tensor, Tensor], dict[str, Any]]
 
-_CONSTANT = 1e-3  # deviation below which an image shows nothing
-_THRESHOLD = 5.0  # pixels of the level that a match may lie off its tile's affine
-_FEWEST = 8  # matches of a tile that agree on an affine; of a hundred at random, six may
-_FOOTPRINT = 32.0  # pixels of the level that a match looks at, at least
-_UNSURE = 0.5  # score of matches whose matcher does not give any
+_LEAST_CONTRAST = 1e-3  # standard deviation; a tile with less is not matched
+_THRESHOLD = 5.0  # largest distance of a match from its tile's affine, pixels of the level
+_FEWEST = 8  # least number of a tile's matches that agree on an affine; six of a hundred may agree by chance
+_FOOTPRINT = 32.0  # least side of the area that a match depends on, pixels of the level
+_DEFAULT_SCORE = 0.5  # score of matches where the matcher gives none
 
 
 @options
@@ -95,12 +95,12 @@ class VismatchMatcher:
         for k, tile in enumerate(tiles):
             progress.report(k / len(tiles))
             shown = images.optical(tile.optical), images.sar(tile.sar)
-            if min(contrast(*image) for image in shown) < _CONSTANT:
+            if min(contrast(*image) for image in shown) < _LEAST_CONTRAST:
                 continue
             looked += 1
             try:
                 count, found = self._of_tile(tile, *shown, shift / factor)
-            except Exception as error:  # whatever other people's code raises, often where a tile shows too little
+            except Exception as error:  # third-party code may raise anything, often where a tile shows too little
                 log.warning("%s failed on a tile: %s", self.name, _line(error))
                 failures.append(error)
                 continue
@@ -112,35 +112,37 @@ class VismatchMatcher:
         return self._merged(pair, np.concatenate(parts), proposed, shift, factor)
 
     def _of_tile(self, tile: Tile, optical: Photograph, sar: Photograph, reach: float) -> tuple[int, Floats]:
-        """How many matches were proposed in the tile's core, and (N, 6) those that are good: optical and SAR place in
-        pixels of the level, score, and how many of the tile's matches have a higher one."""
-        # Some sample at random, and some print; what is on standard output belongs to the commands.
+        """Number of matches proposed in the tile's core, and (N, 6) those that are good.
+
+        Columns: x, y of the optical and of the SAR place, pixels of the level; score; rank by score within the tile.
+        """
+        # Some matchers draw random numbers, and some print. Standard output is for results of commands only.
         devices = [self.device] if self.device.startswith("cuda") else []
         with torch.random.fork_rng(devices), contextlib.redirect_stdout(io.StringIO()), no_connections():
             torch.manual_seed(0)
             result = self._match(torch.from_numpy(optical[0]), torch.from_numpy(sar[0]))
         here, there = (np.asarray(result[f"matched_kpts{k}"], np.float64).reshape(-1, 2) for k in (0, 1))
         given = result.get("matched_confidences")
-        score = np.full(len(here), _UNSURE) if given is None else np.clip(np.asarray(given, np.float64), 0, 1)
+        score = np.full(len(here), _DEFAULT_SCORE) if given is None else np.clip(np.asarray(given, np.float64), 0, 1)
         kept = np.isfinite(np.column_stack([here, there, score])).all(axis=1)
         here, there, score = here[kept], there[kept], score[kept]
         kept = is_valid(optical[1], here) & is_valid(sar[1], there)
         here = here + np.array([tile.optical.col, tile.optical.row])
         there = there + np.array([tile.sar.col, tile.sar.row])
-        own = tile.owns(here)
-        kept &= own & (np.hypot(*(there - here).T) <= reach)
+        in_core = tile.in_core(here)
+        kept &= in_core & (np.hypot(*(there - here).T) <= reach)
         found = np.column_stack([here, there, score])[kept]
         found = found[_agreeing(found)]
-        # Of like scores it is chance that decides: matchers list theirs row by row.
+        # Equal scores are ranked at random, since matchers list matches row by row.
         order = np.lexsort((np.random.default_rng(0).random(len(found)), -found[:, 4]))
-        return int(own.sum()), np.column_stack([found, np.argsort(order)])
+        return int(in_core.sum()), np.column_stack([found, np.argsort(order)])
 
     def _merged(self, pair: ScenePair, found: Floats, proposed: int, shift: float, factor: int) -> Correspondences:
         here, there = to_common(found[:, :2], factor), to_common(found[:, 2:4], factor)
         size = [pair.grid.width - 1, pair.grid.height - 1]
         inside = ((here >= 0) & (here <= size)).all(axis=1)
         here, there, score, rank = here[inside], there[inside], found[inside, 4], found[inside, 5]
-        chosen = np.sort(np.argsort(rank, kind="stable")[: self.max_matches])  # the best of every tile, then the next
+        chosen = np.sort(np.argsort(rank, kind="stable")[: self.max_matches])  # the best of each tile first
         return Correspondences(
             grid=pair.grid,
             optical_xy=here[chosen],
@@ -153,13 +155,15 @@ class VismatchMatcher:
             search_radius=shift,
             step=float(factor),
             footprint=_FOOTPRINT * factor,
-            tried=proposed - (len(here) - len(chosen)),  # what was thinned out was not tried
+            tried=proposed - (len(here) - len(chosen)),  # matches beyond max_matches do not count as tried
         )
 
 
 def _agreeing(found: Floats) -> npt.NDArray[np.bool_]:
-    """(N,) the matches of a tile that an affine explains: of photographs' matchers on SAR most may be wrong, more than
-    neighbours could outvote."""
+    """(N,) which matches of a tile agree on an affine.
+
+    Matchers of photographs may be wrong so often on SAR that a vote of neighbours could not find the right matches.
+    """
     fit = fit_global(found[:, :2], found[:, 2:4], "affine", _THRESHOLD, "ransac") if len(found) >= _FEWEST else None
     if fit is None or fit.inliers.sum() < _FEWEST:
         return np.zeros(len(found), bool)
@@ -176,8 +180,8 @@ def _check_device(device: str) -> None:
 
 
 def _load(variant: str, device: str) -> Match:
-    """The matcher, from what is on the disk. Raises ConfigError or InputError, see `VismatchMatcher`."""
-    with contextlib.redirect_stdout(io.StringIO()) as said, offline() as refused:
+    """The matcher, with weights from the disk. Raises ConfigError or InputError, see `VismatchMatcher`."""
+    with contextlib.redirect_stdout(io.StringIO()) as printed, offline() as refused:
         package = _package(variant)
         known = getattr(package, "available_models", None)
         if known is not None and variant not in known:
@@ -185,13 +189,13 @@ def _load(variant: str, device: str) -> Match:
         try:
             matcher = package.get_matcher(variant, device=device)
         except Exception as error:
-            log.debug("vismatch said: %s", said.getvalue())
-            if refused or _for_lack_of_a_file(error):
+            log.debug("vismatch said: %s", printed.getvalue())
+            if refused or _lacks_a_file(error):
                 command = f"python -c \"import vismatch; vismatch.get_matcher('{variant}')\""
-                told = f"weights of vismatch's {variant} are not on this disk; this downloads them: {command}"
-                raise InputError(told) from error
+                message = f"weights of vismatch's {variant} are not on this disk; this downloads them: {command}"
+                raise InputError(message) from error
             raise InputError(f"vismatch cannot load {variant}: {_line(error)}") from error
-    matcher.skip_ransac = True  # its own homography is not asked for, and fails where there is none
+    matcher.skip_ransac = True  # vismatch would fit a homography, which is not needed and fails where there is none
     found: Match = matcher
     return found
 
@@ -201,13 +205,13 @@ def _package(variant: str) -> ModuleType:
         return importlib.import_module("vismatch")
     except ModuleNotFoundError as error:
         if error.name == "vismatch":
-            told = f"matcher vismatch:{variant} needs vismatch: pip install 'sn9reg[vismatch]'"
-            raise ConfigError(told) from None
+            message = f"matcher vismatch:{variant} needs vismatch: pip install 'sn9reg[vismatch]'"
+            raise ConfigError(message) from None
         raise ConfigError(f"vismatch is installed, but not all that it needs: {_line(error)}") from error
 
 
-def _for_lack_of_a_file(error: BaseException) -> bool:
-    """Whether a file that is not there is what led to an error, or that the hub was not asked."""
+def _lacks_a_file(error: BaseException) -> bool:
+    """Whether an error was caused by a missing file or by a refused connection."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, ConnectionError | FileNotFoundError):
@@ -217,5 +221,5 @@ def _for_lack_of_a_file(error: BaseException) -> bool:
 
 
 def _line(error: BaseException) -> str:
-    """The first line of what an error says, and its kind."""
+    """The kind of an error and the first line of its message."""
     return f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), '')}"

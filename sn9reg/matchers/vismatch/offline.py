@@ -1,4 +1,4 @@
-"""Without network: other people's code that would fetch what it lacks finds out that it cannot."""
+"""Keeps third-party code from using the network, so that it fails instead of downloading what it lacks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _loading = threading.RLock()
 
 @contextmanager
 def no_connections() -> Iterator[list[str]]:
-    """Inside, this thread's connections to anywhere raise ConnectionRefusedError. Gives the list of those that did."""
+    """Inside, every connection of this thread raises ConnectionRefusedError. Gives the list of those refused so far."""
     _install()
     before: list[str] | None = getattr(_local, "refused", None)
     refused: list[str] = []
@@ -28,8 +28,10 @@ def no_connections() -> Iterator[list[str]]:
 
 @contextmanager
 def offline() -> Iterator[list[str]]:
-    """As `no_connections`, and the Hugging Face hub, whose client has threads and a transport of its own, is told to
-    take what is on the disk. One thread at a time."""
+    """As `no_connections`, with the Hugging Face hub's client set to use only what is on the disk.
+
+    That client connects from threads that `no_connections` does not see. One thread at a time can be inside.
+    """
     from huggingface_hub import constants
 
     with _loading, no_connections() as refused:
@@ -42,8 +44,10 @@ def offline() -> Iterator[list[str]]:
 
 @cache
 def _install() -> None:
-    """An audit hook sees what no replaced function would: calls through references that others hold, and from C. It
-    cannot be taken away again, so there is but one."""
+    """Install the audit hook, once, since it cannot be removed.
+
+    Unlike a replaced function, it also sees calls from C and through references that other modules hold.
+    """
     sys.addaudithook(_hook)
 
 
@@ -52,7 +56,7 @@ def _hook(event: str, arguments: tuple[Any, ...]) -> None:
     if refused is None or not event.startswith("socket."):
         return
     to = event in ("socket.connect", "socket.sendto")
-    within = to and isinstance(arguments[1], str | bytes)  # by a file, to this machine's own processes
-    if (to and not within) or event in ("socket.getaddrinfo", "socket.gethostbyname"):
+    local = to and isinstance(arguments[1], str | bytes)  # a Unix socket, to a process on this machine
+    if (to and not local) or event in ("socket.getaddrinfo", "socket.gethostbyname"):
         refused.append(f"{event} {arguments[-1] if to else arguments[0]}")
         raise ConnectionRefusedError("sn9reg does not use the network")

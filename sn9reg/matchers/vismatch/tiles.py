@@ -1,4 +1,4 @@
-"""Both scenes of a pair as photographs, tile by tile: what matchers made for photographs are shown."""
+"""Both scenes of a pair as photographs, tile by tile, for matchers that are made for photographs."""
 
 from __future__ import annotations
 
@@ -17,29 +17,34 @@ from sn9reg.raster.scene import Patch, ScenePair
 Photograph = tuple[npt.NDArray[np.float32], Patch]  # (3, h, w) in [0, 1], and what it was made from
 
 _SHARES = (1.0, 99.0)  # percentiles of a scene that become black and white
-_SIDE = 16  # of which images' sides are multiples: networks pool by so much, and would resample what does not fit
-_LAP = 0.1  # of a tile's side by which neighbours overlap
+_SIDE = 16  # images' sides are multiples of this, since networks pool by it and would resample other images
+_LAP = 0.1  # overlap of neighbouring tiles, as a share of a tile's side
 
 
 @dataclass(frozen=True)
 class Tile:
-    """Windows of a level: what is matched, and of it the core whose matches count."""
+    """Windows that are matched at once, pixels of a level.
+
+    core: the part of the optical window whose matches are kept.
+    optical: the window of the optical scene.
+    sar: the window of the SAR scene.
+    """
 
     core: Window
     optical: Window
     sar: Window
 
-    def owns(self, xy: Points) -> npt.NDArray[np.bool_]:
-        """(N,) whether a place, in pixels of the level, is this tile's and no other's."""
+    def in_core(self, xy: Points) -> npt.NDArray[np.bool_]:
+        """(N,) whether places, pixels of the level, lie in the core. Each place lies in the core of one tile only."""
         at = np.rint(xy) - [self.core.col, self.core.row]
         return np.asarray(((at >= 0) & (at < [self.core.width, self.core.height])).all(axis=1))
 
 
 def tiles_of(pair: ScenePair, factor: int, side: int, reach: float) -> Iterator[Tile]:
-    """Tiles of about equal size over what both scenes have, in pixels of the common grid coarsened by `factor`.
+    """Tiles of about equal size over the overlap of both scenes, in pixels of the common grid coarsened by `factor`.
 
-    side: of a tile, at most about that. reach: pixels by which the SAR window is larger on each side. Windows end with
-    the grid, but for what makes their sides multiples of 16.
+    side: about the largest side of a tile. reach: pixels by which the SAR window is larger on each side.
+    Windows end with the grid, except for the pixels that make their sides multiples of 16.
     """
     whole, lap = pair.grid.coarsen(factor).window, int(_LAP * side)
     w = pair.overlap
@@ -59,7 +64,14 @@ def _padded(window: Window) -> Window:
 
 @dataclass(frozen=True)
 class Photographs:
-    """Windows of both scenes at a level as photographs, each scene with one stretch. Ranges: (2, bands, 1, 1)."""
+    """Reads windows of both scenes at a level as photographs, with one contrast stretch for each scene.
+
+    pair: the scenes.
+    factor: side of a pixel of the level, in common pixels.
+    sar_log: the SAR scene's logarithm.
+    optical_range: (2, bands, 1, 1) values that become black and white.
+    sar_range: (2, 1, 1, 1) values of the logarithm that become black and white.
+    """
 
     pair: ScenePair
     factor: int
@@ -75,24 +87,24 @@ class Photographs:
         return cls(pair, factor, sar_log, *ranges)
 
     def optical(self, window: Window) -> Photograph:
-        """Three bands in colour, others as their mean thrice. Raises InputError where the scene cannot be read."""
+        """Three bands as colours, others as grey in three equal bands. Raises InputError for an unreadable scene."""
         patch = self.pair.optical.read(window, self.factor)
         return _photograph(_colours(patch.values), patch, self.optical_range), patch
 
     def sar(self, window: Window) -> Photograph:
-        """The logarithm thrice. Raises InputError where the scene cannot be read."""
+        """The logarithm, in three equal bands. Raises InputError for an unreadable scene."""
         patch = self.pair.sar.read(window, self.factor)
         return _photograph(self.sar_log(patch.values)[None], patch, self.sar_range), patch
 
 
 def _colours(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """(bands, h, w) -> (3 or 1, h, w): other than three bands are no colours."""
+    """(bands, h, w) -> (3, h, w) colours for three bands, (1, h, w) grey for any other number."""
     return values if len(values) == 3 else optical_grey(values)[None]
 
 
 def _range(bands: npt.NDArray[np.float32], valid: npt.NDArray[np.bool_]) -> npt.NDArray[np.float32]:
     low, high = np.percentile(bands[:, valid].astype(np.float64), _SHARES, axis=1)
-    high = np.maximum(high, low + 1e-6 * np.maximum(1, np.abs(low)))  # of a constant scene, too
+    high = np.maximum(high, low + 1e-6 * np.maximum(1, np.abs(low)))  # a range for a constant scene, too
     return np.stack([low, high])[..., None, None].astype(np.float32)
 
 
@@ -101,11 +113,12 @@ def _photograph(
 ) -> npt.NDArray[np.float32]:
     low, high = between
     image = np.stack([fill_invalid(band, patch.valid) for band in np.clip((bands - low) / (high - low), 0, 1)])
-    return np.array(np.broadcast_to(image, (3, *patch.valid.shape)), np.float32, order="C")  # torch wants to write
+    # A copy, since torch needs a writable array.
+    return np.array(np.broadcast_to(image, (3, *patch.valid.shape)), np.float32, order="C")
 
 
 def contrast(image: npt.NDArray[np.float32], patch: Patch) -> float:
-    """Standard deviation of the valid pixels, of the band that has more of it; 0 where there are none."""
+    """Standard deviation of the valid pixels, in the band where it is largest; 0 without valid pixels."""
     return float(image[:, patch.valid].std(axis=1).max()) if patch.valid.any() else 0.0
 
 

@@ -15,7 +15,6 @@ from sn9reg.matchers.dense.correlation import (
     cc,
     cross_correlation,
     find_peaks,
-    masked_cc,
     masked_similarity,
     similarity,
     ssd,
@@ -24,6 +23,7 @@ from sn9reg.matchers.dense.correlation import (
 
 few = settings(max_examples=25, deadline=None)
 seeds = st.integers(0, 2**32 - 1)
+NAMES = ["cc", "zncc", "ssd"]
 
 
 def images(seed, shape, scale=1.0, offset=0.0):
@@ -118,27 +118,8 @@ def test_zncc_is_zero_where_a_side_is_constant(level):
     assert (surface[:, :9] != 0).all()
 
 
-@few
-@given(seed=seeds, name=st.sampled_from(["cc", "zncc", "ssd"]), shift=st.tuples(st.integers(0, 9), st.integers(0, 9)))
-def test_a_moved_reference_moves_the_surface(seed, name, shift):
-    reference, template = images(seed, (1, 2, 40, 36)), images(seed + 1, (1, 2, 7, 9))
-    whole = similarity(name, reference, template)[0]
-    part = similarity(name, reference[..., shift[0] : shift[0] + 30, shift[1] : shift[1] + 25], template)[0]
-    rows, cols = part.shape
-    np.testing.assert_allclose(
-        part.numpy(), whole[shift[0] : shift[0] + rows, shift[1] : shift[1] + cols].numpy(), atol=1e-3
-    )
-
-
-@pytest.mark.parametrize("name", ["cc", "zncc", "ssd"])
-def test_the_surface_is_highest_where_the_template_was_cut(name):
-    reference = images(5, (1, 2, 50, 60))
-    surface = similarity(name, reference, reference[..., 11:31, 23:47])[0]
-    assert divmod(int(surface.argmax()), surface.shape[1]) == (11, 23)
-
-
 @pytest.mark.parametrize("size", [(5, 9), (9, 5), (9, 9)])
-@pytest.mark.parametrize("name", ["cc", "zncc", "ssd"])
+@pytest.mark.parametrize("name", NAMES)
 def test_a_template_larger_than_the_reference_is_refused(name, size):
     with pytest.raises(ValueError, match="larger than reference"):
         similarity(name, torch.zeros(1, 1, 8, 8), torch.zeros(1, 1, *size))
@@ -149,57 +130,11 @@ def test_an_unknown_similarity_is_refused():
         similarity("mi", torch.zeros(1, 1, 8, 8), torch.zeros(1, 1, 2, 2))
 
 
-@few
-@given(seed=seeds, filled=st.floats(0.2, 1.0), least=st.floats(0.1, 0.9))
-def test_masked_cc_is_brute_force(seed, filled, least):
-    random = np.random.default_rng(seed)
-    reference, template = images(seed, (2, 2, 15, 18)), images(seed + 1, (2, 2, 6, 5))
-    masks = [torch.from_numpy((random.random((2, *s)) < filled).astype(np.float32)) for s in ((15, 18), (6, 5))]
-    masks[0][0] = 1  # one of the batch is whole
-    surface = masked_cc(reference, masks[0], template, masks[1], least).numpy()
-    expected, share = np.full(surface.shape, np.nan), np.zeros(surface.shape)
-    for k, i, j in np.ndindex(*surface.shape):
-        both = masks[0][k, i : i + 6, j : j + 5] * masks[1][k]
-        product = (reference[k, :, i : i + 6, j : j + 5] * template[k]).sum(dim=0)
-        overlap, all_of_it = float(both.sum()), max(1.0, float(masks[1][k].sum()))
-        if abs(overlap - least * all_of_it) < 1e-3:
-            return  # rounding decides
-        if overlap > least * all_of_it:
-            expected[k, i, j], share[k, i, j] = float((product * both).sum()) / overlap, overlap / all_of_it
-    for k in range(len(surface)):
-        base = np.nanmean(expected[k]) if np.isfinite(expected[k]).any() else 0.0
-        # The batch is shrunk as one: its whole member overlaps wholly.
-        shrunk = base + np.where(share[k] > 0, np.nan_to_num(expected[k]) - base, 0) * np.sqrt(share[k])
-        np.testing.assert_allclose(surface[k], shrunk, atol=1e-4)
-
-
-@few
-@given(seed=seeds)
-def test_masked_cc_of_valid_images_is_cc(seed):
-    reference, template = images(seed, (2, 3, 20, 22)), images(seed + 1, (2, 3, 8, 6))
-    found = masked_cc(reference, torch.ones(2, 20, 22), template, torch.ones(2, 8, 6))
-    np.testing.assert_allclose(found.numpy(), cc(reference, template).numpy(), atol=1e-5)
-
-
-@pytest.mark.parametrize("hole", [False, True])
-def test_masked_cc_of_an_empty_template_is_zero(hole):
-    mask = torch.ones(1, 12, 12)
-    mask[:, :3, :3] = 0.0 if hole else 1.0
-    found = masked_cc(images(1, (1, 2, 12, 12)), mask, images(2, (1, 2, 4, 4)), torch.zeros(1, 4, 4))
-    assert (found == 0).all()
-
-
-# --- the hand-written gradient ---------------------------------------------------------------------------------------
-
-
 def doubles(seed, *shape):
     return torch.from_numpy(np.random.default_rng(seed).normal(size=shape))
 
 
-SIZES = [((9, 11), (4, 3)), ((7, 7), (7, 7)), ((13, 6), (1, 6)), ((5, 17), (2, 1))]
-
-
-@pytest.mark.parametrize(("size", "part"), SIZES)
+@pytest.mark.parametrize(("size", "part"), [((9, 11), (4, 3)), ((7, 7), (7, 7)), ((5, 17), (2, 1))])
 @pytest.mark.parametrize("wanted", [(True, True), (True, False), (False, True)])
 def test_the_gradient_of_cross_correlation_is_its_own(size, part, wanted):
     reference, template = doubles(1, 2, 3, *size), doubles(2, 2, 3, *part)
@@ -208,42 +143,14 @@ def test_the_gradient_of_cross_correlation_is_its_own(size, part, wanted):
     assert torch.autograd.gradcheck(cross_correlation, (reference, template))
     cross_correlation(reference, template).square().sum().backward()
     assert [reference.grad is not None, template.grad is not None] == list(wanted)
+    with torch.no_grad():
+        assert not cross_correlation(reference, template).requires_grad
 
 
-@pytest.mark.parametrize("name", ["cc", "zncc", "ssd"])
+@pytest.mark.parametrize("name", NAMES)
 def test_gradients_pass_through_every_similarity(name):
     reference, template = doubles(1, 1, 2, 9, 8).requires_grad_(), doubles(2, 1, 2, 4, 3).requires_grad_()
     assert torch.autograd.gradcheck(lambda r, t: similarity(name, r, t), (reference, template))
-
-
-def test_the_gradient_is_torchs_in_float():
-    reference, template = images(1, (2, 2, 20, 23)), images(2, (2, 2, 7, 6))
-    weight = images(3, (2, 14, 18))
-    found, expected = [], []
-    for correlate, out in ((cross_correlation, found), (direct, expected)):
-        inputs = [x.clone().requires_grad_() for x in (reference, template)]
-        (correlate(*inputs) * weight).sum().backward()
-        out += [x.grad for x in inputs]
-    for one, other in zip(found, expected, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
-
-
-def direct(reference, template):
-    """Cross-correlation pixel by pixel, by torch's own convolution, each of the batch as a group."""
-    batch, channels, height, width = reference.shape
-    rows = torch.nn.functional.conv2d(reference.reshape(1, batch * channels, height, width), template, groups=batch)
-    return rows[0]
-
-
-def test_without_gradients_the_surface_is_the_same_and_asks_for_none():
-    reference, template = doubles(1, 1, 2, 12, 12).requires_grad_(), doubles(2, 1, 2, 5, 5).requires_grad_()
-    with torch.no_grad():
-        silent = cross_correlation(reference, template)
-    loud = cross_correlation(reference, template)
-    assert not silent.requires_grad
-    assert loud.requires_grad
-    assert torch.equal(silent, loud)
-    assert not cross_correlation(reference.detach(), template.detach()).requires_grad
 
 
 def test_a_second_derivative_is_refused_rather_than_wrong():
@@ -254,8 +161,6 @@ def test_a_second_derivative_is_refused_rather_than_wrong():
 
 
 # --- masked similarities ---------------------------------------------------------------------------------------------
-
-NAMES = ["cc", "zncc", "ssd"]
 
 
 def by_hand(name, box, template, both):
@@ -272,23 +177,23 @@ def by_hand(name, box, template, both):
 
 @pytest.mark.parametrize("name", NAMES)
 @few
-@given(seed=seeds, filled=st.floats(0.4, 1.0), least=st.floats(0.1, 0.9), level=st.sampled_from([0.0, 50.0]))
-def test_masked_similarity_is_brute_force(name, seed, filled, least, level):
+@given(seed=seeds, filled=st.floats(0.4, 1.0), level=st.sampled_from([0.0, 50.0]))
+def test_masked_similarity_is_brute_force(name, seed, filled, level):
     random = np.random.default_rng(seed)
     reference, template = images(seed, (2, 2, 12, 14), 1, level), images(seed + 1, (2, 2, 6, 5), 1, level)
     masks = [torch.from_numpy((random.random((2, *s)) < filled).astype(np.float32)) for s in ((12, 14), (6, 5))]
     masks[0][0, :5, :7] = 0  # a hole larger than the template in one, none in the other
     masks[0][1] = 1
-    surface = masked_similarity(name, reference, masks[0], template, masks[1], least).numpy()
+    surface = masked_similarity(name, reference, masks[0], template, masks[1]).numpy()
     for k in range(2):
         expected, share = np.full(surface.shape[1:], np.nan), np.zeros(surface.shape[1:])
         area = max(1.0, float(masks[1][k].sum()))
         for i, j in np.ndindex(*share.shape):
             both = (masks[0][k, i : i + 6, j : j + 5] * masks[1][k]).numpy() > 0
             share[i, j] = both.sum() / area
-            if abs(share[i, j] - least) < 1e-3:
+            if abs(share[i, j] - 0.35) < 1e-3:
                 return  # rounding decides
-            if share[i, j] > least:
+            if share[i, j] > 0.35:
                 box = reference[k, :, i : i + 6, j : j + 5].double().numpy()
                 expected[i, j] = by_hand(name, box, template[k].double().numpy(), both)
         base = np.nanmean(expected) if np.isfinite(expected).any() else 0.0
@@ -309,17 +214,6 @@ def test_masks_that_are_full_change_nothing(name):
     found = masked_similarity(name, reference, masks[0], template, masks[1]).numpy()
     np.testing.assert_allclose(found[0], plain[0], rtol=1e-4, atol=1e-5)
     assert np.abs(found[1] - plain[1]).max() > 1e-3
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_what_is_not_valid_has_no_say(name):
-    reference, template = images(1, (1, 2, 20, 22)), images(2, (1, 2, 8, 6))
-    masks = [torch.ones(1, 20, 22), torch.ones(1, 8, 6)]
-    masks[0][:, 3:9, 4:12], masks[1][:, :3] = 0, 0
-    found = masked_similarity(name, reference, masks[0], template, masks[1])
-    other = [x + 100 * (1 - m[:, None]) for x, m in zip((reference, template), masks, strict=True)]
-    again = masked_similarity(name, other[0], masks[0], other[1], masks[1])
-    np.testing.assert_allclose(again.numpy(), found.numpy(), atol=1e-4)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -422,16 +316,10 @@ def test_a_batch_is_read_one_by_one():
 def test_the_rival_lies_outside_the_exclusion_radius():
     surface = np.zeros((41, 41))
     surface[20, 20], surface[20, 25], surface[26, 20] = 1.0, 0.9, 0.6
+    assert (peaks_of(surface).value[0], peaks_of(surface).base[0]) == (1.0, np.median(surface))
     assert peaks_of(surface, exclusion=5.0).rival[0] == 0.6
     assert peaks_of(surface, exclusion=4.9).rival[0] == 0.9
     assert peaks_of(surface, exclusion=6.0).rival[0] == 0.0
-
-
-def test_base_and_value_are_median_and_maximum():
-    surface = np.random.default_rng(0).normal(size=(31, 31))
-    peaks = peaks_of(surface)
-    assert peaks.value[0] == surface.max()
-    assert peaks.base[0] == np.median(surface)
 
 
 @few
@@ -486,9 +374,3 @@ def test_sigma_predicts_the_error_to_a_factor_of_two(level, rough):
     assert near.mean() > 0.95
     true = np.sqrt((errors[near] ** 2).mean())
     assert 0.5 * true < np.median(sigma[near]) < 2 * true
-
-
-def test_sigma_grows_with_the_noise():
-    typical = [np.median(noisy_peaks(level, count=50)[1]) for level in (0.05, 0.1, 0.2, 0.4)]
-    assert typical == sorted(typical)
-    assert typical[-1] > 3 * typical[0]

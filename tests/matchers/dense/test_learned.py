@@ -311,29 +311,29 @@ def random_features(channels=4, height=150, width=170, seed=0):
 def test_standardised_features_have_no_mean_and_unit_length_around_every_pixel():
     slope = torch.linspace(1, 4, 170)  # of contrast, from left to right
     level = torch.tensor([5.0, -3.0, 0.0, 20.0])[:, None, None]
-    found = locally_standardised(random_features() * slope + level, 51)
-    for row, col in ((0, 0), (60, 100), (99, 119)):
-        part = found[:, row : row + 51, col : col + 51]
+    found = locally_standardised(random_features() * slope + level)
+    for row, col in ((0, 0), (40, 60), (78, 98)):
+        part = found[:, row : row + 72, col : col + 72]
         assert part.mean(dim=(1, 2)).abs().max() < 0.15
         assert part.square().sum(dim=0).mean() == pytest.approx(1, abs=0.1)
 
 
 def test_standardising_does_not_see_pixels_without_features():
     features = random_features()
-    alone = locally_standardised(features[:, :, 80:] + 3, 31)
+    alone = locally_standardised(features[:, :, 80:] + 3)
     beside = features + 3
     beside[:, :, :80] = 0
-    found = locally_standardised(beside, 31)
+    found = locally_standardised(beside)
     assert not found[:, :, :80].any()
-    torch.testing.assert_close(found[:, :, 95:], alone[:, :, 15:], atol=2e-4, rtol=1e-3)  # farther than half the side
-    edge = found[:, :, 80:95]
+    torch.testing.assert_close(found[:, :, 116:], alone[:, :, 36:], atol=2e-4, rtol=1e-3)  # farther than half the side
+    edge = found[:, :, 80:116]
     assert edge.mean(dim=(1, 2)).abs().max() < 0.2
     assert edge.square().sum(dim=0).mean() == pytest.approx(1, abs=0.15)
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0, -7.5])
 def test_constant_features_are_nothing_when_standardised(value):
-    assert not locally_standardised(torch.full((3, 40, 50), value), 15).any()
+    assert not locally_standardised(torch.full((3, 40, 50), value)).any()
 
 
 def test_correlation_of_standardised_features_is_nearly_zncc():
@@ -343,7 +343,7 @@ def test_correlation_of_standardised_features_is_nearly_zncc():
     reference[:, 40:104, 70:134] = 0.5 * template + reference[:, 40:104, 70:134]
     uneven = reference * torch.linspace(0.2, 5, 170) + torch.linspace(-30, 30, 150)[:, None]
     expected = zncc(reference[None], template[None])
-    found = cc(locally_standardised(uneven, 64)[None], locally_standardised(template + 3, 64)[None])
+    found = cc(locally_standardised(uneven)[None], locally_standardised(template + 3)[None])
     plain = cc(uneven[None], template[None] + 3)
     assert np.unravel_index(int(found.argmax()), found.shape[1:]) == (40, 70)
     assert np.corrcoef(found.flatten(), expected.flatten())[0, 1] > 0.9

@@ -29,11 +29,6 @@ def test_a_label_is_1_at_its_place_and_falls_by_the_bell_curve(sigma):
     assert image[20, 50 + step] == pytest.approx(math.exp(-0.5))
 
 
-def test_x_is_the_column_and_y_the_row():
-    image = label((11, 40), side=64)[0]
-    assert divmod(int(image.argmax()), 64) == (40, 11)
-
-
 def test_each_of_a_batch_has_its_own_place():
     labels = label((11, 40), (30.4, 5.2), side=64)
     assert labels.shape == (2, 64, 64)
@@ -57,12 +52,9 @@ def test_a_place_between_pixels_is_read_to_a_twentieth():
     found = read_keypoints(label(*PLACES))
     assert found.xy.shape == (len(PLACES), 2)
     assert (found.xy - torch.tensor(PLACES, dtype=torch.float64)).abs().max() < 0.05
-
-
-def test_the_highest_pixel_is_a_whole_one():
-    found = read_keypoints(label(*PLACES), subpixel=False)
-    assert torch.equal(found.xy, found.xy.round())
-    assert (found.xy - torch.tensor(PLACES, dtype=torch.float64)).abs().max() <= 0.5
+    whole = read_keypoints(label(*PLACES), subpixel=False).xy
+    assert torch.equal(whole, whole.round())
+    assert (whole - torch.tensor(PLACES, dtype=torch.float64)).abs().max() <= 0.5
 
 
 @pytest.mark.parametrize("subpixel", [True, False])
@@ -101,10 +93,7 @@ def test_a_rival_is_no_part_of_the_peak():
     apart = torch.maximum(alone, 0.6 * label((110, 120), sigma=2.0))
     assert read_keypoints(apart).rival[0] == pytest.approx(0.6)
     assert read_keypoints(beside, sigma=6.0).rival[0] == pytest.approx(0.6)
-
-
-def test_a_tile_that_is_all_peak_has_no_rival():
-    assert read_keypoints(label((16, 16), side=32)).rival[0] == 0
+    assert read_keypoints(label((16, 16), side=32)).rival[0] == 0  # a tile that is all peak
 
 
 def test_spread_grows_with_the_peak():

@@ -6,10 +6,9 @@ import torch
 from support.rasters import pair_of
 from torch import nn
 
-from sn9reg.errors import ConfigError
 from sn9reg.fit.choose import fit
-from sn9reg.matchers import keypoints as module
 from sn9reg.matchers.dense.correlation import cross_correlation
+from sn9reg.matchers.keypoints import matcher as module
 from sn9reg.matchers.keypoints.detector import Found
 from sn9reg.matchers.keypoints.matcher import FAITHFUL, KeypointMatcher
 from sn9reg.progress import listening
@@ -103,11 +102,6 @@ def test_high_and_narrow_peaks_score_more():
     assert module._sigma(found)[1] > 1.5 * module._sigma(found)[0]
 
 
-def test_the_papers_options_are_options(matcher):
-    assert matcher(**FAITHFUL).spacing == 100.0
-    assert not matcher(**FAITHFUL).coarse
-
-
 def test_the_papers_grid_has_a_node_every_hundred_metres(matcher, tmp_path):
     with pair_of(tmp_path, (700, 1300), same=True) as pair:  # 350 x 650 m at 0.5 m
         lattice = matcher(**FAITHFUL)._lattice(pair)
@@ -139,14 +133,6 @@ def test_detectors_that_only_guess_do_not_register(matcher, tmp_path):
     assert not fit(matches).fitted
 
 
-def test_batches_of_any_size_find_the_same(matcher, tmp_path):
-    with pair_of(tmp_path, SHAPE, (9, -6), same=True) as pair:
-        one = matcher(max_offset=20.0, max_points=9, batch=1).match(pair)
-        many = matcher(max_offset=20.0, max_points=9, batch=64).match(pair)
-    assert len(one) == len(many)
-    np.testing.assert_allclose(one.sar_xy, many.sar_xy, atol=1e-2)
-
-
 def test_progress_runs_from_nothing_to_all(matcher, tmp_path):
     seen = []
     with pair_of(tmp_path, (1100, 1200), (9, -6), same=True) as pair, listening(seen.append):
@@ -155,16 +141,3 @@ def test_progress_runs_from_nothing_to_all(matcher, tmp_path):
     assert seen[0] < 0.3
     assert seen[-1] == 1.0
     assert len(seen) > 10
-
-
-@pytest.mark.parametrize(
-    ("option", "value"),
-    [
-        ("max_offset", 0), ("max_offset", "far"), ("spacing", -1.0), ("spacing", float("inf")), ("max_points", 0),
-        ("max_points", 2.5), ("batch", True), ("coarse", "yes"), ("subpixel", 1), ("structure", None), ("check", 0),
-        ("sar_weights", 3), ("optical_weights", ["a"]),
-    ],
-)  # fmt: skip
-def test_options_that_make_no_sense_are_refused(option, value):
-    with pytest.raises(ConfigError, match=option):
-        KeypointMatcher(**{option: value})

@@ -29,8 +29,7 @@ def tiles(batch=2, side=64):
 
 
 @both_ways
-@with_and_without
-@pytest.mark.parametrize("encoders", [{}, MIXED], ids=["same", "mixed"])
+@pytest.mark.parametrize(("similarity", "encoders"), [((), {}), ((1, 3), MIXED)], ids=["paper", "similarity"])
 def test_a_heatmap_between_0_and_1_as_large_as_the_tiles(finds, similarity, encoders):
     with torch.no_grad():
         heatmap = network(finds, similarity=similarity, **encoders)(*tiles())
@@ -41,7 +40,7 @@ def test_a_heatmap_between_0_and_1_as_large_as_the_tiles(finds, similarity, enco
     assert heatmap.std() > 1e-3
 
 
-@pytest.mark.parametrize("depth", [1, 2, 4, 5])
+@pytest.mark.parametrize("depth", [1, 4])
 def test_any_multiple_of_the_divisor_will_do(depth):
     shallow = network(depth=depth, decoder=(8,) * depth, similarity=(depth,))
     assert shallow.divisor == 2**depth
@@ -58,17 +57,9 @@ def test_each_tile_of_a_batch_has_a_heatmap_of_its_own(finds):
         whole = trained(optical, sar)
         for k in range(3):
             torch.testing.assert_close(trained(optical[k : k + 1], sar[k : k + 1])[0], whole[k], atol=1e-5, rtol=1e-4)
-    assert (whole[0] - whole[1]).abs().max() > 1e-4
-
-
-@with_and_without
-def test_either_tile_changes_the_heatmap(similarity):
-    optical, sar = tiles(1)
-    trained = network(similarity=similarity).eval()
-    with torch.no_grad():
-        whole = trained(optical, sar)
-        for other in (trained(optical.flip(-1), sar), trained(optical, sar.flip(-1))):
-            assert (other - whole).abs().max() > 1e-4
+        assert (whole[0] - whole[1]).abs().max() > 1e-4
+        for changed in (trained(optical.flip(-1), sar), trained(optical, sar.flip(-1))):
+            assert (changed - whole).abs().max() > 1e-4
 
 
 @with_and_without
@@ -103,12 +94,7 @@ def test_the_encoders_share_no_weights():
     assert not addresses[0] & addresses[1]
 
 
-def test_the_network_of_the_paper_has_nothing_that_compares():
-    names = {name.split(".")[0] for name, _ in network().named_parameters()}
-    assert names == {"optical", "sar", "decoder", "head"}
-
-
-@pytest.mark.parametrize(("depth", "kept"), [(5, 4), (4, 3), (3, 2), (2, 1), (1, 0)])
+@pytest.mark.parametrize(("depth", "kept"), [(5, 4), (3, 2), (1, 0)])
 def test_stages_of_a_resnet_that_a_smaller_depth_leaves_out_are_dropped(depth, kept):
     shallow = network(depth=depth, decoder=(8,) * depth)
     for encoder in (shallow.optical, shallow.sar):
@@ -118,8 +104,9 @@ def test_stages_of_a_resnet_that_a_smaller_depth_leaves_out_are_dropped(depth, k
 # --- what is refused -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("modality", ["optical", "sar"])
-@pytest.mark.parametrize("name", ["resnet19", "tu-resnet19", "", None, 18])
+@pytest.mark.parametrize(
+    ("modality", "name"), [("optical", "resnet19"), ("sar", "tu-resnet19"), ("optical", ""), ("sar", None), ("sar", 18)]
+)
 def test_an_encoder_that_there_is_not_is_named(modality, name):
     with pytest.raises(ConfigError) as caught:
         network(**{f"{modality}_encoder": name})
@@ -173,7 +160,7 @@ def highest(surface):
 
 
 @both_ways
-@pytest.mark.parametrize("shift", [(0, 0), (5, -3), (-7, 4), (9, 9)])
+@pytest.mark.parametrize("shift", [(5, -3), (-7, 4)])
 @pytest.mark.parametrize(("height", "width"), [(32, 32), (33, 29), (26, 40)])
 def test_the_peak_lies_where_the_middle_is_found_in_the_searched_tile(finds, shift, height, width):
     middle = features(height, width)
