@@ -25,14 +25,13 @@ from pipelines.common import DATA_OPTION, out_option
 from sn9reg.fit.choose import Fit, fit
 from sn9reg.fit.correspondences import Floats
 from sn9reg.judge.calibration import Linear, PairModel, as_json
-from sn9reg.judge.evidence import NO_EVIDENCE, gather
+from sn9reg.judge.evidence import NO_EVIDENCE, default_features, gather
 from sn9reg.matchers import DEFAULT_MATCHER
 from sn9reg.matchers.base import Matcher, make_matcher
 from sn9reg.offsets import open_offsets
 from sn9reg.raster.folders import RegisteredPair, pair_files
 from sn9reg.raster.grid import Points, Window
 from sn9reg.raster.scene import Patch, ScenePair, open_pair
-from sn9reg.registration import witness
 from sn9reg.score.benchmark import save_patch
 from sn9reg.simulate import simulate
 from sn9reg.training.calibrate import Sample, fit_matcher, fit_pair
@@ -81,7 +80,7 @@ def observe(case: Case, matcher: Matcher) -> Sample:
         fitted = fit(matches)
         evidence = NO_EVIDENCE
         if fitted.fitted:
-            evidence = gather(pair, fitted.warp, matches.step, witness(pair))
+            evidence = gather(pair, fitted.warp, matches.step, default_features(pair))
         observed = (matches, fitted, evidence)
         if case.truth is None:
             nowhere = (np.zeros((0, 2)), np.zeros(0), np.zeros(0))

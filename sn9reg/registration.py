@@ -15,20 +15,17 @@ from typing import Any
 import numpy as np
 
 from sn9reg import progress
-from sn9reg.errors import InputError
 from sn9reg.fit.choose import Fit, fit
 from sn9reg.fit.correspondences import Correspondences, adaptive_ratio
 from sn9reg.fit.warp import Warp
-from sn9reg.judge.calibration import Calibration, calibration_of, pair_logit, pair_probability, read_calibration
-from sn9reg.judge.evidence import gather
-from sn9reg.judge.verdict import Verdict, judge, refused
+from sn9reg.judge.calibration import calibration_for
+from sn9reg.judge.verdict import Verdict, judge
 from sn9reg.matchers import DEFAULT_MATCHER
 from sn9reg.matchers.base import Matcher, make_matcher
-from sn9reg.matchers.dense.search import FeatureExtractor
 from sn9reg.offsets import OffsetMap, from_nodes, node_positions, offsets_between
 from sn9reg.raster.files import PathLike
 from sn9reg.raster.grid import Grid, Points
-from sn9reg.raster.scene import ScenePair, open_pair
+from sn9reg.raster.scene import open_pair
 from sn9reg.tiepoints import TiePoints
 
 log = logging.getLogger(__name__)
@@ -203,56 +200,13 @@ def register(
         lap("match")
         fitted = fit(matches, model, threshold)
         lap("fit")
-        own = _calibration(source.name, getattr(source, "own_weights", False), calibration)
+        calibrated = calibration_for(source.name, getattr(source, "own_weights", False), calibration)
         with progress.part(_MATCHING, 1.0, "judge"):
-            matches, fitted, verdict = assess(pair, matches, fitted, own)
+            matches, fitted, verdict = judge(pair, matches, fitted, calibrated)
         lap("judge")
         names = (Path(pair.optical.name).name, Path(pair.sar.name).name)
         grids = (pair.optical.grid, pair.sar.grid, pair.grid)
         return Registration(*grids, matches, fitted, verdict, source.name, names, seconds)
-
-
-def assess(
-    pair: ScenePair, matches: Correspondences, fitted: Fit, calibration: Calibration | None
-) -> tuple[Correspondences, Fit, Verdict]:
-    """Matches and fit with calibrated errors, where there is a calibration, and the verdict on them."""
-    if not fitted.fitted:
-        return matches, fitted, refused(matches, fitted.reason)
-    evidence = gather(pair, fitted.warp, matches.step, witness(pair))
-    logit = pair_logit(matches, evidence)
-    if calibration is not None:
-        matches = calibration.matches(matches, fitted, evidence, logit)
-        fitted = calibration.fit(matches, fitted, evidence)
-    return matches, fitted, judge(matches, fitted.inliers, evidence, pair_probability(logit), fitted.error)
-
-
-def witness(pair: ScenePair) -> FeatureExtractor:
-    """The features that give evidence, whatever was matched by: the default matcher's."""
-    from sn9reg.matchers.dense.hybrid import HybridMatcher  # here, so that another matcher does without its imports
-
-    return HybridMatcher().extractor(pair.overview(pair.sar)[0])
-
-
-def _calibration(matcher: str, own_weights: bool, path: PathLike | None) -> Calibration | None:
-    """The calibration to be used; where there is none a warning says why."""
-    try:
-        found = calibration_of(matcher) if path is None else read_calibration(path)
-    except InputError as error:
-        log.warning("%s; scores and sigma are not calibrated", error)
-        return None
-    if found is None:
-        log.warning("no calibration ships for %s: its scores and sigma are its own", matcher)
-    elif found.matcher != matcher:
-        log.warning(
-            "%s: is a calibration of %s, not of %s; scores and sigma are not calibrated", path, found.matcher, matcher
-        )
-    elif path is None and own_weights:
-        log.warning(
-            "the calibration that ships is of other weights of %s; scores and sigma are not calibrated", matcher
-        )
-    else:
-        return found
-    return None
 
 
 class _Callable(ModuleType):

@@ -1,4 +1,4 @@
-"""Tie-points in and out: SpaceNet 9 CSV, GeoJSON, QGIS georeferencer .points, ground control points."""
+"""Tie-points in and out: SpaceNet 9 CSV, GeoJSON, QGIS georeferencer .points."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
 from rasterio.errors import CRSError
 
@@ -31,22 +30,21 @@ _LONLAT = CRS.from_epsg(4326)
 _NO_LONLAT = "GeoJSON is in longitude and latitude, and a pixel frame has none: write .csv or .points"
 _CRS_LINE = "#CRS:"
 _FLAGS = {"true": "1", "false": "0"}
+_PLACES = ("mapX", "mapY", "sourceX", "sourceY")  # columns of QGIS that are needed
 
 
 @dataclass(frozen=True)
 class TiePoints:
     """The same places in both images.
 
-    optical_xy, sar_xy: (N, 2) float64 pixel coordinates, each in its own image. Optional columns, (N,) each:
-    score (higher is better), sigma (expected error in optical pixels), inlier (agrees with the warp).
     Raises InputError if the lengths differ or a coordinate is not finite.
     """
 
-    optical_xy: Points
-    sar_xy: Points
-    score: Floats | None = None
-    sigma: Floats | None = None
-    inlier: npt.NDArray[np.bool_] | None = None
+    optical_xy: Points  # (N, 2) float64, pixels of the optical image
+    sar_xy: Points  # (N, 2) float64, pixels of the SAR image
+    score: Floats | None = None  # (N,) higher is better
+    sigma: Floats | None = None  # (N,) expected error, optical pixels
+    inlier: npt.NDArray[np.bool_] | None = None  # (N,) whether the warp agrees
 
     def __post_init__(self) -> None:
         n = len(self.optical_xy)
@@ -133,8 +131,10 @@ def write_tiepoints(path: PathLike, tiepoints: TiePoints, optical: Grid, sar: Gr
 
 
 def check_format(path: PathLike, pixel_frame: bool = False) -> None:
-    """Raises ConfigError, before any work is done, for what `write_tiepoints` refuses: an extension that it does not
-    know, and GeoJSON of a pixel frame."""
+    """Raises ConfigError for what `write_tiepoints` refuses, so that a command can ask before any work is done.
+
+    That is an extension that it does not know, and GeoJSON of a pixel frame.
+    """
     suffix = Path(path).suffix.lower()
     if suffix not in (".csv", ".geojson", ".points"):
         raise ConfigError(f"{path}: tie-points are written as .csv, .geojson or .points, not {suffix or 'without one'}")
@@ -142,17 +142,8 @@ def check_format(path: PathLike, pixel_frame: bool = False) -> None:
         raise ConfigError(_NO_LONLAT)
 
 
-def to_gcps(tiepoints: TiePoints, sar: Grid) -> list[GroundControlPoint]:
-    """Ground control points of the optical image: GDAL's row and column (edge origin), map places in `sar.crs`."""
-    places = sar.to_map(tiepoints.sar_xy)
-    return [
-        GroundControlPoint(row=y + 0.5, col=x + 0.5, x=float(east), y=float(north), id=str(i))
-        for i, ((x, y), (east, north)) in enumerate(zip(tiepoints.optical_xy.tolist(), places, strict=True), start=1)
-    ]
-
-
 def _text(path: PathLike) -> str:
-    """The file's text. Raises InputError if it is missing, empty or no text; a stray byte in a comment is not."""
+    """The file's text. Raises InputError if it is missing, empty or no text; a stray byte does not make it none."""
     if not Path(path).exists():
         raise InputError(f"{path}: no such file")
     try:
@@ -260,12 +251,12 @@ def _geojson_table(path: PathLike, text: str, optical: Grid | None, sar: Grid | 
         raise InputError(f"{path}: is no GeoJSON collection of features ({error})") from error
     for i, (feature, row) in enumerate(zip(features, rows, strict=True), start=1):
         if any(row.get(name) is None for name in COLUMNS):
-            row |= _drawn(f"{path}, feature {i}", feature, optical, sar)
+            row |= _ends_of_line(f"{path}, feature {i}", feature, optical, sar)
     table = pd.DataFrame(rows, index=pd.RangeIndex(1, len(rows) + 1), dtype=object)
     return table.where(table.notna(), None)
 
 
-def _drawn(where: str, feature: dict[str, Any], optical: Grid | None, sar: Grid | None) -> dict[str, float]:
+def _ends_of_line(where: str, feature: dict[str, Any], optical: Grid | None, sar: Grid | None) -> dict[str, float]:
     """The pixel coordinates of a line that someone drew from the optical to the SAR place."""
     if optical is None or sar is None or optical.crs is None or sar.crs is None:
         raise InputError(f"{where}: has no {', '.join(COLUMNS)}, and its line says nothing without both rasters' CRS")
@@ -307,9 +298,8 @@ def _points_table(path: PathLike, text: str, optical: Grid | None, sar: Grid | N
         crs, line = _crs_of(path, first, crs), 2
     # Before 3.26, QGIS named the source columns pixelX and pixelY.
     text = text.replace("pixelX,pixelY", "sourceX,sourceY", 1)
-    table = _csv_table(path, text, ("mapX", "mapY", "sourceX", "sourceY"), line)
-    names = ("mapX", "mapY", "sourceX", "sourceY")
-    map_x, map_y, source_x, source_y = (_column(path, "line", table, name) for name in names)
+    table = _csv_table(path, text, _PLACES, line)
+    map_x, map_y, source_x, source_y = (_column(path, "line", table, name) for name in _PLACES)
     places = Grid(sar.transform, 1, 1, crs).map_to_crs(np.column_stack([map_x, map_y]), sar.crs)
     sar_xy = sar.to_pixel(places) if len(table) else places
     xy = _source_pixels(np.column_stack([source_x, source_y]), optical)

@@ -1,4 +1,4 @@
-"""From correspondences to a warp: the choice of a model by held-out error, and what is to be expected of it."""
+"""From correspondences to a warp: the choice of a model by held-out error, and the error to expect of it."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ import numpy as np
 from sn9reg.errors import ConfigError
 from sn9reg.fit.correspondences import Correspondences, Flags, Floats
 from sn9reg.fit.local_field import LocalField, block_folds, fit_local
-from sn9reg.fit.nearby import local_mean
-from sn9reg.fit.neighbours import local_consistency
+from sn9reg.fit.neighbours import local_consistency, local_mean
 from sn9reg.fit.warp import GlobalModel, Warp, fit_global, global_warp, identity_warp
 from sn9reg.raster.grid import Points
 
@@ -22,9 +21,9 @@ MODELS: tuple[str, ...] = get_args(Model)
 
 THRESHOLD_PX = 30.0  # default threshold of the global models: parallax over terrain is no outlier
 MINIMUM = 8  # matches below which nothing is fitted
-_FAR = 5.0  # times the median distance, beyond which a match is not off by more
-# So many templates' widths must the matches span for `auto` to consider a model.
-_ROOM = {"translation": 0.0, "affine": 2.0, "local": 3.0}
+_FAR = 5.0  # distances of matches to the warp are clipped to this many times their median
+# Width of the scene, in footprints, from which `auto` considers a model.
+_MIN_WIDTH = {"translation": 0.0, "affine": 2.0, "local": 3.0}
 _SIMPLER = 0.97  # a more complex model must bring the held-out error below this share
 
 Predictor = Callable[[Points], Points]
@@ -32,15 +31,13 @@ Predictor = Callable[[Points], Points]
 
 @dataclass(frozen=True)
 class Fit:
-    """warp: the fitted warp, or the identity where nothing could be fitted, for the `reason` given. inliers: (N,) over
-    the matches. error: median distance of the inliers to the warp, held out where that is possible, map units.
-    held_out: model -> mean held-out residual, map units."""
+    """A warp fitted to N matches."""
 
-    warp: Warp
-    inliers: Flags
-    error: float
-    held_out: Mapping[str, float]
-    reason: str = ""
+    warp: Warp  # the identity where nothing could be fitted
+    inliers: Flags  # (N,) matches that the warp follows
+    error: float  # median distance of the inliers to the warp, map units; held out for the local model
+    held_out: Mapping[str, float]  # model -> mean residual at matches that it was not fitted to, map units
+    reason: str = ""  # why nothing could be fitted
 
     @property
     def fitted(self) -> bool:
@@ -50,9 +47,9 @@ class Fit:
 def fit(matches: Correspondences, model: str = "auto", threshold: float | None = None) -> Fit:
     """Fit a warp to correspondences.
 
-    model: translation, affine (plain RANSAC, the SpaceNet 9 baseline), homography, local, or auto: translation, affine
-    or local, whichever predicts held-out correspondences best, the simpler one in a tie. threshold: of the global
-    models, metres (default 30 px).
+    model: translation, affine (plain RANSAC, the SpaceNet 9 baseline), homography, local, or auto. The last takes
+    translation, affine or local, whichever predicts held-out correspondences best, and the simpler one in a tie.
+    threshold: of the global models, metres (default 30 px).
 
     Raises ConfigError for an unknown model.
     """
@@ -72,14 +69,14 @@ def fit(matches: Correspondences, model: str = "auto", threshold: float | None =
     good = matches.keep(consistent)
     local = fit_local(good.optical_map, good.sar_map, good.sigma * pixel, _block(matches))
     held_out = _held_out(good, local, limit)
-    chosen = _simplest(_with_room(held_out, matches)) if model == "auto" else model
+    chosen = _simplest(_wide_enough(held_out, matches)) if model == "auto" else model
     fitted = _final(matches, consistent, local, chosen, limit)
     if fitted is None:
         return _unfitted(matches, f"the matches do not determine a model of kind {chosen}")
     warp, inliers = fitted
-    off = _distances(matches, inliers, local, warp)
-    error = float(np.median(off)) if len(off) else math.nan
-    return Fit(_with_sigma(warp, matches, inliers, off), inliers, error, held_out)
+    distances = _distances(matches, inliers, local, warp)
+    error = float(np.median(distances)) if len(distances) else math.nan
+    return Fit(_with_error(warp, matches, inliers, distances), inliers, error, held_out)
 
 
 def _block(matches: Correspondences) -> float:
@@ -114,7 +111,7 @@ def _held_out(good: Correspondences, local: LocalField, limit: float) -> dict[st
 
 
 def _cross_predict(source: Points, block: float, fitter: Callable[[Flags], Predictor | None]) -> Points:
-    """(N, 2) what a model fitted without a point's block says of it; the point itself where it cannot be fitted."""
+    """(N, 2) prediction for each point by a model fitted without its block; the point itself where no model fits."""
     fold = block_folds(source, block)
     predicted = source.copy()
     for k in np.unique(fold):
@@ -125,12 +122,14 @@ def _cross_predict(source: Points, block: float, fitter: Callable[[Flags], Predi
     return predicted
 
 
-def _with_room(held_out: Mapping[str, float], matches: Correspondences) -> dict[str, float]:
-    """The models that the scene has room for: where all matches share pixels none is held out, and what bends most
-    would always win."""
+def _wide_enough(held_out: Mapping[str, float], matches: Correspondences) -> dict[str, float]:
+    """The models for which the scene is wide enough.
+
+    In a narrow scene all matches share pixels, so that none is really held out and the most flexible model wins.
+    """
     extent = float(np.ptp(matches.optical_map, axis=0).max())
-    templates = extent / (matches.footprint * matches.grid.resolution)
-    return {name: error for name, error in held_out.items() if templates >= _ROOM[name]}
+    width = extent / (matches.footprint * matches.grid.resolution)
+    return {name: error for name, error in held_out.items() if width >= _MIN_WIDTH[name]}
 
 
 def _simplest(held_out: Mapping[str, float]) -> str:
@@ -144,7 +143,7 @@ def _simplest(held_out: Mapping[str, float]) -> str:
 
 
 def _distances(matches: Correspondences, inliers: Flags, local: LocalField, warp: Warp) -> Floats:
-    """(n,) distance of the inliers to the warp, map units; of the local model, to one fitted without their block."""
+    """(n,) distances of the inliers to the warp, map units; for the local model, to one fitted without their block."""
     source, target = matches.optical_map[inliers], matches.sar_map[inliers]
     if not len(source):
         return np.zeros(0)
@@ -156,18 +155,17 @@ def _distances(matches: Correspondences, inliers: Flags, local: LocalField, warp
     return np.hypot(*(predicted - target).T)
 
 
-def _with_sigma(warp: Warp, matches: Correspondences, inliers: Flags, off: Floats) -> Warp:
-    """The warp with an expected error that is what matches around each place are off by, beside what the field itself
-    does not know.
+def _with_error(warp: Warp, matches: Correspondences, inliers: Flags, distances: Floats) -> Warp:
+    """The warp with an expected error: the distances of the matches around each place, plus that of the field.
 
-    Matches share pixels with their neighbours and so their errors: a field through them looks surer than it is.
+    Matches share pixels with their neighbours, and so share their errors: a field through them looks surer than it is.
     """
-    if not len(off):
+    if not len(distances):
         return warp
     source = matches.optical_map[inliers]
     # The mean length of a normal deviation in the plane is sqrt(pi / 2) of its standard deviation per axis.
-    off = np.minimum(off, _FAR * np.median(off)) / math.sqrt(math.pi / 2)
-    around = local_mean(source, off)
+    per_axis = np.minimum(distances, _FAR * np.median(distances)) / math.sqrt(math.pi / 2)
+    around = local_mean(source, per_axis)
 
     def error(xy: Points) -> Floats:
         field = warp.error(xy) if warp.model == "local" else np.zeros(len(xy))

@@ -12,7 +12,7 @@ from sn9reg.raster.grid import Grid, Points
 Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
 
-_PLACES = ("optical_xy", "sar_xy", "solo_xy")  # of every match
+_PLACES = ("optical_xy", "sar_xy", "solo_xy")
 _NUMBERS = ("score", "sigma", "distance", "rival_distance", "vote_shift")
 
 
@@ -20,32 +20,23 @@ _NUMBERS = ("score", "sigma", "distance", "rival_distance", "vote_shift")
 class Correspondences:
     """N matches in pixels of the common grid.
 
-    grid: the common grid. optical_xy, sar_xy: (N, 2). score: (N,) in [0, 1], higher is better. sigma: (N,) expected
-    error per axis, pixels. distance, rival_distance: (N,) dissimilarity of the best and of the second-best candidate.
-    solo_xy: (N, 2) where the match's own pixels alone put it, without help from neighbours; the verdict asks these
-    witnesses. search_radius: how far from the prediction, in pixels, a match could have been found: chance agreement
-    follows from it. step: side of the pixels that were matched, e.g. 2 for a pyramid level of half size; tolerances
-    count in these. footprint: side of the square of pixels that one match looked at. tried: how many places were
-    looked at for these matches. calibrated: score is the probability of being right within 3 pixels of `step`, and
-    sigma means what it says, see `calibration`. vote_shift: (N,) pixels by which the place moves when a wider circle of
-    neighbours votes. 0 for all where it is left out: neighbours have no vote.
-
     Raises ValueError where the shapes do not agree or a coordinate is not finite.
     """
 
-    grid: Grid
-    optical_xy: Points
-    sar_xy: Points
-    score: Floats
-    sigma: Floats
-    distance: Floats
-    rival_distance: Floats
-    solo_xy: Points
-    search_radius: float
-    step: float
-    footprint: float
-    tried: int
-    calibrated: bool = False
+    grid: Grid  # the common grid
+    optical_xy: Points  # (N, 2)
+    sar_xy: Points  # (N, 2)
+    score: Floats  # (N,) in [0, 1], higher is better
+    sigma: Floats  # (N,) expected error per axis, pixels
+    distance: Floats  # (N,) dissimilarity of the best candidate
+    rival_distance: Floats  # (N,) dissimilarity of the second-best candidate
+    solo_xy: Points  # (N, 2) the match's witness: the SAR place that its own pixels choose, without neighbours
+    search_radius: float  # how far from the prediction a match could have been found, pixels; gives chance agreement
+    step: float  # side of the pixels that were matched, e.g. 2 for a pyramid level of half size; tolerances count in it
+    footprint: float  # side of the square that one match looked at, pixels
+    tried: int  # number of places that were looked at for these matches
+    calibrated: bool = False  # the score is the probability of an error below 3 `step`, and sigma holds: `calibration`
+    # (N,) pixels by which a place moves when a wider circle of neighbours votes; 0 for all where neighbours do not vote
     vote_shift: Floats = field(default_factory=lambda: np.zeros(0))
 
     def __post_init__(self) -> None:
@@ -64,7 +55,7 @@ class Correspondences:
         return len(self.optical_xy)
 
     def keep(self, chosen: npt.NDArray[np.bool_] | npt.NDArray[np.intp]) -> Correspondences:
-        """Those of a boolean mask (N,) or an index array."""
+        """The matches chosen by a boolean mask (N,) or by an array of indices."""
         return replace(self, **{name: getattr(self, name)[chosen] for name in (*_PLACES, *_NUMBERS)})
 
     @property

@@ -3,8 +3,8 @@
 Real displacement between optical and SAR scenes is range parallax over terrain: smooth, not affine, and almost all of
 it along one direction. The residual to a robust affine is therefore modelled as two independent Gaussian processes
 (Rasmussen & Williams 2006, chapter 2), along and across the direction of largest variance, each with its own
-amplitude, length and noise. Where evidence ends a Gaussian process falls back to its mean, here the affine, and it
-knows its own error.
+amplitude, length and noise. Far from all correspondences a Gaussian process falls back to its mean, here the affine.
+It also predicts its own error.
 """
 
 from __future__ import annotations
@@ -22,20 +22,21 @@ from sn9reg.raster.grid import Points
 
 Matrix = npt.NDArray[np.float64]
 
-_SUBSET = 500  # correspondences that choose length and noise; all of them make the field
-_CHUNK = 4096
+_SUBSET = 500  # correspondences by which length and noise are chosen; all of them make the field
+_CHUNK = 4096  # places computed at once
+_FOLDS = 5
 
 
 @dataclass(frozen=True)
 class _Process:
-    """One Gaussian process on the plane: Matérn 5/2 kernel of given amplitude (variance) and length."""
+    """One Gaussian process on the plane, with a Matérn 5/2 kernel."""
 
-    source: Points
-    amplitude: float
-    length: float
+    source: Points  # (N, 2) places of the correspondences
+    amplitude: float  # variance of the process
+    length: float  # of the kernel
     noise: float  # variance of a typical correspondence
-    _factor: tuple[Matrix, bool] = field(repr=False)
-    _alpha: Floats = field(repr=False)
+    _factor: tuple[Matrix, bool] = field(repr=False)  # Cholesky factor of the correspondences' covariance
+    _alpha: Floats = field(repr=False)  # (N,) weights of the correspondences in the mean
 
     @classmethod
     def fit(
@@ -71,13 +72,13 @@ def _matern(a: Points, b: Points, length: float) -> Matrix:
 class LocalField:
     """The fitted field. Call: (N, 2) optical map positions -> (N, 2) SAR map positions."""
 
-    centre: npt.NDArray[np.float64]
+    centre: npt.NDArray[np.float64]  # (2,) mean of the correspondences' optical places
     affine: Matrix  # (2, 3), relative to centre
     axes: Matrix  # (2, 2), rows: the main direction and its normal
-    processes: tuple[_Process, _Process]
+    processes: tuple[_Process, _Process]  # of the residual along these axes
 
     def refit(self, source: Points, target: Points, sigma: Floats) -> LocalField:
-        """The same lengths and noise on other correspondences, e.g. all but a held-out block."""
+        """A field with the same lengths and noise on other correspondences, e.g. all but a held-out block."""
         return fit_local(source, target, sigma, 0.0, like=self)
 
     def __call__(self, map_xy: Points) -> Points:
@@ -102,15 +103,17 @@ class LocalField:
 def fit_local(
     source: Points, target: Points, sigma: Floats, block: float, like: LocalField | None = None
 ) -> LocalField:
-    """The field through (N, 2) correspondences that are consistent already; sigma: (N,) expected error per axis.
+    """The field through (N, 2) correspondences, which must be consistent already. All lengths are in map units.
 
-    All in map units. `block`: side of the squares that are held out together when length and noise are chosen, so
-    that matches which share pixels do not vouch for each other. like: take directions, lengths and noise from there.
+    sigma: (N,) expected error per axis.
+    block: side of the squares that are held out together when length and noise are chosen, so that matches which share
+    pixels do not vouch for each other.
+    like: a field whose directions, lengths and noise are taken over.
     """
     centre = source.mean(axis=0)
     xy, there = source - centre, target - centre
     weight = 1 / np.maximum(sigma, 1e-9) ** 2
-    # The mean of the process: least squares that outliers lose their hold on.
+    # The mean of the process: least squares in which outliers lose their weight.
     trust = np.ones(len(xy))
     for _ in range(5):
         affine = least_squares_affine(xy, there, trust)
@@ -137,8 +140,10 @@ def fit_local(
 def _robust_process(
     xy: Points, values: Floats, relative: Floats, amplitude: float, length: float, noise: float
 ) -> _Process:
-    """The process on all correspondences, outliers weighed down: Student's t noise with 4 degrees of freedom, for
-    which a match far off counts as one of larger variance."""
+    """The process on all correspondences, with Student's t noise of 4 degrees of freedom.
+
+    With that noise an outlier counts as a correspondence of larger variance.
+    """
     base = noise * relative
     variances = base
     for _ in range(4):
@@ -170,7 +175,7 @@ def _choose(xy: Points, values: Floats, relative: Floats, block: float) -> tuple
     return amplitude, best[1], max(best[2], 1e-9 * amplitude)
 
 
-def block_folds(xy: Points, block: float, folds: int = 5) -> npt.NDArray[np.int64]:
+def block_folds(xy: Points, block: float) -> npt.NDArray[np.int64]:
     """(N,) fold of each point; points of one square of side `block` share a fold, neighbouring squares do not."""
-    cell = np.floor((xy - xy.min(axis=0)) / block).astype(np.int64)
-    return (cell[:, 0] + 2 * cell[:, 1]) % folds
+    square = np.floor((xy - xy.min(axis=0)) / block).astype(np.int64)
+    return (square[:, 0] + 2 * square[:, 1]) % _FOLDS

@@ -1,30 +1,39 @@
-"""Agreement of correspondences with their neighbours: what a smooth displacement field implies, and chance does not."""
+"""What the neighbours of a place say: about a correspondence there, or about a value that is not known there.
+
+A smooth displacement field implies that correspondences agree with their neighbours; by chance they do not.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 from scipy.spatial import cKDTree
 
-from sn9reg.fit.correspondences import Correspondences, Flags
+from sn9reg.fit.correspondences import Correspondences, Flags, Floats
 from sn9reg.raster.grid import Points
 
-_NEIGHBOURS = 12
-_ROUNDS = 6
-_STEEP = 0.1  # pixels of shift per pixel of place
-_CANDIDATES = 4_000_000  # pairs looked at at once
+_NEIGHBOURS = 12  # that predict a shift
+_ROUNDS = 6  # of reweighting in a robust fit
+_STEEP = 0.1  # slope of a shift, pixels per pixel, from which the trend is taken off first
+_CANDIDATES = 4_000_000  # pairs of places held in memory at once
+_AVERAGED = 24  # nearest places that `local_mean` averages ...
+_PRIOR = 4.0  # ... and the weight, in places, of the mean of all
+_NEAREST = 6  # nearest places that `distance_to` averages
 # A witness agrees when the plane through its neighbours' witnesses hits it within this many pixels of the level.
 # From 3 to 5 px, crops that belong together and crops that do not separate about equally well.
 WITNESS_PX = 4.0
 
 
 def neighbour_prediction(source: Points, shift: Points, scale: float, exclude: float = 0.0) -> Points:
-    """(N, 2) what the neighbours of each place say of its shift: the value there of a robust plane through theirs.
+    """(N, 2) the shift of each place as its neighbours predict it: a robust plane through their shifts.
 
     source, shift: (N, 2), map units. scale: typical deviation of a good shift. exclude: neighbours nearer than this
-    do not count. NaN where fewer than four neighbours are left. Weights are Cauchy's, the start is the median. What a
-    rotation or another scale does to all shifts alike is taken off first, and put back.
+    do not count. The result is NaN where fewer than four neighbours are left.
+
+    The plane has Cauchy's weights and starts at the median. A steep trend of all shifts, as a rotation or another
+    scale causes, is taken off first and added again.
     """
     n = len(source)
     predicted = np.full((n, 2), np.nan)
@@ -57,7 +66,7 @@ def neighbour_prediction(source: Points, shift: Points, scale: float, exclude: f
 
 
 def _steep_trend(source: Points, shift: Points) -> Points:
-    """(N, 2) a robust affine's shift at each place, if it is steep; else 0: planes follow what is gentle themselves."""
+    """(N, 2) a robust affine through the shifts, if it is steep; else 0, since the planes follow a gentle trend."""
     centred = source - source.mean(axis=0)
     reach = max(float(np.abs(centred).max()), 1e-9)
     design = np.column_stack([centred / reach, np.ones(len(source))])
@@ -73,7 +82,7 @@ def _steep_trend(source: Points, shift: Points) -> Points:
 
 
 def local_consistency(source: Points, shift: Points, scale: float) -> Flags:
-    """(N,) whether each shift agrees with its neighbours', to three times the typical deviation (at least `scale`)."""
+    """(N,) whether each shift agrees with its neighbours, within three times the typical deviation or `scale`."""
     deviation = np.linalg.norm(shift - neighbour_prediction(source, shift, scale), axis=1)
     known = np.isfinite(deviation)
     if not known.any():
@@ -83,10 +92,10 @@ def local_consistency(source: Points, shift: Points, scale: float) -> Flags:
 
 
 def witnesses_agree(matches: Correspondences) -> Flags:
-    """(N,) whether where a match's own pixels put it agrees with where its neighbours' own pixels put them.
+    """(N,) whether each match's witness (`Correspondences.solo_xy`) agrees with the witnesses of its neighbours.
 
-    Neighbours that share pixels with the match do not count, so agreement is evidence: by chance it is as rare as the
-    tolerance's share of the search area.
+    Neighbours that share pixels with the match do not count, so that agreement is evidence: by chance it is as rare
+    as the tolerance's share of the search area.
     """
     pixel = matches.step * matches.grid.resolution
     shift = matches.grid.to_map(matches.solo_xy) - matches.optical_map
@@ -96,15 +105,42 @@ def witnesses_agree(matches: Correspondences) -> Flags:
 
 
 def _neighbours(source: Points, exclude: float) -> tuple[np.ndarray, np.ndarray]:
-    """(N, k) indices of the nearest others beyond `exclude`, and (N, k) which of them are really there."""
+    """(N, k) indices of the nearest others beyond `exclude`, and (N, k) which of them exist."""
     tree = cKDTree(source)
     # Enough candidates that those within the excluded circle, however dense, can be passed over.
     crowd = int(tree.query_ball_point(source, exclude, return_length=True).max()) if exclude > 0 else 1
     k = min(len(source), crowd + _NEIGHBOURS)
     found = []
-    for who in np.array_split(np.arange(len(source)), math.ceil(len(source) * k / _CANDIDATES)):
-        distance, index = tree.query(source[who], k)
-        distance = np.where((index == who[:, None]) | (distance < exclude), np.inf, distance)
+    for part in np.array_split(np.arange(len(source)), math.ceil(len(source) * k / _CANDIDATES)):
+        distance, index = tree.query(source[part], k)
+        distance = np.where((index == part[:, None]) | (distance < exclude), np.inf, distance)
         order = np.argsort(distance, axis=1, kind="stable")[:, :_NEIGHBOURS]
         found.append([np.take_along_axis(index, order, axis=1), np.take_along_axis(distance, order, axis=1)])
-    return np.concatenate([part[0] for part in found]), np.isfinite(np.concatenate([part[1] for part in found]))
+    indices, distances = (np.concatenate(arrays) for arrays in zip(*found, strict=True))
+    return indices, np.isfinite(distances)
+
+
+def local_mean(source: Points, values: Floats) -> Callable[[Points], Floats]:
+    """A function from (M, 2) places to the (M,) weighted mean of the (N,) values of the nearest places of `source`.
+
+    Nearer places weigh more. The mean of all values counts as a few more places.
+    """
+    tree, count = cKDTree(source), min(len(source), _AVERAGED)
+    typical = float(values.mean())
+
+    def mean(xy: Points) -> Floats:
+        distance, index = (np.asarray(part).reshape(len(xy), count) for part in tree.query(xy, count))
+        weight = np.exp(-((distance / np.maximum(distance[:, -1:] / 2, 1e-9)) ** 2) / 2)
+        summed = (weight * values[index]).sum(axis=1) + _PRIOR * typical
+        return np.asarray(summed / (weight.sum(axis=1) + _PRIOR))
+
+    return mean
+
+
+def distance_to(source: Points) -> Callable[[Points], Floats]:
+    """A function from (M, 2) places to the (M,) mean distance of the nearest six places of (N, 2) `source`.
+
+    Where `source` has fewer, all of them count.
+    """
+    tree, count = cKDTree(source), min(len(source), _NEAREST)
+    return lambda xy: np.asarray(tree.query(xy, count)[0]).reshape(len(xy), count).mean(axis=1)

@@ -29,30 +29,29 @@ _ITERATIONS = 5000
 
 @dataclass(frozen=True)
 class Warp:
-    """A fitted warp. `move`: (N, 2) optical map positions -> (N, 2) SAR map positions, both in `crs` (None: a pixel
-    frame). `error`: (N, 2) -> (N,) standard deviation of the expected error per axis, map units."""
+    """A fitted warp."""
 
     model: str
-    crs: CRS | None
-    move: Callable[[Points], Points]
-    error: Callable[[Points], Floats]
+    crs: CRS | None  # of all positions; None for a pixel frame
+    move: Callable[[Points], Points]  # (N, 2) optical map positions -> (N, 2) SAR map positions
+    error: Callable[[Points], Floats]  # (N, 2) optical map positions -> (N,) expected error per axis, map units
 
     def __call__(self, map_xy: Points) -> Points:
         return self.move(np.asarray(map_xy, dtype=np.float64))
 
 
 def identity_warp(crs: CRS | None) -> Warp:
-    """The warp that trusts the georeference."""
+    """The warp that moves nothing: it trusts the georeference."""
     return Warp("identity", crs, lambda xy: xy, lambda xy: np.full(len(xy), np.nan))
 
 
 @dataclass(frozen=True)
 class GlobalFit:
-    """matrix: (3, 3), in coordinates relative to `centre`; inliers: (N,)."""
+    """A global model. Call: (N, 2) optical map positions -> (N, 2) SAR map positions."""
 
-    matrix: npt.NDArray[np.float64]
-    centre: npt.NDArray[np.float64]
-    inliers: Flags
+    matrix: npt.NDArray[np.float64]  # (3, 3), in coordinates relative to `centre`
+    centre: npt.NDArray[np.float64]  # (2,) mean of the points
+    inliers: Flags  # (N,) points within the threshold
 
     def __call__(self, map_xy: Points) -> Points:
         moved = np.column_stack([map_xy - self.centre, np.ones(len(map_xy))]) @ self.matrix.T
@@ -73,8 +72,8 @@ def fit_global(
     (Barath et al. 2019, in OpenCV) needs no sharp threshold. The result is refitted on its inliers by least squares.
     None where the points do not determine the model. Raises ConfigError for an unknown model.
 
-    seed: another one draws other samples, which affines and homographies, not translations, depend on. OpenCV's
-    estimators seed themselves, whatever `cv2.setRNGSeed` is told, so the points come in another order; 0 keeps theirs.
+    seed: another seed draws other samples, which affines and homographies depend on, translations do not. OpenCV's
+    estimators ignore `cv2.setRNGSeed`, so the seed changes the order of the points; 0 keeps it.
     """
     if model not in _MINIMUM:
         raise ConfigError(f"no model {model!r}; there are: {', '.join(_MINIMUM)}")
@@ -108,7 +107,7 @@ def fit_global(
 
 
 def _on_a_line(points: Points) -> bool:
-    """Whether rounding alone keeps the points off one line; OpenCV's own check is exact."""
+    """Whether all points lie on one line, up to rounding; OpenCV checks this without a tolerance."""
     if len(points) < 3:
         return True
     spread = np.linalg.svd(points - points.mean(axis=0), compute_uv=False)
@@ -124,7 +123,7 @@ def least_squares_affine(source: Points, target: Points, weight: Floats | None =
 
 
 def _translation(a: Points, b: Points, threshold: float, centre: npt.NDArray[np.float64]) -> GlobalFit:
-    """The shift with the most others within the threshold, then the mean of those, the farther the less of it."""
+    """The shift with most others within the threshold, refined to a robust mean of these."""
     shift = b - a
     candidates = shift if len(shift) <= 1000 else shift[np.linspace(0, len(shift) - 1, 1000).astype(int)]
     counts = [(np.hypot(*(shift - c).T) < threshold).sum() for c in candidates]
@@ -140,7 +139,7 @@ def _translation(a: Points, b: Points, threshold: float, centre: npt.NDArray[np.
 
 
 def global_warp(fit: GlobalFit, model: str, matches: Correspondences) -> Warp:
-    """A warp of one expected error everywhere: the residual of the inliers."""
+    """A warp whose expected error is the same everywhere: the rms residual of the inliers."""
     residual = matches.sar_map[fit.inliers] - fit(matches.optical_map[fit.inliers])
     rms = float(np.sqrt((residual**2).mean())) if fit.inliers.any() else float("nan")
     return Warp(model, matches.grid.crs, fit, lambda xy: np.full(len(xy), rms))

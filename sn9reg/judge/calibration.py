@@ -1,14 +1,17 @@
-"""Calibration: what any matcher says of itself becomes probabilities and errors that mean what they say.
+"""Calibration: the scores and sigmas of any matcher become probabilities and errors that hold.
 
-Raw scores of different matchers have nothing in common. Once a warp is fitted and the pixels have given evidence for
-it (`evidence.py`), the same quantities describe every match: how surely its peak stands, how far it lies from the warp,
-what the pixels around it say, and how likely the pair is registered at all. From these a logistic model and an isotonic
-curve give the probability that a match is right within 3 pixels, and a linear model the logarithm of its error; from
-the errors of the matches around a place follows what the map is off by there. All were fitted on pairs whose truth is
-known (`training/calibrate.py`) and are stored with the weights.
+The raw scores of different matchers have nothing in common. Once a warp is fitted and the pixels have given evidence
+for it (`evidence.py`), the same features describe every match: how sharp its peak is, how far it lies from the warp,
+what the pixels around it say, and how likely the pair is registered. From these
 
-A scene with room for few templates and one with room for many are two things: in the one all matches share pixels and
-are off by the same, in the other each has an error of its own. So there are models for both, mixed in between.
+- a logistic model and a rising curve give the probability that a match is right within 3 pixels;
+- a linear model gives the logarithm of its error;
+- a second linear model gives the logarithm of the map's error at any place, from the matches around it.
+
+All were fitted on pairs whose truth is known (`training/calibrate.py`) and are stored with the weights.
+
+Small and large scenes have models of their own, mixed in between. In a scene with room for few templates all matches
+share pixels and have the same error; in one with room for many each match has an error of its own.
 """
 
 from __future__ import annotations
@@ -16,7 +19,8 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from importlib.resources import files
 from pathlib import Path
@@ -24,46 +28,43 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.spatial import cKDTree
 from scipy.special import expit
 
 from sn9reg.errors import InputError
 from sn9reg.fit.choose import Fit
 from sn9reg.fit.correspondences import Correspondences, Floats
-from sn9reg.fit.nearby import distance_to, local_mean
-from sn9reg.fit.neighbours import witnesses_agree
+from sn9reg.fit.neighbours import distance_to, local_mean
 from sn9reg.judge.evidence import Evidence
+from sn9reg.judge.features import (
+    FIELD_FEATURES,
+    MATCH_FEATURES,
+    PAIR_FEATURES,
+    SIGMA_FEATURES,
+    field_features,
+    largeness,
+    match_features,
+    pair_features,
+    spans,
+)
 from sn9reg.raster.files import PathLike
 from sn9reg.raster.grid import Points
 
 log = logging.getLogger(__name__)
 
-RIGHT_PX = 3.0  # of the pixels that were matched: a match nearer to the truth is right
-MEDIAN = math.sqrt(2 * math.log(2))  # length of the median 2-D normal deviation, in standard deviations per axis
-_LOGIT = 8.0  # probabilities beyond this are not told apart
-_SMALL, _LARGE = 1.5, 4.0  # footprints side by side up to which a scene is small, and from which on it is large
-_LARGEST = 30.0  # and beyond which no scene was seen
-UNSEEN = 4.0  # standard deviations of a feature beyond which nothing was seen either
-_LOG_SIGMA = (math.log(0.1), math.log(20.0))  # matched pixels: nothing is surer, and nothing less sure, than this
-_CERTAIN = 30.0  # standard deviations beyond which more say no more
-_CLOSE = 0.1  # footprints: nearer is no better
-_NEAR = 3  # places whose evidence counts for a match
-
-PAIR_FEATURES = ("total", "lead", "confirmed")
-MATCH_FEATURES = (
-    "sharpness", "score", "height", "deviation", "witness", "gap", "spread", "standing", "vote", "pair"
-)  # fmt: skip
-SIGMA_FEATURES = MATCH_FEATURES[:-1]  # a pair that is not registered says nothing of how far off a match is
-FIELD_FEATURES = ("deviation", "sigma", "away", "standing", "room")
+RIGHT_PX = 3.0  # matched pixels: a match is right if it lies nearer to the truth than this
+MEDIAN = math.sqrt(2 * math.log(2))  # median length of a 2-D normal deviation, in standard deviations per axis
+UNSEEN = 4.0  # features are clipped to this many standard deviations: the fit saw none beyond
+_LOG_SIGMA = (math.log(0.1), math.log(20.0))  # bounds of a sigma, matched pixels
+_SHIPPED = files("sn9reg.weights").joinpath("calibration.json")
 
 
 @dataclass(frozen=True)
 class Linear:
-    """A linear model of standardised features."""
+    """A linear model of k standardised features."""
 
-    mean: list[float]
-    scale: list[float]
-    weight: list[float]
+    mean: list[float]  # (k,) of the features
+    scale: list[float]  # (k,) standard deviation of the features
+    weight: list[float]  # (k,) of the standardised features
     bias: float
 
     def __call__(self, features: npt.NDArray[np.float64]) -> Floats:
@@ -76,187 +77,161 @@ class Linear:
 class Curve:
     """A monotone curve through knots, constant beyond them."""
 
-    x: list[float]
-    y: list[float]
+    x: list[float]  # positions of the knots, rising
+    y: list[float]  # values at the knots, never falling
 
     def __call__(self, values: Floats) -> Floats:
         return np.asarray(np.interp(values, self.x, self.y))
 
 
 def bounded(log_sigma: Floats) -> Floats:
-    """Logarithms of standard deviations, matched pixels, within what can be meant."""
+    """Logarithms of standard deviations, matched pixels, clipped to 0.1 to 20 pixels."""
     return np.clip(log_sigma, *_LOG_SIGMA)
 
 
 @dataclass(frozen=True)
 class PairModel:
-    """The logit of a pair being registered: the model for small and that for large scenes."""
+    """The logit of the probability that a pair is registered."""
 
-    small: Linear
-    large: Linear
+    small: Linear  # model for small scenes
+    large: Linear  # model for large scenes
 
     def __call__(self, features: npt.NDArray[np.float64], large: float) -> float:
-        """features: (1, k) `pair_features`. large: see `largeness`."""
+        """The logit, from (1, k) `pair_features` and the scene's `largeness`."""
         return float((1 - large) * self.small(features)[0] + large * self.large(features)[0])
 
 
 @dataclass(frozen=True)
 class Models:
-    """For scenes of one kind. probability and right: logit of a match being right, and the curve from there to its
-    probability. spread: logarithm of the standard deviation of its error per axis, matched pixels; field: the same of
-    the map at a place."""
+    """The models for scenes of one size."""
 
-    probability: Linear
-    right: Curve
-    spread: Linear
-    field: Linear
+    probability: Linear  # logit that a match is right
+    right: Curve  # from that logit to the probability that it is right
+    spread: Linear  # logarithm of the standard deviation of a match's error per axis, matched pixels
+    field: Linear  # logarithm of the standard deviation of the map's error per axis at a place, matched pixels
 
     def chance(self, features: npt.NDArray[np.float64]) -> Floats:
-        """(N,) probability of matches, by `match_features`, to be right."""
+        """(N,) probability that matches are right, from (N, k) `match_features`."""
         return np.clip(self.right(self.probability(features)), 0.0, 1.0)
 
     def log_sigma(self, features: npt.NDArray[np.float64]) -> Floats:
-        """(N,) logarithm of their standard deviation per axis, matched pixels."""
+        """(N,) logarithm of the matches' sigma, matched pixels, from (N, k) `match_features`."""
         return bounded(self.spread(features[:, : len(SIGMA_FEATURES)]))
 
     def log_map_sigma(self, features: npt.NDArray[np.float64]) -> Floats:
-        """(M,) the same of the map at places, by `field_features`."""
+        """(M,) logarithm of the map's sigma at places, matched pixels, from (M, k) `field_features`."""
         return bounded(self.field(features))
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Of one matcher: the models for small and for large scenes. facts: what they were fitted on."""
+    """The calibration of one matcher."""
 
-    matcher: str
-    small: Models
-    large: Models
-    facts: Mapping[str, Any]
+    matcher: str  # its name
+    small: Models  # for small scenes
+    large: Models  # for large scenes
+    facts: Mapping[str, Any]  # what the models were fitted on
 
-    def matches(self, matches: Correspondences, fit: Fit, evidence: Evidence, pair: float) -> Correspondences:
-        """The matches with their score as probability and their sigma calibrated. pair: see `pair_logit`."""
+    def matches(self, matches: Correspondences, fit: Fit, evidence: Evidence, logit: float) -> Correspondences:
+        """The matches with a probability as their score and a calibrated sigma. logit: see `pair_logit`."""
         if not len(matches):
             return replace(matches, calibrated=True)
-        features, large = match_features(matches, fit, evidence, pair), largeness(matches)
+        features, large = match_features(matches, fit, evidence, logit), largeness(matches)
         chance = (1 - large) * self.small.chance(features) + large * self.large.chance(features)
         sigma = np.exp((1 - large) * self.small.log_sigma(features) + large * self.large.log_sigma(features))
         return replace(matches, score=chance, sigma=sigma * matches.step, calibrated=True)
 
     def fit(self, matches: Correspondences, fit: Fit, evidence: Evidence) -> Fit:
-        """The fit with its expected error calibrated, everywhere. matches: calibrated already."""
+        """The fit with a calibrated expected error, everywhere. matches: must be calibrated already."""
         if not fit.inliers.any():
             return fit
         pixel, raw = matches.step * matches.grid.resolution, fit.warp.error
-        large, room = largeness(matches), spans(matches)
+        large, width = largeness(matches), spans(matches)
         inliers = matches.optical_map[fit.inliers]
-        near = local_mean(inliers, np.log(matches.sigma[fit.inliers] / matches.step))
-        away, footprint = distance_to(inliers), matches.footprint * matches.grid.resolution
+        log_sigma = local_mean(inliers, np.log(matches.sigma[fit.inliers] / matches.step))
+        distance, footprint = distance_to(inliers), matches.footprint * matches.grid.resolution
 
         def error(xy: Points) -> Floats:
-            features = field_features(raw(xy) / pixel, near(xy), away(xy) / footprint, evidence.mean, room)
-            small, wide = (models.log_map_sigma(features) for models in (self.small, self.large))
-            return pixel * np.exp((1 - large) * small + large * wide)
+            features = field_features(raw(xy) / pixel, log_sigma(xy), distance(xy) / footprint, evidence.mean, width)
+            of_small, of_large = (models.log_map_sigma(features) for models in (self.small, self.large))
+            return pixel * np.exp((1 - large) * of_small + large * of_large)
 
         typical = float(np.median(error(inliers)))
         return replace(fit, error=MEDIAN * typical, warp=replace(fit.warp, error=error))
 
 
-def pair_features(matches: Correspondences, evidence: Evidence) -> npt.NDArray[np.float64]:
-    """(1, 3) what says whether a pair is registered at all, by `PAIR_FEATURES`."""
-    confirmed = float(witnesses_agree(matches).mean()) if len(matches) else 0.0
-    return np.array([[min(evidence.total, _CERTAIN), evidence.lead, confirmed]])
+def pair_logit(matches: Correspondences, evidence: Evidence) -> float:
+    """The logit of the probability that a fitted warp is right, by the model that ships, the same for all matchers.
 
-
-def match_features(matches: Correspondences, fit: Fit, evidence: Evidence, pair: float) -> npt.NDArray[np.float64]:
-    """(N, 10) what says how right each match is, by `MATCH_FEATURES`. pair: logit that the pair is registered."""
-    n = len(matches)
-    off, alone = (_deviation(matches, fit, there) for there in (matches.sar_map, matches.grid.to_map(matches.solo_xy)))
-    near = np.full(n, evidence.mean)
-    if len(evidence):
-        index = cKDTree(evidence.optical_xy).query(matches.optical_xy, min(_NEAR, len(evidence)))[1]
-        near = evidence.standing[np.asarray(index).reshape(n, min(_NEAR, len(evidence)))].mean(axis=1)
-    return np.column_stack(
-        [
-            np.log(np.clip(matches.sigma / matches.step, 0.02, 50)),
-            matches.score,
-            1 - matches.distance,
-            np.log1p(off),
-            np.log1p(alone),
-            matches.rival_distance - matches.distance,
-            np.full(n, np.log1p(np.median(off)) if n else 0.0),
-            near,
-            np.log1p(matches.vote_shift / matches.step),
-            np.full(n, clipped(pair)),
-        ]
-    )
-
-
-def field_features(raw: Floats, near: Floats, away: Floats, standing: float, room: float) -> npt.NDArray[np.float64]:
-    """(M, 5) what says how far a map is off at M places, by `FIELD_FEATURES`. raw: the warp's own standard deviation,
-    matched pixels; near: the mean of `Models.log_sigma` of the matches around; away: how far off these are, in
-    footprints, see `distance_to`; standing: `Evidence.mean`; room: see `spans`."""
-    everywhere = np.tile([standing, math.log(np.clip(room, 1.0, _LARGEST))], (len(raw), 1))
-    return np.column_stack([np.log(np.maximum(raw, 0.05)), near, np.log(away + _CLOSE), everywhere])
-
-
-def spans(matches: Correspondences) -> float:
-    """How many footprints side by side the matches span."""
-    extent = float(np.ptp(matches.optical_map, axis=0).max()) if len(matches) else 0.0
-    return extent / (matches.footprint * matches.grid.resolution)
-
-
-def largeness(matches: Correspondences) -> float:
-    """From 0, a small scene, to 1, a large one."""
-    share = math.log(max(spans(matches), _SMALL) / _SMALL) / math.log(_LARGE / _SMALL)
-    return min(share, 1.0)
-
-
-def _deviation(matches: Correspondences, fit: Fit, there: npt.NDArray[np.float64]) -> Floats:
-    """(N,) distance from where the warp puts each match, in matched pixels."""
-    off = np.hypot(*(there - fit.warp(matches.optical_map)).T)
-    return np.asarray(off / (matches.step * matches.grid.resolution))
-
-
-def clipped(logit: float) -> float:
-    """A pair's logit as a feature of its matches."""
-    return float(np.clip(logit, -_LOGIT, _LOGIT))
+    Raises InputError where the calibration that ships is damaged.
+    """
+    with _reading(_SHIPPED):
+        content = _stored()["pair"]
+        model = PairModel(*(_linear(content, size, PAIR_FEATURES) for size in ("small", "large")))
+    return model(pair_features(matches, evidence), largeness(matches))
 
 
 def pair_probability(logit: float) -> float:
-    """That a pair is registered, from 0 to 1."""
+    """The probability, from 0 to 1, that a pair is registered."""
     return float(expit(logit))
 
 
-def pair_model() -> PairModel:
-    """The model that ships."""
-    content = _stored()["pair"]
-    return PairModel(Linear(**content["small"]), Linear(**content["large"]))
+def calibration_for(matcher: str, own_weights: bool = False, path: PathLike | None = None) -> Calibration | None:
+    """The calibration to use for a matcher; None, with a warning that says why, where there is none.
+
+    own_weights: the matcher has other weights than those that ship, so that the calibration that ships does not fit.
+    path: a file of `pipelines.calibrate` in place of what ships.
+    """
+    try:
+        found = shipped_calibration(matcher) if path is None else read_calibration(path)
+    except InputError as error:
+        log.warning("%s; scores and sigma are not calibrated", error)
+        return None
+    if found is None:
+        log.warning("no calibration ships for %s: its scores and sigma are its own", matcher)
+    elif found.matcher != matcher:
+        wrong = f"{path or _SHIPPED}: is a calibration of {found.matcher}, not of {matcher}"
+        log.warning("%s; scores and sigma are not calibrated", wrong)
+    elif path is None and own_weights:
+        wrong = f"the calibration that ships is of other weights of {matcher}"
+        log.warning("%s; scores and sigma are not calibrated", wrong)
+    else:
+        return found
+    return None
 
 
-def pair_logit(matches: Correspondences, evidence: Evidence) -> float:
-    """The logit of the probability that a fitted warp is right: the same model for all matchers."""
-    return pair_model()(pair_features(matches, evidence), largeness(matches))
-
-
-def calibration_of(matcher: str) -> Calibration | None:
-    """The calibration that ships for a matcher; None where there is none."""
-    content = _stored()["matchers"]
-    return _built(content[matcher]) if matcher in content else None
+def shipped_calibration(matcher: str) -> Calibration | None:
+    """The calibration that ships for a matcher; None where there is none. Raises InputError if it is damaged."""
+    with _reading(_SHIPPED):
+        content = _stored()["matchers"]
+        return _built(content[matcher]) if matcher in content else None
 
 
 def read_calibration(path: PathLike) -> Calibration:
     """A calibration from a file. Raises InputError for a file that is missing or holds none."""
-    try:
+    with _reading(path):
         return _built(json.loads(Path(path).read_text(encoding="utf-8")))
+
+
+def as_json(calibration: Calibration) -> dict[str, Any]:
+    """For `read_calibration`."""
+    return asdict(calibration)
+
+
+@contextmanager
+def _reading(path: object) -> Iterator[None]:
+    """Raises InputError, which names the file, for whatever is wrong with a calibration that is read inside."""
+    try:
+        yield
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
     except (ValueError, TypeError, KeyError) as error:
         raise InputError(f"{path}: is no calibration; `python -m pipelines.calibrate` writes one ({error})") from error
 
 
-def as_json(calibration: Calibration) -> dict[str, Any]:
-    """For `read_calibration`."""
-    return asdict(calibration)
+def _stored() -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(_SHIPPED.read_text(encoding="utf-8"))
+    return content
 
 
 def _built(content: dict[str, Any]) -> Calibration:
@@ -265,21 +240,22 @@ def _built(content: dict[str, Any]) -> Calibration:
 
 
 def _models(content: dict[str, Any]) -> Models:
-    linear = {name: Linear(**content[name]) for name in ("probability", "spread", "field")}
-    widths = {"probability": MATCH_FEATURES, "spread": SIGMA_FEATURES, "field": FIELD_FEATURES}
-    for name, model in linear.items():
-        values = [*model.mean, *model.scale, *model.weight, model.bias]
-        if {len(model.mean), len(model.scale), len(model.weight)} != {len(widths[name])} or not all(
-            map(math.isfinite, values)
-        ) or min(model.scale) <= 0:
-            raise ValueError(f"{name} is not a model of {len(widths[name])} features")
     curve = Curve(**content["right"])
     known = len(curve.x) == len(curve.y) > 0 and np.isfinite([*curve.x, *curve.y]).all()
     if not known or (np.diff(curve.x) <= 0).any() or (np.diff(curve.y) < 0).any() or min(curve.y) < 0:
         raise ValueError("right is no curve that rises")
-    return Models(linear["probability"], curve, linear["spread"], linear["field"])
+    return Models(
+        _linear(content, "probability", MATCH_FEATURES),
+        curve,
+        _linear(content, "spread", SIGMA_FEATURES),
+        _linear(content, "field", FIELD_FEATURES),
+    )
 
 
-def _stored() -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(files("sn9reg.weights").joinpath("calibration.json").read_text())
-    return content
+def _linear(content: dict[str, Any], name: str, features: Sequence[str]) -> Linear:
+    model = Linear(**content[name])
+    lengths = {len(model.mean), len(model.scale), len(model.weight)}
+    numbers = [*model.mean, *model.scale, *model.weight, model.bias]
+    if lengths != {len(features)} or not all(map(math.isfinite, numbers)) or min(model.scale) <= 0:
+        raise ValueError(f"{name} is not a model of {len(features)} features")
+    return model

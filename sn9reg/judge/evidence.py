@@ -1,64 +1,81 @@
-"""Evidence that a warp is right, from the pixels themselves, whoever found it.
+"""Evidence that a warp is right, from the pixels themselves, whichever matcher found it.
 
-Templates that share no pixel are cut from the optical scene and compared with the SAR scene around where the warp says.
-Where the warp is right the similarity there stands above all of its surroundings, again and again; where a pair does
-not belong together it may do so once, by the choice of the warp, but not everywhere.
+Templates that share no pixel are cut from the optical scene. Each is compared with the SAR scene around the place where
+the warp puts it. Where the warp is right, the similarity at that place stands above all of its surroundings, for nearly
+every template. Where a pair does not belong together this may happen once by chance, but not everywhere.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from sn9reg.fit.correspondences import Floats
 from sn9reg.fit.warp import Warp, least_squares_affine
+from sn9reg.matchers import DEFAULT_MATCHER
 from sn9reg.matchers.dense.lattice import Lattice
 from sn9reg.matchers.dense.search import TILE, FeatureExtractor, Level, search
 from sn9reg.raster.grid import Points, Window
 from sn9reg.raster.scene import ScenePair
 
-_TEMPLATE, _LEAST, _RADIUS, _MARGIN = 128, 24, 48, 20  # pixels of the level
-_SLIP = 4  # pixels that the warp may be off and still be the one that is meant
-_REACH = 2  # pixels by which templates may differ from one another
-_CHANCE = 0.5  # the best of a few neighbouring places stands as high anywhere
-_ELSEWHERE = 8  # pixels beyond which a place of the surface is another one
-_PLACES = 36  # at most, about
-_CROWDED = 640  # side of what is described at once where templates lie close together
-_STRAIGHT = 0.02  # the SAR scene is turned and scaled back where the warp does that by more
+# All lengths are in pixels of the level.
+_TEMPLATE, _MIN_TEMPLATE = 128, 24  # largest and smallest side of a template
+_RADIUS, _MARGIN = 48, 20  # of the search around the warp's place, and what features need beyond it
+_SLIP = 4  # error that a right warp may have, the same for all templates
+_JITTER = 2  # error that one template may have beside that
+_CHANCE = 0.5  # height of the best of a few neighbouring places, by chance
+_ELSEWHERE = 8  # distance from which another peak of the surface is a rival
+_PLACES = 36  # number of templates at most, about
+_CROWDED_TILE = 640  # side of the tiles that are described at once where templates lie close together
+_STRAIGHT = 0.02  # a warp that turns or scales by more has the SAR scene turned and scaled back
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What N templates say of a warp. optical_xy: (N, 2) pixels of the common grid. standing: (N,) by how many standard
-    deviations of its surroundings the similarity at the warp's place stands above their mean. lead: of all templates
-    together, by how many standard deviations it stands above the next best place."""
+    """What N templates say of a warp.
 
-    optical_xy: Points
-    standing: Floats
-    lead: float
+    Heights are those of the similarity at the place where the warp puts a template, in standard deviations of the
+    similarity in its surroundings.
+    """
+
+    optical_xy: Points  # (N, 2) centres of the templates, pixels of the common grid
+    standing: Floats  # (N,) height above the mean of the surroundings
+    lead: float  # height of the mean over all templates above the next best place
 
     def __len__(self) -> int:
         return len(self.standing)
 
     @property
     def mean(self) -> float:
+        """Mean of `standing`; 0 without templates."""
         return float(self.standing.mean()) if len(self) else 0.0
 
     @property
     def total(self) -> float:
-        """Of all templates together: by how many standard deviations their sum stands above chance."""
+        """By how many standard deviations the sum of `standing` lies above chance."""
         return (self.mean - _CHANCE) * math.sqrt(len(self))
 
 
 NO_EVIDENCE = Evidence(np.zeros((0, 2)), np.zeros(0), 0.0)
 
 
-def gather(pair: ScenePair, warp: Warp, step: float, extract: FeatureExtractor) -> Evidence:
-    """Evidence for a warp. step: side of the pixels that are compared, common pixels.
+def default_features(pair: ScenePair) -> FeatureExtractor:
+    """The default matcher's features, which give evidence on the matches of every matcher."""
+    from sn9reg.matchers.base import make_matcher  # here, so that importing this does not load a matcher
 
+    matcher: Any = make_matcher(DEFAULT_MATCHER)
+    extract: FeatureExtractor = matcher.extractor(pair.overview(pair.sar)[0])
+    return extract
+
+
+def gather(pair: ScenePair, warp: Warp, step: float, extract: FeatureExtractor) -> Evidence:
+    """Evidence for a warp.
+
+    step: side of the pixels that are compared, in common pixels. extract: the features that are compared.
     Raises InputError where a scene cannot be read.
     """
     factor = max(1, round(step))
@@ -66,22 +83,22 @@ def gather(pair: ScenePair, warp: Warp, step: float, extract: FeatureExtractor) 
     inside = Window(
         window.col // factor, window.row // factor, max(1, window.width // factor), max(1, window.height // factor)
     )
-    side = int(np.clip(min(inside.shape) // 2, _LEAST, _TEMPLATE))
+    side = int(np.clip(min(inside.shape) // 2, _MIN_TEMPLATE, _TEMPLATE))
     lattice = Lattice.over(inside, side, side, _PLACES)
     nodes = lattice.nodes
     there = _moved(pair, warp, nodes, factor)
-    matrix = _straight(nodes, there)
+    matrix = _nearest_affine(nodes, there)
     if np.abs(matrix[:2, :2] - np.eye(2)).max() > _STRAIGHT:
         common = np.array([[factor, 0, (factor - 1) / 2], [0, factor, (factor - 1) / 2], [0, 0, 1]])
         pair = pair.posed(common @ matrix @ np.linalg.inv(common))
         back = np.linalg.inv(matrix)
         there = there @ back[:2, :2].T + back[:2, 2]
     level = Level(factor, side, _RADIUS, _MARGIN)
-    tile = _CROWDED if lattice.spacing < 2 * side else TILE
+    tile = _CROWDED_TILE if lattice.spacing < 2 * side else TILE
     surfaces = search(pair, level, nodes, there - nodes, extract, way_back=False, tile=tile)
     if not surfaces.usable.any():
         return NO_EVIDENCE
-    standing, lead = _standing(_standard(surfaces.values[surfaces.usable]))
+    standing, lead = _heights(_standard(surfaces.values[surfaces.usable]))
     return Evidence((nodes[surfaces.usable] + 0.5) * factor - 0.5, standing, lead)
 
 
@@ -92,13 +109,13 @@ def _standard(surfaces: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
     return np.asarray(values / np.maximum(values.std(axis=(1, 2), keepdims=True), 1e-9))
 
 
-def _standing(surfaces: npt.NDArray[np.float64]) -> tuple[Floats, float]:
-    """(N,) height of (N, D, D) surfaces at the warp's place, and by how much their mean leads there."""
+def _heights(surfaces: npt.NDArray[np.float64]) -> tuple[Floats, float]:
+    """`Evidence.standing` and `Evidence.lead` of (N, D, D) surfaces around the warp's places."""
     together = surfaces.mean(axis=0)
     near = slice(_RADIUS - _SLIP, _RADIUS + _SLIP + 1)
     row, col = (int(n) + near.start for n in divmod(int(together[near, near].argmax()), 2 * _SLIP + 1))
-    # A warp that is off by a little is off everywhere.
-    here = np.s_[row - _REACH : row + _REACH + 1, col - _REACH : col + _REACH + 1]
+    # The small error of a right warp is the same for all templates: the best place of their mean is taken for it.
+    here = np.s_[row - _JITTER : row + _JITTER + 1, col - _JITTER : col + _JITTER + 1]
     standing = surfaces[:, here[0], here[1]].max(axis=(1, 2))
     y, x = np.indices(together.shape)
     elsewhere = together[np.maximum(np.abs(x - col), np.abs(y - row)) > _ELSEWHERE].max()
@@ -111,8 +128,8 @@ def _moved(pair: ScenePair, warp: Warp, nodes: Points, factor: int) -> Points:
     return (pair.grid.to_pixel(warp(optical_map)) + 0.5) / factor - 0.5
 
 
-def _straight(nodes: Points, there: Points) -> npt.NDArray[np.float64]:
-    """(3, 3) the affine nearest to the warp; the identity where there are too few places to tell, or all in a row."""
+def _nearest_affine(nodes: Points, there: Points) -> npt.NDArray[np.float64]:
+    """(3, 3) the affine nearest to the warp; the identity where there are too few places, or all lie on one line."""
     matrix = np.eye(3)
     if len(nodes) >= 4 and np.linalg.svd(nodes - nodes.mean(axis=0), compute_uv=False)[1] > 1:
         matrix[:2] = least_squares_affine(nodes, there)

@@ -1,4 +1,4 @@
-"""The verdict: was the pair registered, and how right is the result?"""
+"""The verdict: was the pair registered, and how right is the result? `judge` is the one door to this folder."""
 
 from __future__ import annotations
 
@@ -7,40 +7,55 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sn9reg.fit.choose import Fit
 from sn9reg.fit.correspondences import Correspondences, Flags
 from sn9reg.fit.neighbours import WITNESS_PX, witnesses_agree
-from sn9reg.judge.evidence import Evidence
+from sn9reg.judge.calibration import Calibration, pair_logit, pair_probability
+from sn9reg.judge.evidence import Evidence, default_features, gather
+from sn9reg.raster.scene import ScenePair
 
 LIKELY = 0.5  # probability from which a pair counts as registered
-# Where matches span so many footprints, so large a share must be confirmed too: a warp may be right in places alone.
-_ROOM, _CONFIRMED = 3.0, 0.25
+# In scenes at least so many footprints wide, at least this share of the matches must be confirmed by neighbours, too:
+# a warp may be right in some places and wrong elsewhere.
+_WIDE, _CONFIRMED = 3.0, 0.25
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Registered or not, from the evidence.
-
-    reason: one sentence. probability: that the warp is right. matches, inliers: counts. tried: places looked at.
-    agreement: share of the places tried whose own pixels agree with those of neighbours they share no pixel with.
-    chance: the share that would by chance. coverage: share of the cells of a 6 x 6 raster over the matches that hold
-    inliers. standing: mean of `Evidence.standing`, over so many `places`. error: expected error of the warp, map units.
-    """
+    """Registered or not, and the evidence for that."""
 
     registered: bool
-    reason: str
-    probability: float
-    matches: int
-    inliers: int
-    tried: int
-    agreement: float
-    chance: float
-    coverage: float
-    standing: float
-    places: int
-    error: float
+    reason: str  # one sentence
+    probability: float  # that the warp is right
+    matches: int  # their number
+    inliers: int  # number of matches that agree with the warp
+    tried: int  # number of places where a match was looked for
+    agreement: float  # share of `tried` whose witness agrees with neighbours that share no pixel, `witnesses_agree`
+    chance: float  # the share that would agree by chance
+    coverage: float  # share of the squares of a 6 x 6 raster over the matches that hold inliers
+    standing: float  # `Evidence.mean`
+    places: int  # number of places that gave evidence
+    error: float  # expected error of the warp, map units
 
 
-def judge(matches: Correspondences, inliers: Flags, evidence: Evidence, probability: float, error: float) -> Verdict:
+def judge(
+    pair: ScenePair, matches: Correspondences, fit: Fit, calibration: Calibration | None
+) -> tuple[Correspondences, Fit, Verdict]:
+    """Matches and fit, with calibrated errors where there is a calibration, and the verdict on them.
+
+    Raises InputError where a scene cannot be read.
+    """
+    if not fit.fitted:
+        return matches, fit, refused(matches, fit.reason)
+    evidence = gather(pair, fit.warp, matches.step, default_features(pair))
+    logit = pair_logit(matches, evidence)
+    if calibration is not None:
+        matches = calibration.matches(matches, fit, evidence, logit)
+        fit = calibration.fit(matches, fit, evidence)
+    return matches, fit, decide(matches, fit.inliers, evidence, pair_probability(logit), fit.error)
+
+
+def decide(matches: Correspondences, inliers: Flags, evidence: Evidence, probability: float, error: float) -> Verdict:
     """The verdict on a fitted warp. probability: that it is right; error: its expected error, map units."""
     agreed = int(witnesses_agree(matches).sum())
     agreement, confirmed = agreed / max(1, matches.tried), agreed / max(1, len(matches))
@@ -49,9 +64,9 @@ def judge(matches: Correspondences, inliers: Flags, evidence: Evidence, probabil
     deviations = f"{evidence.mean:.1f} standard deviations more than with their surroundings"
     right = f"it is right with a probability of {math.floor(100 * probability)}%"
     extent = float(np.ptp(matches.optical_xy, axis=0).max()) if len(matches) else 0.0
-    alone = extent >= _ROOM * matches.footprint and confirmed < _CONFIRMED
-    registered = probability >= LIKELY and not alone
-    if alone:
+    unconfirmed = extent >= _WIDE * matches.footprint and confirmed < _CONFIRMED
+    registered = probability >= LIKELY and not unconfirmed
+    if unconfirmed:
         few = f"only {agreed} of {len(matches)} matches ({confirmed:.0%})"
         reason = f"{few} are confirmed by neighbours that share no pixel"
     elif registered:
@@ -59,18 +74,8 @@ def judge(matches: Correspondences, inliers: Flags, evidence: Evidence, probabil
     else:
         reason = f"{places} by only {deviations}: {right}, and at least {LIKELY:.0%} is asked"
     counts = (len(matches), int(inliers.sum()), matches.tried)
-    return Verdict(
-        registered,
-        reason,
-        probability,
-        *counts,
-        agreement,
-        chance,
-        _coverage(matches, inliers),
-        evidence.mean,
-        len(evidence),
-        error,
-    )
+    shares = (agreement, chance, _coverage(matches, inliers))
+    return Verdict(registered, reason, probability, *counts, *shares, evidence.mean, len(evidence), error)
 
 
 def refused(matches: Correspondences, reason: str) -> Verdict:

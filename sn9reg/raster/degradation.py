@@ -20,19 +20,17 @@ Values = npt.NDArray[np.float32]  # (..., h, w)
 
 @options
 class Degradation:
-    """Gaussian blur of `blur` px, then speckle of `looks` looks; None and 0 leave out the one or the other.
+    """Gaussian blur, then speckle.
 
     The paper names both and states no order. Blur goes first here: it stands for errors of the focusing, which act
-    on the scene, and speckle blurred afterwards would no longer be that of L looks.
-
-    looks: L; None for no speckle. blur: sigma of the Gaussian, px. intensity: see `speckle`.
+    on the scene. Speckle that is blurred would no longer be that of L looks.
 
     Raises ConfigError for looks that are not above 0, a blur below 0, and numbers that are not finite.
     """
 
-    looks: float | None = None
-    blur: float = 0.0
-    intensity: bool = False
+    looks: float | None = None  # L of the speckle; None for no speckle
+    blur: float = 0.0  # sigma of the Gaussian, px; 0 for no blur
+    intensity: bool = False  # see `speckle`
 
     def __post_init__(self) -> None:
         if self.looks is not None:
@@ -49,13 +47,12 @@ def speckle(values: Values, looks: float, random: np.random.Generator, intensity
     """Fully developed speckle of L looks, independent in every pixel and band; (..., h, w) -> the same shape.
 
     intensity: the values are intensities (power), and are multiplied by Gamma(L, 1/L), of mean 1 and variance 1 / L.
-    Otherwise they are amplitudes, and are multiplied by its square root: their mean square stays, their mean falls a
-    little. Speckle that the image already has stays under the new one.
+    Otherwise they are amplitudes, and are multiplied by its square root. Their mean square stays, their mean falls a
+    little. Speckle that the image already has is kept.
 
-    8-bit products are neither. Those of SEN1-2 are stretched decibels (the local deviation is the same in dark and
-    in bright places) and do not come with their stretch, so that it cannot be undone; the default takes them for
-    amplitudes, of the two the nearer to them. Their bright pixels then suffer more than a sensor would make them,
-    and their dark ones less.
+    8-bit products are neither. Those of SEN1-2 are stretched decibels, whose stretch is unknown and cannot be undone.
+    Amplitudes, the default, are nearer to them than intensities. Their bright pixels then get more speckle than a
+    sensor would give them, and their dark ones less.
 
     Raises ConfigError for looks that are not finite and above 0, InputError for negative values: those of decibels.
     """
@@ -69,7 +66,7 @@ def speckle(values: Values, looks: float, random: np.random.Generator, intensity
 def blur(values: Values, sigma: float) -> Values:
     """Gaussian blur of `sigma` px within each band, edges mirrored; (..., h, w) -> a new array of the same shape.
 
-    Pixels that are not valid are taken as they are. Raises ConfigError for a sigma that is negative or not finite.
+    Pixels that are not valid count like all others. Raises ConfigError for a sigma that is negative or not finite.
     """
     _check_blur(sigma)
     return np.asarray(gaussian_filter(values, (0,) * (values.ndim - 2) + (sigma, sigma)), np.float32)

@@ -24,7 +24,7 @@ PathLike = str | os.PathLike[str]
 
 # DRIVER:file, DRIVER:"file":name; no URL, for nothing is fetched from a network.
 _SUBDATASET = re.compile(r"[A-Za-z]\w+:(?!//)")
-# GDAL errors are raised as exceptions; rasterio's log of the same would print them twice.
+# GDAL's errors are raised as exceptions; rasterio's log would print them a second time.
 logging.getLogger("rasterio._env").setLevel(logging.CRITICAL)
 
 
@@ -130,7 +130,7 @@ def atomic_output(path: PathLike, overwrite: bool = False) -> Iterator[Path]:
 
 
 def check_output(path: PathLike, overwrite: bool = False, inputs: Iterable[PathLike | None] = ()) -> None:
-    """Raises OutputError, before any work is done, where `path` could not be written in the end, or is an input."""
+    """Raises OutputError where `path` cannot be written or is one of `inputs`; to be called before any work is done."""
     target = Path(path)
     if os.path.isdir(path):
         raise OutputError(f"{path}: is a folder")
@@ -174,10 +174,10 @@ def geotiff_profile(grid: Grid, count: int, dtype: str, **options: Any) -> dict[
 
 @contextmanager
 def create_raster(path: PathLike, profile: Mapping[str, Any]) -> Iterator[DatasetWriter]:
-    """A new GeoTIFF to write; one in a pixel frame has no georeference, and that is no cause for a warning.
+    """A new GeoTIFF to write. One in a pixel frame has no georeference, which is no cause for a warning.
 
-    Raises OSError if it is not whole in the end. GDAL compresses in threads of its own and writes on closing, and
-    what fails there (a full disk, a compression that does not know the type) raises nothing.
+    Raises OSError if the file is not whole in the end. GDAL itself raises nothing where it fails in one of its
+    threads or while it closes the file, e.g. on a full disk or for a compression that does not know the type.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
@@ -189,7 +189,7 @@ def create_raster(path: PathLike, profile: Mapping[str, Any]) -> Iterator[Datase
 
 
 def _is_whole(path: PathLike, sparse: bool) -> bool:
-    """Whether a GeoTIFF can be opened and all its blocks lie in the file; `sparse`: absent ones are none to miss."""
+    """Whether a GeoTIFF can be opened and holds all its blocks; with `sparse`, blocks may be absent."""
     size = os.path.getsize(path)
     try:
         with rasterio.open(path) as dataset:

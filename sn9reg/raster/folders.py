@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import glob
 import os
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from rasterio.errors import NotGeoreferencedWarning
 
 from sn9reg.errors import InputError
 from sn9reg.raster.files import PathLike, data_bands, open_raster, reading
 from sn9reg.raster.scene import Patch
 
-_BESIDE = (".tfw", ".pgw", ".jgw", ".wld", ".prj", ".xml")  # what may lie beside a raster and bear its name
+_BESIDE = (".tfw", ".pgw", ".jgw", ".wld", ".prj", ".xml")  # files that may accompany a raster, under its name
 
 
 @dataclass(frozen=True)
@@ -25,11 +23,13 @@ class RegisteredPair:
     name: str
     optical: Path
     sar: Path
-    mask: Path | None
+    mask: Path | None  # a raster, above 0 where both images are valid; None where all pixels are
 
     def read(self, native: bool = False) -> tuple[Patch, Patch]:
-        """Optical and SAR patch, (bands, h, w) float32 or, if `native`, the file's own type; 0 where not valid.
-        Raises InputError where a file cannot be read or the mask has another size."""
+        """Optical and SAR patch, (bands, h, w), 0 where not valid; float32, or the file's data type if `native`.
+
+        Raises InputError where a file cannot be read or the mask has another size.
+        """
         return _read(self.optical, self.mask, native), _read(self.sar, self.mask, native)
 
 
@@ -59,15 +59,13 @@ def _rasters(folder: Path, stem: str) -> list[Path]:
 
 
 def _read(path: Path, mask: Path | None, native: bool) -> Patch:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        with open_raster(path) as dataset, reading(path):
-            values = dataset.read(data_bands(dataset), out_dtype=None if native else "float32")
-            valid = (dataset.dataset_mask() > 0) & np.isfinite(values).all(axis=0)
-        if mask is not None:
-            with open_raster(mask) as dataset, reading(mask):
-                inside = dataset.read(1) > 0
-            if inside.shape != valid.shape:
-                raise InputError(f"{mask}: differs in size from {path.name}")
-            valid = valid & inside
+    with open_raster(path) as dataset, reading(path):
+        values = dataset.read(data_bands(dataset), out_dtype=None if native else "float32")
+        valid = (dataset.dataset_mask() > 0) & np.isfinite(values).all(axis=0)
+    if mask is not None:
+        with open_raster(mask) as dataset, reading(mask):
+            inside = dataset.read(1) > 0
+        if inside.shape != valid.shape:
+            raise InputError(f"{mask}: differs in size from {path.name}")
+        valid = valid & inside
     return Patch(np.where(valid, values, values.dtype.type(0)), valid)

@@ -1,6 +1,6 @@
 """Radiometry: grey optical, logarithmic SAR.
 
-SAR speckle is multiplicative; on the logarithm it is additive and its strength does not depend on the signal.
+SAR speckle is multiplicative. On the logarithm it is additive, and its strength does not depend on the signal.
 """
 
 from __future__ import annotations
@@ -15,6 +15,10 @@ Modality = Literal["optical", "sar"]
 Image = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
 
+# Share of the median. On 8-bit imagery of median 100 this is the floor of 10 that served best on SEN1-2 patches.
+_FLOOR = 0.1
+_CLIP = 4.0  # standard deviations
+
 
 def optical_grey(values: npt.NDArray[np.float32]) -> Image:
     """(bands, h, w) -> (h, w), the mean of the bands."""
@@ -23,18 +27,14 @@ def optical_grey(values: npt.NDArray[np.float32]) -> Image:
 
 @dataclass(frozen=True)
 class SarLog:
-    """The logarithm of a SAR scene with one floor for the whole scene, so that all its windows agree.
+    """The logarithm of a SAR scene with one floor for the whole scene, so that all its windows agree."""
 
-    floor: added before the logarithm, so that zeros stay finite and the darkest pixels do not dominate.
-    decibel: the scene already is logarithmic (it holds negative values).
-    """
-
-    floor: float
-    decibel: bool
+    floor: float  # added before the logarithm, so that zeros stay finite and the darkest pixels do not dominate
+    decibel: bool  # the scene already is logarithmic: it holds negative values
 
     @classmethod
     def of(cls, values: npt.NDArray[np.float32], valid: Mask) -> SarLog:
-        """Measured on (bands, h, w), e.g. of an overview."""
+        """Floor and kind measured on (bands, h, w) pixels, e.g. those of an overview."""
         pixels = values[:, valid]
         decibel = bool((pixels < 0).mean() > 0.01) if pixels.size else False
         positive = pixels[pixels > 0]
@@ -47,26 +47,24 @@ class SarLog:
         return np.log(np.maximum(values, 0) + np.float32(self.floor)).mean(axis=0, dtype=np.float32)
 
 
-# A tenth of the median: on 8-bit imagery of median 100 the floor of 10 that served best on SEN1-2 training patches.
-_FLOOR = 0.1
-
-
 def fill_invalid(image: Image, valid: Mask) -> Image:
-    """The image with its mean over valid pixels where it is not valid: no edge steeper than need be at the border."""
+    """The image with the mean of its valid pixels in place of those that are not valid: no steep edge at the border."""
     if valid.all():
         return image
     level = float(image[valid].mean()) if valid.any() else 0.0
     return np.where(valid, image, np.float32(level))
 
 
-def standardise(image: Image, valid: Mask, clip: float = 4.0) -> Image:
-    """The image with mean 0 and variance 1 over valid pixels, cut at +-clip, and 0 where it is not valid: what a
-    network sees. All 0 where the image is constant."""
+def standardise(image: Image, valid: Mask) -> Image:
+    """The image as a network sees it: mean 0 and variance 1 over valid pixels, cut at +-4, 0 where it is not valid.
+
+    A constant image becomes 0 everywhere.
+    """
     pixels = image[valid].astype(np.float64)  # the squares of large values are too large for float
     if not pixels.size:
         return np.zeros_like(image)
     spread = float(pixels.std())
     if not spread > 1e-6 * max(1.0, abs(float(pixels.mean()))):
         return np.zeros_like(image)
-    scaled = np.clip((image - pixels.mean()) / spread, -clip, clip)
+    scaled = np.clip((image - pixels.mean()) / spread, -_CLIP, _CLIP)
     return np.where(valid, scaled, np.float32(0)).astype(np.float32)

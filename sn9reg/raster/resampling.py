@@ -1,4 +1,4 @@
-"""Resampling of arrays through coordinates: from one grid to another, by valid pixels only, in any data type."""
+"""Resampling of arrays from one grid to another, from valid pixels only, in any data type."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ Locate = Callable[[Floats, Floats], tuple[Floats, Floats]]  # pixels (x, y) of o
 
 RESAMPLING = ("nearest", "bilinear", "cubic")
 
-# Between two CRS, coordinates are transformed at nodes this many pixels apart and linear in between; no more nodes
-# a side than this, which keeps a wild offset map from asking for millions.
+# Between two CRS, coordinates are transformed at nodes so many pixels apart, and interpolated between them. A wild
+# offset map would need millions of nodes, so their number a side is limited.
 _NODE_STEP, _MAX_NODES = 16, 257
 
 
@@ -65,10 +65,11 @@ def _nodes(values: Floats) -> Floats:
 def interpolate(values: Values, valid: Mask, x: Floats, y: Floats, how: str) -> tuple[Values, Mask]:
     """(bands, h, w) values and validity at pixels (x, y), (h, w) each, of (bands, H, W) arrays.
 
-    Valid is what has a valid nearest pixel; blended are valid pixels only. Integers come back unrounded.
-    cv2.remap would round coordinates to 1/32 px, stop at 32,767 px and know no validity.
+    how: one of `RESAMPLING`. A result is valid where its nearest pixel is valid, and only valid pixels enter it.
+    Integers come back unrounded.
+    Not cv2.remap: it rounds coordinates to 1/32 px, takes 32,767 px at most, and does not know validity.
     """
-    # Two pixels around, so that every tap of a pixel inside has an address.
+    # Two pixels around, so that every tap of the kernel lies in the array.
     values, valid = (np.pad(a, ((0, 0), (2, 2), (2, 2))) for a in (values, valid))
     x, y = x + 2, y + 2
     near_x, near_y = np.floor(x + 0.5).astype(np.intp), np.floor(y + 0.5).astype(np.intp)
@@ -91,7 +92,7 @@ def interpolate(values: Values, valid: Mask, x: Floats, y: Floats, how: str) -> 
 def _gather(
     values: Values, valid: Mask, x: Floats, y: Floats, kernel: Callable[[Floats], list[Floats]]
 ) -> tuple[Values, Values, Mask]:
-    """Sums over the valid taps of a separable kernel, of values and of weights, and whether all taps are valid."""
+    """Sums of values and of weights over the valid taps of a separable kernel, and whether all taps are valid."""
     col, row = np.floor(x).astype(np.intp), np.floor(y).astype(np.intp)
     across, down = kernel(x - col), kernel(y - row)
     first, width = 1 - len(across) // 2, values.shape[2]
@@ -124,11 +125,14 @@ def _cubic(f: Floats) -> list[Floats]:
 
 
 def block_means(values: Values, valid: Mask, k: int, shape: tuple[int, int]) -> tuple[Values, Mask]:
-    """Means of the valid of k x k pixels; valid where at least half of them are. Short edges count as invalid."""
+    """Means of the valid pixels of each k x k block; valid where at least half of a block is.
+
+    Pixels of a block beyond the edge count as not valid.
+    """
     short = [(0, 0), *((0, n * k - have) for n, have in zip(shape, values.shape[1:], strict=True))]
-    cells = (len(values), shape[0], k, shape[1], k)
-    valid = np.pad(valid, short).reshape(cells)
-    values = np.pad(values, short).reshape(cells)
+    blocks = (len(values), shape[0], k, shape[1], k)
+    valid = np.pad(valid, short).reshape(blocks)
+    values = np.pad(values, short).reshape(blocks)
     work = np.complex128 if values.dtype.kind == "c" else np.float64
     number = valid.sum(axis=(2, 4))
     means = np.where(valid, values, 0).sum(axis=(2, 4), dtype=work) / np.maximum(number, 1)
@@ -136,7 +140,7 @@ def block_means(values: Values, valid: Mask, k: int, shape: tuple[int, int]) -> 
 
 
 def working_dtype(dtype: npt.DTypeLike) -> np.dtype[Any]:
-    """float32 holds 16-bit integers and float32 itself; the wider types need 64 bits."""
+    """The type to compute in: float32 holds 16-bit integers and float32 itself; wider types need 64 bits."""
     dtype = np.dtype(dtype)
     if dtype.kind == "c":
         return dtype

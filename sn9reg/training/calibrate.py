@@ -14,18 +14,12 @@ from scipy.special import expit
 
 from sn9reg.fit.choose import Fit
 from sn9reg.fit.correspondences import Correspondences, Flags, Floats
-from sn9reg.fit.nearby import distance_to, local_mean
-from sn9reg.judge.calibration import (
+from sn9reg.fit.neighbours import distance_to, local_mean
+from sn9reg.judge.calibration import RIGHT_PX, UNSEEN, Calibration, Curve, Linear, Models, PairModel, bounded
+from sn9reg.judge.evidence import Evidence
+from sn9reg.judge.features import (
     MATCH_FEATURES,
-    RIGHT_PX,
     SIGMA_FEATURES,
-    UNSEEN,
-    Calibration,
-    Curve,
-    Linear,
-    Models,
-    PairModel,
-    bounded,
     clipped,
     field_features,
     largeness,
@@ -33,7 +27,6 @@ from sn9reg.judge.calibration import (
     pair_features,
     spans,
 )
-from sn9reg.judge.evidence import Evidence
 from sn9reg.raster.grid import Points
 
 Array = npt.NDArray[np.float64]

@@ -1,4 +1,4 @@
-"""consistency: smooth fields with outliers, of which the truth is known."""
+"""neighbours: smooth fields with outliers, and values known at scattered places, of which the truth is known."""
 
 from __future__ import annotations
 
@@ -9,13 +9,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rasterio.crs import CRS
 
-from sn9reg.fit import neighbours as consistency
+from sn9reg.fit import neighbours
 from sn9reg.fit.correspondences import Correspondences
-from sn9reg.fit.neighbours import WITNESS_PX, local_consistency, neighbour_prediction, witnesses_agree
+from sn9reg.fit.neighbours import (
+    WITNESS_PX,
+    distance_to,
+    local_consistency,
+    local_mean,
+    neighbour_prediction,
+    witnesses_agree,
+)
 from sn9reg.raster.grid import Grid
 
 few = settings(max_examples=10, deadline=None)
 seeds = st.integers(0, 2**32 - 1)
+RADIUS = 40.0
 
 
 def scattered(random, n=400, side=2000.0):
@@ -28,16 +36,18 @@ def smooth(xy):
     return np.column_stack([12 * x - 5 * y + 15 * np.sin(3 * x + 2 * y), 4 * y + 3 * np.cos(4 * x)])
 
 
-def on_lattice(shift_px, step=1.0, pixel=0.5, spacing=48.0, footprint=96.0, radius=40.0, side=20):
+def matches_of(xy, there, step=1.0, pixel=0.5, footprint=96.0, radius=RADIUS):
+    grid = Grid(Affine(pixel, 0, 435000, 0, -pixel, 4181000), 5000, 5000, CRS.from_epsg(32637))
+    ones = np.ones(len(xy))
+    numbers = (ones, ones, 0 * ones, ones)
+    return Correspondences(grid, xy, there, *numbers, there, radius * step, step, footprint * step, len(xy))
+
+
+def on_lattice(shift_px, step=1.0, pixel=0.5, spacing=48.0, radius=RADIUS, side=20):
     """Matches on a regular lattice of side x side places whose witnesses saw `shift_px` (N, 2), common pixels."""
     x, y = np.meshgrid(np.arange(side), np.arange(side))
     xy = np.column_stack([x.ravel(), y.ravel()]) * spacing * step + 200.0
-    n = len(xy)
-    grid = Grid(Affine(pixel, 0, 435000, 0, -pixel, 4181000), 5000, 5000, CRS.from_epsg(32637))
-    ones = np.ones(n)
-    return Correspondences(
-        grid, xy, xy + shift_px, ones, ones, 0 * ones, ones, xy + shift_px, radius * step, step, footprint * step, n
-    )
+    return matches_of(xy, xy + shift_px, step, pixel, radius=radius)
 
 
 # --- prediction by neighbours ----------------------------------------------------------------------------------------
@@ -54,24 +64,17 @@ def test_a_plane_is_predicted_almost_exactly(seed, tilt):
     assert np.median(np.linalg.norm(predicted - shift, axis=1)[inner]) <= 0.3 * 150 * max(map(abs, tilt)) + 1e-9
 
 
-def test_a_match_has_no_say_in_its_own_prediction():
-    source = scattered(np.random.default_rng(0), 50)
-    shift = smooth(source)
-    before = neighbour_prediction(source, shift, 1.0)
-    shift[7] += [500, -300]
-    after = neighbour_prediction(source, shift, 1.0)
-    np.testing.assert_array_equal(after[7], before[7])
-    assert not np.array_equal(after, before)
-
-
-def test_excluded_neighbours_have_no_say():
+@pytest.mark.parametrize("exclude", [0.0, 250.0])
+def test_a_match_and_excluded_neighbours_do_not_count_in_its_prediction(exclude):
     source = scattered(np.random.default_rng(1), 300)
     shift = smooth(source)
-    before = neighbour_prediction(source, shift, 1.0, exclude=250)
-    near = np.linalg.norm(source - source[7], axis=1) < 250
-    assert near.sum() > 5
+    before = neighbour_prediction(source, shift, 1.0, exclude)
+    near = np.linalg.norm(source - source[7], axis=1) <= exclude
+    assert near.sum() == 1 or near.sum() > 5
     shift[near] += 100
-    np.testing.assert_array_equal(neighbour_prediction(source, shift, 1.0, exclude=250)[7], before[7])
+    after = neighbour_prediction(source, shift, 1.0, exclude)
+    np.testing.assert_array_equal(after[7], before[7])
+    assert not np.array_equal(after, before)
 
 
 @pytest.mark.parametrize("n", [0, 1, 4])
@@ -81,11 +84,11 @@ def test_too_few_neighbours_predict_nothing(n):
     assert local_consistency(source, smooth(source), 1.0).shape == (n,)
 
 
-def test_places_on_a_line_are_predicted_along_it():
-    source = np.column_stack([np.arange(30.0) * 50, np.zeros(30)])
-    shift = np.column_stack([0.01 * source[:, 0], 5 - 0.02 * source[:, 0]])
-    predicted = neighbour_prediction(source, shift, 1.0)
-    assert np.linalg.norm(predicted - shift, axis=1)[6:-6].max() < 0.5
+@pytest.mark.parametrize("linear", [[[0.01, 0], [0, 0]], [[-0.08, -0.92], [0.92, -0.08]]])
+def test_places_on_a_line_are_predicted_along_it(linear):
+    source = np.column_stack([np.arange(40.0) * 50, np.zeros(40)])
+    shift = source @ np.array(linear).T
+    assert np.abs(neighbour_prediction(source, shift, 1.0) - shift)[6:-6].max() < 0.5
 
 
 # --- local consistency -----------------------------------------------------------------------------------------------
@@ -104,35 +107,24 @@ def test_outliers_among_a_smooth_field_are_found(seed, noise):
     assert (kept & ~wrong).sum() / kept.sum() > 0.95  # precision
 
 
-def test_a_clean_field_is_kept():
-    source = scattered(np.random.default_rng(2))
-    assert local_consistency(source, smooth(source), 1.0).mean() > 0.95
-
-
 def test_the_limit_is_three_times_the_scale():
     source = scattered(np.random.default_rng(3))
+    assert local_consistency(source, smooth(source), 1.0).mean() > 0.95
     shift = np.zeros_like(source)
     shift[10], shift[20] = [2.5, 0], [0, 3.5]
-    kept = local_consistency(source, shift, 1.0)
-    assert kept[10]
-    assert not kept[20]
-    assert kept.sum() == len(source) - 1
+    assert np.flatnonzero(~local_consistency(source, shift, 1.0)).tolist() == [20]
 
 
 # --- witnesses -------------------------------------------------------------------------------------------------------
-
-
-def field_px(side=20):
-    """Smooth, up to 30 px, on the lattice of `on_lattice`."""
-    x, y = np.meshgrid(np.linspace(0, 1, side), np.linspace(0, 1, side))
-    return np.column_stack([(20 * np.sin(2 * x + y)).ravel(), (10 * x * y - 5).ravel()])
 
 
 @few
 @given(seed=seeds, step=st.sampled_from([1.0, 4.0]), pixel=st.sampled_from([0.5, 10.0]))
 def test_witnesses_of_a_smooth_noisy_field_agree(seed, step, pixel):
     noise = np.random.default_rng(seed).normal(0, 0.8, (400, 2))
-    assert witnesses_agree(on_lattice((field_px() + noise) * step, step, pixel)).mean() > 0.97
+    x, y = (axis.ravel() for axis in np.meshgrid(np.linspace(0, 1, 20), np.linspace(0, 1, 20)))
+    field = np.column_stack([20 * np.sin(2 * x + y), 10 * x * y - 5])  # pixels
+    assert witnesses_agree(on_lattice((field + noise) * step, step, pixel)).mean() > 0.97
 
 
 @pytest.mark.parametrize("radius", [12.0, 40.0])
@@ -157,25 +149,148 @@ def test_the_tolerance_counts_in_pixels_of_the_level():
 
 def test_witnesses_that_share_pixels_do_not_vouch_for_each_other():
     """Blocks of 2 x 2 overlapping templates that saw the same wrong thing."""
-    random = np.random.default_rng(2)
-    blocks = random.uniform(-40, 40, (10, 10, 2))
+    blocks = np.random.default_rng(2).uniform(-40, 40, (10, 10, 2))
     shift = blocks.repeat(2, axis=0).repeat(2, axis=1).reshape(-1, 2)
     assert witnesses_agree(on_lattice(shift)).mean() < 0.05
+    assert not witnesses_agree(on_lattice(np.zeros((16, 2)), spacing=10.0, side=4)).any()  # within one footprint
 
 
-@pytest.mark.parametrize("spacing", [96.0, 48.0, 24.0, 12.0])
+@pytest.mark.parametrize("spacing", [96.0, 48.0, 12.0])
 def test_witnesses_agree_however_dense_the_lattice_is(spacing):
     noise = np.random.default_rng(3).normal(0, 0.5, (900, 2))
     assert witnesses_agree(on_lattice(noise + np.array([10.0, -4.0]), spacing=spacing, side=30)).mean() > 0.97
 
 
-def test_a_scene_within_one_footprint_has_no_witnesses():
-    assert not witnesses_agree(on_lattice(np.zeros((16, 2)), spacing=10.0, side=4)).any()
-
-
 def test_neighbours_are_the_same_in_one_go_and_in_many(monkeypatch):
     matches = on_lattice(np.random.default_rng(4).normal(0, 3.0, (400, 2)), spacing=20.0)
     at_once = witnesses_agree(matches)
-    monkeypatch.setattr(consistency, "_CANDIDATES", 1000)
+    monkeypatch.setattr(neighbours, "_CANDIDATES", 1000)
     np.testing.assert_array_equal(witnesses_agree(matches), at_once)
     assert 0.2 < at_once.mean() < 0.999
+
+
+# --- turned and scaled pairs -----------------------------------------------------------------------------------------
+
+
+def similarity(degrees, zoom):
+    cos, sin = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    return zoom * np.array([[cos, -sin], [sin, cos]])
+
+
+def turned(linear, noise=0.8, wrong=0.0):
+    """Scattered matches, and which of them are random ones within the search radius."""
+    random = np.random.default_rng(0)
+    xy = random.uniform(200, 1800, (400, 2))
+    there = (xy - 1000) @ np.asarray(linear).T + 1000 + random.normal(0, noise, (400, 2))
+    outlier = random.random(400) < wrong
+    there[outlier] += random.uniform(-RADIUS, RADIUS, (int(outlier.sum()), 2))
+    return matches_of(xy, there, footprint=64.0), outlier
+
+
+def shift_of(matches):
+    return matches.sar_map - matches.optical_map
+
+
+@pytest.mark.parametrize(("degrees", "zoom"), [(45, 1.0), (0, 1.3), (0, 1 / 1.3), (45, 1.3), (180, 0.7), (-100, 2.0)])
+def test_matches_of_a_turned_or_scaled_pair_agree_and_outliers_do_not(degrees, zoom):
+    clean, _ = turned(similarity(degrees, zoom))
+    assert witnesses_agree(clean).mean() > 0.97
+    assert local_consistency(clean.optical_map, shift_of(clean), 0.5).mean() > 0.97
+    matches, wrong = turned(similarity(degrees, zoom), wrong=0.3)
+    agreed, kept = witnesses_agree(matches), local_consistency(matches.optical_map, shift_of(matches), 0.5)
+    off = np.hypot(*((matches.sar_xy - 1000) - (matches.optical_xy - 1000) @ similarity(degrees, zoom).T).T)
+    assert min(agreed[~wrong].mean(), kept[~wrong].mean()) > 0.95
+    assert not agreed[off > 2 * WITNESS_PX].any()
+    assert kept[wrong].mean() < 0.2
+
+
+def test_random_matches_anywhere_agree_hardly_more_often_than_by_chance():
+    shares = []
+    for seed in range(5):
+        random = np.random.default_rng(seed)
+        xy, there = random.uniform(200, 1800, (2, 400, 2))
+        shares.append(witnesses_agree(matches_of(xy, there, footprint=64.0, radius=800.0)).mean())
+    assert np.mean(shares) < 2 * np.pi * WITNESS_PX**2 / 1600**2 + 1e-3
+
+
+@pytest.mark.parametrize("linear", [np.eye(2), similarity(3, 1.02), [[1.05, 0.02], [-0.03, 0.97]]])
+def test_only_steep_trends_are_taken_off_first(monkeypatch, linear):
+    matches, _ = turned(linear, wrong=0.2)
+    now = neighbour_prediction(matches.optical_map, shift_of(matches), 0.5, 30.0)
+    monkeypatch.setattr(neighbours, "_STEEP", np.inf)
+    np.testing.assert_array_equal(neighbour_prediction(matches.optical_map, shift_of(matches), 0.5, 30.0), now)
+    assert witnesses_agree(turned(similarity(45, 1.3))[0]).mean() < 0.8  # a steep one that is not taken off
+
+
+def test_a_steep_plane_is_predicted_up_to_the_rim_and_a_hill_on_it_is_followed():
+    matches, _ = turned(similarity(45, 1.3), noise=0.0)
+    source, shift = matches.optical_map, shift_of(matches)
+    np.testing.assert_allclose(neighbour_prediction(source, shift, 0.5), shift, atol=1e-3)
+    hill = 12 * np.exp(-(((source - source.mean(axis=0)) / 250) ** 2).sum(axis=1))
+    shift = shift + np.column_stack([hill, 0 * hill])
+    assert np.median(np.hypot(*(neighbour_prediction(source, shift, 0.5) - shift).T)) < 0.6
+
+
+@pytest.mark.parametrize("n", [5, 8])
+def test_few_matches_or_all_on_one_place_do_no_harm(n):
+    source = np.random.default_rng(0).uniform(0, 100, (n, 2))
+    assert np.isfinite(neighbour_prediction(source, source @ similarity(90, 1).T, 1.0)).all()
+    same = np.full((n, 2), 7.0)
+    np.testing.assert_allclose(neighbour_prediction(same, same * 0 + 3, 1.0), 3.0, atol=1e-6)
+
+
+# --- values known at scattered places --------------------------------------------------------------------------------
+
+COUNTED, PRIOR = 24, 4  # the nearest 24 places count, and the mean of all as 4 more
+
+
+def places_of(n, seed=0):
+    return np.random.default_rng(seed).uniform(0, 1000, (n, 2))
+
+
+@pytest.mark.parametrize("n", [1, 3, COUNTED, 200])
+@pytest.mark.parametrize("asked", [0, 1, 40])
+def test_a_constant_stays_a_constant(n, asked):
+    found = local_mean(places_of(n), np.full(n, -2.5))(places_of(asked, 1) * 3 - 1000)
+    np.testing.assert_allclose(found, np.full(asked, -2.5))
+
+
+def test_places_on_top_of_one_another_count_alike():
+    mean = local_mean(np.full((10, 2), 5.0), np.arange(10.0))
+    np.testing.assert_allclose(mean(np.array([[5.0, 5.0], [80.0, 5.0]])), 4.5)
+
+
+def test_two_places_are_mixed_by_their_distance():
+    """The farthest place lies at two widths of the weight, by definition: exp(-2)."""
+    mean = local_mean(np.array([[0.0, 0.0], [10.0, 0.0]]), np.array([0.0, 1.0]))
+    far = np.exp(-2)
+    at_first = (far + PRIOR / 2) / (1 + far + PRIOR)
+    np.testing.assert_allclose(mean(np.array([[0.0, 0], [5, 0], [10, 0]])), [at_first, 0.5, 1 - at_first])
+
+
+@pytest.mark.parametrize("n", [COUNTED, 60])
+def test_groups_far_apart_have_means_of_their_own_drawn_a_little_to_that_of_all(n):
+    """All of a group lie around one point, as far from it as each other: each counts by exp(-2)."""
+    angle = 2 * np.pi * np.arange(n) / n
+    ring = np.column_stack([np.cos(angle), np.sin(angle)])
+    centres = np.array([[0.0, 0.0], [1e5, 0.0]])
+    mean = local_mean(np.concatenate([ring + centre for centre in centres]), np.repeat([1.0, 5.0], n))
+    share = COUNTED * np.exp(-2) / (COUNTED * np.exp(-2) + PRIOR)
+    np.testing.assert_allclose(mean(centres), share * np.array([1, 5]) + (1 - share) * 3, rtol=1e-6)
+
+
+def test_a_slope_is_followed_and_the_mean_is_linear_in_the_values():
+    source, at = places_of(200), np.array([[100.0, 500.0], [500, 500], [900, 500], [9000, 500]])
+    found = local_mean(source, source[:, 0])(at)
+    assert (np.diff(found[:3]) > 150).all()
+    assert found[3] <= source[:, 0].max()
+    both = local_mean(source, source[:, 0] - 3 * source[:, 1])(at)
+    np.testing.assert_allclose(both, found - 3 * local_mean(source, source[:, 1])(at))
+
+
+@pytest.mark.parametrize("asked", [0, 1, 7])
+@pytest.mark.parametrize("n", [1, 3, 6, 200])
+def test_the_distance_is_that_of_the_nearest_six(n, asked):
+    source, places = places_of(n), places_of(asked, 1)
+    apart = np.sort(np.linalg.norm(places[:, None] - source[None], axis=2), axis=1)[:, :6]
+    np.testing.assert_allclose(distance_to(source)(places), apart.mean(axis=1))

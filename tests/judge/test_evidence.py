@@ -29,8 +29,8 @@ def warp_of(pair, move):
 
 
 def asked(pair, move, step=1.0):
-    witness = make_matcher("structure").extractor(pair.overview(pair.sar)[0])
-    return gather(pair, warp_of(pair, move), step, witness)
+    extract = make_matcher("structure").extractor(pair.overview(pair.sar)[0])
+    return gather(pair, warp_of(pair, move), step, extract)
 
 
 def by(*shift):
@@ -61,7 +61,7 @@ def test_a_pixel_more_is_the_same_place_and_many_are_another(tmp_path):
 def test_templates_share_no_pixel_and_lie_in_the_scene(tmp_path, shape):
     with pair_of(tmp_path, shape, (2, -1)) as pair:
         places = asked(pair, by(2, -1)).optical_xy
-    side = int(np.clip(min(shape) // 2, module._LEAST, module._TEMPLATE))
+    side = int(np.clip(min(shape) // 2, module._MIN_TEMPLATE, module._TEMPLATE))
     apart = np.abs(places[:, None] - places[None]).max(axis=2) + np.eye(len(places)) * 1e9
     assert len(places) >= 4
     assert apart.min() >= side
@@ -157,4 +157,4 @@ def test_mean_and_total():
 
 def test_places_on_one_line_do_not_tell_how_a_scene_is_turned():
     nodes = np.column_stack([np.arange(8) * 40.0 + 20, np.full(8, 20.0)])
-    np.testing.assert_allclose(module._straight(nodes, nodes + SHIFT)[:2, :2], np.eye(2), atol=0.02)
+    np.testing.assert_allclose(module._nearest_affine(nodes, nodes + SHIFT)[:2, :2], np.eye(2), atol=0.02)

@@ -12,7 +12,7 @@ from rasterio.crs import CRS
 
 from sn9reg.fit.correspondences import Correspondences
 from sn9reg.judge.evidence import NO_EVIDENCE
-from sn9reg.judge.verdict import LIKELY, judge, refused
+from sn9reg.judge.verdict import LIKELY, decide, refused
 from sn9reg.raster.grid import Grid
 
 GRID = Grid(Affine(0.5, 0, 435000, 0, -0.5, 4181000), 4000, 4000, CRS.from_epsg(32637))
@@ -42,7 +42,7 @@ def wrong(random, side=20, radius=40.0):
 
 
 def judged(matches, inliers=None, evidence=FIRM, probability=0.9, error=1.25):
-    return judge(matches, np.ones(len(matches), bool) if inliers is None else inliers, evidence, probability, error)
+    return decide(matches, np.ones(len(matches), bool) if inliers is None else inliers, evidence, probability, error)
 
 
 @pytest.fixture(scope="module")
@@ -50,51 +50,34 @@ def smooth():
     return lattice(right(np.random.default_rng(0)))
 
 
-@pytest.mark.parametrize("probability", [0.0, 0.3, LIKELY - 1e-9, LIKELY, 0.7, 1.0])
+@pytest.mark.parametrize("probability", [0.0, LIKELY - 1e-9, LIKELY, 1.0])
 def test_the_probability_decides(smooth, probability):
     verdict = judged(smooth, probability=probability)
     assert verdict.registered == (probability >= LIKELY)
     assert verdict.probability == probability
 
 
-def test_a_yes_says_how_far_the_evidence_stands_and_how_likely_it_is_right(smooth):
+def test_the_reason_names_the_evidence_and_the_probability(smooth):
     reason = judged(smooth, probability=0.934).reason
-    assert "at 6 places that share no pixel" in reason
+    assert reason.startswith("at 6 places that share no pixel the images agree")
     assert "by 4.0 standard deviations" in reason
     assert reason.endswith("it is right with a probability of 93%")
     assert "only" not in reason
-    assert "asked" not in reason
-
-
-def test_a_no_says_what_is_missing_too(smooth):
-    faint = replace(FIRM, standing=FIRM.standing / 4)
-    reason = judged(smooth, evidence=faint, probability=0.12).reason
+    reason = judged(smooth, evidence=replace(FIRM, standing=FIRM.standing / 4), probability=0.12).reason
     assert "by only 1.0 standard deviations" in reason
-    assert "with a probability of 12%" in reason
-    assert reason.endswith(f"at least {LIKELY:.0%} is asked")
-
-
-@pytest.mark.parametrize("probability", [0.1, 0.9])
-def test_the_reason_is_one_line(smooth, probability):
-    reason = judged(smooth, probability=probability).reason
+    assert reason.endswith(f"with a probability of 12%, and at least {LIKELY:.0%} is asked")
     assert "\n" not in reason
-    assert not reason.endswith(".")
-
-
-def test_without_any_evidence_there_is_still_a_verdict(smooth):
-    verdict = judged(smooth, evidence=NO_EVIDENCE, probability=0.02)
-    assert not verdict.registered
-    assert (verdict.standing, verdict.places) == (0, 0)
-    assert "at 0 places" in verdict.reason
 
 
 def test_evidence_and_counts_are_handed_on(smooth):
     verdict = judged(smooth, np.arange(400) < 300)
     assert (verdict.matches, verdict.inliers, verdict.tried, verdict.error) == (400, 300, 400, 1.25)
     assert (verdict.standing, verdict.places) == (pytest.approx(4.0), 6)
+    verdict = judged(smooth, evidence=NO_EVIDENCE, probability=0.02)
+    assert (verdict.registered, verdict.standing, verdict.places) == (False, 0, 0)
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(2))
 def test_witnesses_of_a_smooth_field_agree(seed):
     verdict = judged(lattice(right(np.random.default_rng(seed))))
     assert verdict.agreement > 0.95
@@ -102,7 +85,7 @@ def test_witnesses_of_a_smooth_field_agree(seed):
 
 
 @pytest.mark.parametrize("radius", [12.0, 40.0])
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(2))
 def test_random_shifts_agree_by_chance_alone(seed, radius):
     verdict = judged(lattice(wrong(np.random.default_rng(seed), radius=radius), radius=radius), probability=0.01)
     assert verdict.agreement < 0.3
@@ -141,15 +124,10 @@ def test_a_few_matches_have_no_witnesses(smooth, count):
     assert not verdict.registered
     assert verdict.agreement == 0
     assert (verdict.matches, verdict.inliers) == (count, count)
+    assert judged(replace(smooth, tried=0).keep(np.zeros(0, int)), evidence=NO_EVIDENCE).coverage == 0
 
 
-def test_no_matches_of_no_places():
-    verdict = judged(lattice(np.zeros((400, 2)), tried=0).keep(np.zeros(0, int)), evidence=NO_EVIDENCE, probability=0.0)
-    assert not verdict.registered
-    assert (verdict.agreement, verdict.coverage, verdict.tried) == (0, 0, 0)
-
-
-def test_coverage_is_the_share_of_cells_with_inliers():
+def test_coverage_is_the_share_of_squares_with_inliers():
     matches = lattice(right(np.random.default_rng(0), side=18), side=18)  # 3 x 3 matches in each of the 6 x 6 cells
     cell = (np.arange(18) * 5.999 / 17).astype(int)
     cells = (cell[:, None] * 6 + cell[None]).ravel()

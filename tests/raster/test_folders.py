@@ -29,21 +29,11 @@ def folder(tmp_path):
 
 def test_pairs_come_by_name_and_only_whole(folder):
     a, b = pair_files(folder)
+    assert pair_files(str(folder)) == [a, b]
+    assert all(patch.valid.all() for patch in a.read())
     assert (a.name, a.optical, a.sar, a.mask) == ("a", folder / "a_opt.png", folder / "a_sar.png", None)
     assert (b.name, b.optical, b.sar) == ("b", folder / "b_opt.png", folder / "b_sar.png")
     assert b.mask == folder / "b_mask.png"
-
-
-def test_a_folder_may_be_given_as_text(folder):
-    assert pair_files(str(folder)) == pair_files(folder)
-
-
-def test_values_without_a_mask_are_all_valid(folder):
-    optical, sar = pair_files(folder)[0].read()
-    np.testing.assert_array_equal(optical.values, image(1))
-    np.testing.assert_array_equal(sar.values, image(100))
-    assert optical.valid.all()
-    assert sar.valid.all()
 
 
 @pytest.mark.parametrize("native", [False, True])
@@ -88,21 +78,14 @@ def test_alpha_is_validity_and_no_band(tmp_path):
     assert sar.valid.all()
 
 
-def test_names_may_hold_what_a_pattern_would_take_for_its_own(tmp_path):
+def test_names_with_wildcards_and_files_beside_a_raster(tmp_path):
     for kind in ("opt", "sar", "mask"):
         write_raster(tmp_path / f"[x]*_{kind}.png", image())
+        (tmp_path / f"[x]*_{kind}.pgw").write_text("1\n0\n0\n-1\n0\n0\n")
+        (tmp_path / f"[x]*_{kind}.png.aux.xml").write_text("<PAMDataset/>")
     (files,) = pair_files(tmp_path)
-    assert files.name == "[x]*"
-    assert files.mask is not None
-
-
-def test_files_beside_a_raster_are_not_taken_for_it(tmp_path):
-    for kind in ("opt", "sar", "mask"):
-        write_raster(tmp_path / f"x_{kind}.png", image())
-        (tmp_path / f"x_{kind}.pgw").write_text("1\n0\n0\n-1\n0\n0\n")
-        (tmp_path / f"x_{kind}.png.aux.xml").write_text("<PAMDataset/>")
-    (files,) = pair_files(tmp_path)
-    assert [path.name for path in (files.optical, files.sar, files.mask)] == ["x_opt.png", "x_sar.png", "x_mask.png"]
+    names = [files.name, files.optical.name, files.sar.name, files.mask.name]
+    assert names == ["[x]*", "[x]*_opt.png", "[x]*_sar.png", "[x]*_mask.png"]
 
 
 def test_folders_that_cannot_be_used(tmp_path, folder):
@@ -113,15 +96,9 @@ def test_folders_that_cannot_be_used(tmp_path, folder):
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match=r"empty: holds no pairs NAME_opt\.\* and NAME_sar\.\*"):
         pair_files(tmp_path / "empty")
-
-
-def test_a_mask_of_another_size_is_refused_by_name(folder):
     write_raster(folder / "b_mask.png", np.ones((1, 6, 9), np.uint8))
     with pytest.raises(InputError, match=r"b_mask\.png: differs in size from b_opt\.png"):
         pair_files(folder)[1].read()
-
-
-def test_files_that_are_no_rasters_are_named(folder):
     (folder / "a_sar.png").write_text("not a picture")
     with pytest.raises(InputError, match=r"a_sar\.png"):
         pair_files(folder)[0].read()

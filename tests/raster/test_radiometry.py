@@ -17,32 +17,28 @@ def rough(seed=0, shape=(30, 41)):
 
 
 @few
-@given(seed=st.integers(0, 999), gain=st.floats(1e-2, 1e6), offset=st.floats(-100, 100), filled=st.floats(0.1, 1))
+@given(seed=st.integers(0, 999), gain=st.floats(1e-2, 1e6), offset=st.floats(-10, 10), filled=st.floats(0.1, 1))
 def test_standardised_pixels_have_mean_0_and_variance_1_where_valid(seed, gain, offset, filled):
     valid = np.random.default_rng(seed).random((30, 41)) < filled
     image = (rough(seed) + np.float32(offset)) * np.float32(gain)
-    result = standardise(image, valid, clip=100)
+    result = standardise(image, valid)
     assert result.dtype == np.float32
     assert result.shape == image.shape
-    assert result[valid].mean() == pytest.approx(0, abs=1e-3)
-    assert result[valid].std() == pytest.approx(1, abs=1e-3)
+    assert result[valid].mean() == pytest.approx(0, abs=3e-3)
+    assert result[valid].std() == pytest.approx(1, abs=1e-2)  # what is beyond 4 is cut
+    np.testing.assert_allclose(result, standardise(rough(seed), valid), atol=1e-2)
     assert (result[~valid] == 0).all()
 
 
-def test_gain_and_offset_do_not_matter():
-    whole = np.ones((30, 41), bool)
-    np.testing.assert_allclose(standardise(7 * rough() - 40, whole), standardise(rough(), whole), atol=1e-4)
-
-
-def test_outliers_are_cut_on_both_sides():
+def test_outliers_are_cut_at_four_deviations():
     image = rough()
     image[0, 0], image[5, 5] = 1e4, -1e4
-    result = standardise(image, np.ones(image.shape, bool), clip=3)
-    assert (result[0, 0], result[5, 5]) == (3, -3)
-    assert np.abs(result).max() == 3
+    result = standardise(image, np.ones(image.shape, bool))
+    assert (result[0, 0], result[5, 5]) == (4, -4)
+    assert np.abs(result).max() == 4
 
 
-def test_what_is_not_valid_has_no_say():
+def test_what_is_not_valid_does_not_count():
     valid = np.ones((30, 41), bool)
     valid[:, 20:] = False
     image, other = rough(), rough()
@@ -57,14 +53,9 @@ def test_constants_and_nothing_at_all_give_zeros(level, valid):
     image = np.full((30, 41), level, np.float32)
     image[~mask] = 5.0
     result = standardise(image, mask)
+    assert (standardise(rough(), np.arange(41) + np.arange(30)[:, None] == 0) == 0).all()  # one pixel is a constant
     assert result.dtype == np.float32
     assert (result == 0).all()
-
-
-def test_one_valid_pixel_is_a_constant():
-    mask = np.zeros((30, 41), bool)
-    mask[3, 4] = True
-    assert (standardise(rough(), mask) == 0).all()
 
 
 @pytest.mark.parametrize("scale", [1e18, 3e37])

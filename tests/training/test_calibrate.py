@@ -1,0 +1,157 @@
+"""calibrate: models fitted to samples whose truth is made up."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from support.calibrated import GRID, evidence_of, fit_of, matches_of, of, samples
+
+from sn9reg.judge.features import PAIR_FEATURES, match_features, pair_features
+from sn9reg.training import calibrate as training
+from sn9reg.training.calibrate import Sample, fit_matcher, fit_pair
+
+
+@pytest.fixture(scope="module")
+def pair_model():
+    return fit_pair(samples(0, 240))
+
+
+@pytest.fixture(scope="module")
+def one_pair_model(pair_model):
+    """The same for all sizes."""
+    return replace(pair_model, small=pair_model.large)
+
+
+@pytest.fixture(scope="module")
+def calibration(pair_model):
+    return fit_matcher("made-up", samples(0, 240), pair_model, {"pairs": 240})
+
+
+def test_right_pairs_are_told_from_wrong_ones(pair_model):
+    fresh = samples(2, 200)
+    says = np.array([pair_model(s.pair, s.large) for s in fresh])
+    right = np.array([s.right for s in fresh])
+    assert ((says > 0) == right).mean() > 0.97
+    assert np.median(says[right]) > 2
+    assert np.median(says[~right]) < -2
+
+
+@pytest.mark.parametrize("harmful", range(len(PAIR_FEATURES)))
+def test_no_feature_speaks_against_a_pair_even_where_the_samples_by_chance_say_so(harmful):
+    made = [replace(s, pair=s.pair * np.where(np.arange(len(PAIR_FEATURES)) == harmful, -1, 1)) for s in samples(3, 40)]
+    for model in (fit_pair(made).small, fit_pair(made).large):
+        assert min(model.weight) >= 0
+        assert model.weight[harmful] == pytest.approx(0, abs=1e-6)
+        assert max(model.weight) > 0.1
+
+
+def test_the_number_of_wrong_pairs_does_not_change_the_odds():
+    made = samples(4)
+    wrong = [s for s in made if not s.right]
+    once, often = fit_pair(made), fit_pair([*made, *wrong, *wrong, *wrong])
+    middle = np.mean([s.pair for s in made], axis=0)
+    for large in (0.0, 1.0):
+        assert once(middle, large) == pytest.approx(often(middle, large), abs=0.5)
+
+
+def test_small_and_large_pairs_have_models_of_their_own_mixed_in_between():
+    made = [replace(s, pair=s.pair + 3 * s.large) for s in samples(4, 160)]  # large ones promise more
+    model = fit_pair(made)
+    middle = np.mean([s.pair for s in made], axis=0)
+    small, large = model(middle, 0.0), model(middle, 1.0)
+    assert small > large + 1
+    assert model(middle, 0.25) == pytest.approx(0.75 * small + 0.25 * large)
+
+
+@pytest.mark.parametrize("step", [1.0, 2.0])
+def test_a_sample_has_the_features_of_the_matches_and_the_map_it_came_with(calibration, pair_model, step):
+    matches, evidence = matches_of(40, step=step), evidence_of()
+    fitted = replace(fit_of(matches), inliers=np.arange(40) % 3 > 0)
+    places = matches.optical_map[:20] + 5.0
+    raw, off = fitted.warp.error(places) / (step * GRID.resolution), np.ones(40)
+    made = Sample.of(True, (matches, fitted, evidence), off, (places, raw, np.ones(20)), 0.5)
+    assert (made.large, made.room, made.weight, made.standing) == (1.0, pytest.approx(9.0), 0.5, evidence.mean)
+    likely = pair_model(pair_features(matches, evidence), 1.0)
+    inputs = made.matched(pair_model)
+    np.testing.assert_array_equal(inputs, match_features(matches, fitted, evidence, likely))
+    known = calibration.matches(matches, fitted, evidence, likely)
+    log_sigma = calibration.large.log_sigma(inputs)
+    np.testing.assert_allclose(np.log(known.sigma / step), log_sigma)
+    sigma = np.exp(calibration.large.field(made.field(log_sigma))) * step * GRID.resolution
+    np.testing.assert_allclose(calibration.fit(known, fitted, evidence).warp.error(places), sigma)
+
+
+@pytest.mark.parametrize("size", ["small", "large"])
+@pytest.mark.parametrize(("right", "enough"), [(0, False), (9, False), (10, True)])
+def test_a_size_with_too_few_right_pairs_has_the_models_of_all(one_pair_model, size, right, enough):
+    made = samples(7, 60)
+    rest = of({"small": "large", "large": "small"}[size], made)
+    few = [s for s in of(size, made) if s.right][:right]
+    of_all, of_few, of_rest = (
+        fit_matcher("", [replace(s, large=1.0) for s in part], one_pair_model, {}).large
+        for part in ([*few, *rest], few or rest, rest)
+    )
+    found = fit_matcher("", [*few, *rest], one_pair_model, {})
+    other = found.large if size == "small" else found.small
+    assert getattr(found, size) == (of_few if enough else of_all)
+    assert other == of_rest
+
+
+def test_a_sample_in_between_counts_for_both_in_part(one_pair_model):
+    made = samples(8, 40)
+    both = fit_matcher("", [replace(s, large=0.25) for s in made], one_pair_model, {})
+    for found, share in ((both.small, 0.75), (both.large, 0.25)):
+        assert found == fit_matcher("", [replace(s, large=1.0, weight=share) for s in made], one_pair_model, {}).large
+    assert both.small != both.large
+
+
+def test_a_pair_counts_as_one_however_many_matches_it_has(pair_model):
+    made = samples(9, 60)
+
+    def five_times(s):
+        return np.tile(s.inputs, (5, 1)), np.tile(s.off, 5), np.tile(s.at, (5, 1)), np.tile(s.inliers, 5)
+
+    names = ("inputs", "off", "at", "inliers")
+    often = [replace(s, **dict(zip(names, five_times(s), strict=True))) for s in made[:20]] + made[20:]
+    once, more = (fit_matcher("", part, pair_model, {}).large for part in (made, often))
+    np.testing.assert_allclose(more.spread.weight, once.spread.weight, atol=1e-9)
+    np.testing.assert_allclose(more.probability.weight, once.probability.weight, atol=0.01)
+
+
+def test_pairs_without_matches_or_without_a_fit_do_no_harm(pair_model, calibration):
+    made = samples(0, 240)
+    unfitted = [
+        replace(s, right=False, inliers=np.zeros(len(s.off), bool), raw=np.full(len(s.raw), np.nan)) for s in made[:8]
+    ]
+    empty = {"inputs": made[0].inputs[:0], "off": np.zeros(0), "at": np.zeros((0, 2)), "inliers": np.zeros(0, bool)}
+    nothing = [replace(s, **empty) for s in unfitted]
+    assert fit_matcher("made-up", [*made, *nothing], pair_model, {"pairs": 240}) == calibration
+    unfitted[0] = replace(unfitted[0], right=True)
+    found = fit_matcher("made-up", [*made, *unfitted], pair_model, {})
+    assert found.large.field.weight == pytest.approx(calibration.large.field.weight, abs=0.1)
+
+
+def test_the_error_of_a_map_that_is_not_right_does_not_count(pair_model):
+    made = samples(10, 60)
+    strays = [[replace(s, right=False, true=s.true + by) for s in made[:20]] for by in (0, 15)]
+    one, other = (fit_matcher("", [*part, *made[20:]], pair_model, {}) for part in strays)
+    assert one == other
+
+
+@pytest.mark.parametrize("shape", [1.0, 2.0])
+def test_the_mean_of_errors_is_found_whatever_their_distribution(shape):
+    random = np.random.default_rng(0)
+    x = random.normal(0, 1, (20000, 2))
+    off = np.exp(0.8 + 0.5 * x[:, 0] - 0.2 * x[:, 1]) * random.gamma(shape, 1 / shape, len(x))
+    off[::4] *= 50  # of no weight
+    model = training._log_mean(x, off, np.where(np.arange(len(x)) % 4 == 0, 0.0, 1.0))
+    np.testing.assert_allclose(model(np.array([[0.0, 0], [1, 0], [0, 1]])), [0.8, 1.3, 0.6], atol=0.05)
+
+
+@pytest.mark.parametrize("factor", [0.2, 7.0])
+def test_a_scale_is_found_whatever_has_no_weight(factor):
+    random = np.random.default_rng(0)
+    ratio = np.append(factor * random.rayleigh(1, 20000), random.uniform(0, 99, 5000))
+    assert training._scale(ratio, np.append(np.ones(20000), np.zeros(5000))) == pytest.approx(factor, rel=0.02)
