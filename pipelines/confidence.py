@@ -24,12 +24,13 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from pipelines.calibrate import SHIFT, Case, displaced, offsets_truth, spread_over
+from sn9reg import register
 from sn9reg.fit.correspondences import Floats
 from sn9reg.matchers import DEFAULT_MATCHER
 from sn9reg.matchers.base import make_matcher
 from sn9reg.raster.folders import pair_files
 from sn9reg.raster.scene import open_pair
-from sn9reg.registration import Registration, register
+from sn9reg.registration import Registration
 from sn9reg.score.metrics import ece, mma
 from sn9reg.simulate import simulate
 

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import click
 
+from sn9reg import register
 from sn9reg.offsets import open_offsets
 from sn9reg.raster.files import grid_of, open_raster
-from sn9reg.registration import register
-from sn9reg.report import Files, Run, write_report
+from sn9reg.raster.scene import PairFiles
+from sn9reg.report import Run, write_report
 from sn9reg.score.scoring import score
 from sn9reg.simulate import simulate
 from sn9reg.tiepoints import read_tiepoints
@@ -40,7 +41,7 @@ def main(folder: Path) -> None:
         result = score(offsets, *grids, truth).as_dict()
         page = write_report(
             folder / "report",
-            Files(str(files.optical), str(files.sar)),
+            PairFiles(files.optical, files.sar),
             offsets,
             tiepoints=truth,
             matches=registration.tiepoints(),

@@ -27,6 +27,7 @@ from affine import Affine
 from rasterio.crs import CRS
 from rasterio.errors import CRSError
 
+from sn9reg import register
 from sn9reg.errors import InputError, Sn9regError
 from sn9reg.fit.choose import THRESHOLD_PX
 from sn9reg.fit.warp import GlobalFit, fit_global, least_squares_affine
@@ -36,7 +37,6 @@ from sn9reg.offsets import offsets_between
 from sn9reg.raster.files import grid_of, open_raster
 from sn9reg.raster.grid import Grid, Points
 from sn9reg.raster.scene import open_pair
-from sn9reg.registration import register
 from sn9reg.score.scoring import metres, reference, sn9_reference
 from sn9reg.simulate.given import read_geotransforms
 from sn9reg.tiepoints import TiePoints, read_tiepoints

@@ -12,11 +12,11 @@ import numpy.typing as npt
 import torch
 from matplotlib.axes import Axes
 
+from sn9reg import register
 from sn9reg.errors import InputError
 from sn9reg.matchers.keypoints.heatmap import gaussian, read_keypoints
 from sn9reg.raster.grid import Points
 from sn9reg.raster.radiometry import Modality
-from sn9reg.registration import register
 from sn9reg.training.tiles import SceneFiles, TileSet, tile_set
 from sn9reg.weights.store import load_detector
 

@@ -127,7 +127,7 @@ def registered(scene, models):
 
         patch.setattr(module, "gather", gathered)
         patch.setattr(module, "assess", both)
-        found["with"] = module.register(scene.optical, scene.sar, matcher="structure")
+        found["with"] = sn9reg.register(scene.optical, scene.sar, matcher="structure")
         (found["evidence"],) = once
     return found
 
@@ -220,6 +220,6 @@ def test_a_matcher_given_as_an_object_is_asked_for_its_weights_too(scene, caplog
     matcher = Found()
     if own_weights is not None:
         matcher.own_weights = own_weights
-    found = module.register(scene.optical, scene.sar, matcher=matcher)
+    found = sn9reg.register(scene.optical, scene.sar, matcher=matcher)
     assert found.matches.calibrated is not bool(own_weights)
     assert ("other weights of structure" in caplog.text) is bool(own_weights)
