@@ -8,8 +8,11 @@ import pytest
 import torch
 from click.testing import CliRunner
 from support.networks import SIMILARITY, untrained
+from support.rasters import TEXTURE_TRANSFORM, UTM, textures, write_raster
 
+from sn9reg import register
 from sn9reg.cli import main
+from sn9reg.registration import Registration
 from sn9reg.simulate import SimulatedScene, simulate
 from sn9reg.weights.store import Architecture, save_weights
 
@@ -48,6 +51,16 @@ def aligned(scene, tmp_path_factory) -> Aligned:
     result = CliRunner().invoke(main, [*map(str, arguments), "--json"])
     assert result.exit_code == 0, result.output
     return Aligned(offsets, tiepoints, result.stdout, result.stderr)
+
+
+@pytest.fixture(scope="session")
+def small_registration(tmp_path_factory) -> Registration:
+    """What `structure` makes of the pair of `textures`; for tests whose subject is what becomes of a registration."""
+    folder = tmp_path_factory.mktemp("small")
+    paths = [folder / "o.tif", folder / "s.tif"]
+    for path, image in zip(paths, textures(), strict=True):
+        write_raster(path, image[None], TEXTURE_TRANSFORM, UTM)
+    return register(*paths, matcher="structure")
 
 
 @pytest.fixture(scope="session")
