@@ -54,13 +54,19 @@ def aligned(scene, tmp_path_factory) -> Aligned:
 
 
 @pytest.fixture(scope="session")
-def small_registration(tmp_path_factory) -> Registration:
-    """What `structure` makes of the pair of `textures`; for tests whose subject is what becomes of a registration."""
+def small_files(tmp_path_factory) -> tuple[Path, Path]:
+    """The pair of `textures` as files; do not write into them."""
     folder = tmp_path_factory.mktemp("small")
-    paths = [folder / "o.tif", folder / "s.tif"]
+    paths = folder / "o.tif", folder / "s.tif"
     for path, image in zip(paths, textures(), strict=True):
         write_raster(path, image[None], TEXTURE_TRANSFORM, UTM)
-    return register(*paths, matcher="structure")
+    return paths
+
+
+@pytest.fixture(scope="session")
+def small_registration(small_files) -> Registration:
+    """What `structure` makes of that pair; for tests whose subject is what becomes of a registration."""
+    return register(*small_files, matcher="structure")
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import rasterio
 
-import sn9reg.registration  # noqa: F401
+import sn9reg.registration
 from sn9reg.fit.correspondences import Correspondences
 from sn9reg.judge import calibration as stored_module
 from sn9reg.judge.calibration import MATCH_FEATURES, MEDIAN, PAIR_FEATURES, as_json

@@ -290,8 +290,8 @@ def test_align_checks_where_the_report_goes_before_any_work(pair, monkeypatch):
 
 
 def test_pictures_become_worse_before_a_page_becomes_too_large(pair, monkeypatch):
-    best = write_report("best", pair, constant()).stat().st_size
-    monkeypatch.setattr(module, "_LARGEST", int(0.8 * best))
-    assert write_report("worse", pair, constant()).stat().st_size < 0.8 * best
-    monkeypatch.setattr(module, "_LARGEST", 1)
-    assert write_report("worst", pair, constant()).stat().st_size < 0.6 * best
+    asked = []
+    monkeypatch.setattr(module, "_at_quality", lambda quality, *_: (asked.append(quality), "x" * 30_000 * quality)[1])
+    monkeypatch.setattr(module, "_LARGEST", 1_000_000)
+    assert write_report("out", pair, constant()).stat().st_size == 900_000
+    assert asked == [85, 60, 30]
