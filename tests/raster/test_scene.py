@@ -346,7 +346,7 @@ def test_coarse_pixels_are_the_means_of_their_pixels(tmp_path, factor):
         if block.shape[1:] == (factor, factor):
             np.testing.assert_allclose(found, block.mean(axis=(1, 2)), rtol=1e-5)
         else:  # of a short block at the edge, GDAL's average gives the outermost pixels more weight
-            assert (block.min(axis=(1, 2)) <= found).all() and (found <= block.max(axis=(1, 2))).all()  # noqa: PT018
+            assert ((block.min(axis=(1, 2)) <= found) & (found <= block.max(axis=(1, 2)))).all()
     np.testing.assert_array_equal(part.values, patch.values[:, 1:4, 2:6])
 
 
