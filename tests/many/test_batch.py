@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -223,43 +224,29 @@ def slow_work():
 def test_on_ray_a_killed_worker_loses_nothing_and_nothing_is_done_twice(folder, monkeypatch):
     """Two workers; the first pair's is killed in the middle, while the other goes on."""
     ray = pytest.importorskip("ray")
-    import threading
-
     monkeypatch.setattr(batch, "_unless_finished", slow_work())
     Path("out").mkdir()
-    out = str(folder / "out")
-    given = [replace(job, folder=out) for job in some(6)]
-    results = []
-
-    def collect():
-        results.extend(batch.on_ray(given, 2))
-
-    thread = threading.Thread(target=collect)
-    thread.start()
+    given = [replace(job, folder=str(folder / "out")) for job in some(6)]
     log = folder / "out" / "log"
-    deadline = time.monotonic() + 120
 
-    def lines():
-        return log.read_text().splitlines() if log.exists() else []
+    def said(start):
+        """(name, process) of each line of the log that starts so."""
+        lines = log.read_text().splitlines() if log.exists() else []
+        return [tuple(line.split()[1:]) for line in lines if line.startswith(start)]
 
-    def wait(condition):
-        while not condition():
+    with ThreadPoolExecutor(1) as pool:
+        results = pool.submit(lambda: list(batch.on_ray(given, 2)))
+        deadline = time.monotonic() + 120
+        while not (said("begin p0") and said("end")):
             assert time.monotonic() < deadline
             time.sleep(0.1)
-
-    wait(lambda: any(line.startswith("begin p0") for line in lines()))
-    wait(lambda: any(line.startswith("end") for line in lines()))
-    (first,) = [int(line.split()[2]) for line in lines() if line.startswith("begin p0")]
-    os.kill(first, signal.SIGKILL)
-    (folder / "out" / "go").write_text("")
-    thread.join(120)
-    assert not thread.is_alive()
-    assert sorted(result.name for result in results) == [f"p{k}" for k in range(6)]
-    assert {result.status for result in results} == {REGISTERED}
-    begun = [line.split()[1] for line in lines() if line.startswith("begin")]
-    ended = [line.split()[1] for line in lines() if line.startswith("end")]
-    assert sorted(ended) == [f"p{k}" for k in range(6)]
-    assert sorted(begun) == ["p0", *(f"p{k}" for k in range(6))]
+        os.kill(int(said("begin p0")[0][1]), signal.SIGKILL)
+        (folder / "out" / "go").write_text("")
+        names = [f"p{k}" for k in range(6)]
+        found = sorted((result.name, result.status) for result in results.result(120))
+    assert found == [(name, REGISTERED) for name in names]
+    assert sorted(name for name, _ in said("end")) == names
+    assert sorted(name for name, _ in said("begin")) == ["p0", *names]
     assert not ray.is_initialized()
 
 

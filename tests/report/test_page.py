@@ -174,22 +174,26 @@ def test_less_is_shown_of_less_and_files_of_others_are_kept_unless_asked_otherwi
     assert page.read_bytes() == before
 
 
-def test_where_nothing_can_be_written_nothing_is_begun(pair, monkeypatch):
+@pytest.mark.parametrize(
+    ("target", "message"), [("file", "is a file; a report is a folder"), ("none/out", "its folder does not exist")]
+)
+def test_where_nothing_can_be_written_nothing_is_begun(pair, monkeypatch, target, message):
     monkeypatch.setattr("sn9reg.report.page.coarse_field", lambda *_: pytest.fail("work was begun"))
     Path("file").write_text("")
-    with pytest.raises(OutputError, match="is a file; a report is a folder"):
-        write_report("file", pair, constant())
-    with pytest.raises(OutputError, match="its folder does not exist"):
-        write_report("none/out", pair, constant())
+    with pytest.raises(OutputError, match=message):
+        write_report(target, pair, constant())
 
 
-def test_a_failure_leaves_no_folder(pair):
-    with pytest.raises(InputError, match="lies outside"):
-        write_report("out", pair, constant(), tiepoints=TiePoints(np.array([[900.0, 10]]), np.array([[10.0, 10]])))
-    with pytest.raises(ConfigError, match="place 500,3 lies outside the optical image"):
-        write_report("out", pair, constant(), places=[Place("there", 500, 3)])
-    with pytest.raises(InputError, match="only NaN"):
-        write_report("out", pair, constant(np.nan, np.nan))
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"tiepoints": TiePoints(np.array([[900.0, 10]]), np.array([[10.0, 10]]))}, "lies outside"),
+        ({"places": [Place("there", 500, 3)]}, "place 500,3 lies outside the optical image"),
+    ],
+)
+def test_a_failure_leaves_no_folder(pair, given, message):
+    with pytest.raises((InputError, ConfigError), match=message):
+        write_report("out", pair, constant(), **given)
     assert not Path("out").exists()
 
 

@@ -46,8 +46,7 @@ def painters(scene: Scene, looks: float = 4.0, empty: float = 0.0) -> tuple[Opti
 
 def truth_at_nodes(scene: Scene, step: int = 100) -> tuple[np.ndarray, np.ndarray]:
     """(N, 2) optical pixels and (N, 2) offsets."""
-    x, y = np.meshgrid(np.arange(0, scene.optical.width, step), np.arange(0, scene.optical.height, step))
-    xy = np.column_stack([x.ravel(), y.ravel()]).astype(float)
+    xy = np.mgrid[0 : scene.optical.width : step, 0 : scene.optical.height : step].reshape(2, -1).T.astype(float)
     return xy, scene.truth().sample(xy)
 
 
@@ -288,11 +287,10 @@ def test_field_without_geotransforms(tmp_path: Path) -> None:
     np.testing.assert_allclose(offsets, np.broadcast_to([40.0, 0.0], offsets.shape), atol=0.3)
 
 
-@pytest.mark.parametrize(
-    "text",
-    ["", "a,b\n1,2\n", "sar_row,sar_col,optical_row,optical_col\n1,2,3\n",
-     "sar_row,sar_col,optical_row,optical_col\n1,2,3,nan\n", "sar_row,sar_col,optical_row,optical_col\n1,2,3,4\n"],
-)
+HEADER = "sar_row,sar_col,optical_row,optical_col\n"
+
+
+@pytest.mark.parametrize("text", ["", "a,b\n1,2\n", HEADER + "1,2,3\n", HEADER + "1,2,3,nan\n", HEADER + "1,2,3,4\n"])
 def test_field_that_is_none(tmp_path: Path, text: str) -> None:
     (tmp_path / "bad.csv").write_text(text)
     with pytest.raises(InputError, match=r"bad\.csv|tie-points"):
