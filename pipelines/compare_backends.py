@@ -21,7 +21,7 @@ import pandas as pd
 from pipelines.common import clear_errors, markdown, out_option
 from sn9reg.many.compare import compare, installed
 from sn9reg.many.jobs import FAILED, REGISTERED, Job
-from sn9reg.report import Files
+from sn9reg.raster.scene import PairFiles
 from sn9reg.training.tiles import scene_files
 
 _HEAD = ("matcher", "scenes", "registered", "mean error, px", "score", "seconds a scene", "peak, GiB")
@@ -56,9 +56,8 @@ def main(scenes: Path, matchers: str | None, out: Path) -> None:
     rows: list[dict[str, Any]] = []
     for scene in scene_files(scenes):
         folder = out / "-".join([*scene.optical.parent.relative_to(scenes).parts, scene.name])
-        files = (str(scene.optical), str(scene.sar), str(scene.tiepoints))
-        job = Job("", str(folder), *files, sigma=True)
-        for result in compare(job, Files(*files[:2]), names):
+        job = Job("", str(folder), PairFiles(scene.optical, scene.sar), scene.tiepoints, sigma=True)
+        for result in compare(job, names):
             rows.append({"scene": folder.name, "matcher_name": result.name, **asdict(result)})
             click.echo(f"{folder.name}: {result.name}, {result.status}", err=True)
     table = pd.DataFrame(rows).drop(columns=["name", "matcher"])

@@ -25,12 +25,13 @@ from scipy.stats import spearmanr
 
 from pipelines.calibrate import Case, displaced, scene_cases, spread_over
 from pipelines.common import DATA_OPTION, out_option
+from sn9reg import register
 from sn9reg.fit.correspondences import Floats
 from sn9reg.matchers import DEFAULT_MATCHER
 from sn9reg.matchers.base import make_matcher
 from sn9reg.raster.folders import pair_files
 from sn9reg.raster.scene import open_pair
-from sn9reg.registration import Registration, register
+from sn9reg.registration import Registration
 from sn9reg.score.metrics import ece, mma
 
 RIGHT = 3.0  # pixels

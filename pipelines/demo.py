@@ -10,10 +10,11 @@ from pathlib import Path
 
 import click
 
+from sn9reg import register
 from sn9reg.offsets import open_offsets
 from sn9reg.raster.files import grid_of, open_raster
-from sn9reg.registration import register
-from sn9reg.report import Files, Run, write_report
+from sn9reg.raster.scene import PairFiles
+from sn9reg.report import Run, write_report
 from sn9reg.score.scoring import score
 from sn9reg.simulate import simulate
 from sn9reg.tiepoints import read_tiepoints
@@ -39,7 +40,7 @@ def main(folder: Path) -> None:
     run = Run(f"python -m pipelines.demo {folder}", registration.seconds)
     with open_offsets(path) as offsets:
         result = score(offsets, *grids, truth).as_dict()
-        files_of_report = Files(str(files.optical), str(files.sar))
+        files_of_report = PairFiles(files.optical, files.sar)
         page = write_report(
             folder / "report", files_of_report, offsets, tiepoints=truth, matches=registration.tiepoints(), run=run,
             overwrite=True,

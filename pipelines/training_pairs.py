@@ -25,11 +25,11 @@ import numpy.typing as npt
 import rasterio
 
 from pipelines.common import DATA_OPTION
+from sn9reg import register
 from sn9reg.apply import apply_offsets
 from sn9reg.offsets import OffsetMap, open_offsets
 from sn9reg.raster.files import data_bands, open_raster
 from sn9reg.raster.radiometry import optical_grey
-from sn9reg.registration import register
 from sn9reg.simulate import simulate
 
 SIDE = 512

@@ -24,10 +24,10 @@ import cv2
 import numpy as np
 
 from pipelines.common import clear_errors, spread
+from sn9reg import register
 from sn9reg.matchers.base import Matcher, make_matcher
 from sn9reg.raster.folders import RegisteredPair, pair_files
 from sn9reg.raster.scene import Patch
-from sn9reg.registration import register
 from sn9reg.score.benchmark import save_patch
 
 RIGHT = 5.0  # pixels

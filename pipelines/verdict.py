@@ -17,12 +17,12 @@ import rasterio
 from rasterio.windows import Window
 
 from pipelines.common import DATA_OPTION
+from sn9reg import register
 from sn9reg.judge.verdict import Verdict
 from sn9reg.matchers import DEFAULT_MATCHER
 from sn9reg.matchers.base import Matcher, make_matcher
 from sn9reg.raster.files import geotiff_profile
 from sn9reg.raster.grid import Grid
-from sn9reg.registration import register
 
 
 def crop(path: Path, corner: tuple[int, int], side: int, out: Path) -> Path:

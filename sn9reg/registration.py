@@ -1,15 +1,13 @@
-"""register(): the whole story. open -> match -> fit -> judge -> render."""
+"""Registration of a pair: the whole story. open -> match -> fit -> judge -> render."""
 
 from __future__ import annotations
 
 import logging
-import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -25,7 +23,7 @@ from sn9reg.matchers.base import Matcher, make_matcher
 from sn9reg.offsets import OffsetMap, from_nodes, node_positions, offsets_between
 from sn9reg.raster.files import PathLike
 from sn9reg.raster.grid import Grid, Points
-from sn9reg.raster.scene import open_pair
+from sn9reg.raster.scene import PairFiles
 from sn9reg.tiepoints import TiePoints
 
 log = logging.getLogger(__name__)
@@ -35,9 +33,16 @@ _MATCHING = 0.95  # share of the time
 
 @dataclass(frozen=True)
 class Registration:
-    """What came out for one pair: the warp, the correspondences and the evidence.
+    """What came out for one pair.
 
-    optical, sar: the scenes' own grids. grid: the common one. seconds: stage -> time taken.
+    optical, sar: the images' grids.
+    grid: the common grid, on which they were compared.
+    matches: correspondences between the two images.
+    fit: the warp that was fitted to the matches, and which of them agree with it.
+    verdict: whether the pair is registered, why, and how large the error is.
+    matcher: the matcher's name.
+    names: the optical and the SAR file's names.
+    seconds: stage -> time taken.
     """
 
     optical: Grid
@@ -61,8 +66,7 @@ class Registration:
     @property
     def expected_error_px(self) -> float:
         """Expected error of the offset map in optical pixels: half of it is more right than that."""
-        here = self.optical.resolution * self.optical.metres_per_unit
-        return self.verdict.error * self.grid.metres_per_unit / here
+        return self.verdict.error * self.grid.metres_per_unit / self.optical.metres_per_pixel
 
     def offsets(self, sigma: bool = False) -> OffsetMap:
         """The offset map on the optical grid; zeros where the pair was not registered. sigma: with the third band."""
@@ -75,7 +79,7 @@ class Registration:
             there = self.grid.map_to_crs(self.warp(source), self.optical.crs)
             bands = [*offsets_between(self.optical, here, there).T]
             if sigma:
-                scale = self.grid.metres_per_unit / (self.optical.resolution * self.optical.metres_per_unit)
+                scale = self.grid.metres_per_unit / self.optical.metres_per_pixel
                 bands.append(self.warp.error(source) * scale)
         else:
             bands = [np.zeros(len(places))] * 2 + [np.full(len(places), np.nan)] * sigma
@@ -84,15 +88,14 @@ class Registration:
 
     def tiepoints(self) -> TiePoints:
         """The matches in pixels of each image, with score, sigma (optical pixels) and inlier flag."""
-        optical_xy = self._own(self.matches.optical_map, self.optical)
-        sar_xy = self._own(self.matches.sar_map, self.sar)
-        scale = self.grid.resolution * self.grid.metres_per_unit
-        scale /= self.optical.resolution * self.optical.metres_per_unit
+        optical_xy = self._pixels(self.matches.optical_map, self.optical)
+        sar_xy = self._pixels(self.matches.sar_map, self.sar)
+        scale = self.grid.metres_per_pixel / self.optical.metres_per_pixel
         return TiePoints(
             optical_xy, sar_xy, score=self.matches.score, sigma=self.matches.sigma * scale, inlier=self.fit.inliers
         )
 
-    def _own(self, map_xy: Points, grid: Grid) -> Points:
+    def _pixels(self, map_xy: Points, grid: Grid) -> Points:
         return grid.to_pixel(self.grid.map_to_crs(map_xy, grid.crs)) if len(map_xy) else np.zeros((0, 2))
 
     def facts(self) -> dict[str, str]:
@@ -146,29 +149,16 @@ class Registration:
 
 
 def register(
-    optical: PathLike,
-    sar: PathLike,
+    files: PairFiles,
     *,
     matcher: str | Matcher = DEFAULT_MATCHER,
     matcher_options: Mapping[str, Any] | None = None,
     model: str = "auto",
     threshold: float | None = None,
     ratio_filter: bool = False,
-    pixel_frame: bool = False,
-    optical_bands: Sequence[int] = (),
-    sar_bands: Sequence[int] = (),
-    optical_nodata: float | None = None,
-    sar_nodata: float | None = None,
     calibration: PathLike | None = None,
 ) -> Registration:
-    """Register an optical to a SAR image.
-
-    matcher: a name or an object. matcher_options: its constructor's keyword arguments. model, threshold: see
-    `fitting.fit`. ratio_filter: keep only matches that pass
-    the adaptive-ratio filter (`correspondences.adaptive_ratio`); about half do. calibration: a file of
-    `pipelines.calibrate`; by default the one that ships for the matcher. Where there is none, or it is another
-    matcher's, a warning says so, and scores and sigma stay the matcher's own. The rest: see `scene.open_pair`.
-    The result says itself whether the pair was registered.
+    """Register an optical to a SAR image; the keywords are those of `sn9reg.register`.
 
     Raises InputError for files that cannot be used, ConfigError for options that make no sense.
     """
@@ -181,15 +171,7 @@ def register(
         seconds[stage], start = time.perf_counter() - start, time.perf_counter()
         log.info("%s: %.1f s", stage, seconds[stage])
 
-    with open_pair(
-        optical,
-        sar,
-        pixel_frame=pixel_frame,
-        optical_bands=optical_bands,
-        sar_bands=sar_bands,
-        optical_nodata=optical_nodata,
-        sar_nodata=sar_nodata,
-    ) as pair:
+    with files.open() as pair:
         lap("open")
         with progress.part(0.0, _MATCHING, "match"):
             matches = source.match(pair)
@@ -204,15 +186,8 @@ def register(
         with progress.part(_MATCHING, 1.0, "judge"):
             matches, fitted, verdict = judge(pair, matches, fitted, calibrated)
         lap("judge")
-        names = (Path(pair.optical.name).name, Path(pair.sar.name).name)
+        names = (Path(files.optical).name, Path(files.sar).name)
         grids = (pair.optical.grid, pair.sar.grid, pair.grid)
         return Registration(*grids, matches, fitted, verdict, source.name, names, seconds)
 
 
-class _Callable(ModuleType):
-    """Importing this file makes `sn9reg.registration` the module, whatever stood there: so it is the function too."""
-
-    __call__ = staticmethod(register)
-
-
-sys.modules[__name__].__class__ = _Callable

@@ -8,9 +8,12 @@ import pytest
 import torch
 from click.testing import CliRunner
 from support.networks import SIMILARITY, untrained
+from support.rasters import TEXTURE_TRANSFORM, UTM, textures, write_raster
 
+from sn9reg import register
 from sn9reg.cli import main
 from sn9reg.matchers.dense.weights import DenseOptions, save_dense
+from sn9reg.registration import Registration
 from sn9reg.simulate import SimulatedScene, simulate
 
 # How long an example takes says more of the machine than of the code.
@@ -48,6 +51,22 @@ def aligned(scene, tmp_path_factory) -> Aligned:
     result = CliRunner().invoke(main, [*map(str, arguments), "--json"])
     assert result.exit_code == 0, result.output
     return Aligned(offsets, tiepoints, result.stdout, result.stderr)
+
+
+@pytest.fixture(scope="session")
+def small_files(tmp_path_factory) -> tuple[Path, Path]:
+    """The pair of `textures` as files; do not write into them."""
+    folder = tmp_path_factory.mktemp("small")
+    paths = folder / "o.tif", folder / "s.tif"
+    for path, image in zip(paths, textures(), strict=True):
+        write_raster(path, image[None], TEXTURE_TRANSFORM, UTM)
+    return paths
+
+
+@pytest.fixture(scope="session")
+def small_registration(small_files) -> Registration:
+    """What `structure` makes of that pair; for tests whose subject is what becomes of a registration."""
+    return register(*small_files, matcher="structure")
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import textwrap
 from importlib.metadata import version
 from pathlib import Path
 
@@ -44,6 +45,26 @@ def test_the_recipe_of_a_matcher_is_followed_to_the_letter(tmp_path):
     with open_offsets(tmp_path / "d.tif") as offsets:
         field = offsets.read(offsets.grid.window)
     assert np.abs(np.median(field, axis=(1, 2)) - SHIFT).max() < 0.5
+
+
+def test_the_python_that_is_shown_is_typed(tmp_path):
+    """For a user's mypy, what the README calls has parameters and results, and no others."""
+    pytest.importorskip("mypy")
+    (recipe,) = re.findall(r"```python\n(.*?)```", README, re.S)
+    (use,) = re.findall(r"^In Python:\n\n((?:(?: {4}.*)?\n)+)", README, re.M)
+    more = 'reveal_type(registration)\nsn9reg.register("o.tif", "s.tif", speed=9)\n'
+    # As for an installed package, its errors are silent; what it stands on takes minutes to read.
+    skipped = "mypy-torch.*,timm.*,kornia.*,skimage.*,pandas.*,scipy.*,numpy.*,pydantic.*,cv2.*"
+    settings = "[mypy]\nignore_missing_imports = True\n[mypy-sn9reg.*]\nfollow_imports = silent\n"
+    settings += f"[{skipped}]\nfollow_imports = skip\n"
+    for name, text in (("mypy.ini", settings), ("recipe.py", recipe), ("use.py", textwrap.dedent(use) + more)):
+        (tmp_path / name).write_text(text)
+    command = [sys.executable, "-m", "mypy", "recipe.py", "use.py"]
+    environment = os.environ | {"MYPYPATH": str(ROOT)}
+    said = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True).stdout
+    assert 'Revealed type is "sn9reg.registration.Registration"' in said
+    assert 'Unexpected keyword argument "speed"' in said
+    assert "Found 1 error" in said, said
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

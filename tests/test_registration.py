@@ -1,4 +1,4 @@
-"""register() on a scene as others deliver it: another CRS, turned, half empty, float with NaN, zeros for no data."""
+"""sn9reg.register on scenes as others deliver them: in another CRS, turned, half empty, without declared nodata."""
 
 import numpy as np
 import pytest
@@ -8,9 +8,8 @@ from rasterio.crs import CRS
 from rasterio.warp import Resampling, calculate_default_transform, reproject
 from support.rasters import write_raster
 
-import sn9reg
-from sn9reg.errors import ConfigError
-from sn9reg.registration import register
+from sn9reg import register
+from sn9reg.errors import ConfigError, InputError
 from sn9reg.simulate import simulate
 
 
@@ -33,16 +32,18 @@ def truth(scene):
 
 
 def reprojected(scene, path, crs, transform=None, size=None):
+    """The SAR image in another CRS, as float with NaN for no data."""
     with rasterio.open(scene.sar) as sar:
         if transform is None:
             transform, *size = calculate_default_transform(sar.crs, crs, sar.width, sar.height, *sar.bounds)
-        values = np.zeros((size[1], size[0]), np.uint16)
+        values = np.zeros((size[1], size[0]), np.float32)
         reproject(sar.read(1), values, src_transform=sar.transform, src_crs=sar.crs, src_nodata=0, dst_crs=crs,
-                  dst_transform=transform, dst_nodata=0, resampling=Resampling.cubic)  # fmt: skip
-    return write_raster(path, values[None], transform, crs, nodata=0)
+                  dst_transform=transform, dst_nodata=np.nan, resampling=Resampling.cubic)  # fmt: skip
+    assert np.isnan(values).any()
+    return write_raster(path, values[None], transform, crs, nodata=np.nan)
 
 
-@pytest.mark.parametrize("how", ["geographic", "mercator", "turned"])
+@pytest.mark.parametrize("how", ["geographic", "turned"])
 def test_another_crs_gives_nearly_the_same_offsets(scene, aligned, truth, tmp_path, how):
     if how == "turned":
         with rasterio.open(scene.sar) as sar:
@@ -51,32 +52,15 @@ def test_another_crs_gives_nearly_the_same_offsets(scene, aligned, truth, tmp_pa
             turn = sar.transform @ centre @ Affine.rotation(25) @ Affine.translation(-side / 2, -side / 2)
             path = reprojected(scene, tmp_path / "s.tif", sar.crs, turn, (side, side))
     else:
-        path = reprojected(scene, tmp_path / "s.tif", CRS.from_epsg(4326 if how == "geographic" else 3857))
+        path = reprojected(scene, tmp_path / "s.tif", CRS.from_epsg(4326))
     registration = register(scene.optical, path)
     assert registration.registered, registration.verdict.reason
     assert mean_distance(offsets_of(registration), read(aligned.offsets)) < 8
     assert mean_distance(offsets_of(registration), truth) < 0.15 * mean_distance(truth, 0 * truth)
 
 
-def test_float_sar_with_nan_for_no_data(scene, aligned, tmp_path):
-    with rasterio.open(scene.sar) as sar:
-        values = np.where(sar.read() == 0, np.nan, sar.read().astype(np.float32))
-        assert np.isnan(values).any()
-        path = write_raster(tmp_path / "s.tif", values, sar.transform, sar.crs, nodata=np.nan)
-    registration = register(scene.optical, path)
-    assert registration.registered
-    assert mean_distance(offsets_of(registration), read(aligned.offsets)) < 1
-
-
-@pytest.mark.parametrize("where", ["right", "swath"])
-def test_half_empty_sar(tmp_path, where):
-    """The right half is missing, or all beyond the slanting edge of the swath, on the left."""
-    half = simulate(tmp_path, 900, 800, seed=2, looks=8, empty=0.5 if where == "swath" else 0.01)
-    if where == "right":
-        with rasterio.open(half.sar, "r+") as sar:
-            values = sar.read()
-            values[..., sar.width // 2 :] = 0
-            sar.write(values)
+def test_a_sar_image_half_beyond_the_slanting_edge_of_its_swath(tmp_path):
+    half = simulate(tmp_path, 900, 800, seed=2, looks=8, empty=0.5)
     registration = register(half.optical, half.sar)
     exact = read(half.offsets)
     assert registration.registered, registration.verdict.reason
@@ -85,16 +69,14 @@ def test_half_empty_sar(tmp_path, where):
     assert mean_distance(offsets_of(registration), exact, there) < 0.15 * mean_distance(exact, 0 * exact)
 
 
-@pytest.mark.parametrize("side", ["right", "bottom"])
-def test_undeclared_zeros_are_registered_or_refused_never_nonsense(scene, truth, tmp_path, side):
+def test_undeclared_zeros_are_registered_or_refused_never_nonsense(scene, truth, tmp_path):
     with rasterio.open(scene.sar) as sar:
         values = sar.read()
-        values[(..., slice(values.shape[2] // 2, None)) if side == "right" else
-               (0, slice(values.shape[1] // 2, None))] = 0  # fmt: skip
+        values[..., values.shape[2] // 2 :] = 0
         path = write_raster(tmp_path / "s.tif", values, sar.transform, sar.crs)
     registration = register(scene.optical, path)
     if registration.registered:
-        seen = np.s_[:, : truth.shape[2] // 3] if side == "right" else np.s_[: truth.shape[1] // 3]
+        seen = np.s_[:, : truth.shape[2] // 3]
         assert mean_distance(offsets_of(registration), truth, seen) < 0.25 * mean_distance(truth, 0 * truth)
     else:
         assert not offsets_of(registration).any()
@@ -120,26 +102,27 @@ def test_a_matcher_may_be_an_object(scene):
     class Nothing:
         name = "nothing"
 
-        def __init__(self):
-            self.pairs = []
-
         def match(self, pair):
-            self.pairs.append(pair)
-            raise ConfigError("seen")
+            raise ConfigError(f"seen {pair.optical.name}")
 
-    matcher = Nothing()
-    with pytest.raises(ConfigError, match="seen"):
-        register(scene.optical, scene.sar, matcher=matcher)
-    assert matcher.pairs[0].optical.name == str(scene.optical)
+    with pytest.raises(ConfigError, match=f"seen {scene.optical}"):
+        register(scene.optical, scene.sar, matcher=Nothing())
 
 
-def test_the_short_name_is_the_function_each_time(scene):
-    for _ in range(2):  # the first use imports the module of the same name
-        with pytest.raises(ConfigError, match="nonesuch"):
-            sn9reg.registration(scene.optical, scene.sar, matcher="nonesuch")
+def test_options_that_make_no_sense(small_files, small_registration):
+    class Known:
+        name = "known"
+
+        def match(self, _pair):
+            return small_registration.matches
+
+    wrong = {"quadratic": {"matcher": Known(), "model": "quadratic"}, "nonesuch": {"matcher": "nonesuch"},
+             "speed": {"matcher": "structure", "matcher_options": {"speed": 9}}}  # fmt: skip
+    for word, options in wrong.items():
+        with pytest.raises(ConfigError, match=word):
+            register(*small_files, **options)
 
 
-@pytest.mark.parametrize("wrong", [{"model": "quadratic"}, {"matcher": "nonesuch"}, {"matcher_options": {"speed": 9}}])
-def test_options_that_make_no_sense(scene, wrong):
-    with pytest.raises(ConfigError, match=r"quadratic|nonesuch|speed"):
-        register(scene.optical, scene.sar, **wrong)
+def test_how_the_images_are_read_reaches_the_files(small_files):
+    with pytest.raises(InputError, match="has no band 9"):
+        register(*small_files, matcher="structure", sar_bands=[9])

@@ -27,6 +27,7 @@ from rasterio.errors import CRSError
 
 from pipelines.common import clear_errors, markdown, out_option
 from pipelines.studies.sn9_figures import detect, draw_all
+from sn9reg import register
 from sn9reg.errors import InputError
 from sn9reg.fit.choose import THRESHOLD_PX
 from sn9reg.fit.correspondences import Floats
@@ -38,7 +39,6 @@ from sn9reg.raster.files import grid_of, open_raster
 from sn9reg.raster.grid import Grid, Points
 from sn9reg.raster.radiometry import Modality
 from sn9reg.raster.scene import open_pair
-from sn9reg.registration import register
 from sn9reg.score.scoring import metres, reference, sn9_reference
 from sn9reg.simulate.given import read_geotransforms
 from sn9reg.tiepoints import TiePoints, read_tiepoints

@@ -11,13 +11,13 @@ import numpy.typing as npt
 import torch
 
 from pipelines.common import drawing
+from sn9reg import register
 from sn9reg.errors import InputError
 from sn9reg.fit.correspondences import Floats
 from sn9reg.matchers.keypoints.heatmap import gaussian, read_keypoints
 from sn9reg.matchers.keypoints.weights import load_detector
 from sn9reg.raster.grid import Points
 from sn9reg.raster.radiometry import Modality
-from sn9reg.registration import register
 from sn9reg.training.tiles import SceneFiles, TileSet, tile_set
 
 if TYPE_CHECKING:

@@ -17,8 +17,8 @@ from sn9reg.progress import part
 from sn9reg.raster.files import check_output
 
 if TYPE_CHECKING:
+    from sn9reg.raster.scene import PairFiles
     from sn9reg.registration import Registration
-    from sn9reg.report import Files
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,6 @@ log = logging.getLogger(__name__)
 @click.option("--allow-unregistered", is_flag=True, help="Write an offset map of zeros if the pair is not registered.")
 @click.option("--report", metavar="DIR", help="Write a page that shows the result, too, registered or not.")
 @click.option("--threads", type=click.IntRange(min=1), help="Processors to use [default: all].")
-@click.option("--seed", type=options.SEED, default=0, show_default=True, help="Seed of whatever draws at random.")
 @options.creation
 @options.overwrite
 @options.as_json
@@ -49,7 +48,6 @@ def align(
     allow_unregistered: bool,
     report: str | None,
     threads: int | None,
-    seed: int,
     creation_options: dict[str, Any],
     overwrite: bool,
     as_json: bool,
@@ -67,17 +65,17 @@ def align(
         from sn9reg.report import check_report
 
         check_report(report, overwrite)
+    files = options.pair_files(optical, sar, given)
     import torch
 
     from sn9reg.registration import register
     from sn9reg.tiepoints import write_tiepoints
 
-    torch.manual_seed(seed)
     if threads:
         torch.set_num_threads(threads)
     with progress_bar("align"):
         with part(0.0, 0.8 if report else 0.9):
-            registration = register(optical, sar, **options.as_registering(given))
+            registration = register(files, **options.as_registering(given))
         verdict = registration.verdict
         written = registration.registered or allow_unregistered
         if written:
@@ -87,10 +85,8 @@ def align(
                 ends = registration.optical, registration.sar
                 write_tiepoints(tiepoints_out, registration.tiepoints(), *ends, overwrite)
         if report:
-            from sn9reg.report import Files
-
             with part(0.9, 1.0):
-                _report(report, Files(optical, sar, **options.as_reading(given)), registration, overwrite)
+                _report(report, files, registration, overwrite)
     if as_json:
         click.echo(json.dumps({"out": out if written else None} | registration.as_dict(), allow_nan=False))
     if not registration.registered:
@@ -103,7 +99,7 @@ def align(
         )
 
 
-def _report(folder: str, files: Files, registration: Registration, overwrite: bool) -> None:
+def _report(folder: str, files: PairFiles, registration: Registration, overwrite: bool) -> None:
     from sn9reg.report import Run, write_report
 
     run = Run(typed(), registration.seconds)

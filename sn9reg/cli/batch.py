@@ -28,7 +28,6 @@ from sn9reg.cli.bar import progress_bar
 @click.option("--sigma", is_flag=True, help="Add a third band to each map: expected error in optical pixels.")
 @click.option("--report", is_flag=True, help="Write a page for each pair.")
 @click.option("--threads", type=click.IntRange(min=1), help="Processors of each pair [default: all, shared out].")
-@click.option("--seed", type=options.SEED, default=0, show_default=True, help="Seed of whatever draws at random.")
 @options.overwrite
 @options.as_json
 def batch(
@@ -39,7 +38,6 @@ def batch(
     sigma: bool,
     report: bool,
     threads: int | None,
-    seed: int,
     overwrite: bool,
     as_json: bool,
     **given: Any,
@@ -59,8 +57,8 @@ def batch(
         check_installed()
     each = threads or max(1, (os.cpu_count() or 1) // workers)
     template = Job(
-        "", "", "", "", options=options.as_registering(given), seed=seed, threads=each, sigma=sigma, report=report,
-        overwrite=overwrite,
+        "", "", options.pair_files("", "", given), options=options.as_registering(given), threads=each, sigma=sigma,
+        report=report, overwrite=overwrite,
     )
     found = read_manifest(manifest, out, template)
     with progress_bar("pairs") as show:

@@ -22,14 +22,13 @@ from sn9reg.errors import ConfigError
 @click.option("--matchers", metavar="A,B,C", help="Which; see `sn9reg matchers` [default: all that are installed].")
 @click.option(
     "--matcher-option",
-    "own",
+    "extra",
     multiple=True,
     metavar="MATCHER.NAME=VALUE",
     callback=options.by_matcher,
     help="Option of one of the matchers; may be repeated.",
 )
 @options.registering
-@click.option("--seed", type=options.SEED, default=0, show_default=True, help="Seed of whatever draws at random.")
 @options.overwrite
 @options.as_json
 def compare(
@@ -38,8 +37,7 @@ def compare(
     out: Path,
     tiepoints: str | None,
     matchers: str | None,
-    own: dict[str, dict[str, Any]],
-    seed: int,
+    extra: dict[str, dict[str, Any]],
     overwrite: bool,
     as_json: bool,
     **given: Any,
@@ -52,20 +50,17 @@ def compare(
     from sn9reg.many.compare import PAGE, installed
     from sn9reg.many.compare import compare as run_all
     from sn9reg.many.jobs import Job
-    from sn9reg.report import Files, check_installed
+    from sn9reg.report import check_installed
 
     check_installed()
     names = [name.strip() for name in matchers.split(",") if name.strip()] if matchers else installed()
     names = list(dict.fromkeys(names))
-    if unknown := sorted(set(own) - set(names)):
+    if unknown := sorted(set(extra) - set(names)):
         raise ConfigError(f"--matcher-option: {', '.join(unknown)} is none of the matchers compared")
-    job = Job(
-        "", str(out), optical, sar, tiepoints, options.as_registering(given), seed=seed, sigma=True, overwrite=overwrite
-    )
+    files, registering = options.pair_files(optical, sar, given), options.as_registering(given)
+    job = Job("", str(out), files, tiepoints, registering, sigma=True, overwrite=overwrite)
     with progress_bar("matchers") as show:
-        results = run_all(
-            job, Files(optical, sar, **options.as_reading(given)), names, own, lambda n, _: show(n / len(names))
-        )
+        results = run_all(job, names, extra, lambda n, _: show(n / len(names)))
     if as_json:
         click.echo(json.dumps([asdict(result) for result in results], allow_nan=False))
         return

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from sn9reg.errors import ConfigError
 from sn9reg.matchers import DEFAULT_MATCHER
+
+if TYPE_CHECKING:
+    from sn9reg.raster.scene import PairFiles
 
 
 class _Positive(click.FloatRange):
@@ -27,7 +30,6 @@ class _Positive(click.FloatRange):
 
 
 POSITIVE = _Positive()
-SEED = click.IntRange(0, 2**63 - 1)
 
 overwrite = click.option("--overwrite", is_flag=True, help="Replace existing files.")
 as_json = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
@@ -57,7 +59,7 @@ def _all_of(*decorators: Callable[[Any], Any]) -> Callable[[_Command], _Command]
     return decorate
 
 
-# How the images are read; `as_reading` takes the values.
+# How the images are read; `pair_files` takes the values.
 reading = _all_of(
     pixel_frame,
     click.option(
@@ -94,16 +96,17 @@ calibration = click.option(
 _READING = ("pixel_frame", "optical_bidx", "sar_bidx", "optical_nodata", "sar_nodata")
 
 
-def as_reading(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of `reading` among others, as `scene.open_pair` names them."""
-    return {name.replace("bidx", "bands"): given[name] for name in _READING}
+def pair_files(optical: str, sar: str, given: Mapping[str, Any]) -> PairFiles:
+    """The two images, read as the values of `reading` among others say."""
+    from sn9reg.raster.scene import PairFiles
+
+    return PairFiles(optical, sar, **{name.replace("bidx", "bands"): given[name] for name in _READING})
 
 
 def as_registering(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of `registering`, as `register` names them."""
+    """The values of `registering` without those of `reading`, as `registration.register` names them."""
     others = {name: value for name, value in given.items() if name not in (*_READING, "max_offset")}
-    of_matcher = {"max_offset": given["max_offset"]} | given.get("matcher_options", {})
-    return others | as_reading(given) | {"matcher_options": of_matcher}
+    return others | {"matcher_options": {"max_offset": given["max_offset"]} | given.get("matcher_options", {})}
 
 
 def by_matcher(_context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, Any]:

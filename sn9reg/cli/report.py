@@ -64,14 +64,12 @@ def report(
 ) -> None:
     """Show what OFFSETS does to OPTICAL and SAR: one HTML page, which needs no network, and its figures as PNG."""
     from sn9reg.offsets import open_offsets
-    from sn9reg.raster.files import grid_of, open_raster
-    from sn9reg.report import Files, Run, check_report, write_report
+    from sn9reg.report import Run, check_report, write_report
     from sn9reg.tiepoints import read_tiepoints
 
     check_report(out, overwrite)
-    files = Files(optical, sar, **options.as_reading(given))
-    with open_raster(optical) as optical_raster, open_raster(sar) as sar_raster:
-        grids = grid_of(optical_raster, files.pixel_frame), grid_of(sar_raster, files.pixel_frame)
+    files = options.pair_files(optical, sar, given)
+    grids = files.grids()
     truth, fitted = (read_tiepoints(path, *grids) if path else None for path in (tiepoints, matches))
     with open_offsets(offsets_path, grids[0]) as offsets, progress_bar("report"):
         check_frame(offsets_path, offsets, files.pixel_frame)

@@ -19,7 +19,7 @@ from sn9reg.fit.warp import Warp, least_squares_affine
 from sn9reg.matchers import DEFAULT_MATCHER
 from sn9reg.matchers.dense.lattice import Lattice
 from sn9reg.matchers.dense.search import TILE, FeatureExtractor, Level, search
-from sn9reg.raster.grid import Points, Window
+from sn9reg.raster.grid import Points, Window, coarse_to_common, to_common, to_level
 from sn9reg.raster.scene import ScenePair
 
 # All lengths are in pixels of the level.
@@ -89,7 +89,7 @@ def gather(pair: ScenePair, warp: Warp, step: float, extract: FeatureExtractor) 
     there = _moved(pair, warp, nodes, factor)
     matrix = _nearest_affine(nodes, there)
     if np.abs(matrix[:2, :2] - np.eye(2)).max() > _STRAIGHT:
-        common = np.array([[factor, 0, (factor - 1) / 2], [0, factor, (factor - 1) / 2], [0, 0, 1]])
+        common = coarse_to_common(factor)
         pair = pair.posed(common @ matrix @ np.linalg.inv(common))
         back = np.linalg.inv(matrix)
         there = there @ back[:2, :2].T + back[:2, 2]
@@ -99,7 +99,7 @@ def gather(pair: ScenePair, warp: Warp, step: float, extract: FeatureExtractor) 
     if not surfaces.usable.any():
         return NO_EVIDENCE
     standing, lead = _heights(_standard(surfaces.values[surfaces.usable]))
-    return Evidence((nodes[surfaces.usable] + 0.5) * factor - 0.5, standing, lead)
+    return Evidence(to_common(nodes[surfaces.usable], factor), standing, lead)
 
 
 def _standard(surfaces: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
@@ -124,8 +124,8 @@ def _heights(surfaces: npt.NDArray[np.float64]) -> tuple[Floats, float]:
 
 def _moved(pair: ScenePair, warp: Warp, nodes: Points, factor: int) -> Points:
     """Where the warp puts (N, 2) places, all in pixels of the level."""
-    optical_map = pair.grid.to_map((nodes + 0.5) * factor - 0.5)
-    return (pair.grid.to_pixel(warp(optical_map)) + 0.5) / factor - 0.5
+    optical_map = pair.grid.to_map(to_common(nodes, factor))
+    return to_level(pair.grid.to_pixel(warp(optical_map)), factor)
 
 
 def _nearest_affine(nodes: Points, there: Points) -> npt.NDArray[np.float64]:

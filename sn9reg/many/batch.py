@@ -60,12 +60,12 @@ def _job(path: PathLike, line: int, row: Mapping[str, str], folder: PathLike, te
         if not row[column]:
             raise InputError(f"{path}, line {line}: {column} is missing")
     beside = Path(path).parent
-    optical, sar = (str(beside / row[column]) for column in COLUMNS[:2])
+    files = replace(template.files, optical=str(beside / row["optical"]), sar=str(beside / row["sar"]))
     tiepoints = str(beside / row["tiepoints"]) if row.get("tiepoints") else None
-    name = row.get("name") or Path(optical).stem
+    name = row.get("name") or Path(row["optical"]).stem
     if not re.fullmatch(r"[\w][\w .+=@-]*", name) or f"{name}.csv" == SUMMARY:
         raise InputError(f"{path}, line {line}: {name!r} cannot be the name of files; use letters, digits, - and _")
-    return replace(template, name=name, folder=str(folder), optical=optical, sar=sar, tiepoints=tiepoints)
+    return replace(template, name=name, folder=str(folder), files=files, tiepoints=tiepoints)
 
 
 def _check_distinct(path: PathLike, jobs: Sequence[Job]) -> None:
@@ -73,7 +73,7 @@ def _check_distinct(path: PathLike, jobs: Sequence[Job]) -> None:
     lines: dict[Any, int] = {}
     for what in ("pair", "name"):
         for line, job in enumerate(jobs, start=2):
-            this = (job.optical, job.sar) if what == "pair" else job.name.lower()
+            this = (job.files.optical, job.files.sar) if what == "pair" else job.name.lower()
             if this in lines:
                 again = "the same pair" if what == "pair" else f"another pair of the name {job.name}"
                 raise InputError(f"{path}, line {line}: {again} stands in line {lines[this]}")

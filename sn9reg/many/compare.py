@@ -17,9 +17,9 @@ from sn9reg.matchers.base import matcher_classes
 from sn9reg.offsets import open_offsets
 from sn9reg.raster.files import atomic_output, check_output
 from sn9reg.raster.grid import Grid
+from sn9reg.raster.scene import PairFiles
 from sn9reg.report.page import template, uri
 from sn9reg.report.views import (
-    Files,
     Picture,
     Place,
     checkerboard,
@@ -54,41 +54,40 @@ def installed() -> list[str]:
 
 def compare(
     job: Job,
-    pair: Files,
     matchers: Sequence[str],
-    own: Mapping[str, Mapping[str, Any]] | None = None,
+    extra: Mapping[str, Mapping[str, Any]] | None = None,
     done: Callable[[int, Result], None] = lambda _n, _r: None,
 ) -> list[Result]:
     """Register a pair by every matcher, one after the other, each in a process of its own with all processors.
 
     job: what they have in common; its folder gets compare.csv, compare.json and compare.html, and of each matcher the
-    offset map and a picture. own: options of a matcher alone, by its name. A matcher that is finished there, from the
-    same inputs and options, is not run again.
-    Results in the order of `matchers`.
+    offset map and a picture. extra: further options of a matcher, by its name. A matcher that is finished there, from
+    the same inputs and options, is not run again. Results in the order of `matchers`.
 
     Raises InputError for images that cannot be read, OutputError where the folder cannot be written, or holds a
     comparison of another pair and `job.overwrite` is not set.
     """
     folder = Path(job.folder)
     check_folder(folder)
-    with pair.open():
+    with job.files.open():
         pass  # an image that cannot be read is no matcher's failure
     try:
         folder.mkdir(exist_ok=True)
     except OSError as error:
         raise OutputError(f"{folder}: cannot be made ({error.strerror})") from error
-    jobs = [_of(job, name, (own or {}).get(name, {})) for name in matchers]
+    jobs = [_of(job, name, (extra or {}).get(name, {})) for name in matchers]
     results = []
     for name, one in zip(matchers, jobs, strict=True):
         results.append(replace(finished(one) or run(one), name=name))
         done(len(results), results[-1])
-    _write(folder, pair, jobs, results, job.tiepoints is not None)
+    _write(job, jobs, results)
     return results
 
 
-def _of(job: Job, matcher: str, own: Mapping[str, Any]) -> Job:
-    its = {"matcher": matcher, "matcher_options": {**job.options.get("matcher_options", {}), **own}}
-    return replace(job, name=_file_name(matcher), options={**job.options, **its})
+def _of(job: Job, matcher: str, extra: Mapping[str, Any]) -> Job:
+    matcher_options = {**job.options.get("matcher_options", {}), **extra}
+    options = {**job.options, "matcher": matcher, "matcher_options": matcher_options}
+    return replace(job, name=_file_name(matcher), options=options)
 
 
 def check_folder(folder: Path) -> None:
@@ -102,9 +101,10 @@ def _file_name(matcher: str) -> str:
     return re.sub(r"[^\w.+=@]", "-", matcher)
 
 
-def _write(folder: Path, pair: Files, jobs: Sequence[Job], results: Sequence[Result], scored: bool) -> None:
+def _write(job: Job, jobs: Sequence[Job], results: Sequence[Result]) -> None:
     """Table, rows and pictures; the page last."""
-    columns = [name for name in _COLUMNS if scored or name not in ("error_px", "sn9_score")]
+    folder, pair = Path(job.folder), job.files
+    columns = [name for name in _COLUMNS if job.tiepoints or name not in ("error_px", "sn9_score")]
     table = pd.DataFrame([asdict(result) for result in results])[columns].rename(columns={"name": "matcher"})
     pictures = []
     for name, what, picture in _pictures(pair, jobs, results):
@@ -131,7 +131,7 @@ def _text(result: Result, column: str) -> str:
     return "" if value is None else _COLUMNS[column][1].format(value)
 
 
-def _pictures(pair: Files, jobs: Sequence[Job], results: Sequence[Result]) -> Iterator[tuple[str, str, Picture]]:
+def _pictures(pair: PairFiles, jobs: Sequence[Job], results: Sequence[Result]) -> Iterator[tuple[str, str, Picture]]:
     """Name, what it is, and a checkerboard of the same part of the scene: as it lies, then by every map there is."""
     first = True
     for job, result in zip(jobs, results, strict=True):

@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from sn9reg.errors import OutputError, Sn9regError
-from sn9reg.raster.files import atomic_output
+from sn9reg.raster.files import PathLike, atomic_output
+from sn9reg.raster.scene import PairFiles
 
 log = logging.getLogger(__name__)
 
@@ -31,17 +32,24 @@ REGISTERED, REFUSED, FAILED, _BEGUN = "registered", "refused", "failed", "begun"
 
 @dataclass(frozen=True)
 class Job:
-    """A pair to be registered. name: of its files in `folder`, NAME.tif, NAME.json and NAME-report. tiepoints: the
-    truth, or none. options: keyword arguments of `register`, plain values. seed: of whatever draws at random. threads:
-    of torch, or None for all. sigma: with the third band. report: with a page. overwrite: replace what lies there."""
+    """A pair to be registered.
+
+    name: of the result's files in `folder`: NAME.tif, NAME.json and NAME-report.
+    folder: where the result is written.
+    files: the two images and how they are read.
+    tiepoints: path of the truth, or none.
+    options: keyword arguments of `registration.register`, plain values.
+    threads: of torch; all processors where there is no number.
+    sigma: whether the offset map has the third band.
+    report: whether a page is written.
+    overwrite: whether files that lie there are replaced.
+    """
 
     name: str
     folder: str
-    optical: str
-    sar: str
-    tiepoints: str | None = None
+    files: PairFiles
+    tiepoints: PathLike | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
-    seed: int = 0
     threads: int | None = None
     sigma: bool = False
     report: bool = False
@@ -62,16 +70,25 @@ class Job:
     def key(self) -> str:
         """What the result depends on: the inputs as they lie there now, and the options."""
         content = {k: v for k, v in asdict(self).items() if k not in ("folder", "threads", "overwrite")}
-        files = [_state(path) for path in (self.optical, self.sar, self.tiepoints) if path]
+        files = [_state(path) for path in (self.files.optical, self.files.sar, self.tiepoints) if path]
         return hashlib.sha256(json.dumps([content, files], sort_keys=True, default=str).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
 class Result:
-    """What came of a job. status: `registered`, `refused` or `failed`. reason: the verdict's, or the error's message.
-    error_px, sn9_score: mean error at the tie-points, optical pixels, and SpaceNet 9's score; where a pair was refused,
-    those of zeros. seconds, memory_gib: wall clock and peak of resident memory of the whole process. None where there
-    is no such number."""
+    """What came of a job; None where there is no such number.
+
+    name: the job's.
+    status: `registered`, `refused` or `failed`.
+    reason: the verdict's, or the error's message.
+    matcher, model: by which the pair was registered.
+    matches, inliers: how many there were.
+    expected_error_px: of the offset map, optical pixels.
+    error_px: mean error at the tie-points, optical pixels; of zero offsets where the pair was refused.
+    sn9_score: SpaceNet 9's score at the tie-points, likewise.
+    seconds: wall clock of the whole process.
+    memory_gib: peak of the process's resident memory.
+    """
 
     name: str
     status: str
@@ -157,23 +174,20 @@ def _registered(job: Job) -> dict[str, Any]:
     from sn9reg.score.scoring import score
     from sn9reg.tiepoints import read_tiepoints
 
-    torch.manual_seed(job.seed)
     if job.threads:
         torch.set_num_threads(job.threads)
-    found = register(job.optical, job.sar, **job.options)
+    found = register(job.files, **job.options)
     truth = read_tiepoints(job.tiepoints, found.optical, found.sar) if job.tiepoints else None
     offsets = found.offsets(job.sigma and found.registered)
     job.offsets.unlink(missing_ok=True)
     if found.registered:
         offsets.write(job.offsets)
     if job.report:
-        from sn9reg.report import Files, Run, write_report
+        from sn9reg.report import Run, write_report
 
-        how = {f.name: job.options[f.name] for f in fields(Files) if f.name in job.options}
-        files = Files(job.optical, job.sar, **how)
-        made = Run(f"sn9reg align {job.optical} {job.sar} --out {job.offsets}", found.seconds)
+        made = Run(f"sn9reg align {job.files.optical} {job.files.sar} --out {job.offsets}", found.seconds)
         write_report(
-            job.page, files, offsets, tiepoints=truth, matches=found.tiepoints(), run=made, overwrite=True
+            job.page, job.files, offsets, tiepoints=truth, matches=found.tiepoints(), run=made, overwrite=True
         )
     facts: dict[str, Any] = {
         "status": REGISTERED if found.registered else REFUSED,
@@ -232,7 +246,7 @@ def peak_memory() -> float:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 
-def _state(path: str) -> list[Any]:
+def _state(path: PathLike) -> list[Any]:
     """Which file it is, and which content: by size and time of change."""
     try:
         found = os.stat(path)

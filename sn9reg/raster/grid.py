@@ -1,4 +1,4 @@
-"""Pixel <-> map, the common grid, windows: the only place that knows the conventions.
+"""Pixel <-> map, coarser grids, the common grid, windows: the only place that knows the conventions.
 
 Pixel coordinates are (x, y) = (column, row), float64; an integer names the pixel CENTRE. The centre of
 pixel (c, r) lies at ``transform * (c + 0.5, r + 0.5)`` in map space. A grid without CRS is a *pixel frame*:
@@ -115,6 +115,11 @@ class Grid:
             return 111_320.0 * math.sqrt(max(1e-6, math.cos(math.radians(float(centre[1])))))
         return float(self.crs.linear_units_factor[1])
 
+    @property
+    def metres_per_pixel(self) -> float:
+        """Side of the square of one pixel's area, in metres (1 in a pixel frame)."""
+        return self.resolution * self.metres_per_unit
+
     def to_map(self, xy: Points) -> Points:
         """(N, 2) pixel coordinates -> (N, 2) map coordinates."""
         xy = np.asarray(xy, dtype=np.float64)
@@ -188,6 +193,21 @@ class Grid:
             "crs": self.crs.to_string() if self.crs else "pixel frame",
             "transform": list(tuple(self.transform)[:6]),
         }
+
+
+def to_level(common_xy: Points, factor: int) -> Points:
+    """Common pixels -> pixels of the grid coarsened by `factor` (integers are centres in both)."""
+    return (common_xy + 0.5) / factor - 0.5
+
+
+def to_common(level_xy: Points, factor: int) -> Points:
+    """The inverse of `to_level`."""
+    return (level_xy + 0.5) * factor - 0.5
+
+
+def coarse_to_common(factor: float) -> npt.NDArray[np.float64]:
+    """(3, 3) `to_common` as a matrix; its inverse is `to_level`."""
+    return np.array([[factor, 0, (factor - 1) / 2], [0, factor, (factor - 1) / 2], [0, 0, 1.0]])
 
 
 def _name(crs: CRS) -> str:

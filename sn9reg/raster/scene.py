@@ -7,14 +7,12 @@ resolution: every read goes through a WarpedVRT.
 
 from __future__ import annotations
 
-import math
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 import rasterio
@@ -28,6 +26,13 @@ from rasterio.windows import Window as RasterioWindow
 from sn9reg.errors import InputError
 from sn9reg.raster.files import PathLike, alpha_band, check_bands, data_bands, grid_of, open_raster, reading
 from sn9reg.raster.grid import Grid, Points, Window, common_grid
+from sn9reg.raster.posed import Posed
+from sn9reg.raster.view import Patch, SceneView
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+__all__ = ["PairFiles", "Patch", "Reading", "Scene", "ScenePair", "SceneView", "open_pair"]
 
 _OVERVIEW_SIDE = 1024  # an overview is at most this large
 _BLOCK = 512  # side of what is warped at once
@@ -35,18 +40,6 @@ _LARGEST_WARP = 4  # coarser pixels are averaged from these, in memory, so that 
 _CACHE = 128 << 20  # bytes (rasterio does not count in MiB, as GDAL does); GDAL's own default is a share of the memory
 # WarpedVRT wants some CRS; in a pixel frame both sides get this one, so nothing is ever transformed.
 _FRAME_CRS = CRS.from_epsg(3857)
-
-
-@dataclass(frozen=True)
-class Patch:
-    """What a window of a scene holds: values (bands, h, w) float32, 0 where not valid; valid (h, w) bool."""
-
-    values: npt.NDArray[np.float32]
-    valid: npt.NDArray[np.bool_]
-
-    def __post_init__(self) -> None:
-        if self.values.ndim != 3 or self.values.shape[1:] != self.valid.shape:
-            raise ValueError(f"values {self.values.shape} and valid {self.valid.shape} do not belong together")
 
 
 @dataclass(frozen=True)
@@ -149,53 +142,6 @@ class Scene:
             vrt.close()
 
 
-@dataclass(frozen=True)
-class PosedScene:
-    """A scene as it looks through `matrix`, (3, 3) from a pixel of the common grid, x, y, 1, to the pixel of the common
-    grid where the scene has what is seen there: a scene turned and scaled back, once it is known how it lies."""
-
-    scene: Scene
-    matrix: npt.NDArray[np.float64]
-
-    @property
-    def name(self) -> str:
-        return self.scene.name
-
-    @property
-    def grid(self) -> Grid:
-        return self.scene.grid
-
-    def outline(self) -> Points:
-        """(N, 2) points around the scene, in pixels of the common grid, where it is seen."""
-        return through(np.linalg.inv(self.matrix), self.scene.outline())
-
-    def read(self, window: Window, factor: int = 1) -> Patch:
-        """As `Scene.read`, bilinear. Raises InputError if the file cannot be read."""
-        coarse = np.array([[factor, 0, (factor - 1) / 2], [0, factor, (factor - 1) / 2], [0, 0, 1.0]])
-        first = np.array([[1, 0, window.col], [0, 1, window.row], [0, 0, 1.0]])
-        matrix = np.linalg.inv(coarse) @ self.matrix @ coarse @ first  # pixel of the window -> coarse pixel
-        x, y = np.meshgrid(np.linspace(-1, window.width, 9), np.linspace(-1, window.height, 9))
-        there = through(matrix, np.column_stack([x.ravel(), y.ravel()]))
-        low, high = np.floor(there.min(axis=0)) - 2, np.ceil(there.max(axis=0)) + 3
-        around = Window(*low.astype(int).tolist(), *(high - low).astype(int).tolist())
-        patch = self.scene.read(around, factor)
-        matrix = np.array([[1, 0, -low[0]], [0, 1, -low[1]], [0, 0, 1.0]]) @ matrix
-        zoom = math.sqrt(abs(np.linalg.det(matrix[:2, :2])))
-        bands = [*(patch.values * patch.valid), patch.valid.astype(np.float32)]
-        if zoom > 1.2:  # what lies between the pixels that are seen must not alias
-            bands = [cv2.GaussianBlur(band, (0, 0), 0.35 * zoom) for band in bands]
-        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-        *values, share = (cv2.warpPerspective(b, matrix, (window.width, window.height), flags=flags) for b in bands)
-        valid = share > 0.5
-        return Patch(np.where(valid, np.stack(values) / np.maximum(share, 0.5), 0).astype(np.float32), valid)
-
-
-def through(matrix: npt.NDArray[Any], xy: Points) -> Points:
-    """(N, 2) points moved by a (3, 3) projective matrix."""
-    moved = np.column_stack([xy, np.ones(len(xy))]) @ matrix.T
-    return moved[:, :2] / moved[:, 2:]
-
-
 def _within(part: Window, of: Window) -> tuple[slice, slice]:
     """Rows and columns of `part` in an array of the window `of`."""
     row, col = part.row - of.row, part.col - of.col
@@ -220,8 +166,8 @@ def _upright(grid: Grid) -> Affine:
 class ScenePair:
     """An optical and a SAR scene and the common grid on which they are compared."""
 
-    optical: Scene
-    sar: Scene | PosedScene
+    optical: SceneView
+    sar: SceneView
     grid: Grid
 
     @property
@@ -231,12 +177,12 @@ class ScenePair:
         return windows[0].intersect(windows[1])
 
     def posed(self, matrix: npt.NDArray[np.float64]) -> ScenePair:
-        """The pair with its SAR scene seen through `matrix`, see `PosedScene`."""
-        if not isinstance(self.sar, Scene):
+        """The pair with its SAR scene seen through `matrix`, see `Posed`. Raises TypeError for a pair posed already."""
+        if isinstance(self.sar, Posed):
             raise TypeError("the pair is posed already")
-        return ScenePair(self.optical, PosedScene(self.sar, matrix), self.grid)
+        return ScenePair(self.optical, Posed(self.sar, matrix), self.grid)
 
-    def overview(self, scene: Scene | PosedScene) -> tuple[Patch, int]:
+    def overview(self, scene: SceneView) -> tuple[Patch, int]:
         """The whole of `scene` on the common grid at about 1,000 px a side, and the factor of that."""
         factor = 1
         while max(self.grid.shape) / factor > _OVERVIEW_SIDE:
@@ -244,50 +190,75 @@ class ScenePair:
         return scene.read(self.grid.coarsen(factor).window, factor), factor
 
 
-@contextmanager
-def open_pair(
-    optical: PathLike,
-    sar: PathLike,
-    *,
-    pixel_frame: bool = False,
-    optical_bands: Sequence[int] = (),
-    sar_bands: Sequence[int] = (),
-    optical_nodata: float | None = None,
-    sar_nodata: float | None = None,
-    grid: Grid | None = None,
-) -> Iterator[ScenePair]:
-    """Open both scenes and lay them on their common grid, or on `grid`.
+class Reading(TypedDict, total=False):
+    """How the images of a pair are read: the fields of `PairFiles` beside the two paths."""
 
-    Bands default to the first three (optical) and all (SAR) that are not alpha. A nodata value given here
-    replaces the file's own; otherwise validity comes from nodata, alpha, mask band and NaN, and is never guessed.
+    pixel_frame: bool
+    optical_bands: Sequence[int]
+    sar_bands: Sequence[int]
+    optical_nodata: float | None
+    sar_nodata: float | None
 
-    Raises InputError for files that cannot be used, that do not overlap, or that hold no valid pixel.
+
+@dataclass(frozen=True)
+class PairFiles:
+    """The two images of a pair and how they are read.
+
+    optical, sar: paths.
+    pixel_frame: ignore georeference; both images lie on one pixel grid.
+    optical_bands: bands from 1; the first three that are not alpha where none are given.
+    sar_bands: bands from 1; all that are not alpha where none are given.
+    optical_nodata, sar_nodata: replace the file's nodata value. Without, validity comes from nodata, alpha, mask band
+        and NaN, and is never guessed.
     """
-    with rasterio.Env(GDAL_CACHEMAX=_CACHE), ExitStack() as stack:
-        datasets = [stack.enter_context(open_raster(path)) for path in (optical, sar)]
-        grids = [grid_of(dataset, pixel_frame) for dataset in datasets]
-        bands = [
-            tuple(optical_bands) or tuple(data_bands(datasets[0])[:3]),
-            tuple(sar_bands) or tuple(data_bands(datasets[1])),
-        ]
-        for dataset, chosen in zip(datasets, bands, strict=True):
-            check_bands(dataset, list(chosen))
-        if not _overlap(*grids):
-            raise InputError(f"{optical} and {sar} do not overlap: check that they show the same place and their CRS")
-        common = grid or common_grid(*grids)
-        scenes = [
-            Scene(str(path), grid, chosen, dataset, common, nodata)
-            for path, grid, chosen, dataset, nodata in zip(
-                (optical, sar), grids, bands, datasets, (optical_nodata, sar_nodata), strict=True
+
+    optical: PathLike
+    sar: PathLike
+    pixel_frame: bool = False
+    optical_bands: Sequence[int] = ()
+    sar_bands: Sequence[int] = ()
+    optical_nodata: float | None = None
+    sar_nodata: float | None = None
+
+    def grids(self) -> tuple[Grid, Grid]:
+        """The images' own grids. Raises InputError for a file that cannot be read or has no georeference."""
+        with open_raster(self.optical) as optical, open_raster(self.sar) as sar:
+            return grid_of(optical, self.pixel_frame), grid_of(sar, self.pixel_frame)
+
+    @contextmanager
+    def open(self, grid: Grid | None = None) -> Iterator[ScenePair]:
+        """Open both scenes and lay them on their common grid, or on `grid`.
+
+        Raises InputError for files that cannot be used, that do not overlap, or that hold no valid pixel.
+        """
+        with rasterio.Env(GDAL_CACHEMAX=_CACHE), ExitStack() as stack:
+            optical, sar = (stack.enter_context(open_raster(path)) for path in (self.optical, self.sar))
+            grids = grid_of(optical, self.pixel_frame), grid_of(sar, self.pixel_frame)
+            optical_bands = tuple(self.optical_bands) or tuple(data_bands(optical)[:3])
+            sar_bands = tuple(self.sar_bands) or tuple(data_bands(sar))
+            for dataset, bands in ((optical, optical_bands), (sar, sar_bands)):
+                check_bands(dataset, list(bands))
+            if not _overlap(*grids):
+                raise InputError(
+                    f"{self.optical} and {self.sar} do not overlap: check that they show the same place and their CRS"
+                )
+            common = grid or common_grid(*grids)
+            scenes = (
+                Scene(str(self.optical), grids[0], optical_bands, optical, common, self.optical_nodata),
+                Scene(str(self.sar), grids[1], sar_bands, sar, common, self.sar_nodata),
             )
-        ]
-        for scene in scenes:
-            stack.callback(scene.close)
-        pair = ScenePair(scenes[0], scenes[1], common)
-        for scene in scenes:
-            if not pair.overview(scene)[0].valid.any():
-                raise InputError(f"{scene.name}: holds no valid pixel (all nodata, masked or NaN)")
-        yield pair
+            for scene in scenes:
+                stack.callback(scene.close)
+            pair = ScenePair(*scenes, common)
+            for scene in scenes:
+                if not pair.overview(scene)[0].valid.any():
+                    raise InputError(f"{scene.name}: holds no valid pixel (all nodata, masked or NaN)")
+            yield pair
+
+
+def open_pair(optical: PathLike, sar: PathLike, **reading: Unpack[Reading]) -> AbstractContextManager[ScenePair]:
+    """`PairFiles(optical, sar, ...).open()`."""
+    return PairFiles(optical, sar, **reading).open()
 
 
 def _overlap(optical: Grid, sar: Grid) -> bool:

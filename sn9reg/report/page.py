@@ -17,12 +17,11 @@ import numpy as np
 from sn9reg import progress
 from sn9reg.errors import ConfigError, OutputError
 from sn9reg.offsets import Block, OffsetMap
-from sn9reg.raster.files import atomic_output, check_output, grid_of, open_raster
-from sn9reg.raster.grid import Grid
+from sn9reg.raster.files import atomic_output, check_output
+from sn9reg.raster.scene import PairFiles
 from sn9reg.report import figures
 from sn9reg.report.figures import Scale
 from sn9reg.report.views import (
-    Files,
     Place,
     View,
     coarse_field,
@@ -64,7 +63,7 @@ class _Figure:
 
 def write_report(
     folder: str | Path,
-    pair: Files,
+    pair: PairFiles,
     offsets: OffsetMap,
     *,
     tiepoints: TiePoints | None = None,
@@ -86,7 +85,7 @@ def write_report(
     factor = overview_factor(offsets.grid)
     with progress.part(0.0, 0.2, "read offsets"):
         dense = coarse_field(offsets, factor)
-    scored = _scored(pair, offsets, tiepoints) if tiepoints is not None else None
+    scored = score(offsets, *pair.grids(), tiepoints) if tiepoints is not None else None
     for place in places:
         if not (0 <= place.x < offsets.grid.width and 0 <= place.y < offsets.grid.height):
             raise ConfigError(f"place {place.x:g},{place.y:g} lies outside the optical image")
@@ -137,16 +136,6 @@ def _write(folder: Path, html: str, drawn: Sequence[_Figure], overwrite: bool) -
     return folder / PAGE
 
 
-def _grids(pair: Files) -> tuple[Grid, Grid]:
-    with open_raster(pair.optical) as optical, open_raster(pair.sar) as sar:
-        return grid_of(optical, pair.pixel_frame), grid_of(sar, pair.pixel_frame)
-
-
-def _scored(pair: Files, offsets: OffsetMap, tiepoints: TiePoints) -> Score:
-    optical, sar = _grids(pair)
-    return score(offsets, optical, sar, tiepoints)
-
-
 def _worst(scored: Score | None) -> Iterable[Place]:
     """The tie-point that is farthest off."""
     if scored is None:
@@ -159,7 +148,7 @@ def _worst(scored: Score | None) -> Iterable[Place]:
 
 
 def _figures(
-    whole: View, dense: Block, pair: Files, offsets: OffsetMap, matches: TiePoints | None, scored: Score | None
+    whole: View, dense: Block, pair: PairFiles, offsets: OffsetMap, matches: TiePoints | None, scored: Score | None
 ) -> list[_Figure]:
     scale = Scale.of(offsets.grid)
     drawn = [
@@ -170,8 +159,7 @@ def _figures(
         _Figure("offsets", "The offset map", figures.maps(whole, dense, scale)),
     ]  # fmt: skip
     if matches is not None and len(matches):
-        optical, sar = _grids(pair)
-        ends = matches.optical_xy + reference(optical, sar, matches)
+        ends = matches.optical_xy + reference(*pair.grids(), matches)
         inlier = np.ones(len(matches), bool) if matches.inlier is None else matches.inlier
         png = figures.matches(whole, matches.optical_xy, ends, inlier, scale)
         drawn.append(_Figure("matches", "The matches that the map was fitted to", png))

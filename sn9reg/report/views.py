@@ -15,9 +15,9 @@ import numpy.typing as npt
 from sn9reg import progress
 from sn9reg.errors import InputError
 from sn9reg.offsets import Block, OffsetMap
-from sn9reg.raster.grid import Grid, Window
+from sn9reg.raster.grid import Grid, Window, to_common
 from sn9reg.raster.radiometry import SarLog
-from sn9reg.raster.scene import Patch, ScenePair, open_pair
+from sn9reg.raster.scene import PairFiles, Patch, ScenePair
 
 Picture = npt.NDArray[np.uint8]  # (h, w, 3)
 
@@ -26,26 +26,6 @@ ZOOM_SIDE = 600  # pixels of a place shown at full resolution
 _MARGIN = 64  # optical pixels around the optical image are a multiple of this, so that coarser grids fit
 _SPREAD = 1024  # pixels of a picture by which offsets may differ from the median of what it shows; others show black
 _SHARES = (1.0, 99.0)  # percentiles that become black and white
-
-
-@dataclass(frozen=True)
-class Files:
-    """The two images of a pair and how they are to be read, see `scene.open_pair`."""
-
-    optical: str
-    sar: str
-    pixel_frame: bool = False
-    optical_bands: tuple[int, ...] = ()
-    sar_bands: tuple[int, ...] = ()
-    optical_nodata: float | None = None
-    sar_nodata: float | None = None
-
-    @contextmanager
-    def open(self, grid: Grid | None = None) -> Iterator[ScenePair]:
-        """The pair, on its common grid or on another. Raises InputError as `open_pair` does."""
-        options = {name: value for name, value in vars(self).items() if name not in ("optical", "sar")}
-        with open_pair(self.optical, self.sar, grid=grid, **options) as pair:
-            yield pair
 
 
 @dataclass(frozen=True)
@@ -144,7 +124,7 @@ class Viewer:
 
 
 @contextmanager
-def open_viewer(files: Files, offsets: OffsetMap, field: Block) -> Iterator[Viewer]:
+def open_viewer(files: PairFiles, offsets: OffsetMap, field: Block) -> Iterator[Viewer]:
     """Open a pair on the optical grid and what the offsets reach around it. field: `coarse_field`.
 
     Raises InputError where the images cannot be read.
@@ -173,7 +153,7 @@ def places_of_interest(field: Block, factor: int, known: npt.NDArray[np.bool_]) 
         value = np.where(known & np.isfinite(value), value, -np.inf)
         if np.isfinite(value).any():
             row, col = np.unravel_index(int(np.argmax(value)), value.shape)
-            yield Place(name, float((col + 0.5) * factor - 0.5), float((row + 0.5) * factor - 0.5))
+            yield Place(name, *to_common(np.array([col, row]), factor).tolist())
 
 
 def shown_in(view: View) -> npt.NDArray[np.bool_]:

@@ -118,8 +118,10 @@ def load(source: Source, seed: int, side: int) -> tuple[Pairs, Pairs]:
     """
     if source.manifest is not None:
         acquisitions = read_manifest(located(source.manifest))
-        by_place = source.longitude is not None
-        split = spatial_split(acquisitions, source.longitude) if by_place else temporal_split(acquisitions, source.year)
+        if source.longitude is None:
+            split = temporal_split(acquisitions, source.year)
+        else:
+            split = spatial_split(acquisitions, source.longitude)
         few = split[1][:: max(1, round(1 / source.held_out))] if source.held_out else []
         held_out = _Windows(few, side, seed, source.sar_band, fixed=True) if few else []
         return _Windows(split[0], math.ceil(side / min(1, source.zoom[0])), seed, source.sar_band), held_out

@@ -148,7 +148,7 @@ def test_a_registration_by_an_object_says_whether_it_is_calibrated(scene, caplog
     matcher = Found()
     if own_weights is not None:
         matcher.own_weights = own_weights
-    found = sn9reg.registration(scene.optical, scene.sar, matcher=matcher)
+    found = sn9reg.register(scene.optical, scene.sar, matcher=matcher)
     assert found.matches.calibrated is not bool(own_weights)
     assert found.as_dict()["calibrated"] is found.matches.calibrated
     assert found.facts()["calibrated"] == ("no" if own_weights else "yes")

@@ -21,8 +21,9 @@ from sn9reg.fit.choose import MINIMUM
 from sn9reg.fit.neighbours import witnesses_agree
 from sn9reg.matchers.base import Matcher, make_matcher, matcher_class, matcher_classes, matcher_names, options_of
 from sn9reg.matchers.dense import descent
-from sn9reg.matchers.dense.descent import to_common, to_level
 from sn9reg.matchers.dense.structure import StructureMatcher
+from sn9reg.raster.grid import coarse_to_common, to_common, to_level
+from sn9reg.raster.posed import through
 from sn9reg.raster.scene import Patch, open_pair
 
 # Those that stand for many, each of which must be installed, have tests of their own.
@@ -339,3 +340,4 @@ def test_levels_of_the_pyramid_share_pixel_edges(factor):
     np.testing.assert_allclose(to_level(corners, factor), [[-0.5, -0.5], [0.5, 2.5]])
     places = np.random.default_rng(0).uniform(-50, 500, (20, 2))
     np.testing.assert_allclose(to_common(to_level(places, factor), factor), places)
+    np.testing.assert_allclose(through(coarse_to_common(factor), places), to_common(places, factor))

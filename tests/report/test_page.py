@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -15,7 +16,8 @@ from sn9reg.cli import main
 from sn9reg.errors import ConfigError, InputError, OutputError
 from sn9reg.offsets import OffsetMap
 from sn9reg.raster.grid import Grid
-from sn9reg.report import Files, Place, Run, write_report
+from sn9reg.raster.scene import PairFiles
+from sn9reg.report import Place, Run, write_report
 from sn9reg.report import page as module
 from sn9reg.report.page import _sentence
 from sn9reg.tiepoints import TiePoints
@@ -39,7 +41,7 @@ def pair(tmp_path, monkeypatch):
     optical, sar = textures()
     write_raster("o.tif", np.stack([optical] * 3), TEXTURE_TRANSFORM, UTM)
     write_raster("s.tif", sar[None], TEXTURE_TRANSFORM, UTM)
-    return Files("o.tif", "s.tif")
+    return PairFiles("o.tif", "s.tif")
 
 
 def points(n=20, off=0.0):
@@ -116,11 +118,13 @@ def views_of(page):
     return json.loads(re.search(r'id="data">(.*?)</script>', text, re.S)[1])
 
 
-def test_the_pictures_of_the_page_are_the_views(pair):
+def test_the_pictures_of_the_page_are_the_views_the_same_each_time(pair):
     import cv2
 
-    page = write_report("out", pair, constant(), places=[Place("here", 100, 90)], tiepoints=points())
-    shown = views_of(page)
+    given = {"places": [Place("here", 100, 90)], "tiepoints": points()}
+    page, again = (write_report(name, pair, constant(), **given) for name in "ab")
+    assert page.read_bytes() == again.read_bytes()
+    shown = json.loads(re.search(r'id="data">(.*?)</script>', page.read_text(encoding="utf-8"), re.S)[1])
     assert [view["name"] for view in shown] == [
         "the whole scene", "here", "the middle", "the largest offset", "where the map is least sure",
         "the worst tie-point",
@@ -132,19 +136,6 @@ def test_the_pictures_of_the_page_are_the_views(pair):
             assert picture.shape == (view["height"], view["width"], 3)
             assert picture.std() > 5
     assert shown[0]["where"] == "columns 0 to 319, rows 0 to 279"
-
-
-def test_without_tiepoints_and_matches_there_is_less(pair):
-    page = write_report("out", pair, constant())
-    found = read(page)
-    assert "scores" not in found.tables
-    assert not {"matches", "residuals", "command", "times"} & found.ids
-    assert {p.name for p in Path("out").glob("*.png")} == {"before_after.png", "arrows.png", "offsets.png"}
-
-
-def test_the_same_twice_is_the_same(pair):
-    pages = [write_report(name, pair, constant(), tiepoints=points()) for name in "ab"]
-    assert pages[0].read_bytes() == pages[1].read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -163,54 +154,46 @@ def test_the_verdict_is_one_sentence(facts, sentence):
     assert _sentence(facts) == sentence
 
 
-def test_names_of_files_are_no_markup(pair):
-    page = write_report("out", pair, constant(optical="<script>alert(1)</script>"))
+def test_less_is_shown_of_less_and_files_of_others_are_kept_unless_asked_otherwise(pair):
+    Path("out").mkdir()
+    for name in ("mine.txt", "matches.png"):
+        Path("out", name).write_text("mine")
+    with pytest.raises(OutputError, match=r"matches\.png: exists; use --overwrite"):
+        write_report("out", pair, constant())
+    assert {path.name for path in Path("out").iterdir()} == {"mine.txt", "matches.png"}
+    page = write_report("out", pair, constant(optical="<script>alert(1)</script>"), overwrite=True)
+    figures = {"before_after.png", "arrows.png", "offsets.png"}
+    assert {p.name for p in Path("out").iterdir()} == figures | {"mine.txt", "report.html"}
+    found = read(page)
+    assert "scores" not in found.tables
+    assert not {"matches", "residuals", "command", "times"} & found.ids
     assert "<script>alert" not in page.read_text(encoding="utf-8")
-
-
-def test_a_report_is_not_replaced_unless_asked_to_be(pair):
-    page = write_report("out", pair, constant())
     before = page.read_bytes()
     with pytest.raises(OutputError, match="exists; use --overwrite"):
         write_report("out", pair, constant(0, 0))
     assert page.read_bytes() == before
-    write_report("out", pair, constant(0, 0), overwrite=True)
-    assert page.read_bytes() != before
 
 
-def test_pictures_of_others_are_kept_unless_asked_otherwise_and_those_of_a_report_before_go(pair):
-    Path("out").mkdir()
-    Path("out/matches.png").write_text("mine")
-    with pytest.raises(OutputError, match=r"matches\.png: exists; use --overwrite"):
-        write_report("out", pair, constant())
-    assert [path.name for path in Path("out").iterdir()] == ["matches.png"]
-    write_report("out", pair, constant(), overwrite=True)
-    assert {p.name for p in Path("out").glob("*.png")} == {"before_after.png", "arrows.png", "offsets.png"}
-
-
-def test_a_folder_with_other_things_keeps_them(pair):
-    Path("out").mkdir()
-    Path("out/mine.txt").write_text("mine")
-    write_report("out", pair, constant())
-    assert Path("out/mine.txt").read_text() == "mine"
-
-
-def test_where_nothing_can_be_written_nothing_is_begun(pair, monkeypatch):
+@pytest.mark.parametrize(
+    ("target", "message"), [("file", "is a file; a report is a folder"), ("none/out", "its folder does not exist")]
+)
+def test_where_nothing_can_be_written_nothing_is_begun(pair, monkeypatch, target, message):
     monkeypatch.setattr("sn9reg.report.page.coarse_field", lambda *_: pytest.fail("work was begun"))
     Path("file").write_text("")
-    with pytest.raises(OutputError, match="is a file; a report is a folder"):
-        write_report("file", pair, constant())
-    with pytest.raises(OutputError, match="its folder does not exist"):
-        write_report("none/out", pair, constant())
+    with pytest.raises(OutputError, match=message):
+        write_report(target, pair, constant())
 
 
-def test_a_failure_leaves_no_folder(pair):
-    with pytest.raises(InputError, match="lies outside"):
-        write_report("out", pair, constant(), tiepoints=TiePoints(np.array([[900.0, 10]]), np.array([[10.0, 10]])))
-    with pytest.raises(ConfigError, match="place 500,3 lies outside the optical image"):
-        write_report("out", pair, constant(), places=[Place("there", 500, 3)])
-    with pytest.raises(InputError, match="only NaN"):
-        write_report("out", pair, constant(np.nan, np.nan))
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"tiepoints": TiePoints(np.array([[900.0, 10]]), np.array([[10.0, 10]]))}, "lies outside"),
+        ({"places": [Place("there", 500, 3)]}, "place 500,3 lies outside the optical image"),
+    ],
+)
+def test_a_failure_leaves_no_folder(pair, given, message):
+    with pytest.raises((InputError, ConfigError), match=message):
+        write_report("out", pair, constant(), **given)
     assert not Path("out").exists()
 
 
@@ -288,27 +271,18 @@ def test_bad_input_ends_in_one_line(folder, arguments, code, message):
     assert not Path("r").exists()
 
 
-def test_align_writes_the_report_too(scene, tmp_path):
-    out, pages = tmp_path / "o.tif", tmp_path / "r"
-    result = run("align", scene.optical, scene.sar, "--out", out, "--report", pages)
-    assert result.exit_code == 0, result.output
-    found = read(pages / "report.html")
-    assert "Registered, right to about" in found.text
+@pytest.mark.parametrize("registered", [True, False])
+def test_align_writes_the_report_too_and_shows_why_it_refused(pair, monkeypatch, small_registration, registered):
+    verdict = replace(small_registration.verdict, registered=registered)
+    monkeypatch.setattr("sn9reg.registration.register", lambda *_, **__: replace(small_registration, verdict=verdict))
+    result = run("align", "o.tif", "s.tif", "--out", "d.tif", "--report", "r")
+    assert result.exit_code == (0 if registered else 3), result.output
+    assert Path("d.tif").exists() == registered
+    found = read("r/report.html")
+    assert ("Registered, right to about" if registered else "Not registered: ") in found.text
     assert {"matches", "command"} <= found.ids
     assert [row[0] for row in found.tables["times"]] == ["open", "match", "fit", "judge"]
-    assert "where the map is least sure" in found.text
-
-
-def test_align_shows_why_it_refused(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    optical, _ = textures()
-    noise = np.random.default_rng(3).integers(1, 255, (1, 280, 320), dtype=np.uint8)
-    write_raster("o.tif", optical[None], TEXTURE_TRANSFORM, UTM)
-    write_raster("s.tif", noise, TEXTURE_TRANSFORM, UTM)
-    result = run("align", "o.tif", "s.tif", "--out", "d.tif", "--report", "r")
-    assert result.exit_code == 3
-    assert not Path("d.tif").exists()
-    assert "Not registered: " in read("r/report.html").text
+    assert ("where the map is least sure" in found.text) == registered
 
 
 def test_align_checks_where_the_report_goes_before_any_work(pair, monkeypatch):
@@ -321,21 +295,7 @@ def test_align_checks_where_the_report_goes_before_any_work(pair, monkeypatch):
 
 def test_pictures_become_worse_before_a_page_becomes_too_large(pair, monkeypatch):
     asked = []
-
-    def at_quality(quality, *_):
-        asked.append(quality)
-        return "x" * (30_000 * quality)
-
-    monkeypatch.setattr(module, "_at_quality", at_quality)
+    monkeypatch.setattr(module, "_at_quality", lambda quality, *_: (asked.append(quality), "x" * 30_000 * quality)[1])
     monkeypatch.setattr(module, "_LARGEST", 1_000_000)
-    page = write_report("out", pair, constant())
+    assert write_report("out", pair, constant()).stat().st_size == 900_000
     assert asked == [85, 60, 30]
-    assert page.stat().st_size == 900_000
-
-
-def test_pictures_of_less_quality_are_smaller(pair, monkeypatch):
-    sizes = []
-    for limit in (9_500_000, 1):
-        monkeypatch.setattr(module, "_LARGEST", limit)
-        sizes.append(write_report("out", pair, constant(), overwrite=True).stat().st_size)
-    assert sizes[1] < 0.6 * sizes[0]

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from sn9reg.training.dataset import Source
+from sn9reg.training.descriptor_config import DescriptorConfig
 
 from sn9reg.errors import ConfigError, InputError
 from sn9reg.matchers.descriptors.patches import PatchLayout
 from sn9reg.training.config import as_dict, read_as, read_config
-from sn9reg.training.dataset import Source
-from sn9reg.training.descriptor_config import DescriptorConfig
 from sn9reg.training.sample import Photometry
 from sn9reg.weights.store import DescriptorArchitecture
 

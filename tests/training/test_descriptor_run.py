@@ -15,6 +15,11 @@ import torch
 import yaml
 from click.testing import CliRunner
 from safetensors.torch import save_file
+from sn9reg.training.dataset import Source
+from sn9reg.training.descriptor_config import DescriptorConfig
+from sn9reg.training.descriptor_data import PatchPairs
+from sn9reg.training.descriptor_run import train_descriptor
+from sn9reg.training.descriptor_task import DescriptorTask
 from support.pairs import write_pairs
 from torch.nn.functional import normalize
 
@@ -24,11 +29,6 @@ from sn9reg.matchers.descriptors.network import DenseFusion
 from sn9reg.matchers.descriptors.patches import PatchLayout
 from sn9reg.training import descriptor_run
 from sn9reg.training.config import as_dict
-from sn9reg.training.dataset import Source
-from sn9reg.training.descriptor_config import DescriptorConfig
-from sn9reg.training.descriptor_data import PatchPairs
-from sn9reg.training.descriptor_run import train_descriptor
-from sn9reg.training.descriptor_task import DescriptorTask
 from sn9reg.weights.store import DescriptorArchitecture, load_descriptor
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning advises on speed

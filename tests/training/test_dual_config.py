@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 import yaml
+from sn9reg.training.dataset import Source
+from sn9reg.training.dual_config import DualConfig, Phase
 
 from sn9reg.errors import ConfigError
 from sn9reg.training.config import as_dict, read_as, read_config
-from sn9reg.training.dataset import Source
-from sn9reg.training.dual_config import DualConfig, Phase
 from sn9reg.training.sample import Geometry, Photometry
 from sn9reg.weights.store import DualArchitecture
 

@@ -12,6 +12,11 @@ import torch
 import yaml
 from click.testing import CliRunner
 from PIL import Image
+from sn9reg.training.dataset import Source
+from sn9reg.training.dual_config import DualConfig, Phase
+from sn9reg.training.dual_data import Crops
+from sn9reg.training.dual_run import train_dual
+from sn9reg.training.dual_task import DualTask
 from support.pairs import write_pairs
 from torch import nn
 from torch.nn.functional import normalize
@@ -21,11 +26,6 @@ from sn9reg.errors import ConfigError, InputError
 from sn9reg.matchers.dual_encoder.network import CELL, WIDTHS, DualEncoder, Encoded
 from sn9reg.training import dual_task
 from sn9reg.training.config import as_dict
-from sn9reg.training.dataset import Source
-from sn9reg.training.dual_config import DualConfig, Phase
-from sn9reg.training.dual_data import Crops
-from sn9reg.training.dual_run import train_dual
-from sn9reg.training.dual_task import DualTask
 from sn9reg.training.sample import Geometry
 from sn9reg.weights.store import DualArchitecture, load_dual_encoder, load_weights
 

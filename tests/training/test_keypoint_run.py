@@ -12,6 +12,10 @@ import pytest
 import torch
 import yaml
 from click.testing import CliRunner
+from sn9reg.training.dataset import Source
+from sn9reg.training.keypoint_config import KeypointConfig
+from sn9reg.training.keypoint_run import train_keypoints
+from sn9reg.training.keypoint_task import KeypointTask, balanced_mse
 from support.pairs import write_pairs
 
 from pipelines import train_keypoints as command
@@ -19,10 +23,6 @@ from sn9reg.errors import ConfigError, InputError
 from sn9reg.matchers.keypoints.heatmap import gaussian
 from sn9reg.raster.files import grid_of, open_raster
 from sn9reg.training.config import as_dict
-from sn9reg.training.dataset import Source
-from sn9reg.training.keypoint_config import KeypointConfig
-from sn9reg.training.keypoint_run import train_keypoints
-from sn9reg.training.keypoint_task import KeypointTask, balanced_mse
 from sn9reg.weights.store import DetectorArchitecture, load_weights
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning advises on speed

@@ -10,6 +10,8 @@ import pytest
 import torch
 import yaml
 from click.testing import CliRunner
+from sn9reg.training.dataset import Source, ValidationSamples, collate, load
+from sn9reg.training.run import train
 from support.pairs import write_manifest, write_pairs
 from torch.utils.data import DataLoader
 
@@ -19,8 +21,6 @@ from sn9reg.raster.degradation import Degradation
 from sn9reg.score.metrics import cmr
 from sn9reg.training import task as task_module
 from sn9reg.training.config import Choice, Optimiser, TrainingConfig, as_dict, read_config
-from sn9reg.training.dataset import Source, ValidationSamples, collate, load
-from sn9reg.training.run import train
 from sn9reg.training.sample import Geometry
 from sn9reg.training.task import MatchingTask
 from sn9reg.weights.store import Architecture, load_weights

@@ -8,7 +8,7 @@ from sn9reg.fit.correspondences import Correspondences
 from sn9reg.matchers.dense.correlation import find_peaks
 from sn9reg.matchers.dense.search import FeatureExtractor, Level, search
 from sn9reg.matchers.dense.votes import centred
-from sn9reg.raster.grid import Points
+from sn9reg.raster.grid import Points, to_common
 from sn9reg.raster.scene import ScenePair
 
 _RETURN = 3.0  # pixels; a match whose way back ends farther from its start is dropped
@@ -25,7 +25,7 @@ def compare_at(pair: ScenePair, level: Level, nodes: Points, extract: FeatureExt
     peaks = find_peaks(centred(surfaces, none))
     moved = peaks.xy.double().numpy() - level.radius
     kept = surfaces.usable & (surfaces.returned < _RETURN) & (np.abs(moved).max(axis=1) < level.radius - 0.5)
-    here = (nodes + 0.5) * level.factor - 0.5
+    here = to_common(nodes, level.factor)
     there = here + moved * level.factor
     return Correspondences(
         grid=pair.grid,

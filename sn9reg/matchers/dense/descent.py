@@ -26,7 +26,7 @@ from sn9reg.matchers.dense.lattice import Field, Lattice, smooth_field
 from sn9reg.matchers.dense.search import FeatureExtractor, Level, Surfaces, search
 from sn9reg.matchers.dense.votes import aggregate, centred
 from sn9reg.options import check, options
-from sn9reg.raster.grid import Points, Window
+from sn9reg.raster.grid import Points, Window, to_common, to_level
 from sn9reg.raster.radiometry import Modality
 from sn9reg.raster.scene import Patch, ScenePair
 
@@ -131,16 +131,6 @@ class _Searched:
         ).keep(kept)
 
 
-def to_level(common_xy: Points, factor: int) -> Points:
-    """Common pixels -> pixels of the grid coarsened by `factor` (integers are centres in both)."""
-    return (common_xy + 0.5) / factor - 0.5
-
-
-def to_common(level_xy: Points, factor: int) -> Points:
-    """The inverse of `to_level`."""
-    return (level_xy + 0.5) * factor - 0.5
-
-
 @options
 class TemplateOptions:
     """Options of every dense matcher.
@@ -202,7 +192,7 @@ class TemplateMatcher:
     def levels(self, pair: ScenePair) -> list[Level]:
         """Coarsest first."""
         window, cell = pair.overlap, self.cell
-        shift = self.max_offset / (pair.grid.resolution * pair.grid.metres_per_unit) / cell
+        shift = self.max_offset / pair.grid.metres_per_pixel / cell
         factor = self._finest(pair)
         side = min(window.shape) // cell
         if self._small(pair):

@@ -16,7 +16,7 @@ from sn9reg import progress
 from sn9reg.matchers.dense.correlation import Similarity, masked_similarity
 from sn9reg.raster.grid import Points, Window
 from sn9reg.raster.radiometry import Modality
-from sn9reg.raster.scene import Patch, PosedScene, Scene, ScenePair
+from sn9reg.raster.scene import Patch, ScenePair, SceneView
 
 # (patch, modality) -> features (C, h, w), zero where there is nothing to compare
 FeatureExtractor = Callable[[Patch, Modality], Tensor]
@@ -187,7 +187,7 @@ class _Tile:
     @classmethod
     def read(
         cls,
-        scene: Scene | PosedScene,
+        scene: SceneView,
         kind: Modality,
         corner: npt.NDArray[np.int64],
         side: int,

@@ -21,7 +21,7 @@ from sn9reg.matchers.descriptors.patches import PatchLayout, input_maps, sample_
 from sn9reg.matchers.fused import fused
 from sn9reg.raster.grid import Points, Window
 from sn9reg.raster.radiometry import Image, Mask, fill_invalid, standardise
-from sn9reg.raster.scene import Patch, PosedScene, Scene
+from sn9reg.raster.scene import Patch, SceneView
 
 _TILE = 512  # side of what is described at once, without its margin
 _FELT = 12  # pixels from the border of what is valid within which phase congruency feels it
@@ -78,7 +78,7 @@ class LearnedDescriber:
 
 
 def describe_scene(
-    scene: Scene | PosedScene,
+    scene: SceneView,
     grey: Callable[[Patch], Image],
     window: Window,
     factor: int,

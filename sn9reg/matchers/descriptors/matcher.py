@@ -27,7 +27,6 @@ from sn9reg.fit.correspondences import Correspondences, Flags, adaptive_ratio
 from sn9reg.fit.neighbours import witnesses_agree
 from sn9reg.fit.warp import GlobalModel, fit_global
 from sn9reg.matchers.dense.at_points import compare_at
-from sn9reg.matchers.dense.descent import to_common
 from sn9reg.matchers.dense.search import Level
 from sn9reg.matchers.descriptors.describe import NOTHING, Described, Describer, LearnedDescriber, describe_scene
 from sn9reg.matchers.descriptors.mim import LAYOUT, MimDescriber
@@ -36,9 +35,10 @@ from sn9reg.matchers.descriptors.patches import PatchLayout
 from sn9reg.matchers.descriptors.pose import agreement, find_pose
 from sn9reg.matchers.descriptors.weights import load_descriptor
 from sn9reg.options import check, options
-from sn9reg.raster.grid import Window
+from sn9reg.raster.grid import Window, coarse_to_common, to_common
+from sn9reg.raster.posed import through
 from sn9reg.raster.radiometry import Image, Mask, Modality, SarLog, fill_invalid, optical_grey, standardise
-from sn9reg.raster.scene import Patch, ScenePair, through
+from sn9reg.raster.scene import Patch, ScenePair
 
 log = logging.getLogger(__name__)
 
@@ -159,7 +159,7 @@ class DescriptorMatcher:
         """What the SAR scene is to be seen through, and how far from there a partner may lie, in common pixels."""
         georeferenced = pair.grid.crs is not None
         if self.pose == "none" or (self.pose == "auto" and georeferenced):
-            yield np.eye(3), self.max_offset / (pair.grid.resolution * pair.grid.metres_per_unit)
+            yield np.eye(3), self.max_offset / pair.grid.metres_per_pixel
         if self.pose != "none":
             yield self._search(looks), max(_LEAST_RADIUS, _POSE_RADIUS * max(pair.grid.shape))
 
@@ -298,7 +298,7 @@ def _grey(patch: Patch) -> Image:
 
 def _on_common(matrix: Matrix, factor: float) -> Matrix:
     """(3, 3) in pixels of the grid coarsened by `factor` -> in common pixels; with the inverse factor, back."""
-    coarse = np.array([[factor, 0, (factor - 1) / 2], [0, factor, (factor - 1) / 2], [0, 0, 1]])
+    coarse = coarse_to_common(factor)
     return np.asarray(coarse @ matrix @ np.linalg.inv(coarse))
 
 

@@ -18,7 +18,7 @@ from sn9reg.matchers.dual_encoder.inputs import covered, optical_input, sar_inpu
 from sn9reg.matchers.dual_encoder.network import CELL, DualEncoder, Encoded
 from sn9reg.raster.grid import Grid, Points, Window
 from sn9reg.raster.radiometry import Modality, SarLog
-from sn9reg.raster.scene import Patch, PosedScene, Scene, ScenePair
+from sn9reg.raster.scene import Patch, ScenePair, SceneView
 
 _TOGETHER = 5  # passes in memory at once
 _GLANCE = 256  # pixels of each overview that say how the pair's uncertainties are to be weighed
@@ -109,7 +109,7 @@ class CellEncoder:
 class EncodedScene:
     """A scene whose pixels are cells: what `dense.tiles` reads of it are weighed embeddings."""
 
-    scene: Scene | PosedScene
+    scene: SceneView
     encoder: CellEncoder
     modality: Modality
 
@@ -134,6 +134,14 @@ class EncodedScene:
         """All that the encoder says of a window, see `read`."""
         pixels = Window(*(n * CELL for n in (window.col, window.row, window.width, window.height)))
         return self.encoder(self.scene.read(pixels, factor // CELL), self.modality)
+
+
+@dataclass(frozen=True)
+class EncodedPair(ScenePair):
+    """A pair of which both scenes are seen as cells."""
+
+    optical: EncodedScene
+    sar: EncodedScene
 
 
 def _kinds(optical: Patch, sar: Patch) -> tuple[tuple[Patch, Modality], tuple[Patch, Modality]]:

@@ -24,15 +24,15 @@ from sn9reg import progress
 from sn9reg.errors import ConfigError
 from sn9reg.fit.correspondences import Correspondences
 from sn9reg.matchers.dense.correlation import find_peaks
-from sn9reg.matchers.dense.descent import TemplateMatcher, TemplateOptions, to_common
+from sn9reg.matchers.dense.descent import TemplateMatcher, TemplateOptions
 from sn9reg.matchers.dense.search import FeatureExtractor
-from sn9reg.matchers.dual_encoder.encode import CellEncoder, CellMaps, EncodedScene
+from sn9reg.matchers.dual_encoder.encode import CellEncoder, CellMaps, EncodedPair, EncodedScene
 from sn9reg.matchers.dual_encoder.network import CELL, DualEncoder
 from sn9reg.matchers.dual_encoder.pairing import mutual, shifted_similarity
 from sn9reg.matchers.dual_encoder.weights import load_dual_encoder
 from sn9reg.matchers.fused import fused
 from sn9reg.options import options
-from sn9reg.raster.grid import Window
+from sn9reg.raster.grid import Window, to_common
 from sn9reg.raster.radiometry import Modality, SarLog
 from sn9reg.raster.scene import Patch, ScenePair
 
@@ -90,12 +90,10 @@ class DualEncoderMatcher(TemplateMatcher):
         self.own_weights = given.weights is not None
 
     def extractor(self, sar: Patch, whole: bool = False) -> FeatureExtractor:
-        """Embeddings of an `EncodedScene` are features already; those of pixels are stretched over their cells."""
+        """Embeddings of cells, stretched over their pixels."""
         encoder = CellEncoder(self._network, SarLog.of(sar.values, sar.valid), self.passes)
 
         def extract(patch: Patch, modality: Modality) -> Tensor:
-            if len(patch.values) == 128:
-                return torch.from_numpy(patch.values)
             height, width = patch.valid.shape
             values = np.pad(patch.values, ((0, 0), (0, -height % CELL), (0, -width % CELL)), mode="edge")
             valid = np.pad(patch.valid, ((0, -height % CELL), (0, -width % CELL)))
@@ -105,13 +103,13 @@ class DualEncoderMatcher(TemplateMatcher):
 
         return extract
 
-    def encoded(self, pair: ScenePair) -> ScenePair:
+    def encoded(self, pair: ScenePair) -> EncodedPair:
         """The pair seen as cells."""
         sar, _ = pair.overview(pair.sar)
         encoder = CellEncoder(self._network, SarLog.of(sar.values, sar.valid), self.passes)
         encoder.weigh(pair)
-        scenes = (EncodedScene(pair.optical, encoder, "optical"), EncodedScene(pair.sar, encoder, "sar"))
-        return ScenePair(*scenes, pair.grid)  # type: ignore[arg-type]
+        scenes = EncodedScene(pair.optical, encoder, "optical"), EncodedScene(pair.sar, encoder, "sar")
+        return EncodedPair(*scenes, pair.grid)
 
     def match(self, pair: ScenePair) -> Correspondences:
         """Mutual nearest neighbours of cells around what templates of cells predict.
@@ -126,7 +124,7 @@ class DualEncoderMatcher(TemplateMatcher):
         with progress.part(0.5, 1.0):
             return self._nearest(seen, coarse)
 
-    def _nearest(self, seen: ScenePair, coarse: Correspondences) -> Correspondences:
+    def _nearest(self, seen: EncodedPair, coarse: Correspondences) -> Correspondences:
         factor = round(coarse.step)
         shift, tree = coarse.sar_xy - coarse.optical_xy, cKDTree(coarse.optical_xy)
         cells = _coarsened(seen.overlap, factor)
@@ -159,7 +157,9 @@ class DualEncoderMatcher(TemplateMatcher):
             tried=int(tried.sum()),
         )
 
-    def _tile(self, seen: ScenePair, tile: Window, predicted: npt.NDArray[np.int_], factor: int, every: int) -> _Found:
+    def _tile(
+        self, seen: EncodedPair, tile: Window, predicted: npt.NDArray[np.int_], factor: int, every: int
+    ) -> _Found:
         """Matches of the lattice's cells in a tile; places and shifts in cells."""
         reach = _RADIUS + self.window // 2  # a neighbour's neighbour is one of the tile's surroundings
         optical = _maps(seen.optical, tile.grow(reach), factor)
@@ -201,9 +201,8 @@ class _Found(NamedTuple):
     tried: npt.NDArray[np.bool_]
 
 
-def _maps(scene: object, window: Window, factor: int) -> CellMaps:
+def _maps(scene: EncodedScene, window: Window, factor: int) -> CellMaps:
     """What the encoder says of a window, without the border's influence."""
-    assert isinstance(scene, EncodedScene)
     maps = scene.maps(window.grow(_MARGIN), factor)
     inner = slice(_MARGIN, -_MARGIN)
     return CellMaps(*(getattr(maps, f.name)[..., inner, inner] for f in fields(CellMaps)))

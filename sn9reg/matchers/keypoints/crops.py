@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from sn9reg.raster.grid import Points, Window
 from sn9reg.raster.radiometry import Image, SarLog, optical_grey, standardise
-from sn9reg.raster.scene import Patch, PosedScene, Scene, ScenePair
+from sn9reg.raster.scene import Patch, ScenePair, SceneView
 
 TILE = 256  # side in pixels (Hänsch et al., section 3.1)
 
@@ -63,5 +63,5 @@ class Cropper:
             sar.valid,
         )
 
-    def _patch(self, scene: Scene | PosedScene, corner: npt.NDArray[np.int64], factor: int) -> Patch:
+    def _patch(self, scene: SceneView, corner: npt.NDArray[np.int64], factor: int) -> Patch:
         return scene.read(Window(int(corner[0]), int(corner[1]), self.side, self.side), factor)

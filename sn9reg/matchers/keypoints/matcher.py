@@ -18,7 +18,6 @@ from annotated_types import Ge, Gt
 
 from sn9reg import progress
 from sn9reg.fit.correspondences import Correspondences
-from sn9reg.matchers.dense.descent import to_common, to_level
 from sn9reg.matchers.dense.lattice import Lattice, smooth_field
 from sn9reg.matchers.dense.votes import aggregate
 from sn9reg.matchers.keypoints.crops import TILE, Cropper
@@ -26,7 +25,7 @@ from sn9reg.matchers.keypoints.detector import Detector, Found
 from sn9reg.matchers.keypoints.heatmap import LABEL_SPREAD, SIGMA, read_keypoints
 from sn9reg.matchers.keypoints.weights import load_detector
 from sn9reg.options import check, options
-from sn9reg.raster.grid import Points
+from sn9reg.raster.grid import Points, to_common, to_level
 from sn9reg.raster.scene import ScenePair
 
 # Options with which the matcher is that of the paper.
@@ -136,14 +135,14 @@ class KeypointMatcher:
 
     def _lattice(self, pair: ScenePair) -> Lattice:
         window = pair.overlap
-        spacing = self.spacing / (pair.grid.resolution * pair.grid.metres_per_unit)
+        spacing = self.spacing / pair.grid.metres_per_pixel
         if self.check:  # too few nodes would neither confirm each other nor show the field
             spacing = min(spacing, math.sqrt(window.width * window.height / _FEWEST))
         return Lattice.over(window, min(TILE // 4, *window.shape), max(8.0, spacing), self.max_points)
 
     def _coarse_factor(self, pair: ScenePair) -> int:
         """Factor at which a tile holds the largest offset, as far as the scene is large enough; 1: no coarse pass."""
-        factor, shift = 1, self.max_offset / (pair.grid.resolution * pair.grid.metres_per_unit)
+        factor, shift = 1, self.max_offset / pair.grid.metres_per_pixel
         while self.coarse and shift / factor > _REACH and min(pair.overlap.shape) / factor / 2 >= TILE / 2:
             factor *= 2
         return factor

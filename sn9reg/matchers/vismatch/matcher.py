@@ -24,10 +24,10 @@ from sn9reg import progress
 from sn9reg.errors import ConfigError, InputError
 from sn9reg.fit.correspondences import Correspondences
 from sn9reg.fit.warp import fit_global
-from sn9reg.matchers.dense.descent import to_common
 from sn9reg.matchers.vismatch.offline import no_connections, offline
 from sn9reg.matchers.vismatch.tiles import Photograph, Photographs, Tile, contrast, is_valid, tiles_of
 from sn9reg.options import check, options
+from sn9reg.raster.grid import to_common
 from sn9reg.raster.scene import ScenePair
 
 log = logging.getLogger(__name__)
@@ -86,7 +86,7 @@ class VismatchMatcher:
     def match(self, pair: ScenePair) -> Correspondences:
         """Correspondences that agree with others of their tile, possibly none. Raises InputError where a scene cannot
         be read, or the matcher fails on every tile."""
-        shift = self.max_offset / (pair.grid.resolution * pair.grid.metres_per_unit)
+        shift = self.max_offset / pair.grid.metres_per_pixel
         factor = 1
         while min(shift, max(pair.grid.shape)) / factor > self.tile / 2:
             factor *= 2

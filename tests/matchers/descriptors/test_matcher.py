@@ -11,14 +11,15 @@ import pytest
 from click.testing import CliRunner
 from support.rasters import TEXTURE_TRANSFORM, UTM, fields, pair_of, write_raster
 
+from sn9reg import register
 from sn9reg.cli import main
 from sn9reg.errors import ConfigError
 from sn9reg.matchers import descriptors as module
 from sn9reg.matchers.base import make_matcher
 from sn9reg.matchers.descriptors.matcher import FAITHFUL, DescriptorMatcher
 from sn9reg.matchers.descriptors.pose import IDENTITY, find_pose
-from sn9reg.raster.scene import open_pair, through
-from sn9reg.registration import register
+from sn9reg.raster.posed import through
+from sn9reg.raster.scene import open_pair
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 

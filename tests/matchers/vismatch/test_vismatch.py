@@ -22,12 +22,12 @@ from huggingface_hub import constants, snapshot_download
 from support.matchers import check
 from support.rasters import SHIFT, TEXTURE_TRANSFORM, UTM, pair_of, textures, write_raster
 
+from sn9reg import register
 from sn9reg.cli import main
 from sn9reg.errors import ConfigError, InputError
 from sn9reg.matchers.base import Matcher, make_matcher, matcher_classes
 from sn9reg.matchers.vismatch.matcher import VismatchMatcher
 from sn9reg.raster.scene import open_pair
-from sn9reg.registration import register
 
 WIDTH, HEIGHT, STRIDE = 420, 360, 512
 MOVED = np.array([9.3, -6.7])  # from optical to SAR
