@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import rasterio
 from affine import Affine
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from rasterio.crs import CRS
+from scipy.ndimage import map_coordinates
 
 from sn9reg.errors import InputError, OutputError
 from sn9reg.offsets import OffsetMap, from_nodes, node_positions, offsets_between, open_offsets
@@ -96,13 +97,6 @@ def test_smooth_functions_within_a_bound(step, bound):
     assert error.max() < 0.0015 * step**2  # at the edges a node is extrapolated: the error of a straight line
 
 
-def test_the_nodes_themselves_are_kept():
-    offsets = noisy(step=16)
-    _, (ny, nx) = node_positions(GRID, 16)
-    nodes = np.random.default_rng(0).normal(0, 20, (2, ny, nx)).astype(np.float32)
-    np.testing.assert_allclose(offsets.read(GRID.window)[:, ::16, ::16], nodes[:, :5, :9], rtol=1e-5)
-
-
 @settings(max_examples=40, deadline=None)
 @given(window=some_windows(GRID), step=st.sampled_from([8, 16, 21, 64]))
 def test_blocks_agree_with_the_whole(window, step):
@@ -113,12 +107,6 @@ def test_blocks_agree_with_the_whole(window, step):
     np.testing.assert_allclose(
         part, whole[:, window.row : window.row + window.height, window.col : window.col + window.width], atol=1e-4
     )
-
-
-def test_a_third_band_is_sigma():
-    assert not noisy().sigma
-    assert (noisy().count, noisy(count=3).count) == (2, 3)
-    assert noisy(count=3).read(Window(3, 4, 5, 6)).shape == (3, 6, 5)
 
 
 @pytest.mark.parametrize("size", [(1, 70), (130, 1), (1, 1), (2, 2), (33, 1)])
@@ -158,9 +146,8 @@ def test_write_and_open(tmp_path, sigma):
     with rasterio.open(path) as dataset:
         assert dataset.descriptions == names
         assert dataset.units == ("px",) * offsets.count
-        assert set(dataset.dtypes) == {"float32"}
+        assert dataset.dtypes == ("float32",) * offsets.count
         assert all(np.isnan(v) for v in dataset.nodatavals)
-        assert len(dataset.nodatavals) == offsets.count
         assert dataset.block_shapes == [(512, 512)] * offsets.count
         assert dataset.interleaving.name == "band"
         assert (dataset.crs, dataset.transform, dataset.shape) == (UTM, TRANSFORM, grid.shape)
@@ -175,17 +162,11 @@ def test_write_and_open(tmp_path, sigma):
         np.testing.assert_array_equal(values * 1024, np.rint(values * 1024))
         np.testing.assert_allclose(values, offsets.read(grid.window), atol=1 / 2048 + 1e-4)
         np.testing.assert_array_equal(again.read(Window(500, 400, 30, 200)), values[:, 400:600, 500:530])
-    again_path = tmp_path / "again.tif"
-    with open_offsets(path) as again:
-        again.write(again_path)
-    with open_offsets(again_path) as second:
+        again.write(tmp_path / "again.tif")
+    offsets.write(tmp_path / "same.tif")
+    assert (tmp_path / "same.tif").read_bytes() == path.read_bytes()
+    with open_offsets(tmp_path / "again.tif") as second:
         np.testing.assert_array_equal(second.read(grid.window), values)
-
-
-def test_the_same_map_is_written_byte_for_byte(tmp_path):
-    for name in ("a.tif", "b.tif"):
-        noisy().write(tmp_path / name)
-    assert (tmp_path / "a.tif").read_bytes() == (tmp_path / "b.tif").read_bytes()
 
 
 def test_missing_offsets_stay_missing(tmp_path):
@@ -226,7 +207,7 @@ def test_write_is_whole_or_nothing(tmp_path):
     assert not list(tmp_path.iterdir())
     noisy().write(path)
     with pytest.raises(OutputError, match="exists"):
-        noisy(seed=1).write(path)
+        OffsetMap(GRID, lambda window: pytest.fail("computed in vain")).write(path)
     noisy(seed=1).write(path, overwrite=True, creation_options={"compress": "zstd"})
     with open_offsets(path) as again:
         np.testing.assert_allclose(again.read(GRID.window), noisy(seed=1).read(GRID.window), atol=1e-3)
@@ -234,33 +215,16 @@ def test_write_is_whole_or_nothing(tmp_path):
         assert dataset.compression.name == "zstd"
 
 
-def test_a_target_that_exists_is_refused_before_anything_is_computed(tmp_path):
-    (tmp_path / "o.tif").touch()
-    with pytest.raises(OutputError, match="exists"):
-        OffsetMap(GRID, lambda window: pytest.fail("computed in vain")).write(tmp_path / "o.tif")
-
-
 VALUES = np.random.default_rng(5).normal(0, 9, (3, *GRID.shape)).astype(np.float32)
 
 
-def bilinear(x: float, y: float) -> np.ndarray:
-    """Three bands of VALUES at one place, by the definition."""
-    x, y = float(np.clip(x, 0, GRID.width - 1)), float(np.clip(y, 0, GRID.height - 1))
-    total = np.zeros(3)
-    for col in range(int(x), min(int(x) + 2, GRID.width)):
-        for row in range(int(y), min(int(y) + 2, GRID.height)):
-            total += max(0, 1 - abs(x - col)) * max(0, 1 - abs(y - row)) * VALUES[:, row, col].astype(float)
-    return total
-
-
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.lists(st.tuples(st.floats(-0.5, 129.5), st.floats(-0.5, 69.5)), max_size=8))
 def test_sample_is_bilinear(points):
     xy = np.array(points, float).reshape(-1, 2)
-    result = of_array(VALUES, sigma=True).sample(xy)
-    assert result.shape == (len(xy), 3)
-    for point, value in zip(xy, result, strict=True):
-        np.testing.assert_allclose(value, bilinear(*point), atol=1e-9)
+    x, y = xy.clip(0, [129, 69]).T
+    expected = [map_coordinates(band.astype(float), [y, x], order=1) for band in VALUES]
+    np.testing.assert_allclose(of_array(VALUES, sigma=True).sample(xy), np.transpose(expected), atol=1e-9)
 
 
 @given(col=st.integers(0, 129), row=st.integers(0, 69))
@@ -313,20 +277,3 @@ def test_the_sign_of_an_offset():
     on_its_side = Grid(Affine(0, 0.5, 0, 0.25, 0, 0), 5, 5, UTM)
     np.testing.assert_allclose(offsets_between(on_its_side, here, there), [[-6, 2]])
     np.testing.assert_allclose(offsets_between(Grid.pixel_frame(5, 5), np.zeros((1, 2)), np.array([[4, 7]])), [[4, 7]])
-
-
-@settings(max_examples=50, suppress_health_check=[HealthCheck.too_slow])
-@given(
-    angle=st.floats(0, 360),
-    sides=st.tuples(st.floats(0.1, 10), st.floats(0.1, 10)),
-    flip=st.sampled_from([1, -1]),
-    origin=st.tuples(st.floats(-1e6, 1e6), st.floats(-1e6, 1e6)),
-    xy=st.lists(st.tuples(*[st.floats(-1e3, 1e3)] * 4), min_size=1, max_size=9).map(np.array),
-)
-def test_pixel_plus_offset_is_the_counterpart(angle, sides, flip, origin, xy):
-    """On any optical grid: where the offset leads, in optical pixels, the map has the counterpart."""
-    transform = Affine.translation(*origin) * Affine.rotation(angle) * Affine.scale(sides[0], flip * sides[1])
-    grid = Grid(transform, 100, 100, UTM)
-    optical, counterpart = xy[:, :2], xy[:, 2:]
-    offsets = offsets_between(grid, grid.to_map(optical), grid.to_map(counterpart))
-    np.testing.assert_allclose(optical + offsets, counterpart, atol=1e-5)
