@@ -52,12 +52,17 @@ def off(pose, matrix):
 
 
 @pytest.mark.parametrize(
-    ("degrees", "zoom", "dx", "dy", "contrast"),
-    [(0, 1, 0, 0, 1), (120, 1, 0, 0, 1), (-30, 1.6, 0, 8, 1), (20, 1, 70, -60, 1), (-75, 0.7, 10, 5, -1)],
+    ("degrees", "zoom", "dx", "dy", "contrast", "limits"),
+    [
+        (120, 1, 0, 0, 1, ()),
+        (-75, 0.7, 10, 5, -1, ()),
+        (-30, 1.6, 0, 8, 1, (math.radians(40), 1.8)),
+        (20, 1, 70, -60, 1, (math.radians(30), 1.2)),
+    ],
 )
-def test_a_known_pose_is_found_whatever_the_contrast(ground, degrees, zoom, dx, dy, contrast):
+def test_a_known_pose_is_found_whatever_the_contrast(ground, degrees, zoom, dx, dy, contrast, limits):
     matrix, optical, mask = known(degrees, zoom, dx, dy), optical_of(ground), ALL.copy()
-    pose = find_pose(optical, mask, contrast * sar_of(ground, matrix), mask)
+    pose = find_pose(optical, mask, contrast * sar_of(ground, matrix), mask, *limits)
     np.testing.assert_array_equal(optical, optical_of(ground))
     assert mask.all()
     assert off(pose, matrix) < 0.06 * SIDE
@@ -74,7 +79,7 @@ def test_half_of_an_image_is_enough(ground, side):
     masked = optical if side == "optical" else sar
     masked[~half] = 1e6  # must not be looked at
     masks = (half, ALL) if side == "optical" else (ALL, half)
-    pose = find_pose(optical, masks[0], sar, masks[1], zoom=1.3)
+    pose = find_pose(optical, masks[0], sar, masks[1], math.radians(60), 1.3)
     assert off(pose, matrix) < 0.06 * SIDE
 
 
