@@ -23,10 +23,12 @@ _CHANNELS = {"grey": 1, "energy": _ENERGIES, "both": 1 + _ENERGIES}
 
 @dataclass(frozen=True)
 class PatchLayout:
-    """side: of a patch, its own pixels. scale: image pixels per patch pixel. inputs: the grey image, which is
-    standardised patch by patch, the energies of six orientations at two wavelengths (`features.orientation`), or both.
+    """What a patch holds. Raises ConfigError for values out of range.
 
-    Raises ConfigError for values out of range.
+    side: of a patch, in pixels of the patch.
+    scale: image pixels per patch pixel.
+    inputs: the grey image, which is standardised patch by patch; the energies of six orientations at two wavelengths
+        (`features.orientation`); or both.
     """
 
     side: int = 224

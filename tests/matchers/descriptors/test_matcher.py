@@ -14,8 +14,8 @@ from support.rasters import TEXTURE_TRANSFORM, UTM, fields, pair_of, write_raste
 
 from sn9reg.cli import main
 from sn9reg.errors import ConfigError
-from sn9reg.matchers import descriptors as module
 from sn9reg.matchers.base import make_matcher
+from sn9reg.matchers.descriptors import matcher as module
 from sn9reg.matchers.descriptors.matcher import FAITHFUL, DescriptorMatcher
 from sn9reg.matchers.descriptors.pose import find_pose
 from sn9reg.raster.scene import open_pair, through
