@@ -131,9 +131,15 @@ def test_an_unregistered_pair_is_json_too(pair):
     assert (result.exit_code, facts["registered"], facts["out"]) == (3, False, None)
     assert result.stderr.startswith("sn9reg: o.tif and w.tif were not registered: ")
     assert not Path("x.tif").exists()
-    facts = json.loads(align("o.tif", "w.tif", "--json", "--allow-unregistered").stdout)
+    result = align("o.tif", "w.tif", "--json", "--allow-unregistered", "--sigma")
+    facts = json.loads(result.stdout)
     assert (facts["registered"], facts["out"]) == (False, "x.tif")
-    assert not mean_offset().any()
+    assert "x.tif holds zeros" in result.stderr
+    with rasterio.open("x.tif") as offsets:
+        assert not offsets.read((1, 2)).any()
+        assert np.isnan(offsets.read(3)).all()
+        assert offsets.tags()["SN9REG_REGISTERED"] == "no"
+        assert offsets.tags()["SN9REG_REASON"]
 
 
 def test_plain_pixels_have_the_right_sign(pair):

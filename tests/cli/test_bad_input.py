@@ -22,7 +22,6 @@ import sn9reg
 from sn9reg.cli import main
 from sn9reg.offsets import OffsetMap
 from sn9reg.raster.grid import Grid
-from sn9reg.simulate import simulate
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 OPTICAL, SAR = textures()
@@ -290,29 +289,6 @@ def test_usage_errors_end_with_2(folder, arguments):
     assert result.stdout == ""
     assert result.stderr.splitlines()[-1].startswith(("sn9reg: ", "Error: "))
     assert contents() == before
-
-
-def test_a_wrong_pair_is_not_registered(scene, folder, tmp_path_factory):
-    other = simulate(tmp_path_factory.mktemp("other"), 700, 600, seed=77)
-    inputs = contents(Path(scene.optical).parent), contents(Path(other.sar).parent)
-    call = ("align", scene.optical, other.sar, "--pixel-frame", "--out", "x.tif", "--tiepoints-out", "m.csv")
-    refused(lambda: run(*call), str(scene.optical), str(other.sar), "not registered", codes=(3,))
-    assert (contents(Path(scene.optical).parent), contents(Path(other.sar).parent)) == inputs
-
-
-def test_zeros_where_they_are_wanted(folder):
-    """A pair of textures that have nothing to do with each other."""
-    write("wrong.tif", textures(seed=5)[1])
-    result = align("o.tif", "wrong.tif", "--allow-unregistered", "--sigma")
-    assert_one_line(result, (3,), "not registered", "x.tif holds zeros")
-    with rasterio.open("x.tif") as offsets:
-        dx, dy, sigma = offsets.read()
-        tags = offsets.tags()
-    assert not dx.any()
-    assert not dy.any()
-    assert np.isnan(sigma).all()
-    assert tags["SN9REG_REGISTERED"] == "no"
-    assert tags["SN9REG_REASON"]
 
 
 # From outside: what GDAL prints itself, signals and full disks are seen by a process only.

@@ -78,11 +78,6 @@ def test_there_are_no_corners_where_there_is_nothing_to_see(strength, valid):
     assert response.shape == (0,)
 
 
-def test_a_level_above_all_strengths_leaves_no_corner():
-    assert len(fast_corners(squares(), everywhere(), level=10.0)[0]) > 0
-    assert len(fast_corners(squares(), everywhere(), level=1000.0)[0]) == 0
-
-
 def test_windows_with_one_level_agree_with_the_whole():
     strength = np.random.default_rng(0).random((SIDE, SIDE), np.float32) ** 4
     strength[:, SIDE // 2 :] *= 0.2
@@ -128,6 +123,11 @@ def test_of_many_points_the_strongest_compete(seed, count):
     assert (np.diff(response[chosen]) <= 0).all()
 
 
+@pytest.mark.parametrize("strength", [0.0, 7.0])
+def test_of_equal_points_the_first_ones_stay(strength):
+    assert np.array_equal(spread_evenly(points(0)[0], np.full(90, strength), 30), np.arange(30))
+
+
 @pytest.mark.parametrize(("number", "count"), [(5, 5), (5, 100), (5, 0), (0, 10)])
 def test_no_more_stay_than_there_are_or_are_asked_for(number, count):
     assert sorted(spread_evenly(*points(0, number), count)) == list(range(min(number, count)))
@@ -147,12 +147,6 @@ def test_a_point_that_is_little_weaker_is_not_suppressed():
     xy = np.array([[0, 0], [1, 0], [2, 0], [60, 0]], float)
     for second, chosen in ((95, {0, 1}), (90, {0, 1}), (89, {0, 3})):
         assert set(spread_evenly(xy, np.array([100.0, second, 80, 50]), 2)) == chosen
-
-
-@pytest.mark.parametrize("strength", [0.0, 7.0])
-def test_of_equal_points_the_first_ones_stay(strength):
-    xy, _ = points(0)
-    assert np.array_equal(spread_evenly(xy, np.full(len(xy), strength), 30), np.arange(30))
 
 
 @few

@@ -75,14 +75,6 @@ def test_opposite_orientations_match_in_either_variant():
         np.testing.assert_array_equal(nearest(optical, sar).index, np.arange(25))
 
 
-def test_a_neighbour_of_the_nearest_is_no_rival():
-    base = described(1, 16)
-    xy = np.array([[0.0, 0], [3, 0], [50, 0]])
-    alike = torch.cat([base.descriptors, base.descriptors, -base.descriptors], dim=1)
-    assert nearest(base, Described(xy, alike)).rival[0] < 2e-3
-    assert nearest(base, Described(xy, alike), apart=5.0).rival[0] == pytest.approx(math.sqrt(2))
-
-
 @pytest.mark.parametrize("expected", [True, False])
 def test_no_sar_keypoints_find_nothing(expected):
     optical = described(4, 17)

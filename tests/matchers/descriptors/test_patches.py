@@ -130,12 +130,6 @@ def test_the_image_is_standardised_patch_by_patch(inputs):
     close(grey.square().mean(dim=(1, 2)), torch.ones(2))
 
 
-def test_standardised_does_not_mind_contrast_and_level():
-    patches = torch.randn(3, 2, 16, 16, generator=torch.Generator().manual_seed(0))
-    gain, level = torch.tensor([0.1, 3, 500])[:, None, None, None], torch.tensor([4.0, -200])[None, :, None, None]
-    close(standardised(patches * gain + level), standardised(patches), atol=1e-3)
-
-
 @pytest.mark.parametrize("level", [0.0, 0.7, -300.0])
 def test_constant_patches_are_zero_when_standardised(level):
     constant = torch.full((2, 1, 15, 15), level)
@@ -179,13 +173,6 @@ def test_turning_moves_the_orientations_of_each_scale_and_between_steps_mixes_ne
         close(moved.unflatten(0, (2, 6)), patch.unflatten(0, (2, 6)).roll(-steps, dims=1), atol=1e-5)
     between = turned(channels[:, :6], torch.full((3,), math.pi / 24))
     close(between, 0.75 * channels[:, :6] + 0.25 * channels[:, :6].roll(-1, dims=1), atol=1e-5)
-
-
-@few
-@given(seed=seeds, angle=st.floats(-10, 10))
-def test_half_a_turn_more_is_the_same_orientation(seed, angle):
-    channels = torch.from_numpy(np.random.default_rng(seed).random((1, 6, 3, 3), np.float32))
-    close(turned(channels, torch.tensor([angle])), turned(channels, torch.tensor([angle + math.pi])))
 
 
 # --- maps ------------------------------------------------------------------------------------------------------------
