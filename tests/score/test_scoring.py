@@ -3,7 +3,6 @@
 import json
 import logging
 import math
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -16,11 +15,11 @@ from rasterio.warp import transform
 
 from sn9reg.errors import InputError
 from sn9reg.offsets import OffsetMap
+from sn9reg.raster.folders import data_root
 from sn9reg.raster.grid import Grid
 from sn9reg.score.scoring import metres, reference, score, sn9_reference
 from sn9reg.tiepoints import TiePoints, read_tiepoints
 
-DATA = Path(__file__).parents[2].parent / "shared" / "data"
 UTM = CRS.from_epsg(32637)
 OPTICAL = Grid(Affine(0.3052, 0, 435385.5, 0, -0.3053, 4181428.8), 90, 70, UTM)
 KEYS = {
@@ -170,7 +169,7 @@ def test_points_outside_are_named(optical, sar, image):
 
 
 def test_real_scenes_without_registration():
-    folder = DATA / "sn9_tiepoints"
+    folder = data_root() / "sn9_tiepoints"
     if not folder.exists():
         pytest.skip(f"real tie-points are not here: {folder}")
     facts = json.loads((folder / "geotransforms.json").read_text())
