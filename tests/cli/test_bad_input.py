@@ -161,7 +161,7 @@ def test_both_without_georeference_name_the_way_out(folder):
     refused(lambda: align("a.png", "s.tif"), "a.png", "--pixel-frame")
     assert align("a.png", "b.png", "--pixel-frame").exit_code == 0
     truncated("half.png", 0.5)
-    refused(lambda: align("a.png", "half.png", "--pixel-frame"), "half.png", "truncated")
+    refused(lambda: align("a.png", "half.png", "--pixel-frame", "--overwrite"), "half.png", "truncated")
 
 
 @pytest.mark.parametrize(
