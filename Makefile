@@ -1,9 +1,10 @@
-# Two commands, each of which does all its own set-up: `make demo` and `make test`.
+# Each command does all its own set-up. `make test` is quick; `make test-all` runs every tier of tests, as CI does.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PYTEST := $(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
-.PHONY: demo test lint benchmark clean
+.PHONY: demo test test-all lint benchmark clean
 
 # Rebuilt whenever the dependencies change.
 $(VENV)/.installed: pyproject.toml
@@ -21,7 +22,10 @@ lint: $(VENV)/.installed
 	$(BIN)/lint-imports
 
 test: lint
-	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
+	$(PYTEST) -m "not (notebook or browser or ray or study or gdal)"
+
+test-all: lint
+	$(PYTEST)
 
 benchmark: $(VENV)/.installed
 	$(BIN)/python -m pipelines.benchmark

@@ -67,10 +67,10 @@ def apply_offsets(
 ) -> None:
     """Write `raster` on the optical grid, each pixel from where the offsets say that its counterpart lies.
 
-    resampling: nearest, bilinear or cubic; by default nearest for palettes and 64-bit integers, which name things,
+    resampling: nearest, bilinear or cubic. By default nearest for palettes and 64-bit integers, which name things,
     and bilinear for all else. Interpolation uses valid pixels only, and a pixel whose nearest source pixel is not
-    valid has no data. A raster at least 1.5 times finer than the optical image is averaged first, not so with nearest.
-    nodata: the value for pixels without data; in the raster it is understood too, unless that declares its own.
+    valid has no data. A raster at least 1.5 times finer than the optical image is averaged first, except with nearest.
+    nodata: the value for pixels without data, in the raster too unless the raster declares one.
     Kept: data type, nodata, palette, alpha, band names, colours, units and scales. Without nodata and alpha, pixels
     without data are marked by a mask inside the file. threads: blocks computed at once; GDAL reads one at a time.
 
@@ -95,16 +95,16 @@ def apply_offsets(
 
 @dataclass(frozen=True)
 class _Source:
-    """The raster, its grid after averaging factor x factor pixels, and what becomes of it."""
+    """The raster and what becomes of it."""
 
     dataset: DatasetReader
-    grid: Grid
-    factor: int
+    grid: Grid  # after averaging
+    factor: int  # this many pixels a side are averaged
     bands: list[int]
-    dtype: str
+    dtype: str  # of the output
     resampling: str
     nodata: float | None  # of the output
-    marker: float | None  # a value that means no data in the raster, though it does not say so
+    marker: float | None  # a value that means no data in the raster, though the raster does not declare it
 
     @classmethod
     def of(
@@ -131,12 +131,12 @@ class _Source:
             raise ConfigError(f"resampling is {', '.join(RESAMPLING)}, not {how}")
         if how != "nearest" and names_things:
             raise ConfigError(f"{dataset.name}: a palette or 64-bit integers cannot be blended; use nearest")
-        own = dataset.nodatavals[chosen[0] - 1]
+        declared = dataset.nodatavals[chosen[0] - 1]
         if nodata is not None and not _fits(nodata, dtype):
             raise ConfigError(f"nodata {nodata:g} does not fit into the raster's type {dtype}")
-        kept = own if nodata is None and own is not None and _fits(own, dtype) else nodata
+        kept = declared if nodata is None and declared is not None and _fits(declared, dtype) else nodata
         factor = 1 if how == "nearest" else _finer(optical, grid)
-        marker = nodata if own is None else None
+        marker = nodata if declared is None else None
         return cls(dataset, grid.coarsen(factor), factor, chosen, dtype, how, kept, marker)
 
     @property

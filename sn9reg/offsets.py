@@ -43,9 +43,11 @@ _QUANTUM = np.float32(1024.0)
 class OffsetMap:
     """Offsets on the optical grid, read block by block so that no size is too large.
 
-    grid: the optical grid. read: window -> (2 or 3, h, w) float32, optical pixels. sigma: whether the third band,
-    the expected error in pixels, is there. facts: what the map says of itself, without the tag prefix. name: for
-    messages.
+    grid: the optical grid.
+    read: window -> (2 or 3, h, w) float32, optical pixels.
+    sigma: whether there is a third band, the expected error in pixels.
+    facts: what the tags of the file say, without their prefix.
+    name: what messages call the map.
     """
 
     grid: Grid
@@ -118,8 +120,7 @@ def from_nodes(grid: Grid, nodes: Block, step: int, facts: Mapping[str, str] | N
 
 def _separable_cubic(nodes: npt.NDArray[np.float32], x: npt.NDArray[np.float32], y: npt.NDArray[np.float32]) -> Block:
     """Cubic interpolation on a lattice as two matrix products, exact to float32 (a remap's are tables of 1/32 px)."""
-    across = _cubic_weights(x, nodes.shape[1])
-    down = _cubic_weights(y, nodes.shape[0])
+    across, down = _cubic_weights(x, nodes.shape[1]), _cubic_weights(y, nodes.shape[0])
     return (down @ nodes @ across.T).astype(np.float32)
 
 

@@ -71,30 +71,18 @@ def ramp(grid, crs=UTM):
     return (1000 + 3 * x - 2 * y).reshape(grid.shape).astype(np.float32)
 
 
-TYPES = [
-    "uint8",
-    "int8",
-    "int16",
-    "uint32",
-    "int32",
-    "int64",
-    "uint64",
-    "float32",
-    "float64",
-    "complex64",
-    "complex128",
-]
+REAL = ["uint8", "int8", "int16", "uint32", "int32", "int64", "uint64", "float32", "float64"]
 
 
 @pytest.mark.parametrize("resampling", [None, "nearest", "bilinear", "cubic"])
-@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("dtype", [*REAL, "complex64", "complex128", "complex_int16"])
 def test_identity_returns_every_byte(tmp_path, dtype, resampling):
-    array = noise(dtype)
+    array = noise(dtype.replace("_int16", "64"))
     if dtype == "uint64":
         array[0, 0, 0] = 2**64 - 1
-    if dtype.startswith(("float", "complex")):
+    if dtype.startswith("float") or dtype in ("complex64", "complex128"):
         array[0, 3, 3], array[1, 5, 5] = -np.inf, np.nan
-    raster = write(tmp_path / "r.tif", array)
+    raster = write(tmp_path / "r.tif", array, dtype=dtype)
     if dtype.endswith("64") and dtype.startswith(("int", "uint")) and resampling in ("bilinear", "cubic"):
         with pytest.raises(ConfigError, match="nearest"):
             run(tmp_path, constant(0, 0), raster, resampling=resampling)
@@ -106,14 +94,6 @@ def test_identity_returns_every_byte(tmp_path, dtype, resampling):
     assert profile["dtype"] == dtype
     assert profile["nodata"] is None
     assert profile["transform"] == OPTICAL.transform
-
-
-def test_complex_integers(tmp_path):
-    array = noise("complex64")
-    raster = write(tmp_path / "r.tif", array, dtype="complex_int16")
-    values, _, profile = run(tmp_path, constant(2, 0), raster)
-    np.testing.assert_array_equal(values[:, :, :-2], array[:, :, 2:])
-    assert profile["dtype"] == "complex_int16"
 
 
 @settings(max_examples=20, deadline=None)
@@ -210,8 +190,9 @@ def test_wild_and_missing_offsets_are_no_data(tmp_path, caplog):
     np.testing.assert_array_equal(~valid[0], missing)
     np.testing.assert_array_equal(values[0] == 0, missing)
     with caplog.at_level(logging.WARNING):
-        run(tmp_path, constant(0, np.nan), raster, overwrite=True)
+        run(tmp_path, constant(0, np.nan, registered="no"), raster, overwrite=True)
     assert "holds no data" in caplog.text
+    assert "NOT registered" in caplog.text
 
 
 def test_nodata_is_kept_and_does_not_bleed(tmp_path):
@@ -250,20 +231,14 @@ def test_another_nodata_and_one_the_raster_did_not_declare(tmp_path):
 
 
 def test_without_nodata_a_mask_lies_inside_the_file(tmp_path):
-    raster = write(tmp_path / "r.tif", noise("uint8", 3))
-    _, valid, profile = run(tmp_path, constant(10, 0), raster)
+    """It starts late, and covers the blocks that were written earlier."""
+    grid = Grid(OPTICAL.transform, 1030, 20, UTM)
+    raster = write(tmp_path / "r.tif", noise("uint8", 3, grid.shape), grid)
+    _, valid, profile = run(tmp_path, constant(3, 0, grid), raster)
     assert profile["nodata"] is None
     assert [flag.name for flag in profile["flags"][0]] == ["per_dataset"]
-    assert valid[:, :, :50].all()
-    assert not valid[:, :, 50:].any()
-
-
-def test_a_mask_that_starts_late_covers_the_earlier_blocks(tmp_path):
-    grid = Grid(OPTICAL.transform, 1030, 20, UTM)
-    raster = write(tmp_path / "r.tif", noise("uint8", 1, grid.shape), grid)
-    _, valid, _ = run(tmp_path, constant(3, 0, grid), raster)
-    assert valid[0, :, :1027].all()
-    assert not valid[0, :, 1027:].any()
+    assert valid[:, :, :1027].all()
+    assert not valid[:, :, 1027:].any()
 
 
 def test_the_masks_of_the_raster_are_kept(tmp_path):
@@ -329,13 +304,6 @@ def test_pixel_frame(tmp_path):
     apply_offsets(constant(3, 2, Grid.pixel_frame(60, 40)), raster, tmp_path / "out.tif", pixel_frame=True)
     with pytest.warns(rasterio.errors.NotGeoreferencedWarning), rasterio.open(tmp_path / "out.tif") as dataset:
         np.testing.assert_array_equal(dataset.read()[:, :-2, :-3], array[:, 2:, 3:])
-
-
-def test_warns_of_an_unregistered_map(tmp_path, caplog):
-    raster = write(tmp_path / "r.tif", noise("uint8"))
-    with caplog.at_level(logging.WARNING):
-        run(tmp_path, constant(0, 0, registered="no"), raster)
-    assert "NOT registered" in caplog.text
 
 
 def test_failures_leave_nothing(tmp_path):

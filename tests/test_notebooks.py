@@ -7,6 +7,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
+pytestmark = pytest.mark.notebook
 FOLDER = Path(__file__).parents[1] / "notebooks"
 # Notebook -> what its variables are asked for in the end, as JSON.
 ASKED = {

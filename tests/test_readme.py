@@ -80,6 +80,11 @@ def test_links_lead_somewhere(page):
             assert anchor in {re.sub(r"[^\w -]", "", head).lower().replace(" ", "-") for head in heads}
 
 
+def test_python_is_called_by_names_that_exist():
+    texts = [README, *(path.read_text(encoding="utf-8") for path in (ROOT / "notebooks").glob("*.ipynb"))]
+    assert {name for text in texts for name in re.findall(r"sn9reg\.(\w+)\(", text)} <= set(sn9reg.__all__)
+
+
 def test_every_command_is_in_the_table():
     assert set(re.findall(r"^\| `sn9reg (\w+)", README, re.M)) == set(COMMANDS)
 

@@ -42,13 +42,10 @@ def apply(
     raster: Path,
     out: Path,
     optical: Path | None,
-    resampling: str | None,
-    nodata: float | None,
     bidx: tuple[int, ...],
-    creation_options: dict[str, Any],
     pixel_frame: bool,
-    threads: int,
     overwrite: bool,
+    **given: Any,
 ) -> None:
     """Write RASTER, which lies in the SAR frame, on the optical grid: every pixel where OFFSETS finds its counterpart.
 
@@ -56,18 +53,7 @@ def apply(
     """
     check_output(out, overwrite, (offsets_path, raster, optical))
     with _open(offsets_path, optical, pixel_frame) as offsets, progress_bar("apply"):
-        apply_offsets(
-            offsets,
-            raster,
-            out,
-            resampling=resampling,
-            nodata=nodata,
-            bands=bidx,
-            pixel_frame=pixel_frame,
-            threads=threads,
-            overwrite=overwrite,
-            creation_options=creation_options,
-        )
+        apply_offsets(offsets, raster, out, bands=bidx, pixel_frame=pixel_frame, overwrite=overwrite, **given)
 
 
 @contextmanager

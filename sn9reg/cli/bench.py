@@ -32,26 +32,22 @@ def patches(
     folder: str,
     matcher: str,
     matcher_options: dict[str, Any],
-    reference: int,
-    template: int,
-    limit: int | None,
-    seed: int,
     looks: float | None,
     blur: float,
     rotate: float,
     as_json: bool,
+    **given: Any,
 ) -> None:
     """Look for SAR templates in optical patches: FOLDER holds NAME_opt.*, NAME_sar.* and, optionally, NAME_mask.*."""
     from sn9reg.matchers.base import make_matcher
     from sn9reg.raster.degradation import Degradation
     from sn9reg.score.benchmark import bench_patches
 
-    degradation = Degradation(looks, blur)
     made = make_matcher(matcher, **matcher_options)
     with progress_bar("bench"):
-        found = bench_patches(folder, made, reference, template, limit, seed, degradation, rotate)
-    used = {name: value for name, value in (("looks", looks), ("blur", blur), ("rotate", rotate)) if value}
-    result = found.as_dict() | used
+        found = bench_patches(folder, made, degradation=Degradation(looks, blur), rotate=rotate, **given)
+    changes = {"looks": looks, "blur": blur, "rotate": rotate}
+    result = found.as_dict() | {name: value for name, value in changes.items() if value}
     if as_json:
         click.echo(json.dumps(result))
         return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -34,17 +35,7 @@ def parse_size(_context: click.Context, _parameter: click.Parameter, value: str)
               help="Geotransforms of the images that --field belongs to, by the CSV's name without suffix.")
 @options.overwrite
 @options.as_json
-def simulate(
-    folder: Path,
-    size: tuple[int, int],
-    seed: int,
-    looks: float,
-    empty: float,
-    field: Path | None,
-    field_geotransforms: Path | None,
-    overwrite: bool,
-    as_json: bool,
-) -> None:
+def simulate(folder: Path, size: tuple[int, int], as_json: bool, **given: Any) -> None:
     """Write an optical and a SAR image of a place that never was into FOLDER, with tie-points and exact offsets.
 
     The files carry SpaceNet 9's names, and look to every other command like one of its scenes. The same size and
@@ -53,13 +44,6 @@ def simulate(
     from sn9reg.simulate import simulate as simulate_scene
 
     with progress_bar("simulate") as show:
-        scene = simulate_scene(
-            folder, *size, seed=seed, looks=looks, field=field, field_geotransforms=field_geotransforms, empty=empty,
-            overwrite=overwrite, progress=show,
-        )
+        scene = simulate_scene(folder, *size, progress=show, **given)
     files = {name: str(path) for name, path in asdict(scene).items()}
-    if as_json:
-        click.echo(json.dumps(files))
-    else:
-        for path in files.values():
-            click.echo(path)
+    click.echo(json.dumps(files) if as_json else "\n".join(files.values()))

@@ -25,12 +25,17 @@ from sn9reg.raster.resampling import interpolate
 from sn9reg.raster.scene import Patch, open_pair
 from sn9reg.score.metrics import summarise
 
-_OWN_STREAM = 1  # tells a pair's own random numbers, of its turn and speckle, from those of the templates' places
+_CHANGES = 1  # the random numbers of a template's turn and speckle are not those of the templates' places
 
 
 @dataclass(frozen=True)
 class PatchResult:
-    """errors: (N,) distance of the found to the true place, pixels. seconds: (N,) per pair."""
+    """What a matcher did on N pairs.
+
+    matcher: its name.
+    errors: (N,) distance of the found to the true place, pixels.
+    seconds: (N,) time that each pair took.
+    """
 
     matcher: str
     errors: npt.NDArray[np.float64]
@@ -64,7 +69,7 @@ def bench_patches(
     degradation: done to every template; its float32 values are not clipped to the file's data type. rotate: degrees;
     every template is turned about its centre by an angle drawn from +-rotate, and its true place stays that of the
     centre (S. Bertrand et al., "Learning-based SAR-Optical Registration for Navigation", sections V-C and VI). Neither
-    changes the places that are drawn, nor the one the other's draws.
+    changes the places that are drawn, nor what the other draws.
 
     Raises InputError for a folder without pairs, with images smaller than `reference`, or, with speckle, of negative
     values; ConfigError where the template is not smaller than the patch, and for a `rotate` not from 0 to 180.
@@ -80,8 +85,8 @@ def bench_patches(
     chosen = np.linspace(0, len(pairs) - 1, min(limit or len(pairs), len(pairs))).round().astype(int)
     for index, files in enumerate(pairs[i] for i in chosen):
         corner = random.integers(0, reference - template + 1, 2)
-        own = np.random.default_rng([seed, index, _OWN_STREAM])
-        angle = rotate * own.uniform(-1, 1)
+        changes = np.random.default_rng([seed, index, _CHANGES])
+        angle = rotate * changes.uniform(-1, 1)
         optical, sar = files.read()
         for path, patch in ((files.optical, optical), (files.sar, sar)):
             if min(patch.valid.shape) < reference:
@@ -90,7 +95,7 @@ def bench_patches(
         optical = _cut(optical, _middle(optical, reference), reference)
         cut = _cut(sar, _middle(sar, reference) + corner, template, angle)
         if degradation is not None:
-            cut = _degraded(cut, degradation, own, files.sar)
+            cut = _degraded(cut, degradation, changes, files.sar)
         with progress.part(index / len(chosen), (index + 1) / len(chosen)):
             start = time.perf_counter()
             found = _locate(matcher, optical, cut)
@@ -132,7 +137,7 @@ def _degraded(patch: Patch, degradation: Degradation, random: np.random.Generato
 
 
 def _locate(matcher: Matcher, optical: Patch, sar: Patch) -> Points:
-    """(2,) by the matcher's own `locate` if it has one, else by a translation through its correspondences."""
+    """(2,) by the matcher's `locate` if it has one, else by a translation through its correspondences."""
     if hasattr(matcher, "locate"):
         place: Points = matcher.locate(optical, sar)
         return place

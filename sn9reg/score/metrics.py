@@ -1,5 +1,4 @@
-"""How well places were found: correct match rate and mean distance; of matches, their number, F-measure and RMSE; of
-what is claimed, how often it is so."""
+"""How well places were found, how many matches are correct, and whether confidences mean what they say."""
 
 from __future__ import annotations
 
@@ -10,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 RADII = (0, 1, 2, 3, 5)
-TOLERANCE = 1e-9  # px: distances that are whole by right may come with rounding
+TOLERANCE = 1e-9  # px: distances between whole pixels come with rounding
 
 
 def cmr(errors: npt.ArrayLike, radius: float) -> float:

@@ -24,10 +24,17 @@ _log = logging.getLogger(__name__)
 class Score:
     """How far an offset map is from tie-points.
 
-    sn9_mean_px, sn9_score: SpaceNet 9's own count (`sn9_reference`), every row once. The others: unrounded, pixel
-    centres, rotation and sub-pixel tie-points respected, in optical pixels and metres (NaN in a pixel frame); ce90 is
-    the radius that holds 90 % of the points. n: tie-points. without_registration: the same for zero offsets.
-    Every mean is NaN if the map holds no value at a tie-point.
+    Every mean is NaN if the map holds no value at a tie-point. All but SpaceNet 9's are unrounded, and respect pixel
+    centres, rotation and tie-points between pixels. Those in metres are NaN in a pixel frame.
+
+    sn9_mean_px: SpaceNet 9's mean error (`sn9_reference`), which counts every row once, optical pixels.
+    sn9_score: SpaceNet 9's score, 0 to 100.
+    mean_px, median_px, rmse_px: of the errors, optical pixels.
+    ce90_px: radius that holds 90 % of the points, optical pixels.
+    mean_m, median_m, rmse_m, ce90_m: the same, metres.
+    n: number of tie-points.
+    without_registration: the same for zero offsets.
+    points: what `per_point` gives.
     """
 
     sn9_mean_px: float
@@ -148,7 +155,5 @@ def _warn_of_gaps(points: pd.DataFrame) -> None:
     if gaps:
         _log.warning(
             "the offset map holds no value (NaN) at %d of %d tie-points, so that no mean can be given "
-            "and SpaceNet 9 would count NaN; --per-point shows which",
-            gaps,
-            len(points),
-        )
+            "and SpaceNet 9 would count NaN; --per-point shows which", gaps, len(points),
+        )  # fmt: skip

@@ -32,8 +32,12 @@ _BATCH = 256  # patches in memory
 
 @dataclass(frozen=True)
 class Described:
-    """N keypoints of a scene. xy: (N, 2) pixels of the level. descriptors: (V, N, D) of length 1, in V variants: where
-    keypoints are described along an orientation of their own, which is one of two opposite ones, both."""
+    """N keypoints of a scene and their descriptors.
+
+    xy: (N, 2) pixels of the coarsened grid.
+    descriptors: (V, N, D) of length 1. V is 2 where a keypoint is described along an orientation: this is known but
+        for its sign, so that both directions are there. Else V is 1.
+    """
 
     xy: Points
     descriptors: Tensor
@@ -46,7 +50,7 @@ NOTHING = Described(np.zeros((0, 2)), torch.zeros((1, 0, 1)))
 
 
 class Describer(Protocol):
-    """extent: side of what it sees around a keypoint, pixels."""
+    """Describes keypoints. extent: side of what it sees around one, pixels."""
 
     extent: float
 
@@ -157,12 +161,9 @@ def _keypoint_mask(valid: Mask, margin: int, extent: float) -> Mask:
 def _keypoints(congruency: PhaseCongruency, inside: Mask, count: int) -> Points:
     """(N, 2) corners of the minimum and the maximum moment, spread evenly."""
     height, width = inside.shape
-    found = []
-    for moment in (congruency.minimum, congruency.maximum):
-        xy, response = fast_corners(np.ascontiguousarray(moment[0, :height, :width].numpy()), inside)
-        found.append((xy, response))
-    xy = np.concatenate([part[0] for part in found])
-    response = np.concatenate([part[1] for part in found])
+    moments = (congruency.minimum, congruency.maximum)
+    found = [fast_corners(np.ascontiguousarray(m[0, :height, :width].numpy()), inside) for m in moments]
+    xy, response = (np.concatenate(parts) for parts in zip(*found, strict=True))
     _, first = np.unique(xy, axis=0, return_index=True)  # corners of both
     first = np.sort(first)
     return xy[first][spread_evenly(xy[first], response[first], count)]

@@ -22,9 +22,14 @@ _FAR = 10.0  # distance that no two descriptors have
 
 @dataclass(frozen=True)
 class Neighbours:
-    """Of N optical keypoints: index: (N,) the SAR keypoint with the nearest descriptor. distance, rival: (N,) to that
-    and to the second nearest; `rival` is sqrt(2), that of descriptors with nothing in common, where there is only one.
-    mutual: (N,) whether the nearest one's nearest is this one. found: (N,) whether there was any to compare with."""
+    """The nearest SAR keypoints of N optical ones, by their descriptors.
+
+    index: (N,) the SAR keypoint with the nearest descriptor.
+    distance: (N,) from that descriptor.
+    rival: (N,) distance from the second-nearest descriptor. Where there is none, sqrt(2): that of unrelated ones.
+    mutual: (N,) whether, of all optical keypoints, this one is the nearest to its SAR keypoint.
+    found: (N,) whether there was any SAR keypoint to compare with.
+    """
 
     index: npt.NDArray[np.int64]
     distance: Floats

@@ -2,7 +2,7 @@
 
 Orientation energies of the two images (`features.orientation`) are compared by FFT correlation, which finds the shift,
 for every rotation and scale of a grid; around the best of them again, on finer pixels. Fourier-Mellin without its
-weakness, that amplitude spectra of the two sensors have little in common.
+weakness: amplitude spectra of the two sensors have little in common.
 """
 
 from __future__ import annotations
@@ -36,8 +36,12 @@ _RIM = 2  # pixels at the border of what is valid that feel it
 
 @dataclass(frozen=True)
 class Pose:
-    """matrix: (3, 3) optical pixel x, y, 1 -> SAR pixel, a similarity. turn: radians, from x towards y; zoom: how much
-    larger things are in the SAR image. strength: how far its correlation stands out, in standard deviations of noise.
+    """How the SAR image lies against the optical one.
+
+    matrix: (3, 3) optical pixel x, y, 1 -> SAR pixel, a similarity.
+    turn: rotation from x towards y, radians.
+    zoom: how much larger things are in the SAR image.
+    strength: how far the correlation stands out, in standard deviations of noise.
     """
 
     matrix: Matrix
@@ -140,16 +144,16 @@ class _Search:
         (h, w), (height, width) = sar.shape, self.optical.shape
         shape = (next_fast_len(h + height, real=True), next_fast_len(w + width, real=True))
         if shape not in self.spectra:
-            own = (self.features, self.mask, self.features.square().sum(dim=0))
-            self.spectra[shape] = [torch.fft.rfft2(part, shape).conj() for part in own]
+            parts = (self.features, self.mask, self.features.square().sum(dim=0))
+            self.spectra[shape] = [torch.fft.rfft2(part, shape).conj() for part in parts]
         spectrum, cover, energy = self.spectra[shape]
         other, other_cover = torch.fft.rfft2(features, shape), torch.fft.rfft2(mask, shape)
         summed = torch.fft.irfft2((spectrum * other).sum(dim=0), shape)
         count = torch.fft.irfft2(cover * other_cover, shape)
-        own_energy = torch.fft.irfft2(energy * other_cover, shape)
-        other_energy = torch.fft.irfft2(cover * torch.fft.rfft2(features.square().sum(dim=0), shape), shape)
+        optical_energy = torch.fft.irfft2(energy * other_cover, shape)
+        sar_energy = torch.fft.irfft2(cover * torch.fft.rfft2(features.square().sum(dim=0), shape), shape)
         # The deviation of a correlation coefficient of noise falls with the root of how many pixels it is taken over.
-        strength = summed * (count / (own_energy * other_energy).clamp_min(1e-6)).clamp_min(0).sqrt()
+        strength = summed * (count / (optical_energy * sar_energy).clamp_min(1e-6)).clamp_min(0).sqrt()
         strength = torch.where(count >= least, strength, -torch.inf)
         row, col = divmod(int(strength.argmax()), shape[1])
         dx, dy = (col - shape[1] if col >= w else col), (row - shape[0] if row >= h else row)

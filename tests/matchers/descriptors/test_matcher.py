@@ -9,15 +9,16 @@ import cv2
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from support.matchers import arrays_of
 from support.rasters import TEXTURE_TRANSFORM, UTM, fields, pair_of, write_raster
 
 from sn9reg import register
 from sn9reg.cli import main
 from sn9reg.errors import ConfigError
-from sn9reg.matchers import descriptors as module
 from sn9reg.matchers.base import make_matcher
+from sn9reg.matchers.descriptors import matcher as module
 from sn9reg.matchers.descriptors.matcher import FAITHFUL, DescriptorMatcher
-from sn9reg.matchers.descriptors.pose import IDENTITY, find_pose
+from sn9reg.matchers.descriptors.pose import find_pose
 from sn9reg.raster.posed import through
 from sn9reg.raster.scene import open_pair
 
@@ -55,12 +56,6 @@ def write_turned(folder, matrix, **georeference):
     return write_images(folder, optical, sar, **georeference)
 
 
-def refused(registration):
-    assert not registration.registered
-    assert registration.verdict.reason
-    return registration.verdict.reason
-
-
 def places():
     x, y = np.meshgrid(np.arange(40.0, SIDE - 40, 20), np.arange(40.0, SIDE - 40, 20))
     return np.column_stack([x.ravel(), y.ravel()])
@@ -87,15 +82,10 @@ def test_a_turned_and_scaled_pair_is_registered(registration):
     assert registration.registered, registration.verdict.reason
     there = registration.grid.to_pixel(registration.warp(registration.grid.to_map(places())))
     assert np.hypot(*(there - through(TURNED, places())).T).max() < 2
-
-
-def test_matches_of_a_turned_pair_lie_in_the_scene_itself(registration):
-    matches = registration.matches
+    matches = registration.matches  # in pixels of the scene itself, as it was before it was turned
     assert len(matches) > 30
-    off = np.hypot(*(matches.sar_xy - through(TURNED, matches.optical_xy)).T)
-    assert np.median(off) < 1.5
-    alone = np.hypot(*(matches.solo_xy - through(TURNED, matches.optical_xy)).T)
-    assert np.median(alone) < 2
+    for found, most in ((matches.sar_xy, 1.5), (matches.solo_xy, 2)):
+        assert np.median(np.hypot(*(found - through(TURNED, matches.optical_xy)).T)) < most
 
 
 def test_a_georeferenced_pair_that_is_turned_falls_back_to_the_search(tmp_path, monkeypatch):
@@ -110,23 +100,10 @@ def test_a_georeferenced_pair_that_is_turned_falls_back_to_the_search(tmp_path, 
     paths = write_turned(tmp_path, matrix, transform=TEXTURE_TRANSFORM, crs=UTM)
     options = MIM | {"max_offset": 15.0, "turn": 60.0, "zoom": 1.1}
     found = register(*paths, matcher="descriptors", matcher_options=options, model="affine")
-    assert len(asked) == 1
+    assert [arguments[4:] for arguments in asked] == [pytest.approx((math.radians(60), 1.1))]
     assert found.registered, found.verdict.reason
     there = found.grid.to_pixel(found.warp(found.grid.to_map(places())))
     assert np.hypot(*(there - through(matrix, places())).T).max() < 2
-
-
-def test_turn_and_zoom_are_handed_to_the_search(tmp_path, monkeypatch):
-    asked = []
-
-    def noted(*arguments):
-        asked.extend(arguments[4:])
-        return IDENTITY
-
-    monkeypatch.setattr(module, "find_pose", noted)
-    with pair_of(tmp_path, (SIDE, SIDE), same=True) as pair:
-        DescriptorMatcher(**MIM, pose="search", turn=30, zoom=1.5, refine=False).match(pair)
-    assert asked == pytest.approx([math.radians(30), 1.5])
 
 
 # --- a georeferenced pair with a small shift -------------------------------------------------------------------------
@@ -149,28 +126,18 @@ def _no_search(monkeypatch):
     monkeypatch.setattr(module, "find_pose", never)
 
 
-@pytest.fixture(scope="module")
-def inliers(near):
-    return DescriptorMatcher(**NEAR, pose="none", refine=False).match(near)
-
-
 @pytest.mark.usefixtures("_no_search")
-@pytest.mark.parametrize("pose", ["auto", "none"])
-def test_a_small_shift_is_found_without_a_search(near, pose):
-    found = DescriptorMatcher(**NEAR, pose=pose).match(near)
+def test_a_small_shift_is_found_without_a_search_and_twice_to_the_same_bytes(near):
+    found, again = (DescriptorMatcher(**NEAR, pose=pose).match(near) for pose in ("auto", "none"))
+    for name, values in arrays_of(found).items():
+        assert values.tobytes() == arrays_of(again)[name].tobytes()
     assert len(found) > 0.5 * found.tried > 20
     assert np.abs(np.median(found.sar_xy - found.optical_xy, axis=0) - SHIFT).max() < 0.7
 
 
-@pytest.mark.usefixtures("_no_search")
-def test_twice_the_same_gives_the_same_bytes(near):
-    one, other = (DescriptorMatcher(**NEAR).match(near) for _ in range(2))
-    for name in ("optical_xy", "sar_xy", "score", "sigma", "distance", "rival_distance", "solo_xy"):
-        assert getattr(one, name).tobytes() == getattr(other, name).tobytes()
-
-
-def test_without_refinement_matches_are_the_inliers(near, inliers):
+def test_without_refinement_matches_are_the_inliers(near):
     matcher = DescriptorMatcher(**NEAR, pose="none", refine=False)
+    inliers = matcher.match(near)
     radius = 15.0 / near.grid.resolution
     optical, sar = matcher.described(near.posed(np.eye(3)), 1, radius)
     putative = matcher.putative(near, optical, sar, 1, radius)
@@ -178,77 +145,66 @@ def test_without_refinement_matches_are_the_inliers(near, inliers):
     assert len(inliers) == max(int(who.sum()) for _, who in matcher.models(putative))
     rows = {(*a, *b) for a, b in zip(putative.optical_xy, putative.sar_xy, strict=True)}
     assert {(*a, *b) for a, b in zip(inliers.optical_xy, inliers.sar_xy, strict=True)} <= rows
-
-
-def test_inliers_lie_about_where_they_should(inliers):
     assert len(inliers) >= 8
     off = np.hypot(*(inliers.sar_xy - inliers.optical_xy - SHIFT).T)
     assert np.median(off) < 6
     assert off.max() < 20
 
 
-def test_near_matches_lie_within_the_largest_offset(near):
-    matcher = DescriptorMatcher(**(MIM | {"max_offset": 4.0, "adaptive": False}))
-    optical, sar = matcher.described(near.posed(np.eye(3)), 1, 8.0)
-    putative = matcher.putative(near, optical, sar, 1, 8.0)
-    assert len(putative) > 20
-    assert np.hypot(*(putative.sar_xy - putative.optical_xy).T).max() <= 8.0
-
-
-def test_mutual_matches_are_some_of_the_others(near):
+def test_filters_keep_some_of_the_matches_within_reach(near):
+    """Mutual matches are one to one; of those that pass the adaptive ratio, more are right."""
     described = DescriptorMatcher(**NEAR).described(near.posed(np.eye(3)), 1, 30.0)
-    plain, mutual = (
-        DescriptorMatcher(**NEAR, adaptive=False, mutual=flag).putative(near, *described, 1, 30.0)
-        for flag in (False, True)
+    plain, mutual, ratio = (
+        DescriptorMatcher(**NEAR, adaptive=adaptive, mutual=flag).putative(near, *described, 1, 30.0)
+        for adaptive, flag in ((False, False), (False, True), (True, False))
     )
+    assert np.hypot(*(plain.sar_xy - plain.optical_xy).T).max() <= 30
     assert 0 < len(mutual) < len(plain)
     assert len(np.unique(mutual.sar_xy, axis=0)) == len(mutual)
-
-
-def test_the_adaptive_ratio_keeps_the_better_matches(near):
-    described = DescriptorMatcher(**NEAR).described(near.posed(np.eye(3)), 1, 30.0)
-    plain, filtered = (
-        DescriptorMatcher(**NEAR, adaptive=flag).putative(near, *described, 1, 30.0) for flag in (False, True)
-    )
-    right = [(np.hypot(*(m.sar_xy - m.optical_xy - SHIFT).T) < 5).mean() for m in (plain, filtered)]
-    assert 0 < len(filtered) < len(plain)
+    assert 0 < len(ratio) < len(plain)
+    right = [(np.hypot(*(m.sar_xy - m.optical_xy - SHIFT).T) < 5).mean() for m in (plain, ratio)]
     assert right[1] > right[0]
 
 
 # --- pairs that must not register ------------------------------------------------------------------------------------
 
-BOTH_FRAMES = pytest.mark.parametrize("pose", ["none", "search"])
-QUICK = MIM | {"turn": 10.0, "zoom": 1.0}
+FLAT = np.full((SIDE, SIDE), 80.0)
 
 
 def texture(seed):
     return 200 * fields(SIDE, seed) + 20
 
 
-@BOTH_FRAMES
-def test_constant_images_are_not_registered(tmp_path, pose):
-    paths = write_images(tmp_path, np.full((SIDE, SIDE), 80.0), np.full((SIDE, SIDE), 90.0))
-    options = QUICK | {"pose": pose}
-    reason = refused(register(*paths, pixel_frame=True, matcher="descriptors", matcher_options=options))
-    assert "nowhere to look" in reason
+def refused(folder, optical, sar, model="auto", **options):
+    """The reason why a pair is not registered."""
+    given = MIM | {"turn": 10.0, "zoom": 1.0} | options
+    paths = write_images(folder, optical, sar)
+    found = register(*paths, pixel_frame=True, matcher="descriptors", matcher_options=given, model=model)
+    assert not found.registered
+    assert found.verdict.reason
+    return found.verdict.reason
 
 
-@BOTH_FRAMES
-@pytest.mark.parametrize("refine", [True, False])
+@pytest.mark.parametrize("pose", ["none", "search"])
+@pytest.mark.parametrize("sar", [FLAT + 10, texture(1)], ids=["both flat", "flat optical"])
+def test_constant_images_are_not_registered(tmp_path, pose, sar):
+    assert "nowhere to look" in refused(tmp_path, FLAT, sar, pose=pose)
+    with open_pair(tmp_path / "optical.tif", tmp_path / "sar.tif", pixel_frame=True) as pair:
+        found = DescriptorMatcher(**MIM, pose="none").match(pair)
+    assert (len(found), found.tried) == (0, 0)
+
+
+@pytest.mark.parametrize(("pose", "refine"), [("none", True), ("search", True), ("none", False)])
 def test_a_few_valid_pixels_are_not_registered(tmp_path, pose, refine):
     sar = np.zeros((SIDE, SIDE))
     sar[100:104, 120:124] = texture(1)[100:104, 120:124]
-    paths = write_images(tmp_path, texture(1), sar)
-    options = QUICK | {"pose": pose, "refine": refine}
-    refused(register(*paths, pixel_frame=True, matcher="descriptors", matcher_options=options))
+    refused(tmp_path, texture(1), sar, pose=pose, refine=refine)
 
 
 @pytest.mark.parametrize("refine", [True, False])
 @pytest.mark.parametrize("points", [1, 3])
 def test_less_than_four_keypoints_are_not_registered(tmp_path, points, refine):
-    paths = write_images(tmp_path, texture(1), texture(1))
-    options = MIM | {"pose": "none", "max_points": points, "refine": refine}
-    reason = refused(register(*paths, pixel_frame=True, matcher="descriptors", matcher_options=options))
+    reason = refused(tmp_path, texture(1), texture(1), pose="none", max_points=points, refine=refine)
     assert "matches of" in reason or "nowhere" in reason
 
 
@@ -263,23 +219,12 @@ def test_matches_on_one_line_are_not_registered(tmp_path, monkeypatch, model, re
 
     monkeypatch.setattr(DescriptorMatcher, "plain_putative", DescriptorMatcher.putative, raising=False)
     monkeypatch.setattr(DescriptorMatcher, "putative", on_a_line)
-    paths = write_images(tmp_path, texture(1), texture(2))
-    options = MIM | {"pose": "none", "adaptive": False, "refine": refine}
-    refused(register(*paths, pixel_frame=True, matcher="descriptors", matcher_options=options, model=model))
+    refused(tmp_path, texture(1), texture(2), model, pose="none", adaptive=False, refine=refine)
 
 
 @pytest.mark.parametrize("options", [{"pose": "none"}, {"pose": "search"}, {"pose": "none", "refine": False}])
 def test_images_of_different_places_are_not_registered(tmp_path, options):
-    paths = write_images(tmp_path, texture(1), np.exp(-texture(2) / 60) * 1000)
-    options = MIM | {"turn": 30.0, "zoom": 1.2} | options
-    assert not register(*paths, pixel_frame=True, matcher="descriptors", matcher_options=options).registered
-
-
-def test_scenes_without_keypoints_give_no_matches(tmp_path):
-    paths = write_images(tmp_path, np.full((SIDE, SIDE), 80.0), texture(1))
-    with open_pair(*paths, pixel_frame=True) as pair:
-        found = DescriptorMatcher(**QUICK).match(pair)
-    assert (len(found), found.tried) == (0, 0)
+    refused(tmp_path, texture(1), np.exp(-texture(2) / 60) * 1000, **({"turn": 30.0, "zoom": 1.2} | options))
 
 
 def test_align_refuses_a_textureless_pair_in_words(tmp_path):
@@ -315,18 +260,10 @@ def test_an_unknown_descriptor_is_refused_with_those_there_are():
         DescriptorMatcher(descriptor="sift")
 
 
-def test_an_unknown_option_is_refused():
-    with pytest.raises(ConfigError, match="speed"):
-        make_matcher("descriptors", descriptor="mim", speed=3)
-
-
-def test_the_papers_options_are_options():
-    matcher = make_matcher("descriptors", descriptor="mim", **FAITHFUL)
-    assert (matcher.pose, matcher.near, matcher.refine, matcher.threshold) == ("none", False, False, 3.0)
-
-
 def test_with_the_papers_options_partners_are_looked_for_everywhere(near):
-    found = DescriptorMatcher(**(MIM | FAITHFUL)).match(near)
+    matcher = make_matcher("descriptors", **(MIM | FAITHFUL))
+    assert (matcher.pose, matcher.near, matcher.refine, matcher.threshold) == ("none", False, False, 3.0)
+    found = matcher.match(near)
     assert len(found) >= 8
     assert np.abs(np.median(found.sar_xy - found.optical_xy, axis=0) - SHIFT).max() < 2
     assert found.search_radius == max(near.grid.shape) / 2

@@ -38,28 +38,26 @@ def by_loops(optical, sar, expected=None, radius=0.0, apart=0.0):
     return [np.array(column) for column in zip(*rows, strict=True)]
 
 
-def check(found, wanted):
-    index, distance, rival, mutual, there = wanted
+@pytest.mark.parametrize(
+    ("optical", "sar", "variants", "radius", "apart"),
+    [
+        (40, 50, 1, None, 0.0), (40, 50, 1, None, 15.0), (40, 50, 1, None, 60.0), (30, 40, 2, None, 0.0),
+        (60, 50, 1, 5.0, 8.0), (60, 50, 1, 20.0, 8.0), (60, 50, 1, 1000.0, 8.0), (5, 1, 1, None, 0.0),
+    ],
+)  # fmt: skip
+def test_a_loop_over_all_pairs_finds_the_same(optical, sar, variants, radius, apart):
+    """radius: around where partners are expected, which is elsewhere than at the keypoints."""
+    optical, sar = described(optical, 2), described(sar, 3, variants)
+    reach = () if radius is None else (optical.xy + np.array([30, -10]), radius)
+    found = nearest(optical, sar, *reach, apart=apart)
+    index, distance, rival, mutual, there = by_loops(optical, sar, *reach, apart=apart)
     np.testing.assert_array_equal(found.found, there)
+    assert there.any()
+    assert there.all() == (radius is None or radius > 100)
     np.testing.assert_array_equal(found.index[there], index[there])
     np.testing.assert_allclose(found.distance[there], distance[there], atol=2e-3)
     np.testing.assert_allclose(found.rival[there], rival[there], atol=2e-3)
     np.testing.assert_array_equal(found.mutual, mutual)
-
-
-@pytest.mark.parametrize("apart", [0.0, 15.0, 60.0])
-def test_a_loop_over_all_pairs_finds_the_same(apart):
-    optical, sar = described(40, 0), described(50, 1)
-    check(nearest(optical, sar, apart=apart), by_loops(optical, sar, apart=apart))
-
-
-@pytest.mark.parametrize("radius", [5.0, 20.0, 1000.0])
-def test_a_loop_finds_the_same_near_where_partners_are_expected(radius):
-    optical, sar = described(60, 2), described(50, 3)
-    check(
-        nearest(optical, sar, optical.xy, radius, 8.0),
-        by_loops(optical, sar, optical.xy, radius, 8.0),
-    )
 
 
 def test_more_rows_than_are_compared_at_once_are_the_same():
@@ -70,73 +68,11 @@ def test_more_rows_than_are_compared_at_once_are_the_same():
     np.testing.assert_array_equal(found.mutual, cosine.argmax(dim=0).numpy()[found.index] == np.arange(2100))
 
 
-def test_each_nearest_to_a_sar_keypoint_is_mutual_once():
-    found = nearest(described(2100, 4), described(30, 5))
-    assert found.mutual.any()
-    assert len(set(found.index[found.mutual])) == found.mutual.sum()
-
-
-def test_identical_descriptors_find_themselves_at_no_distance():
-    both = described(50, 6)
-    order = np.random.default_rng(0).permutation(50)
-    found = nearest(both, Described(both.xy[order], both.descriptors[:, order]))
-    np.testing.assert_array_equal(order[found.index], np.arange(50))
-    assert found.distance.max() < 2e-3
-    assert found.mutual.all()
-
-
-def test_nobody_within_reach_is_not_found():
-    optical, sar = described(20, 7), described(20, 8)
-    expected = optical.xy.copy()
-    expected[:5] += 1000
-    found = nearest(optical, sar, expected, 200.0)
-    assert not found.found[:5].any()
-    assert not found.mutual[:5].any()
-    assert found.found[5:].all()
-
-
-def test_partners_are_expected_elsewhere_than_at_the_keypoint():
-    optical, sar = described(30, 9), described(30, 10)
-    expected = optical.xy + np.array([40, -10])
-    found = nearest(optical, sar, expected, 25.0)
-    assert found.found.any()
-    assert (np.hypot(*(sar.xy[found.index] - expected)[found.found].T) <= 25).all()
-
-
-def test_the_best_of_the_sar_variants_counts():
-    optical, sar = described(30, 11), described(40, 12, variants=2)
-    check(nearest(optical, sar), by_loops(optical, sar))
-    single = nearest(optical, Described(sar.xy, sar.descriptors[:1]))
-    assert (nearest(optical, sar).distance < single.distance - 1e-3).any()
-
-
 def test_opposite_orientations_match_in_either_variant():
     sar = described(25, 13, variants=2)
     for variant in (0, 1):
         optical = Described(sar.xy, sar.descriptors[[variant, 1 - variant]])
         np.testing.assert_array_equal(nearest(optical, sar).index, np.arange(25))
-
-
-def test_a_single_sar_keypoint_has_an_unrelated_rival():
-    optical = described(1, 14)
-    found = nearest(optical, Described(np.zeros((1, 2)), optical.descriptors))
-    assert found.distance[0] < 2e-3
-    assert found.rival[0] == pytest.approx(math.sqrt(2))
-
-
-def test_the_rival_is_never_nearer_than_the_nearest():
-    optical = described(1, 15)
-    found = nearest(optical, Described(np.zeros((1, 2)), -optical.descriptors))
-    assert found.distance[0] == pytest.approx(2.0, abs=1e-3)
-    assert found.rival[0] == found.distance[0]
-
-
-def test_a_neighbour_of_the_nearest_is_no_rival():
-    base = described(1, 16)
-    xy = np.array([[0.0, 0], [3, 0], [50, 0]])
-    alike = torch.cat([base.descriptors, base.descriptors, -base.descriptors], dim=1)
-    assert nearest(base, Described(xy, alike)).rival[0] < 2e-3
-    assert nearest(base, Described(xy, alike), apart=5.0).rival[0] == pytest.approx(math.sqrt(2))
 
 
 @pytest.mark.parametrize("expected", [True, False])
