@@ -28,18 +28,19 @@ def options(kind: type[T]) -> type[T]:
     return made
 
 
-def check(kind: type[T], given: Mapping[str, Any], owner: str) -> T:
+def check(kind: type[T], given: Mapping[str, Any], owner: str, strict: bool = True) -> T:
     """An instance of the dataclass `kind` from given values, nested ones included.
 
     Values are taken as JSON has them, so that YAML, command line and Python mean the same: a whole number serves as a
     float, a list as a tuple, but a text or a truth value is no number. owner: what the error message begins with.
+    strict: if not, texts serve as the numbers that they write, for CSV files.
     Raises ConfigError for an unknown name, a missing value, and a value of another type or out of range.
     """
     from pydantic import TypeAdapter, ValidationError  # here, so that a command without options does not wait for it
 
     try:
         content = json.dumps(dict(given), default=_as_text)
-        built: T = TypeAdapter(kind).validate_json(content, strict=True)
+        built: T = TypeAdapter(kind).validate_json(content, strict=strict)
     except (ValidationError, ConfigError) as error:
         told = _told(error, kind) if isinstance(error, ValidationError) else str(error)
         raise ConfigError(f"{owner}: {told}") from error

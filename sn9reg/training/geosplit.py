@@ -12,35 +12,37 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
+from annotated_types import Ge, Le
 from rasterio.io import DatasetReader
 from rasterio.windows import Window
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from sn9reg.errors import ConfigError, InputError
+from sn9reg.options import check, options
 from sn9reg.raster.files import PathLike, check_bands, data_bands, open_raster, reading
 from sn9reg.raster.radiometry import fill_invalid
 
 COLUMNS = ("optical", "sar", "lon", "lat", "year", "season")
-SEASONS = ("winter", "spring", "summer", "autumn")
 
 Time = tuple[int, str]  # year, season
 Place = tuple[float, float]  # lon, lat in degrees, rounded
 
 
-@dataclass(frozen=True)
+@options
 class Acquisition:
     """One row of a manifest: both sensors' images of one place and time."""
 
     optical: Path
     sar: Path
-    lon: float  # degrees, of the tile's centre
-    lat: float
+    lon: Annotated[float, Ge(-180), Le(180)]  # degrees, of the tile's centre
+    lat: Annotated[float, Ge(-90), Le(90)]
     year: int
-    season: str
+    season: Literal["winter", "spring", "summer", "autumn"]
 
     @property
     def place(self) -> Place:
@@ -179,34 +181,18 @@ def _refuse_duplicates(row: Acquisition, lines: dict[object, int], where: str, l
 
 def _acquisition(row: dict[str, str], folder: Path, where: str) -> Acquisition:
     values = {name: (row[name] or "").strip() for name in COLUMNS}
-    empty = [name for name in COLUMNS if not values[name]]
-    if empty:
+    if empty := [name for name in COLUMNS if not values[name]]:
         raise InputError(f"{where}: has no {', '.join(empty)}")
     if None in row:
         raise InputError(f"{where}: has more values than there are columns; put quotes around those with a comma")
-    files = [folder / values[name] for name in ("optical", "sar")]
-    for file in files:
-        if not file.is_file():
-            raise InputError(f"{where}: {file}: no such file")
-    lon, lat = _degrees(values["lon"], "lon", 180, where), _degrees(values["lat"], "lat", 90, where)
+    for name in ("optical", "sar"):
+        values[name] = str(folder / values[name])
+        if not Path(values[name]).is_file():
+            raise InputError(f"{where}: {values[name]}: no such file")
     try:
-        year = int(values["year"])
-    except ValueError as error:
-        raise InputError(f"{where}: year {values['year']!r} is not an integer") from error
-    season = values["season"].lower()
-    if season not in SEASONS:
-        raise InputError(f"{where}: season {values['season']!r} is none of {', '.join(SEASONS)}")
-    return Acquisition(files[0], files[1], lon, lat, year, season)
-
-
-def _degrees(text: str, name: str, limit: int, where: str) -> float:
-    try:
-        value = float(text)
-    except ValueError as error:
-        raise InputError(f"{where}: {name} {text!r} is not a number") from error
-    if not abs(value) <= limit:
-        raise InputError(f"{where}: {name} {text} must lie between -{limit} and {limit} degrees")
-    return value
+        return check(Acquisition, values | {"season": values["season"].lower()}, where, strict=False)
+    except ConfigError as error:
+        raise InputError(str(error)) from error
 
 
 def _locations(acquisitions: Iterable[Acquisition]) -> dict[Place, list[Acquisition]]:
