@@ -174,7 +174,8 @@ class DualTask(Task):
     def __init__(self, config: DualConfig, plan: Plan, name: Literal["pretraining", "finetuning"]) -> None:
         super().__init__(plan)
         self.config, self.name = config, name
-        self.network = self.architecture().build().to(memory_format=torch.channels_last)
+        network = DualEncoder(config.aleatoric, config.dropout, config.structure)
+        self.network = network.to(memory_format=torch.channels_last)
         # Section 3.3.2: two layers, 256 and 4 wide, for four angles.
         self.rotation = nn.ModuleDict(
             {kind: nn.Sequential(nn.Linear(width, 256), nn.ReLU(), nn.Linear(256, 4)) for kind, width in WIDTHS.items()}
