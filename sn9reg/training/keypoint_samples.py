@@ -62,7 +62,8 @@ class Epochs(Sampler[list[Key]]):
     def __iter__(self) -> Iterator[list[Key]]:
         for epoch in count(self.first):
             random = torch.Generator().manual_seed(1000 * self.seed + epoch)
-            torch.empty((), dtype=torch.int64).random_(generator=random)  # torch's DataLoader draws its seed first
+            # As the orders of Lightning's epochs: a loader draws a seed first, and is begun twice in all but the first.
+            torch.empty(2 if epoch else 1, dtype=torch.int64).random_(generator=random)
             keys = [(epoch, index) for index in torch.randperm(self.length, generator=random).tolist()]
             yield from (keys[start : start + self.batch] for start in range(0, self.length, self.batch))
 

@@ -1,4 +1,4 @@
-"""training.dual_task: steps of both phases, what they compare with what, and what validation counts."""
+"""training.dual_encoder: steps of both phases, what they compare with what, and what validation counts."""
 
 import dataclasses
 import math
@@ -10,12 +10,10 @@ from torch import nn
 from torch.nn.functional import cross_entropy, normalize, pixel_unshuffle
 
 from sn9reg.matchers.dual_encoder.network import CELL, WIDTHS, Encoded
-from sn9reg.training import dual_task
-from sn9reg.training.dataset import Source
-from sn9reg.training.dual_config import DualConfig, Phase
-from sn9reg.training.dual_data import Crops
+from sn9reg.training import dual_encoder
+from sn9reg.training.data import Source
+from sn9reg.training.dual_encoder import Crops, DualConfig, DualTask, Phase, PhaseOptimiser, _turned
 from sn9reg.training.dual_losses import contrastive, matching, placed
-from sn9reg.training.dual_task import DualTask, _turned
 from sn9reg.training.sample import Geometry
 
 PHASES = ["pretraining", "finetuning"]
@@ -24,7 +22,7 @@ every_phase = pytest.mark.parametrize("phase", PHASES)
 
 def config(**options):
     small = {"geometry": Geometry(48, 32), "cells": 16, "dropout": 0.0, "precision": "32-true"}
-    phases = {name: Phase(10, 1e-3, batch=2, accumulate=1) for name in PHASES}
+    phases = {name: Phase(steps=10, batch=2, accumulate=1, optimiser=PhaseOptimiser()) for name in PHASES}
     return DualConfig(**{"sources": (Source("unused"),)} | phases | small | options)
 
 
@@ -32,7 +30,7 @@ class Alone(DualTask):
     """A task without a trainer; what it logs is kept."""
 
     def __init__(self, config, phase):
-        super().__init__(config, phase)
+        super().__init__(config, getattr(config, phase), phase)
         self.logged = {}
 
     def log(self, name, value, **options):
@@ -74,7 +72,7 @@ class Pixels(nn.Module):
 
 def with_pixels(phase, confidence=1.0, **options):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dual_task, "DualEncoder", lambda *given: Pixels(confidence))
+        patch.setattr(dual_encoder, "DualEncoder", lambda *given: Pixels(confidence))
         return alone(phase, **options)
 
 
@@ -87,7 +85,7 @@ def turns(monkeypatch):
         seen.append(quarter.clone())
         return _turned(images, quarter)
 
-    monkeypatch.setattr(dual_task, "_turned", record)
+    monkeypatch.setattr(dual_encoder, "_turned", record)
     return seen
 
 
@@ -409,45 +407,3 @@ def test_both_phases_are_validated_alike(phase):
     task = with_pixels(phase)
     task.validation_step(batch_of([(4, 8)]), 0)
     assert task.logged == {"matched": 1, "whole": 1}
-
-
-# --- rates -----------------------------------------------------------------------------------------------------------
-
-
-def rates(phase, **options):
-    task = with_pixels("finetuning", finetuning=phase, **options)
-    made = task.configure_optimizers()
-    optimiser, schedule = made["optimizer"], made["lr_scheduler"]
-    assert isinstance(optimiser, torch.optim.Adam)
-    assert schedule["interval"] == "step"
-    assert optimiser.param_groups[0]["weight_decay"] == phase.decay
-    assert optimiser.param_groups[0]["betas"] == (0.9, 0.999)
-    used = []
-    for _ in range(phase.steps):
-        used.append(optimiser.param_groups[0]["lr"])
-        optimiser.step()
-        schedule["scheduler"].step()
-    return used
-
-
-def test_the_rate_is_constant_as_in_the_paper():
-    assert rates(Phase(6, 5e-5)) == pytest.approx([5e-5] * 6)
-
-
-def test_the_rate_rises_for_as_many_steps_as_asked():
-    assert rates(Phase(6, 1.0, decay=0.5, warmup=3)) == pytest.approx([0.25, 0.5, 0.75, 1, 1, 1])
-
-
-def test_the_cosine_ends_at_nothing():
-    used = rates(Phase(40, 0.5, schedule="cosine", warmup=4))
-    assert used.index(max(used)) == 4
-    assert used[20] == pytest.approx(0.25)
-    assert all(a > b for a, b in pairwise(used[4:]))
-    assert 0 < used[-1] < 0.002
-
-
-def test_each_phase_has_a_rate_of_its_own():
-    options = {"pretraining": Phase(4, 0.5), "finetuning": Phase(4, 0.25)}
-    for phase, rate in (("pretraining", 0.5), ("finetuning", 0.25)):
-        task = with_pixels(phase, **options)
-        assert task.configure_optimizers()["optimizer"].param_groups[0]["lr"] == rate

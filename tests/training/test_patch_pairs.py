@@ -1,7 +1,4 @@
-"""training.descriptor_data: patch pairs show one place, places are where they may be, chance is that of the seed."""
-
-from itertools import islice
-from types import SimpleNamespace
+"""training.patch_pairs: patch pairs show one place, places are where they may be, chance is that of the seed."""
 
 import numpy as np
 import pytest
@@ -12,10 +9,10 @@ from scipy.spatial.distance import pdist
 from sn9reg.errors import ConfigError
 from sn9reg.matchers.descriptors.patches import PatchLayout
 from sn9reg.raster.scene import Patch
-from sn9reg.training import descriptor_data
-from sn9reg.training.dataset import Source
-from sn9reg.training.descriptor_config import DescriptorConfig
-from sn9reg.training.descriptor_data import DescriptorSamples, HeldOut, PatchPairs, collate, patch_pairs
+from sn9reg.training import patch_pairs as module
+from sn9reg.training.data import Source
+from sn9reg.training.descriptors import DescriptorConfig
+from sn9reg.training.patch_pairs import PatchPairs, collate, held_out, patch_pairs
 from sn9reg.training.sample import Photometry
 
 SOURCE = Source("unused")
@@ -42,7 +39,7 @@ def config(**options):
 
 
 def made(pair, seed=0, train=True, source=SOURCE, **options):
-    return patch_pairs(*pair, source, config(**options), np.random.default_rng(seed), train)
+    return patch_pairs(source, *pair, np.random.default_rng(seed), config(**options), train)
 
 
 def same(one, other):
@@ -52,13 +49,13 @@ def same(one, other):
 @pytest.fixture
 def placed(monkeypatch):
     """The places of all that is sampled, optical and SAR in turn."""
-    seen, original = [], descriptor_data.sample_patches
+    seen, original = [], module.sample_patches
 
     def sample_patches(maps, xy, *rest):
         seen.append(xy.numpy())
         return original(maps, xy, *rest)
 
-    monkeypatch.setattr(descriptor_data, "sample_patches", sample_patches)
+    monkeypatch.setattr(module, "sample_patches", sample_patches)
     return seen
 
 
@@ -176,8 +173,8 @@ def test_places_keep_away_from_the_border(placed):
 
 @pytest.mark.parametrize(("corners", "least", "most"), [(1.0, 1.0, 1.0), (0.5, 0.3, 0.8), (0.0, 0.0, 0.2)])
 def test_the_share_at_corners_is_as_asked(corners, least, most, placed, monkeypatch):
-    found, original = [], descriptor_data.fast_corners
-    monkeypatch.setattr(descriptor_data, "fast_corners", lambda *given: found.append(original(*given)) or found[-1])
+    found, original = [], module.fast_corners
+    monkeypatch.setattr(module, "fast_corners", lambda *given: found.append(original(*given)) or found[-1])
     at_corners = []
     for seed in range(6):
         found.clear()
@@ -201,12 +198,6 @@ def test_an_image_without_room_has_no_patches(side, options, corners):
     assert made(textured(side), corners=corners, **options) is None
 
 
-def test_sources_without_room_anywhere_are_refused():
-    folder = [(SOURCE, [textured(50)])]
-    with pytest.raises(ConfigError, match="no pair has room for 4 places"):
-        next(iter(DescriptorSamples(config(image=50, places=4, batch=4, apart=9.0), folder, 0)))
-
-
 def test_images_that_are_nowhere_valid_together_have_no_patches():
     left = np.zeros((96, 96), bool)
     left[:, :48] = True
@@ -226,70 +217,29 @@ def pairs():
     return [textured(120, seed) for seed in range(3)]
 
 
-def test_the_seed_decides_what_is_drawn(pairs):
-    changes = {"corners": 0.5, "shift": 1.0, "turn": 5.0, "photometry": Photometry(gain=0.3, speckle=0.5)}
-    one, again, other = (stream([(SOURCE, pairs)], seed, **changes) for seed in (1, 1, 2))
-    assert all(map(same, one, again))
-    assert not any(map(same, one, other))
-    assert not same(one[0], one[1])
-
-
-def test_each_worker_draws_samples_of_its_own(pairs, monkeypatch):
-    drawn = []
-    for worker in (0, 1):
-        monkeypatch.setattr(descriptor_data, "get_worker_info", lambda worker=worker: SimpleNamespace(id=worker))
-        drawn.append(stream([(SOURCE, pairs)], count=1)[0])
-    assert not same(*drawn)
-
-
-def test_images_without_room_are_passed_over(pairs):
-    nowhere = textured(valid=np.zeros((96, 96), bool))
-    for sample in stream([(SOURCE, [nowhere, pairs[0]])], count=4):
-        assert len(sample.optical) == 4
-
-
-def test_sources_are_drawn_from_by_their_weight(pairs):
-    """The second source's SAR images show nothing."""
-    blank = [(optical, Patch(np.full_like(sar.values, 50), sar.valid)) for optical, sar in pairs]
-    share = {}
-    for weight in (0.0, 5.0):
-        parts = [(Source("a", weight=1.0), pairs), (Source("b", weight=weight), blank)]
-        samples = stream(parts, count=10, places=1, image=64)
-        share[weight] = np.mean([bool(sample.sar.abs().max() == 0) for sample in samples])
-    assert share[0.0] == 0
-    assert 0.5 < share[5.0] < 1
-
-
-@pytest.mark.parametrize("nothing", [[], [(SOURCE, [])], "weightless"], ids=str)
-def test_nothing_to_train_on_is_said(nothing, pairs):
-    parts = [(Source("a", weight=0.0), pairs)] if nothing == "weightless" else nothing
-    with pytest.raises(ConfigError, match="nothing to train on: no source has pairs and a weight above zero"):
-        DescriptorSamples(config(), parts, 0)
-
-
 # --- what is held out ------------------------------------------------------------------------------------------------
 
 
 def test_what_is_held_out_is_the_same_each_time(pairs):
     parts = [(SOURCE, pairs[:2]), (SOURCE, pairs[2:])]
-    held = HeldOut(config(), parts)
+    held = held_out(config(), parts)
     assert len(held) == 3
     for k in range(3):
         assert same(held[k], held[k])
-        assert same(held[k], HeldOut(config(), parts)[k])
+        assert same(held[k], held_out(config(), parts)[k])
     assert not same(held[0], held[2])
 
 
 def test_what_is_held_out_is_shown_as_it_is(pairs):
     changes = {"photometry": Photometry(tone=1.0, speckle=1.0), "shift": 9.0, "turn": 30.0, "stretch": 0.5}
-    for optical, sar in HeldOut(config(**changes), [(SOURCE, pairs)]):
+    for optical, sar in held_out(config(**changes), [(SOURCE, pairs)]):
         torch.testing.assert_close(optical, sar, atol=0.1, rtol=0.1)
 
 
 def test_pairs_without_room_are_not_held_out(pairs):
     nowhere = textured(valid=np.zeros((96, 96), bool))
-    assert len(HeldOut(config(), [(SOURCE, [nowhere, pairs[0], nowhere])])) == 1
-    assert len(HeldOut(config(), [(SOURCE, [nowhere])])) == len(HeldOut(config(), [])) == 0
+    assert len(held_out(config(), [(SOURCE, [nowhere, pairs[0], nowhere])])) == 1
+    assert len(held_out(config(), [(SOURCE, [nowhere])])) == len(held_out(config(), [])) == 0
 
 
 def test_a_batch_has_the_patches_of_all_its_samples_in_order():

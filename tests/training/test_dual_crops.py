@@ -1,7 +1,4 @@
-"""training.dual_data: the SAR crop lies at its place in the optical one; chance is that of the seed."""
-
-from itertools import islice
-from types import SimpleNamespace
+"""training.dual_encoder: crops; the SAR crop lies at its place in the optical one; chance is that of the seed."""
 
 import cv2
 import numpy as np
@@ -9,12 +6,10 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
-from sn9reg.errors import ConfigError
 from sn9reg.raster.scene import Patch
-from sn9reg.training import dual_data
-from sn9reg.training.dataset import Source
-from sn9reg.training.dual_config import DualConfig, Phase
-from sn9reg.training.dual_data import Crops, DualSamples, HeldOutCrops, collate, crops
+from sn9reg.training import dual_encoder
+from sn9reg.training.data import Source
+from sn9reg.training.dual_encoder import DualConfig, Phase, PhaseOptimiser, crops
 from sn9reg.training.sample import Geometry, Photometry
 
 SOURCE = Source("unused")
@@ -34,12 +29,12 @@ def textured(side=90, seed=0, sigma=1.5, **valid):
 
 def config(**options):
     small = {"geometry": Geometry(48, 32), "photometry": Photometry(), "colours": 0.0}
-    phases = {"pretraining": Phase(1, 1e-3), "finetuning": Phase(1, 1e-3)}
+    phases = {"pretraining": Phase(steps=1, optimiser=PhaseOptimiser()), "finetuning": Phase(steps=1, optimiser=PhaseOptimiser())}
     return DualConfig(**{"sources": (SOURCE,)} | phases | small | options)
 
 
 def made(pair, seed=0, train=True, source=SOURCE, **options):
-    return crops(*pair, source, config(**options), np.random.default_rng(seed), train)
+    return crops(source, *pair, np.random.default_rng(seed), config(**options), train)
 
 
 def correlations(crop):
@@ -177,98 +172,3 @@ def test_bands_that_differ_show_the_same_ground():
     like = np.corrcoef(optical.flatten(1).numpy())
     assert like.min() > 0.9
     assert not optical[0].equal(optical[1])
-
-
-# --- the endless stream ----------------------------------------------------------------------------------------------
-
-
-def stream(parts, seed=0, count=3, **options):
-    return list(islice(DualSamples(config(**options), parts, seed), count))
-
-
-@pytest.fixture(scope="module")
-def pairs():
-    return [textured(90, seed) for seed in range(3)]
-
-
-def test_the_seed_decides_what_is_drawn(pairs):
-    changes = {"photometry": STRONG, "colours": 0.5, "geometry": Geometry(48, 32, turn=2.0, tilt=30.0)}
-    one, again, other = (stream([(SOURCE, pairs)], seed, **changes) for seed in (1, 1, 2))
-    assert all(map(same, one, again))
-    assert not any(map(same, one, other))
-    assert not same(one[0], one[1])
-
-
-def test_a_stream_begins_anew_each_time(pairs):
-    samples = DualSamples(config(), [(SOURCE, pairs)], 0)
-    assert same(next(iter(samples)), next(iter(samples)))
-
-
-def test_each_worker_draws_samples_of_its_own(pairs, monkeypatch):
-    drawn = []
-    for worker in (0, 1):
-        monkeypatch.setattr(dual_data, "get_worker_info", lambda worker=worker: SimpleNamespace(id=worker))
-        drawn.append(stream([(SOURCE, pairs)], count=1)[0])
-    assert not same(*drawn)
-
-
-def test_sources_are_drawn_from_by_their_weight(pairs):
-    """The second source's SAR images show nothing."""
-    blank = [(optical, Patch(np.full_like(sar.values, 50), sar.valid)) for optical, sar in pairs]
-    share = {}
-    for weight in (0.0, 1.0, 9.0):
-        parts = [(Source("a", weight=1.0), pairs), (Source("b", weight=weight), blank)]
-        samples = stream(parts, count=40)
-        share[weight] = np.mean([bool(sample.sar.abs().max() == 0) for sample in samples])
-    assert share[0.0] == 0
-    assert 0.25 < share[1.0] < 0.75 < share[9.0] < 1
-
-
-def test_all_pairs_of_a_source_are_drawn(pairs):
-    drawn = [textured(90, seed, sigma)[0] for seed, sigma in ((0, 1.0), (1, 3.0), (2, 8.0))]
-    samples = stream([(SOURCE, [(image, image) for image in drawn])], count=30)
-    rough = [float(sample.optical[0].diff(dim=0).abs().mean()) for sample in samples]
-    kinds = [sum(low < value <= high for value in rough) for low, high in ((0, 0.2), (0.2, 0.45), (0.45, 2))]
-    assert min(kinds) >= 4
-    assert sum(kinds) == 30
-
-
-@pytest.mark.parametrize("nothing", ["no sources", "no pairs", "weightless"])
-def test_nothing_to_train_on_is_said(nothing, pairs):
-    parts = {"no sources": [], "no pairs": [(SOURCE, [])], "weightless": [(Source("a", weight=0.0), pairs)]}
-    with pytest.raises(ConfigError, match="nothing to train on: no source has pairs and a weight above zero"):
-        DualSamples(config(), parts[nothing], 0)
-
-
-# --- what is held out ------------------------------------------------------------------------------------------------
-
-
-def test_what_is_held_out_is_the_same_each_time(pairs):
-    parts = [(SOURCE, pairs[:2]), (SOURCE, pairs[2:])]
-    held, again = (HeldOutCrops(config(photometry=STRONG), parts) for _ in "ab")
-    assert len(held) == 3
-    for k in range(3):
-        assert same(held[k], held[k])
-        assert same(held[k], again[k])
-    assert len({tuple(held[k].sar.flatten()[:9].tolist()) for k in range(3)}) == 3
-    assert not all(same(one, other) for one, other in zip(held, HeldOutCrops(config(seed=1), parts), strict=True))
-
-
-def test_what_is_held_out_is_shown_as_it_is(pairs):
-    for crop in HeldOutCrops(config(photometry=STRONG, colours=1.0), [(SOURCE, pairs)]):
-        assert correlations(crop)[tuple(crop.place)] > 0.99
-        assert crop.optical[0].equal(crop.optical[1])
-
-
-def test_without_pairs_held_out_there_is_nothing():
-    assert len(HeldOutCrops(config(), [])) == len(HeldOutCrops(config(), [(SOURCE, [])])) == 0
-
-
-def test_a_batch_has_its_samples_in_order():
-    samples = [Crops(torch.full((3, 4, 4), k), torch.full((1, 2, 2), -k), torch.tensor([k, 2 * k])) for k in (1, 2, 3)]
-    batch = collate(samples)
-    assert batch.optical.shape == (3, 3, 4, 4)
-    assert batch.sar.shape == (3, 1, 2, 2)
-    assert batch.optical[:, 2, 3, 3].tolist() == [1, 2, 3]
-    assert batch.sar[:, 0, 1, 1].tolist() == [-1, -2, -3]
-    assert batch.place.tolist() == [[1, 2], [2, 4], [3, 6]]

@@ -1,4 +1,4 @@
-"""training.dataset: sources of pairs, random samples for training and fixed ones for validation."""
+"""training.data and training.dense: sources of pairs, random samples for training and fixed ones for validation."""
 
 from itertools import islice
 
@@ -9,13 +9,14 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 from support.pairs import write_manifest, write_pairs
 from support.rasters import TEXTURE_TRANSFORM, UTM, write_raster
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, default_collate
 
 from sn9reg.errors import ConfigError, InputError
 from sn9reg.raster.degradation import Degradation
 from sn9reg.raster.scene import Patch
-from sn9reg.training import dataset
-from sn9reg.training.dataset import Source, TrainingSamples, ValidationSamples, collate, load
+from sn9reg.training import dense
+from sn9reg.training.data import Samples, Source, load
+from sn9reg.training.dense import Choice, DenseConfig, ValidationSamples
 from sn9reg.training.sample import Geometry, Photometry, finish
 
 GEOMETRY = Geometry(32, 16)
@@ -47,7 +48,16 @@ class Counting(list):
 
 
 def training(parts, geometry=GEOMETRY, photometry=None, degradation=NOTHING, seed=0):
-    return TrainingSamples(parts, geometry, photometry or Photometry(), degradation, seed)
+    changes = {"geometry": geometry, "photometry": photometry or Photometry(), "degradation": degradation}
+    return Samples(parts, configured(**changes).sample, seed)
+
+
+def configured(**changes):
+    return DenseConfig(network=Choice("slim-unet"), loss=Choice("soft-ce"), sources=(Source("a"),), **changes)
+
+
+def validating(part, geometry=GEOMETRY, degradation=NOTHING, seed=0):
+    return ValidationSamples(part, configured(validation=geometry, degradation=degradation, seed=seed))
 
 
 def drawn(samples, count):
@@ -208,7 +218,7 @@ def test_a_manifest_is_trained_on(tmp_path):
 
 
 def test_samples_are_batches_of_finished_images():
-    batch = collate(drawn(training([(Source("a"), pairs(3))]), 5))
+    batch = default_collate(drawn(training([(Source("a"), pairs(3))]), 5))
     assert batch.optical.shape == (5, 1, 32, 32)
     assert batch.sar.shape == (5, 1, 16, 16)
     assert batch.optical.dtype == batch.sar.dtype == torch.float32
@@ -249,13 +259,13 @@ def test_nothing_to_train_on_is_said(parts):
 @pytest.fixture
 def zooms(monkeypatch):
     """What `cut` was asked for."""
-    asked, original = [], dataset.cut
+    asked, original = [], dense.cut
 
     def cut(optical, sar, geometry, zoom, random):
         asked.append(zoom)
         return original(optical, sar, geometry, zoom, random)
 
-    monkeypatch.setattr(dataset, "cut", cut)
+    monkeypatch.setattr(dense, "cut", cut)
     return asked
 
 
@@ -292,8 +302,8 @@ def test_the_seed_decides_and_another_one_shows_other_samples():
 def test_workers_have_streams_of_their_own():
     """Batches come from the workers in turn; the first one's stream is that of no worker at all."""
     samples = training([(Source("a"), pairs(3))])
-    batches = list(islice(DataLoader(samples, 2, collate_fn=collate, num_workers=2), 4))
-    alone = collate(drawn(samples, 4))
+    batches = list(islice(DataLoader(samples, 2, num_workers=2), 4))
+    alone = default_collate(drawn(samples, 4))
     assert alone.optical.equal(torch.cat([batches[0].optical, batches[2].optical]))
     other = torch.cat([batches[1].optical, batches[3].optical])
     assert not any(a.equal(b) for a in alone.optical for b in other)
@@ -316,7 +326,7 @@ def test_photometry_and_degradation_reach_the_samples():
 
 def test_validation_shows_the_middle_and_the_templates_part_of_it():
     part = pairs(5, side=49)
-    samples = ValidationSamples(part, GEOMETRY, NOTHING, seed=2)
+    samples = validating(part, GEOMETRY, NOTHING, seed=2)
     assert len(samples) == 5
     places = set()
     for k, (optical, sar) in enumerate(part):
@@ -335,17 +345,17 @@ def test_validation_shows_the_middle_and_the_templates_part_of_it():
 
 def test_validation_is_the_same_each_time_and_follows_its_seed():
     worse = Degradation(4, 0.5)
-    samples, other = (ValidationSamples(pairs(3), GEOMETRY, worse, seed) for seed in (0, 1))
+    samples, other = (validating(pairs(3), GEOMETRY, worse, seed) for seed in (0, 1))
     first = [samples[k] for k in range(3)]
     assert all(same(samples[k], first[k]) for k in (2, 0, 1))
-    assert all(same(a, b) for a, b in zip(ValidationSamples(pairs(3), GEOMETRY, worse), first, strict=True))
+    assert all(same(a, b) for a, b in zip(validating(pairs(3), GEOMETRY, worse), first, strict=True))
     assert not any(same(other[k], first[k]) for k in range(3))
     with pytest.raises(IndexError):
         samples[3]
 
 
 def test_validation_is_degraded():
-    plain, worse = (ValidationSamples(pairs(1), GEOMETRY, how)[0] for how in (NOTHING, Degradation(2)))
+    plain, worse = (validating(pairs(1), GEOMETRY, how)[0] for how in (NOTHING, Degradation(2)))
     assert plain.optical.equal(worse.optical)
     assert plain.place.equal(worse.place)
     assert not plain.sar.equal(worse.sar)
@@ -353,10 +363,10 @@ def test_validation_is_degraded():
 
 def test_validation_refuses_images_smaller_than_its_patch():
     with pytest.raises(InputError, match=r"24 x 24 px, smaller than validation\.optical"):
-        ValidationSamples([*pairs(1), *pairs(1, side=24)], GEOMETRY, NOTHING)
+        validating([*pairs(1), *pairs(1, side=24)], GEOMETRY, NOTHING)
 
 
 def test_an_image_of_the_patchs_size_is_validated_whole():
     part = pairs(1, side=32)
-    sample = ValidationSamples(part, GEOMETRY, NOTHING)[0]
+    sample = validating(part, GEOMETRY, NOTHING)[0]
     np.testing.assert_array_equal(sample.optical, finish(*part[0])[0])

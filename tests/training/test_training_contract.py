@@ -1,0 +1,325 @@
+"""What holds for the training of every family: one loop, one reader of configurations, one command."""
+
+import csv
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from click.testing import CliRunner
+from support.pairs import write_manifest, write_pairs
+
+from pipelines import train as command
+from sn9reg.errors import ConfigError, InputError
+from sn9reg.training.config import FAMILIES, Optimiser, as_dict, read
+from sn9reg.training.data import Samples
+from sn9reg.training.loop import train
+from sn9reg.training.task import Task, rate
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning advises on speed
+
+FILES = sorted((Path(__file__).parents[2] / "pipelines" / "training").glob("*.yaml"))
+PHASE = {"batch": 2, "accumulate": 1, "validate_every": 1, "optimiser": {"rate": 0.001}}
+STEPS = {"batch": 4, "validate_every": 1}
+DETECTOR = {"optical_encoder": "tu-regnetx_002", "sar_encoder": "tu-regnetx_002", "depth": 3, "decoder": [16, 8, 8]}
+# What makes any file of a family a matter of seconds.
+SMALL = {
+    "dense": {"geometry": {"optical": 64, "sar": 32}, "validation": {"optical": 64, "sar": 32}, **STEPS},
+    "descriptors": {
+        "network": {"width": 0.35, "descriptor": 32}, "patch": {"side": 32}, "image": 64, "rim": 24, "places": 2,
+        "apart": 4.0, **STEPS,
+    },
+    "dual-encoder": {"geometry": {"optical": 64, "sar": 48}, "pretraining": PHASE, "finetuning": PHASE},
+    "keypoints": {
+        "network": DETECTOR, "finds": "optical", "tile": 32, "sigma": 5.0, "batch": 2, "samples": 4, "scenes": [],
+        "validate": [],
+    },
+}  # fmt: skip
+NEEDED = {"dense": {"network": {"name": "slim-unet", "options": {"widths": [8, 8, 8]}}, "loss": {"name": "soft-ce"}}}
+
+
+def length(family, steps):
+    if family == "dual-encoder":
+        return {f"{name}.steps": steps for name in ("pretraining", "finetuning")}
+    return {"epochs": steps // 2} if family == "keypoints" else {"steps": steps}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def root(tmp_path_factory):
+    """A data root with a few registered pairs, a manifest, and nothing else."""
+    root = tmp_path_factory.mktemp("data")
+    write_pairs(root / "pairs", 6, 72)
+    write_manifest(root / "meow", 140)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SN9REG_DATA", str(root))
+        yield root
+
+
+@pytest.fixture
+def configured(tmp_path, root):
+    """A small configuration of a family, with changes."""
+
+    def make(family, steps=2, **changes):
+        content = {"train": family, "sources": [{"folder": "pairs", "held_out": 0.5}], "precision": "32-true"}
+        content |= {"workers": 0, **SMALL[family], **NEEDED.get(family, {})}
+        path = tmp_path / f"{family}.yaml"
+        path.write_text(yaml.safe_dump(content))
+        return read(path, **length(family, steps), **changes)
+
+    return make
+
+
+@pytest.fixture
+def seen(monkeypatch):
+    """What every step saw: the sum of each tensor of its batch."""
+    batches, originals = [], {}
+    for kind in Task.__subclasses__():
+        originals[kind] = kind.training_step
+
+        def training_step(self, batch, index, kind=kind):
+            batches.append(tuple(round(float(part.double().sum()), 4) for part in batch))
+            return originals[kind](self, batch, index)
+
+        monkeypatch.setattr(kind, "training_step", training_step)
+    return batches
+
+
+def weights(task):
+    return {key: value.clone() for key, value in task.network.state_dict().items()}
+
+
+def equal(one, other):
+    return one.keys() == other.keys() and all(one[key].equal(other[key]) for key in one)
+
+
+def last_stage(family, out):
+    return out / "finetuning" if family == "dual-encoder" else out
+
+
+# configurations
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_every_file_that_ships_is_read_trained_and_written(path, root, tmp_path):
+    family = yaml.safe_load(path.read_text())["train"]
+    source = {"folder": "pairs", "zoom": [0.9, 1.5]}
+    if path.stem == "meow":
+        source = {"manifest": "meow/manifest.csv", "longitude": 10.0, "held_out": 0.5}
+    config = read(path, sources=[source], workers=0, **SMALL[family], **length(family, 2))
+    file = command.run(config, tmp_path / "out")
+    assert file.name == "weights.safetensors" and file.stat().st_size > 1000
+    assert read(path).family == family  # as it is
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_configuration_as_plain_values_is_read_as_the_same(family, configured, tmp_path):
+    config = configured(family)
+    (tmp_path / "again.yaml").write_text(yaml.safe_dump(yaml.safe_load(repr_of(as_dict(config)))))
+    assert read(tmp_path / "again.yaml") == config
+
+
+def repr_of(values):
+    import json
+
+    return json.dumps(values)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"colour": 1}, "there is no option colour; there are: "),
+        ({"seed": "one"}, "seed is 'one'"),
+        ({"workers": -1}, "workers is -1"),
+        ({"precision": "64"}, "precision is '64'"),
+        ({"sources": [{"folder": "pairs", "manifest": "m"}]}, "either a folder or a manifest"),
+        ({"sources": [{"folder": "pairs", "zoom": [2.0, 1.0]}]}, "smaller number"),
+        ({"sources": [{"folder": "pairs", "held_out": 1.0}]}, "sources[0].held_out is 1.0"),
+        ({"sources": []}, "there is nothing to train on"),
+        ({"sources": [{"folder": "pairs", "weight": 0}]}, "there is nothing to train on"),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_what_is_wrong_is_said_with_the_file(family, change, words, configured, tmp_path):
+    with pytest.raises(ConfigError) as caught:
+        configured(family, **change)
+    assert words in str(caught.value) and str(caught.value).startswith(str(tmp_path / f"{family}.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "words"),
+    [
+        (None, InputError, "cannot be read"),
+        ("a: [", InputError, "is not YAML"),
+        ("- 1", ConfigError, "not a mapping"),
+        ("steps: 2", ConfigError, "train is None, not one of dense, keypoints"),
+        ("train: dense", ConfigError, "is missing"),
+    ],
+)
+def test_files_that_are_no_configuration(text, error, words, tmp_path):
+    path = tmp_path / "file.yaml"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(error, match="file.yaml") as caught:
+        read(path)
+    assert words in str(caught.value)
+
+
+# the schedule
+
+
+def test_the_rate_rises_stays_falls_and_drops():
+    assert rate(0, Optimiser(), 10) == rate(9, Optimiser(), 10) == 1
+    assert [rate(n, Optimiser(warmup=4), 10) for n in range(5)] == [0.25, 0.5, 0.75, 1, 1]
+    cosine = Optimiser(schedule="cosine")
+    assert [rate(n, cosine, 8) for n in (0, 4, 8)] == pytest.approx([1, 0.5, 0])
+    assert rate(1, Optimiser(schedule="cosine", warmup=4), 8) == pytest.approx(0.5 * rate(1, cosine, 8))
+    drop = Optimiser(schedule="drop")  # a hundredth after 30 of 100
+    assert [rate(n, drop, 700) for n in (0, 209, 210, 699)] == [1, 1, 0.01, 0.01]
+
+
+# the loop
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_training_is_reproduced_resumed_and_left_behind_as_files(family, configured, tmp_path, seen):
+    out = tmp_path / "out"
+    task = train(configured(family), out, progress=False)
+    first = list(seen)
+    for name in ("last.ckpt", "csv/metrics.csv"):
+        assert (last_stage(family, out) / name).is_file()
+    with (last_stage(family, out) / "csv" / "metrics.csv").open() as stream:
+        assert list(csv.DictReader(stream))
+    seen.clear()
+    again = train(configured(family), tmp_path / "again", progress=False)
+    assert seen == first and equal(weights(task), weights(again))
+    seen.clear()
+    train(configured(family), out, resume=True, progress=False)
+    assert not seen  # it was finished
+    train(configured(family, steps=4), out, resume=True, progress=False)
+    assert seen and not set(seen) & set(first)
+    seen.clear()
+    train(configured(family, seed=1), out, progress=False)
+    assert len(seen) == len(first) and not set(seen) & set(first)
+
+
+@pytest.mark.parametrize("family", ["dense", "descriptors", "dual-encoder"])
+@pytest.mark.parametrize("held_out", [0.5, 0.0])
+def test_the_best_weights_are_returned_or_the_last_if_nothing_is_held_out(
+    family, held_out, configured, tmp_path, monkeypatch
+):
+    kept, kind = [], type(configured(family).stages()[-1].task(configured(family).stages()[-1].plan))
+    monkeypatch.setattr(kind, "on_validation_epoch_end", lambda self: judge(self))
+    monkeypatch.setattr(kind, "on_train_batch_end", lambda self, *_: states.append(weights(self)))
+    scores, states = iter([0.1, 0.9, 0.2, 0.1, 0.9, 0.2]), []
+
+    def judge(task):
+        kept.append(weights(task))
+        task.log(task.monitor, next(scores))
+
+    source = {"folder": "pairs", "held_out": held_out}
+    task = train(configured(family, steps=3, sources=[source]), tmp_path / "out", progress=False)
+    assert bool(kept) == bool(held_out)
+    assert equal(weights(task), states[-2] if held_out else states[-1])
+    assert (last_stage(family, tmp_path / "out") / "best.ckpt").exists() == bool(held_out)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_loss_that_is_no_number_ends_the_training(family, configured, tmp_path, monkeypatch):
+    monkeypatch.setattr(Task, "checked", lambda self, loss, original=Task.checked: original(self, loss * torch.nan))
+    with pytest.raises(ConfigError, match=r"the loss is nan at step 0: lower optimiser\.rate"):
+        train(configured(family), tmp_path, progress=False)
+
+
+@pytest.mark.parametrize("damage", ["pickle", "text", "empty", "foreign"])
+@pytest.mark.parametrize("given", ["resume", "start_from"])
+def test_checkpoints_that_are_none_are_refused_and_run_no_code(damage, given, configured, tmp_path):
+    path = tmp_path / "last.ckpt"
+    if damage == "pickle":
+        torch.save({"global_step": 1, "epoch": 0, "state_dict": {}, "code": Path("here")}, path)
+    elif damage == "foreign":
+        torch.save({"a": 1}, path)
+    else:
+        path.write_bytes(b"no checkpoint" if damage == "text" else b"")
+    options = {"resume": True} if given == "resume" else {"start_from": path}
+    with pytest.raises(InputError, match="last.ckpt: is no checkpoint of a training"):
+        train(configured("dense"), tmp_path if given == "resume" else tmp_path / "out", progress=False, **options)
+
+
+def test_a_checkpoint_of_another_network_is_refused(configured, tmp_path):
+    train(configured("dense"), tmp_path / "one", progress=False)
+    other = configured("dense", steps=4, **{"network.options": {"widths": [8, 8, 16]}})
+    with pytest.raises(InputError, match="of another network"):
+        train(other, tmp_path / "two", start_from=tmp_path / "one" / "last.ckpt", progress=False)
+    with pytest.raises(InputError, match="of another network"):
+        train(other, tmp_path / "one", resume=True, progress=False)
+
+
+@pytest.mark.parametrize("fits", [2, 1, 0])
+def test_a_batch_that_does_not_fit_is_taken_in_smaller_parts(fits, configured, tmp_path, monkeypatch):
+    sizes, original = [], Task.training_step
+
+    def training_step(self, batch, index):
+        sizes.append(len(batch.optical))
+        if sizes[-1] > fits:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+        return original(self, batch, index)
+
+    monkeypatch.setattr(Task, "training_step", training_step)
+    if not fits:
+        with pytest.raises(ConfigError, match="not even one sample fits"):
+            train(configured("dense"), tmp_path, progress=False)
+        return
+    train(configured("dense"), tmp_path, progress=False)
+    assert sizes[-2 * (4 // fits) :] == [fits] * (2 * (4 // fits))
+
+
+def test_other_errors_pass_through(configured, tmp_path, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("something else")
+
+    monkeypatch.setattr(Task, "training_step", fail)
+    with pytest.raises(RuntimeError, match="something else"):
+        train(configured("dense"), tmp_path, progress=False)
+
+
+def test_patience_ends_a_training_that_gains_nothing(configured, tmp_path, monkeypatch, seen):
+    config = configured("dense", steps=20, patience=2)
+    kind = type(config.stages()[0].task(config))
+    monkeypatch.setattr(kind, "on_validation_epoch_end", lambda self: self.log("quality", 0.5))
+    train(config, tmp_path, progress=False)
+    assert len(seen) == 3
+
+
+def test_sources_without_room_are_said():
+    samples = Samples([(read_source(), [(None, None)])], lambda *_: None, 0)
+    with pytest.raises(ConfigError, match="no pair has room"):
+        next(iter(samples))
+
+
+def read_source():
+    from sn9reg.training.data import Source
+
+    return Source("pairs")
+
+
+# the command
+
+
+def test_the_command_trains_goes_on_and_says_what_is_wrong(configured, tmp_path):
+    configured("dense")
+    path, out = str(tmp_path / "dense.yaml"), str(tmp_path / "out")
+    done = CliRunner().invoke(command.main, [path, "--out", out, "--set", "steps=1", "--set", "optimiser.rate=0.01"])
+    assert (done.exit_code, done.output.strip()) == (0, str(Path(out) / "weights.safetensors")), done.output
+    more = CliRunner().invoke(command.main, [path, "--out", out, "--set", "steps=2", "--resume"])
+    assert more.exit_code == 0 and (Path(out) / "csv-1").is_dir()
+    shutil.rmtree(out)
+    Path(out).touch()
+    for arguments, code, words in [
+        (["--set", "steps=0"], 2, "steps is 0"),
+        (["--set", "steps"], 2, "NAME=VALUE"),
+        (["--set", "steps=1"], 1, "cannot be made"),
+    ]:
+        failed = CliRunner().invoke(command.main, [path, "--out", out, *arguments])
+        assert failed.exit_code == code and words in failed.output, failed.output
