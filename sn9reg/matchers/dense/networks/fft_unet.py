@@ -47,6 +47,4 @@ def _twice(before: int, after: int) -> nn.Sequential:
 
 
 def _rise(before: int, after: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.ConvTranspose2d(before, after, 2, stride=2), nn.BatchNorm2d(after), nn.ReLU(inplace=True)
-    )
+    return nn.Sequential(nn.ConvTranspose2d(before, after, 2, stride=2), nn.BatchNorm2d(after), nn.ReLU(inplace=True))
