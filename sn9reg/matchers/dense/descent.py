@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import reduce
 from typing import Annotated, Any, ClassVar
@@ -21,7 +22,7 @@ from sn9reg import progress
 from sn9reg.fit.correspondences import Correspondences
 from sn9reg.fit.neighbours import witnesses_agree
 from sn9reg.matchers.dense.correlation import Peaks, Similarity, find_peaks, masked_similarity
-from sn9reg.matchers.dense.lattice import Field, Lattice, smooth_field
+from sn9reg.matchers.dense.lattice import Lattice, smooth_field
 from sn9reg.matchers.dense.search import FeatureExtractor, Level, Surfaces, search
 from sn9reg.matchers.dense.votes import aggregate, centred
 from sn9reg.options import check, options
@@ -46,17 +47,7 @@ _ENOUGH_PLACES = 100  # ... if this many places were tried at least
 _FINE_RADIUS = 12  # pixels that every finer level searches around its prediction
 
 
-@dataclass(frozen=True)
-class _Prediction:
-    """A displacement field on the lattice of a level."""
-
-    lattice: Lattice  # the field's nodes, pixels of the level
-    factor: int  # side of a pixel of the level, in common pixels
-    field: Field  # (ny, nx, 2) shifts from optical to SAR, in common pixels
-
-    def at(self, common_xy: Points) -> Points:
-        """(N, 2) shifts in common pixels at (N, 2) places in common pixels."""
-        return self.lattice.interpolate(self.field, to_level(common_xy, self.factor))
+Predict = Callable[[Points], Points]  # places -> shifts from optical to SAR, both (N, 2) in common pixels
 
 
 @dataclass(frozen=True)
@@ -69,13 +60,14 @@ class _Searched:
     unvoted: Tensor  # (N, D, D) surfaces relative to these shifts, before any vote
     small: bool  # whether the scene has room for few templates only
 
-    def prediction(self) -> _Prediction:
-        """The field that predicts the next level's shifts: the smoothed peaks after a wide vote."""
+    def prediction(self) -> Predict:
+        """What predicts the next level's shifts: the smoothed peaks after a wide vote."""
         level, shape = self.surfaces.level, (self.lattice.ny, self.lattice.nx)
         votes = self._voted(_VOTERS)
         weight = np.where(self.surfaces.usable, votes.score.numpy() + 1e-3, 0.0).reshape(shape)
         shift = (self.predicted + votes.xy.numpy() - level.radius).reshape(*shape, 2)
-        return _Prediction(self.lattice, level.factor, smooth_field(shift, weight, width=0.7) * level.factor)
+        field = smooth_field(shift, weight, width=0.7) * level.factor
+        return lambda common_xy: self.lattice.interpolate(field, to_level(common_xy, level.factor))
 
     def _voted(self, width: float) -> Peaks:
         """Peaks after a vote of a width in nodes: in a small scene, in steps of at least half a template, whatever the
@@ -92,7 +84,6 @@ class _Searched:
         peaks, wider = self._voted(voters), self._voted(_WIDER * voters)
         moved = peaks.xy.numpy() - level.radius
         kept = surfaces.usable & (surfaces.returned < _RETURN) & (np.abs(moved).max(axis=1) < level.radius - 0.5)
-
         shift = torch.linalg.vector_norm(wider.xy - peaks.xy, dim=1)
         numbers = (peaks.score, peaks.sigma, peaks.value, peaks.rival, shift)
         score, sigma, value, rival, vote_shift = (x.double().numpy() for x in numbers)
@@ -166,21 +157,19 @@ class TemplateMatcher:
         side = min(pair.overlap.shape) // cell
         if self._small(pair):
             # Small templates would see too little, and over so few pixels a displacement hardly changes.
-            radius = min(math.ceil(shift / factor) + 2, max(4, side // factor // 2))
-            whole = Level(factor * cell, max(16 // cell, side // factor // 2 * 2), radius, self.margin)
-            return [whole, self._last(pair, whole.factor, min(_FINE_RADIUS, radius))]
+            whole = self._level(pair, factor * cell, side, math.ceil(shift / factor) + 2)
+            return [whole, self._level(pair, whole.factor, self.template, min(_FINE_RADIUS, whole.radius))]
         factors = [factor]
         while shift / factors[-1] > _COARSE_RADIUS and side / factors[-1] / 2 >= _COARSE_SIDE:
             factors.append(factors[-1] * 2)
-        descent = []
+        descent: list[Level] = []
         for f in factors[:0:-1]:
-            level_side = side // f
-            radius = min(math.ceil(shift / f) + 2, max(4, level_side // 2)) if f == factors[-1] else _FINE_RADIUS
+            radius = _FINE_RADIUS if descent else math.ceil(shift / f) + 2
             # Coarse pixels are large on the ground. Half a template follows a field that a whole one would blur.
-            template = max(16 // cell, min(self.template // 2, level_side // 2 // 2 * 2))
-            descent.append(Level(f * cell, template, radius, self.margin))
+            template = min(self.template // 2, side // f // 2 // 2 * 2)
+            descent.append(self._level(pair, f * cell, template, radius))
         radius = _FINE_RADIUS if descent else math.ceil(shift / factor) + 2
-        return [*descent, self._last(pair, factor * cell, radius)]
+        return [*descent, self._level(pair, factor * cell, self.template, radius)]
 
     def _finest(self, pair: ScenePair) -> int:
         """Side of the finest level's pixels, in common pixels; where features belong to cells, of the cells' pixels."""
@@ -193,10 +182,10 @@ class TemplateMatcher:
         """Whether the scene has room for few templates even where its pixels are finest."""
         return min(pair.overlap.shape) // self.cell // self._finest(pair) <= _SMALL // self.cell
 
-    def _last(self, pair: ScenePair, factor: int, radius: int) -> Level:
-        """The level that matches are taken from, with whole templates if the overlap has room for them."""
+    def _level(self, pair: ScenePair, factor: int, template: int, radius: int) -> Level:
+        """A level with templates and shifts of these sizes, as far as the overlap has room for them."""
         side = min(pair.overlap.shape) // factor
-        template = max(16 // self.cell, min(self.template, side // 2 * 2))
+        template = max(16 // self.cell, min(template, side // 2 * 2))
         return Level(factor, template, min(radius, max(4, side // 2)), self.margin)
 
     def match(self, pair: ScenePair) -> Correspondences:
@@ -209,7 +198,7 @@ class TemplateMatcher:
         return self._descend(pair, self.extractor(pair.overview(pair.sar)[0]))
 
     def _descend(self, pair: ScenePair, extract: FeatureExtractor) -> Correspondences:
-        prediction: _Prediction | None = None
+        prediction: Predict = np.zeros_like
         found: list[tuple[float, Correspondences]] = []
         *descent, last = self.levels(pair)
         steps = len(descent) + 2  # the last level has twice the templates
@@ -219,27 +208,23 @@ class TemplateMatcher:
             matches, prediction = searched.matches(pair), searched.prediction()
             found.append((_confirmed_share(matches, level), matches))
             if found[-1][0] < _DESCEND and matches.tried >= _ENOUGH_PLACES:
-                last = self._last(pair, level.factor, _FINE_RADIUS)
+                last = self._level(pair, level.factor, self.template, _FINE_RADIUS)
                 break
         with progress.part(len(descent) / steps, 1.0):
             matches = self._search(pair, last, self.options.max_templates, prediction, extract).matches(pair)
         found.append((_confirmed_share(matches, last), matches))
         return reduce(lambda best, finer: finer if finer[0] >= min(best[0], _SUPPORTED) else best, found)[1]
 
-    def _lattice(self, pair: ScenePair, level: Level, limit: int) -> Lattice:
+    def _search(
+        self, pair: ScenePair, level: Level, limit: int, prediction: Predict, extract: FeatureExtractor
+    ) -> _Searched:
         window, f = pair.overlap, level.factor
         inside = Window(window.col // f, window.row // f, max(1, window.width // f), max(1, window.height // f))
         spacing = (self.options.spacing or self.template / 2) * level.template / self.template
         if self.options.spacing is None and self._small(pair):
             spacing = min(spacing, max(_CLOSEST / self.cell, (min(inside.shape) - level.template) / _DENSE))
-        return Lattice.over(inside, level.template, spacing, limit)
-
-    def _search(
-        self, pair: ScenePair, level: Level, limit: int, prediction: _Prediction | None, extract: FeatureExtractor
-    ) -> _Searched:
-        lattice = self._lattice(pair, level, limit)
-        places = to_common(lattice.nodes, level.factor)
-        predicted = np.zeros_like(places) if prediction is None else prediction.at(places) / level.factor
+        lattice = Lattice.over(inside, level.template, spacing, limit)
+        predicted = prediction(to_common(lattice.nodes, f)) / f
         surfaces = search(pair, level, lattice.nodes, predicted, extract, similarity=self.similarity)
         return _Searched(lattice, surfaces, predicted, centred(surfaces, predicted), self._small(pair))
 

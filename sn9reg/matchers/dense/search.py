@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -136,7 +137,7 @@ def _best(surface: Tensor) -> Tensor:
     return torch.stack([best % width, best // width], dim=1)
 
 
-def _boxes(corner: Tensor | npt.NDArray[np.int64], side: int) -> list[tuple[slice, slice]]:
+def _boxes(corner: Tensor | npt.NDArray[Any], side: int) -> list[tuple[slice, slice]]:
     """Rows and columns of the boxes whose upper left pixels are the x, y of `corner`."""
     return [(slice(int(y), int(y) + side), slice(int(x), int(x) + side)) for x, y in corner]
 
