@@ -35,10 +35,9 @@ few = settings(max_examples=30, deadline=None)
 )
 def test_a_lattice_lies_evenly_in_its_window_and_respects_the_limit(window, template, spacing, limit):
     lattice = Lattice.over(window, template, spacing, limit)
-    assert lattice.spacing >= spacing
-    assert 1 <= lattice.nx * lattice.ny <= 2 * limit + 1
     nodes = lattice.nodes
-    assert nodes.shape == (lattice.nx * lattice.ny, 2)
+    assert lattice.spacing >= spacing
+    assert 1 <= len(nodes) == lattice.nx * lattice.ny <= 2 * limit + 1
     low, high = nodes.min(axis=0) - (template - 1) / 2, nodes.max(axis=0) + (template - 1) / 2
     start, size = np.array([window.col, window.row]), np.array([window.width, window.height])
     inside = size >= template
@@ -156,8 +155,7 @@ def shifts(surfaces):
 
 def long_and_short(patch, modality):
     """As `plain`, of a length that is not 1 and differs from pixel to pixel."""
-    values = torch.from_numpy(patch.values[0])
-    return plain(patch, modality) * (1 + values / 60) * 0.01
+    return plain(patch, modality) * (1 + torch.from_numpy(patch.values[0]) / 60) * 0.01
 
 
 @pytest.mark.parametrize(
@@ -215,9 +213,7 @@ def test_search_starts_at_the_prediction(tmp_path):
     with pair_of(tmp_path) as pair:
         surfaces = search(pair, LEVEL, NODES, predicted, plain)
     np.testing.assert_array_equal(surfaces.centre, np.tile([5, -7], (len(NODES), 1)))
-    best = surfaces.values.reshape(len(NODES), -1).argmax(axis=1)
-    np.testing.assert_array_equal(np.column_stack([best % 25, best // 25]) - 12, np.tile([2, 3], (len(NODES), 1)))
-    assert surfaces.values.max(axis=(1, 2)).min() > 0.999
+    assert surfaces.values[:, 12 + 3, 12 + 2].min() > 0.999
 
 
 def test_search_at_a_coarser_level_counts_in_its_pixels(tmp_path):
