@@ -11,7 +11,6 @@ import inspect
 import pkgutil
 from dataclasses import MISSING, fields
 from importlib import import_module
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from sn9reg import matchers
@@ -24,15 +23,15 @@ if TYPE_CHECKING:
     from sn9reg.fit.correspondences import Correspondences
     from sn9reg.raster.scene import ScenePair
 
-_HELPERS = ("base", "fused")  # files beside the matchers that are none
+_NO_MATCHERS = {"base", "dense", "fused"}  # what else lies in the folder
 
 
 @runtime_checkable
 class Matcher(Protocol):
-    """A source of correspondences. Its constructor's keyword arguments are its whole configuration; a class may declare
-    them in a dataclass `Options` (see `sn9reg.options`). Where it was given weights other than those that ship it says
-    so by an attribute `own_weights`, which is true: what ships of the calibration is not for them. A class that stands
-    for many, each with a name of its own, see `make_matcher`."""
+    """A source of correspondences. The keyword arguments of its constructor are its whole configuration; a class may
+    declare them in a dataclass `Options` (see `sn9reg.options`). A true attribute `own_weights` says that it was given
+    other weights than those that ship, so that the calibration that ships is not for it. For a class that stands for
+    many matchers see `make_matcher`."""
 
     name: str
 
@@ -41,36 +40,31 @@ class Matcher(Protocol):
         ...
 
 
+def _places() -> dict[str, str]:
+    """Name of every matcher -> the module that has its class. Nothing is imported for it."""
+    found = {m.name: m.name + ".matcher" * m.ispkg for m in pkgutil.iter_modules(matchers.__path__)}
+    found = {stem: place for stem, place in found.items() if stem not in _NO_MATCHERS}
+    found |= {stem: f"dense.{stem}" for stem in dense.MATCHERS}
+    named = {stem.replace("_", "-"): f"{matchers.__name__}.{place}" for stem, place in found.items()}
+    return named | dict.fromkeys(NETWORKS, f"{dense.__name__}.learned")
+
+
 def matcher_names() -> list[str]:
     """Every name that `matcher_class` finds, sorted. Nothing is imported for it."""
-    there = pkgutil.iter_modules(matchers.__path__, f"{matchers.__name__}.")
-    modules = [m.name for m in there if not m.ispkg or find_spec(f"{m.name}.matcher")]
-    names = {module.rpartition(".")[2].replace("_", "-") for module in modules} - set(_HELPERS)
-    return sorted(names | set(dense.MATCHERS) | NETWORKS.keys())
+    return sorted(_places())
 
 
 def matcher_class(name: str) -> type[Matcher]:
     """The class of that name. Raises ConfigError where there is none."""
-    if name in NETWORKS:
-        return import_module("sn9reg.matchers.dense.learned").matcher_of(name)
-    stem = name.replace("-", "_")
-    places = (f"sn9reg.matchers.{stem}", f"sn9reg.matchers.{stem}.matcher", f"sn9reg.matchers.dense.{stem}")
-    for place in places if stem.isidentifier() else ():
-        if not _exists(place):
-            continue
+    if place := _places().get(name):
         module = import_module(place)
+        if name in NETWORKS:
+            return module.matcher_of(name)
         members: list[tuple[str, Any]] = inspect.getmembers(module, inspect.isclass)
         for _, item in members:
             if item.__module__ == place and getattr(item, "name", None) == name and hasattr(item, "match"):
                 return item
     raise ConfigError(f"no matcher {name!r}; there are: {', '.join(matcher_names())}")
-
-
-def _exists(module: str) -> bool:
-    try:
-        return find_spec(module) is not None
-    except ModuleNotFoundError:  # its parent is no folder
-        return False
 
 
 def matcher_classes() -> dict[str, type[Matcher]]:
@@ -86,8 +80,8 @@ def options_of(kind: type[Matcher]) -> dict[str, Any]:
 
 
 def make_matcher(name: str, **options: Any) -> Matcher:
-    """The matcher of that name; FAMILY:VARIANT is one of a class that stands for many, which takes the option `variant`
-    and has a `needs_variant` that is true. Raises ConfigError if there is none, or if it does not know an option."""
+    """The matcher of that name. FAMILY:VARIANT is one of a class that stands for many: it has a true attribute
+    `needs_variant`, and takes the option `variant`. Raises ConfigError for an unknown name or option."""
     family, colon, variant = name.partition(":")
     kind = matcher_class(family)
     if colon and not getattr(kind, "needs_variant", False):

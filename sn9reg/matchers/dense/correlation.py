@@ -35,11 +35,8 @@ def cross_correlation(reference: Tensor, template: Tensor) -> Tensor:
 
 
 class _CrossCorrelation(torch.autograd.Function):
-    """`cross_correlation` with its gradient in closed form.
-
-    The gradient is two more correlations of the same spectra. It takes half the time of the one that torch would
-    derive from its transforms.
-    """
+    """`cross_correlation` with its gradient in closed form: two more correlations of the same spectra, in half the
+    time of the gradient that torch would derive."""
 
     @staticmethod
     def forward(ctx: Any, reference: Tensor, template: Tensor) -> Tensor:
@@ -96,8 +93,7 @@ def zncc(reference: Tensor, template: Tensor) -> Tensor:
     floor = 1e-9 * pixels * (precise**2).mean(dim=(2, 3)).sum(dim=1)[:, None, None]
     template_floor = 1e-12 * (template.double() ** 2).sum(dim=(1, 2, 3))[:, None, None]
     structured = (variance > floor) & (template_energy > template_floor)
-    scale = torch.where(structured, variance * template_energy, torch.inf).sqrt()
-    return (cross / scale).clamp(-1, 1).to(reference.dtype)
+    return _normalised(cross, variance * template_energy, structured).to(reference.dtype)
 
 
 def similarity(name: Similarity, reference: Tensor, template: Tensor) -> Tensor:
@@ -105,10 +101,12 @@ def similarity(name: Similarity, reference: Tensor, template: Tensor) -> Tensor:
     return {"cc": cc, "zncc": zncc, "ssd": ssd}[name](reference, template)
 
 
-def masked_cc(reference: Tensor, reference_mask: Tensor, template: Tensor, template_mask: Tensor) -> Tensor:
-    """Mean of the channels' inner product over the pixels that are valid in both, as far as it can be trusted.
+def masked_similarity(
+    name: Similarity, reference: Tensor, reference_mask: Tensor, template: Tensor, template_mask: Tensor
+) -> Tensor:
+    """The surface of the given name over the pixels that are valid in both, as far as it can be trusted.
 
-    For features of unit length this is the mean cosine, which is 1 - SSD / 2 over the same pixels. A mean over few
+    For features of unit length `cc` is the mean cosine, which is 1 - SSD / 2 over the same pixels. A mean over few
     pixels is noisy and would often be the highest. Its distance from the surface's mean is therefore multiplied by the
     square root of the share of the template's valid pixels that it is taken over. Where that share is 0.35 or less,
     the value is the surface's mean, which speaks neither for nor against a position. The surface is 0 for an empty
@@ -116,30 +114,20 @@ def masked_cc(reference: Tensor, reference_mask: Tensor, template: Tensor, templ
 
     Masks: (B, H, W) and (B, h, w), 0 or 1. Shapes else as in `cross_correlation`.
     """
-    cross = cross_correlation(reference * reference_mask[:, None], template * template_mask[:, None])
-    area = template_mask.sum(dim=(1, 2))[:, None, None].clamp_min(1)
-    if bool((reference_mask > 0).all()):
-        return cross / area
-    overlap = cross_correlation(reference_mask[:, None], template_mask[:, None])
-    return _trusted(cross / overlap.clamp_min(1), overlap, template_mask)
-
-
-def masked_similarity(
-    name: Similarity, reference: Tensor, reference_mask: Tensor, template: Tensor, template_mask: Tensor
-) -> Tensor:
-    """The surface of the given name over the pixels that are valid in both, trusted as in `masked_cc`."""
+    mask, part, whole = reference_mask[:, None], template_mask[:, None], bool((reference_mask > 0).all())
     if name == "cc":
-        return masked_cc(reference, reference_mask, template, template_mask)
-    if bool((reference_mask > 0).all()) and bool((template_mask > 0).all()):
+        cross = cross_correlation(reference * mask, template * part)
+        if whole:
+            return cross / _area(template_mask)
+        overlap = cross_correlation(mask, part)
+        return _trusted(cross / overlap.clamp_min(1), overlap, template_mask)
+    if whole and bool((template_mask > 0).all()):
         return similarity(name, reference, template)
-    level = (reference * reference_mask[:, None]).sum(dim=(2, 3)) / reference_mask.sum(dim=(1, 2))[:, None].clamp_min(1)
-    if name == "ssd":  # the same level off both sides changes no difference, and keeps the sums precise
-        one, other = reference - level[..., None, None], template - level[..., None, None]
-    else:
-        one = reference - level[..., None, None]
-        other = template - template.mean(dim=(2, 3), keepdim=True)
-    mask, part = reference_mask[:, None].double(), template_mask[:, None].double()
-    one, other = one.double() * mask, other.double() * part
+    level = ((reference * mask).sum(dim=(2, 3)) / mask.sum(dim=(2, 3)).clamp_min(1))[..., None, None]
+    # The same level off both sides changes no difference, and keeps the sums of `ssd` precise.
+    template_level = level if name == "ssd" else template.mean(dim=(2, 3), keepdim=True)
+    mask, part = mask.double(), part.double()
+    one, other = (reference - level).double() * mask, (template - template_level).double() * part
     shared = cross_correlation(mask, part)
     overlap = shared.clamp_min(1)
     cross = cross_correlation(one, other)
@@ -157,14 +145,22 @@ def masked_similarity(
             cross, energy = cross - total * template_total / overlap, energy - total**2 / overlap
             template_energy = template_energy - template_total**2 / overlap
         structured = (energy > floor) & (template_energy > template_floor)
-        scale = torch.where(structured, energy * template_energy, torch.inf).sqrt()
-        value = (cross / scale).clamp(-1, 1)
+        value = _normalised(cross, energy * template_energy, structured)
     return _trusted(value, shared, template_mask).to(reference.dtype)
 
 
+def _normalised(cross: Tensor, energy: Tensor, structured: Tensor) -> Tensor:
+    """Products over the root of `energy`, in [-1, 1], and 0 where not `structured`."""
+    return (cross / torch.where(structured, energy, torch.inf).sqrt()).clamp(-1, 1)
+
+
+def _area(template_mask: Tensor) -> Tensor:
+    return template_mask.sum(dim=(1, 2))[:, None, None].clamp_min(1)
+
+
 def _trusted(mean: Tensor, overlap: Tensor, template_mask: Tensor) -> Tensor:
-    """The surface with means over few pixels moved towards the surface's mean, see `masked_cc`."""
-    area = template_mask.sum(dim=(1, 2))[:, None, None].clamp_min(1)
+    """The surface with means over few pixels moved towards the surface's mean, see `masked_similarity`."""
+    area = _area(template_mask)
     enough = (overlap > _MIN_OVERLAP * area).to(mean.dtype)
     base = (mean * enough).sum(dim=(1, 2), keepdim=True) / enough.sum(dim=(1, 2), keepdim=True).clamp_min(1)
     return base + (mean - base) * (overlap / area).clamp(0, 1).sqrt() * enough
@@ -172,27 +168,20 @@ def _trusted(mean: Tensor, overlap: Tensor, template_mask: Tensor) -> Tensor:
 
 def _box_sum(image: Tensor, size: torch.Size | tuple[int, int]) -> Tensor:
     """Sum over every h x w box of the last two dimensions."""
-    h, w = int(size[0]), int(size[1])
+    h, w = size
     table = torch.nn.functional.pad(image.cumsum(-1).cumsum(-2), (1, 0, 1, 0))
     return table[..., h:, w:] - table[..., :-h, w:] - table[..., h:, :-w] + table[..., :-h, :-w]
 
 
 @dataclass(frozen=True)
 class Peaks:
-    """The best peaks of B surfaces.
+    """The best peaks of B surfaces."""
 
-    xy: (B, 2) sub-pixel position of the best peak, in surface pixels.
-    value: (B,) height of the best peak.
-    rival: (B,) highest value farther than the exclusion radius from the best peak.
-    base: (B,) median of the surface.
-    sigma: (B,) expected error of xy per axis, pixels, from the peak's curvature and the slopes of the rest.
-    """
-
-    xy: Tensor
-    value: Tensor
-    rival: Tensor
-    base: Tensor
-    sigma: Tensor
+    xy: Tensor  # (B, 2) sub-pixel position, in surface pixels
+    value: Tensor  # (B,) height
+    rival: Tensor  # (B,) highest value farther than the exclusion radius from the peak
+    base: Tensor  # (B,) median of the surface
+    sigma: Tensor  # (B,) expected error of xy per axis, pixels, from the peak's curvature and the slopes of the rest
 
     @property
     def score(self) -> Tensor:
@@ -210,10 +199,10 @@ def find_peaks(surface: Tensor, exclusion: float = 5.0) -> Peaks:
     ys = torch.arange(height, device=surface.device)[None, :, None] - row[:, None, None]
     xs = torch.arange(width, device=surface.device)[None, None, :] - col[:, None, None]
     near = ys**2 + xs**2 <= exclusion**2
-    rest = surface.masked_fill(near, float("-inf")).flatten(1)
+    rest = surface.masked_fill(near, float("-inf")).flatten(1).amax(dim=1)
     value = surface.flatten(1).gather(1, index[:, None])[:, 0]
     base = surface.flatten(1).median(dim=1).values
-    rival = torch.where(torch.isfinite(rest.max(dim=1).values), rest.max(dim=1).values, base)
+    rival = torch.where(torch.isfinite(rest), rest, base)
     return Peaks(xy, value, rival, base, _sigma(surface, near, curvature))
 
 
@@ -243,10 +232,9 @@ def _sigma(surface: Tensor, near: Tensor, curvature: Tensor) -> Tensor:
     """
     far = (~near).to(surface.dtype)
     squares = []
-    for dim, n in ((2, surface.shape[2]), (1, surface.shape[1])):
-        slope = surface.diff(dim=dim)
-        both = far.narrow(dim, 0, n - 1) * far.narrow(dim, 1, n - 1)
-        squares.append((slope**2 * both).sum(dim=(1, 2)) / both.sum(dim=(1, 2)).clamp_min(1))
+    for dim, (before, after) in ((2, (far[..., :-1], far[..., 1:])), (1, (far[:, :-1], far[:, 1:]))):
+        both = before * after
+        squares.append((surface.diff(dim=dim) ** 2 * both).sum(dim=(1, 2)) / both.sum(dim=(1, 2)).clamp_min(1))
     slopes = torch.stack(squares, dim=1).sqrt()
     per_axis = torch.where(curvature > 0, slopes / curvature.clamp_min(1e-12), torch.inf)
     limit = max(surface.shape[-2:]) / 12**0.5  # a uniform guess over the surface

@@ -1,19 +1,19 @@
 """Dense template matching, coarse to fine, over a whole scene: what every matcher with dense features shares.
 
 At each pyramid level, a lattice of templates covers the overlap. Their similarity surfaces are computed around the
-shift that the coarser level predicts. Neighbours vote, and the smoothed peaks are the next prediction. Correspondences
-are those of the finest level whose matches confirm each other: sub-pixel peaks that pass a forward-backward check.
+shift that the coarser level predicts. Neighbours vote, and the smoothed peaks are the next prediction.
 """
 
 from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import reduce
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from annotated_types import Ge, Gt
 from torch import Tensor
@@ -22,7 +22,7 @@ from sn9reg import progress
 from sn9reg.fit.correspondences import Correspondences
 from sn9reg.fit.neighbours import witnesses_agree
 from sn9reg.matchers.dense.correlation import Peaks, Similarity, find_peaks, masked_similarity
-from sn9reg.matchers.dense.lattice import Field, Lattice, smooth_field
+from sn9reg.matchers.dense.lattice import Lattice, smooth_field
 from sn9reg.matchers.dense.search import FeatureExtractor, Level, Surfaces, search
 from sn9reg.matchers.dense.votes import aggregate, centred
 from sn9reg.options import check, options
@@ -47,107 +47,74 @@ _ENOUGH_PLACES = 100  # ... if this many places were tried at least
 _FINE_RADIUS = 12  # pixels that every finer level searches around its prediction
 
 
-@dataclass(frozen=True)
-class _Prediction:
-    """A displacement field on the lattice of a level.
-
-    lattice: the field's nodes, pixels of the level.
-    factor: side of a pixel of the level, in common pixels.
-    field: (ny, nx, 2) shifts from optical to SAR, in common pixels.
-    """
-
-    lattice: Lattice
-    factor: int
-    field: Field
-
-    def at(self, common_xy: Points) -> Points:
-        """(N, 2) shifts in common pixels at (N, 2) places in common pixels."""
-        return self.lattice.interpolate(self.field, to_level(common_xy, self.factor))
+Predict = Callable[[Points], Points]  # places -> shifts from optical to SAR, both (N, 2) in common pixels
 
 
 @dataclass(frozen=True)
 class _Searched:
-    """The result of one level's search.
+    """The result of one level's search."""
 
-    lattice: centres of the templates, pixels of the level.
-    surfaces: the templates' similarity surfaces.
-    predicted: (N, 2) shifts that were expected, pixels of the level.
-    unvoted: (N, D, D) surfaces relative to these shifts, before any vote.
-    small: whether the scene has room for few templates only.
-    """
+    lattice: Lattice  # centres of the templates, pixels of the level
+    surfaces: Surfaces  # the templates' similarity surfaces
+    predicted: Points  # (N, 2) shifts that were expected, pixels of the level
+    unvoted: Tensor  # (N, D, D) surfaces relative to these shifts, before any vote
+    small: bool  # whether the scene has room for few templates only
 
-    lattice: Lattice
-    surfaces: Surfaces
-    predicted: Points
-    unvoted: Tensor
-    small: bool
-
-    def prediction(self) -> _Prediction:
-        """The field that predicts the next level's shifts: the smoothed peaks after a wide vote."""
+    def prediction(self) -> Predict:
+        """What predicts the next level's shifts: the smoothed peaks after a wide vote."""
         level, shape = self.surfaces.level, (self.lattice.ny, self.lattice.nx)
-        votes = self._voted(self._width(_VOTERS))
+        votes = self._voted(_VOTERS)
         weight = np.where(self.surfaces.usable, votes.score.numpy() + 1e-3, 0.0).reshape(shape)
         shift = (self.predicted + votes.xy.numpy() - level.radius).reshape(*shape, 2)
-        return _Prediction(self.lattice, level.factor, smooth_field(shift, weight, width=0.7) * level.factor)
+        field = smooth_field(shift, weight, width=0.7) * level.factor
+        return lambda common_xy: self.lattice.interpolate(field, to_level(common_xy, level.factor))
 
     def _voted(self, width: float) -> Peaks:
+        """Peaks after a vote of a width in nodes: in a small scene, in steps of at least half a template, whatever the
+        lattice's are."""
+        if self.small:
+            width = width * max(1.0, self.surfaces.level.template / 2 / self.lattice.spacing)
         return find_peaks(aggregate(self.unvoted, self.surfaces.usable, self.lattice, width))
-
-    def _width(self, nodes: float) -> float:
-        """The width of a vote in nodes.
-
-        The lattice of a small scene may be denser; there a vote covers as much ground as with half a template's step.
-        """
-        if not self.small:
-            return nodes
-        return nodes * max(1.0, self.surfaces.level.template / 2 / self.lattice.spacing)
 
     def matches(self, pair: ScenePair) -> Correspondences:
         """Peaks after a vote of the nearest neighbours, of templates whose way back ends near their start."""
         surfaces, level, f = self.surfaces, self.surfaces.level, self.surfaces.level.factor
         here, solo = to_common(self.lattice.nodes, f), find_peaks(self.unvoted)
-        voters = self._width(_VOTERS_OF_SMALL if self.small else _NEAREST_VOTERS)
+        voters = _VOTERS_OF_SMALL if self.small else _NEAREST_VOTERS
         peaks, wider = self._voted(voters), self._voted(_WIDER * voters)
         moved = peaks.xy.numpy() - level.radius
         kept = surfaces.usable & (surfaces.returned < _RETURN) & (np.abs(moved).max(axis=1) < level.radius - 0.5)
-
-        def column(values: Tensor) -> npt.NDArray[np.float64]:
-            return values.numpy().astype(np.float64)
-
+        shift = torch.linalg.vector_norm(wider.xy - peaks.xy, dim=1)
+        numbers = (peaks.score, peaks.sigma, peaks.value, peaks.rival, shift)
+        score, sigma, value, rival, vote_shift = (x.double().numpy() for x in numbers)
         return Correspondences(
             grid=pair.grid,
             optical_xy=here,
             sar_xy=here + (self.predicted + moved) * f,
-            score=column(peaks.score),
-            sigma=column(peaks.sigma) * f,
-            distance=1 - column(peaks.value),
-            rival_distance=1 - column(peaks.rival),
+            score=score,
+            sigma=sigma * f,
+            distance=1 - value,
+            rival_distance=1 - rival,
             solo_xy=here + (self.predicted + solo.xy.numpy() - level.radius) * f,
             search_radius=float(level.radius * f),
             step=float(f),
             footprint=float(level.template * f),
             tried=int(surfaces.usable.sum()),
-            vote_shift=column(torch.linalg.vector_norm(wider.xy - peaks.xy, dim=1)) * f,
+            vote_shift=vote_shift * f,
         ).keep(kept)
 
 
 @options
 class TemplateOptions:
-    """Options of every dense matcher.
+    """Options of every dense matcher."""
 
-    max_offset: largest shift looked for, metres.
-    template: side of a template, pixels of its level; half of it on the way down.
-    spacing: step of the lattice where templates are whole, pixels of its level; by default half a template, less in a
-    scene of few.
-    max_templates: at most about this many at the last level, half as many on the way down.
-    work_megapixels: the finest level is the first whose overlap has no more pixels than this.
-    """
-
-    max_offset: Annotated[float, Gt(0)] = 150.0
-    template: Annotated[int, Ge(16)] = 96
+    max_offset: Annotated[float, Gt(0)] = 150.0  # largest shift looked for, metres
+    template: Annotated[int, Ge(16)] = 96  # side of a template, pixels of its level; half of it on the way down
+    # Step of the lattice where templates are whole, pixels of its level; by default half a template, less in a small
+    # scene.
     spacing: Annotated[float, Gt(0)] | None = None
-    max_templates: Annotated[int, Ge(1)] = 1600
-    work_megapixels: Annotated[float, Gt(0)] = 40.0
+    max_templates: Annotated[int, Ge(1)] = 1600  # about, at the last level; half as many on the way down
+    work_megapixels: Annotated[float, Gt(0)] = 40.0  # the finest level is the first whose overlap has no more pixels
 
 
 class TemplateMatcher:
@@ -164,12 +131,7 @@ class TemplateMatcher:
 
     def __init__(self, **options: Any) -> None:
         self.options = check(self.Options, options, f"matcher {self.name!r}")
-        self.max_offset: float = self.options.max_offset
         self.template: int = self.options.template // self.cell
-        self.spacing: float = self.options.spacing or self.template / 2
-        self.dense = self.options.spacing is None  # closer in a scene of few templates
-        self.max_templates: int = self.options.max_templates
-        self.work_megapixels: float = self.options.work_megapixels
 
     def extractor(self, sar: Patch, whole: bool = False) -> FeatureExtractor:
         """The function that turns patches into features, see `dense.search.FeatureExtractor`.
@@ -183,40 +145,36 @@ class TemplateMatcher:
         """(2,) where the upper left pixel of a SAR template lies in a larger optical patch, whole pixels."""
         extract = self.extractor(sar, whole=True)
         region, template = extract(optical, "optical"), extract(sar, "sar")
-        masks = (torch.from_numpy(patch.valid.astype(np.float32))[None] for patch in (optical, sar))
-        region_mask, template_mask = masks
-        surface = masked_similarity(self.similarity, region[None], region_mask, template[None], template_mask)[0]
+        region_mask, mask = (torch.from_numpy(patch.valid.astype(np.float32))[None] for patch in (optical, sar))
+        surface = masked_similarity(self.similarity, region[None], region_mask, template[None], mask)[0]
         row, col = np.unravel_index(int(surface.argmax()), surface.shape)
         return np.array([col, row], dtype=np.float64)
 
     def levels(self, pair: ScenePair) -> list[Level]:
         """Coarsest first."""
-        window, cell = pair.overlap, self.cell
-        shift = self.max_offset / pair.grid.metres_per_pixel / cell
-        factor = self._finest(pair)
-        side = min(window.shape) // cell
+        cell, factor = self.cell, self._finest(pair)
+        shift = self.options.max_offset / pair.grid.metres_per_pixel / cell
+        side = min(pair.overlap.shape) // cell
         if self._small(pair):
             # Small templates would see too little, and over so few pixels a displacement hardly changes.
-            radius = min(math.ceil(shift / factor) + 2, max(4, side // factor // 2))
-            whole = Level(factor * cell, max(16 // cell, side // factor // 2 * 2), radius, self.margin)
-            return [whole, self._last(pair, whole.factor, min(_FINE_RADIUS, radius))]
+            whole = self._level(pair, factor * cell, side, math.ceil(shift / factor) + 2)
+            return [whole, self._level(pair, whole.factor, self.template, min(_FINE_RADIUS, whole.radius))]
         factors = [factor]
         while shift / factors[-1] > _COARSE_RADIUS and side / factors[-1] / 2 >= _COARSE_SIDE:
             factors.append(factors[-1] * 2)
-        descent = []
+        descent: list[Level] = []
         for f in factors[:0:-1]:
-            level_side = side // f
-            radius = min(math.ceil(shift / f) + 2, max(4, level_side // 2)) if f == factors[-1] else _FINE_RADIUS
+            radius = _FINE_RADIUS if descent else math.ceil(shift / f) + 2
             # Coarse pixels are large on the ground. Half a template follows a field that a whole one would blur.
-            template = max(16 // cell, min(self.template // 2, level_side // 2 // 2 * 2))
-            descent.append(Level(f * cell, template, radius, self.margin))
-        radius = _FINE_RADIUS if descent else math.ceil(shift / factors[0]) + 2
-        return [*descent, self._last(pair, factors[0] * cell, radius)]
+            template = min(self.template // 2, side // f // 2 // 2 * 2)
+            descent.append(self._level(pair, f * cell, template, radius))
+        radius = _FINE_RADIUS if descent else math.ceil(shift / factor) + 2
+        return [*descent, self._level(pair, factor * cell, self.template, radius)]
 
     def _finest(self, pair: ScenePair) -> int:
         """Side of the finest level's pixels, in common pixels; where features belong to cells, of the cells' pixels."""
         window, factor = pair.overlap, 1
-        while window.width * window.height / factor**2 > self.work_megapixels * 1e6:
+        while window.width * window.height / factor**2 > self.options.work_megapixels * 1e6:
             factor *= 2
         return factor
 
@@ -224,59 +182,49 @@ class TemplateMatcher:
         """Whether the scene has room for few templates even where its pixels are finest."""
         return min(pair.overlap.shape) // self.cell // self._finest(pair) <= _SMALL // self.cell
 
-    def _last(self, pair: ScenePair, factor: int, radius: int) -> Level:
-        """The level that matches are taken from, with whole templates if the overlap has room for them."""
+    def _level(self, pair: ScenePair, factor: int, template: int, radius: int) -> Level:
+        """A level with templates and shifts of these sizes, as far as the overlap has room for them."""
         side = min(pair.overlap.shape) // factor
-        template = max(16 // self.cell, min(self.template, side // 2 * 2))
+        template = max(16 // self.cell, min(template, side // 2 * 2))
         return Level(factor, template, min(radius, max(4, side // 2)), self.margin)
 
     def match(self, pair: ScenePair) -> Correspondences:
         """Correspondences of the finest level whose matches confirm each other.
 
-        Finer pixels promise precision, but in speckle a template of few metres may find nothing. Where too few matches
-        of a level confirm each other, finer levels would find even fewer. The descent then ends, and that level is
-        searched once more, with whole templates.
+        In speckle a template of few metres may find nothing. Where too few matches of a level confirm each other, finer
+        levels would find even fewer: that level is then searched once more, with whole templates, and is the last.
         Raises InputError where a scene cannot be read.
         """
         return self._descend(pair, self.extractor(pair.overview(pair.sar)[0]))
 
     def _descend(self, pair: ScenePair, extract: FeatureExtractor) -> Correspondences:
-        prediction: _Prediction | None = None
+        prediction: Predict = np.zeros_like
         found: list[tuple[float, Correspondences]] = []
         *descent, last = self.levels(pair)
         steps = len(descent) + 2  # the last level has twice the templates
         for k, level in enumerate(descent):
             with progress.part(k / steps, (k + 1) / steps):
-                searched = self._search(pair, level, self.max_templates // 2, prediction, extract)
+                searched = self._search(pair, level, self.options.max_templates // 2, prediction, extract)
             matches, prediction = searched.matches(pair), searched.prediction()
             found.append((_confirmed_share(matches, level), matches))
             if found[-1][0] < _DESCEND and matches.tried >= _ENOUGH_PLACES:
-                last = self._last(pair, level.factor, _FINE_RADIUS)
+                last = self._level(pair, level.factor, self.template, _FINE_RADIUS)
                 break
         with progress.part(len(descent) / steps, 1.0):
-            matches = self._search(pair, last, self.max_templates, prediction, extract).matches(pair)
+            matches = self._search(pair, last, self.options.max_templates, prediction, extract).matches(pair)
         found.append((_confirmed_share(matches, last), matches))
-        best = found[0]
-        for candidate in found[1:]:
-            if candidate[0] >= min(best[0], _SUPPORTED):
-                best = candidate
-        return best[1]
-
-    def _lattice(self, pair: ScenePair, level: Level, limit: int) -> Lattice:
-        window = pair.overlap
-        f = level.factor
-        inside = Window(window.col // f, window.row // f, max(1, window.width // f), max(1, window.height // f))
-        spacing = self.spacing * level.template / self.template
-        if self.dense and self._small(pair):
-            spacing = min(spacing, max(_CLOSEST / self.cell, (min(inside.shape) - level.template) / _DENSE))
-        return Lattice.over(inside, level.template, spacing, limit)
+        return reduce(lambda best, finer: finer if finer[0] >= min(best[0], _SUPPORTED) else best, found)[1]
 
     def _search(
-        self, pair: ScenePair, level: Level, limit: int, prediction: _Prediction | None, extract: FeatureExtractor
+        self, pair: ScenePair, level: Level, limit: int, prediction: Predict, extract: FeatureExtractor
     ) -> _Searched:
-        lattice = self._lattice(pair, level, limit)
-        places = to_common(lattice.nodes, level.factor)
-        predicted = np.zeros_like(places) if prediction is None else prediction.at(places) / level.factor
+        window, f = pair.overlap, level.factor
+        inside = Window(window.col // f, window.row // f, max(1, window.width // f), max(1, window.height // f))
+        spacing = (self.options.spacing or self.template / 2) * level.template / self.template
+        if self.options.spacing is None and self._small(pair):
+            spacing = min(spacing, max(_CLOSEST / self.cell, (min(inside.shape) - level.template) / _DENSE))
+        lattice = Lattice.over(inside, level.template, spacing, limit)
+        predicted = prediction(to_common(lattice.nodes, f)) / f
         surfaces = search(pair, level, lattice.nodes, predicted, extract, similarity=self.similarity)
         return _Searched(lattice, surfaces, predicted, centred(surfaces, predicted), self._small(pair))
 
@@ -296,6 +244,6 @@ def mirrored(extract: FeatureExtractor, rim: int) -> FeatureExtractor:
 def _confirmed_share(matches: Correspondences, level: Level) -> float:
     """Share of a level's matches that neighbours confirm; 0 where fewer than 8 are confirmed."""
     confirmed = int(witnesses_agree(matches).sum())
-    message = "1/%d, templates of %d px: %d places, %d matches, %d of them confirmed"
-    log.info(message, level.factor, level.template, matches.tried, len(matches), confirmed)
+    counts = level.factor, level.template, matches.tried, len(matches), confirmed
+    log.info("1/%d, templates of %d px: %d places, %d matches, %d of them confirmed", *counts)
     return confirmed / len(matches) if confirmed >= 8 else 0.0

@@ -27,18 +27,15 @@ _NEIGHBOURHOOD = 72  # side in pixels, about that of a template
 
 @options
 class HybridOptions(LearnedOptions):
-    """Options of the hybrid.
+    """Options of the hybrid."""
 
-    learned: share of the similarity that the network's features carry; the rest is that of the untrained ones.
-    """
-
-    learned: Annotated[float, Ge(0), Le(1)] = 0.4
+    learned: Annotated[float, Ge(0), Le(1)] = 0.4  # share of the network's features in the similarity
 
 
 class HybridMatcher(LearnedMatcher):
     """Features of the slim U-Net beside orientation energies. The default.
 
-    A trained network tells apart what untrained features cannot; these are the sharper, and do not mind a sensor that
+    A trained network tells apart what untrained features cannot; these are sharper, and do not mind a sensor that
     nobody trained on. Raises as `LearnedMatcher`.
     """
 
@@ -48,14 +45,13 @@ class HybridMatcher(LearnedMatcher):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self.learned: float = self.options.learned
         self.similarity: Similarity = "cc"  # whatever the network was trained by, see `locally_standardised`
         self._structure = StructureMatcher(**{f.name: getattr(self.options, f.name) for f in fields(TemplateOptions)})
         self.margin = max(self.margin, self._structure.margin)
 
     def extractor(self, sar: Patch, whole: bool = False) -> FeatureExtractor:
         trained, untrained = super().extractor(sar, whole), self._structure.extractor(sar, whole)
-        one, other = math.sqrt(self.learned), math.sqrt(1 - self.learned)
+        one, other = math.sqrt(self.options.learned), math.sqrt(1 - self.options.learned)
 
         def extract(patch: Patch, modality: Modality) -> Tensor:
             learned = locally_standardised(trained(patch, modality))
@@ -68,9 +64,8 @@ class HybridMatcher(LearnedMatcher):
 def locally_standardised(features: Tensor) -> Tensor:
     """(C, h, w) features with mean 0 per channel and mean squared length 1 over the 72 x 72 pixels around each pixel.
 
-    ZNCC does this for the template's area at each of its positions. Here it is done once, for a neighbourhood of about
-    the same size. Plain correlation of the result is nearly ZNCC, and can be added to that of other features. Pixels
-    with features of length 0 are left out of means and stay 0.
+    ZNCC does this for the template's area at each position. This is done once, so that plain correlation of the result
+    is nearly ZNCC, and can be added to that of other features. Features of length 0 are left out of means and stay 0.
     """
     values = np.ascontiguousarray(features.permute(1, 2, 0).numpy())
     squares = np.square(values).sum(axis=2)

@@ -16,26 +16,18 @@ Field = npt.NDArray[np.float64]  # (ny, nx, 2), x then y
 
 @dataclass(frozen=True)
 class Lattice:
-    """Nodes at (x0 + i * spacing, y0 + j * spacing) for i < nx and j < ny.
+    """Nodes at (x0 + i * spacing, y0 + j * spacing) for i < nx and j < ny, in pixels of one pyramid level."""
 
-    x0, y0: first node, pixels of one pyramid level.
-    spacing: distance between neighbouring nodes, pixels of the level.
-    nx: number of columns.
-    ny: number of rows.
-    """
-
-    x0: float
-    y0: float
-    spacing: float
-    nx: int
-    ny: int
+    x0: float  # of the first node
+    y0: float  # of the first node
+    spacing: float  # distance between neighbouring nodes
+    nx: int  # number of columns
+    ny: int  # number of rows
 
     @classmethod
     def over(cls, window: Window, template: int, spacing: float, limit: int) -> Lattice:
-        """A lattice that covers `window` evenly with templates, of at most about `limit` nodes.
-
-        The space that does not fill a step is divided equally between opposite edges.
-        """
+        """A lattice of at most about `limit` nodes that covers `window` evenly with templates: the space that does not
+        fill a step is divided equally between opposite edges."""
         free = np.maximum(np.array([window.width, window.height], float) - template, 0)
         spacing = max(spacing, math.sqrt(float(free[0] * free[1]) / limit), float(free.sum()) / limit)
         nx, ny = (int(n // spacing) + 1 for n in free)
@@ -52,15 +44,17 @@ class Lattice:
     def interpolate(self, field: Field, xy: Points) -> Points:
         """(N, 2) values of a field at (N, 2) places of the same level, bilinear, held constant outside."""
         at = (np.asarray(xy) - [self.x0, self.y0]) / self.spacing
-        return np.column_stack(
-            [map_coordinates(field[..., k], [at[:, 1], at[:, 0]], order=1, mode="nearest") for k in (0, 1)]
-        )
+        return np.column_stack([map_coordinates(f, at.T[::-1], order=1, mode="nearest") for f in _planes(field)])
+
+
+def _planes(field: Field) -> npt.NDArray[np.float64]:
+    """(2, ny, nx) x and y of a field."""
+    return np.moveaxis(field, -1, 0)
 
 
 def smooth_field(field: Field, weight: npt.NDArray[np.float64], width: float = 1.0, tolerance: float = 2.0) -> Field:
-    """A displacement field without its outliers and gaps.
+    """A displacement field (ny, nx, 2) without its outliers and gaps; weight: (ny, nx), 0 where it is not known.
 
-    field: (ny, nx, 2) shifts. weight: (ny, nx), 0 where the field is not known.
     A node farther than `tolerance` pixels, and than three times the typical deviation, from the median of its 5 x 5
     neighbours loses its weight. Then the field is convolved with a Gaussian of `width` nodes, normalised by the
     weights. The Gaussian is wider where no node near has a weight.
@@ -69,14 +63,12 @@ def smooth_field(field: Field, weight: npt.NDArray[np.float64], width: float = 1
     known = np.where(weight[..., None] > 0, field, np.nan)
     if not (weight > 0).any():
         return np.zeros_like(field)
-    medians = np.stack(
-        [generic_filter(known[..., k], _nanmedian, size=5, mode="constant", cval=np.nan) for k in (0, 1)], axis=-1
-    )
-    deviation = np.hypot(*np.moveaxis(field - medians, -1, 0))
+    around = dict(size=5, mode="constant", cval=np.nan)
+    medians = np.stack([generic_filter(plane, _nanmedian, **around) for plane in _planes(known)])
+    deviation = np.hypot(*(_planes(field) - medians))
     typical = np.nanmedian(np.where(weight > 0, deviation, np.nan))
     weight[~(deviation <= max(tolerance, 3 * float(typical)))] = 0
-    total = np.zeros_like(field)
-    mass = np.zeros_like(weight)
+    total, mass = np.zeros_like(field), np.zeros_like(weight)
     # Each wider kernel matters only where the narrower ones find no weight.
     for scale, share in ((1, 1.0), (2, 1e-2), (4, 1e-4), (16, 1e-7), (1e3, 1e-12)):
         sigma = min(width * scale, 4.0 * max(weight.shape))

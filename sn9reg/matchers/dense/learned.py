@@ -26,12 +26,9 @@ _SURROUNDINGS = 9  # pixels
 
 @options
 class LearnedOptions(TemplateOptions):
-    """Options of a dense matcher that runs a network.
+    """Options of a dense matcher that runs a network."""
 
-    weights: a .safetensors file; those that ship if not given.
-    """
-
-    weights: str | None = None
+    weights: str | None = None  # a .safetensors file; those that ship if not given
 
 
 class LearnedMatcher(TemplateMatcher):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -30,36 +31,24 @@ _MIN_VALID = 0.4  # share of a template's pixels that must be valid
 
 @dataclass(frozen=True)
 class Level:
-    """One step from coarse to fine.
+    """One step from coarse to fine. Lengths are in pixels of the level."""
 
-    factor: side of a pixel of the level, in common pixels.
-    template: side of a template, pixels of the level.
-    radius: largest shift searched for along each axis, pixels of the level.
-    margin: pixels cut off all around a tile's features, since the tile's border influences them.
-    """
-
-    factor: int
-    template: int
-    radius: int
-    margin: int
+    factor: int  # side of a pixel of the level, in common pixels
+    template: int  # side of a template
+    radius: int  # largest shift searched for along each axis
+    margin: int  # cut off all around a tile's features, since the tile's border influences them
 
 
 @dataclass(frozen=True)
 class Surfaces:
-    """Similarity of N optical templates to the SAR scene, over D x D shifts with D = 2 radius + 1.
+    """Similarity of N optical templates to the SAR scene, over D x D shifts with D = 2 radius + 1."""
 
-    level: the level that templates and shifts are in.
-    values: (N, D, D) similarity; [i, radius + dy, radius + dx] is that of the shift `centre[i]` + (dx, dy).
-    centre: (N, 2) whole-pixel shift from optical to SAR in the middle of each surface, pixels of the level.
-    usable: (N,) whether both scenes had enough valid pixels with structure.
-    returned: (N,) pixels between a template's place and the place where the SAR template cut at its best shift is
-        found in the optical scene; infinite where that was not computed.
-    """
-
-    level: Level
-    values: npt.NDArray[np.float32]
-    centre: npt.NDArray[np.int64]
-    usable: npt.NDArray[np.bool_]
+    level: Level  # what templates and shifts are in
+    values: npt.NDArray[np.float32]  # (N, D, D); [i, radius + dy, radius + dx] is that of shift `centre[i]` + (dx, dy)
+    centre: npt.NDArray[np.int64]  # (N, 2) whole-pixel shift from optical to SAR in the middle of each surface
+    usable: npt.NDArray[np.bool_]  # (N,) whether both scenes had enough valid pixels with structure
+    # (N,) pixels between a template's place and the place where the SAR template cut at its best shift is found in the
+    # optical scene; infinite where that was not computed.
     returned: npt.NDArray[np.float64]
 
 
@@ -77,7 +66,6 @@ def search(
 
     nodes: (N, 2) centres of the templates in the optical scene, pixels of the level.
     predicted: (N, 2) expected shifts from optical to SAR, pixels of the level.
-    extract: what describes patches of either scene.
     similarity: how features are compared.
     way_back: whether `Surfaces.returned` is computed.
     tile: about the side of what is described at once, pixels.
@@ -87,8 +75,7 @@ def search(
     # Corners of templates and shifts are whole pixels.
     corner = np.rint(nodes - (level.template - 1) / 2).astype(np.int64)
     centre = np.rint(predicted).astype(np.int64)
-    values = np.zeros((len(nodes), size, size), np.float32)
-    usable = np.zeros(len(nodes), bool)
+    values, usable = np.zeros((len(nodes), size, size), np.float32), np.zeros(len(nodes), bool)
     returned = np.full(len(nodes), np.inf)
     span = level.template + 2 * level.radius
     inner = slice(level.radius, level.radius + level.template)
@@ -107,14 +94,13 @@ def search(
             region, region_mask = sar.cut(sar_corner[part], span)
             template, template_mask = around[..., inner, inner], around_mask[:, inner, inner]
             found = masked_similarity(similarity, region, region_mask, template, template_mask)
-            values[chosen] = found.numpy()
-            enough = _MIN_VALID * level.template**2
-            expected = (_content(region, region_mask)[:, inner, inner] * template_mask).sum(dim=(1, 2))
-            # Half of the template must meet valid pixels with structure when it lies where it is expected.
+            values[chosen], enough = found.numpy(), _MIN_VALID * level.template**2
             content = _content(template, template_mask).sum(dim=(1, 2))
+            # Half of the template must meet valid pixels with structure when it lies where it is expected.
+            expected = (_content(region, region_mask)[:, inner, inner] * template_mask).sum(dim=(1, 2))
             usable[chosen] = ((content > enough) & (expected > enough / 2)).numpy()
             if way_back:
-                returned[chosen] = _way_back(found, region, region_mask, around, around_mask, level, similarity)
+                returned[chosen] = _way_back(found, (region, region_mask), (around, around_mask), level, similarity)
     progress.report(1.0)
     return Surfaces(level, values, centre, usable, returned)
 
@@ -130,31 +116,37 @@ def _content(features: Tensor, mask: Tensor) -> Tensor:
 
 def _way_back(
     surface: Tensor,
-    region: Tensor,
-    region_mask: Tensor,
-    around: Tensor,
-    around_mask: Tensor,
+    region: tuple[Tensor, Tensor],
+    around: tuple[Tensor, Tensor],
     level: Level,
     similarity: Similarity,
 ) -> npt.NDArray[np.float64]:
-    """(n,) distance between a template's place and the place where the template cut at its best match is found."""
-    size = surface.shape[-1]
-    best = surface.flatten(1).argmax(dim=1)
-    corner = torch.stack([best % size, best // size], dim=1)
-    boxes = [(slice(int(y), int(y) + level.template), slice(int(x), int(x) + level.template)) for x, y in corner]
-    template = torch.stack([region[i, :, rows, cols] for i, (rows, cols) in enumerate(boxes)])
-    mask = torch.stack([region_mask[i, rows, cols] for i, (rows, cols) in enumerate(boxes)])
-    back = masked_similarity(similarity, around, around_mask, template, mask).flatten(1).argmax(dim=1)
-    offset = torch.stack([back % size, back // size], dim=1) - level.radius
+    """(n,) distance between a template's place and the place where the template cut at its best match is found.
+
+    region, around: features and masks that were searched in, and those of the optical scene.
+    """
+    boxes = _boxes(_best(surface), level.template)
+    template, mask = (torch.stack([p[..., y, x] for p, (y, x) in zip(part, boxes, strict=True)]) for part in region)
+    offset = _best(masked_similarity(similarity, *around, template, mask)) - level.radius
     return np.asarray(torch.linalg.vector_norm(offset.double(), dim=1).numpy())
+
+
+def _best(surface: Tensor) -> Tensor:
+    """(n, 2) x, y of the highest pixel of each surface."""
+    best, width = surface.flatten(1).argmax(dim=1), surface.shape[-1]
+    return torch.stack([best % width, best // width], dim=1)
+
+
+def _boxes(corner: Tensor | npt.NDArray[Any], side: int) -> list[tuple[slice, slice]]:
+    """Rows and columns of the boxes whose upper left pixels are the x, y of `corner`."""
+    return [(slice(int(y), int(y) + side), slice(int(x), int(x) + side)) for x, y in corner]
 
 
 def _groups(corner: npt.NDArray[np.int64], level: Level, tile: int) -> Iterator[npt.NDArray[np.intp]]:
     """Indices of the nodes of each tile."""
     cell = corner // max(1, tile - level.template)
     chosen = np.lexsort((cell[:, 0], cell[:, 1]))
-    cell = cell[chosen]
-    breaks = np.flatnonzero((np.diff(cell, axis=0) != 0).any(axis=1)) + 1
+    breaks = np.flatnonzero((np.diff(cell[chosen], axis=0) != 0).any(axis=1)) + 1
     yield from np.split(chosen, breaks)
 
 
@@ -173,16 +165,11 @@ def _within_valid(patch: Patch, kind: Modality, margin: int, extract: FeatureExt
 
 @dataclass(frozen=True)
 class _Tile:
-    """Features of a window of a scene.
+    """Features of a window of a scene."""
 
-    window: the place of the features, pixels of the level.
-    features: (C, h, w) features.
-    mask: (h, w) float, 1 where the features can be trusted.
-    """
-
-    window: Window
-    features: Tensor
-    mask: Tensor
+    window: Window  # place of the features, pixels of the level
+    features: Tensor  # (C, h, w)
+    mask: Tensor  # (h, w) float, 1 where the features can be trusted
 
     @classmethod
     def read(
@@ -208,9 +195,5 @@ class _Tile:
 
     def cut(self, corner: npt.NDArray[np.int64], side: int) -> tuple[Tensor, Tensor]:
         """(n, C, side, side) features and (n, side, side) masks of the boxes at `corner`."""
-        inner = corner - [self.window.col, self.window.row]
-        boxes = [(slice(int(y), int(y) + side), slice(int(x), int(x) + side)) for x, y in inner]
-        return (
-            torch.stack([self.features[:, rows, cols] for rows, cols in boxes]),
-            torch.stack([self.mask[rows, cols] for rows, cols in boxes]),
-        )
+        boxes = _boxes(corner - [self.window.col, self.window.row], side)
+        return torch.stack([self.features[:, y, x] for y, x in boxes]), torch.stack([self.mask[y, x] for y, x in boxes])

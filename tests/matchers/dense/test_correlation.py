@@ -1,6 +1,8 @@
-"""correlation: surfaces against OpenCV, scikit-image and brute force; peaks against surfaces whose peak is known."""
+"""correlation: surfaces against OpenCV and brute force; peaks against surfaces whose peak is known."""
 
 from __future__ import annotations
+
+from itertools import product
 
 import cv2
 import numpy as np
@@ -9,20 +11,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
-from skimage.feature import match_template
 
-from sn9reg.matchers.dense.correlation import (
-    cc,
-    cross_correlation,
-    find_peaks,
-    masked_similarity,
-    similarity,
-    ssd,
-    zncc,
-)
+from sn9reg.matchers.dense.correlation import cc, cross_correlation, find_peaks, masked_similarity, similarity, ssd, zncc
 
 few = settings(max_examples=25, deadline=None)
 seeds = st.integers(0, 2**32 - 1)
+sides = st.tuples(st.integers(1, 40), st.integers(1, 40))
 NAMES = ["cc", "zncc", "ssd"]
 
 
@@ -40,14 +34,9 @@ def opencv(method, reference, template):
 
 
 @few
-@given(
-    seed=seeds,
-    size=st.tuples(st.integers(1, 40), st.integers(1, 40)),
-    part=st.tuples(st.integers(1, 40), st.integers(1, 40)),
-    channels=st.integers(1, 3),
-)
-def test_cc_and_ssd_are_opencvs_summed_over_channels(seed, size, part, channels):
-    part = tuple(min(p, s) for p, s in zip(part, size, strict=True))
+@given(seed=seeds, size=sides, part=sides, channels=st.integers(1, 3))
+def test_similarities_are_opencvs(seed, size, part, channels):
+    part = tuple(map(min, part, size))
     reference, template = images(seed, (2, channels, *size)), images(seed + 1, (2, channels, *part))
     pixels = part[0] * part[1]
     products, squares = cc(reference, template), ssd(reference, template)
@@ -57,56 +46,21 @@ def test_cc_and_ssd_are_opencvs_summed_over_channels(seed, size, part, channels)
         np.testing.assert_allclose(products[k].numpy(), expected, atol=2e-4)
         expected = -opencv(cv2.TM_SQDIFF, reference[k], template[k]) / pixels
         np.testing.assert_allclose(squares[k].numpy(), expected, atol=2e-3)
-
-
-def test_cross_correlation_by_hand():
-    reference = torch.tensor([[[[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]]])
-    template = torch.tensor([[[[1.0, 10.0]]]])
-    expected = [[21.0, 32.0], [54.0, 65.0]]
-    np.testing.assert_allclose(cross_correlation(reference, template)[0].numpy(), expected, rtol=1e-5)
+    if min(part) >= 3:
+        one, other = 20 * reference[:1, :1] + 100, 20 * template[:1, :1] + 100
+        expected = opencv(cv2.TM_CCOEFF_NORMED, one[0], other[0])
+        np.testing.assert_allclose(zncc(one, other)[0].numpy(), expected, atol=2e-3)
 
 
 @few
-@given(
-    seed=seeds,
-    size=st.tuples(st.integers(8, 40), st.integers(8, 40)),
-    part=st.tuples(st.integers(3, 12), st.integers(3, 12)),
-)
-def test_zncc_is_opencvs_and_scikit_images(seed, size, part):
-    part = tuple(min(p, s) for p, s in zip(part, size, strict=True))
-    reference, template = images(seed, (1, 1, *size), 20, 100), images(seed + 1, (1, 1, *part), 20, 100)
-    surface = zncc(reference, template)[0].numpy()
-    np.testing.assert_allclose(surface, opencv(cv2.TM_CCOEFF_NORMED, reference[0], template[0]), atol=2e-3)
-    other = match_template(reference[0, 0].double().numpy(), template[0, 0].double().numpy())
-    np.testing.assert_allclose(surface, other, atol=1e-3)
-
-
-def test_zncc_sums_channels_by_their_variance():
-    reference, template = images(1, (1, 3, 20, 24), 2, 5), images(2, (1, 3, 6, 7), 3, -4)
-    surface = zncc(reference, template)[0].numpy()
-    r, t = reference[0].double().numpy(), template[0].double().numpy()
-    t = t - t.mean(axis=(1, 2), keepdims=True)
-    expected = np.empty_like(surface)
-    for i, j in np.ndindex(*surface.shape):
-        box = r[:, i : i + 6, j : j + 7]
-        box = box - box.mean(axis=(1, 2), keepdims=True)
-        expected[i, j] = (box * t).sum() / np.sqrt((box**2).sum() * (t**2).sum())
-    np.testing.assert_allclose(surface, expected, atol=1e-5)
-
-
-@few
-@given(
-    seed=seeds,
-    gains=st.tuples(st.floats(1e-4, 1e4), st.floats(1e-4, 1e4)),
-    offsets=st.tuples(st.floats(-10, 10), st.floats(-10, 10)),
-)
-def test_zncc_does_not_mind_gain_or_offset_of_either_side(seed, gains, offsets):
+@given(seed=seeds, gain=st.floats(1e-4, 1e4), other=st.floats(1e-4, 1e4), offset=st.floats(-10, 10))
+def test_zncc_does_not_mind_gain_or_offset_of_either_side(seed, gain, other, offset):
     reference, template = images(seed, (1, 1, 20, 20)), images(seed + 1, (1, 1, 8, 8))
-    changed = zncc(gains[0] * (reference + offsets[0]), gains[1] * (template + offsets[1]))
+    changed = zncc(gain * (reference + offset), other * (template - 2 * offset))
     np.testing.assert_allclose(changed.numpy(), zncc(reference, template).numpy(), atol=1e-3)
 
 
-@pytest.mark.parametrize("level", [0.0, 0.1, 123.4])
+@pytest.mark.parametrize("level", [0.0, 123.4])
 def test_zncc_is_zero_where_a_side_is_constant(level):
     flat, rough = torch.full((1, 1, 20, 20), level), images(3, (1, 1, 20, 20))
     assert (zncc(flat, rough[..., :8, :8]) == 0).all()
@@ -118,24 +72,21 @@ def test_zncc_is_zero_where_a_side_is_constant(level):
     assert (surface[:, :9] != 0).all()
 
 
-@pytest.mark.parametrize("size", [(5, 9), (9, 5), (9, 9)])
 @pytest.mark.parametrize("name", NAMES)
-def test_a_template_larger_than_the_reference_is_refused(name, size):
-    with pytest.raises(ValueError, match="larger than reference"):
-        similarity(name, torch.zeros(1, 1, 8, 8), torch.zeros(1, 1, *size))
-
-
-def test_an_unknown_similarity_is_refused():
-    with pytest.raises(KeyError):
-        similarity("mi", torch.zeros(1, 1, 8, 8), torch.zeros(1, 1, 2, 2))
+def test_a_template_larger_than_the_reference_is_refused(name):
+    for size in [(5, 9), (9, 5)]:
+        with pytest.raises(ValueError, match="larger than reference"):
+            similarity(name, torch.zeros(1, 1, 8, 8), torch.zeros(1, 1, *size))
 
 
 def doubles(seed, *shape):
     return torch.from_numpy(np.random.default_rng(seed).normal(size=shape))
 
 
-@pytest.mark.parametrize(("size", "part"), [((9, 11), (4, 3)), ((7, 7), (7, 7)), ((5, 17), (2, 1))])
-@pytest.mark.parametrize("wanted", [(True, True), (True, False), (False, True)])
+@pytest.mark.parametrize(
+    ("size", "part", "wanted"),
+    [((9, 11), (4, 3), (True, True)), ((7, 7), (7, 7), (True, False)), ((5, 17), (2, 1), (False, True))],
+)
 def test_the_gradient_of_cross_correlation_is_its_own(size, part, wanted):
     reference, template = doubles(1, 2, 3, *size), doubles(2, 2, 3, *part)
     reference.requires_grad_(wanted[0])
@@ -217,41 +168,24 @@ def test_masks_that_are_full_change_nothing(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("level", [0.0, 0.1, 123.4, -5e3])
 @pytest.mark.parametrize("constant", ["reference", "template", "both"])
-def test_constants_give_finite_surfaces_with_and_without_holes(name, level, constant):
-    reference, template = images(1, (1, 2, 24, 20)), images(2, (1, 2, 8, 6))
-    reference = torch.full_like(reference, level) if constant != "template" else reference
-    template = torch.full_like(template, level) if constant != "reference" else template
-    holed = torch.ones(1, 24, 20)
-    holed[:, :10, :12] = 0
-    part = torch.ones(1, 8, 6)
-    part[:, :, :2] = 0
-    for mask in (torch.ones(1, 24, 20), holed):
-        for own in (torch.ones(1, 8, 6), part):
-            surface = masked_similarity(name, reference, mask, template, own)
-            assert torch.isfinite(surface).all()
-            if name == "zncc":  # there is no structure to be alike
-                assert (surface == 0).all()
+def test_constants_give_finite_surfaces_with_and_without_holes(name, constant):
+    whole, whole_part = torch.ones(1, 24, 20), torch.ones(1, 8, 6)
+    holed, part = whole.clone(), whole_part.clone()
+    holed[:, :10, :12], part[:, :, :2] = 0, 0
+    for level, mask, template_mask in product((0.0, 0.1, -5e3), (whole, holed), (whole_part, part)):
+        reference, template = images(1, (1, 2, 24, 20)), images(2, (1, 2, 8, 6))
+        reference = torch.full_like(reference, level) if constant != "template" else reference
+        if constant != "reference":  # where it is valid: what lies beside that must not make any structure
+            template = torch.where(template_mask[:, None] > 0, level, 50 * template)
+        surface = masked_similarity(name, reference, mask, template, template_mask)
+        assert torch.isfinite(surface).all()
+        if name == "zncc":  # there is no structure to be alike
+            assert (surface == 0).all()
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_template_whose_valid_part_is_constant_has_no_structure(name):
-    """What lies beside it, in its invalid pixels, must not make any."""
-    reference, template = images(1, (1, 1, 24, 20)), 50 * images(2, (1, 1, 8, 6))
-    part = torch.ones(1, 8, 6)
-    part[:, :, :2] = 0
-    template[..., 2:] = 3.7
-    surface = masked_similarity(name, reference, torch.ones(1, 24, 20), template, part)
-    if name == "zncc":
-        assert (surface == 0).all()
-    else:  # and none of it is felt
-        again = masked_similarity(name, reference, torch.ones(1, 24, 20), torch.full_like(template, 3.7), part)
-        np.testing.assert_allclose(surface.numpy(), again.numpy(), rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("pixels", [0, 1, 2])
+@pytest.mark.parametrize("pixels", [0, 2])
 def test_a_place_that_shares_nothing_with_a_tiny_template_is_not_the_best(name, pixels):
     reference, template = images(1, (1, 2, 24, 20), 1, 9), images(2, (1, 2, 8, 6), 1, -9)
     holed, part = torch.ones(1, 24, 20), torch.zeros(1, 8, 6)
@@ -294,21 +228,18 @@ def test_peak_of_a_sampled_parabola_is_exact(x, y, bend):
     np.testing.assert_allclose(peaks_of(surface).xy.numpy(), [[x, y]], atol=1e-6)
 
 
-@pytest.mark.parametrize(("x", "y"), [(0, 20), (40, 20), (20, 0), (20, 40), (0, 40)])
+@pytest.mark.parametrize(("x", "y"), [(0, 20), (20, 40), (40, 0)])
 def test_peak_on_the_border_stays_there_and_is_not_trusted(x, y):
     noise = np.random.default_rng(0).normal(0, 0.01, (41, 41))
     peaks = peaks_of(bump(x, y) + gaussian_filter(noise, 1), bump(20, 20) + gaussian_filter(noise, 1))
     assert np.abs(peaks.xy[0].numpy() - [x, y]).max() <= 0.5
-    assert peaks.xy[0].min() >= 0
-    assert peaks.xy[0].max() <= 40
     assert peaks.sigma[0] > 20 * peaks.sigma[1]
 
 
 def test_a_batch_is_read_one_by_one():
-    surfaces = [bump(9.2, 30.1), bump(30.4, 11.3, height=3), bump(22.0, 22.0) - 5]
+    surfaces = [bump(9.2, 30.1), bump(30.4, 11.3, height=3) - 5]
     together = peaks_of(*surfaces)
-    for k, surface in enumerate(surfaces):
-        alone = peaks_of(surface)
+    for k, alone in enumerate(map(peaks_of, surfaces)):
         for name in ("xy", "value", "rival", "base", "sigma", "score"):
             np.testing.assert_array_equal(getattr(together, name)[k].numpy(), getattr(alone, name)[0].numpy())
 
@@ -333,42 +264,27 @@ def test_score_lies_between_0_and_1_and_does_not_mind_gain(seed, scale):
 
 
 def test_score_falls_as_a_rival_grows():
-    scores = [
-        float(peaks_of(bump(10, 10, 1.5) + bump(30, 30, 1.5, height=h)).score[0]) for h in (0.0, 0.3, 0.6, 0.9, 1.0)
-    ]
-    assert scores == sorted(scores, reverse=True)
-    assert scores[0] > 0.95
-    assert scores[2] == pytest.approx(0.4, abs=0.02)
-    assert scores[-1] == pytest.approx(0.0, abs=0.02)
+    heights = (0.0, 0.3, 0.6, 0.9, 1.0)
+    scores = peaks_of(*(bump(10, 10, 1.5) + bump(30, 30, 1.5, height=h) for h in heights)).score.tolist()
+    assert scores == pytest.approx([1.0, 0.7, 0.4, 0.1, 0.0], abs=0.03)
 
 
-def test_a_constant_surface_has_no_peak_and_says_so():
-    peaks = peaks_of(np.full((21, 21), 0.3))
-    assert peaks.score[0] == 0
-    assert peaks.sigma[0] > 5
-    assert torch.isfinite(peaks.xy).all()
+def test_surfaces_without_a_peak_or_without_a_rival():
+    flat = peaks_of(np.full((21, 21), 0.3))
+    assert (flat.score[0], bool(torch.isfinite(flat.xy).all())) == (0, True)
+    assert flat.sigma[0] > 5
+    small = peaks_of(bump(3.3, 2.8, width=1.5, size=7), exclusion=20)
+    assert small.rival[0] == small.base[0]
+    assert small.sigma[0] >= 0.05
 
 
-def test_a_surface_within_the_exclusion_radius_has_its_median_for_a_rival():
-    peaks = peaks_of(bump(3.3, 2.8, width=1.5, size=7), exclusion=20)
-    assert peaks.rival[0] == peaks.base[0]
-    assert peaks.sigma[0] >= 0.05
-
-
-def noisy_peaks(level, count=300, rough=2.0, seed=0):
-    """Errors of both axes, and sigma, of bumps at random places in smooth noise of standard deviation `level`."""
-    random = np.random.default_rng(seed)
-    true = random.uniform(18, 22, (count, 2))
-    noise = gaussian_filter(random.normal(size=(count, 41, 41)), (0, rough, rough), mode="wrap")
-    surfaces = np.stack([bump(x, y) for x, y in true]) + level * noise / noise.std()
-    found = find_peaks(torch.from_numpy(surfaces))
-    return found.xy.numpy() - true, found.sigma.numpy()
-
-
-@pytest.mark.parametrize("rough", [1.5, 2.5])
-@pytest.mark.parametrize("level", [0.05, 0.1, 0.15])
+@pytest.mark.parametrize(("level", "rough"), [(0.05, 1.5), (0.1, 2.5), (0.15, 1.5)])
 def test_sigma_predicts_the_error_to_a_factor_of_two(level, rough):
-    errors, sigma = noisy_peaks(level, rough=rough)
+    random = np.random.default_rng(0)
+    true = random.uniform(18, 22, (300, 2))
+    noise = gaussian_filter(random.normal(size=(300, 41, 41)), (0, rough, rough), mode="wrap")
+    found = peaks_of(*(np.stack([bump(x, y) for x, y in true]) + level * noise / noise.std()))
+    errors, sigma = found.xy.numpy() - true, found.sigma.numpy()
     # What was caught by noise far away is no matter of sigma.
     near = np.abs(errors).max(axis=1) < 4
     assert near.mean() > 0.95

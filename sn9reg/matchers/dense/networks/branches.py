@@ -7,7 +7,7 @@ The distinction, and the finding that two sets of weights are the better choice 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import cast
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -28,9 +28,8 @@ class Branches(nn.Module):
         self.shared = shared
         # One entry when shared: the same module under two names would stand in the state_dict twice.
         self.branches = nn.ModuleDict({name: make() for name in (["optical"] if shared else ["optical", "sar"])})
-        self.divisor = cast(int, self.optical.divisor)
-        self.margin = cast(int, self.optical.margin)
-        self.out_channels = cast(int, self.optical.out_channels)
+        made: Any = self.optical
+        self.divisor, self.margin, self.out_channels = int(made.divisor), int(made.margin), int(made.out_channels)
 
     @property
     def optical(self) -> nn.Module:
@@ -45,7 +44,7 @@ class Branches(nn.Module):
         """(B, C, H, W) image of one modality -> (B, out_channels, H, W) features, for any H and W.
 
         The image is padded at the right and at the bottom to the branch's divisor, by reflection, or by replication
-        where it is too small to be reflected, and the features are cropped back.
+        where it is too small, and the features are cropped back.
         """
         height, width = image.shape[-2:]
         right, bottom = -width % self.divisor, -height % self.divisor

@@ -80,8 +80,8 @@ class Residual(nn.Module):
 class AttentionGate(nn.Module):
     """Additive attention on a grid (Schlemper et al. 2018): coarse features say where fine ones may pass.
 
-    Fine (B, fine, H, W) and coarse (B, coarse, H/2, W/2) -> (B, fine, H, W): the fine features times a weight between
-    0 and 1 per pixel, found on the coarse grid, and mixed by a 1x1 convolution.
+    Fine (B, fine, H, W) and coarse (B, coarse, H/2, W/2) -> (B, fine, H, W): the fine features times a weight in [0, 1]
+    per pixel, found on the coarse grid, and mixed by a 1x1 convolution.
     """
 
     def __init__(self, fine: int, coarse: int) -> None:

@@ -12,19 +12,16 @@ from torchvision.ops import Conv2dNormActivation
 
 ORIENTATIONS = 9
 
-# Standard deviation in pixels of the spatial smoothing, and its kernel.
-_BLUR, _KERNEL = 0.8, 5
-# Length below which the orientations of a pixel are not brought to one length: one tenth of an image's deviation.
-_FLOOR = 0.1
+_BLUR, _KERNEL = 0.8, 5  # standard deviation in pixels of the spatial smoothing, and its kernel
+_FLOOR = 0.1  # length, in deviations of an image, below which a pixel's orientations are not brought to one length
 
 
 def oriented_gradients(image: Tensor) -> Tensor:
     """(B, C, H, W) images -> (B, 9 * C, H, W) strength of the gradient in nine directions, between 0 and 1.
 
     Channel k is |gx cos a + gy sin a| with a = 20 k degrees from x towards y (down), as in CFOG (Ye et al. 2019), then
-    smoothed in the plane and divided by the pixel's length over the orientations. No parameters. The images should
-    have a standard deviation near 1: what is far weaker keeps its strength and is not amplified, so that a constant
-    area gives zero.
+    smoothed in the plane and divided by the pixel's length over the orientations. The images should have a standard
+    deviation near 1: what is far weaker is not amplified, so that a constant area gives zero.
     """
     gradient = spatial_gradient(image, mode="sobel")  # (B, C, 2, H, W)
     angles = torch.arange(ORIENTATIONS, device=image.device, dtype=image.dtype) * (math.pi / ORIENTATIONS)
@@ -55,8 +52,7 @@ class MCGF(nn.Module):
 
     def __init__(self, in_channels: int = 1) -> None:
         super().__init__()
-        self.fine = _stack(ORIENTATIONS * in_channels, self.out_channels)
-        self.coarse = _stack(ORIENTATIONS * in_channels, self.out_channels)
+        self.fine, self.coarse = (_stack(ORIENTATIONS * in_channels, self.out_channels) for _ in range(2))
 
     def forward(self, image: Tensor) -> Tensor:
         fine = self.fine(oriented_gradients(image))

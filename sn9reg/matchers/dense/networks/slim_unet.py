@@ -2,14 +2,44 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+from collections.abc import Callable
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import max_pool2d, normalize, relu_
+from torch.nn.functional import max_pool2d, normalize
+
+Part = Callable[[int, int], nn.Module]  # from channels before and after
 
 
-class SlimUNet(nn.Module):
+class UNet(nn.Module):
+    """(B, in_channels, H, W) -> what `head` makes of (B, widths[0], H, W): a U-Net of one level per width.
+
+    twice, rise: what a level is made of, and what doubles the resolution.
+    """
+
+    def __init__(
+        self, in_channels: int, widths: tuple[int, ...], twice: Part, rise: Part, head: Part, out: int
+    ) -> None:
+        super().__init__()
+        self.out_channels, self.divisor = out, 2 ** (len(widths) - 1)
+        self.down = nn.ModuleList([twice(before, after) for before, after in pairwise((in_channels, *widths))])
+        self.rise = nn.ModuleList([rise(below, here) for here, below in pairwise(widths)])
+        self.up = nn.ModuleList([twice(2 * here, here) for here in widths[:-1]])
+        self.head = head(widths[0], out)
+
+    def forward(self, image: Tensor) -> Tensor:
+        levels = [self.down[0](image)]
+        for down in self.down[1:]:
+            levels.append(down(max_pool2d(levels[-1], 2)))
+        x = levels.pop()
+        for rise, up in zip(reversed(self.rise), reversed(self.up), strict=True):
+            x = up(torch.cat([levels.pop(), rise(x)], dim=1))
+        return self.head(x)
+
+
+class SlimUNet(UNet):
     """(B, in_channels, H, W) -> (B, out_channels, H, W) features of unit length per pixel.
 
     Ours: the shape of `FFTUNet` with 3/8 of its channels, for a seventh of its arithmetic. Full resolution mattered
@@ -19,45 +49,22 @@ class SlimUNet(nn.Module):
     margin = 20  # it sees 24 px far, but features are those of a larger patch from 4 px on
 
     def __init__(self, in_channels: int = 1, widths: tuple[int, ...] = (24, 48, 96), out_channels: int = 8) -> None:
-        super().__init__()
-        self.out_channels = out_channels
-        self.divisor = 2 ** (len(widths) - 1)
-        self.down = nn.ModuleList([_Twice(before, after) for before, after in pairwise((in_channels, *widths))])
-        self.rise = nn.ModuleList([_Rise(below, here) for here, below in pairwise(widths)])
-        self.up = nn.ModuleList([_Twice(2 * here, here) for here in widths[:-1]])
-        self.head = nn.Conv2d(widths[0], out_channels, 3, padding=1)
+        super().__init__(
+            in_channels, widths, _twice, _rise, lambda n, out: nn.Conv2d(n, out, 3, padding=1), out_channels
+        )
 
     def forward(self, image: Tensor) -> Tensor:
-        levels = [self.down[0](image)]
-        for down in self.down[1:]:
-            levels.append(down(max_pool2d(levels[-1], 2)))
-        x = levels.pop()
-        for rise, up in zip(reversed(self.rise), reversed(self.up), strict=True):
-            x = up(torch.cat([levels.pop(), rise(x)], dim=1))
-        return normalize(self.head(x).float(), dim=1, eps=1e-6)
+        return normalize(super().forward(image).float(), dim=1, eps=1e-6)
 
 
-class _Twice(nn.Module):
-    """Two 3x3 convolutions with batch normalisation and ReLU."""
-
-    def __init__(self, before: int, after: int) -> None:
-        super().__init__()
-        self.first = nn.Conv2d(before, after, 3, padding=1, bias=False)
-        self.first_norm = nn.BatchNorm2d(after)
-        self.second = nn.Conv2d(after, after, 3, padding=1, bias=False)
-        self.second_norm = nn.BatchNorm2d(after)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return relu_(self.second_norm(self.second(relu_(self.first_norm(self.first(x))))))
+def _twice(before: int, after: int) -> nn.Sequential:
+    layers = OrderedDict[str, nn.Module]()
+    for name, channels in (("first", before), ("second", after)):
+        layers[name] = nn.Conv2d(channels, after, 3, padding=1, bias=False)
+        layers[f"{name}_norm"], layers[f"{name}_relu"] = nn.BatchNorm2d(after), nn.ReLU(inplace=True)
+    return nn.Sequential(layers)
 
 
-class _Rise(nn.Module):
-    """Twice the resolution, by a transposed convolution."""
-
-    def __init__(self, before: int, after: int) -> None:
-        super().__init__()
-        self.rise = nn.ConvTranspose2d(before, after, 2, stride=2, bias=False)
-        self.norm = nn.BatchNorm2d(after)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return relu_(self.norm(self.rise(x)))
+def _rise(before: int, after: int) -> nn.Sequential:
+    convolution = nn.ConvTranspose2d(before, after, 2, stride=2, bias=False)
+    return nn.Sequential(OrderedDict(rise=convolution, norm=nn.BatchNorm2d(after), relu=nn.ReLU(inplace=True)))

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from sn9reg.matchers.dense.networks.branches import Branches
 
-# Name -> module in this folder and class. A module is imported only when its network is asked for.
+# Name -> module in this folder and class; imported when its network is asked for.
 NETWORKS = {
     "mcgf": "mcgf:MCGF",
     "osmnet": "osmnet:OSMNet",
@@ -36,10 +36,9 @@ def network_class(name: str) -> Any:
 
 
 def build(name: str, shared: bool, **options: object) -> Branches:
-    """The network `name`, with new weights, as branches for both modalities.
+    """The network `name`, with new weights, as branches for both modalities; `options` are its constructor's.
 
-    `options` go to the network's constructor. Raises ConfigError for a network that is not in the table and for an
-    option that the network does not have.
+    Raises ConfigError for a network that is not in the table, and for an option that it does not have.
     """
     from sn9reg.matchers.dense.networks.branches import Branches  # here, so that the table is read without torch
 
