@@ -8,9 +8,7 @@ import numpy.typing as npt
 from scipy.spatial import cKDTree
 
 from sn9reg.raster.grid import Points
-
-Image = npt.NDArray[np.float32]
-Mask = npt.NDArray[np.bool_]
+from sn9reg.raster.radiometry import Image, Mask
 
 _CONTRAST = 4  # grey values of 255 by which a corner must differ from its surroundings
 _BRIGHTEST = 99.5  # percentile that becomes 255
@@ -28,8 +26,8 @@ def fast_corners(strength: Image, valid: Mask, level: float | None = None) -> tu
     if not level > 0:
         return np.zeros((0, 2)), np.zeros(0)
     image = np.clip(strength * (255 / level), 0, 255).astype(np.uint8)
-    mask = valid.astype(np.uint8)
-    found = cv2.FastFeatureDetector_create(_CONTRAST, True).detect(image, mask)  # type: ignore[attr-defined]
+    fast = cv2.FastFeatureDetector_create(_CONTRAST, True)  # type: ignore[attr-defined]
+    found = fast.detect(image, valid.astype(np.uint8))
     xy = np.array([point.pt for point in found], np.float64).reshape(-1, 2)
     return xy, np.array([point.response for point in found], np.float64)
 
@@ -55,18 +53,11 @@ def spread_evenly(xy: Points, response: npt.NDArray[np.float64], count: int) -> 
     radius = np.full(len(order), np.inf)
     # How many at the front of the order are clearly stronger than each.
     stronger = np.searchsorted(-strengths, -strengths / _ROBUSTNESS, side="left")
-    tree = cKDTree(points)
-    k = 16
-    waiting = np.flatnonzero(stronger > 0)
-    while len(waiting):
-        k = min(k, len(points))
+    tree, k, waiting = cKDTree(points), 4, np.flatnonzero(stronger > 0)
+    while len(waiting):  # among more and more neighbours, until each has met a stronger one
+        k = min(4 * k, len(points))
         distance, index = tree.query(points[waiting], k=k)
         hit = index < stronger[waiting][:, None]
-        first = hit.argmax(axis=1)
-        found = hit.any(axis=1)
-        radius[waiting[found]] = distance[found, first[found]]
-        waiting = waiting[~found]
-        if k == len(points):
-            break
-        k *= 4
+        radius[waiting] = np.where(hit, distance, np.inf).min(axis=1)
+        waiting = waiting[~hit.any(axis=1)]
     return order[np.sort(np.argsort(-radius, kind="stable")[:count])]

@@ -27,7 +27,7 @@ _TILE = 512  # side of what is described at once, without its margin
 _FELT = 12  # pixels from the border of what is valid within which phase congruency feels it
 _INSIDE = 6  # pixels from there that keypoints keep
 _VALID = 0.6  # share of a patch's surroundings that must be valid
-_BATCH = 256  # patches in memory
+_BATCH = 256  # patches in memory at once
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,7 @@ class Described:
     """N keypoints of a scene and their descriptors.
 
     xy: (N, 2) pixels of the coarsened grid.
-    descriptors: (V, N, D) of length 1. V is 2 where a keypoint is described along an orientation: this is known but
-        for its sign, so that both directions are there. Else V is 1.
+    descriptors: (V, N, D) of length 1. V is 2, for both directions, where a keypoint is described along an orientation.
     """
 
     xy: Points
@@ -96,19 +95,19 @@ def describe_scene(
     Raises InputError where the scene cannot be read.
     """
     margin = math.ceil(describer.extent * (math.sqrt(0.5) if oriented else 0.5)) + _FELT
-    places: list[Points] = [np.zeros((0, 2))]
+    places: list[Points] = []
     described: list[Tensor] = []
     tiles = _tiles(window)
     for k, tile in enumerate(tiles):
         progress.report(k / len(tiles))
         share = max(1, round(count * tile.width * tile.height / (window.width * window.height)))
         around = tile.grow(margin)
-        xy, descriptors = _describe(scene.read(around, factor), grey, margin, describer, share, oriented)
-        places.append(xy + np.array([around.col, around.row]))
-        described.append(descriptors)
+        found = _describe(scene.read(around, factor), grey, margin, describer, share, oriented)
+        if len(found):
+            places.append(found.xy + np.array([around.col, around.row]))
+            described.append(found.descriptors)
     progress.report(1.0)
-    found = [d for d in described if d.shape[1]]
-    return Described(np.concatenate(places), torch.cat(found, dim=1) if found else torch.zeros((1, 0, 1)))
+    return Described(np.concatenate(places), torch.cat(described, dim=1)) if places else NOTHING
 
 
 def _tiles(window: Window) -> list[Window]:
@@ -123,12 +122,11 @@ def _tiles(window: Window) -> list[Window]:
 
 def _describe(
     patch: Patch, grey: Callable[[Patch], Image], margin: int, describer: Describer, count: int, oriented: bool
-) -> tuple[Points, Tensor]:
-    """(N, 2) keypoints in the middle of a patch, without the margin, and (V, N, D) their descriptors."""
-    nothing = np.zeros((0, 2)), torch.zeros((1, 0, 1))
+) -> Described:
+    """Keypoints in the middle of a patch, without the margin, in its pixels."""
     inside = _keypoint_mask(patch.valid, margin, describer.extent)
     if not inside.any():
-        return nothing
+        return NOTHING
     image = standardise(fill_invalid(grey(patch), patch.valid), patch.valid)
     height, width = image.shape
     # To sides that the FFT likes, and mirrored, since it takes images for periodic.
@@ -138,13 +136,11 @@ def _describe(
     congruency = phase_congruency(padded[None], valid[None])
     xy = _keypoints(congruency, inside, count)
     if not len(xy):
-        return nothing
+        return NOTHING
     maps = describer.maps(padded, congruency)[:, :height, :width]
-    at = torch.from_numpy(xy)
-    if not oriented:
-        return xy, _batched(describer, maps, at, None)[None]
-    angle = orientations(congruency, xy)
-    return xy, torch.stack([_batched(describer, maps, at, angle + turn) for turn in (0.0, math.pi)])
+    angle = orientations(congruency, xy) if oriented else None
+    angles: list[Tensor | None] = [None] if angle is None else [angle, angle + math.pi]
+    return Described(xy, torch.stack([_batched(describer, maps, torch.from_numpy(xy), turn) for turn in angles]))
 
 
 def _keypoint_mask(valid: Mask, margin: int, extent: float) -> Mask:

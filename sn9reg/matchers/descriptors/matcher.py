@@ -1,9 +1,9 @@
 """Keypoints of phase congruency, described by a network, matched, and cleared of mismatches coarse to fine.
 
 He et al., "Deep convolutional network based on attention mechanism for matching optical and SAR images". `FAITHFUL` are
-the options that make it the paper's, as far as the inference goes; the others go beyond it: the SAR image is turned and
-scaled back first (`descriptors.pose`), partners are looked for where the georeference or that pose says, and in the end
-templates around the keypoints are compared pixel by pixel where the warp that was found puts them.
+the paper's options for inference. The others go beyond it: the SAR image is turned and scaled back first
+(`descriptors.pose`), partners are looked for near where they are expected, and in the end templates around keypoints
+are compared pixel by pixel where the warp puts them.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, astuple, dataclass, replace
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -71,8 +72,9 @@ class _Looks:
     @classmethod
     def of(cls, pair: ScenePair) -> _Looks:
         (optical, factor), (sar, _) = pair.overview(pair.optical), pair.overview(pair.sar)
-        grey = standardise(optical_grey(optical.values), optical.valid)
-        radar = standardise(SarLog.of(sar.values, sar.valid)(sar.values), sar.valid)
+        sar_log = SarLog.of(sar.values, sar.valid)
+        shown = ((optical, optical_grey), (sar, sar_log))
+        grey, radar = (standardise(band(patch.values), patch.valid) for patch, band in shown)
         return cls((grey, optical.valid, radar, sar.valid), factor)
 
     def fitting(self, warps: list[Matrix]) -> Matrix:
@@ -86,20 +88,18 @@ class MatcherOptions:
 
     descriptor: `learned`, or `mim`, which needs no training.
     weights: a .safetensors file of the learned one; those that ship if not given.
-    pose: how the SAR image lies: `search` for its rotation and scale, trust the georeference (`none`), or `auto`, the
-    search where there is no georeference or where it leads to no matches.
+    pose: `search` for the SAR image's rotation and scale, trust the georeference (`none`), or search only without a
+    georeference or where it leads to no matches (`auto`).
     turn: largest rotation looked for, degrees.
     zoom: largest scale, and its inverse the smallest.
-    near: partners are looked for within max_offset metres of where the georeference says, or near where the pose does;
-    else everywhere.
+    near: partners are looked for within max_offset metres of the georeference, or near the pose; else everywhere.
     max_offset: largest shift looked for, metres.
     max_points: optical keypoints, about.
-    oriented: each keypoint is described along an orientation of its own, which survives rotations without a pose.
+    oriented: each keypoint is described along its own orientation, which survives rotations without a pose.
     mutual: a match must be the nearest from either side.
     adaptive: matches must pass the adaptive ratio.
     threshold: of RANSAC, pixels.
-    refine: pixels are compared around keypoints where the warp puts them; else the descriptors' own inliers are the
-    matches.
+    refine: pixels around keypoints are compared where the warp puts them; else the inliers are the matches.
     scale: by which patches are larger than the descriptor has them.
     """
 
@@ -137,23 +137,19 @@ class DescriptorMatcher:
         self.pose, self.turn, self.zoom, self.near = given.pose, given.turn, given.zoom, given.near
         self.max_offset, self.max_points = given.max_offset, given.max_points
         self.oriented, self.mutual, self.adaptive = given.oriented, given.mutual, given.adaptive
-        self.threshold, self.refine = given.threshold, given.refine
+        self.threshold, self.refine, self.own_weights = given.threshold, given.refine, given.weights is not None
         self.describer = _describer(given.descriptor, given.weights, given.scale)
-        self.own_weights = given.weights is not None
 
     def match(self, pair: ScenePair) -> Correspondences:
         """Correspondences at keypoints, possibly none. Raises InputError where a scene cannot be read."""
         looks = _Looks.of(pair)
-        best: tuple[float, Correspondences] | None = None
+        found: list[tuple[float, Correspondences]] = []
         for matrix, radius in self._poses(pair, looks):
-            found = self._match(pair, looks, matrix, radius)
-            share = _confirmed_share(found)
-            if best is None or share > best[0]:
-                best = share, found
-            if share >= _SUPPORTED:
+            matches = self._match(pair, looks, matrix, radius)
+            found.append((int(witnesses_agree(matches).sum()) / max(1, matches.tried), matches))
+            if found[-1][0] >= _SUPPORTED:
                 break
-        assert best is not None
-        return best[1]
+        return max(found, key=lambda one: one[0])[1]
 
     def _poses(self, pair: ScenePair, looks: _Looks) -> Iterator[tuple[Matrix, float]]:
         """What the SAR scene is to be seen through, and how far from there a partner may lie, in common pixels."""
@@ -186,31 +182,25 @@ class DescriptorMatcher:
 
     def factor(self, posed: ScenePair) -> int:
         """The first coarsening at which the overlap has few enough pixels."""
-        factor, window = 1, posed.overlap
-        while window.width * window.height / factor**2 > _WORK:
+        factor, pixels = 1, math.prod(posed.overlap.shape)
+        while pixels / factor**2 > _WORK:
             factor *= 2
         return factor
 
     def described(self, posed: ScenePair, factor: int, radius: float) -> tuple[Described, Described]:
-        overview = posed.overview(posed.sar)[0]
-        sar_log = SarLog.of(overview.values, overview.valid)
-        window = posed.overlap
-        inner = Window(*(n // factor for n in (window.col, window.row, window.width, window.height)))
+        """The keypoints of the optical scene and those of the SAR scene, at a coarsening."""
+        sar_log = _sar_log(posed)
         reach = posed.grid.covering(posed.grid.to_map(posed.sar.outline()))
-        whole = Window(*(n // factor for n in (reach.col, reach.row, reach.width, reach.height)))
+        inner, whole = (Window(*(n // factor for n in astuple(window))) for window in (posed.overlap, reach))
         outer = inner.grow(math.ceil(radius / factor)).intersect(whole) if self.near else whole
         if inner.empty or outer.empty:
             return NOTHING, NOTHING
-        more = min(_MORE, outer.width * outer.height / (inner.width * inner.height))
+        more = min(_MORE, math.prod(outer.shape) / math.prod(inner.shape))
+        describe = partial(describe_scene, factor=factor, describer=self.describer, oriented=self.oriented)
         with progress.part(0.1, 0.3):
-            optical = describe_scene(
-                posed.optical, _grey, inner, factor, self.describer, self.max_points, self.oriented
-            )
+            optical = describe(posed.optical, lambda p: optical_grey(p.values), inner, count=self.max_points)
         with progress.part(0.3, 0.6):
-            count = round(more * self.max_points)
-            sar = describe_scene(
-                posed.sar, lambda p: sar_log(p.values), outer, factor, self.describer, count, self.oriented
-            )
+            sar = describe(posed.sar, lambda p: sar_log(p.values), outer, count=round(more * self.max_points))
         return optical, sar
 
     def putative(
@@ -256,13 +246,11 @@ class DescriptorMatcher:
 
     def _compared(self, posed: ScenePair, optical: Described, factor: int) -> Correspondences:
         """Templates around the optical keypoints, compared with the SAR scene seen through the warp."""
-        sar = posed.overview(posed.sar)[0]
-        sar_log = SarLog.of(sar.values, sar.valid)
+        sar_log = _sar_log(posed)
 
         def extract(patch: Patch, modality: Modality) -> Tensor:
             image = sar_log(patch.values) if modality == "sar" else optical_grey(patch.values)
-            filled = torch.from_numpy(fill_invalid(image, patch.valid))
-            return orientation_features(filled[None], 6)[0]
+            return orientation_features(torch.from_numpy(fill_invalid(image, patch.valid))[None], 6)[0]
 
         nodes = optical.xy[:: max(1, math.ceil(len(optical) / _COMPARED))]
         with progress.part(0.6, 1.0):
@@ -281,19 +269,22 @@ def _inliers(putative: Correspondences, models: list[tuple[Matrix, Flags]]) -> C
 
 
 def _describer(descriptor: str, weights: str | None, scale: float) -> Describer:
-    if descriptor == "mim":
-        return MimDescriber(_scaled(LAYOUT, scale))
-    network, saved = load_descriptor(weights)
-    return LearnedDescriber(network, _scaled(saved.patch, scale))
-
-
-def _scaled(layout: PatchLayout, scale: float) -> PatchLayout:
     """Raises ConfigError where the patches get too small or too large."""
-    return check(PatchLayout, asdict(layout) | {"scale": layout.scale * scale}, "matcher 'descriptors', its patches")
+
+    def scaled(layout: PatchLayout) -> PatchLayout:
+        return check(
+            PatchLayout, asdict(layout) | {"scale": layout.scale * scale}, "matcher 'descriptors', its patches"
+        )
+
+    if descriptor == "mim":
+        return MimDescriber(scaled(LAYOUT))
+    network, saved = load_descriptor(weights)
+    return LearnedDescriber(network, scaled(saved.patch))
 
 
-def _grey(patch: Patch) -> Image:
-    return optical_grey(patch.values)
+def _sar_log(pair: ScenePair) -> SarLog:
+    overview = pair.overview(pair.sar)[0]
+    return SarLog.of(overview.values, overview.valid)
 
 
 def _on_common(matrix: Matrix, factor: float) -> Matrix:
@@ -305,9 +296,3 @@ def _on_common(matrix: Matrix, factor: float) -> Matrix:
 def _seen_through(matrix: Matrix, found: Correspondences) -> Correspondences:
     """Correspondences with a posed scene -> with the scene itself."""
     return replace(found, sar_xy=through(matrix, found.sar_xy), solo_xy=through(matrix, found.solo_xy))
-
-
-def _confirmed_share(matches: Correspondences) -> float:
-    """Share of the places tried whose matches neighbours confirm."""
-    confirmed = int(witnesses_agree(matches).sum())
-    return confirmed / max(1, matches.tried)

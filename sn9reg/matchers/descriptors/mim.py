@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import one_hot
+from torch.nn.functional import normalize, one_hot
 
 from sn9reg.features.phase_congruency import PhaseCongruency
 from sn9reg.matchers.descriptors.patches import ORIENTATIONS, PatchLayout, sample_patches
 
 LAYOUT = PatchLayout(side=96, scale=1.0, inputs="energy")  # as in RIFT
 _CELLS = 6  # a side
-_AT_ONCE = 256  # patches in memory
 
 
 def mim_descriptors(maps: Tensor, xy: Tensor, layout: PatchLayout = LAYOUT, angle: Tensor | None = None) -> Tensor:
@@ -21,17 +20,12 @@ def mim_descriptors(maps: Tensor, xy: Tensor, layout: PatchLayout = LAYOUT, angl
     2020: in each of 6 x 6 cells around the keypoint a histogram of the orientation whose energy, summed over scales, is
     the largest. angle: (N,) radians to which patches are turned first, with their orientations.
     """
-    parts = []
-    for k in range(0, len(xy), _AT_ONCE):
-        turn = None if angle is None else angle[k : k + _AT_ONCE]
-        energies = sample_patches(maps, xy[k : k + _AT_ONCE], layout, turn)
-        largest, index = energies.max(dim=1)
-        votes = one_hot(index, ORIENTATIONS).to(energies) * (largest > 0)[..., None]
-        cell = layout.side // _CELLS
-        votes = votes[:, : cell * _CELLS, : cell * _CELLS]
-        counts = votes.reshape(len(votes), _CELLS, cell, _CELLS, cell, ORIENTATIONS).sum(dim=(2, 4))
-        parts.append(torch.nn.functional.normalize(counts.flatten(1), dim=1))
-    return torch.cat(parts) if parts else maps.new_zeros((0, _CELLS * _CELLS * ORIENTATIONS))
+    largest, index = sample_patches(maps, xy, layout, angle).max(dim=1)
+    votes = one_hot(index, ORIENTATIONS).to(largest) * (largest > 0)[..., None]
+    cell = layout.side // _CELLS
+    votes = votes[:, : cell * _CELLS, : cell * _CELLS]
+    counts = votes.reshape(len(votes), _CELLS, cell, _CELLS, cell, ORIENTATIONS).sum(dim=(2, 4))
+    return normalize(counts.flatten(1), dim=1)
 
 
 class MimDescriber:

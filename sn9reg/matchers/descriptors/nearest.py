@@ -10,11 +10,9 @@ import torch
 from scipy.spatial import cKDTree
 from torch import Tensor
 
+from sn9reg.fit.correspondences import Flags, Floats
 from sn9reg.matchers.descriptors.describe import Described
 from sn9reg.raster.grid import Points
-
-Floats = npt.NDArray[np.float64]
-Flags = npt.NDArray[np.bool_]
 
 _ROWS = 1024  # optical keypoints compared at once
 _FAR = 10.0  # distance that no two descriptors have
@@ -52,15 +50,13 @@ def nearest(
         none = np.zeros(n)
         return Neighbours(none.astype(np.int64), none + _FAR, none + _FAR, none > 0, none > 0)
     index, distance, rival = np.zeros(n, np.int64), np.zeros(n), np.zeros(n)
-    back = torch.full((m,), _FAR)
-    back_index = torch.full((m,), -1)
+    back, back_index = torch.full((m,), _FAR), torch.full((m,), -1)
     for start in range(0, n, _ROWS):
         rows = slice(start, min(start + _ROWS, n))
         table = _distances(optical.descriptors[:, rows], sar.descriptors)
         if expected is not None:
             table.masked_fill_(~_within(expected[rows], sar.xy, radius), _FAR)
-        best = table.min(dim=1)
-        nearer = table.min(dim=0)
+        best, nearer = table.min(dim=1), table.min(dim=0)
         better = nearer.values < back
         back[better], back_index[better] = nearer.values[better], nearer.indices[better] + start
         around = _within(sar.xy[best.indices.numpy()], sar.xy, apart)

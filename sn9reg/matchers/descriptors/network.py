@@ -30,8 +30,7 @@ class DenseFusion(nn.Module):
 
     width: of MobileNetV2, 1 in the paper. stem_stride: 2 in the paper; 1 for small patches. attention: without it, the
     network of the ablation (section 3.3). cells: beyond the paper, the means of cells x cells cells of the patch are
-    added through a linear layer, which may be given a good start (`fit_layout`); the network learns what they miss.
-    Raises ConfigError for values out of range.
+    added through a linear layer, which `fit_layout` can start well. Raises ConfigError for values out of range.
     """
 
     def __init__(
@@ -46,17 +45,15 @@ class DenseFusion(nn.Module):
     ) -> None:
         super().__init__()
         for name, value in (("in_channels", in_channels), ("side", side), ("descriptor", descriptor)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            if type(value) is not int or value < 1:
                 raise ConfigError(f"{name} is {value!r}, not a whole number from 1")
-        if isinstance(cells, bool) or not isinstance(cells, int) or not 0 <= cells <= side:
+        if type(cells) is not int or not 0 <= cells <= side:
             raise ConfigError(f"cells is {cells!r}, not a whole number from 0 to the {side} px of a patch")
-        if not isinstance(width, int | float) or isinstance(width, bool) or width not in _WIDTHS:
+        if type(width) not in (int, float) or width not in _WIDTHS:
             raise ConfigError(f"width is {width!r}, not one of {', '.join(map(str, _WIDTHS))}")
-        strided = isinstance(stem_stride, int) and not isinstance(stem_stride, bool) and stem_stride in (1, 2)
-        if not strided or not isinstance(attention, bool):
-            raise ConfigError(
-                f"stem_stride is {stem_stride!r}, attention {attention!r}; they are 1 or 2, true or false"
-            )
+        if type(stem_stride) is not int or stem_stride not in (1, 2) or type(attention) is not bool:
+            given = f"stem_stride is {stem_stride!r}, attention {attention!r}"
+            raise ConfigError(f"{given}; they are 1 or 2, true or false")
         stride = _STRIDE * stem_stride // 2
         if side % stride:
             raise ConfigError(f"side is {side}, must be a multiple of {stride}")
@@ -74,10 +71,10 @@ class DenseFusion(nn.Module):
 
     def forward(self, patches: Tensor) -> Tensor:
         features = self.attention(self.blocks(self.norm(self.stem(patches))))
-        fused = self.fusion_norm(self.fusion(features)).flatten(1).float()
+        described = self.fusion_norm(self.fusion(features)).flatten(1).float()
         if self.cells:
-            fused = fused + self.layout(self.cell_means(patches)).float()
-        return normalize(fused, dim=1)
+            described = described + self.layout(self.cell_means(patches)).float()
+        return normalize(described, dim=1)
 
     def cell_means(self, patches: Tensor) -> Tensor:
         """(N, in_channels * cells ** 2) means of the cells of each patch, less those of the patch, of length 1."""
@@ -96,10 +93,9 @@ class DenseFusion(nn.Module):
         weight = torch.from_numpy(directions[:, ::-1][:, : self.descriptor].T.copy())
         weight /= (between @ weight.T).norm(dim=1).mean().clamp_min(1e-9)
         with torch.no_grad():
-            self.layout.weight.zero_()
-            self.layout.weight[: len(weight)] = weight.float()
-            self.layout.bias.zero_()
-            self.layout.bias[: len(weight)] = -(weight @ middle).float()
+            for parameter, values in ((self.layout.weight, weight), (self.layout.bias, -(weight @ middle))):
+                parameter.zero_()
+                parameter[: len(weight)] = values.float()
 
     def start_from(self, state: dict[str, Tensor]) -> None:
         """Take over the backbone of a timm MobileNetV2, e.g. one trained on ImageNet (the paper's transfer learning).

@@ -17,8 +17,6 @@ from sn9reg.options import options
 Inputs = Literal["grey", "energy", "both"]
 ORIENTATIONS = 6
 _WAVELENGTHS = (6.0, 12.0)
-_ENERGIES = len(_WAVELENGTHS) * ORIENTATIONS
-_CHANNELS = {"grey": 1, "energy": _ENERGIES, "both": 1 + _ENERGIES}
 
 
 @options
@@ -37,7 +35,8 @@ class PatchLayout:
 
     @property
     def channels(self) -> int:
-        return _CHANNELS[self.inputs]
+        energies = len(_WAVELENGTHS) * ORIENTATIONS
+        return {"grey": 1, "energy": energies, "both": 1 + energies}[self.inputs]
 
     @property
     def extent(self) -> float:
@@ -94,9 +93,8 @@ def turned(energies: Tensor, angle: Tensor) -> Tensor:
     """(N, S * 6, h, w) energies of orientations k * pi / 6 -> those of orientations seen from a frame turned by (N,)
     radians, interpolated."""
     groups = energies.unflatten(1, (-1, ORIENTATIONS))
-    place = (
-        torch.arange(ORIENTATIONS, device=energies.device) + angle[:, None] * (ORIENTATIONS / math.pi)
-    ) % ORIENTATIONS
+    steps = torch.arange(ORIENTATIONS, device=energies.device)
+    place = (steps + angle[:, None] * (ORIENTATIONS / math.pi)) % ORIENTATIONS
     low = place.floor()
     share = (place - low)[:, None, :, None, None].to(energies)
     index = low.long() % ORIENTATIONS

@@ -1,8 +1,7 @@
 """How the SAR image is turned and scaled against the optical one: a search over both, on few pixels.
 
-Orientation energies of the two images (`features.orientation`) are compared by FFT correlation, which finds the shift,
-for every rotation and scale of a grid; around the best of them again, on finer pixels. Fourier-Mellin without its
-weakness: amplitude spectra of the two sensors have little in common.
+For every rotation and scale of a grid, FFT correlation of orientation energies (`features.orientation`) finds the
+shift; around the best ones again, on finer pixels. Not Fourier-Mellin: the sensors' spectra have little in common.
 """
 
 from __future__ import annotations
@@ -62,8 +61,8 @@ def find_pose(
 ) -> Pose:
     """The pose of the SAR image, (h, w), against the optical one, (H, W), both standardised.
 
-    turn: largest rotation looked for, radians. zoom: largest scale looked for, and its inverse the smallest. The
-    identity, with strength 0, where either image has nothing to look at.
+    turn: largest rotation looked for, radians. zoom: largest scale looked for, and its inverse the smallest.
+    Returns `IDENTITY` where either image has nothing to look at.
     """
     turns = _steps(turn, _TURN) if turn < math.pi else list(np.arange(0, 2 * math.pi - 1e-9, _TURN))
     scales = [math.exp(z) for z in _steps(math.log(zoom), math.log(_ZOOM))]
@@ -83,8 +82,7 @@ def agreement(optical: Image, optical_valid: Mask, sar: Image, sar_valid: Mask, 
     orientation energies, in standard deviations of noise; minus infinity where too little lies on one another."""
     look = _Search(optical, optical_valid, sar, sar_valid, _SIDES[1])
     through = np.linalg.inv(look.to_sar) @ matrix @ look.to_optical
-    seen, mask = warped(look.sar, look.sar_valid, through, look.optical.shape)
-    features, inside = _features(seen, mask)
+    features, inside = _features(*warped(look.sar, look.sar_valid, through, look.optical.shape))
     both = look.mask * inside
     if both.sum() < max(16.0, _OVERLAP * min(float(look.mask.sum()), float(inside.sum()))):
         return -math.inf
@@ -101,16 +99,16 @@ def _steps(reach: float, step: float) -> list[float]:
 
 def _distinct(poses: list[Pose], turn: float) -> list[Pose]:
     """By strength, without those that are next to a stronger one."""
+
+    def near(one: Pose, other: Pose) -> bool:
+        apart = abs(math.remainder(one.turn - other.turn, 2 * math.pi))
+        return apart < 0.6 * turn and abs(math.log(one.zoom / other.zoom)) < 1.2 * math.log(_ZOOM)
+
     chosen: list[Pose] = []
     for pose in sorted(poses, key=lambda p: -p.strength):
-        if not any(_near(pose, other, turn) for other in chosen):
+        if not any(near(pose, other) for other in chosen):
             chosen.append(pose)
     return chosen
-
-
-def _near(one: Pose, other: Pose, turn: float) -> bool:
-    apart = abs(math.remainder(one.turn - other.turn, 2 * math.pi))
-    return apart < 0.6 * turn and abs(math.log(one.zoom / other.zoom)) < 1.2 * math.log(_ZOOM)
 
 
 class _Search:
@@ -130,10 +128,9 @@ class _Search:
         torch.set_num_threads(1)
         try:
             with ThreadPoolExecutor(threads) as pool:
-                tried = list(pool.map(lambda pose: self._try(*pose), poses))
+                return [found for found in pool.map(lambda pose: self._try(*pose), poses) if found is not None]
         finally:
             torch.set_num_threads(threads)
-        return [pose for pose in tried if pose is not None]
 
     def _try(self, turn: float, zoom: float) -> Pose | None:
         sar, valid, back = _turned(self.sar, self.sar_valid, turn, zoom)

@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from sn9reg.raster.grid import Points, Window
-from sn9reg.raster.radiometry import Image, SarLog, optical_grey, standardise
-from sn9reg.raster.scene import Patch, ScenePair, SceneView
+from sn9reg.raster.radiometry import Image, Mask, SarLog, optical_grey, standardise
+from sn9reg.raster.scene import ScenePair
 
 TILE = 256  # side in pixels (Hänsch et al., section 3.1)
 
@@ -30,8 +30,8 @@ class Crop:
     sar: Image
     optical_corner: npt.NDArray[np.int64]
     sar_corner: npt.NDArray[np.int64]
-    optical_valid: npt.NDArray[np.bool_]
-    sar_valid: npt.NDArray[np.bool_]
+    optical_valid: Mask
+    sar_valid: Mask
 
 
 class Cropper:
@@ -53,15 +53,8 @@ class Cropper:
     def read(self, optical_xy: Points, sar_xy: Points, factor: int = 1) -> Crop:
         """The tile of the optical scene at `optical_xy` (2,) and that of the SAR scene at `sar_xy` (2,)."""
         corners = self.corner(optical_xy), self.corner(sar_xy)
-        scenes = self.pair.optical, self.pair.sar
-        optical, sar = (self._patch(*both, factor) for both in zip(scenes, corners, strict=True))
-        return Crop(
-            standardise(optical_grey(optical.values), optical.valid),
-            standardise(self._sar_log(sar.values), sar.valid),
-            *corners,
-            optical.valid,
-            sar.valid,
-        )
-
-    def _patch(self, scene: SceneView, corner: npt.NDArray[np.int64], factor: int) -> Patch:
-        return scene.read(Window(int(corner[0]), int(corner[1]), self.side, self.side), factor)
+        windows = [Window(int(col), int(row), self.side, self.side) for col, row in corners]
+        optical, sar = self.pair.optical.read(windows[0], factor), self.pair.sar.read(windows[1], factor)
+        grey = standardise(optical_grey(optical.values), optical.valid)
+        radar = standardise(self._sar_log(sar.values), sar.valid)
+        return Crop(grey, radar, *corners, optical.valid, sar.valid)

@@ -13,13 +13,12 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
 from sn9reg import progress
+from sn9reg.fit.correspondences import Flags, Floats
 from sn9reg.matchers.keypoints.crops import Crop, Cropper
 from sn9reg.matchers.keypoints.heatmap import read_keypoints
 from sn9reg.matchers.keypoints.network import HeatmapUNet
 from sn9reg.raster.grid import Points
 from sn9reg.raster.radiometry import Image
-
-Floats = npt.NDArray[np.float64]
 
 _MIN_VALID = 0.25  # share of each tile's pixels that must be valid
 _STRUCTURE = 0.04  # share of the variance that must be left after smoothing; 0.014 is left of white noise
@@ -33,8 +32,7 @@ class Found:
     xy: (N, 2) keypoints in the scene that was searched, pixels of the level.
     middle: (N, 2) pixels in the middle of the other scene's tiles: those nearest to the places asked for.
     height: (N,) of the peaks, see `Keypoints`; 0 for a peak on a pixel that is not valid.
-    rival: (N,) of the peaks, see `Keypoints`.
-    spread: (N,) of the peaks, see `Keypoints`.
+    rival, spread: (N,) of the peaks, see `Keypoints`.
     usable: (N,) whether the tiles showed enough for the detector to be run.
     """
 
@@ -43,7 +41,7 @@ class Found:
     height: Floats
     rival: Floats
     spread: Floats
-    usable: npt.NDArray[np.bool_]
+    usable: Flags
 
 
 class Detector:
@@ -67,8 +65,9 @@ class Detector:
         Both are (N, 2), in pixels of the common grid coarsened by `factor`.
         Raises InputError where a scene cannot be read.
         """
-        n, zeros = len(middle), np.zeros((3, len(middle)))
-        found = Found(np.zeros((n, 2)), np.zeros((n, 2)), zeros[0], zeros[1], zeros[2], np.zeros(n, bool))
+        n = len(middle)
+        height, rival, spread = np.zeros((3, n))
+        found = Found(np.zeros((n, 2)), np.zeros((n, 2)), height, rival, spread, np.zeros(n, bool))
         searched, other = ("sar", "optical") if self.network.finds == "sar" else ("optical", "sar")
         for at, crops, heatmap in self._run(cropper, middle, around, factor):
             peaks = read_keypoints(heatmap, self.subpixel)
@@ -84,7 +83,7 @@ class Detector:
 
     def heatmaps(
         self, cropper: Cropper, middle: Points, around: Points, factor: int, pool: int
-    ) -> tuple[Tensor, npt.NDArray[np.bool_]]:
+    ) -> tuple[Tensor, Flags]:
         """As `find`, but gives (N, S / pool, S / pool) heatmaps, means of pool x pool pixels, and (N,) usable."""
         side = cropper.side // pool
         found, usable = torch.zeros(len(middle), side, side), np.zeros(len(middle), bool)
@@ -116,16 +115,13 @@ class Detector:
         masks, half = (crop.optical_valid, crop.sar_valid), len(crop.optical) // 2
         if min(mask.mean() for mask in masks) < _MIN_VALID or not masks[self.network.finds == "optical"][half, half]:
             return False
-        if not crop.optical.any() or not crop.sar.any():  # constant
-            return False
-        return not self.structure or min(structure(crop.optical), structure(crop.sar)) > _STRUCTURE
+        images = (crop.optical, crop.sar)
+        constant = not all(image.any() for image in images)
+        return not constant and (not self.structure or min(map(structure, images)) > _STRUCTURE)
 
 
 def structure(image: Image) -> float:
-    """Share of the variance of a standardised image's middle that is left after smoothing.
-
-    Little is left of noise, most of edges and areas.
-    """
+    """Share of the variance of a standardised image's middle that smoothing leaves: little of noise, most of areas."""
     quarter = len(image) // 4
     middle = image[quarter:-quarter, quarter:-quarter]
     variance = float(middle.var())

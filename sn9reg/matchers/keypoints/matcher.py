@@ -2,8 +2,7 @@
 
 Hänsch et al., "Introducing SpaceNet 9", section 3.2. At every node of a grid the optical detector looks for the optical
 keypoint that belongs to the middle of the SAR tile; around that keypoint both scenes are cropped anew, and the SAR
-detector finds its partner. With the options `FAITHFUL`, the matcher is the paper's. Each other value of one of them
-goes beyond the paper.
+detector finds its partner. With the options `FAITHFUL`, the matcher is the paper's.
 """
 
 from __future__ import annotations
@@ -29,9 +28,7 @@ from sn9reg.raster.grid import Points, to_common, to_level
 from sn9reg.raster.scene import ScenePair
 
 # Options with which the matcher is that of the paper.
-FAITHFUL: dict[str, Any] = {
-    "spacing": 100.0, "coarse": False, "subpixel": False, "structure": False, "check": False
-}  # fmt: skip
+FAITHFUL: dict[str, Any] = {"spacing": 100.0, **dict.fromkeys(("coarse", "subpixel", "structure", "check"), False)}
 
 _REACH = 100  # pixels from a tile's middle up to which the coarse pass looks for keypoints
 _POOL = 4  # the coarse pass averages heatmaps over squares of this side, pixels
@@ -50,8 +47,7 @@ class KeypointOptions:
     max_offset: largest shift looked for, metres.
     spacing: of the grid, metres; less on small scenes, unless `check` is off.
     max_points: at most about this many nodes.
-    coarse: a pass over coarser pixels predicts where each tile lies, since a tile of 256 px reaches 50 m at 0.41 m;
-    without it, nothing beyond the tile is found.
+    coarse: a pass over coarser pixels predicts where each tile lies; without it, nothing beyond a tile is found.
     subpixel: the peak's centre of gravity instead of its highest pixel.
     structure: nodes where either image is but noise are left out.
     check: a SAR keypoint must lie where the optical one was looked for from, and peaks be high.
@@ -92,15 +88,13 @@ class KeypointMatcher:
     def match(self, pair: ScenePair) -> Correspondences:
         """Correspondences at the grid's nodes, possibly none. Raises InputError where a scene cannot be read."""
         cropper, lattice, factor = Cropper(pair), self._lattice(pair), self._coarse_factor(pair)
-        start = 0.0
+        start = 1 / 3 if factor > 1 else 0.0
         predict: Callable[[Points], Points] = np.zeros_like
         if factor > 1:
-            start = 1 / 3
             with progress.part(0, start):
                 predict = self._predict(cropper, lattice, factor)
         nodes = np.rint(lattice.nodes)  # the middle of a tile is a whole pixel
-        # Detectors prefer the middle of a tile a little. Random shifts keep tiles that show too little from agreeing on
-        # their middle.
+        # Detectors prefer a tile's middle a little: random shifts keep tiles that show too little from agreeing on it.
         jitter = np.random.default_rng(0).uniform(-_JITTER, _JITTER, (2, *nodes.shape)) * self.coarse
         with progress.part(start, (1 + start) / 2):
             optical = self._optical.find(cropper, nodes + predict(nodes), nodes + jitter[0])

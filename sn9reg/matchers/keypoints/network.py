@@ -28,9 +28,8 @@ class HeatmapUNet(nn.Module):
     concatenated, a single decoder to one channel, a sigmoid. Encoders are those of segmentation-models-pytorch, by name
     (`tu-NAME` for timm's), without pretrained weights. The paper does not say which it takes.
 
-    similarity: levels (1 is half resolution) at which the decoder also gets the similarity of each place's surroundings
-    to those of the other tile's middle. Without it, the decoder has to learn to carry the middle's features to every
-    place. The paper's network has no such levels.
+    similarity: levels (1 is half resolution) at which the decoder also gets `MiddleSimilarity`; none in the paper.
+    Without it, the decoder has to learn to carry the middle's features to every place.
     Raises ConfigError for an unknown encoder, and for a depth, widths and levels that do not fit together.
     """
 
@@ -66,21 +65,16 @@ class HeatmapUNet(nn.Module):
 
     def forward(self, optical: Tensor, sar: Tensor) -> Tensor:
         levels = []
-        for k, (one, other) in enumerate(zip(self.optical(optical), self.sar(sar), strict=True)):
-            parts = [one, other]
-            if str(k) in self.similarity:
-                parts.append(self.similarity[str(k)](one, other, self.finds))
-            levels.append(torch.cat(parts, dim=1))
+        for k, pair in enumerate(zip(self.optical(optical), self.sar(sar), strict=True)):
+            similar = [self.similarity[str(k)](*pair, self.finds)] if str(k) in self.similarity else []
+            levels.append(torch.cat([*pair, *similar], dim=1))
         heatmap: Tensor = torch.sigmoid(self.head(self.decoder(levels))[:, 0].float())
         return heatmap
 
 
 class MiddleSimilarity(nn.Module):
-    """Similarity of each place of the searched tile to the middle of the other tile.
-
-    (B, C, h, w) features of each modality -> (B, 1, h, w) mean cosine between the surroundings of each place and those
-    of the middle, times a learned scale.
-    """
+    """(B, C, h, w) features of each modality -> (B, 1, h, w) similarity of each searched place to the other's middle:
+    the mean cosine between the surroundings of both, times a learned scale."""
 
     def __init__(self, optical: int, sar: int, level: int, width: int = 16) -> None:
         super().__init__()
@@ -100,8 +94,7 @@ class MiddleSimilarity(nn.Module):
 
 def _whole(values: Sequence[int]) -> bool:
     """Whether all are whole numbers from 1."""
-    listed = isinstance(values, list | tuple)
-    return listed and all(isinstance(v, int) and not isinstance(v, bool) and v >= 1 for v in values)
+    return isinstance(values, list | tuple) and all(type(v) is int and v >= 1 for v in values)
 
 
 def _encoder(name: str, depth: int) -> Any:
@@ -113,7 +106,7 @@ def _encoder(name: str, depth: int) -> Any:
     except (KeyError, ValueError, RuntimeError, AttributeError, TypeError, OSError) as error:
         why = textwrap.shorten(str(error), 80, placeholder=" ...")
         raise ConfigError(f"segmentation-models-pytorch has no encoder {name!r} of depth {depth} ({why})") from error
-    for unused in ("layer1", "layer2", "layer3", "layer4")[depth - 1 :]:
-        if hasattr(encoder, unused):  # ResNets keep the stages that a smaller depth leaves out
-            delattr(encoder, unused)
+    for k in range(depth, 5):  # ResNets keep the stages that a smaller depth leaves out
+        if hasattr(encoder, f"layer{k}"):
+            delattr(encoder, f"layer{k}")
     return encoder

@@ -24,7 +24,7 @@ from sn9reg.raster.scene import open_pair
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 
-SIDE = 280
+SIDE = 240
 MIDDLE = (SIDE - 1) / 2
 # mim, and few enough keypoints to be quick
 MIM = {"descriptor": "mim", "max_points": 300}
@@ -47,7 +47,7 @@ def write_images(folder, optical, sar, **georeference):
 
 def write_turned(folder, matrix, **georeference):
     """A texture, and a SAR image of reversed contrast and speckle of its ground, which is larger, moved by `matrix`."""
-    ground, rim = fields(600, 11), 160
+    ground, rim = fields(560, 11), 160
     optical = 200 * ground[rim : rim + SIDE, rim : rim + SIDE]
     sar = np.exp(4 * (1.1 - ground)).astype(np.float32)
     back = np.array([[1.0, 0, -rim], [0, 1, -rim], [0, 0, 1]])
@@ -61,31 +61,17 @@ def places():
     return np.column_stack([x.ravel(), y.ravel()])
 
 
-TURNED = known(30, 0.85, 6, -4)
-
-
-@pytest.fixture(scope="module")
-def turned(tmp_path_factory):
-    return write_turned(tmp_path_factory.mktemp("turned"), TURNED)
-
-
-@pytest.fixture(scope="module")
-def registration(turned):
-    options = MIM | {"zoom": 1.4}
-    return register(*turned, pixel_frame=True, matcher="descriptors", matcher_options=options, model="affine")
-
-
-# --- turned pairs ----------------------------------------------------------------------------------------------------
-
-
-def test_a_turned_and_scaled_pair_is_registered(registration):
+def test_a_turned_and_scaled_pair_is_registered(tmp_path):
+    turned, options = known(30, 0.85, 6, -4), MIM | {"turn": 60.0, "zoom": 1.4}
+    paths = write_turned(tmp_path, turned)
+    registration = register(*paths, pixel_frame=True, matcher="descriptors", matcher_options=options, model="affine")
     assert registration.registered, registration.verdict.reason
     there = registration.grid.to_pixel(registration.warp(registration.grid.to_map(places())))
-    assert np.hypot(*(there - through(TURNED, places())).T).max() < 2
+    assert np.hypot(*(there - through(turned, places())).T).max() < 2
     matches = registration.matches  # in pixels of the scene itself, as it was before it was turned
     assert len(matches) > 30
     for found, most in ((matches.sar_xy, 1.5), (matches.solo_xy, 2)):
-        assert np.median(np.hypot(*(found - through(TURNED, matches.optical_xy)).T)) < most
+        assert np.median(np.hypot(*(found - through(turned, matches.optical_xy)).T)) < most
 
 
 def test_a_georeferenced_pair_that_is_turned_falls_back_to_the_search(tmp_path, monkeypatch):
@@ -106,8 +92,6 @@ def test_a_georeferenced_pair_that_is_turned_falls_back_to_the_search(tmp_path, 
     assert np.hypot(*(there - through(matrix, places())).T).max() < 2
 
 
-# --- a georeferenced pair with a small shift -------------------------------------------------------------------------
-
 SHIFT = (9, -6)
 NEAR = MIM | {"max_offset": 15.0}
 
@@ -118,16 +102,8 @@ def near(tmp_path_factory):
         yield pair
 
 
-@pytest.fixture
-def _no_search(monkeypatch):
-    def never(*arguments):
-        raise AssertionError("searched for a pose")
-
-    monkeypatch.setattr(module, "find_pose", never)
-
-
-@pytest.mark.usefixtures("_no_search")
-def test_a_small_shift_is_found_without_a_search_and_twice_to_the_same_bytes(near):
+def test_a_small_shift_is_found_without_a_search_and_twice_to_the_same_bytes(near, monkeypatch):
+    monkeypatch.setattr(module, "find_pose", None)
     found, again = (DescriptorMatcher(**NEAR, pose=pose).match(near) for pose in ("auto", "none"))
     for name, values in arrays_of(found).items():
         assert values.tobytes() == arrays_of(again)[name].tobytes()
@@ -152,7 +128,6 @@ def test_without_refinement_matches_are_the_inliers(near):
 
 
 def test_filters_keep_some_of_the_matches_within_reach(near):
-    """Mutual matches are one to one; of those that pass the adaptive ratio, more are right."""
     described = DescriptorMatcher(**NEAR).described(near.posed(np.eye(3)), 1, 30.0)
     plain, mutual, ratio = (
         DescriptorMatcher(**NEAR, adaptive=adaptive, mutual=flag).putative(near, *described, 1, 30.0)
@@ -166,18 +141,13 @@ def test_filters_keep_some_of_the_matches_within_reach(near):
     assert right[1] > right[0]
 
 
-# --- pairs that must not register ------------------------------------------------------------------------------------
-
-FLAT = np.full((SIDE, SIDE), 80.0)
-
-
 def texture(seed):
     return 200 * fields(SIDE, seed) + 20
 
 
 def refused(folder, optical, sar, model="auto", **options):
     """The reason why a pair is not registered."""
-    given = MIM | {"turn": 10.0, "zoom": 1.0} | options
+    given = MIM | {"max_points": 150, "turn": 10.0, "zoom": 1.0} | options
     paths = write_images(folder, optical, sar)
     found = register(*paths, pixel_frame=True, matcher="descriptors", matcher_options=given, model=model)
     assert not found.registered
@@ -186,30 +156,28 @@ def refused(folder, optical, sar, model="auto", **options):
 
 
 @pytest.mark.parametrize("pose", ["none", "search"])
-@pytest.mark.parametrize("sar", [FLAT + 10, texture(1)], ids=["both flat", "flat optical"])
-def test_constant_images_are_not_registered(tmp_path, pose, sar):
-    assert "nowhere to look" in refused(tmp_path, FLAT, sar, pose=pose)
+def test_constant_images_are_not_registered(tmp_path, pose):
+    flat = np.full((SIDE, SIDE), 80.0)
+    for sar in (flat + 10, texture(1)):
+        assert "nowhere to look" in refused(tmp_path, flat, sar, pose=pose)
     with open_pair(tmp_path / "optical.tif", tmp_path / "sar.tif", pixel_frame=True) as pair:
         found = DescriptorMatcher(**MIM, pose="none").match(pair)
     assert (len(found), found.tried) == (0, 0)
 
 
 @pytest.mark.parametrize(("pose", "refine"), [("none", True), ("search", True), ("none", False)])
-def test_a_few_valid_pixels_are_not_registered(tmp_path, pose, refine):
+def test_what_shows_little_or_another_place_is_not_registered(tmp_path, pose, refine):
     sar = np.zeros((SIDE, SIDE))
     sar[100:104, 120:124] = texture(1)[100:104, 120:124]
     refused(tmp_path, texture(1), sar, pose=pose, refine=refine)
-
-
-@pytest.mark.parametrize("refine", [True, False])
-@pytest.mark.parametrize("points", [1, 3])
-def test_less_than_four_keypoints_are_not_registered(tmp_path, points, refine):
-    reason = refused(tmp_path, texture(1), texture(1), pose="none", max_points=points, refine=refine)
-    assert "matches of" in reason or "nowhere" in reason
+    refused(tmp_path, texture(1), np.exp(-texture(2) / 60) * 1000, pose=pose, refine=refine, turn=20.0, zoom=1.2)
+    if pose == "none":  # less than four keypoints
+        reason = refused(tmp_path, texture(1), texture(1), pose=pose, max_points=3, refine=refine)
+        assert "matches of" in reason or "nowhere" in reason
 
 
 @pytest.mark.parametrize(
-    ("model", "refine"), [("auto", False), ("affine", False), ("homography", False), ("local", False), ("auto", True)]
+    ("model", "refine"), [("affine", False), ("homography", False), ("local", False), ("auto", True)]
 )
 def test_matches_on_one_line_are_not_registered(tmp_path, monkeypatch, model, refine):
     def on_a_line(self, posed, optical, sar, factor, radius):
@@ -220,11 +188,6 @@ def test_matches_on_one_line_are_not_registered(tmp_path, monkeypatch, model, re
     monkeypatch.setattr(DescriptorMatcher, "plain_putative", DescriptorMatcher.putative, raising=False)
     monkeypatch.setattr(DescriptorMatcher, "putative", on_a_line)
     refused(tmp_path, texture(1), texture(2), model, pose="none", adaptive=False, refine=refine)
-
-
-@pytest.mark.parametrize("options", [{"pose": "none"}, {"pose": "search"}, {"pose": "none", "refine": False}])
-def test_images_of_different_places_are_not_registered(tmp_path, options):
-    refused(tmp_path, texture(1), np.exp(-texture(2) / 60) * 1000, **({"turn": 30.0, "zoom": 1.2} | options))
 
 
 def test_align_refuses_a_textureless_pair_in_words(tmp_path):
@@ -238,26 +201,24 @@ def test_align_refuses_a_textureless_pair_in_words(tmp_path):
     assert not (tmp_path / "out.tif").exists()
 
 
-# --- options ---------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("option", "value"),
     [
-        ("pose", "maybe"), ("turn", -1), ("turn", 181), ("turn", "far"), ("turn", True), ("zoom", 0.5), ("zoom", 9),
-        ("zoom", float("nan")), ("max_offset", 0), ("max_offset", float("inf")), ("max_points", 0),
-        ("max_points", 2.5), ("max_points", True), ("threshold", 0), ("scale", 0.01), ("scale", 11), ("near", 1),
-        ("oriented", "yes"), ("mutual", None), ("adaptive", 0), ("refine", "no"), ("weights", 3), ("weights", "a"),
+        ("pose", "maybe"), ("turn", -1), ("turn", 181), ("zoom", 0.5), ("zoom", 9), ("zoom", float("nan")),
+        ("max_offset", 0), ("max_points", 0), ("max_points", 2.5), ("threshold", 0), ("scale", 0.01), ("scale", 11),
+        ("near", 1), ("oriented", "yes"), ("mutual", None), ("adaptive", 0), ("refine", "no"), ("weights", 3),
+        ("weights", "a"), ("descriptor", "sift"),
     ],
 )  # fmt: skip
 def test_options_that_make_no_sense_are_refused(option, value):
-    with pytest.raises(ConfigError, match=f"matcher option {option}"):
+    with pytest.raises(ConfigError, match=f"matcher 'descriptors': .*{option}"):
         DescriptorMatcher(**({"descriptor": "mim"} | {option: value}))
 
 
-def test_an_unknown_descriptor_is_refused_with_those_there_are():
-    with pytest.raises(ConfigError, match="'sift', not one of learned, mim"):
-        DescriptorMatcher(descriptor="sift")
+def test_scale_makes_patches_larger():
+    assert [DescriptorMatcher(descriptor="mim", scale=s).describer.extent for s in (0.5, 1, 2)] == [48, 96, 192]
+    with pytest.raises(ConfigError, match="its patches: scale is"):
+        DescriptorMatcher(scale=10.0)
 
 
 def test_with_the_papers_options_partners_are_looked_for_everywhere(near):
@@ -267,9 +228,3 @@ def test_with_the_papers_options_partners_are_looked_for_everywhere(near):
     assert len(found) >= 8
     assert np.abs(np.median(found.sar_xy - found.optical_xy, axis=0) - SHIFT).max() < 2
     assert found.search_radius == max(near.grid.shape) / 2
-
-
-@pytest.mark.parametrize("scale", [0.5, 2])
-def test_scale_makes_patches_larger(scale):
-    plain = DescriptorMatcher(descriptor="mim").describer.extent
-    assert DescriptorMatcher(descriptor="mim", scale=scale).describer.extent == scale * plain

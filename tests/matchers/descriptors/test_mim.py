@@ -57,8 +57,6 @@ def test_descriptors_have_unit_length(maps):
     assert found.shape == (3, 216)
     torch.testing.assert_close(found.norm(dim=1), torch.ones(3))
     assert (found >= 0).all()
-    for angle in (None, torch.zeros(0)):
-        assert mim_descriptors(maps, torch.zeros(0, 2), angle=angle).shape == (0, 216)
     # How strong the strongest orientation is does not matter, nor the image itself.
     weight, xy = torch.rand(SIDE, SIDE, generator=torch.Generator().manual_seed(0)) + 0.1, places((80, 80), (60, 90))
     changed, layout = weight * maps, PatchLayout(25, 1.0, "energy")
@@ -68,23 +66,13 @@ def test_descriptors_have_unit_length(maps):
 
 def test_a_descriptor_counts_the_strongest_orientation_of_each_cell():
     strongest = np.random.default_rng(0).integers(0, 6, (40, 50))
+    strongest[:, 24:] = -1  # no energy, no vote
     found = mim_descriptors(flat_maps(strongest), places((20.5, 17.5)), SMALL)[0].reshape(6, 6, 6)
     expected = np.zeros((6, 6, 6))
     for y in range(24):
-        for x in range(24):
+        for x in range(15):
             expected[y // 4, x // 4, strongest[y + 6, x + 9]] += 1
     assert found.numpy() == pytest.approx(expected / np.linalg.norm(expected), abs=1e-6)
-
-
-def test_where_there_is_no_energy_there_is_no_vote():
-    nothing = mim_descriptors(flat_maps(np.full((40, 50), -1)), places((20, 20)), SMALL)
-    assert (nothing == 0).all()
-    strongest = np.full((40, 50), -1)
-    strongest[:, 27:] = 4
-    found = mim_descriptors(flat_maps(strongest), places((24.5, 19.5)), SMALL)[0].reshape(6, 6, 6)
-    assert (found[:, 3:, 4] > 0).all()
-    found[:, 3:, 4] = 0
-    assert (found == 0).all()
 
 
 @pytest.mark.parametrize("change", [lambda v: -v, lambda v: 1 - v, lambda v: 40 * v + 7], ids=["-v", "1-v", "40v+7"])
@@ -110,15 +98,6 @@ def test_a_turned_image_is_described_as_the_upright_one_if_its_angle_is_given(ma
     untold = mim_descriptors(turned, xy, layout)[0]
     assert upright @ told > 0.9
     assert upright @ told > upright @ untold + 0.15
-
-
-def test_many_places_are_described_as_each_alone(maps):
-    random = np.random.default_rng(0)
-    xy, angle = torch.from_numpy(random.uniform(20, 140, (300, 2))), torch.from_numpy(random.uniform(0, 6, 300))
-    together = mim_descriptors(maps, xy, SMALL, angle)
-    for k in (0, 255, 256, 299):
-        alone = mim_descriptors(maps, xy[k : k + 1], SMALL, angle[k : k + 1])[0]
-        torch.testing.assert_close(together[k], alone, atol=1e-3, rtol=0)
 
 
 def test_the_describer_describes_as_the_function(maps):

@@ -75,15 +75,11 @@ def test_opposite_orientations_match_in_either_variant():
         np.testing.assert_array_equal(nearest(optical, sar).index, np.arange(25))
 
 
-@pytest.mark.parametrize("expected", [True, False])
-def test_no_sar_keypoints_find_nothing(expected):
+def test_no_keypoints_find_nothing():
     optical = described(4, 17)
-    found = nearest(optical, NOTHING, optical.xy if expected else None, 10.0)
-    assert len(found.index) == 4
-    assert not found.found.any()
-    assert not found.mutual.any()
-
-
-def test_no_optical_keypoints_give_no_rows():
-    found = nearest(NOTHING, described(4, 18))
-    assert {len(found.index), len(found.distance), len(found.rival), len(found.mutual), len(found.found)} == {0}
+    for reach in ((), (optical.xy, 10.0)):
+        found = nearest(optical, NOTHING, *reach)
+        assert len(found.index) == 4
+        assert not (found.found | found.mutual).any()
+    none = nearest(NOTHING, optical)
+    assert {len(values) for values in vars(none).values()} == {0}

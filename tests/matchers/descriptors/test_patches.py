@@ -7,23 +7,12 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 
 from sn9reg.errors import ConfigError
 from sn9reg.features.orientation import orientation_features
-from sn9reg.matchers.descriptors.patches import (
-    ORIENTATIONS,
-    PatchLayout,
-    input_maps,
-    sample_patches,
-    standardised,
-    turned,
-)
-
-few = settings(max_examples=15, deadline=None)
-seeds = st.integers(0, 2**32 - 1)
+from sn9reg.matchers.descriptors.patches import PatchLayout, input_maps, sample_patches, standardised, turned
+from sn9reg.options import check
 
 
 def texture(seed=0, height=63, width=63, blur=1.5):
@@ -37,11 +26,6 @@ def energies(seed=0, scales=1, height=40, width=50):
     return torch.from_numpy(np.random.default_rng(seed).random((1 + 6 * scales, height, width), np.float32))
 
 
-def raw(side=9, scale=1.0):
-    """Patches of this layout are not standardised."""
-    return PatchLayout(side, scale, "energy")
-
-
 def places(*xy):
     return torch.tensor(xy, dtype=torch.float32)
 
@@ -53,34 +37,28 @@ def close(one, other, atol=1e-4):
 @pytest.mark.parametrize(
     ("option", "value"),
     [
-        *(("side", v) for v in (7, 1025, 64.0, True, "64")),
-        *(("scale", v) for v in (0.0, -1.0, 11, math.nan, True, "1")),
-        *(("inputs", v) for v in ("gray", None, ["grey"])),
+        ("side", 7), ("side", 1025), ("side", 64.0), ("side", True), ("scale", 0.0), ("scale", 11), ("scale", math.nan),
+        ("scale", "1"), ("inputs", "gray"), ("inputs", None),
     ],
-)
+)  # fmt: skip
 def test_values_out_of_range_are_refused(option, value):
     with pytest.raises(ConfigError, match=option):
-        PatchLayout(**{option: value})
+        check(PatchLayout, {option: value}, "patch")
+    for side, scale in ((8, 0.1), (1024, 10)):  # the ends of the ranges are in them
+        assert check(PatchLayout, {"side": side, "scale": scale}, "patch").extent == pytest.approx(side * scale)
 
 
-@pytest.mark.parametrize(("side", "scale"), [(8, 0.1), (1024, 10)])
-def test_the_ends_of_the_ranges_are_in_them(side, scale):
-    assert PatchLayout(side, scale).extent == pytest.approx(side * scale)
-
-
-# --- which pixels ----------------------------------------------------------------------------------------------------
-
-
-@few
-@given(
-    x=st.floats(10, 39), y=st.floats(10, 29), scale=st.floats(0.2, 1.5), zoom=st.floats(0.3, 1), turn=st.floats(-7, 7),
-    side=st.sampled_from([8, 9]),
-)  # fmt: skip
+@pytest.mark.parametrize(
+    ("x", "y", "scale", "zoom", "turn", "side"),
+    [(20, 15, 1.0, 1.0, 0.0, 9), (12.3, 27.9, 1.5, 0.6, 0.4, 8), (38.7, 10.2, 0.2, 1.0, -6.5, 9)],
+)
 def test_pixels_of_a_patch_are_where_it_points(x, y, scale, zoom, turn, side):
     """The maps hold coordinates, so a patch tells where it was taken."""
     row, col = np.mgrid[:40, :50].astype(np.float32)
     maps = torch.from_numpy(np.stack([row, *[col] * 6, *[row] * 6]))
-    patch = sample_patches(maps, places((x, y)), raw(side, scale), torch.tensor([turn]), torch.tensor([zoom]))[0]
+    patch = sample_patches(
+        maps, places((x, y)), PatchLayout(side, scale, "energy"), torch.tensor([turn]), torch.tensor([zoom])
+    )[0]
     v, u = torch.meshgrid(*[(torch.arange(side) - (side - 1) / 2) * scale * zoom] * 2, indexing="ij")
     close(patch[0], x + math.cos(turn) * u - math.sin(turn) * v)
     close(patch[6], y + math.sin(turn) * u + math.cos(turn) * v)
@@ -98,7 +76,7 @@ def test_patches_do_not_touch_each_other(inputs):
 
 def test_the_part_of_a_patch_beyond_the_image_is_zero():
     maps = energies()
-    patch = sample_patches(maps, places((1, 38)), raw(9))[0]
+    patch = sample_patches(maps, places((1, 38)), PatchLayout(9, 1.0, "energy"))[0]
     close(patch[:, :6, 3:], maps[1:, 34:, :6])
     close(patch[:, :, :3], torch.zeros(6, 9, 3))
     close(patch[:, 6:], torch.zeros(6, 3, 9))
@@ -107,10 +85,7 @@ def test_the_part_of_a_patch_beyond_the_image_is_zero():
         assert not sample_patches(maps, outside, PatchLayout(9, 1.0, inputs)).any()
 
 
-# --- what a patch holds ----------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("scales", [1, 2, 3])
+@pytest.mark.parametrize("scales", [1, 2])
 def test_a_patch_holds_the_image_the_energies_or_both(scales):
     maps, xy = energies(scales=scales), places((20, 15), (30, 11))
     grey, energy, both = (sample_patches(maps, xy, PatchLayout(9, inputs=i)) for i in ("grey", "energy", "both"))
@@ -128,20 +103,13 @@ def test_the_image_is_standardised_patch_by_patch(inputs):
     grey = sample_patches(maps, places((10, 15), (38, 20)), PatchLayout(9, 1.0, inputs))[:, 0]
     close(grey.mean(dim=(1, 2)), torch.zeros(2))
     close(grey.square().mean(dim=(1, 2)), torch.ones(2))
+    for level in (0.0, 0.7, -300.0):  # constant ones are 0, rounded or not
+        constant = torch.full((2, 1, 15, 15), level)
+        rounded = torch.where(torch.arange(15) % 3 == 0, constant, constant * (1 + 1e-7))
+        assert not standardised(torch.cat([constant, rounded])).any()
 
 
-@pytest.mark.parametrize("level", [0.0, 0.7, -300.0])
-def test_constant_patches_are_zero_when_standardised(level):
-    constant = torch.full((2, 1, 15, 15), level)
-    rounded = torch.where(torch.arange(15) % 3 == 0, constant, constant * (1 + 1e-7))
-    assert not standardised(torch.cat([constant, rounded])).any()
-
-
-# --- turned patches --------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("inputs", ["grey", "energy", "both"])
-@pytest.mark.parametrize("quarters", [1, 2, 3])
+@pytest.mark.parametrize(("inputs", "quarters"), [("grey", 1), ("energy", 2), ("both", 3), ("both", 1)])
 def test_a_patch_of_a_turned_image_is_the_turned_patch(inputs, quarters):
     image, layout = texture(), PatchLayout(15, 1.0, inputs)
     x, y = 24, 35
@@ -156,30 +124,27 @@ def test_a_patch_of_a_turned_image_is_the_turned_patch(inputs, quarters):
         close(turned_patch[:, 0], torch.rot90(upright[:, 0], quarters, (1, 2)))
 
 
-@pytest.mark.parametrize("steps", [-7, -1, 0, 1, 2, 6])
+@pytest.mark.parametrize("steps", [-7, 0, 2])
 def test_orientations_are_those_seen_from_the_turned_frame(steps):
     """A wave whose normal points at 60 degrees from x towards y is orientation 2."""
     y, x = torch.meshgrid(torch.arange(63.0), torch.arange(63.0), indexing="ij")
     wave = torch.sin((x * math.cos(math.pi / 3) + y * math.sin(math.pi / 3)) * (2 * math.pi / 6))
-    maps = input_maps(wave[None], raw())[0]
-    patch = sample_patches(maps, places((31, 31)), raw(), torch.tensor([steps * math.pi / 6]))[0]
-    assert (patch[:ORIENTATIONS].argmax(dim=0) == (2 - steps) % 6).all()
+    layout = PatchLayout(9, 1.0, "energy")
+    maps = input_maps(wave[None], layout)[0]
+    patch = sample_patches(maps, places((31, 31)), layout, torch.tensor([steps * math.pi / 6]))[0]
+    assert (patch[:6].argmax(dim=0) == (2 - steps) % 6).all()
 
 
 def test_turning_moves_the_orientations_of_each_scale_and_between_steps_mixes_neighbours():
     channels = torch.rand(3, 12, 4, 4, generator=torch.Generator().manual_seed(0))
-    found = turned(channels, torch.tensor([0, 1, -2]) * (math.pi / ORIENTATIONS))
+    found = turned(channels, torch.tensor([0, 1, -2]) * (math.pi / 6))
     for patch, moved, steps in zip(channels, found, (0, 1, -2), strict=True):
         close(moved.unflatten(0, (2, 6)), patch.unflatten(0, (2, 6)).roll(-steps, dims=1), atol=1e-5)
     between = turned(channels[:, :6], torch.full((3,), math.pi / 24))
     close(between, 0.75 * channels[:, :6] + 0.25 * channels[:, :6].roll(-1, dims=1), atol=1e-5)
 
 
-# --- maps ------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("inputs", "count"), [("grey", 1), ("energy", 13), ("both", 13)])
-@pytest.mark.parametrize("scale", [0.5, 1.0, 2.5])
+@pytest.mark.parametrize(("inputs", "count", "scale"), [("grey", 1, 0.5), ("energy", 13, 2.5), ("both", 13, 1.0)])
 def test_maps_are_the_image_and_if_asked_for_energies(inputs, count, scale):
     images = torch.cat([texture(0, 40, 50), texture(1, 40, 50)])
     maps = input_maps(images, PatchLayout(32, scale, inputs))

@@ -54,10 +54,11 @@ def off(pose, matrix):
 @pytest.mark.parametrize(
     ("degrees", "zoom", "dx", "dy", "contrast", "limits"),
     [
-        (120, 1, 0, 0, 1, ()),
+        (120, 1, 0, 0, 1, (math.pi, 1.0)),
         (-75, 0.7, 10, 5, -1, ()),
         (-30, 1.6, 0, 8, 1, (math.radians(40), 1.8)),
         (20, 1, 70, -60, 1, (math.radians(30), 1.2)),
+        (0, 1, 24, -13, 1, (0.0, 1.0)),
     ],
 )
 def test_a_known_pose_is_found_whatever_the_contrast(ground, degrees, zoom, dx, dy, contrast, limits):
@@ -71,39 +72,29 @@ def test_a_known_pose_is_found_whatever_the_contrast(ground, degrees, zoom, dx, 
     assert pose.strength > 5
 
 
+def test_images_of_different_size_are_compared(ground):
+    matrix, part = known(15, 1.0), np.s_[30:180, 10:200]
+    pose = find_pose(optical_of(ground), ALL, sar_of(ground, matrix)[part], ALL[part], math.radians(30), 1.0)
+    assert off(pose, np.array([[1.0, 0, -10], [0, 1, -30], [0, 0, 1]]) @ matrix) < 0.06 * SIDE
+
+
 @pytest.mark.parametrize("side", ["optical", "sar"])
 def test_half_of_an_image_is_enough(ground, side):
     matrix = known(40, 0.9)
     optical, sar, half = optical_of(ground), sar_of(ground, matrix), ALL.copy()
     half[:, : SIDE // 2] = False
-    masked = optical if side == "optical" else sar
+    masked, masks = (optical, (half, ALL)) if side == "optical" else (sar, (ALL, half))
     masked[~half] = 1e6  # must not be looked at
-    masks = (half, ALL) if side == "optical" else (ALL, half)
     pose = find_pose(optical, masks[0], sar, masks[1], math.radians(60), 1.3)
     assert off(pose, matrix) < 0.06 * SIDE
 
 
-def test_images_of_different_size_are_compared(ground):
-    matrix = known(15, 1.0)
-    part = sar_of(ground, matrix)[30:180, 10:200]
-    pose = find_pose(optical_of(ground), ALL, part, np.ones_like(part, bool), math.radians(30), 1.0)
-    assert off(pose, np.array([[1.0, 0, -10], [0, 1, -30], [0, 0, 1]]) @ matrix) < 0.06 * SIDE
-
-
 def test_turn_and_zoom_limit_the_search(ground):
-    matrix = known(18, 1.1)
-    assert off(find_pose(optical_of(ground), ALL, sar_of(ground, matrix), ALL, math.radians(20), 1.15), matrix) < 11
     sar = sar_of(ground, known(120, 1.6))
     pose = find_pose(optical_of(ground), ALL, sar, ALL, math.radians(20), 1.1)
     step, finer = math.radians(10), 1.15
     assert abs(pose.turn) <= math.radians(20) + step / 3 + 1e-9
     assert abs(math.log(pose.zoom)) <= math.log(1.1 * finer ** (1 / 3)) + 1e-9
-
-
-def test_without_turn_and_zoom_the_shift_is_found(ground):
-    matrix = known(0, 1, 24, -13)
-    pose = find_pose(optical_of(ground), ALL, sar_of(ground, matrix), ALL, 0.0, 1.0)
-    assert off(pose, matrix) < 4
 
 
 FEW = np.zeros_like(ALL)
@@ -113,10 +104,10 @@ FEW[50:53, 70:73] = True
 @pytest.mark.parametrize(
     ("contrasts", "masks"),
     [
-        ((0, 1), (ALL, ALL)), ((1, 0), (ALL, ALL)), ((0, 0), (ALL, ALL)),
-        ((1, 1), (~ALL, ALL)), ((1, 1), (ALL, ~ALL)), ((1, 1), (FEW, ALL)), ((1, 1), (ALL, FEW)),
+        ((0, 1), (ALL, ALL)), ((1, 0), (ALL, ALL)), ((1, 1), (~ALL, ALL)), ((1, 1), (ALL, ~ALL)),
+        ((1, 1), (FEW, ALL)), ((1, 1), (ALL, FEW)),
     ],
-    ids=["flat optical", "flat sar", "both flat", "no optical", "no sar", "little optical", "little sar"],
+    ids=["flat optical", "flat sar", "no optical", "no sar", "little optical", "little sar"],
 )  # fmt: skip
 def test_images_that_show_nothing_give_the_identity(ground, contrasts, masks):
     optical, sar = (contrast * optical_of(ground) for contrast in contrasts)
@@ -140,11 +131,6 @@ def test_images_agree_best_through_the_true_matrix(ground, wrong):
     matrix = known(60, 0.8, 10, 0)
     looks = optical_of(ground), ALL, -sar_of(ground, matrix), ALL
     assert agreement(*looks, matrix) > agreement(*looks, wrong) + 5
-
-
-def test_unrelated_images_do_not_agree(ground):
-    looks = optical_of(ground), ALL, optical_of(np.rot90(ground).copy()), ALL
-    assert agreement(*looks, np.eye(3)) < 0.3 * agreement(looks[0], ALL, looks[0], ALL, np.eye(3))
 
 
 def test_a_pose_maps_optical_to_sar_pixels():

@@ -14,36 +14,21 @@ def label(*places, side=160, sigma=SIGMA):
     return gaussian(torch.tensor(places, dtype=torch.float64), side, sigma)
 
 
-# --- labels ----------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("sigma", [3.0, SIGMA])
 def test_a_label_is_1_at_its_place_and_falls_by_the_bell_curve(sigma):
-    step = int(sigma)
     image = label((50, 20), side=100, sigma=sigma)[0]
     assert image.shape == (100, 100)
-    assert image[20, 50] == 1
-    assert image.max() == 1
-    for distance, row, col in [(step, 20, 50 + step), (step, 20 + step, 50), (math.hypot(2, 5), 22, 45)]:
-        assert image[row, col] == pytest.approx(math.exp(-(distance**2) / (2 * sigma**2)))
-    assert image[20, 50 + step] == pytest.approx(math.exp(-0.5))
+    assert image[20, 50] == image.max() == 1
+    assert image[20, 50 + int(sigma)] == image[20 + int(sigma), 50] == pytest.approx(math.exp(-0.5))
+    assert image[22, 45] == pytest.approx(math.exp(-(2**2 + 5**2) / (2 * sigma**2)))
 
 
-def test_each_of_a_batch_has_its_own_place():
-    labels = label((11, 40), (30.4, 5.2), side=64)
-    assert labels.shape == (2, 64, 64)
-    assert [divmod(int(one.argmax()), 64) for one in labels] == [(40, 11), (5, 30)]
-    torch.testing.assert_close(labels[1], label((30.4, 5.2), side=64)[0])
+def test_each_of_a_batch_has_its_own_place_which_may_lie_outside():
+    images = label((-SIGMA, 30), (200, 30), (30.4, 5.2), side=64)
+    assert images[0, 30, 0] == pytest.approx(math.exp(-0.5))
+    assert [divmod(int(one.argmax()), 64) for one in images[[0, 2]]] == [(30, 0), (5, 30)]
+    assert 0 <= images[1].max() < 1e-9
 
-
-def test_a_place_may_lie_outside():
-    image = label((-SIGMA, 30), (200, 30), side=64)
-    assert image[0, 30, 0] == pytest.approx(math.exp(-0.5))
-    assert divmod(int(image[0].argmax()), 64) == (30, 0)
-    assert 0 <= image[1].max() < 1e-9
-
-
-# --- what is read ----------------------------------------------------------------------------------------------------
 
 PLACES = [(80.0, 80.0), (70.3, 91.6), (80.5, 60.5), (99.99, 50.01), (60.25, 110.75)]
 
@@ -78,13 +63,6 @@ def test_what_is_low_or_far_does_not_draw_a_place():
     assert read_keypoints(cluttered).xy[0].tolist() == pytest.approx([60, 70], abs=0.5)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_height_is_that_of_the_peak(dtype):
-    found = read_keypoints(torch.cat([0.37 * label((80, 80)), 0.9 * label((60, 50))]).to(dtype))
-    assert found.height.tolist() == pytest.approx([0.37, 0.9])
-    assert found.xy.dtype == found.spread.dtype == dtype
-
-
 def test_a_rival_is_no_part_of_the_peak():
     alone = label((50, 50))
     assert read_keypoints(alone).rival[0] == pytest.approx(math.exp(-4.5), rel=0.1)  # three sigmas away
@@ -96,17 +74,24 @@ def test_a_rival_is_no_part_of_the_peak():
     assert read_keypoints(label((16, 16), side=32)).rival[0] == 0  # a tile that is all peak
 
 
-def test_spread_grows_with_the_peak():
+def test_spread_grows_with_the_peak_and_is_the_mean_of_both_axes():
     """Of what stands above half a bell curve's height it is 0.466 sigma."""
-    for sigma in (4.0, 8.0, SIGMA, 18.0):
-        assert read_keypoints(label((80, 80), sigma=sigma)).spread[0] == pytest.approx(0.466 * sigma, rel=0.02)
+    for across, along in ((4, 4), (18, 18), (6, 12), (12, 6)):
+        columns, rows = (label((80, 80), sigma=sigma)[0, 80] for sigma in (across, along))
+        spread = read_keypoints(rows[None, :, None] * columns[None, None, :]).spread[0]
+        assert spread == pytest.approx(0.466 * math.sqrt((across**2 + along**2) / 2), rel=0.02)
 
 
-def test_spread_is_the_mean_of_both_axes():
-    columns, rows = (label((80, 80), sigma=sigma)[0, 80] for sigma in (6.0, 12.0))
-    oblong = rows[None, :, None] * columns[None, None, :]
-    assert read_keypoints(oblong).spread[0] == pytest.approx(0.466 * math.sqrt((6**2 + 12**2) / 2), rel=0.02)
-    assert read_keypoints(oblong.mT).spread[0] == pytest.approx(float(read_keypoints(oblong).spread[0]))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_each_of_a_batch_is_read_by_itself(dtype):
+    batch = torch.cat([0.37 * label((80, 80)), 0.9 * label((60.4, 50)), label((100, 90), sigma=5.0)]).to(dtype)
+    together = read_keypoints(batch)
+    assert together.height.tolist() == pytest.approx([0.37, 0.9, 1], abs=1e-3)
+    assert together.xy.dtype == together.spread.dtype == dtype
+    for k in range(3):
+        single = read_keypoints(batch[k : k + 1])
+        for name in ("xy", "height", "rival", "spread"):
+            torch.testing.assert_close(getattr(single, name)[0], getattr(together, name)[k])
 
 
 @pytest.mark.parametrize("level", [0.0, 0.5])
@@ -115,12 +100,3 @@ def test_a_heatmap_that_shows_nothing_is_read_without_a_fault(level):
     assert found.height.tolist() == [level, level]
     for values in (found.xy, found.rival, found.spread):
         assert values.isfinite().all()
-
-
-def test_each_of_a_batch_is_read_by_itself():
-    batch = torch.cat([label((80, 80)), 0.5 * label((60.4, 50)), label((100, 90), sigma=5.0)])
-    together = read_keypoints(batch)
-    for k in range(3):
-        alone = read_keypoints(batch[k : k + 1])
-        for name in ("xy", "height", "rival", "spread"):
-            torch.testing.assert_close(getattr(alone, name)[0], getattr(together, name)[k])

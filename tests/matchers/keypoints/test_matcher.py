@@ -62,34 +62,37 @@ def displacement(matches):
 def test_a_shift_within_the_tile_is_found_to_part_of_a_pixel(matcher, tmp_path):
     with pair_of(tmp_path, SHAPE, (31, -22), same=True) as pair:
         matches = matcher(max_offset=40.0, max_points=36).match(pair)
+        whole = matcher(max_offset=40.0, max_points=16, subpixel=False).match(pair)
     assert len(matches) > 0.6 * matches.tried
     assert np.abs(np.median(displacement(matches), axis=0) - (31, -22)).max() < 0.6
+    assert (matches.sar_xy != np.rint(matches.sar_xy)).any()
+    for places in (matches.optical_xy, whole.optical_xy, whole.sar_xy):
+        assert len(places)
+        assert (places == np.rint(places)).all()
 
 
 def test_a_shift_larger_than_the_tile_needs_the_coarse_pass(matcher, tmp_path):
-    shift = (170, 40)
+    shift, seen = (170, 40), []
     with pair_of(tmp_path, (1100, 1200), shift, same=True) as pair:
-        found = matcher(max_offset=100.0, max_points=49).match(pair)
+        with listening(seen.append):
+            found = matcher(max_offset=100.0, max_points=49).match(pair)
         without = matcher(max_offset=100.0, max_points=49, coarse=False).match(pair)
     assert (np.hypot(*(displacement(found) - shift).T) < 3).mean() > 0.8
     assert len(found) > 0.3 * found.tried
     assert len(without) == 0 or (np.hypot(*(displacement(without) - shift).T) < 3).mean() < 0.2
+    assert seen == sorted(seen)
+    assert seen[0] < 0.3
+    assert seen[-1] == 1.0
+    assert len(seen) > 5
 
 
-def test_without_sub_pixel_peaks_places_are_whole_pixels(matcher, tmp_path):
-    with pair_of(tmp_path, SHAPE, (9, -6), same=True) as pair:
-        whole = matcher(max_offset=20.0, max_points=16, subpixel=False).match(pair)
-        fine = matcher(max_offset=20.0, max_points=16).match(pair)
-    assert len(whole)
-    assert (whole.sar_xy == np.rint(whole.sar_xy)).all()
-    assert (fine.sar_xy != np.rint(fine.sar_xy)).any()
-    assert (fine.optical_xy == np.rint(fine.optical_xy)).all()
-
-
-def test_the_check_drops_what_does_not_lead_back(matcher, tmp_path):
+def test_noise_is_not_looked_at_and_the_check_drops_what_does_not_lead_back(matcher, tmp_path):
+    options = {"max_offset": 20.0, "max_points": 25}
     with pair_of(tmp_path, SHAPE, (9, -6), looks=0.05) as pair:
-        checked = matcher(max_offset=20.0, max_points=36, structure=False).match(pair)
-        everything = matcher(max_offset=20.0, max_points=36, structure=False, check=False).match(pair)
+        careful = matcher(**options).match(pair)
+        checked = matcher(**options, structure=False).match(pair)
+        everything = matcher(**options, structure=False, check=False).match(pair)
+    assert careful.tried < 0.3 * checked.tried
     assert len(everything) > 0.7 * everything.tried
     assert len(checked) < 0.5 * len(everything)
 
@@ -105,39 +108,15 @@ def test_high_and_narrow_peaks_score_more():
 def test_the_papers_grid_has_a_node_every_hundred_metres(matcher, tmp_path):
     with pair_of(tmp_path, (700, 1300), same=True) as pair:  # 350 x 650 m at 0.5 m
         lattice = matcher(**FAITHFUL)._lattice(pair)
+        few = [len(matcher(max_points=limit)._lattice(pair).nodes) for limit in (4, 25)]
     assert lattice.spacing == 200.0
     assert (lattice.nx, lattice.ny) == (7, 4)
-
-
-def test_a_small_scene_gets_a_denser_grid(matcher, tmp_path):
-    with pair_of(tmp_path, (300, 330), same=True) as pair:
+    assert all(limit / 3 <= count <= 1.5 * limit + 2 for limit, count in zip((4, 25), few, strict=True))
+    with pair_of(tmp_path, (300, 330), same=True) as pair:  # a small scene gets a denser one
         assert len(matcher()._lattice(pair).nodes) > 25
-
-
-@pytest.mark.parametrize("limit", [4, 25])
-def test_there_are_about_as_many_nodes_as_asked_for(matcher, tmp_path, limit):
-    with pair_of(tmp_path, SHAPE, same=True) as pair:
-        assert limit / 3 <= len(matcher(max_points=limit)._lattice(pair).nodes) <= 1.5 * limit + 2
-
-
-def test_nodes_in_noise_alone_are_not_looked_at(matcher, tmp_path):
-    with pair_of(tmp_path, SHAPE, (9, -6), looks=0.05) as pair:
-        tried = matcher(max_offset=20.0, max_points=25).match(pair).tried
-        every = matcher(max_offset=20.0, max_points=25, structure=False).match(pair).tried
-    assert tried < 0.3 * every
 
 
 def test_detectors_that_only_guess_do_not_register(matcher, tmp_path):
     with pair_of(tmp_path, (1100, 1200), (9, -6)) as pair:
         matches = matcher(Guessing, max_offset=100.0, max_points=64).match(pair)
     assert not fit(matches).fitted
-
-
-def test_progress_runs_from_nothing_to_all(matcher, tmp_path):
-    seen = []
-    with pair_of(tmp_path, (1100, 1200), (9, -6), same=True) as pair, listening(seen.append):
-        matcher(max_points=25, batch=4).match(pair)
-    assert seen == sorted(seen)
-    assert seen[0] < 0.3
-    assert seen[-1] == 1.0
-    assert len(seen) > 10
