@@ -33,7 +33,7 @@ def read_given(path: PathLike, geotransforms: PathLike | None, optical_pixel: fl
 
 
 def _read_rows(path: PathLike) -> Points:
-    """(N, 4) in the order of the columns' names."""
+    """(N, 4) in the order of `_COLUMNS`."""
     try:
         with open(path, newline="", encoding="utf-8-sig") as source:
             rows = [[float(row[name]) for name in _COLUMNS] for row in csv.DictReader(source)]
@@ -48,6 +48,7 @@ def _read_rows(path: PathLike) -> Points:
 
 
 def read_geotransforms(path: PathLike, stem: str) -> tuple[Affine, Affine]:
+    """Those of the optical and the SAR image in such a JSON, under `stem`. Raises InputError as `read_given`."""
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
         optical, sar = (Affine.from_gdal(*map(float, content[stem][key]["geotransform"])) for key in ("optical", "sar"))
