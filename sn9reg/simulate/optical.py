@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from sn9reg.offsets import OffsetMap, from_nodes, node_positions
-from sn9reg.raster.grid import Grid, Points, Window
+from sn9reg.offsets import from_nodes, node_positions
+from sn9reg.raster.grid import Grid, Window
 from sn9reg.simulate.field import TAN_INCIDENCE, GroundField
 from sn9reg.simulate.landuse import Kind, World
 from sn9reg.simulate.noise import Image, metres, pixel_noise, texture
@@ -42,16 +42,22 @@ class Optical:
         self.grid, self._seed = grid, seed
         self._origin = np.array([grid.transform.c, grid.transform.f])
         ground, buildings = world.ground, world.buildings
-        roofs = Sketch.of([closed(outline) for outline in buildings.outlines], grid)
-        far_roofs = Sketch.of([closed(_half(outline)) for outline in buildings.outlines], grid)
         crowns, bright_crowns = _crowns(world, grid)
+        roofs = Sketch.of([closed(outline) for outline in buildings.outlines], grid)
+        # Corners run along one eave, then along the other.
+        beyond_ridge = [np.stack([(a + d) / 2, (b + c) / 2, c, d]) for a, b, c, d in buildings.outlines]
+        far_roofs = Sketch.of([closed(half) for half in beyond_ridge], grid)
         sketches = (Sketch.of(ground.outlines, grid, ground.width), crowns, bright_crowns, roofs, far_roofs)
         counts = [len(sketch.outlines) for sketch in sketches]
         first = np.cumsum([1, *counts[:-1]])
         self._layers = [(s, start + np.arange(n)) for s, start, n in zip(sketches, first, counts, strict=True)]
         self._shade = ((_shadows(world, grid), 1), (bright_crowns, 0), (roofs, 0))
         self._colour, self._texture, self._furrows = _palette(world)
-        self._shading = _shading(grid, field)
+        xy, shape = node_positions(grid)
+        slope = field.slope(grid.to_map(xy), _SHADOW) * TAN_INCIDENCE
+        # Relative light of the slopes.
+        light = np.clip(slope * 0.8, -0.25, 0.25).reshape(1, *shape).astype(np.float32)
+        self._shading = from_nodes(grid, light, 32)
 
     def labels(self, window: Window) -> npt.NDArray[np.int32]:
         """(h, w) label of the ground alone: 0, or 1 + the index of a shape."""
@@ -73,12 +79,6 @@ class Optical:
         image = blurred * (1 + self._shading.read(window)[0])[..., None]
         image += (pixel_noise(self._seed + 60, window)[..., None].astype(np.float32) - 32768) * np.float32(5 / 65536)
         return np.ascontiguousarray(np.moveaxis(np.clip(image + 0.5, 1, 255).astype(np.uint8), -1, 0))
-
-
-def _half(outline: Points) -> Points:
-    """The half of a roof beyond its ridge: corners run along one eave, then along the other."""
-    a, b, c, d = outline
-    return np.stack([(a + d) / 2, (b + c) / 2, c, d])
 
 
 def _crowns(world: World, grid: Grid) -> tuple[Sketch, Sketch]:
@@ -108,8 +108,10 @@ def _palette(world: World) -> tuple[Image, Image, Image]:
     ground = dark[kind] + tone[:, :1] * (bright - dark)[kind]
     crown = np.array([38, 58, 28]) + green[:, :1] * [26, 30, 14]
     roof = _ROOFS[(roof_tone[:, 0] * len(_ROOFS)).astype(int)] * (0.85 + 0.3 * roof_tone[:, 1:2])
-    ridge = np.array([_sunny(outline) for outline in world.buildings.outlines]).reshape(-1, 1)
-    near, far = (roof * np.where(roof_tone[:, 2:3] < 0.35, 1, 1 + sign * 0.25 * ridge) for sign in (1, -1))
+    facing = [(a + b - c - d) / 2 for a, b, c, d in world.buildings.outlines]
+    # How much the first half of a roof faces the sun: -1 to 1.
+    sunny = np.array([-way @ _SHADOW / max(1e-9, np.linalg.norm(way)) for way in facing]).reshape(-1, 1)
+    near, far = (roof * np.where(roof_tone[:, 2:3] < 0.35, 1, 1 + sign * 0.25 * sunny) for sign in (1, -1))
     colour = np.concatenate([[[92, 104, 62]], ground, crown, crown * 1.5, near, far])
     crowns, roofs = np.full((2 * len(crown), 3), [0.0, 0.06, 0.16]), np.full((2 * len(roof), 3), [0.0, 0.03, 0.05])
     roughness = np.concatenate([[[0.1, 0.08, 0.06]], rough[kind], crowns, roofs])
@@ -119,16 +121,3 @@ def _palette(world: World) -> tuple[Image, Image, Image]:
     furrows = np.zeros(colour.shape)
     furrows[1 : 1 + len(kind)][ploughed] = waves[ploughed]
     return colour.astype(np.float32), roughness.astype(np.float32), furrows.astype(np.float32)
-
-
-def _sunny(outline: Points) -> float:
-    """How much the first half of a roof faces the sun: -1 to 1."""
-    facing = (outline[0] + outline[1] - outline[2] - outline[3]) / 2
-    return float(-facing @ _SHADOW / max(1e-9, np.linalg.norm(facing)))
-
-
-def _shading(grid: Grid, field: GroundField) -> OffsetMap:
-    """Relative light of the slopes, to be read by window."""
-    xy, shape = node_positions(grid)
-    slope = field.slope(grid.to_map(xy), _SHADOW) * TAN_INCIDENCE
-    return from_nodes(grid, np.clip(slope * 0.8, -0.25, 0.25).reshape(1, *shape).astype(np.float32), 32)

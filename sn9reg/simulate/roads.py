@@ -17,6 +17,7 @@ from sn9reg.simulate.noise import waves
 _STEP = 6.0  # metres between two vertices
 _VILLAGES_EVERY = 620.0
 _CELL = 100.0
+_WIDTHS = ((6.5, 9.0), (4.5, 6.5), (2.6, 3.6))  # least and greatest of a rank, metres
 _CLEARANCE = 24.0  # metres to another road below which a road joins it
 
 
@@ -31,7 +32,7 @@ class Road:
 
 @dataclass(frozen=True)
 class Roads:
-    """roads, the (N, 2) places where they meet, and the villages: (M, 2) centres and (M,) radii."""
+    """roads, (N, 2) junctions where they meet, villages: (M, 2) centres, radii: (M,)."""
 
     roads: list[Road]
     junctions: Points
@@ -71,11 +72,11 @@ class _Network:
         self._bounds, self._villages, self._water = bounds, villages, water
         self._cells: dict[tuple[int, int], list[Points]] = defaultdict(list)
 
-    def add(self, road: Road) -> None:
-        self.roads.append(road)
-        cells = np.floor(road.line / _CELL).astype(int)
+    def add(self, line: Points, rank: int) -> None:
+        self.roads.append(Road(line, float(self.random.uniform(*_WIDTHS[rank])), rank))
+        cells = np.floor(line / _CELL).astype(int)
         for i, j in np.unique(cells, axis=0).tolist():
-            self._cells[i, j].append(road.line[(cells == [i, j]).all(axis=1)])
+            self._cells[i, j].append(line[(cells == [i, j]).all(axis=1)])
 
     def near(self, place: Points, reach: float) -> cKDTree:
         """The vertices of all roads that are within `reach` of a place, and some more."""
@@ -118,11 +119,7 @@ class _Network:
         if len(line) * _STEP < 30:
             return
         self.junctions.append(start)
-        self.add(Road(densified(np.array(line), _STEP), _width(rank, self.random), rank))
-
-
-def _width(rank: int, random: np.random.Generator) -> float:
-    return float(random.uniform(*((6.5, 9.0), (4.5, 6.5), (2.6, 3.6))[rank]))
+        self.add(densified(np.array(line), _STEP), rank)
 
 
 def make_roads(bounds: Bounds, scene: Bounds, water: list[Points], seed: int) -> Roads:
@@ -168,8 +165,7 @@ def _main_roads(network: _Network, villages: Points, seed: int) -> None:
         straight = start + t[:, None] * (end - start)
         side = np.array([-(end - start)[1], (end - start)[0]]) / length
         sway = 0.05 * length * waves(seed + 40, 600, straight, 8) + 5 * waves(seed + 41, 180, straight, 8)
-        line = straight + side * (np.sin(np.pi * t) * sway)[:, None]
-        network.add(Road(line, _width(0, network.random), 0))
+        network.add(straight + side * (np.sin(np.pi * t) * sway)[:, None], 0)
         network.junctions.extend([start, end])
 
 

@@ -41,27 +41,25 @@ _LOOK: dict[Kind, tuple[float, float, tuple[float, float, float]]] = {
 class Sar:
     """Renders windows of the SAR image.
 
-    looks: L of the gamma speckle; 0 for none. empty: fraction of the image beyond the swath's edge, which is 0.
+    looks: L of the gamma speckle; 0 for none.
+    empty: fraction of the image beyond the swath's edge, which is 0.
     """
 
     def __init__(self, world: World, grid: Grid, origin: Points, field: GroundField, seed: int, looks: float,
                  empty: float = 0.0) -> None:
         self.grid, self._seed, self._origin, self._field = grid, seed, origin, field
-        self._ground = Sketch.of(world.ground.outlines, grid, world.ground.width, field.in_sar)
+        ground = Sketch.of(world.ground.outlines, grid, world.ground.width, field.in_sar)
+        self._ground = ground, 1 + np.arange(len(ground.outlines))
         self._shadows, self._volumes, self._walls, self._feet = _solids(world, grid, field)
         self._intensity, self._texture = _backscatter(world)
         self._from_sar = _inverse(grid, field)
         self._gain = _speckle(looks)
         self._edge = _swath_edge(grid, field, empty)
 
-    def labels(self, window: Window) -> npt.NDArray[np.int32]:
-        """(h, w) label of the ground alone: 0, or 1 + the index of a shape."""
-        return drawn(window, np.int32, (self._ground, 1 + np.arange(len(self._ground.outlines))))
-
     def intensity(self, window: Window) -> Image:
         """(h, w) backscatter without speckle."""
         halo = window.grow(_BLUR)
-        labels = self.labels(halo)
+        labels = drawn(halo, np.int32, self._ground)
         back_x, back_y, slope = self._from_sar(halo)
         x, y = metres(self.grid, self._origin, halo)
         x, y = x - back_x, y - back_y
@@ -85,16 +83,12 @@ class Sar:
         amplitude = np.clip(np.sqrt(self.intensity(window)) * gain * np.float32(_AMPLITUDE), 1, 65535)
         x = np.arange(window.col, window.col + window.width)
         y = np.arange(window.row, window.row + window.height)
-        amplitude[self._before_swath(x, y[:, None])] = 0
-        return amplitude.astype(np.uint16)
+        return np.where(self.covers(x, y[:, None]), amplitude, 0).astype(np.uint16)
 
-    def covers(self, xy: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-        """(N,) whether the image has data at (N, 2) pixels."""
-        return ~self._before_swath(xy[:, 0], xy[:, 1])
-
-    def _before_swath(self, x: npt.NDArray[np.int64], y: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    def covers(self, x: npt.NDArray[np.int64], y: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+        """Whether the image has data at pixels x, y."""
         across, down, limit = self._edge
-        return np.asarray(x * across + y * down < limit)
+        return np.asarray(x * across + y * down >= limit)
 
 
 def _inverse(grid: Grid, field: GroundField) -> Callable[[Window], Block]:
@@ -154,8 +148,7 @@ def _speckle(looks: float) -> npt.NDArray[np.float32]:
 
 
 def _swath_edge(grid: Grid, field: GroundField, empty: float) -> tuple[float, float, float]:
-    """a, b, limit: pixels with a * x + b * y < limit lie before the swath. A line along the flight."""
-    # Ground range away from the sensor, as a pixel direction.
+    """a, b, limit: pixels with a * x + b * y < limit lie before the swath. (a, b) is away from the sensor."""
     across, down = (-field.towards_sensor @ np.linalg.inv(grid.linear).T).tolist()
     x, y = np.meshgrid(np.linspace(0, grid.width - 1, 200), np.linspace(0, grid.height - 1, 200))
     limit = float(np.quantile(x * across + y * down, empty)) if empty > 0 else -np.inf

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable
 from dataclasses import astuple, dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from sn9reg.offsets import OffsetMap, from_nodes, node_positions, offsets_betwee
 from sn9reg.raster.files import PathLike, atomic_output, check_output, create_raster, geotiff_profile
 from sn9reg.raster.grid import Grid, Points, Window
 from sn9reg.simulate.field import Bounds, GroundField, terrain_field, tiepoint_field
-from sn9reg.simulate.given import read_given
+from sn9reg.simulate.given import COLUMNS, read_given
 from sn9reg.simulate.landuse import World, build_world, make_water
 from sn9reg.simulate.optical import Optical
 from sn9reg.simulate.roads import make_roads
@@ -130,7 +129,8 @@ def simulate(
     amplitude = geotiff_profile(scene.sar, 1, "uint16", nodata=0)
     _write(files.sar, amplitude, scene.sar, sar.render, overwrite, lambda f: report(0.6 + 0.35 * f))
     scene.truth().write(files.offsets, overwrite)
-    _write_tiepoints(files.tiepoints, tiepoints(scene, sar), overwrite)
+    with atomic_output(files.tiepoints, overwrite) as temporary:
+        np.savetxt(temporary, tiepoints(scene, sar), "%d", ",", header=",".join(COLUMNS), comments="")
     report(1.0)
     return files
 
@@ -166,7 +166,7 @@ def _seen(scene: Scene, sar: Sar, places: Points, random: np.random.Generator) -
     inside = np.ones(len(places), bool)
     for xy, grid in ((optical_xy, scene.optical), (sar_xy, scene.sar)):
         inside &= ((xy >= 8) & (xy < np.array([grid.width, grid.height]) - 8)).all(axis=1)
-    inside &= sar.covers(sar_xy)
+    inside &= sar.covers(*sar_xy.T)
     return np.column_stack([sar_xy[inside, ::-1], optical_xy[inside, ::-1]])
 
 
@@ -196,10 +196,3 @@ def _write(
             values = render(block).reshape(-1, *block.shape)
             target.write(values, window=RasterioWindow(block.col, block.row, block.width, block.height))
             report((block.row + block.height * (block.col + block.width) / grid.width) / grid.height)
-
-
-def _write_tiepoints(path: Path, rows: npt.NDArray[np.int64], overwrite: bool) -> None:
-    with atomic_output(path, overwrite) as temporary, open(temporary, "w", newline="") as target:
-        writer = csv.writer(target, lineterminator="\n")
-        writer.writerow(["sar_row", "sar_col", "optical_row", "optical_col"])
-        writer.writerows(rows.tolist())
