@@ -31,7 +31,7 @@ _STEEPEST = 0.4
 
 @dataclass(frozen=True)
 class Bounds:
-    """A rectangle in map coordinates."""
+    """A rectangle in map coordinates (metres, y up)."""
 
     left: float
     bottom: float
@@ -66,8 +66,10 @@ class Bounds:
 class GroundField:
     """Displacement of the ground, a cubic spline over a lattice.
 
-    bounds: where it is known (outside, the edge's value goes on). splines: (2, ny, nx) spline coefficients, metres.
-    towards_sensor: (2,) unit vector. mean_shift: metres along it that stand for height 0.
+    bounds: where it is known; outside, the edge's value goes on.
+    splines: (2, ny, nx) spline coefficients, metres.
+    towards_sensor: (2,) unit vector.
+    mean_shift: metres along it that stand for height 0.
     """
 
     bounds: Bounds
@@ -120,8 +122,7 @@ def terrain_field(scene: Bounds, bounds: Bounds, seed: int) -> GroundField:
     inside = scene.holds(places)
     along += generator.uniform(23, 30) - along[inside].mean()
     across += generator.choice([-1, 1]) * generator.uniform(3, 9) - across[inside].mean()
-    sideways = np.array([-_RANGE[1], _RANGE[0]])
-    values = along[:, None] * _RANGE + across[:, None] * sideways
+    values = along[:, None] * _RANGE + across[:, None] * np.array([-_RANGE[1], _RANGE[0]])
     return GroundField.from_values(bounds, values.T.reshape(2, *shape), _RANGE)
 
 

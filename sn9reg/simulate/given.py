@@ -13,7 +13,7 @@ from sn9reg.errors import InputError
 from sn9reg.raster.files import PathLike
 from sn9reg.raster.grid import Grid, Points
 
-_COLUMNS = ("sar_row", "sar_col", "optical_row", "optical_col")
+COLUMNS = ("sar_row", "sar_col", "optical_row", "optical_col")
 
 
 def read_given(path: PathLike, geotransforms: PathLike | None, optical_pixel: float, sar_pixel: float
@@ -33,14 +33,14 @@ def read_given(path: PathLike, geotransforms: PathLike | None, optical_pixel: fl
 
 
 def _read_rows(path: PathLike) -> Points:
-    """(N, 4) in the order of the columns' names."""
+    """(N, 4) in the order of `COLUMNS`."""
     try:
         with open(path, newline="", encoding="utf-8-sig") as source:
-            rows = [[float(row[name]) for name in _COLUMNS] for row in csv.DictReader(source)]
+            rows = [[float(row[name]) for name in COLUMNS] for row in csv.DictReader(source)]
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
     except (KeyError, TypeError, ValueError, csv.Error) as error:
-        raise InputError(f"{path}: is not a tie-point CSV with the columns {','.join(_COLUMNS)}") from error
+        raise InputError(f"{path}: is not a tie-point CSV with the columns {','.join(COLUMNS)}") from error
     values = np.array(rows, dtype=np.float64).reshape(-1, 4)
     if not np.isfinite(values).all():
         raise InputError(f"{path}: has a coordinate that is not a number")
@@ -48,6 +48,7 @@ def _read_rows(path: PathLike) -> Points:
 
 
 def read_geotransforms(path: PathLike, stem: str) -> tuple[Affine, Affine]:
+    """Those of the optical and the SAR image in such a JSON, under `stem`. Raises InputError as `read_given`."""
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
         optical, sar = (Affine.from_gdal(*map(float, content[stem][key]["geotransform"])) for key in ("optical", "sar"))

@@ -18,26 +18,17 @@ from sn9reg.simulate.roads import Roads, densified, normals
 Random = np.random.Generator
 
 
-class Kind(IntEnum):
-    """What a shape is made of."""
-
-    FIELD = 0
-    MEADOW = 1
-    SOIL = 2
-    WOOD = 3
-    YARD = 4
-    WATER = 5
-    HEDGE = 6
-    TRACK = 7
-    SHOULDER = 8
-    ROAD = 9
+# What the ground is made of.
+Kind = IntEnum("Kind", "FIELD MEADOW SOIL WOOD YARD WATER HEDGE TRACK SHOULDER ROAD", start=0)
 
 
 @dataclass
 class Shapes:
-    """Outlines of one layer in painting order, in map coordinates.
+    """Outlines of one layer in painting order.
 
-    outlines: (k, 2) each; a polygon where the width is 0, else a line. width, height in metres.
+    kind: a `Kind` on the ground; 0 for buildings and trees.
+    outlines: (k, 2) each, in map coordinates; a polygon where the width is 0, else a line.
+    width, height: in metres.
     tone: three independent numbers in [0, 1) for each shape, to look like no other.
     """
 
@@ -45,21 +36,23 @@ class Shapes:
     outlines: list[Points] = field(default_factory=list)
     width: list[float] = field(default_factory=list)
     height: list[float] = field(default_factory=list)
-    tone: list[tuple[float, float, float]] = field(default_factory=list)
+    tone: list[list[float]] = field(default_factory=list)
 
     def add(self, random: Random, kind: int, outline: Points, width: float = 0.0, height: float = 0.0) -> None:
         self.kind.append(int(kind))
         self.outlines.append(outline)
         self.width.append(width)
         self.height.append(height)
-        a, b, c = random.random(3).tolist()
-        self.tone.append((a, b, c))
+        self.tone.append(random.random(3).tolist())
 
 
 @dataclass(frozen=True)
 class World:
-    """A place that never was. ground: flat shapes. buildings: convex footprints. trees: one place each, width = crown.
+    """A place that never was.
 
+    ground: flat shapes.
+    buildings: convex footprints.
+    trees: one place each, as wide as the crown.
     junctions: (N, 2) map coordinates.
     """
 
@@ -89,9 +82,8 @@ class Taken:
         (left, top), (right, bottom) = cells.min(axis=0), cells.max(axis=0)
         if left < 0 or top < 0 or bottom >= self.mask.shape[0] or right >= self.mask.shape[1]:
             return False
-        own = np.zeros((bottom - top + 1, right - left + 1), np.uint8)
-        cv2.fillPoly(own, [cells - [left, top]], 1)
-        return not (own & self.mask[top : bottom + 1, left : right + 1]).any()
+        around = self.mask[top : bottom + 1, left : right + 1]
+        return not (around & cv2.fillPoly(np.zeros_like(around), [cells - [left, top]], 1)).any()
 
     def at(self, places: Points) -> npt.NDArray[np.bool_]:
         cells = np.clip(self._cells(places), 0, np.array(self.mask.shape[::-1]) - 1)
@@ -104,8 +96,8 @@ class Taken:
 def build_world(bounds: Bounds, roads: Roads, water: list[Points], seed: int) -> World:
     """Parcels around the roads and waters, buildings along the roads of villages, trees in woods, hedges, gardens."""
     random = np.random.default_rng([seed, 3])
-    ground, buildings, trees = Shapes(), Shapes(), Shapes()
-    cells, parcel_kind = _parcels(ground, bounds, roads, seed, random)
+    ground = Shapes()
+    parcels = _parcels(ground, bounds, roads, seed, random)
     taken = Taken(bounds)
     for outline in water:
         ground.add(random, Kind.WATER, outline)
@@ -117,9 +109,8 @@ def build_world(bounds: Bounds, roads: Roads, water: list[Points], seed: int) ->
     for road in by_width:
         ground.add(random, Kind.ROAD if road.rank < 2 else Kind.TRACK, road.line, road.width)
         taken.line(road.line, road.width + 3)
-    _buildings(buildings, roads, taken, random)
-    _trees(trees, bounds, cells, parcel_kind, buildings, taken, random)
-    return World(ground, buildings, trees, roads.junctions)
+    buildings = _buildings(roads, taken, random)
+    return World(ground, buildings, _trees(bounds, *parcels, taken, random), roads.junctions)
 
 
 def _parcels(
@@ -144,13 +135,12 @@ def _parcels(
         [Kind.YARD, Kind.WOOD, Kind.MEADOW, Kind.SOIL, Kind.SOIL],
         Kind.FIELD,
     )
-    inside = bounds.grow(60)
     for index in np.flatnonzero(bounds.grow(150).holds(places)).tolist():
         region = diagram.regions[diagram.point_region[index]]
         if not region or -1 in region:
             continue
         outline = densified(diagram.vertices[[*region, region[0]]], 12.0)
-        if inside.holds(outline).any():
+        if bounds.grow(60).holds(outline).any():
             ground.add(random, int(kind[index]), outline)
             if random.random() < 0.3 and kind[index] != Kind.YARD:
                 edge = densified(diagram.vertices[region[:2]], 12.0)
@@ -158,12 +148,13 @@ def _parcels(
     return places, kind
 
 
-def _buildings(buildings: Shapes, roads: Roads, taken: Taken, random: Random) -> None:
+def _buildings(roads: Roads, taken: Taken, random: Random) -> Shapes:
     """Rows of houses along the roads of villages, larger and taller towards the middle, and a farm here and there."""
+    buildings = Shapes()
     for road in roads.roads:
         way = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(road.line, axis=0), axis=1))])
-        side = normals(road.line)
         for sign in (-1, 1):
+            sides = normals(road.line) * sign
             position = random.uniform(6, 20)
             while position < way[-1] - 4:
                 index = int(np.searchsorted(way, position))
@@ -174,18 +165,18 @@ def _buildings(buildings: Shapes, roads: Roads, taken: Taken, random: Random) ->
                         continue
                 length, depth, height = _house(random, near)
                 setback = road.width / 2 + random.uniform(2.5, 8) + depth / 2
-                middle = road.line[index] + sign * side[index] * setback
-                outline = _rectangle(middle, side[index] * sign, length, depth, random.normal(0, 0.05))
-                if taken.free(_rectangle(middle, side[index] * sign, length + 3, depth + 3, 0.0)):
+                side = sides[index]
+                middle = road.line[index] + side * setback
+                outline = _rectangle(middle, side, length, depth, random.normal(0, 0.05))
+                if taken.free(_rectangle(middle, side, length + 3, depth + 3)):
                     taken.polygon(outline)
                     buildings.add(random, 0, outline, height=height)
                     if random.random() < 0.35:  # a wing, a shed
-                        wing = _rectangle(
-                            middle + side[index] * sign * (depth / 2 + 4), side[index], length * 0.45, 8.0, 0.0
-                        )
+                        wing = _rectangle(middle + side * (depth / 2 + 4), sign * side, length * 0.45, 8.0)
                         taken.polygon(wing)
                         buildings.add(random, 0, wing, height=height * random.uniform(0.5, 1.0))
                 position += length + random.uniform(3, 14)
+    return buildings
 
 
 def _house(random: Random, near: float) -> tuple[float, float, float]:
@@ -198,7 +189,7 @@ def _house(random: Random, near: float) -> tuple[float, float, float]:
     return random.uniform(9, 17), random.uniform(8, 12), random.uniform(3, 9)
 
 
-def _rectangle(middle: Points, facing: Points, length: float, depth: float, turn: float) -> Points:
+def _rectangle(middle: Points, facing: Points, length: float, depth: float, turn: float = 0.0) -> Points:
     """(4, 2) corners: two along one eave, two along the other; `facing` is a unit vector, depth runs along it."""
     cos, sin = np.cos(turn), np.sin(turn)
     forward = np.array([cos * facing[0] - sin * facing[1], sin * facing[0] + cos * facing[1]])
@@ -208,21 +199,19 @@ def _rectangle(middle: Points, facing: Points, length: float, depth: float, turn
 
 
 def _trees(
-    trees: Shapes, bounds: Bounds, cells: Points, kind: npt.NDArray[np.int64], buildings: Shapes, taken: Taken,
-    random: Random,
-) -> None:
+    bounds: Bounds, parcels: Points, kind: npt.NDArray[np.int64], taken: Taken, random: Random
+) -> Shapes:
     """Closed crowns in woods, scattered ones elsewhere; none on a road, a roof or in water."""
-    spacing = 6.0
-    places, _ = bounds.lattice(spacing)
+    trees = Shapes()
+    places, _ = bounds.lattice(6.0)
     places = places + random.uniform(-2.6, 2.6, places.shape)
-    parcel = kind[cKDTree(cells).query(places)[1]]
+    parcel = kind[cKDTree(parcels).query(places)[1]]
     chance = np.select([parcel == Kind.WOOD, parcel == Kind.YARD, parcel == Kind.MEADOW], [0.96, 0.07, 0.012], 0.002)
-    grown = random.random(len(places)) < chance
-    places, parcel = places[grown], parcel[grown]
-    free = ~taken.at(places)
-    for place, wood in zip(places[free], parcel[free] == Kind.WOOD, strict=True):
+    grown = (random.random(len(places)) < chance) & ~taken.at(places)
+    for place, wood in zip(places[grown], parcel[grown] == Kind.WOOD, strict=True):
         crown = float(random.uniform(4.5, 9.0) if wood else random.uniform(2.5, 7.5))
         trees.add(random, 0, place[None], crown, crown * random.uniform(1.0, 1.7))
+    return trees
 
 
 def make_water(bounds: Bounds, scene: Bounds, seed: int) -> list[Points]:
@@ -236,12 +225,10 @@ def make_water(bounds: Bounds, scene: Bounds, seed: int) -> list[Points]:
     t = np.arange(-reach, reach, 10.0)
     straight = scene.centre + side * across + t[:, None] * flow
     swing = min(60.0, float(scene.size.min()) / 10)
-    middle = straight + side * (swing * waves(seed + 30, 500, straight, 8) + 8 * waves(seed + 31, 170, straight, 8))[
-        :, None
-    ]
-    half = (random.uniform(5, 11) * (1 + 0.25 * waves(seed + 32, 200, straight, 8)))[:, None]
-    across_flow = normals(middle)
-    polygons = [np.concatenate([middle + across_flow * half, (middle - across_flow * half)[::-1]])]
+    sway = swing * waves(seed + 30, 500, straight, 8) + 8 * waves(seed + 31, 170, straight, 8)
+    middle = straight + side * sway[:, None]
+    half = normals(middle) * (random.uniform(5, 11) * (1 + 0.25 * waves(seed + 32, 200, straight, 8)))[:, None]
+    polygons = [np.concatenate([middle + half, (middle - half)[::-1]])]
     angle = np.linspace(0, 2 * np.pi, 40)[:-1]
     circle = np.column_stack([np.cos(angle), np.sin(angle)])
     for _ in range(round(float(scene.size.prod()) / 1e6)):

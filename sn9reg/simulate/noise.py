@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from sn9reg.raster.grid import Points, Window
+from sn9reg.raster.grid import Grid, Points, Window
 
 Image = npt.NDArray[np.float32]  # (h, w)
 
@@ -21,12 +21,10 @@ def hashed(seed: int, columns: npt.NDArray[np.int64], rows: npt.NDArray[np.int64
 
 def _mixed(value: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
     """The 'lowbias32' integer hash of C. Wellons."""
-    value ^= value >> np.uint32(16)
-    value *= np.uint32(0x7FEB352D)
-    value ^= value >> np.uint32(15)
-    value *= np.uint32(0x846CA68B)
-    value ^= value >> np.uint32(16)
-    return value
+    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
+        value ^= value >> np.uint32(shift)
+        value *= np.uint32(factor)
+    return value ^ (value >> np.uint32(16))
 
 
 def pixel_noise(seed: int, window: Window) -> npt.NDArray[np.uint16]:
@@ -34,6 +32,14 @@ def pixel_noise(seed: int, window: Window) -> npt.NDArray[np.uint16]:
     columns = np.arange(window.col, window.col + window.width)
     rows = np.arange(window.row, window.row + window.height)
     return (hashed(seed, columns, rows) >> np.uint32(16)).astype(np.uint16)
+
+
+def metres(grid: Grid, origin: Points, window: Window) -> tuple[Image, Image]:
+    """(h, w) x and y of a window's pixels, in metres from `origin`, which float32 holds."""
+    steps = np.arange(max(window.shape))
+    xy = (grid.to_map(np.column_stack([window.col + steps, window.row + steps])) - origin).astype(np.float32)
+    x, y = np.meshgrid(xy[: window.width, 0], xy[: window.height, 1])
+    return x, y
 
 
 def texture(seed: int, cell: float, x: Image, y: Image) -> Image:
@@ -56,7 +62,6 @@ def waves(seed: int, wavelength: float, places: Points, count: int = 24) -> npt.
     number = 2 * np.pi / (wavelength * generator.uniform(0.75, 1.4, count))
     vectors = np.column_stack([np.cos(bearing), np.sin(bearing)]) * number[:, None]
     phases = generator.uniform(0, 2 * np.pi, count)
-    total = np.zeros(len(places))
-    for vector, phase in zip(vectors, phases, strict=True):  # one wave at a time: places may be many
-        total += np.cos(places @ vector + phase)
+    # One wave at a time: places may be many.
+    total = sum(np.cos(places @ vector + phase) for vector, phase in zip(vectors, phases, strict=True))
     return np.asarray(total * np.sqrt(2 / count))

@@ -6,12 +6,12 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from sn9reg.offsets import OffsetMap, from_nodes, node_positions
-from sn9reg.raster.grid import Grid, Points, Window
+from sn9reg.offsets import from_nodes, node_positions
+from sn9reg.raster.grid import Grid, Window
 from sn9reg.simulate.field import TAN_INCIDENCE, GroundField
 from sn9reg.simulate.landuse import Kind, World
-from sn9reg.simulate.noise import Image, pixel_noise, texture
-from sn9reg.simulate.sketch import MARGIN, Sketch, closed, swept
+from sn9reg.simulate.noise import Image, metres, pixel_noise, texture
+from sn9reg.simulate.sketch import Sketch, closed, drawn, swept
 
 # Where shadows fall, in map axes, and how long they are for one metre of height.
 _SHADOW = np.array([-0.55, 0.835])
@@ -41,33 +41,34 @@ class Optical:
     def __init__(self, world: World, grid: Grid, field: GroundField, seed: int) -> None:
         self.grid, self._seed = grid, seed
         self._origin = np.array([grid.transform.c, grid.transform.f])
-        ground, buildings, trees = world.ground, world.buildings, world.trees
-        self._ground = Sketch.of(ground.outlines, grid, np.array(ground.width))
-        self._roofs = Sketch.of([closed(outline) for outline in buildings.outlines], grid)
-        self._far_roofs = Sketch.of([closed(_half(outline)) for outline in buildings.outlines], grid)
-        self._crowns, self._bright_crowns = _crowns(world, grid)
-        self._shadows = _shadows(world, grid)
-        n_ground, n_trees, n_roofs = len(ground.outlines), len(trees.outlines), len(buildings.outlines)
-        first = np.cumsum([1, n_ground, n_trees, n_trees, n_roofs])
-        self._labels = [start + np.arange(n) for start, n in
-                        zip(first, (n_ground, n_trees, n_trees, n_roofs, n_roofs), strict=True)]
+        ground, buildings = world.ground, world.buildings
+        crowns, bright_crowns = _crowns(world, grid)
+        roofs = Sketch.of([closed(outline) for outline in buildings.outlines], grid)
+        # Corners run along one eave, then along the other.
+        beyond_ridge = [np.stack([(a + d) / 2, (b + c) / 2, c, d]) for a, b, c, d in buildings.outlines]
+        far_roofs = Sketch.of([closed(half) for half in beyond_ridge], grid)
+        sketches = (Sketch.of(ground.outlines, grid, ground.width), crowns, bright_crowns, roofs, far_roofs)
+        counts = [len(sketch.outlines) for sketch in sketches]
+        first = np.cumsum([1, *counts[:-1]])
+        self._layers = [(s, start + np.arange(n)) for s, start, n in zip(sketches, first, counts, strict=True)]
+        self._shade = ((_shadows(world, grid), 1), (bright_crowns, 0), (roofs, 0))
         self._colour, self._texture, self._furrows = _palette(world)
-        self._shading = _shading(grid, field)
+        xy, shape = node_positions(grid)
+        slope = field.slope(grid.to_map(xy), _SHADOW) * TAN_INCIDENCE
+        # Relative light of the slopes.
+        light = np.clip(slope * 0.8, -0.25, 0.25).reshape(1, *shape).astype(np.float32)
+        self._shading = from_nodes(grid, light, 32)
 
     def labels(self, window: Window) -> npt.NDArray[np.int32]:
         """(h, w) label of the ground alone: 0, or 1 + the index of a shape."""
-        wide = window.grow(MARGIN)
-        canvas = np.zeros(wide.shape, np.int32)
-        self._ground.paint(canvas, wide, self._labels[0])
-        return canvas[MARGIN:-MARGIN, MARGIN:-MARGIN]
+        return drawn(window, np.int32, self._layers[0])
 
     def render(self, window: Window) -> npt.NDArray[np.uint8]:
         """(3, h, w) of the image."""
         halo = window.grow(_BLUR)
-        labels, light = self._drawn(halo)
-        xy = self.grid.to_map(np.column_stack([halo.col + np.arange(max(halo.shape)), halo.row
-                                               + np.arange(max(halo.shape))])) - self._origin
-        x, y = np.meshgrid(*[v.astype(np.float32) for v in (xy[: halo.width, 0], xy[: halo.height, 1])])
+        labels = drawn(halo, np.int32, *self._layers)
+        light = np.where(drawn(halo, np.uint8, *self._shade) > 0, np.float32(_SHADE), np.float32(1))
+        x, y = metres(self.grid, self._origin, halo)
         weights = self._texture[labels]
         for k, cell in enumerate((12.0, 3.0, 0.8)):
             light *= 1 + weights[..., k] * texture(self._seed + 50 + k, cell, x, y)
@@ -79,27 +80,6 @@ class Optical:
         image += (pixel_noise(self._seed + 60, window)[..., None].astype(np.float32) - 32768) * np.float32(5 / 65536)
         return np.ascontiguousarray(np.moveaxis(np.clip(image + 0.5, 1, 255).astype(np.uint8), -1, 0))
 
-    def _drawn(self, window: Window) -> tuple[npt.NDArray[np.int32], Image]:
-        """(h, w) labels of everything and (h, w) light: 1 in the sun."""
-        wide = window.grow(MARGIN)
-        labels = np.zeros(wide.shape, np.int32)
-        shade = np.zeros(wide.shape, np.uint8)
-        self._ground.paint(labels, wide, self._labels[0])
-        self._shadows.paint(shade, wide, 1)
-        for sketch, values in zip((self._crowns, self._bright_crowns, self._roofs, self._far_roofs), self._labels[1:],
-                                  strict=True):
-            sketch.paint(labels, wide, values)
-        for sketch in (self._bright_crowns, self._roofs):
-            sketch.paint(shade, wide, 0)
-        inner = (slice(MARGIN, -MARGIN), slice(MARGIN, -MARGIN))
-        return labels[inner], np.where(shade[inner] > 0, np.float32(_SHADE), np.float32(1))
-
-
-def _half(outline: Points) -> Points:
-    """The half of a roof beyond its ridge: corners run along one eave, then along the other."""
-    a, b, c, d = outline
-    return np.stack([(a + d) / 2, (b + c) / 2, c, d])
-
 
 def _crowns(world: World, grid: Grid) -> tuple[Sketch, Sketch]:
     """Crowns, and the part of each that faces the sun."""
@@ -110,54 +90,34 @@ def _crowns(world: World, grid: Grid) -> tuple[Sketch, Sketch]:
 
 
 def _shadows(world: World, grid: Grid) -> Sketch:
-    shapes, width = [], []
-    for outline, height in zip(world.buildings.outlines, world.buildings.height, strict=True):
-        shapes.append(swept(outline, _SHADOW * (_SHADOW_LENGTH * height)))
-        width.append(0.0)
-    trees = world.trees
-    for outline, crown, height in zip(trees.outlines, trees.width, trees.height, strict=True):
-        tip = outline[0] + _SHADOW * (_SHADOW_LENGTH * height * 0.7)
-        shapes.append(np.stack([outline[0], tip]))
-        width.append(crown * 0.9)
-    return Sketch.of(shapes, grid, np.array(width))
+    buildings, trees = world.buildings, world.trees
+    shapes = [swept(outline, _SHADOW * (_SHADOW_LENGTH * height))
+              for outline, height in zip(buildings.outlines, buildings.height, strict=True)]
+    shapes += [np.stack([outline[0], outline[0] + _SHADOW * (_SHADOW_LENGTH * height * 0.7)])
+               for outline, height in zip(trees.outlines, trees.height, strict=True)]
+    return Sketch.of(shapes, grid, [0.0] * len(buildings.outlines) + [crown * 0.9 for crown in trees.width])
 
 
-def _palette(world: World) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+def _palette(world: World) -> tuple[Image, Image, Image]:
     """For each label: (n, 3) colour, (n, 3) strength of texture, (n, 3) furrows: wave number x, y and depth."""
     dark, bright, rough = (np.array([_LOOK[kind][k] for kind in Kind], float) for k in range(3))
-    kind, tone = np.array(world.ground.kind, int), np.array(world.ground.tone).reshape(-1, 3)
-    colour = dark[kind] + tone[:, :1] * (bright - dark)[kind]
-    green = np.array(world.trees.tone).reshape(-1, 3)
+    tone, green, roof_tone = (
+        np.array(shapes.tone).reshape(-1, 3) for shapes in (world.ground, world.trees, world.buildings)
+    )
+    kind = np.array(world.ground.kind, int)
+    ground = dark[kind] + tone[:, :1] * (bright - dark)[kind]
     crown = np.array([38, 58, 28]) + green[:, :1] * [26, 30, 14]
-    roof_tone = np.array(world.buildings.tone).reshape(-1, 3)
     roof = _ROOFS[(roof_tone[:, 0] * len(_ROOFS)).astype(int)] * (0.85 + 0.3 * roof_tone[:, 1:2])
-    ridge = np.array([_sunny(outline) for outline in world.buildings.outlines]).reshape(-1, 1)
-    flat = roof_tone[:, 2:3] < 0.35
-    parts = [[[92, 104, 62]], colour, crown, crown * 1.5, roof * np.where(flat, 1, 1 + 0.25 * ridge),
-             roof * np.where(flat, 1, 1 - 0.25 * ridge)]
-    furrows = np.zeros((len(kind), 3))
-    ploughed = np.isin(kind, [Kind.FIELD, Kind.SOIL]) & (tone[:, 2] > 0.45)
-    bearing, number = tone[:, 2] * 40, 2 * np.pi / (2.5 + 5 * tone[:, 0])
-    furrows[ploughed] = np.column_stack([np.cos(bearing) * number, np.sin(bearing) * number,
-                                         0.03 + 0.07 * tone[:, 1]])[ploughed]
+    facing = [(a + b - c - d) / 2 for a, b, c, d in world.buildings.outlines]
+    # How much the first half of a roof faces the sun: -1 to 1.
+    sunny = np.array([-way @ _SHADOW / max(1e-9, np.linalg.norm(way)) for way in facing]).reshape(-1, 1)
+    near, far = (roof * np.where(roof_tone[:, 2:3] < 0.35, 1, 1 + sign * 0.25 * sunny) for sign in (1, -1))
+    colour = np.concatenate([[[92, 104, 62]], ground, crown, crown * 1.5, near, far])
     crowns, roofs = np.full((2 * len(crown), 3), [0.0, 0.06, 0.16]), np.full((2 * len(roof), 3), [0.0, 0.03, 0.05])
     roughness = np.concatenate([[[0.1, 0.08, 0.06]], rough[kind], crowns, roofs])
-    nothing = np.zeros((2 * len(crown) + 2 * len(roof), 3))
-    return (
-        np.concatenate(parts).astype(np.float32),
-        roughness.astype(np.float32),
-        np.concatenate([np.zeros((1, 3)), furrows, nothing]).astype(np.float32),
-    )
-
-
-def _sunny(outline: Points) -> float:
-    """How much the first half of a roof faces the sun: -1 to 1."""
-    facing = (outline[0] + outline[1] - outline[2] - outline[3]) / 2
-    return float(-facing @ _SHADOW / max(1e-9, np.linalg.norm(facing)))
-
-
-def _shading(grid: Grid, field: GroundField) -> OffsetMap:
-    """Relative light of the slopes, to be read by window."""
-    xy, shape = node_positions(grid)
-    slope = field.slope(grid.to_map(xy), _SHADOW) * TAN_INCIDENCE
-    return from_nodes(grid, np.clip(slope * 0.8, -0.25, 0.25).reshape(1, *shape).astype(np.float32), 32)
+    bearing, number = tone[:, 2] * 40, 2 * np.pi / (2.5 + 5 * tone[:, 0])
+    ploughed = np.isin(kind, [Kind.FIELD, Kind.SOIL]) & (tone[:, 2] > 0.45)
+    waves = np.column_stack([np.cos(bearing) * number, np.sin(bearing) * number, 0.03 + 0.07 * tone[:, 1]])
+    furrows = np.zeros(colour.shape)
+    furrows[1 : 1 + len(kind)][ploughed] = waves[ploughed]
+    return colour.astype(np.float32), roughness.astype(np.float32), furrows.astype(np.float32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
 from dataclasses import dataclass
 
@@ -16,11 +17,13 @@ from sn9reg.simulate.noise import waves
 _STEP = 6.0  # metres between two vertices
 _VILLAGES_EVERY = 620.0
 _CELL = 100.0
+_WIDTHS = ((6.5, 9.0), (4.5, 6.5), (2.6, 3.6))  # least and greatest of a rank, metres
+_CLEARANCE = 24.0  # metres to another road below which a road joins it
 
 
 @dataclass(frozen=True)
 class Road:
-    """A line (k, 2) in map coordinates, its width in metres, its rank: 0 main road, 1 street, 2 track."""
+    """line: (k, 2) map coordinates. width: in metres. rank: 0 main road, 1 street, 2 track."""
 
     line: Points
     width: float
@@ -29,7 +32,7 @@ class Road:
 
 @dataclass(frozen=True)
 class Roads:
-    """roads, the (N, 2) places where they meet, and the villages: (M, 2) centres and (M,) radii."""
+    """roads, (N, 2) junctions where they meet, villages: (M, 2) centres, radii: (M,)."""
 
     roads: list[Road]
     junctions: Points
@@ -69,16 +72,16 @@ class _Network:
         self._bounds, self._villages, self._water = bounds, villages, water
         self._cells: dict[tuple[int, int], list[Points]] = defaultdict(list)
 
-    def add(self, road: Road) -> None:
-        self.roads.append(road)
-        cells = np.floor(road.line / _CELL).astype(int)
-        for cell in np.unique(cells, axis=0):
-            self._cells[int(cell[0]), int(cell[1])].append(road.line[(cells == cell).all(axis=1)])
+    def add(self, line: Points, rank: int) -> None:
+        self.roads.append(Road(line, float(self.random.uniform(*_WIDTHS[rank])), rank))
+        cells = np.floor(line / _CELL).astype(int)
+        for i, j in np.unique(cells, axis=0).tolist():
+            self._cells[i, j].append(line[(cells == [i, j]).all(axis=1)])
 
     def near(self, place: Points, reach: float) -> cKDTree:
         """The vertices of all roads that are within `reach` of a place, and some more."""
         (left, bottom), (right, top) = (np.floor((place + way) / _CELL).astype(int).tolist() for way in (-reach, reach))
-        cells = ((i, j) for i in range(left, right + 1) for j in range(bottom, top + 1))
+        cells = itertools.product(range(left, right + 1), range(bottom, top + 1))
         return cKDTree(np.concatenate([part for cell in cells for part in self._cells.get(cell, [])]))
 
     def branch(self, parents: list[Road], every: tuple[float, float], length: tuple[float, float], rank: int) -> None:
@@ -99,29 +102,24 @@ class _Network:
         heading = np.arctan2(side[1], side[0]) + self.random.normal(0, 0.22)
         bend = self.random.normal(0, 0.0016 if rank == 1 else 0.0025)
         existing = self.near(start, length + 30)
-        clearance = 24.0
         line = [start]
-        for k in range(int(length / _STEP)):
+        for way in _STEP * np.arange(int(length / _STEP)):
             heading += bend * _STEP + self.random.normal(0, 0.015)
             line.append(line[-1] + _STEP * np.array([np.cos(heading), np.sin(heading)]))
             if self._water.query(line[-1])[0] < 14:
                 line.pop()
                 break
             distance, index = existing.query(line[-1])
-            if k * _STEP > clearance + 6 and distance < clearance:
+            if way > _CLEARANCE + 6 and distance < _CLEARANCE:
                 line.append(existing.data[index])
                 self.junctions.append(line[-1])
                 break
-            if 12 < k * _STEP <= clearance + 6 and distance < k * _STEP * 0.6:
+            if 12 < way <= _CLEARANCE + 6 and distance < way * 0.6:
                 return  # would run beside another road
         if len(line) * _STEP < 30:
             return
         self.junctions.append(start)
-        self.add(Road(densified(np.array(line), _STEP), _width(rank, self.random), rank))
-
-
-def _width(rank: int, random: np.random.Generator) -> float:
-    return float(random.uniform(*((6.5, 9.0), (4.5, 6.5), (2.6, 3.6))[rank]))
+        self.add(densified(np.array(line), _STEP), rank)
 
 
 def make_roads(bounds: Bounds, scene: Bounds, water: list[Points], seed: int) -> Roads:
@@ -158,7 +156,7 @@ def _main_roads(network: _Network, villages: Points, seed: int) -> None:
     """Roads along the Gabriel graph of the villages, winding with the land."""
     tree = cKDTree(villages)
     corners = np.sort(Delaunay(villages).simplices, axis=1)
-    for a, b in np.unique(np.concatenate([corners[:, [0, 1]], corners[:, [1, 2]], corners[:, [0, 2]]]), axis=0):
+    for a, b in np.unique(corners[:, [[0, 1], [1, 2], [0, 2]]].reshape(-1, 2), axis=0):
         start, end = villages[a], villages[b]
         length = float(np.linalg.norm(end - start))
         if tree.query((start + end) / 2)[0] < length / 2 - 1e-6 or length > 2.2 * _VILLAGES_EVERY:
@@ -167,12 +165,10 @@ def _main_roads(network: _Network, villages: Points, seed: int) -> None:
         straight = start + t[:, None] * (end - start)
         side = np.array([-(end - start)[1], (end - start)[0]]) / length
         sway = 0.05 * length * waves(seed + 40, 600, straight, 8) + 5 * waves(seed + 41, 180, straight, 8)
-        line = straight + side * (np.sin(np.pi * t) * sway)[:, None]
-        network.add(Road(line, _width(0, network.random), 0))
+        network.add(straight + side * (np.sin(np.pi * t) * sway)[:, None], 0)
         network.junctions.extend([start, end])
 
 
 def _apart(places: Points, distance: float) -> Points:
     """Those of the places that are at least `distance` from every earlier one."""
-    later = {int(b) for a, b in cKDTree(places).query_pairs(distance) for b in [max(a, b)]}
-    return places[[k for k in range(len(places)) if k not in later]]
+    return np.delete(places, [max(pair) for pair in cKDTree(places).query_pairs(distance)], axis=0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -13,9 +14,9 @@ from sn9reg.offsets import Block, from_nodes, node_positions
 from sn9reg.raster.grid import Grid, Points, Window
 from sn9reg.simulate.field import TAN_INCIDENCE, GroundField
 from sn9reg.simulate.landuse import Kind, World
-from sn9reg.simulate.noise import Image, pixel_noise, texture
+from sn9reg.simulate.noise import Image, metres, pixel_noise, texture
 from sn9reg.simulate.roads import densified
-from sn9reg.simulate.sketch import MARGIN, Sketch, closed, swept
+from sn9reg.simulate.sketch import Sketch, closed, drawn, swept
 
 _NODE_STEP = 16
 _BLUR = 2
@@ -40,54 +41,39 @@ _LOOK: dict[Kind, tuple[float, float, tuple[float, float, float]]] = {
 class Sar:
     """Renders windows of the SAR image.
 
-    looks: L of the gamma speckle; 0 for none. empty: fraction of the image beyond the swath's edge, which is 0.
+    looks: L of the gamma speckle; 0 for none.
+    empty: fraction of the image beyond the swath's edge, which is 0.
     """
 
     def __init__(self, world: World, grid: Grid, origin: Points, field: GroundField, seed: int, looks: float,
                  empty: float = 0.0) -> None:
         self.grid, self._seed, self._origin, self._field = grid, seed, origin, field
-        ground = world.ground
-        self._ground = Sketch.of(ground.outlines, grid, np.array(ground.width), field.in_sar)
-        self._values = 1 + np.arange(len(ground.outlines))
-        self._shadows, self._volumes, self._volume_values, self._walls, self._corners = _solids(world, grid, field)
+        ground = Sketch.of(world.ground.outlines, grid, world.ground.width, field.in_sar)
+        self._ground = ground, 1 + np.arange(len(ground.outlines))
+        self._shadows, self._volumes, self._walls, self._feet = _solids(world, grid, field)
         self._intensity, self._texture = _backscatter(world)
         self._from_sar = _inverse(grid, field)
         self._gain = _speckle(looks)
         self._edge = _swath_edge(grid, field, empty)
 
-    def labels(self, window: Window) -> npt.NDArray[np.int32]:
-        """(h, w) label of the ground alone: 0, or 1 + the index of a shape."""
-        wide = window.grow(MARGIN)
-        canvas = np.zeros(wide.shape, np.int32)
-        self._ground.paint(canvas, wide, self._values)
-        return canvas[MARGIN:-MARGIN, MARGIN:-MARGIN]
-
     def intensity(self, window: Window) -> Image:
         """(h, w) backscatter without speckle."""
         halo = window.grow(_BLUR)
-        wide, inner = halo.grow(MARGIN), (slice(MARGIN, -MARGIN), slice(MARGIN, -MARGIN))
-        labels = self.labels(halo)
+        labels = drawn(halo, np.int32, self._ground)
         back_x, back_y, slope = self._from_sar(halo)
-        xy = self.grid.to_map(np.column_stack([halo.col + np.arange(max(halo.shape)), halo.row
-                                               + np.arange(max(halo.shape))])) - self._origin
-        x = xy[None, : halo.width, 0].astype(np.float32) - back_x
-        y = xy[: halo.height, 1:].astype(np.float32) - back_y
+        x, y = metres(self.grid, self._origin, halo)
+        x, y = x - back_x, y - back_y
         grain = [texture(self._seed + 70 + k, cell, x, y) for k, cell in enumerate((20.0, 6.0, 1.5))]
         weights = self._texture[labels]
         result = self._intensity[labels] * np.exp(sum(weights[..., k] * g for k, g in enumerate(grain)))
         # A slope that faces the sensor is squeezed, and returns more.
         result *= np.clip(1 + slope, 0.4, 2.5) ** -2
-        canvas = np.zeros((3, *wide.shape), np.float32)
-        self._shadows.paint(canvas[0], wide, 1)
-        self._volumes.paint(canvas[1], wide, self._volume_values)
-        self._walls.paint(canvas[2], wide, 1)
-        shadow, volume, wall = (band[inner] for band in canvas)
+        layers = ((self._shadows, 1), self._volumes, (self._walls, 1), (self._feet, 1))
+        shadow, volume, wall, bounce = (drawn(halo, np.float32, layer) for layer in layers)
         result = np.where(shadow > 0, result * np.float32(0.03), result)
         result = np.where(volume > 0, volume * np.exp(0.35 * grain[2] + 0.2 * grain[1]), result)
         result += wall * np.exp(0.9 * grain[2] - 1.6)
-        bounce = np.zeros(wide.shape, np.float32)
-        self._corners.paint(bounce, wide, 1)
-        result += bounce[inner] * np.exp(0.8 * grain[2] + 0.7)
+        result += bounce * np.exp(0.8 * grain[2] + 0.7)
         blurred = cv2.GaussianBlur(result, (2 * _BLUR + 1, 2 * _BLUR + 1), 0.7)[_BLUR:-_BLUR, _BLUR:-_BLUR]
         return np.asarray(blurred + np.float32(_FLOOR), np.float32)
 
@@ -97,16 +83,12 @@ class Sar:
         amplitude = np.clip(np.sqrt(self.intensity(window)) * gain * np.float32(_AMPLITUDE), 1, 65535)
         x = np.arange(window.col, window.col + window.width)
         y = np.arange(window.row, window.row + window.height)
-        amplitude[self._before_swath(x, y[:, None])] = 0
-        return amplitude.astype(np.uint16)
+        return np.where(self.covers(x, y[:, None]), amplitude, 0).astype(np.uint16)
 
-    def covers(self, xy: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-        """(N,) whether the image has data at (N, 2) pixels."""
-        return ~self._before_swath(xy[:, 0], xy[:, 1])
-
-    def _before_swath(self, x: npt.NDArray[np.int64], y: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    def covers(self, x: npt.NDArray[np.int64], y: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+        """Whether the image has data at pixels x, y."""
         across, down, limit = self._edge
-        return np.asarray(x * across + y * down < limit)
+        return np.asarray(x * across + y * down >= limit)
 
 
 def _inverse(grid: Grid, field: GroundField) -> Callable[[Window], Block]:
@@ -118,65 +100,44 @@ def _inverse(grid: Grid, field: GroundField) -> Callable[[Window], Block]:
     ground = field.on_ground(shown)
     slope = field.slope(ground, field.towards_sensor)
     nodes = np.column_stack([shown - ground, slope]).T.reshape(3, *shape).astype(np.float32)
-    return lambda window: from_nodes(wide, nodes, _NODE_STEP).read(
-        Window(window.col + margin, window.row + margin, window.width, window.height)
-    )
+    known = from_nodes(wide, nodes, _NODE_STEP)
+    return lambda window: known.read(replace(window, col=window.col + margin, row=window.row + margin))
 
 
 def _solids(
     world: World, grid: Grid, field: GroundField
-) -> tuple[Sketch, Sketch, npt.NDArray[np.float64], Sketch, Sketch]:
+) -> tuple[Sketch, tuple[Sketch, npt.NDArray[np.float64]], Sketch, Sketch]:
     """Shadows; roofs and crowns where they appear, with their intensities; walls; the feet of walls."""
-    near = field.towards_sensor
-    shadows: list[Points] = []
-    shadow_width: list[float] = []
-    volumes: list[Points] = []
-    volume_width: list[float] = []
-    values: list[float] = []
+    near, trees, buildings = field.towards_sensor, world.trees, world.buildings
+    shadows: list[tuple[Points, float]] = []  # with widths
+    volumes: list[tuple[Points, float]] = []
     walls: list[Points] = []
     feet: list[Points] = []
-    trees, buildings = world.trees, world.buildings
-    for outline, height, tone in zip(buildings.outlines, buildings.height, buildings.tone, strict=True):
+    for outline, height in zip(buildings.outlines, buildings.height, strict=True):
         up = near * (height / TAN_INCIDENCE)
         shown = field.in_sar(outline)
-        shadows.append(swept(shown, -near * (height * TAN_INCIDENCE)))
-        shadow_width.append(0.0)
-        volumes.append(closed(shown + up))
-        volume_width.append(0.0)
-        values.append(0.02 + 0.25 * tone[1] ** 2)
+        shadows.append((swept(shown, -near * (height * TAN_INCIDENCE)), 0.0))
+        volumes.append((closed(shown + up), 0.0))
         for a, b in zip(shown, np.roll(shown, -1, axis=0), strict=True):
-            middle, centre = (a + b) / 2, shown.mean(axis=0)
-            outward = (middle - centre) / max(1e-9, np.linalg.norm(middle - centre))
-            if outward @ near > 0.3:
+            outward = (a + b) / 2 - shown.mean(axis=0)
+            if outward / max(1e-9, np.linalg.norm(outward)) @ near > 0.3:
                 walls.append(closed(np.stack([a, b, b + up, a + up])))
                 feet.append(densified(np.stack([a, b]), 12.0))
     dots = np.concatenate(trees.outlines) if trees.outlines else np.zeros((0, 2))
-    for dot, crown, height, tone in zip(field.in_sar(dots), trees.width, trees.height, trees.tone, strict=True):
-        shadows.append(np.stack([dot, dot - near * (height * TAN_INCIDENCE - crown / 2)]))
-        shadow_width.append(crown * 0.8)
-        top = dot + near * (0.7 * height / TAN_INCIDENCE)
-        volumes.append(np.stack([top, top]))
-        volume_width.append(crown)
-        values.append(0.12 + 0.2 * tone[1])
-    return (
-        Sketch.of(shadows, grid, np.array(shadow_width)),
-        Sketch.of(volumes, grid, np.array(volume_width)),
-        np.array(values),
-        Sketch.of(walls, grid),
-        Sketch.of(feet, grid, 1.2),
-    )
+    for dot, crown, height in zip(field.in_sar(dots), trees.width, trees.height, strict=True):
+        shadows.append((np.stack([dot, dot - near * (height * TAN_INCIDENCE - crown / 2)]), crown * 0.8))
+        volumes.append((np.stack([dot + near * (0.7 * height / TAN_INCIDENCE)] * 2), crown))
+    values = [0.02 + 0.25 * tone[1] ** 2 for tone in buildings.tone] + [0.12 + 0.2 * tone[1] for tone in trees.tone]
+    shadow, volume = (Sketch.of([s for s, _ in some], grid, [w for _, w in some]) for some in (shadows, volumes))
+    return shadow, (volume, np.array(values)), Sketch.of(walls, grid), Sketch.of(feet, grid, 1.2)
 
 
-def _backscatter(world: World) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+def _backscatter(world: World) -> tuple[Image, Image]:
     """For each label: (n,) intensity, (n, 3) strength of texture."""
     kind, tone = np.array(world.ground.kind, int), np.array(world.ground.tone).reshape(-1, 3)[:, 1]
-    low, high = (np.array([_LOOK[k][i] for k in Kind], float) for i in (0, 1))
-    intensity = low[kind] * (high[kind] / low[kind]) ** tone
-    rough = np.array([_LOOK[k][2] for k in Kind])[kind]
-    return (
-        np.concatenate([[0.08], intensity]).astype(np.float32),
-        np.concatenate([[[0.15, 0.1, 0.1]], rough]).astype(np.float32),
-    )
+    low, high, rough = (np.array([_LOOK[k][i] for k in Kind])[kind] for i in range(3))
+    intensity = np.concatenate([[0.08], low * (high / low) ** tone])
+    return intensity.astype(np.float32), np.concatenate([[[0.15, 0.1, 0.1]], rough]).astype(np.float32)
 
 
 def _speckle(looks: float) -> npt.NDArray[np.float32]:
@@ -187,8 +148,7 @@ def _speckle(looks: float) -> npt.NDArray[np.float32]:
 
 
 def _swath_edge(grid: Grid, field: GroundField, empty: float) -> tuple[float, float, float]:
-    """a, b, limit: pixels with a * x + b * y < limit lie before the swath. A line along the flight."""
-    # Ground range away from the sensor, as a pixel direction.
+    """a, b, limit: pixels with a * x + b * y < limit lie before the swath. (a, b) is away from the sensor."""
     across, down = (-field.towards_sensor @ np.linalg.inv(grid.linear).T).tolist()
     x, y = np.meshgrid(np.linspace(0, grid.width - 1, 200), np.linspace(0, grid.height - 1, 200))
     limit = float(np.quantile(x * across + y * down, empty)) if empty > 0 else -np.inf

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +19,7 @@ from sn9reg.offsets import OffsetMap, from_nodes, node_positions, offsets_betwee
 from sn9reg.raster.files import PathLike, atomic_output, check_output, create_raster, geotiff_profile
 from sn9reg.raster.grid import Grid, Points, Window
 from sn9reg.simulate.field import Bounds, GroundField, terrain_field, tiepoint_field
-from sn9reg.simulate.given import read_given
+from sn9reg.simulate.given import COLUMNS, read_given
 from sn9reg.simulate.landuse import World, build_world, make_water
 from sn9reg.simulate.optical import Optical
 from sn9reg.simulate.roads import make_roads
@@ -72,19 +72,16 @@ def make_scene(width: int, height: int, seed: int = 0, field: PathLike | None = 
     _check(width, height, seed)
     if field_geotransforms is not None and field is None:
         raise ConfigError("geotransforms are given without the tie-points they belong to: add --field CSV")
-    crs = CRS.from_string(_CRS)
-    optical = Grid(Affine(OPTICAL_PIXEL, 0, _ORIGIN[0], 0, -OPTICAL_PIXEL, _ORIGIN[1]), width, height, crs)
-    left, top, right, bottom = rasterio.transform.array_bounds(height, width, optical.transform)
-    extent = Bounds(left, min(top, bottom), right, max(top, bottom))
+    optical = _grid(OPTICAL_PIXEL, *_ORIGIN, width, height)
+    extent = Bounds(*rasterio.transform.array_bounds(height, width, optical.transform))
     bounds = extent.grow(250)
-    ground = (
-        terrain_field(extent, bounds, seed)
-        if field is None
-        else tiepoint_field(extent, bounds, *read_given(field, field_geotransforms, OPTICAL_PIXEL, SAR_PIXEL))
-    )
+    if field is None:
+        ground = terrain_field(extent, bounds, seed)
+    else:
+        ground = tiepoint_field(extent, bounds, *read_given(field, field_geotransforms, OPTICAL_PIXEL, SAR_PIXEL))
     water = make_water(bounds, extent, seed)
     world = build_world(bounds, make_roads(bounds, extent, water, seed), water, seed)
-    return Scene(optical, _sar_grid(extent, crs, seed), ground, world, seed)
+    return Scene(optical, _sar_grid(extent, seed), ground, world, seed)
 
 
 def simulate(
@@ -101,16 +98,19 @@ def simulate(
 ) -> SimulatedScene:
     """Write a scene into `folder` (made if missing): optical and SAR image, tie-points, exact offsets.
 
-    width, height: of the optical image in px; height defaults to width. looks: of the SAR speckle. field,
-    field_geotransforms: see `make_scene`. empty: fraction of the SAR image that saw nothing, 0 to 0.9. progress: is
-    called now and then with the fraction done.
+    width, height: of the optical image in px; height defaults to width.
+    looks: of the SAR speckle.
+    field, field_geotransforms: see `make_scene`.
+    empty: fraction of the SAR image that saw nothing, 0 to 0.9.
+    progress: is called now and then with the fraction done.
     Raises ConfigError, InputError, OutputError.
     """
+    height = width if height is None else height
     if not 0.25 <= looks <= 1000:
         raise ConfigError(f"{looks} looks: must be 0.25 to 1000")
     if not 0 <= empty <= 0.9:
         raise ConfigError(f"an empty fraction of {empty}: must be 0 to 0.9")
-    _check(width, width if height is None else height, seed)
+    _check(width, height, seed)
     target = Path(folder)
     try:
         target.mkdir(parents=True, exist_ok=True)
@@ -118,16 +118,19 @@ def simulate(
         raise OutputError(f"{folder}: cannot be made ({error.strerror})") from error
     names = ("02_optical_train_01.tif", "02_sar_train_01.tif", "02_tiepoints_train_01.csv", "02_offsets_train_01.tif")
     files = SimulatedScene(*(target / name for name in names))
-    for path in (files.optical, files.sar, files.tiepoints, files.offsets):
+    for path in astuple(files):
         check_output(path, overwrite, (field, field_geotransforms))
-    scene = make_scene(width, width if height is None else height, seed, field, field_geotransforms)
+    scene = make_scene(width, height, seed, field, field_geotransforms)
     optical = Optical(scene.world, scene.optical, scene.field, seed)
     sar = Sar(scene.world, scene.sar, np.array(_ORIGIN), scene.field, seed, looks, empty)
     report = progress or (lambda fraction: None)
-    _write(files.optical, scene.optical, 3, "uint8", optical.render, overwrite, lambda f: report(0.6 * f))
-    _write(files.sar, scene.sar, 1, "uint16", sar.render, overwrite, lambda f: report(0.6 + 0.35 * f), nodata=0)
+    rgb = geotiff_profile(scene.optical, 3, "uint8") | {"photometric": "rgb"}
+    _write(files.optical, rgb, scene.optical, optical.render, overwrite, lambda f: report(0.6 * f))
+    amplitude = geotiff_profile(scene.sar, 1, "uint16", nodata=0)
+    _write(files.sar, amplitude, scene.sar, sar.render, overwrite, lambda f: report(0.6 + 0.35 * f))
     scene.truth().write(files.offsets, overwrite)
-    _write_tiepoints(files.tiepoints, tiepoints(scene, sar), overwrite)
+    with atomic_output(files.tiepoints, overwrite) as temporary:
+        np.savetxt(temporary, tiepoints(scene, sar), "%d", ",", header=",".join(COLUMNS), comments="")
     report(1.0)
     return files
 
@@ -163,11 +166,15 @@ def _seen(scene: Scene, sar: Sar, places: Points, random: np.random.Generator) -
     inside = np.ones(len(places), bool)
     for xy, grid in ((optical_xy, scene.optical), (sar_xy, scene.sar)):
         inside &= ((xy >= 8) & (xy < np.array([grid.width, grid.height]) - 8)).all(axis=1)
-    inside &= sar.covers(sar_xy)
+    inside &= sar.covers(*sar_xy.T)
     return np.column_stack([sar_xy[inside, ::-1], optical_xy[inside, ::-1]])
 
 
-def _sar_grid(extent: Bounds, crs: CRS, seed: int) -> Grid:
+def _grid(pixel: float, left: float, top: float, width: int, height: int) -> Grid:
+    return Grid(Affine(pixel, 0, left, 0, -pixel, top), width, height, CRS.from_string(_CRS))
+
+
+def _sar_grid(extent: Bounds, seed: int) -> Grid:
     """An extent that differs from the optical one on each side, and as a rule holds what the optical image shows."""
     random = np.random.default_rng([seed, 6])
     reach = min(45.0, 0.06 * float(extent.size.min()))
@@ -176,26 +183,16 @@ def _sar_grid(extent: Bounds, crs: CRS, seed: int) -> Grid:
     west, north = outer.left + left, outer.top + top
     width = round((outer.right + right - west) / SAR_PIXEL)
     height = round((north - outer.bottom - bottom) / SAR_PIXEL)
-    return Grid(Affine(SAR_PIXEL, 0, west, 0, -SAR_PIXEL, north), width, height, crs)
+    return _grid(SAR_PIXEL, west, north, width, height)
 
 
 def _write(
-    path: Path, grid: Grid, count: int, dtype: str, render: Callable[[Window], npt.NDArray[np.generic]],
-    overwrite: bool, report: Callable[[float], None], **options: float
+    path: Path, profile: dict[str, Any], grid: Grid, render: Callable[[Window], npt.NDArray[np.generic]],
+    overwrite: bool, report: Callable[[float], None],
 ) -> None:
     """Render by rows of blocks into a GeoTIFF."""
-    profile = geotiff_profile(grid, count, dtype, **options)
-    if count == 3:
-        profile["photometric"] = "rgb"
     with atomic_output(path, overwrite) as temporary, create_raster(temporary, profile) as target:
         for block in grid.blocks(_BLOCK):
-            values = render(block).reshape(count, *block.shape)
+            values = render(block).reshape(-1, *block.shape)
             target.write(values, window=RasterioWindow(block.col, block.row, block.width, block.height))
             report((block.row + block.height * (block.col + block.width) / grid.width) / grid.height)
-
-
-def _write_tiepoints(path: Path, rows: npt.NDArray[np.int64], overwrite: bool) -> None:
-    with atomic_output(path, overwrite) as temporary, open(temporary, "w", newline="") as target:
-        writer = csv.writer(target, lineterminator="\n")
-        writer.writerow(["sar_row", "sar_col", "optical_row", "optical_col"])
-        writer.writerows(rows.tolist())

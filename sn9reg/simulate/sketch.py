@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -14,19 +15,18 @@ from sn9reg.simulate.roads import densified
 
 # Coordinates are drawn in steps of 1/16 px.
 _SHIFT = 4
-# A line that leaves the canvas is cut there and may then be drawn a pixel aside as far as its next vertex: the canvas
-# is larger than the block by the longest way between two vertices, so that blocks agree at their seams.
+# The canvas is larger than the block by the longest way between two vertices, so that blocks agree at their seams: a
+# line that leaves the canvas is cut there, and may be drawn a pixel aside as far as its next vertex.
 MARGIN = 64
-
-Canvas = npt.NDArray[np.uint8] | npt.NDArray[np.int32] | npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Sketch:
     """Outlines in subpixels, in painting order.
 
-    outlines: (k, 2) int32 each. thickness: (n,) in pixels; 0 for a filled polygon. boxes: (n, 4) in pixels:
-    left, top, right, bottom.
+    outlines: (k, 2) int32 each.
+    thickness: (n,) in pixels; 0 for a filled polygon.
+    boxes: (n, 4) left, top, right, bottom in pixels.
     """
 
     outlines: list[npt.NDArray[np.int32]]
@@ -35,15 +35,14 @@ class Sketch:
 
     @classmethod
     def of(
-        cls, outlines: Sequence[Points], grid: Grid, width: npt.NDArray[np.float64] | float = 0.0,
-        move: Callable[[Points], Points] | None = None,
+        cls, outlines: Sequence[Points], grid: Grid, width: npt.ArrayLike = 0.0,
+        move: Callable[[Points], Points] = lambda places: places,
     ) -> Sketch:
         """From map coordinates, each moved by `move` first; width in metres, 0 for a filled polygon."""
         if not outlines:
             return cls([], np.zeros(0, np.int64), np.zeros((0, 4)))
         ends = np.cumsum([len(outline) for outline in outlines])
-        places = np.concatenate(outlines)
-        xy = grid.to_pixel(places if move is None else move(places))
+        xy = grid.to_pixel(move(np.concatenate(outlines)))
         widths = np.broadcast_to(np.asarray(width, np.float64), len(outlines))
         thickness = np.where(widths > 0, np.maximum(1, np.rint(widths / grid.resolution)), 0).astype(np.int64)
         starts = np.concatenate([[0], ends[:-1]])
@@ -52,8 +51,8 @@ class Sketch:
         fixed = np.rint(xy * (1 << _SHIFT)).astype(np.int32)
         return cls(np.split(fixed, ends[:-1]), thickness, np.column_stack([low - reach, high + reach]))
 
-    def paint(self, canvas: Canvas, window: Window, values: npt.NDArray[np.generic] | int) -> None:
-        """Paint what touches `window` on its canvas (h, w), one value for all or one for each outline."""
+    def paint(self, canvas: npt.NDArray[Any], window: Window, values: npt.NDArray[np.generic] | int) -> None:
+        """Paint what touches `window` on its canvas (h, w). values: one for all or one for each outline."""
         left, top, right, bottom = self.boxes.T
         seen = (right >= window.col) & (left <= window.col + window.width)
         seen &= (bottom >= window.row) & (top <= window.row + window.height)
@@ -65,6 +64,17 @@ class Sketch:
                 cv2.polylines(canvas, outline, False, value, int(self.thickness[index]), cv2.LINE_8, _SHIFT)
             else:
                 cv2.fillPoly(canvas, outline, value, cv2.LINE_8, _SHIFT)
+
+
+def drawn(
+    window: Window, dtype: npt.DTypeLike, *layers: tuple[Sketch, npt.NDArray[np.generic] | int]
+) -> npt.NDArray[Any]:
+    """(h, w) sketches painted one over the other with their values, see `Sketch.paint`, on 0."""
+    wide = window.grow(MARGIN)
+    canvas = np.zeros(wide.shape, dtype)
+    for sketch, values in layers:
+        sketch.paint(canvas, wide, values)
+    return canvas[MARGIN:-MARGIN, MARGIN:-MARGIN]
 
 
 def swept(outline: Points, step: npt.NDArray[np.float64]) -> Points:

@@ -26,9 +26,15 @@ _GLANCE = 256  # pixels of each overview that say how the pair's uncertainties a
 
 @dataclass(frozen=True)
 class CellMaps:
-    """embedding: (128, h, w), of unit length. covered: (h, w), where there are pixels. confidence: (h, w) in (0, 1].
-    doubt: (h, w) uncertainty of the data and spread: (h, w) that of the network, both from 0 to 1. valid: (h, w), where
-    there is something to see."""
+    """What an encoder says of the cells of a patch.
+
+    embedding: (128, h, w), of unit length.
+    confidence: (h, w) in (0, 1].
+    doubt: (h, w) uncertainty of the data, from 0 to 1.
+    spread: (h, w) uncertainty of the network, from 0 to 1.
+    valid: (h, w) where there is something to see.
+    covered: (h, w) where there are pixels.
+    """
 
     embedding: Tensor
     confidence: Tensor
@@ -45,8 +51,13 @@ class CellMaps:
 
 @dataclass
 class CellEncoder:
-    """The network in use. passes: of Monte-Carlo dropout (section 3.2.4), 0 for a single one without; log: of the SAR
-    scene's radiometry. The features before the first dropout are computed once for all passes."""
+    """The network in use. The features before the first dropout are computed once for all passes.
+
+    log: of the SAR scene's radiometry.
+    passes: of Monte-Carlo dropout (section 3.2.4); 0 for a single one without.
+    seed: of the dropout.
+    weight: how much the uncertainty of either sensor's data counts, see `weigh`.
+    """
 
     network: DualEncoder
     log: SarLog
@@ -62,7 +73,7 @@ class CellEncoder:
         """As `weigh`, from two patches."""
         if not self.network.aleatoric:
             return
-        seen = [self._begin_and_finish(patch, kind).features for patch, kind in _kinds(optical, sar)]
+        seen = self._encoded(optical, "optical").features, self._encoded(sar, "sar").features
         with torch.no_grad():
             one, other = self.network.fusion(*seen)[0].tolist()
         self.weight = {"optical": one, "sar": other}
@@ -70,7 +81,7 @@ class CellEncoder:
     def __call__(self, patch: Patch, modality: Modality) -> CellMaps:
         """(bands, h, w) pixels, sides multiples of a cell, to (h / 4, w / 4) cells."""
         rows, cols = (n // CELL for n in patch.valid.shape)
-        encoded = self._begin_and_finish(patch, modality)
+        encoded = self._encoded(patch, modality)
         mean = encoded.embedding[0, :, :rows, :cols]
         length = mean.norm(dim=0)
         spread = (1 - length).clamp(0, 1)
@@ -83,13 +94,12 @@ class CellEncoder:
     def _image(self, patch: Patch, modality: Modality) -> np.ndarray:
         return sar_input(patch, self.log) if modality == "sar" else optical_input(patch)
 
-    def _begin_and_finish(self, patch: Patch, modality: Modality) -> Encoded:
+    def _encoded(self, patch: Patch, modality: Modality) -> Encoded:
         """The mean over the passes; its embedding is the shorter the less they agree."""
         image = torch.from_numpy(self._image(patch, modality))[None]
         height, width = image.shape[-2:]
-        image = nn.functional.pad(
-            image, (0, max(-width % 16, 32 - width), 0, max(-height % 16, 32 - height)), "replicate"
-        )
+        right, below = (max(-n % 16, 32 - n) for n in (width, height))
+        image = nn.functional.pad(image, (0, right, 0, below), "replicate")
         with torch.no_grad():
             begun = self.network.begin(image.contiguous(memory_format=torch.channels_last), modality)
             if not self.passes:
@@ -98,10 +108,8 @@ class CellEncoder:
             with torch.random.fork_rng(devices=[]), _dropping(self.network):
                 torch.manual_seed(self.seed)
                 for done in range(0, self.passes, _TOGETHER):
-                    count = min(_TOGETHER, self.passes - done)
-                    some = self.network.finish(begun.repeated(count), modality)
-                    sums = (some.features, some.embedding, some.uncertainty)
-                    parts.append([x.sum(dim=0, keepdim=True) for x in sums])
+                    some = self.network.finish(begun.repeated(min(_TOGETHER, self.passes - done)), modality)
+                    parts.append([x.sum(dim=0, keepdim=True) for x in vars(some).values()])
             return Encoded(*(torch.stack(p).sum(dim=0) / self.passes for p in zip(*parts, strict=True)))
 
 
@@ -144,12 +152,9 @@ class EncodedPair(ScenePair):
     sar: EncodedScene
 
 
-def _kinds(optical: Patch, sar: Patch) -> tuple[tuple[Patch, Modality], tuple[Patch, Modality]]:
-    return (optical, "optical"), (sar, "sar")
-
-
 def _middle(patch: Patch) -> Patch:
-    rows, cols = (slice(max(0, (n - _GLANCE) // 2), max(0, (n - _GLANCE) // 2) + _GLANCE) for n in patch.valid.shape)
+    first = (max(0, (n - _GLANCE) // 2) for n in patch.valid.shape)
+    rows, cols = (slice(start, start + _GLANCE) for start in first)
     return Patch(patch.values[:, rows, cols], patch.valid[rows, cols])
 
 

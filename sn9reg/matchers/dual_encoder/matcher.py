@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import astuple, fields
 from typing import Annotated, Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -49,8 +49,7 @@ class DualEncoderOptions:
     """Options of the dual encoder.
 
     weights: a .safetensors file; those that ship if not given.
-    passes: of Monte-Carlo dropout, 20 in the paper, each as dear as a look without; 0 for the uncertainty of the data
-    alone.
+    passes: of Monte-Carlo dropout, 20 in the paper; 0 for the uncertainty of the data alone. Each costs a look without.
     window: side of the square of cells that are compared together, odd; 1 is the paper's.
     max_matches: cells tried, about.
     max_offset, work_megapixels: see `TemplateOptions`; what else stands there is fixed.
@@ -127,7 +126,8 @@ class DualEncoderMatcher(TemplateMatcher):
     def _nearest(self, seen: EncodedPair, coarse: Correspondences) -> Correspondences:
         factor = round(coarse.step)
         shift, tree = coarse.sar_xy - coarse.optical_xy, cKDTree(coarse.optical_xy)
-        cells = _coarsened(seen.overlap, factor)
+        col, row, width, height = (n // factor for n in astuple(seen.overlap))
+        cells = Window(col, row, max(1, width), max(1, height))
         every = max(1, math.ceil(math.sqrt(cells.width * cells.height / self.max_matches)))
         found: list[_Found] = []
         tiles = list(_tiles(cells))
@@ -168,21 +168,20 @@ class DualEncoderMatcher(TemplateMatcher):
         volume = shifted_similarity(optical.weighed, sar.weighed, _RADIUS, self.window)
         kept = mutual(volume) & (optical.valid > 0)
         inner = (slice(reach, reach + tile.height), slice(reach, reach + tile.width))
-        rows, cols = (
-            torch.arange(-start % every, size, every)
-            for start, size in ((tile.row, tile.height), (tile.col, tile.width))
-        )
-        row, col = (n.flatten() for n in torch.meshgrid(rows, cols, indexing="ij"))
+        sides = (tile.row, tile.height), (tile.col, tile.width)
+        lattice = torch.meshgrid(*(torch.arange(-start % every, size, every) for start, size in sides), indexing="ij")
+        row, col = (n.flatten() for n in lattice)
         tried = (optical.valid[inner][row, col] > 0).numpy()
         chosen = kept[inner][row, col]
         row, col = row[chosen], col[chosen]
         surfaces = volume[:, :, inner[0], inner[1]][:, :, row, col].permute(2, 0, 1)
         peaks = find_peaks(surfaces, exclusion=2.0)
         shift = (peaks.xy - _RADIUS).numpy() + predicted
-        there = (peaks.xy.round().long() - _RADIUS) + reach + _RADIUS
-        seen_there = sar.valid[row + there[:, 1], col + there[:, 0]] > 0
-        both = optical.confidence[inner][row, col] * sar.confidence[row + there[:, 1], col + there[:, 0]]
-        inside = (np.abs(shift - predicted).max(axis=1, initial=0) < _RADIUS - 0.5) & seen_there.numpy()
+        best = peaks.xy.round().long() + reach
+        there = row + best[:, 1], col + best[:, 0]
+        both = optical.confidence[inner][row, col] * sar.confidence[there]
+        inside = np.abs(shift - predicted).max(axis=1, initial=0) < _RADIUS - 0.5
+        inside &= (sar.valid[there] > 0).numpy()
         places = torch.stack([col + tile.col, row + tile.row], dim=1).numpy().astype(np.float64)
         columns = (peaks.score * both, peaks.sigma / both.clamp_min(0.05), peaks.value, peaks.rival)
         score, sigma, value, rival = (column.double().numpy()[inside] for column in columns)
@@ -206,12 +205,6 @@ def _maps(scene: EncodedScene, window: Window, factor: int) -> CellMaps:
     maps = scene.maps(window.grow(_MARGIN), factor)
     inner = slice(_MARGIN, -_MARGIN)
     return CellMaps(*(getattr(maps, f.name)[..., inner, inner] for f in fields(CellMaps)))
-
-
-def _coarsened(window: Window, factor: int) -> Window:
-    return Window(
-        window.col // factor, window.row // factor, max(1, window.width // factor), max(1, window.height // factor)
-    )
 
 
 def _tiles(window: Window) -> Iterator[Window]:

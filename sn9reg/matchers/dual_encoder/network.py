@@ -51,9 +51,8 @@ class XceptionBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         inner = self.second(self.first(x).relu())
-        if self.halve:
-            inner = max_pool2d(inner, 3, stride=2, padding=1)
-        return (inner + self.skip_norm(self.skip(x))).relu()
+        pooled = max_pool2d(inner, 3, stride=2, padding=1) if self.halve else inner
+        return (pooled + self.skip_norm(self.skip(x))).relu()
 
 
 class SarEncoder(nn.Module):
@@ -143,7 +142,7 @@ class OpticalEncoder(nn.Module):
         return pyramid[0]
 
 
-# Channels of the features of either encoder.
+# Channels of either encoder's features.
 WIDTHS: dict[Modality, int] = {"optical": OpticalEncoder.channels, "sar": SarEncoder.channels}
 
 
@@ -151,8 +150,8 @@ class Structure(nn.Module):
     """(B, C, H, W) images -> (B, 128, H / 4, W / 4): orientation energies of a cell and of 5 x 5 cells around it,
     through one linear layer for both sensors.
 
-    Ours, not the paper's: two encoders that share nothing agree on nothing at first, and learn to for days. Added to
-    what they say, this lets them begin where untrained matching ends.
+    Ours, not the paper's: two encoders that share nothing need days of training to agree. Added to what they say, this
+    lets them begin where untrained matching ends.
     """
 
     _ORIENTATIONS, _WAVELENGTHS, _RIM = 6, (6.0, 12.0), 16
@@ -201,8 +200,12 @@ class Begun:
 
 @dataclass(frozen=True)
 class Encoded:
-    """features: (B, C, h, w) of the encoder. embedding: (B, 128, h, w) of unit length, the same space for both sensors.
-    uncertainty: (B, 1, h, w) of the data, in (0, 1); 0 where the network has no modules for it."""
+    """What a network says of images.
+
+    features: (B, C, h, w) of the encoder.
+    embedding: (B, 128, h, w) of unit length, the same space for both sensors.
+    uncertainty: (B, 1, h, w) of the data, in (0, 1); 0 where the network has no modules for it.
+    """
 
     features: Tensor
     embedding: Tensor
@@ -212,20 +215,17 @@ class Encoded:
 class DualEncoder(nn.Module):
     """Both encoders, the projection to the shared space, and the uncertainty of what they say.
 
-    aleatoric: with the modules for the uncertainty of the data. dropout: share of the paper's dropout rates (10 %
-    early, 20 % before the uncertainty, 15 % at the fusion); 0 for none, and no epistemic uncertainty then. structure:
-    with orientation energies beside the encoders, see `Structure`; without, the network is the paper's.
+    aleatoric: with the modules for the uncertainty of the data.
+    dropout: share of the paper's dropout rates (10 % early, 20 % before the uncertainty, 15 % at the fusion); 0 for
+    none, and no epistemic uncertainty then.
+    structure: with orientation energies beside the encoders, see `Structure`; without, the network is the paper's.
     """
 
     margin = 40  # pixels within which a cell feels the border; beyond, hardly
 
     def __init__(self, aleatoric: bool = True, dropout: float = 1.0, structure: bool = False) -> None:
         super().__init__()
-        encoders: dict[str, nn.Module] = {
-            "optical": OpticalEncoder(EARLY * dropout),
-            "sar": SarEncoder(EARLY * dropout),
-        }
-        self.encoders = nn.ModuleDict(encoders)
+        self.encoders = nn.ModuleDict({"optical": OpticalEncoder(EARLY * dropout), "sar": SarEncoder(EARLY * dropout)})
         std = 1e-3 if structure else None  # what the encoders add to the structure begins at nothing
         self.project = nn.ModuleDict({name: Projection(n, AT_FUSION * dropout, std) for name, n in WIDTHS.items()})
         self.aleatoric = aleatoric

@@ -6,6 +6,7 @@ section 1 and figure 1 (the matching head). Positions count in cells, (x, y), in
 
 from __future__ import annotations
 
+import itertools
 from typing import NamedTuple
 
 import torch
@@ -50,14 +51,11 @@ def shifted_similarity(one: Tensor, other: Tensor, radius: int, window: int = 1)
     height, width = one.shape[-2:]
     size = 2 * radius + 1
     volume = one.new_empty(size, size, height, width)
-    for dy in range(size):
-        for dx in range(size):
-            volume[dy, dx] = (one * other[:, dy : dy + height, dx : dx + width]).sum(dim=0)
-    if window > 1:
-        flat = volume.reshape(1, size * size, height, width)
-        flat = torch.nn.functional.avg_pool2d(flat, window, 1, window // 2, count_include_pad=False)
-        volume = flat.reshape(size, size, height, width)
-    return volume
+    for dy, dx in itertools.product(range(size), repeat=2):
+        volume[dy, dx] = (one * other[:, dy : dy + height, dx : dx + width]).sum(dim=0)
+    if window == 1:
+        return volume
+    return torch.nn.functional.avg_pool2d(volume, window, 1, window // 2, count_include_pad=False)
 
 
 def mutual(volume: Tensor) -> Tensor:
@@ -68,16 +66,19 @@ def mutual(volume: Tensor) -> Tensor:
     row, col = y + best // size, x + best % size
     # Of every cell of the other: the highest similarity that any cell of the one has with it.
     highest = volume.new_full((height + size - 1, width + size - 1), -torch.inf)
-    for dy in range(size):
-        for dx in range(size):
-            part = highest[dy : dy + height, dx : dx + width]
-            torch.maximum(part, volume[dy, dx], out=part)
+    for dy, dx in itertools.product(range(size), repeat=2):
+        part = highest[dy : dy + height, dx : dx + width]
+        torch.maximum(part, volume[dy, dx], out=part)
     return volume.flatten(0, 1).amax(dim=0) >= highest[row, col]
 
 
 class CellPairs(NamedTuple):
-    """optical_xy, sar_xy: (N, 2) places of mutual nearest neighbours, in cells, the latter refined. similarity: (N,),
-    weighed by confidence. optical, sar: (N,) flat indices of the cells."""
+    """Mutual nearest neighbours.
+
+    optical_xy, sar_xy: (N, 2) places, in cells, the latter refined.
+    similarity: (N,), weighed by confidence.
+    optical, sar: (N,) flat indices of the cells.
+    """
 
     optical_xy: Tensor
     sar_xy: Tensor

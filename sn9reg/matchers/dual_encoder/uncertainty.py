@@ -11,14 +11,6 @@ from torch import Tensor, nn
 
 EARLY, BEFORE_HEADS, AT_FUSION = 0.10, 0.20, 0.15  # dropout rates, section 3.2.4
 
-# Cells of a 5 x 5 kernel, (row, column), that lie on a line through its middle.
-_LINES = {
-    0: [(2, 0), (2, 1), (2, 2), (2, 3), (2, 4)],
-    45: [(4, 0), (3, 1), (2, 2), (1, 3), (0, 4)],
-    90: [(0, 2), (1, 2), (2, 2), (3, 2), (4, 2)],
-    135: [(0, 0), (1, 1), (2, 2), (3, 3), (4, 4)],
-}
-
 
 class SpeckleBranch(nn.Module):
     """Depthwise convolutions look at each channel alone, two of them, each with ReLU (section 3.2.1)."""
@@ -42,15 +34,13 @@ class GeometricBranch(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        if channels % len(_LINES):
-            raise ValueError(f"{channels} channels cannot be shared by {len(_LINES)} orientations")
+        if channels % 4:
+            raise ValueError(f"{channels} channels cannot be shared by 4 orientations")
         self.along = nn.Conv2d(channels, channels, 5, padding=2)
-        mask = torch.zeros(len(_LINES), 5, 5)
-        for k, cells in enumerate(_LINES.values()):
-            for row, col in cells:
-                mask[k, row, col] = 1
-        each = channels // len(_LINES)
-        self.register_buffer("mask", mask.repeat_interleave(each, dim=0)[:, None], persistent=False)
+        across, diagonal = torch.zeros(5, 5), torch.eye(5)
+        across[2] = 1
+        lines = torch.stack([across, diagonal.flip(0), across.T, diagonal])
+        self.register_buffer("mask", lines.repeat_interleave(channels // 4, dim=0)[:, None], persistent=False)
 
     def forward(self, features: Tensor) -> Tensor:
         weight = self.along.weight * self.mask
@@ -79,8 +69,8 @@ class ChannelAttention(nn.Module):
 class AtmosphericBranch(nn.Module):
     """Spatial attention over wide areas: convolution, ReLU, average pooling, a map that multiplies (section 3.2.2).
 
-    Read as pooling over the channels, since global pooling over the pixels would leave no map; over a wide
-    neighbourhood, since haze and cloud are wide.
+    Pooling is over the channels, since a global one over the pixels would leave no map, and over a wide neighbourhood,
+    since haze and cloud are wide.
     """
 
     def __init__(self, channels: int, wide: int = 9) -> None:

@@ -12,7 +12,7 @@ import io
 import logging
 from collections.abc import Callable
 from types import ModuleType
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -79,8 +79,8 @@ class VismatchMatcher:
     def __init__(self, **options: Any) -> None:
         given = check(VismatchOptions, options, "matcher 'vismatch'")
         self.name = f"vismatch:{given.variant}"
-        self.max_offset, self.tile, self.max_matches = given.max_offset, given.tile, given.max_matches
-        self.device = given.device
+        self.max_offset, self.tile = given.max_offset, given.tile
+        self.max_matches, self.device = given.max_matches, given.device
         self._match = _load(given.variant, given.device)
 
     def match(self, pair: ScenePair) -> Correspondences:
@@ -196,8 +196,7 @@ def _load(variant: str, device: str) -> Match:
                 raise InputError(message) from error
             raise InputError(f"vismatch cannot load {variant}: {_line(error)}") from error
     matcher.skip_ransac = True  # vismatch would fit a homography, which is not needed and fails where there is none
-    found: Match = matcher
-    return found
+    return cast(Match, matcher)
 
 
 def _package(variant: str) -> ModuleType:
@@ -212,12 +211,10 @@ def _package(variant: str) -> ModuleType:
 
 def _lacks_a_file(error: BaseException) -> bool:
     """Whether an error was caused by a missing file or by a refused connection."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, ConnectionError | FileNotFoundError):
-            return True
-        cause = cause.__cause__ or cause.__context__
-    return False
+    if isinstance(error, ConnectionError | FileNotFoundError):
+        return True
+    cause = error.__cause__ or error.__context__
+    return cause is not None and _lacks_a_file(cause)
 
 
 def _line(error: BaseException) -> str:

@@ -42,15 +42,6 @@ def offline() -> Iterator[list[str]]:
             constants.HF_HUB_OFFLINE = before
 
 
-@cache
-def _install() -> None:
-    """Install the audit hook, once, since it cannot be removed.
-
-    Unlike a replaced function, it also sees calls from C and through references that other modules hold.
-    """
-    sys.addaudithook(_hook)
-
-
 def _hook(event: str, arguments: tuple[Any, ...]) -> None:
     refused: list[str] | None = getattr(_local, "refused", None)
     if refused is None or not event.startswith("socket."):
@@ -60,3 +51,8 @@ def _hook(event: str, arguments: tuple[Any, ...]) -> None:
     if (to and not local) or event in ("socket.getaddrinfo", "socket.gethostbyname"):
         refused.append(f"{event} {arguments[-1] if to else arguments[0]}")
         raise ConnectionRefusedError("sn9reg does not use the network")
+
+
+# Once, since an audit hook cannot be removed. Unlike a replaced function, it also sees calls from C and through
+# references that other modules hold.
+_install = cache(lambda: sys.addaudithook(_hook))

@@ -14,7 +14,8 @@ from sn9reg.raster.grid import Points, Window
 from sn9reg.raster.radiometry import SarLog, fill_invalid, optical_grey
 from sn9reg.raster.scene import Patch, ScenePair
 
-Photograph = tuple[npt.NDArray[np.float32], Patch]  # (3, h, w) in [0, 1], and what it was made from
+Floats = npt.NDArray[np.float32]
+Photograph = tuple[Floats, Patch]  # (3, h, w) in [0, 1], and what it was made from
 
 _SHARES = (1.0, 99.0)  # percentiles of a scene that become black and white
 _SIDE = 16  # images' sides are multiples of this, since networks pool by it and would resample other images
@@ -76,8 +77,8 @@ class Photographs:
     pair: ScenePair
     factor: int
     sar_log: SarLog
-    optical_range: npt.NDArray[np.float32]
-    sar_range: npt.NDArray[np.float32]
+    optical_range: Floats
+    sar_range: Floats
 
     @classmethod
     def of(cls, pair: ScenePair, factor: int) -> Photographs:
@@ -97,27 +98,25 @@ class Photographs:
         return _photograph(self.sar_log(patch.values)[None], patch, self.sar_range), patch
 
 
-def _colours(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+def _colours(values: Floats) -> Floats:
     """(bands, h, w) -> (3, h, w) colours for three bands, (1, h, w) grey for any other number."""
     return values if len(values) == 3 else optical_grey(values)[None]
 
 
-def _range(bands: npt.NDArray[np.float32], valid: npt.NDArray[np.bool_]) -> npt.NDArray[np.float32]:
+def _range(bands: Floats, valid: npt.NDArray[np.bool_]) -> Floats:
     low, high = np.percentile(bands[:, valid].astype(np.float64), _SHARES, axis=1)
     high = np.maximum(high, low + 1e-6 * np.maximum(1, np.abs(low)))  # a range for a constant scene, too
     return np.stack([low, high])[..., None, None].astype(np.float32)
 
 
-def _photograph(
-    bands: npt.NDArray[np.float32], patch: Patch, between: npt.NDArray[np.float32]
-) -> npt.NDArray[np.float32]:
+def _photograph(bands: Floats, patch: Patch, between: Floats) -> Floats:
     low, high = between
     image = np.stack([fill_invalid(band, patch.valid) for band in np.clip((bands - low) / (high - low), 0, 1)])
     # A copy, since torch needs a writable array.
     return np.array(np.broadcast_to(image, (3, *patch.valid.shape)), np.float32, order="C")
 
 
-def contrast(image: npt.NDArray[np.float32], patch: Patch) -> float:
+def contrast(image: Floats, patch: Patch) -> float:
     """Standard deviation of the valid pixels, in the band where it is largest; 0 without valid pixels."""
     return float(image[:, patch.valid].std(axis=1).max()) if patch.valid.any() else 0.0
 
@@ -127,5 +126,5 @@ def is_valid(patch: Patch, xy: Points) -> npt.NDArray[np.bool_]:
     height, width = patch.valid.shape
     col, row = np.rint(xy).T
     inside = (col >= 0) & (col < width) & (row >= 0) & (row < height)
-    at = np.where(inside, row, 0).astype(int), np.where(inside, col, 0).astype(int)
-    return np.asarray(inside & patch.valid[at])
+    inside[inside] = patch.valid[row[inside].astype(int), col[inside].astype(int)]
+    return np.asarray(inside)
