@@ -211,7 +211,7 @@ def test_valid_pixels_are_never_black_and_others_are(write):
     view = whole(write(optical, sar, nodata=0), constant(GRID, 0, 0))
     np.testing.assert_array_equal(view.optical.any(axis=2), optical > 0)
     np.testing.assert_array_equal(view.after.any(axis=2), sar > 0)
-    np.testing.assert_array_equal(views.shown_in(view), (optical > 0) & (sar > 0))
+    np.testing.assert_array_equal(view.known, (optical > 0) & (sar > 0))
 
 
 @pytest.mark.parametrize(("bands", "coloured"), [(1, False), (2, False), (3, True), (4, True)])
