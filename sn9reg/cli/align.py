@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -15,10 +15,6 @@ from sn9reg.cli.report import typed
 from sn9reg.errors import ConfigError, NotRegisteredError
 from sn9reg.progress import part
 from sn9reg.raster.files import check_output
-
-if TYPE_CHECKING:
-    from sn9reg.raster.scene import PairFiles
-    from sn9reg.registration import Registration
 
 log = logging.getLogger(__name__)
 
@@ -60,9 +56,14 @@ def align(
     """
     check_output(out, overwrite, (optical, sar))
     if tiepoints_out:
-        _check_tiepoints(tiepoints_out, out, overwrite, given["pixel_frame"], (optical, sar))
+        from sn9reg.tiepoints import check_format
+
+        check_format(tiepoints_out, given["pixel_frame"])
+        check_output(tiepoints_out, overwrite, (optical, sar))
+        if os.path.realpath(tiepoints_out) == os.path.realpath(out):
+            raise ConfigError(f"{tiepoints_out}: --out and --tiepoints-out are the same file")
     if report:
-        from sn9reg.report import check_report
+        from sn9reg.report import Run, check_report, write_report
 
         check_report(report, overwrite)
     files = options.pair_files(optical, sar, given)
@@ -85,8 +86,11 @@ def align(
                 ends = registration.optical, registration.sar
                 write_tiepoints(tiepoints_out, registration.tiepoints(), *ends, overwrite)
         if report:
+            offsets, matches = registration.offsets(sigma=registration.registered), registration.tiepoints()
             with part(0.9, 1.0):
-                _report(report, files, registration, overwrite)
+                run = Run(typed(), registration.seconds)
+                page = write_report(report, files, offsets, matches=matches, run=run, overwrite=overwrite)
+            log.info("%s: open it in a browser", page)
     if as_json:
         click.echo(json.dumps({"out": out if written else None} | registration.as_dict(), allow_nan=False))
     if not registration.registered:
@@ -97,22 +101,3 @@ def align(
             f"{out}: registered, {registration.warp.model} warp, right to about {registration.expected_error_px:.1f} "
             f"optical px{'' if registration.matches.calibrated else ' (not calibrated)'}; {verdict.reason}"
         )
-
-
-def _report(folder: str, files: PairFiles, registration: Registration, overwrite: bool) -> None:
-    from sn9reg.report import Run, write_report
-
-    run = Run(typed(), registration.seconds)
-    offsets, matches = registration.offsets(sigma=registration.registered), registration.tiepoints()
-    page = write_report(folder, files, offsets, matches=matches, run=run, overwrite=overwrite)
-    log.info("%s: open it in a browser", page)
-
-
-def _check_tiepoints(path: str, out: str, overwrite: bool, pixel_frame: bool, inputs: tuple[str, str]) -> None:
-    """Raises ConfigError, OutputError, before any work is done, where tie-points could not be written in the end."""
-    from sn9reg.tiepoints import check_format
-
-    check_format(path, pixel_frame)
-    check_output(path, overwrite, inputs)
-    if os.path.realpath(path) == os.path.realpath(out):
-        raise ConfigError(f"{path}: --out and --tiepoints-out are the same file")

@@ -56,10 +56,8 @@ def batch(
     if report:
         check_installed()
     each = threads or max(1, (os.cpu_count() or 1) // workers)
-    template = Job(
-        "", "", options.pair_files("", "", given), options=options.as_registering(given), threads=each, sigma=sigma,
-        report=report, overwrite=overwrite,
-    )
+    files, registering = options.pair_files("", "", given), options.as_registering(given)
+    template = Job("", "", files, None, registering, each, sigma=sigma, report=report, overwrite=overwrite)
     found = read_manifest(manifest, out, template)
     with progress_bar("pairs") as show:
         results = do_all(found, ENGINES[engine], workers, lambda count, _: show(count / len(found)))

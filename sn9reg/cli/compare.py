@@ -20,13 +20,8 @@ from sn9reg.errors import ConfigError
 @click.option("--out", required=True, metavar="DIR", type=click.Path(path_type=Path), help="Folder of the comparison.")
 @click.option("--tiepoints", metavar="FILE", help="The truth: adds errors and SpaceNet 9's score.")
 @click.option("--matchers", metavar="A,B,C", help="Which; see `sn9reg matchers` [default: all that are installed].")
-@click.option(
-    "--matcher-option",
-    "extra",
-    multiple=True,
-    metavar="MATCHER.NAME=VALUE",
-    callback=options.by_matcher,
-    help="Option of one of the matchers; may be repeated.",
+@options.repeated(
+    "--matcher-option", "extra", "MATCHER.NAME=VALUE", options.by_matcher, "Option of one of the matchers"
 )
 @options.registering
 @options.overwrite
@@ -53,8 +48,8 @@ def compare(
     from sn9reg.report import check_installed
 
     check_installed()
-    names = [name.strip() for name in matchers.split(",") if name.strip()] if matchers else installed()
-    names = list(dict.fromkeys(names))
+    chosen = [name.strip() for name in matchers.split(",") if name.strip()] if matchers else installed()
+    names = list(dict.fromkeys(chosen))
     if unknown := sorted(set(extra) - set(names)):
         raise ConfigError(f"--matcher-option: {', '.join(unknown)} is none of the matchers compared")
     files, registering = options.pair_files(optical, sar, given), options.as_registering(given)

@@ -44,14 +44,13 @@ def info(offsets_path: Path, as_json: bool) -> None:
 def describe(path: PathLike) -> dict[str, Any]:
     """Plain facts of an offset map. Raises InputError if it is none."""
     with open_offsets(path) as offsets:
-        result = offsets.grid.describe()
-        result |= {"bands": ["dx", "dy", "sigma"][: offsets.count], "facts": dict(offsets.facts)}
         grid = offsets.grid
+        bands = {"bands": ["dx", "dy", "sigma"][: offsets.count], "facts": dict(offsets.facts)}
     with open_raster(path) as dataset, reading(path):
         # Whole pixels, not means, so that a NaN stays where it is.
         step = max(1, -(-max(grid.shape) // _MAX_SIDE))
         values = dataset.read([1, 2], out_shape=(2, -(-grid.height // step), -(-grid.width // step)))
-    return result | {"statistics": _statistics(values.reshape(2, -1).T.astype(np.float64), grid)}
+    return grid.describe() | bands | {"statistics": _statistics(values.reshape(2, -1).T.astype(np.float64), grid)}
 
 
 def _statistics(vectors: npt.NDArray[np.float64], grid: Grid) -> dict[str, Any]:
@@ -64,12 +63,10 @@ def _statistics(vectors: npt.NDArray[np.float64], grid: Grid) -> dict[str, Any]:
     for unit, steps in (("px", known), ("m", metres(grid, centre, known) if grid.crs else None)):
         if steps is not None:
             length = np.hypot(steps[:, 0], steps[:, 1])
-            result |= {f"min_{unit}": float(length.min()), f"mean_{unit}": float(length.mean())}
-            result[f"max_{unit}"] = float(length.max())
+            result |= {f"{name}_{unit}": float(getattr(length, name)()) for name in ("min", "mean", "max")}
     variance, axes = np.linalg.eigh(np.cov(known.T, ddof=0))
     if variance[1] > 1e-12:
-        mean = known.mean(axis=0)
-        direction = axes[:, 1] * (1 if mean @ axes[:, 1] >= 0 else -1)
+        direction = axes[:, 1] * (1 if known.mean(axis=0) @ axes[:, 1] >= 0 else -1)
         result["direction"] = [float(v) for v in direction]
         result["direction_percent"] = float(100.0 * variance[1] / variance.sum())
     return result

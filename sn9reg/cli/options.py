@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -37,15 +37,16 @@ pixel_frame = click.option(
     "--pixel-frame", is_flag=True, help="Ignore georeference: both images lie on one pixel grid, 1 px = 1 unit."
 )
 matcher = click.option("--matcher", default=DEFAULT_MATCHER, show_default=True, help="See `sn9reg matchers`.")
-matcher_options = click.option(
-    "--matcher-option",
-    "matcher_options",
-    multiple=True,
-    metavar="NAME=VALUE",
-    callback=lambda _c, _p, values: _parse_matcher_options(values),
-    help="Option of the matcher; may be repeated.",
-)
 _Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+def repeated(
+    flag: str, name: str, metavar: str, parse: Callable[[tuple[str, ...]], Any], about: str
+) -> Callable[[_Command], _Command]:
+    """An option that may be given several times. parse: makes of all its values the command's argument `name`."""
+    return click.option(
+        flag, name, multiple=True, metavar=metavar, help=f"{about}; may be repeated.", callback=lambda *c: parse(c[2])
+    )
 
 
 def _all_of(*decorators: Callable[[Any], Any]) -> Callable[[_Command], _Command]:
@@ -69,25 +70,14 @@ reading = _all_of(
     click.option("--optical-nodata", type=float, help="Nodata value of the optical image, in place of its own."),
     click.option("--sar-nodata", type=float, help="Nodata value of the SAR image, in place of its own."),
 )
-# What a registration may be told; `as_registering` takes the values, with those of matcher, matcher_options and
-# calibration where a command has them.
+# `as_registering` takes the values, with those of matcher, matcher_options and calibration where a command has them.
 registering = _all_of(
-    click.option(
-        "--model",
-        type=click.Choice(["auto", "translation", "affine", "homography", "local"]),
-        default="auto",
-        show_default=True,
-        help="Kind of warp; auto takes what predicts held-out matches best.",
-    ),
+    click.option("--model", type=click.Choice(["auto", "translation", "affine", "homography", "local"]), default="auto",
+                 show_default=True, help="Kind of warp; auto takes what predicts held-out matches best."),
     click.option("--ratio-filter", is_flag=True, help="Keep only matches that pass the adaptive-ratio filter."),
     click.option("--threshold", type=POSITIVE, help="Of RANSAC, metres [default: 30 px]."),
-    click.option(
-        "--max-offset",
-        type=POSITIVE,
-        default=150.0,
-        show_default=True,
-        help="Largest shift looked for, metres (pixels with --pixel-frame).",
-    ),
+    click.option("--max-offset", type=POSITIVE, default=150.0, show_default=True,
+                 help="Largest shift looked for, metres (pixels with --pixel-frame)."),
     reading,
 )
 calibration = click.option(
@@ -109,10 +99,10 @@ def as_registering(given: Mapping[str, Any]) -> dict[str, Any]:
     return others | {"matcher_options": {"max_offset": given["max_offset"]} | given.get("matcher_options", {})}
 
 
-def by_matcher(_context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, Any]:
+def by_matcher(values: tuple[str, ...]) -> dict[str, Any]:
     """('MATCHER.NAME=VALUE', ...) -> {MATCHER: {NAME: value}}. Raises ConfigError for anything else."""
     result: dict[str, Any] = {}
-    for name, value in _parse_matcher_options(values).items():
+    for name, value in _matcher_options(values).items():
         matcher, dot, option = name.partition(".")
         if not dot or not option:
             raise ConfigError(f"{name!r} is not MATCHER.NAME")
@@ -122,21 +112,12 @@ def by_matcher(_context: click.Context, _parameter: click.Parameter, values: tup
 
 # What rasterio.open takes by name beside creation options.
 _NO_OPTIONS = {"fp", "mode", "driver", "width", "height", "count", "dtype", "crs", "transform", "nodata", "sharing"}
-creation = click.option(
-    "--co",
-    "creation_options",
-    multiple=True,
-    metavar="NAME=VALUE",
-    callback=lambda _c, _p, values: parse_creation_options(values),
-    help="GeoTIFF creation option; may be repeated.",
-)
 
 
-def _parse_matcher_options(values: tuple[str, ...]) -> dict[str, Any]:
-    """NAME=VALUE pairs, values as JSON where they are, else as text. Raises ConfigError without an equals sign."""
+def _matcher_options(values: tuple[str, ...]) -> dict[str, Any]:
+    """Values are JSON where they can be read as such, else text."""
     result: dict[str, Any] = {}
-    for value in values:
-        name, content = _name_and_value(value)
+    for name, content in _pairs(values):
         try:
             result[name] = json.loads(content)
         except json.JSONDecodeError:
@@ -144,21 +125,27 @@ def _parse_matcher_options(values: tuple[str, ...]) -> dict[str, Any]:
     return result
 
 
-def parse_creation_options(values: tuple[str, ...]) -> dict[str, Any]:
-    """('NAME=VALUE', ...) -> {'name': 'VALUE'}. Raises ConfigError without an equals sign, click.BadParameter for what
-    is no creation option but a fact of the raster itself."""
+def _creation_options(values: tuple[str, ...]) -> dict[str, Any]:
+    """Names in lower case. Raises click.BadParameter for what is a fact of the raster itself."""
     result = {}
-    for value in values:
-        name, content = _name_and_value(value)
+    for name, content in _pairs(values):
         key = name.strip().lower()
         if not key or key in _NO_OPTIONS:
-            raise click.BadParameter(f"{value!r} is no creation option of a GeoTIFF")
+            raise click.BadParameter(f"{f'{name}={content}'!r} is no creation option of a GeoTIFF")
         result[key] = content
     return result
 
 
-def _name_and_value(text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise ConfigError(f"{text!r} is not NAME=VALUE")
-    return name, value
+def _pairs(values: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+    """Name and value of each NAME=VALUE. Raises ConfigError without an equals sign."""
+    for text in values:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise ConfigError(f"{text!r} is not NAME=VALUE")
+        yield name, value
+
+
+creation = repeated("--co", "creation_options", "NAME=VALUE", _creation_options, "GeoTIFF creation option")
+matcher_options = repeated(
+    "--matcher-option", "matcher_options", "NAME=VALUE", _matcher_options, "Option of the matcher"
+)

@@ -18,24 +18,20 @@ if TYPE_CHECKING:
     from sn9reg.report import Place
 
 
-def _places(_context: click.Context, _parameter: click.Parameter, values: Sequence[str]) -> list[tuple[float, float]]:
-    """'COL,ROW' -> numbers. Raises click.BadParameter for anything else."""
+def _places(values: Sequence[str]) -> list[Place]:
+    """('COL,ROW', ...) -> places. Raises click.BadParameter for anything else."""
+    from sn9reg.report import Place
+
     try:
-        return [(float(x), float(y)) for x, y in (value.split(",") for value in values)]
+        numbers = [(float(x), float(y)) for x, y in (value.split(",") for value in values)]
     except ValueError:
         raise click.BadParameter("a place is COLUMN,ROW in optical pixels") from None
+    return [Place(f"column {x:g}, row {y:g}", x, y) for x, y in numbers]
 
 
 def typed() -> str:
     """The command as it was typed."""
     return shlex.join(["sn9reg", *sys.argv[1:]])
-
-
-def named(places: Sequence[tuple[float, float]]) -> list[Place]:
-    """Places by their coordinates."""
-    from sn9reg.report import Place
-
-    return [Place(f"column {x:g}, row {y:g}", x, y) for x, y in places]
 
 
 @click.command()
@@ -45,8 +41,7 @@ def named(places: Sequence[tuple[float, float]]) -> list[Place]:
 @click.option("--out", required=True, metavar="DIR", help="Folder for the page and its figures.")
 @click.option("--tiepoints", metavar="FILE", help="The truth: adds errors and SpaceNet 9's score.")
 @click.option("--matches", metavar="FILE", help="What `align --tiepoints-out` wrote: adds inliers and outliers.")
-@click.option("--at", "places", multiple=True, metavar="COL,ROW", callback=_places,
-              help="Place to be shown at full resolution, optical pixels; may be repeated.")
+@options.repeated("--at", "places", "COL,ROW", _places, "Place to be shown at full resolution, optical pixels")
 @options.reading
 @options.overwrite
 @options.as_json
@@ -57,7 +52,7 @@ def report(
     out: str,
     tiepoints: str | None,
     matches: str | None,
-    places: list[tuple[float, float]],
+    places: list[Place],
     overwrite: bool,
     as_json: bool,
     **given: Any,
@@ -73,8 +68,6 @@ def report(
     truth, fitted = (read_tiepoints(path, *grids) if path else None for path in (tiepoints, matches))
     with open_offsets(offsets_path, grids[0]) as offsets, progress_bar("report"):
         check_frame(offsets_path, offsets, files.pixel_frame)
-        page = write_report(
-            out, files, offsets, tiepoints=truth, matches=fitted, places=named(places), run=Run(typed()),
-            overwrite=overwrite,
-        )
+        more: dict[str, Any] = {"places": places, "run": Run(typed()), "overwrite": overwrite}
+        page = write_report(out, files, offsets, tiepoints=truth, matches=fitted, **more)
     click.echo(json.dumps({"page": str(page)}) if as_json else f"{page}: open it in a browser")

@@ -13,14 +13,8 @@ from sn9reg.offsets import OffsetMap, open_offsets
 from sn9reg.raster.files import PathLike, atomic_output, check_output, grid_of, open_raster
 from sn9reg.score.scoring import Score
 from sn9reg.score.scoring import score as score_offsets
+from sn9reg.score.table import score_rows
 from sn9reg.tiepoints import read_tiepoints
-
-_ROWS = (
-    ("SpaceNet 9 score", "sn9_score"),
-    ("SpaceNet 9 mean, px", "sn9_mean_px"),
-    *((f"{label}, {unit}", f"{key}_{unit}") for unit in ("px", "m") for label, key in (
-        ("mean", "mean"), ("median", "median"), ("RMSE", "rmse"), ("CE90", "ce90"))),
-)  # fmt: skip
 
 
 @click.command()
@@ -71,13 +65,5 @@ def check_frame(path: PathLike, offsets: OffsetMap, pixel_frame: bool) -> None:
 
 def _table(result: Score) -> str:
     """Registered and unregistered, side by side."""
-    with_, without = result.as_dict(), result.as_dict()["without_registration"]
-    lines = [f"{f'{result.n} tie-points':<22}{'registered':>12}{'unregistered':>14}"]
-    for label, key in _ROWS:
-        if with_[key] is not None or without[key] is not None:
-            lines.append(f"{label:<22}{_number(with_[key]):>12}{_number(without[key]):>14}")
-    return "\n".join(lines)
-
-
-def _number(value: float | None) -> str:
-    return "no value" if value is None else f"{value:.2f}"
+    rows = [(f"{result.n} tie-points", "registered", "unregistered"), *score_rows(result)]
+    return "\n".join(f"{label:<22}{registered:>12}{unregistered:>14}" for label, registered, unregistered in rows)

@@ -1,7 +1,5 @@
-"""Many pairs: a manifest of them, done one by one or several at once, on one machine or, with Ray, on many.
-
-A pair that is finished is not done again, and one that fails does not stop the others.
-"""
+"""Many pairs from a manifest, on this machine or, with Ray, on many. What is finished is not done again, and a pair
+that fails does not stop the others."""
 
 from __future__ import annotations
 
@@ -42,8 +40,7 @@ def read_manifest(path: PathLike, folder: PathLike, template: Job) -> list[Job]:
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: is no table with commas between its columns ({error})") from error
     table = table.rename(columns=str.strip)
-    missing = [name for name in COLUMNS[:2] if name not in table.columns]
-    if missing:
+    if missing := [name for name in COLUMNS[:2] if name not in table.columns]:
         raise InputError(f"{path}: has no column {', '.join(missing)}; a manifest has optical,sar[,tiepoints][,name]")
     if unknown := [name for name in table.columns if name not in COLUMNS]:
         raise InputError(f"{path}: has a column {', '.join(unknown)}; a manifest has {', '.join(COLUMNS)}")
@@ -74,10 +71,9 @@ def _check_distinct(path: PathLike, jobs: Sequence[Job]) -> None:
     for what in ("pair", "name"):
         for line, job in enumerate(jobs, start=2):
             this = (job.files.optical, job.files.sar) if what == "pair" else job.name.lower()
-            if this in lines:
+            if (first := lines.setdefault(this, line)) != line:
                 again = "the same pair" if what == "pair" else f"another pair of the name {job.name}"
-                raise InputError(f"{path}, line {line}: {again} stands in line {lines[this]}")
-            lines[this] = line
+                raise InputError(f"{path}, line {line}: {again} stands in line {first}")
 
 
 def do_all(
@@ -102,9 +98,7 @@ def do_all(
         log.info("%s: %s, %s", result.name, result.status, result.reason)
         done(count, result)
         _write_summary(summary, (results[job.name] for job in jobs if job.name in results))
-    ordered = [results[job.name] for job in jobs]
-    _write_summary(summary, ordered)
-    return ordered
+    return [results[job.name] for job in jobs]
 
 
 def local(jobs: Sequence[Job], workers: int) -> Iterator[Result]:

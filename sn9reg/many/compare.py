@@ -16,19 +16,9 @@ from sn9reg.many.jobs import REGISTERED, Job, Result, finished, run
 from sn9reg.matchers.base import matcher_classes
 from sn9reg.offsets import open_offsets
 from sn9reg.raster.files import atomic_output, check_output
-from sn9reg.raster.grid import Grid
 from sn9reg.raster.scene import PairFiles
 from sn9reg.report.page import template, uri
-from sn9reg.report.views import (
-    Picture,
-    Place,
-    checkerboard,
-    coarse_field,
-    open_viewer,
-    overview_factor,
-    png,
-    webp,
-)
+from sn9reg.report.views import Picture, Place, checkerboard, coarse_field, open_viewer, overview_factor, png, webp
 
 PAGE, TABLE, ROWS = "compare.html", "compare.csv", "compare.json"
 _TILES = 8  # of a checkerboard, along its longer side
@@ -68,29 +58,25 @@ def compare(
     comparison of another pair and `job.overwrite` is not set.
     """
     folder = Path(job.folder)
-    check_folder(folder)
+    _check_folder(folder)
     with job.files.open():
         pass  # an image that cannot be read is no matcher's failure
     try:
         folder.mkdir(exist_ok=True)
     except OSError as error:
         raise OutputError(f"{folder}: cannot be made ({error.strerror})") from error
-    jobs = [_of(job, name, (extra or {}).get(name, {})) for name in matchers]
-    results = []
-    for name, one in zip(matchers, jobs, strict=True):
-        results.append(replace(finished(one) or run(one), name=name))
+    jobs, results = [], []
+    for name in matchers:
+        options = {**job.options.get("matcher_options", {}), **(extra or {}).get(name, {})}
+        options = {**job.options, "matcher": name, "matcher_options": options}
+        jobs.append(replace(job, name=_file_name(name), options=options))
+        results.append(replace(finished(jobs[-1]) or run(jobs[-1]), name=name))
         done(len(results), results[-1])
     _write(job, jobs, results)
     return results
 
 
-def _of(job: Job, matcher: str, extra: Mapping[str, Any]) -> Job:
-    matcher_options = {**job.options.get("matcher_options", {}), **extra}
-    options = {**job.options, "matcher": matcher, "matcher_options": matcher_options}
-    return replace(job, name=_file_name(matcher), options=options)
-
-
-def check_folder(folder: Path) -> None:
+def _check_folder(folder: Path) -> None:
     """Raises OutputError, before any work is done, where a folder could not be written."""
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"{folder}: is a file; a comparison is a folder")
@@ -114,7 +100,10 @@ def _write(job: Job, jobs: Sequence[Job], results: Sequence[Result]) -> None:
     html = template("compare.html").render(
         title=f"Matchers on {Path(pair.optical).name} and {Path(pair.sar).name}",
         headings=[_COLUMNS[name][0] for name in columns],
-        rows=[[_text(result, name) for name in columns] for result in results],
+        rows=[
+            ["" if (value := getattr(result, name)) is None else _COLUMNS[name][1].format(value) for name in columns]
+            for result in results
+        ],
         pictures=pictures,
     )
     for name, text in (
@@ -124,11 +113,6 @@ def _write(job: Job, jobs: Sequence[Job], results: Sequence[Result]) -> None:
     ):
         with atomic_output(folder / name, overwrite=True) as temporary:
             temporary.write_text(text, encoding="utf-8")
-
-
-def _text(result: Result, column: str) -> str:
-    value = getattr(result, column)
-    return "" if value is None else _COLUMNS[column][1].format(value)
 
 
 def _pictures(pair: PairFiles, jobs: Sequence[Job], results: Sequence[Result]) -> Iterator[tuple[str, str, Picture]]:
@@ -141,13 +125,10 @@ def _pictures(pair: PairFiles, jobs: Sequence[Job], results: Sequence[Result]) -
             factor = overview_factor(offsets.grid)
             field = coarse_field(offsets, factor)
             with open_viewer(pair, offsets, field) as viewer:
-                view = viewer.zoom(_middle(offsets.grid))
+                grid = offsets.grid
+                view = viewer.zoom(Place("the middle", (grid.width - 1) / 2, (grid.height - 1) / 2))
         if first:
             yield "without registration", "as the images lie", checkerboard(view, view.before, _TILES)
             first = False
         about = "" if result.error_px is None else f"{result.error_px:.1f} px at the tie-points"
         yield result.name, about, checkerboard(view, view.after, _TILES)
-
-
-def _middle(grid: Grid) -> Place:
-    return Place("the middle", (grid.width - 1) / 2, (grid.height - 1) / 2)

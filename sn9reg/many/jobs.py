@@ -1,7 +1,7 @@
-"""One pair as a job: registered in a process of its own, so that whatever happens there ends as a row of a table.
+"""One pair as a job, registered in a process of its own: whatever happens there ends as a row of a table.
 
-What came of a job lies as JSON in its folder, written last: a job whose row is there, and whose inputs and options are
-the same, need not be done again.
+The row lies as JSON in the job's folder, written last. A job whose row is there, with the same inputs and options, need
+not be done again.
 """
 
 from __future__ import annotations
@@ -109,8 +109,7 @@ def finished(job: Job) -> Result | None:
     stored = _stored(job)
     if stored.get("key") != job.key() or stored.get("status") not in (REGISTERED, REFUSED):
         return None
-    belongs = [job.offsets] * (stored["status"] == REGISTERED) + [job.page] * job.report
-    if not all(path.exists() for path in belongs):
+    if not all(p.exists() for p in [job.offsets] * (stored["status"] == REGISTERED) + [job.page] * job.report):
         return None
     known = {f.name: stored[f.name] for f in fields(Result) if f.name in stored}
     return Result(**known) if {"name", "status", "reason"} <= set(known) else None
@@ -186,9 +185,7 @@ def _registered(job: Job) -> dict[str, Any]:
         from sn9reg.report import Run, write_report
 
         made = Run(f"sn9reg align {job.files.optical} {job.files.sar} --out {job.offsets}", found.seconds)
-        write_report(
-            job.page, job.files, offsets, tiepoints=truth, matches=found.tiepoints(), run=made, overwrite=True
-        )
+        write_report(job.page, job.files, offsets, tiepoints=truth, matches=found.tiepoints(), run=made, overwrite=True)
     facts: dict[str, Any] = {
         "status": REGISTERED if found.registered else REFUSED,
         "reason": found.verdict.reason,
@@ -224,8 +221,7 @@ def _die_with_parent() -> None:
     """Ask the kernel for an interrupt when the process that waits for this one ends: else it would go on for nobody."""
     import ctypes
 
-    pr_set_pdeathsig = 1
-    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGINT)
+    ctypes.CDLL(None).prctl(1, signal.SIGINT)  # 1 is PR_SET_PDEATHSIG
 
 
 def _ending(code: int | None) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -21,17 +21,9 @@ from sn9reg.raster.files import atomic_output, check_output
 from sn9reg.raster.scene import PairFiles
 from sn9reg.report import figures
 from sn9reg.report.figures import Scale
-from sn9reg.report.views import (
-    Place,
-    View,
-    coarse_field,
-    open_viewer,
-    overview_factor,
-    places_of_interest,
-    shown_in,
-    webp,
-)
+from sn9reg.report.views import Place, View, coarse_field, open_viewer, overview_factor, places_of_interest, webp
 from sn9reg.score.scoring import Score, reference, score
+from sn9reg.score.table import score_rows
 from sn9reg.tiepoints import TiePoints
 
 if TYPE_CHECKING:
@@ -52,8 +44,7 @@ class Run:
     seconds: Mapping[str, float] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class _Figure:
+class _Figure(NamedTuple):
     """One figure: name of its file, what it shows, and the PNG."""
 
     name: str
@@ -91,7 +82,7 @@ def write_report(
             raise ConfigError(f"place {place.x:g},{place.y:g} lies outside the optical image")
     with progress.part(0.2, 0.8, "read images"), open_viewer(pair, offsets, dense) as viewer:
         whole = viewer.overview(dense, factor)
-        chosen = [*places, *places_of_interest(dense, factor, shown_in(whole)), *_worst(scored)]
+        chosen = [*places, *places_of_interest(dense, factor, whole.known), *_worst(scored)]
         views = [whole, *(viewer.zoom(place) for place in chosen)]
         progress.report(1.0)
     with progress.part(0.8, 1.0, "draw"):
@@ -175,37 +166,26 @@ def _page(
     views: Sequence[View], drawn: Sequence[_Figure], dense: Block, offsets: OffsetMap, scored: Score | None, run: Run
 ) -> str:
     """The page, at the best quality of pictures with which it is small enough."""
+    facts = offsets.facts
+    content = {
+        "title": f"{facts.get('optical', 'optical')} and {facts.get('sar', 'SAR')}",
+        "registered": facts.get("registered"),
+        "sentence": _sentence(facts),
+        "layers": _LAYERS,
+        "numbers": _numbers(offsets, dense),
+        "scores": [(label, before, after) for label, after, before in score_rows(scored)] if scored else [],
+        "facts": sorted(facts.items()),
+        "run": run,
+        "versions": _versions(facts),
+        "script": _asset("page.js"),
+    }
     for quality in _QUALITIES:
-        html = _at_quality(quality, views, drawn, dense, offsets, scored, run)
+        shown = [_shown(view, quality) for view in views]
+        pictures = [(f.name, f.caption, uri(_smaller(f.png, quality))) for f in drawn]
+        html = template("page.html").render(content, views=shown, figures=pictures)
         if len(html) < _LARGEST:
             break
     return html
-
-
-def _at_quality(
-    quality: int,
-    views: Sequence[View],
-    drawn: Sequence[_Figure],
-    dense: Block,
-    offsets: OffsetMap,
-    scored: Score | None,
-    run: Run,
-) -> str:
-    facts = offsets.facts
-    return template("page.html").render(
-        title=f"{facts.get('optical', 'optical')} and {facts.get('sar', 'SAR')}",
-        registered=facts.get("registered"),
-        sentence=_sentence(facts),
-        views=[_shown(view, quality) for view in views],
-        layers=_LAYERS,
-        figures=[(f.name, f.caption, uri(_smaller(f.png, quality))) for f in drawn],
-        numbers=_numbers(offsets, dense),
-        scores=_score_rows(scored),
-        facts=sorted(facts.items()),
-        run=run,
-        versions=_versions(facts),
-        script=_asset("page.js"),
-    )
 
 
 def template(name: str) -> Template:
@@ -278,25 +258,6 @@ def _numbers(offsets: OffsetMap, dense: Block) -> list[tuple[str, str]]:
         middle = float(np.nanmedian(dense[2]))
         rows.append(("median sigma", both(middle, middle * float(np.sqrt(np.prod(scale.per_px))))))
     return rows
-
-
-def _score_rows(scored: Score | None) -> list[tuple[str, str, str]]:
-    if scored is None:
-        return []
-    with_, without = scored.as_dict(), scored.as_dict()["without_registration"]
-    labels = {"sn9_score": "SpaceNet 9 score", "sn9_mean_px": "SpaceNet 9 mean, px"}
-    for unit in ("px", "m"):
-        for key, label in (("mean", "mean"), ("median", "median"), ("rmse", "RMSE"), ("ce90", "CE90")):
-            labels[f"{key}_{unit}"] = f"{label}, {unit}"
-
-    def shown(value: float | None) -> str:
-        return "no value" if value is None else f"{value:.2f}"
-
-    return [
-        (label, shown(without[key]), shown(with_[key]))
-        for key, label in labels.items()
-        if with_[key] is not None or without[key] is not None
-    ]
 
 
 def _versions(facts: Mapping[str, str]) -> list[tuple[str, str]]:

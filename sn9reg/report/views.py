@@ -20,6 +20,8 @@ from sn9reg.raster.radiometry import SarLog
 from sn9reg.raster.scene import PairFiles, Patch, ScenePair
 
 Picture = npt.NDArray[np.uint8]  # (h, w, 3)
+Floats32 = npt.NDArray[np.float32]
+Range = tuple[Floats32, Floats32]  # (bands,) what becomes black, and what white
 
 OVERVIEW_SIDE = 1800  # pixels; the longer side is between half of it and this
 ZOOM_SIDE = 600  # pixels of a place shown at full resolution
@@ -48,6 +50,11 @@ class View:
     optical: Picture
     before: Picture
     after: Picture
+
+    @property
+    def known(self) -> npt.NDArray[np.bool_]:
+        """(h, w) where both images show something."""
+        return np.asarray(self.optical.any(axis=2) & self.after.any(axis=2))
 
 
 def coarse_field(offsets: OffsetMap, factor: int) -> Block:
@@ -83,8 +90,8 @@ class Viewer:
     offsets: OffsetMap
     margin: int
     sar_log: SarLog
-    optical_range: tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]
-    sar_range: tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]
+    optical_range: Range
+    sar_range: Range
 
     def overview(self, field: Block, factor: int) -> View:
         """The whole scene. field: `coarse_field` of the same factor."""
@@ -156,11 +163,6 @@ def places_of_interest(field: Block, factor: int, known: npt.NDArray[np.bool_]) 
             yield Place(name, *to_common(np.array([col, row]), factor).tolist())
 
 
-def shown_in(view: View) -> npt.NDArray[np.bool_]:
-    """(h, w) where both images show something."""
-    return np.asarray(view.optical.any(axis=2) & view.after.any(axis=2))
-
-
 def checkerboard(view: View, sar: Picture, tiles: int = 12) -> Picture:
     """(h, w, 3) tiles of the optical and the SAR image in turns, `tiles` along the longer side."""
     side = max(1, max(sar.shape[:2]) // tiles)
@@ -178,18 +180,13 @@ def png(picture: Picture) -> bytes:
     return bytes(cv2.imencode(".png", picture[..., ::-1])[1])
 
 
-def _range(patch: Patch) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """Per band, what becomes black and what white."""
-    bands: Iterable[npt.NDArray[np.float32]] = patch.values
+def _range(patch: Patch) -> Range:
+    bands: Iterable[Floats32] = patch.values
     shares = np.array([np.percentile(band[patch.valid], _SHARES) for band in bands], np.float32)
     return shares[:, 0], np.maximum(shares[:, 1], shares[:, 0] + 1e-6)
 
 
-def _stretched(
-    values: npt.NDArray[np.float32],
-    valid: npt.NDArray[np.bool_],
-    between: tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]],
-) -> Picture:
+def _stretched(values: Floats32, valid: npt.NDArray[np.bool_], between: Range) -> Picture:
     """(bands, h, w) -> (h, w, 3): three bands as red, green, blue, else the first as grey. Valid pixels are never quite
     black."""
     low, high = (limit[:, None, None] for limit in between)

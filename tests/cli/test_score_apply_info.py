@@ -104,12 +104,10 @@ def test_score_in_the_pixel_frame(files):
 
 
 def test_score_refuses(files):
-    (files / "outside.csv").write_text("sar_row,sar_col,optical_row,optical_col\n1,1,1,60\n")
     write_offsets("small.tif", grid=OPTICAL.crop(OPTICAL.window.grow(-5)))
     refused("score", "none.tif", "optical.tif", "sar.tif", "t.csv", said="none.tif: no such file")
     refused("score", "offsets.tif", "optical.tif", "sar.tif", "none.csv", said="none.csv: no such file")
     refused("score", "offsets.tif", "optical.tif", "sar.tif", "optical.tif", said="not text")
-    refused("score", "offsets.tif", "optical.tif", "sar.tif", "outside.csv", said="line 2")
     refused("score", "small.tif", "optical.tif", "sar.tif", "t.csv", said="belong to one optical image")
     refused("score", "optical.tif", "optical.tif", "sar.tif", "t.csv", said="an offset map has dx and dy")
     refused("score", "offsets.tif", "optical.tif", "sar.tif", "t.csv", "--per-point", "no/p.csv", said="folder")

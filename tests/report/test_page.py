@@ -91,12 +91,10 @@ def test_one_page_holds_everything_and_the_figures_lie_beside_it(pair):
     names = {"before_after", "arrows", "offsets", "matches", "residuals"}
     assert {p.name for p in Path("out").iterdir()} == {"report.html", *(f"{name}.png" for name in names)}
     found = read(page)
-    assert found.sources
-    assert all(source.startswith("data:") for source in found.sources)
+    assert {source[:5] for source in found.sources} == {"data:"}
     assert names <= found.ids
     text = page.read_text(encoding="utf-8")
-    assert "http:" not in text
-    assert "https:" not in text
+    assert not re.search("https?:", text)
     assert "Registered, right to about 1.3 optical px: edges < agree." in found.text
     assert "edges &lt; agree" in text
     assert "sn9reg align 'a b.tif'" in found.text
@@ -106,16 +104,13 @@ def test_one_page_holds_everything_and_the_figures_lie_beside_it(pair):
     assert scores["mean, m"][1] == "1.00"
     numbers = dict(found.tables["numbers"])
     length = np.hypot(*SHIFT)
-    assert numbers["largest offset"] == f"{length:.2f} px, {length / 2:.2f} m"
-    assert numbers["median sigma"] == "0.80 px, 0.40 m"
-    assert numbers["pixels without an offset"] == "0.0%"
+    assert numbers.items() >= {
+        "largest offset": f"{length:.2f} px, {length / 2:.2f} m",
+        "median sigma": "0.80 px, 0.40 m",
+        "pixels without an offset": "0.0%",
+    }.items()
     assert dict(found.tables["versions"])["offset map made by sn9reg"] == "0.1.0"
     assert dict(found.tables["facts"])["expected error px"] == "1.26"
-
-
-def views_of(page):
-    text = Path(page).read_text(encoding="utf-8")
-    return json.loads(re.search(r'id="data">(.*?)</script>', text, re.S)[1])
 
 
 def test_the_pictures_of_the_page_are_the_views_the_same_each_time(pair):
@@ -178,10 +173,14 @@ def test_less_is_shown_of_less_and_files_of_others_are_kept_unless_asked_otherwi
     ("target", "message"), [("file", "is a file; a report is a folder"), ("none/out", "its folder does not exist")]
 )
 def test_where_nothing_can_be_written_nothing_is_begun(pair, monkeypatch, target, message):
-    monkeypatch.setattr("sn9reg.report.page.coarse_field", lambda *_: pytest.fail("work was begun"))
+    for work in ("sn9reg.report.page.coarse_field", "sn9reg.registration.register"):
+        monkeypatch.setattr(work, lambda *_, **__: pytest.fail("work was begun"))
     Path("file").write_text("")
     with pytest.raises(OutputError, match=message):
         write_report(target, pair, constant())
+    result = run("align", "o.tif", "s.tif", "--out", "d.tif", "--report", target)
+    assert result.exit_code == 1
+    assert message in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -285,17 +284,9 @@ def test_align_writes_the_report_too_and_shows_why_it_refused(pair, monkeypatch,
     assert ("where the map is least sure" in found.text) == registered
 
 
-def test_align_checks_where_the_report_goes_before_any_work(pair, monkeypatch):
-    monkeypatch.setattr("sn9reg.registration.register", lambda *_, **__: pytest.fail("work was begun"))
-    Path("file").write_text("")
-    result = run("align", "o.tif", "s.tif", "--out", "d.tif", "--report", "file")
-    assert result.exit_code == 1
-    assert "file: is a file" in result.stderr
-
-
 def test_pictures_become_worse_before_a_page_becomes_too_large(pair, monkeypatch):
     asked = []
-    monkeypatch.setattr(module, "_at_quality", lambda quality, *_: (asked.append(quality), "x" * 30_000 * quality)[1])
-    monkeypatch.setattr(module, "_LARGEST", 1_000_000)
-    assert write_report("out", pair, constant()).stat().st_size == 900_000
-    assert asked == [85, 60, 30]
+    monkeypatch.setattr(module, "_shown", lambda _view, quality: (asked.append(quality), "x" * 30_000 * quality)[1])
+    monkeypatch.setattr(module, "_LARGEST", 4_000_000)
+    assert write_report("out", pair, constant()).stat().st_size < 4_000_000
+    assert list(dict.fromkeys(asked)) == [85, 60, 30]

@@ -17,20 +17,10 @@ from sn9reg.report import views
 from sn9reg.report.views import Place, checkerboard, coarse_field, open_viewer, places_of_interest, webp
 
 
-def constant(grid, dx, dy, *more):
+def constant(grid, dx, dy):
     """The map of the same offset everywhere."""
-    values = np.array([dx, dy, *more], np.float32)[:, None, None]
-    return OffsetMap(grid, lambda window: np.broadcast_to(values, (len(values), *window.shape)), sigma=len(values) == 3)
-
-
-def ramp(grid):
-    """The map that says at every pixel where it is: dx is the column, dy the row."""
-
-    def read(window):
-        y, x = np.mgrid[window.row : window.row + window.height, window.col : window.col + window.width]
-        return np.stack([x, y]).astype(np.float32)
-
-    return OffsetMap(grid, read)
+    values = np.array([dx, dy], np.float32)[:, None, None]
+    return OffsetMap(grid, lambda window: np.broadcast_to(values, (2, *window.shape)))
 
 
 GRID = Grid(TEXTURE_TRANSFORM, 320, 280, UTM)
@@ -81,23 +71,21 @@ def correlation(a, b):
 
 
 @pytest.mark.parametrize(("size", "factor"), [((9, 7), 1), ((9, 7), 2), ((16, 8), 4), ((5, 13), 8)])
-def test_a_coarse_field_holds_the_middles(size, factor):
-    field = coarse_field(ramp(Grid.pixel_frame(*size)), factor)
+def test_a_coarse_field_holds_the_middles_and_is_read_row_by_row(size, factor):
+    seen = []
+
+    def read(window):
+        """At every pixel where it is: dx is the column, dy the row."""
+        seen.append(window.shape)
+        y, x = np.mgrid[window.row : window.row + window.height, window.col : window.col + window.width]
+        return np.stack([x, y]).astype(np.float32)
+
+    field = coarse_field(OffsetMap(Grid.pixel_frame(*size), read), factor)
+    assert set(seen) == {(1, size[0])}
     assert field.shape == (2, -(-size[1] // factor), -(-size[0] // factor))
     y, x = np.indices(field.shape[1:])
     np.testing.assert_array_equal(field[0], np.minimum(x * factor + factor // 2, size[0] - 1))
     np.testing.assert_array_equal(field[1], np.minimum(y * factor + factor // 2, size[1] - 1))
-
-
-def test_it_is_read_row_by_row():
-    seen = []
-
-    def read(window):
-        seen.append(window)
-        return np.zeros((2, *window.shape), np.float32)
-
-    coarse_field(OffsetMap(Grid.pixel_frame(3000, 2000), read), 4)
-    assert max(window.width * window.height for window in seen) == 3000
 
 
 def test_a_map_without_any_offset_is_refused():
@@ -211,7 +199,7 @@ def test_valid_pixels_are_never_black_and_others_are(write):
     view = whole(write(optical, sar, nodata=0), constant(GRID, 0, 0))
     np.testing.assert_array_equal(view.optical.any(axis=2), optical > 0)
     np.testing.assert_array_equal(view.after.any(axis=2), sar > 0)
-    np.testing.assert_array_equal(views.shown_in(view), (optical > 0) & (sar > 0))
+    np.testing.assert_array_equal(view.known, (optical > 0) & (sar > 0))
 
 
 @pytest.mark.parametrize(("bands", "coloured"), [(1, False), (2, False), (3, True), (4, True)])
@@ -234,12 +222,9 @@ def test_places_of_interest_are_where_the_map_says_and_both_images_show_somethin
     assert found["the largest offset"] == (3.5 * 4 - 0.5, 2.5 * 4 - 0.5)
     assert found["where the map is least sure"] == (8.5 * 4 - 0.5, 7.5 * 4 - 0.5)
     assert np.hypot(*(np.array(found["the middle"]) - (23.5, 19.5))) < 4
-
-
-def test_without_sigma_nothing_is_least_sure_and_without_overlap_nothing_is_of_interest():
-    field, known = np.ones((2, 4, 4), np.float32), np.ones((4, 4), bool)
-    assert [place.name for place in places_of_interest(field, 1, known)] == ["the middle", "the largest offset"]
-    assert list(places_of_interest(field, 1, ~known)) == []
+    # Without sigma nothing is least sure, and without overlap nothing is of interest.
+    assert [place.name for place in places_of_interest(field[:2], 4, known)] == ["the middle", "the largest offset"]
+    assert list(places_of_interest(field, 4, np.zeros_like(known))) == []
 
 
 def test_a_checkerboard_has_tiles_of_both(files):
