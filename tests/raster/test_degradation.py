@@ -25,8 +25,8 @@ def test_intensity_speckle_has_mean_one_and_variance_one_over_looks(looks):
     assert (gain >= 0).all()
 
 
-def test_amplitude_speckle_is_the_root_of_the_intensitys(looks=3):
-    ones = np.ones((1, 500, 500), np.float32)
+def test_amplitude_speckle_is_the_root_of_the_intensitys():
+    looks, ones = 3, np.ones((1, 500, 500), np.float32)
     gain = speckle(ones, looks, generator())
     np.testing.assert_allclose(gain**2, speckle(ones, looks, generator(), intensity=True), rtol=1e-5)
     assert gain.mean() == pytest.approx(np.exp(gammaln(looks + 0.5) - gammaln(looks)) / np.sqrt(looks), abs=0.005)

@@ -145,10 +145,14 @@ def test_atomic_output_appears_at_the_end_only(tmp_path):
 def test_atomic_output_leaves_nothing_when_it_fails(tmp_path, error):
     target = tmp_path / "out.tif"
     target.write_bytes(b"before")
-    with pytest.raises(error), atomic_output(target, overwrite=True) as temporary:
+
+    def fail(temporary):
         temporary.write_bytes(b"half")
         temporary.with_name(temporary.name + ".aux.xml").write_text("statistics")
         raise error
+
+    with pytest.raises(error), atomic_output(target, overwrite=True) as temporary:
+        fail(temporary)
     assert target.read_bytes() == b"before"
     assert [p.name for p in tmp_path.iterdir()] == ["out.tif"]
 
