@@ -17,7 +17,6 @@ import rasterio
 from rasterio.dtypes import in_dtype_range
 from rasterio.enums import ColorInterp
 from rasterio.io import DatasetReader, DatasetWriter
-from rasterio.windows import Window as RasterioWindow
 
 from sn9reg import progress
 from sn9reg.errors import ConfigError, InputError
@@ -25,6 +24,7 @@ from sn9reg.offsets import Block, OffsetMap
 from sn9reg.raster.files import (
     PathLike,
     atomic_output,
+    check_bands,
     check_output,
     create_raster,
     geotiff_profile,
@@ -67,9 +67,9 @@ def apply_offsets(
 ) -> None:
     """Write `raster` on the optical grid, each pixel from where the offsets say that its counterpart lies.
 
-    resampling: nearest, bilinear or cubic. By default nearest for palettes and 64-bit integers, which name things,
-    and bilinear for all else. Interpolation uses valid pixels only, and a pixel whose nearest source pixel is not
-    valid has no data. A raster at least 1.5 times finer than the optical image is averaged first, except with nearest.
+    resampling: nearest, bilinear or cubic; by default nearest for palettes and 64-bit integers, which name things, and
+    bilinear for all else. Only valid pixels are interpolated, and where the nearest source pixel is not valid there is
+    no data. A raster at least 1.5 times finer than the optical image is averaged first, except with nearest.
     nodata: the value for pixels without data, in the raster too unless the raster declares one.
     Kept: data type, nodata, palette, alpha, band names, colours, units and scales. Without nodata and alpha, pixels
     without data are marked by a mask inside the file. threads: blocks computed at once; GDAL reads one at a time.
@@ -101,6 +101,7 @@ class _Source:
     grid: Grid  # after averaging
     factor: int  # this many pixels a side are averaged
     bands: list[int]
+    colours: list[ColorInterp]  # of the bands
     dtype: str  # of the output
     resampling: str
     nodata: float | None  # of the output
@@ -118,14 +119,13 @@ class _Source:
     ) -> _Source:
         """Settle every default. Raises InputError, ConfigError."""
         chosen = list(bands or dataset.indexes)
-        for band in chosen:
-            if band not in dataset.indexes:
-                raise InputError(f"{dataset.name}: has no band {band}, only 1 to {dataset.count}")
+        check_bands(dataset, chosen, allow_complex=True)
         grid = grid_of(dataset, pixel_frame)
         if (grid.crs is None) != (optical.crs is None):
             raise InputError(f"{dataset.name}: has a CRS or the offset map has, not both; use --pixel-frame")
         dtype = _common_dtype(dataset, chosen)
-        names_things = dtype in ("int64", "uint64") or ColorInterp.palette in _colours(dataset, chosen)
+        colours = [dataset.colorinterp[band - 1] for band in chosen]
+        names_things = dtype in ("int64", "uint64") or ColorInterp.palette in colours
         how = resampling or ("nearest" if names_things else "bilinear")
         if how not in RESAMPLING:
             raise ConfigError(f"resampling is {', '.join(RESAMPLING)}, not {how}")
@@ -137,11 +137,11 @@ class _Source:
         kept = declared if nodata is None and declared is not None and _fits(declared, dtype) else nodata
         factor = 1 if how == "nearest" else _finer(optical, grid)
         marker = nodata if declared is None else None
-        return cls(dataset, grid.coarsen(factor), factor, chosen, dtype, how, kept, marker)
+        return cls(dataset, grid.coarsen(factor), factor, chosen, colours, dtype, how, kept, marker)
 
     @property
     def alpha(self) -> bool:
-        return ColorInterp.alpha in _colours(self.dataset, self.bands)
+        return ColorInterp.alpha in self.colours
 
     @property
     def fill(self) -> float:
@@ -151,14 +151,10 @@ class _Source:
         return math.nan if self.dtype.startswith(("float", "complex")) and not self.alpha else 0
 
     def profile(self, grid: Grid) -> dict[str, Any]:
-        colours = _colours(self.dataset, self.bands)
-        options: dict[str, Any] = {}
-        if self.nodata is not None:
-            options["nodata"] = self.nodata
-        if colours[:3] == [ColorInterp.red, ColorInterp.green, ColorInterp.blue]:
-            options["photometric"] = "rgb"
-        if self.alpha:
-            options["alpha"] = "yes"
+        is_rgb = self.colours[:3] == [ColorInterp.red, ColorInterp.green, ColorInterp.blue]
+        options: dict[str, Any] = {} if self.nodata is None else {"nodata": self.nodata}
+        options |= {"photometric": "rgb"} if is_rgb else {}
+        options |= {"alpha": "yes"} if self.alpha else {}
         return geotiff_profile(grid, len(self.bands), self.dtype, **options)
 
     def describe(self, target: DatasetWriter) -> None:
@@ -173,34 +169,31 @@ class _Source:
             # The old statistics are not those of the new pixels.
             tags = dataset.tags(band).items()
             target.update_tags(index, **{k: v for k, v in tags if not k.startswith("STATISTICS_")})
-        colours = _colours(dataset, self.bands)
-        if colours == [ColorInterp.palette]:
+        if self.colours == [ColorInterp.palette]:
             target.write_colormap(1, dataset.colormap(self.bands[0]))
-        elif ColorInterp.palette not in colours:
-            target.colorinterp = colours
+        elif ColorInterp.palette not in self.colours:
+            target.colorinterp = self.colours
 
     def read(self, window: Window) -> tuple[Values, Mask]:
         """(bands, h, w) values and validity of a window of `grid`."""
         if self.factor == 1:
             return self._read_pixels(window)
         # Strip by strip: of a much finer raster, the pixels under one block could fill the memory.
-        rows = max(1, _MAX_PIXELS // (window.width * self.factor**2))
-        strips = []
+        k, strips = self.factor, []
+        rows = max(1, _MAX_PIXELS // (window.width * k**2))
         for top in range(window.row, window.row + window.height, rows):
             height = min(rows, window.row + window.height - top)
-            k = self.factor
             strip = Window(window.col * k, top * k, window.width * k, height * k)
             strips.append(block_means(*self._read_pixels(strip), k, (height, window.width)))
-        return np.concatenate([v for v, _ in strips], axis=1), np.concatenate([m for _, m in strips], axis=1)
+        return _joined(strips, axis=1)
 
     def _read_pixels(self, window: Window) -> tuple[Values, Mask]:
-        cut = window.intersect(Window(0, 0, self.dataset.width, self.dataset.height))
-        area = RasterioWindow(cut.col, cut.row, cut.width, cut.height)
+        area = window.intersect(Window(0, 0, self.dataset.width, self.dataset.height)).slices()
         with reading(self.dataset.name):
             dtype = None if self.dtype == "complex_int16" else self.dtype
             values = self.dataset.read(self.bands, window=area, out_dtype=dtype)
             valid = self.dataset.read_masks(self.bands, window=area) != 0
-        for i, colour in enumerate(_colours(self.dataset, self.bands)):
+        for i, colour in enumerate(self.colours):
             if colour == ColorInterp.alpha:
                 valid[i] = values[i] != 0
         if self.marker is not None:
@@ -220,8 +213,7 @@ class _Job:
     def __call__(self, window: Window) -> tuple[Values, Mask]:
         with self.lock:
             block = self.offsets.read(window)
-        x, y = _positions(window, block, self.locate)
-        values, valid = self.sample(x, y)
+        values, valid = self.sample(*_positions(window, block, self.locate))
         return _finish(values, valid, self.source), valid
 
     def sample(self, x: Floats, y: Floats) -> tuple[Values, Mask]:
@@ -235,8 +227,7 @@ class _Job:
         if need.width * need.height > _MAX_PIXELS and x.size > 1:
             axis = int(np.argmax(x.shape))
             halves = zip(np.array_split(x, 2, axis), np.array_split(y, 2, axis), strict=True)
-            parts = [self.sample(*half) for half in halves]
-            return np.concatenate([p[0] for p in parts], axis + 1), np.concatenate([p[1] for p in parts], axis + 1)
+            return _joined([self.sample(*half) for half in halves], axis + 1)
         with self.lock:
             values, valid = self.source.read(need)
         x, y = np.where(inside, x - need.col, 0.0), np.where(inside, y - need.row, 0.0)
@@ -254,10 +245,10 @@ def _write(target: DatasetWriter, job: _Job, threads: int) -> bool:
     """Compute and write every block; whether any pixel got data."""
     masking, any_data = False, False
     can_mask = job.source.nodata is None and not job.source.alpha
-    done: list[RasterioWindow] = []
+    done: list[tuple[slice, slice]] = []
     blocks = list(job.offsets.grid.blocks(512))
     for count, (window, (values, valid)) in enumerate(_in_parallel(job, blocks, threads), start=1):
-        area = RasterioWindow(window.col, window.row, window.width, window.height)
+        area = window.slices()
         target.write(values, window=area)
         seen = valid.any(axis=0)
         any_data |= bool(seen.any())
@@ -296,6 +287,11 @@ def _positions(window: Window, offsets: Block, locate: Locate) -> tuple[Floats, 
     return np.rint(u * 2**20) / 2**20, np.rint(v * 2**20) / 2**20
 
 
+def _joined(parts: Sequence[tuple[Values, Mask]], axis: int) -> tuple[Values, Mask]:
+    values, valid = zip(*parts, strict=True)
+    return np.concatenate(values, axis), np.concatenate(valid, axis)
+
+
 def _window_around(x: Floats, y: Floats) -> Window:
     left, top = math.floor(x.min()) - 2, math.floor(y.min()) - 2
     return Window(left, top, math.ceil(x.max()) + 3 - left, math.ceil(y.max()) + 3 - top)
@@ -331,10 +327,6 @@ def _common_dtype(dataset: DatasetReader, bands: Sequence[int]) -> str:
     return names.pop() if len(names) == 1 else str(np.result_type(*(n.replace("_int16", "64") for n in names)))
 
 
-def _colours(dataset: DatasetReader, bands: Sequence[int]) -> list[ColorInterp]:
-    return [dataset.colorinterp[band - 1] for band in bands]
-
-
 def _fits(nodata: float, dtype: str) -> bool:
     if dtype.startswith("complex"):
         return True
@@ -346,8 +338,7 @@ def _finer(optical: Grid, raster: Grid) -> int:
     """How many pixels of the raster, a side, lie in one of the optical image; at least 1."""
     if optical.crs == raster.crs:
         return max(1, round(optical.resolution / raster.resolution))
-    centre = np.array([[(optical.width - 1) / 2, (optical.height - 1) / 2]])
-    corners = centre + np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+    corners = (np.array([optical.width, optical.height]) - 1) / 2 + np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
     u, v = raster.to_pixel(optical.map_to_crs(optical.to_map(corners), raster.crs)).T
     area = abs((u[1] - u[0]) * (v[2] - v[0]) - (u[2] - u[0]) * (v[1] - v[0]))
     return max(1, round(math.sqrt(area)))

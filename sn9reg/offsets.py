@@ -14,20 +14,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from rasterio.windows import Window as RasterioWindow
 
 from sn9reg import progress
 from sn9reg.errors import InputError
-from sn9reg.raster.files import (
-    PathLike,
-    atomic_output,
-    check_output,
-    create_raster,
-    geotiff_profile,
-    open_raster,
-    reading,
-)
+from sn9reg.raster.files import PathLike, atomic_output, create_raster, geotiff_profile, open_raster, reading
 from sn9reg.raster.grid import Grid, Points, Window
+from sn9reg.raster.resampling import cubic_weights
 
 Block = npt.NDArray[np.float32]  # (2 or 3, h, w): dx, dy[, sigma] in optical pixels
 
@@ -41,20 +33,13 @@ _QUANTUM = np.float32(1024.0)
 
 @dataclass(frozen=True)
 class OffsetMap:
-    """Offsets on the optical grid, read block by block so that no size is too large.
+    """Offsets on the optical grid, read block by block so that no size is too large."""
 
-    grid: the optical grid.
-    read: window -> (2 or 3, h, w) float32, optical pixels.
-    sigma: whether there is a third band, the expected error in pixels.
-    facts: what the tags of the file say, without their prefix.
-    name: what messages call the map.
-    """
-
-    grid: Grid
+    grid: Grid  # the optical one
     read: Callable[[Window], Block]
-    sigma: bool = False
-    facts: Mapping[str, str] = field(default_factory=dict)
-    name: str = "the offset map"
+    sigma: bool = False  # whether there is a third band, the expected error in pixels
+    facts: Mapping[str, str] = field(default_factory=dict)  # what the tags of the file say, without their prefix
+    name: str = "the offset map"  # in messages
 
     @property
     def count(self) -> int:
@@ -84,11 +69,8 @@ class OffsetMap:
         Raises OutputError if the target exists without `overwrite`, or cannot be written.
         """
         profile = geotiff_profile(self.grid, self.count, "float32", nodata=float("nan"), interleave="band")
-        check_output(path, overwrite)
-        with (
-            atomic_output(path, overwrite) as temporary,
-            create_raster(temporary, profile | dict(creation_options or {})) as target,
-        ):
+        profile |= creation_options or {}
+        with atomic_output(path, overwrite) as temporary, create_raster(temporary, profile) as target:
             target.update_tags(**{TAG_PREFIX + key.upper(): value for key, value in self.facts.items()})
             for band, name in enumerate(BANDS[: self.count], start=1):
                 target.set_band_description(band, name)
@@ -96,8 +78,7 @@ class OffsetMap:
             # Whole rows of blocks, so that every tile is compressed once and several in parallel.
             for row in range(0, self.grid.height, 512):
                 window = Window(0, row, self.grid.width, min(512, self.grid.height - row))
-                block = self.read(window)
-                target.write(np.rint(block * _QUANTUM) / _QUANTUM, window=_rasterio_window(window))
+                target.write(np.rint(self.read(window) * _QUANTUM) / _QUANTUM, window=window.slices())
                 progress.report((row + window.height) / self.grid.height)
 
 
@@ -110,39 +91,25 @@ def from_nodes(grid: Grid, nodes: Block, step: int, facts: Mapping[str, str] | N
     def read(window: Window) -> Block:
         x = np.arange(window.col, window.col + window.width, dtype=np.float32) / np.float32(step)
         y = np.arange(window.row, window.row + window.height, dtype=np.float32) / np.float32(step)
-        # Only the nodes under the window: cv2.remap addresses at most 32,767 pixels a side.
         left, top = max(0, int(x[0]) - 2), max(0, int(y[0]) - 2)
-        part = nodes[:, top : int(y[-1]) + 4, left : int(x[-1]) + 4]
-        return np.stack([_separable_cubic(band, x - left, y - top) for band in part])
+        part = nodes[:, top : int(y[-1]) + 4, left : int(x[-1]) + 4]  # the nodes under the window
+        # Two matrix products are exact to float32; cv2.remap interpolates by tables of 1/32 px.
+        across, down = _cubic_matrix(x - left, part.shape[2]), _cubic_matrix(y - top, part.shape[1])
+        return np.stack([(down @ band @ across.T).astype(np.float32) for band in part])
 
     return OffsetMap(grid, read, sigma=len(nodes) == 3, facts=facts or {})
 
 
-def _separable_cubic(nodes: npt.NDArray[np.float32], x: npt.NDArray[np.float32], y: npt.NDArray[np.float32]) -> Block:
-    """Cubic interpolation on a lattice as two matrix products, exact to float32 (a remap's are tables of 1/32 px)."""
-    across, down = _cubic_weights(x, nodes.shape[1]), _cubic_weights(y, nodes.shape[0])
-    return (down @ nodes @ across.T).astype(np.float32)
-
-
-def _cubic_weights(t: npt.NDArray[np.float32], n: int) -> npt.NDArray[np.float32]:
-    """(len(t), n) Catmull-Rom weights; at the ends linear extrapolation stands for the missing node."""
+def _cubic_matrix(t: npt.NDArray[np.float32], n: int) -> npt.NDArray[np.float32]:
+    """(len(t), n) weights of n nodes at places t; at the ends linear extrapolation stands for the missing node."""
     base = np.clip(t.astype(int), 0, max(0, n - 2))
-    f = (t - base).astype(np.float64)
-    weights = [
-        ((2 - f) * f - 1) * f / 2,
-        ((3 * f - 5) * f * f + 2) / 2,
-        ((4 - 3 * f) * f + 1) * f / 2,
-        (f - 1) * f * f / 2,
-    ]
-    matrix = np.zeros((len(t), n + 2))
-    rows = np.arange(len(t))
-    for k, weight in enumerate(weights):
+    matrix, rows = np.zeros((len(t), n + 2)), np.arange(len(t))
+    for k, weight in enumerate(cubic_weights((t - base).astype(np.float64))):
         matrix[rows, np.minimum(base + k, n + 1)] += weight
     if n > 1:  # node -1 = 2 * node 0 - node 1, and the same at the other end
-        matrix[:, 1] += 2 * matrix[:, 0]
-        matrix[:, 2] -= matrix[:, 0]
-        matrix[:, n] += 2 * matrix[:, n + 1]
-        matrix[:, n - 1] -= matrix[:, n + 1]
+        for end, first, second in ((0, 1, 2), (n + 1, n, n - 1)):
+            matrix[:, first] += 2 * matrix[:, end]
+            matrix[:, second] -= matrix[:, end]
     else:
         matrix[:, 1] = 1
     return matrix[:, 1 : n + 1].astype(np.float32)
@@ -181,13 +148,9 @@ def open_offsets(path: PathLike, optical: Grid | None = None) -> Iterator[Offset
 
         def read(window: Window) -> Block:
             with reading(path):
-                values: Block = dataset.read(bands, window=_rasterio_window(window)).astype(np.float32)
+                values: Block = dataset.read(bands, window=window.slices()).astype(np.float32)
             return values
 
         tags = dataset.tags()
         facts = {k[len(TAG_PREFIX) :].lower(): v for k, v in tags.items() if k.startswith(TAG_PREFIX)}
         yield OffsetMap(grid, read, has_sigma, facts, str(path))
-
-
-def _rasterio_window(window: Window) -> RasterioWindow:
-    return RasterioWindow(window.col, window.row, window.width, window.height)

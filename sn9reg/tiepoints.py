@@ -26,19 +26,16 @@ if TYPE_CHECKING:  # for the types alone: reading and writing tables imports it,
 Floats = npt.NDArray[np.float64]
 
 COLUMNS = ("sar_row", "sar_col", "optical_row", "optical_col")
+_EXTRA = ("score", "sigma", "inlier")
 _LONLAT = CRS.from_epsg(4326)
 _NO_LONLAT = "GeoJSON is in longitude and latitude, and a pixel frame has none: write .csv or .points"
 _CRS_LINE = "#CRS:"
-_FLAGS = {"true": "1", "false": "0"}
 _PLACES = ("mapX", "mapY", "sourceX", "sourceY")  # columns of QGIS that are needed
 
 
 @dataclass(frozen=True)
 class TiePoints:
-    """The same places in both images.
-
-    Raises InputError if the lengths differ or a coordinate is not finite.
-    """
+    """The same places in both images. Raises InputError if the lengths differ or a coordinate is not finite."""
 
     optical_xy: Points  # (N, 2) float64, pixels of the optical image
     sar_xy: Points  # (N, 2) float64, pixels of the SAR image
@@ -48,17 +45,15 @@ class TiePoints:
 
     def __post_init__(self) -> None:
         n = len(self.optical_xy)
-        for name in ("optical_xy", "sar_xy"):
-            values = np.asarray(getattr(self, name), dtype=np.float64)
-            if values.shape != (n, 2) or not np.isfinite(values).all():
+        for name, given in vars(self).copy().items():
+            if given is None:
+                continue
+            values = np.asarray(given, dtype=bool if name == "inlier" else np.float64)
+            if name.endswith("_xy") and (values.shape != (n, 2) or not np.isfinite(values).all()):
                 raise InputError(f"tie-points: {name} is not ({n}, 2) finite numbers")
+            if not name.endswith("_xy") and values.shape != (n,):
+                raise InputError(f"tie-points: {name} has the shape {values.shape} and there are {n} points")
             object.__setattr__(self, name, values)
-        for name in ("score", "sigma", "inlier"):
-            if getattr(self, name) is not None:
-                column = np.asarray(getattr(self, name), dtype=bool if name == "inlier" else np.float64)
-                if column.shape != (n,):
-                    raise InputError(f"tie-points: {name} has the shape {column.shape} and there are {n} points")
-                object.__setattr__(self, name, column)
 
     def __len__(self) -> int:
         return len(self.optical_xy)
@@ -69,11 +64,9 @@ class TiePoints:
 
         xy = np.column_stack([self.sar_xy[:, ::-1], self.optical_xy[:, ::-1]])
         table = pd.DataFrame(xy, columns=list(COLUMNS))
-        for name in ("score", "sigma"):
-            if getattr(self, name) is not None:
-                table[name] = getattr(self, name)
-        if self.inlier is not None:
-            table["inlier"] = self.inlier.astype(np.int64)
+        for name in _EXTRA:
+            if (values := getattr(self, name)) is not None:
+                table[name] = values.astype(np.int64) if name == "inlier" else values
         return table
 
     def check_inside(self, optical: Grid, sar: Grid, name: Callable[[int], str] | None = None) -> None:
@@ -91,24 +84,25 @@ class TiePoints:
 def read_tiepoints(path: PathLike, optical: Grid | None = None, sar: Grid | None = None) -> TiePoints:
     """Read tie-points; .geojson (.json) and .points by their extension, anything else as SpaceNet 9 CSV.
 
-    GeoJSON: pixel coordinates from the properties; without those, lines drawn from the optical to the SAR place,
-    for which both grids are needed. QGIS .points: the SAR grid is needed; a source within the optical image's
-    pixels is taken as pixels, any other as map coordinates of the optical image (what QGIS saves for an image
-    with georeference). With both grids, every point must lie inside its image.
+    GeoJSON: pixel coordinates from the properties; without those, lines drawn from the optical to the SAR place, for
+    which both grids are needed. QGIS .points: the SAR grid is needed; sources within the optical image's pixels are
+    pixels, any others map coordinates of the optical image, as QGIS saves them for an image with georeference. With
+    both grids, every point must lie inside its image.
 
     Raises InputError that names the file, the line (feature) and what is wrong with it.
     """
-    suffix = Path(path).suffix.lower()
-    text = _text(path)
-    if suffix in (".geojson", ".json"):
-        kind, table = "feature", _geojson_table(path, text, optical, sar)
-    elif suffix == ".points":
-        kind, table = "line", _points_table(path, text, optical, sar)
-    else:
-        kind, table = "line", _csv_table(path, text, COLUMNS)
-    tiepoints = _from_table(path, kind, table)
+    readers = {".geojson": _geojson_table, ".json": _geojson_table, ".points": _points_table}
+    table = readers.get(Path(path).suffix.lower(), _csv_table)(path, _text(path), optical, sar)
+    if table.empty:
+        raise InputError(f"{path}: has a header and no tie-points")
+    sar_row, sar_col, optical_row, optical_col = (_column(path, table, name) for name in COLUMNS)
+    extra: dict[str, Any] = {name: _column(path, table, name, True) for name in _EXTRA if name in table}
+    if "inlier" in extra:
+        extra["inlier"] = extra["inlier"] != 0
+    optical_xy, sar_xy = np.column_stack([optical_col, optical_row]), np.column_stack([sar_col, sar_row])
+    tiepoints = TiePoints(optical_xy, sar_xy, **extra)
     if optical is not None and sar is not None:
-        tiepoints.check_inside(optical, sar, lambda i: f"{path}, {kind} {table.index[i]}")
+        tiepoints.check_inside(optical, sar, lambda i: f"{path}, {table.index[i]}")
     return tiepoints
 
 
@@ -117,9 +111,8 @@ def write_tiepoints(path: PathLike, tiepoints: TiePoints, optical: Grid, sar: Gr
 
     .csv: SpaceNet 9's columns (whole numbers where all of a column are), then score, sigma, inlier where known.
     .geojson: RFC 7946, one line from the optical to the SAR place per point, in longitude and latitude, all columns
-    as properties. .points: QGIS georeferencer; source is the optical image in pixels (edge origin, y negative
-    downwards: QGIS's convention for an image opened without georeference), map the place in the SAR image's CRS,
-    enable the inlier flag; score and sigma have no place there.
+    as properties. .points: QGIS georeferencer; source is the optical image in pixels, from the edge and y negative
+    downwards, as QGIS has it without georeference; map is the place in the SAR image's CRS, enable the inlier flag.
 
     Raises ConfigError for another extension and for GeoJSON of a pixel frame, OutputError if it cannot be written.
     """
@@ -131,10 +124,7 @@ def write_tiepoints(path: PathLike, tiepoints: TiePoints, optical: Grid, sar: Gr
 
 
 def check_format(path: PathLike, pixel_frame: bool = False) -> None:
-    """Raises ConfigError for what `write_tiepoints` refuses, so that a command can ask before any work is done.
-
-    That is an extension that it does not know, and GeoJSON of a pixel frame.
-    """
+    """Raises ConfigError for what `write_tiepoints` refuses: other extensions, and GeoJSON of a pixel frame."""
     suffix = Path(path).suffix.lower()
     if suffix not in (".csv", ".geojson", ".points"):
         raise ConfigError(f"{path}: tie-points are written as .csv, .geojson or .points, not {suffix or 'without one'}")
@@ -144,10 +134,10 @@ def check_format(path: PathLike, pixel_frame: bool = False) -> None:
 
 def _text(path: PathLike) -> str:
     """The file's text. Raises InputError if it is missing, empty or no text; a stray byte does not make it none."""
-    if not Path(path).exists():
-        raise InputError(f"{path}: no such file")
     try:
         data = Path(path).read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        raise InputError(f"{path}: no such file") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
     if b"\0" in data:
@@ -158,7 +148,11 @@ def _text(path: PathLike) -> str:
     return text
 
 
-def _csv_table(path: PathLike, text: str, required: tuple[str, ...], line: int = 1) -> pd.DataFrame:
+def _csv_table(path: PathLike, text: str, _optical: Grid | None, _sar: Grid | None) -> pd.DataFrame:
+    return _rows(path, text, COLUMNS)
+
+
+def _rows(path: PathLike, text: str, required: tuple[str, ...], line: int = 1) -> pd.DataFrame:
     """Rows as text, indexed by their line in the file; `line` is the line at which `text` begins."""
     import pandas as pd
 
@@ -178,39 +172,26 @@ def _csv_table(path: PathLike, text: str, required: tuple[str, ...], line: int =
     if missing:
         found = ", ".join(table.columns)[:80]
         raise InputError(f"{path}: has no column {', '.join(missing)}; its header is {found}")
-    table.index = pd.RangeIndex(line + 1, line + 1 + len(table))
+    table.index = pd.Index([f"line {line + 1 + i}" for i in range(len(table))])
     return table[(table != "").any(axis=1)]
 
 
-def _number(path: PathLike, where: str, column: str, value: Any, optional: bool = False) -> float:
-    """A cell's number; an empty optional one is NaN. Raises InputError that names the cell."""
-    text = "" if value is None else str(value).strip()
-    if not text and optional:
-        return math.nan
-    try:
-        number = float(_FLAGS.get(text.lower(), text) if column == "inlier" else text)
-    except ValueError:
-        what = f"is {text!r}, not a number" if text else "is missing"
-        raise InputError(f"{path}, {where}: {column} {what}") from None
-    if not math.isfinite(number) and not optional:
-        raise InputError(f"{path}, {where}: {column} is {text}, not a finite number")
-    return number
-
-
-def _column(path: PathLike, kind: str, table: pd.DataFrame, name: str, optional: bool = False) -> Floats:
-    cells = table[name].items()
-    return np.array([_number(path, f"{kind} {at}", name, value, optional) for at, value in cells], dtype=np.float64)
-
-
-def _from_table(path: PathLike, kind: str, table: pd.DataFrame) -> TiePoints:
-    if table.empty:
-        raise InputError(f"{path}: has a header and no tie-points")
-    sar_row, sar_col, optical_row, optical_col = (_column(path, kind, table, name) for name in COLUMNS)
-    extra = {name: _column(path, kind, table, name, True) for name in ("score", "sigma") if name in table}
-    inlier = _column(path, kind, table, "inlier") != 0 if "inlier" in table else None
-    return TiePoints(
-        np.column_stack([optical_col, optical_row]), np.column_stack([sar_col, sar_row]), inlier=inlier, **extra
-    )
+def _column(path: PathLike, table: pd.DataFrame, name: str, optional: bool = False) -> Floats:
+    """A column's numbers; an empty cell of an optional one is NaN. Raises InputError that names the cell."""
+    numbers = []
+    for where, value in table[name].items():
+        text = "" if value is None else str(value).strip()
+        if name == "inlier":
+            text = {"true": "1", "false": "0"}.get(text.lower(), text)
+        try:
+            number = math.nan if optional and not text else float(text)
+        except ValueError:
+            what = f"is {text!r}, not a number" if text else "is missing"
+            raise InputError(f"{path}, {where}: {name} {what}") from None
+        if not math.isfinite(number) and not optional:
+            raise InputError(f"{path}, {where}: {name} is {text}, not a finite number")
+        numbers.append(number)
+    return np.array(numbers, dtype=np.float64)
 
 
 def _csv_text(tiepoints: TiePoints, _optical: Grid, _sar: Grid) -> str:
@@ -224,11 +205,9 @@ def _csv_text(tiepoints: TiePoints, _optical: Grid, _sar: Grid) -> str:
 def _geojson_text(tiepoints: TiePoints, optical: Grid, sar: Grid) -> str:
     if optical.crs is None or sar.crs is None:
         raise ConfigError(_NO_LONLAT)
+    places = (optical, tiepoints.optical_xy), (sar, tiepoints.sar_xy)
     # 9 decimals of a degree are 0.1 mm.
-    ends = [
-        np.round(grid.map_to_crs(grid.to_map(xy), _LONLAT), 9).tolist()
-        for grid, xy in ((optical, tiepoints.optical_xy), (sar, tiepoints.sar_xy))
-    ]
+    ends = [np.round(grid.map_to_crs(grid.to_map(xy), _LONLAT), 9).tolist() for grid, xy in places]
     rows = tiepoints.table().to_dict("records")
     features = [
         {
@@ -252,7 +231,7 @@ def _geojson_table(path: PathLike, text: str, optical: Grid | None, sar: Grid | 
     for i, (feature, row) in enumerate(zip(features, rows, strict=True), start=1):
         if any(row.get(name) is None for name in COLUMNS):
             row |= _ends_of_line(f"{path}, feature {i}", feature, optical, sar)
-    table = pd.DataFrame(rows, index=pd.RangeIndex(1, len(rows) + 1), dtype=object)
+    table = pd.DataFrame(rows, index=[f"feature {i}" for i in range(1, len(rows) + 1)], dtype=object)
     return table.where(table.notna(), None)
 
 
@@ -266,10 +245,9 @@ def _ends_of_line(where: str, feature: dict[str, Any], optical: Grid | None, sar
     except (TypeError, KeyError, ValueError, IndexError):
         raise InputError(f"{where}: is no line from the optical to the SAR place") from None
     lonlat = Grid(optical.transform, 1, 1, _LONLAT)
-    (x, y), (u, v) = (
-        grid.to_pixel(lonlat.map_to_crs(end[None], grid.crs))[0] for grid, end in ((optical, line[0]), (sar, line[1]))
-    )
-    return dict(zip(COLUMNS, (float(v), float(u), float(y), float(x)), strict=True))
+    ends = ((sar, line[1]), (optical, line[0]))
+    (u, v), (x, y) = (grid.to_pixel(lonlat.map_to_crs(end[None], grid.crs))[0].tolist() for grid, end in ends)
+    return dict(zip(COLUMNS, (v, u, y, x), strict=True))
 
 
 def _points_text(tiepoints: TiePoints, _optical: Grid, sar: Grid) -> str:
@@ -298,8 +276,8 @@ def _points_table(path: PathLike, text: str, optical: Grid | None, sar: Grid | N
         crs, line = _crs_of(path, first, crs), 2
     # Before 3.26, QGIS named the source columns pixelX and pixelY.
     text = text.replace("pixelX,pixelY", "sourceX,sourceY", 1)
-    table = _csv_table(path, text, _PLACES, line)
-    map_x, map_y, source_x, source_y = (_column(path, "line", table, name) for name in _PLACES)
+    table = _rows(path, text, _PLACES, line)
+    map_x, map_y, source_x, source_y = (_column(path, table, name) for name in _PLACES)
     places = Grid(sar.transform, 1, 1, crs).map_to_crs(np.column_stack([map_x, map_y]), sar.crs)
     sar_xy = sar.to_pixel(places) if len(table) else places
     xy = _source_pixels(np.column_stack([source_x, source_y]), optical)
@@ -323,5 +301,5 @@ def _source_pixels(source: Points, optical: Grid | None) -> Points:
     pixels = source * [1, -1] - 0.5
     if optical is None or optical.crs is None:
         return pixels
-    size = np.array([optical.width, optical.height])
-    return pixels if ((pixels >= -0.5) & (pixels <= size - 0.5)).all() else optical.to_pixel(source)
+    inside = (pixels >= -0.5) & (pixels <= np.array([optical.width, optical.height]) - 0.5)
+    return pixels if inside.all() else optical.to_pixel(source)

@@ -1,7 +1,7 @@
 """What a SAR sensor in flight does to its image: defocus and speckle.
 
-Source: S. Bertrand, G. Bourmaud, C. Vacar, L. Bombrun, "Learning-based SAR-Optical Registration for Navigation",
-section V-C. Not modelled, there or here: layover, shadow, geometric distortion, speckle that is not fully developed.
+Source: S. Bertrand et al., "Learning-based SAR-Optical Registration for Navigation", section V-C. Not modelled, there
+or here: layover, shadow, geometric distortion, speckle that is not fully developed.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ Values = npt.NDArray[np.float32]  # (..., h, w)
 class Degradation:
     """Gaussian blur, then speckle.
 
-    The paper names both and states no order. Blur goes first here: it stands for errors of the focusing, which act
-    on the scene. Speckle that is blurred would no longer be that of L looks.
+    The paper states no order. Blur stands for errors of the focusing, which act on the scene; speckle that is blurred
+    would no longer be that of L looks.
 
     Raises ConfigError for looks that are not above 0, a blur below 0, and numbers that are not finite.
     """
@@ -33,9 +33,7 @@ class Degradation:
     intensity: bool = False  # see `speckle`
 
     def __post_init__(self) -> None:
-        if self.looks is not None:
-            _check_looks(self.looks)
-        _check_blur(self.blur)
+        _check(1.0 if self.looks is None else self.looks, self.blur)
 
     def __call__(self, values: Values, random: np.random.Generator) -> Values:
         """(bands, h, w) -> a new (bands, h, w); never negative where `values` are not. Raises as `speckle`."""
@@ -47,16 +45,15 @@ def speckle(values: Values, looks: float, random: np.random.Generator, intensity
     """Fully developed speckle of L looks, independent in every pixel and band; (..., h, w) -> the same shape.
 
     intensity: the values are intensities (power), and are multiplied by Gamma(L, 1/L), of mean 1 and variance 1 / L.
-    Otherwise they are amplitudes, and are multiplied by its square root. Their mean square stays, their mean falls a
+    Otherwise they are amplitudes, and are multiplied by its square root: their mean square stays, their mean falls a
     little. Speckle that the image already has is kept.
 
-    8-bit products are neither. Those of SEN1-2 are stretched decibels, whose stretch is unknown and cannot be undone.
-    Amplitudes, the default, are nearer to them than intensities. Their bright pixels then get more speckle than a
-    sensor would give them, and their dark ones less.
+    8-bit products are neither: those of SEN1-2 are decibels under an unknown stretch. Amplitudes, the default, are
+    nearer to them. Their bright pixels then get more speckle than a sensor would give them, and their dark ones less.
 
     Raises ConfigError for looks that are not finite and above 0, InputError for negative values: those of decibels.
     """
-    _check_looks(looks)
+    _check(looks=looks)
     if (values < 0).any():
         raise InputError("negative values look like decibels; speckle multiplies amplitude or intensity: convert first")
     gain = random.standard_gamma(looks, values.shape, dtype=np.float32) / np.float32(looks)
@@ -68,18 +65,15 @@ def blur(values: Values, sigma: float) -> Values:
 
     Pixels that are not valid count like all others. Raises ConfigError for a sigma that is negative or not finite.
     """
-    _check_blur(sigma)
+    _check(blur=sigma)
     return np.asarray(gaussian_filter(values, (0,) * (values.ndim - 2) + (sigma, sigma)), np.float32)
 
 
-def _check_looks(looks: float) -> None:
-    if not (math.isfinite(looks) and looks > 0):
+def _check(looks: float = 1.0, blur: float = 0.0) -> None:
+    if not 0 < looks < math.inf:
         raise ConfigError(f"looks must be a number above 0, not {looks}")
-
-
-def _check_blur(sigma: float) -> None:
-    if not (math.isfinite(sigma) and sigma >= 0):
-        raise ConfigError(f"blur must be a number of pixels, 0 or more, not {sigma}")
+    if not 0 <= blur < math.inf:
+        raise ConfigError(f"blur must be a number of pixels, 0 or more, not {blur}")
 
 
 # Section V-C: a cross of nine configurations, its two arms sharing the middle, L = 35 and sigma = 0.5.

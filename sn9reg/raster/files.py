@@ -30,10 +30,7 @@ logging.getLogger("rasterio._env").setLevel(logging.CRITICAL)
 
 @contextmanager
 def open_raster(path: PathLike) -> Iterator[DatasetReader]:
-    """Open a raster for reading.
-
-    Raises InputError if the file is missing, is no raster, or has no bands.
-    """
+    """Open a raster for reading. Raises InputError if the file is missing, is no raster, or has no bands."""
     if not os.path.exists(path) and not _SUBDATASET.match(str(path)):
         raise InputError(f"{path}: no such file")
     if os.path.isdir(path):
@@ -60,10 +57,7 @@ def reading(name: PathLike) -> Iterator[None]:
 
 
 def grid_of(dataset: DatasetReader, pixel_frame: bool = False) -> Grid:
-    """The grid of an open raster; with `pixel_frame` its georeference is ignored.
-
-    Raises InputError if it has no CRS or no geotransform and `pixel_frame` is not set.
-    """
+    """The grid of an open raster. Raises InputError without CRS or geotransform; `pixel_frame` ignores both."""
     if pixel_frame:
         return Grid.pixel_frame(dataset.width, dataset.height)
     if dataset.crs is None or dataset.transform.is_identity:
@@ -91,12 +85,12 @@ def alpha_band(dataset: DatasetReader) -> int | None:
     return next((i for i, c in zip(dataset.indexes, dataset.colorinterp, strict=True) if c == ColorInterp.alpha), None)
 
 
-def check_bands(dataset: DatasetReader, bands: list[int]) -> None:
-    """Raises InputError if a band is not there or holds complex numbers."""
+def check_bands(dataset: DatasetReader, bands: Iterable[int], allow_complex: bool = False) -> None:
+    """Raises InputError if a band is not there, or holds complex numbers without `allow_complex`."""
     for band in bands:
         if band not in dataset.indexes:
             raise InputError(f"{dataset.name}: has no band {band}, only 1 to {dataset.count}")
-        if dataset.dtypes[band - 1].startswith("complex"):
+        if not allow_complex and dataset.dtypes[band - 1].startswith("complex"):
             raise InputError(f"{dataset.name}: band {band} is complex; give its amplitude or intensity instead")
 
 
@@ -131,40 +125,27 @@ def atomic_output(path: PathLike, overwrite: bool = False) -> Iterator[Path]:
 
 def check_output(path: PathLike, overwrite: bool = False, inputs: Iterable[PathLike | None] = ()) -> None:
     """Raises OutputError where `path` cannot be written or is one of `inputs`; to be called before any work is done."""
-    target = Path(path)
-    if os.path.isdir(path):
-        raise OutputError(f"{path}: is a folder")
-    exists = os.path.exists(path)
-    if exists and any(same is not None and os.path.exists(same) and target.samefile(same) for same in inputs):
-        raise OutputError(f"{path}: is an input too, and inputs are never written; give another name")
-    if exists and not target.is_file():
-        raise OutputError(f"{path}: is not a regular file; give another name")
-    if exists and not overwrite:
-        raise OutputError(f"{path}: exists; use --overwrite to replace it")
-    if not os.path.isdir(target.parent):
-        raise OutputError(f"{path}: its folder does not exist")
-    if not os.access(target.parent, os.W_OK):
-        raise OutputError(f"{path}: its folder is not writable")
+    target, exists = Path(path), os.path.exists(path)
+    is_input = exists and any(same is not None and os.path.exists(same) and target.samefile(same) for same in inputs)
+    for wrong, words in (
+        (os.path.isdir(path), "is a folder"),
+        (is_input, "is an input too, and inputs are never written; give another name"),
+        (exists and not target.is_file(), "is not a regular file; give another name"),
+        (exists and not overwrite, "exists; use --overwrite to replace it"),
+        (not os.path.isdir(target.parent), "its folder does not exist"),
+        (not os.access(target.parent, os.W_OK), "its folder is not writable"),
+    ):
+        if wrong:
+            raise OutputError(f"{path}: {words}")
 
 
 def geotiff_profile(grid: Grid, count: int, dtype: str, **options: Any) -> dict[str, Any]:
     """Creation profile of every GeoTIFF that sn9reg writes; `options` (GDAL creation options) win."""
     floating = dtype.startswith(("float", "complex"))
-    profile: dict[str, Any] = {
-        "driver": "GTiff",
-        "width": grid.width,
-        "height": grid.height,
-        "count": count,
-        "dtype": dtype,
-        "tiled": True,
-        "blockxsize": 512,
-        "blockysize": 512,
-        "compress": "deflate",
-        "zlevel": 1,
-        "num_threads": "all_cpus",
-        "bigtiff": "if_safer",
-        "interleave": "pixel" if count <= 4 and not floating else "band",
-    }
+    profile: dict[str, Any] = {"driver": "GTiff", "width": grid.width, "height": grid.height, "count": count}
+    profile |= {"dtype": dtype, "tiled": True, "blockxsize": 512, "blockysize": 512, "compress": "deflate", "zlevel": 1}
+    profile |= {"num_threads": "all_cpus", "bigtiff": "if_safer"}
+    profile["interleave"] = "pixel" if count <= 4 and not floating else "band"
     if not dtype.startswith("complex"):
         profile["predictor"] = 3 if floating else 2
     if grid.crs is not None:
@@ -189,7 +170,7 @@ def create_raster(path: PathLike, profile: Mapping[str, Any]) -> Iterator[Datase
 
 
 def _is_whole(path: PathLike, sparse: bool) -> bool:
-    """Whether a GeoTIFF can be opened and holds all its blocks; with `sparse`, blocks may be absent."""
+    """Whether a GeoTIFF can be opened and holds all its blocks; `sparse`: blocks may be absent."""
     size = os.path.getsize(path)
     try:
         with rasterio.open(path) as dataset:

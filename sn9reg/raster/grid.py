@@ -1,8 +1,8 @@
 """Pixel <-> map, coarser grids, the common grid, windows: the only place that knows the conventions.
 
-Pixel coordinates are (x, y) = (column, row), float64; an integer names the pixel CENTRE. The centre of
-pixel (c, r) lies at ``transform * (c + 0.5, r + 0.5)`` in map space. A grid without CRS is a *pixel frame*:
-one pixel is one unit, y runs down.
+Pixel coordinates are (x, y) = (column, row), float64. An integer names the pixel CENTRE, which lies at
+``transform * (c + 0.5, r + 0.5)`` in map space. A grid without CRS is a *pixel frame*: one pixel is one unit, y runs
+down.
 """
 
 from __future__ import annotations
@@ -43,6 +43,11 @@ class Window:
     def empty(self) -> bool:
         return self.width <= 0 or self.height <= 0
 
+    def slices(self, of: Window | None = None) -> tuple[slice, slice]:
+        """Rows and columns, as NumPy and rasterio take them, in an array of the window `of`, or of the whole grid."""
+        row, col = (self.row, self.col) if of is None else (self.row - of.row, self.col - of.col)
+        return slice(row, row + self.height), slice(col, col + self.width)
+
     def grow(self, margin: int) -> Window:
         """The window with `margin` pixels more on each side."""
         return Window(self.col - margin, self.row - margin, self.width + 2 * margin, self.height + 2 * margin)
@@ -70,9 +75,8 @@ class Grid:
     def __post_init__(self) -> None:
         if self.width < 1 or self.height < 1:
             raise InputError(f"a grid of {self.width} x {self.height} px has no pixels")
-        coefficients = tuple(self.transform)[:6]
-        if not all(math.isfinite(v) for v in coefficients) or self.transform.determinant == 0:
-            raise InputError(f"the geotransform {coefficients} cannot be inverted")
+        if not all(map(math.isfinite, self.transform)) or self.transform.determinant == 0:
+            raise InputError(f"the geotransform {tuple(self.transform)[:6]} cannot be inverted")
 
     @classmethod
     def pixel_frame(cls, width: int, height: int) -> Grid:
@@ -106,8 +110,7 @@ class Grid:
 
     @property
     def metres_per_unit(self) -> float:
-        """Length of one map unit in metres (1 in a pixel frame). A degree is taken at the grid's centre,
-        as the side of the square of a degree's area there."""
+        """Metres, 1 in a pixel frame. A degree is the side of the square of a degree's area at the grid's centre."""
         if self.crs is None:
             return 1.0
         if self.crs.is_geographic:
@@ -155,22 +158,19 @@ class Grid:
 
     def crop(self, window: Window) -> Grid:
         """The grid of a window of this one; it may reach outside."""
-        return Grid(
-            self.transform * Affine.translation(window.col, window.row), window.width, window.height, self.crs
-        )
+        transform = self.transform * Affine.translation(window.col, window.row)
+        return Grid(transform, window.width, window.height, self.crs)
 
     def coarsen(self, factor: int) -> Grid:
         """The grid of factor x factor pixels made one; the last column and row may reach outside."""
-        return Grid(
-            self.transform * Affine.scale(factor), -(-self.width // factor), -(-self.height // factor), self.crs
-        )
+        transform = self.transform * Affine.scale(factor)
+        return Grid(transform, -(-self.width // factor), -(-self.height // factor), self.crs)
 
     def outline(self, per_side: int = 21) -> Points:
         """(4 * per_side, 2) map coordinates along the outer edge."""
         t = np.linspace(0, 1, per_side)
-        edge = np.concatenate(
-            [np.column_stack(p) for p in ((t, 0 * t), (0 * t + 1, t), (1 - t, 0 * t + 1), (0 * t, 1 - t))]
-        )
+        sides = (t, 0 * t), (0 * t + 1, t), (1 - t, 0 * t + 1), (0 * t, 1 - t)
+        edge = np.concatenate([np.column_stack(side) for side in sides])
         return self.to_map(edge * [self.width, self.height] - 0.5)
 
     def blocks(self, size: int = 512) -> Iterator[Window]:
@@ -216,35 +216,30 @@ def _name(crs: CRS) -> str:
     return text if len(text) < 40 else (re.search(r'"([^"]+)"', text) or [text, text])[1]
 
 
-def _utm(longitude: float, latitude: float) -> CRS:
-    zone = min(60, int((longitude + 180) // 6) + 1)
-    return CRS.from_epsg((32600 if latitude >= 0 else 32700) + zone)
-
-
 def _metric_crs(optical: Grid, sar: Grid) -> CRS:
     """The optical CRS if it is projected, else the SAR one, else UTM at the optical centre."""
     for grid in (optical, sar):
         if grid.crs is not None and grid.crs.is_projected:
             return grid.crs
     centre = optical.outline().mean(axis=0, keepdims=True)
-    lonlat = optical.map_to_crs(centre, CRS.from_epsg(4326))[0]
-    return _utm(float(lonlat[0]), float(lonlat[1]))
+    longitude, latitude = optical.map_to_crs(centre, CRS.from_epsg(4326))[0].tolist()
+    return CRS.from_epsg((32600 if latitude >= 0 else 32700) + min(60, int((longitude + 180) // 6) + 1))
 
 
-def _pixel_sides(grid: Grid, crs: CRS) -> tuple[float, float]:
-    """Lengths of a column and a row step of `grid`, at its centre, in units of `crs`."""
+def _pixel_area(grid: Grid, crs: CRS) -> float:
+    """Of a pixel at the centre of `grid`, in squared units of `crs`."""
     centre = np.array([(grid.width - 1) / 2, (grid.height - 1) / 2])
     steps = np.array([[-0.5, 0], [0.5, 0], [0, -0.5], [0, 0.5]])
     places = grid.map_to_crs(grid.to_map(centre + steps), crs)
-    return float(np.hypot(*(places[1] - places[0]))), float(np.hypot(*(places[3] - places[2])))
+    return float(np.hypot(*(places[1] - places[0]))) * float(np.hypot(*(places[3] - places[2])))
 
 
 def common_grid(optical: Grid, sar: Grid) -> Grid:
     """The grid on which both scenes are compared: pixel size of the coarser, extent the union of both.
 
     Scene alignment of the SpaceNet 9 baseline (Hänsch et al., "Introducing SpaceNet 9", section 3). The grid is
-    projected and north-up. Its lattice is the coarser scene's own wherever that one is north-up in the same CRS,
-    so that this scene is not resampled at all.
+    projected and north-up. Where the coarser scene is north-up in the same CRS, the lattice is its own, so that it is
+    not resampled at all.
 
     Raises InputError if one scene has a CRS and the other is in a pixel frame.
     """
@@ -253,19 +248,15 @@ def common_grid(optical: Grid, sar: Grid) -> Grid:
             raise InputError("one raster has a CRS and the other has none: use --pixel-frame to ignore both")
         return Grid.pixel_frame(max(optical.width, sar.width), max(optical.height, sar.height))
     crs = _metric_crs(optical, sar)
-    sides = {grid: _pixel_sides(grid, crs) for grid in (optical, sar)}
+    area = {grid: _pixel_area(grid, crs) for grid in (optical, sar)}
     # Sides are differences of large coordinates, right to some 1e-9: of equal ones the SAR's lattice is taken.
-    coarser = optical if math.prod(sides[optical]) > math.prod(sides[sar]) * (1 + 1e-6) else sar
-    t = coarser.transform
+    coarser = optical if area[optical] > area[sar] * (1 + 1e-6) else sar
+    t, left, top = coarser.transform, 0.0, 0.0
+    width = height = math.sqrt(area[coarser])
     if coarser.crs == crs and t.b == 0 and t.d == 0:
         width, height, left, top = abs(t.a), abs(t.e), t.c, t.f
-    else:
-        width = height = math.sqrt(math.prod(sides[coarser]))
-        left, top = 0.0, 0.0
     outline = np.concatenate([grid.map_to_crs(grid.outline(), crs) for grid in (optical, sar)])
-    first_col = math.floor((outline[:, 0].min() - left) / width + 1e-6)
-    first_row = math.floor((top - outline[:, 1].max()) / height + 1e-6)
-    last_col = math.ceil((outline[:, 0].max() - left) / width - 1e-6)
-    last_row = math.ceil((top - outline[:, 1].min()) / height - 1e-6)
-    transform = Affine(width, 0, left + first_col * width, 0, -height, top - first_row * height)
-    return Grid(transform, last_col - first_col, last_row - first_row, crs)
+    cols, rows = (outline[:, 0] - left) / width, (top - outline[:, 1]) / height
+    col, row = math.floor(cols.min() + 1e-6), math.floor(rows.min() + 1e-6)
+    right, bottom = math.ceil(cols.max() - 1e-6), math.ceil(rows.max() - 1e-6)
+    return Grid(Affine(width, 0, left + col * width, 0, -height, top - row * height), right - col, bottom - row, crs)

@@ -16,15 +16,10 @@ from sn9reg.raster.view import Patch, SceneView
 
 @dataclass(frozen=True)
 class Posed:
-    """A view of a scene through a matrix.
-
-    scene: what is looked at.
-    matrix: (3, 3) from a pixel (x, y, 1) of the common grid to the pixel of the common grid where the scene has what
-        is seen there.
-    """
+    """A view of a scene through a matrix."""
 
     scene: SceneView
-    matrix: npt.NDArray[np.float64]
+    matrix: npt.NDArray[np.float64]  # (3, 3), pixel (x, y, 1) of the view -> of the scene, both on the common grid
 
     @property
     def name(self) -> str:

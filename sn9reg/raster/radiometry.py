@@ -61,10 +61,7 @@ def standardise(image: Image, valid: Mask) -> Image:
     A constant image becomes 0 everywhere.
     """
     pixels = image[valid].astype(np.float64)  # the squares of large values are too large for float
-    if not pixels.size:
-        return np.zeros_like(image)
-    spread = float(pixels.std())
-    if not spread > 1e-6 * max(1.0, abs(float(pixels.mean()))):
+    if not pixels.size or not (spread := float(pixels.std())) > 1e-6 * max(1.0, abs(float(pixels.mean()))):
         return np.zeros_like(image)
     scaled = np.clip((image - pixels.mean()) / spread, -_CLIP, _CLIP)
     return np.where(valid, scaled, np.float32(0)).astype(np.float32)

@@ -21,8 +21,8 @@ Locate = Callable[[Floats, Floats], tuple[Floats, Floats]]  # pixels (x, y) of o
 
 RESAMPLING = ("nearest", "bilinear", "cubic")
 
-# Between two CRS, coordinates are transformed at nodes so many pixels apart, and interpolated between them. A wild
-# offset map would need millions of nodes, so their number a side is limited.
+# Between two CRS, coordinates are transformed at nodes so many pixels apart and interpolated between them. Their number
+# a side is limited: a wild offset map would need millions.
 _NODE_STEP, _MAX_NODES = 16, 257
 
 
@@ -78,11 +78,11 @@ def interpolate(values: Values, valid: Mask, x: Floats, y: Floats, how: str) -> 
         return nearest, known
     work = working_dtype(values.dtype)
     values = np.where(valid, values, 0).astype(work, copy=False)
-    total, weight, _ = _gather(values, valid, x, y, _linear)
+    total, weight, _ = _gather(values, valid, x, y, lambda f: [1 - f, f])
     with np.errstate(invalid="ignore", divide="ignore"):
         result = total / weight
     if how == "cubic":  # its negative weights need all of their pixels
-        total, _, complete = _gather(values, valid, x, y, _cubic)
+        total, _, complete = _gather(values, valid, x, y, cubic_weights)
         result = np.where(complete, total, result)
     # On a whole pixel exactly its value, infinite ones too.
     whole = (x == near_x) & (y == near_y)
@@ -110,12 +110,8 @@ def _gather(
     return total, weight, complete
 
 
-def _linear(f: Floats) -> list[Floats]:
-    return [1 - f, f]
-
-
-def _cubic(f: Floats) -> list[Floats]:
-    """Catmull-Rom, GDAL's cubic."""
+def cubic_weights(f: Floats) -> list[Floats]:
+    """Of the four taps around a place that lies `f` of a step after the second; Catmull-Rom, GDAL's cubic."""
     return [
         ((2 - f) * f - 1) * f / 2,
         ((3 * f - 5) * f * f + 2) / 2,

@@ -1,8 +1,7 @@
 """ScenePair: an optical and a SAR scene on one common grid, each with a validity mask, read by window.
 
-Scene alignment as in the SpaceNet 9 baseline (Hänsch et al., section 3): the finer scene is resampled by area
-average to the pixel size of the coarser one, both are padded to the same extent. Nothing is held at full
-resolution: every read goes through a WarpedVRT.
+Scene alignment as in the SpaceNet 9 baseline (Hänsch et al., section 3): the finer scene is resampled by area average
+to the pixel size of the coarser one, both are padded to the same extent. Nothing is held at full resolution.
 """
 
 from __future__ import annotations
@@ -21,7 +20,6 @@ from rasterio.crs import CRS
 from rasterio.enums import Resampling
 from rasterio.io import DatasetReader
 from rasterio.vrt import WarpedVRT
-from rasterio.windows import Window as RasterioWindow
 
 from sn9reg.errors import InputError
 from sn9reg.raster.files import PathLike, alpha_band, check_bands, data_bands, grid_of, open_raster, reading
@@ -37,7 +35,7 @@ __all__ = ["PairFiles", "Patch", "Reading", "Scene", "ScenePair", "SceneView", "
 _OVERVIEW_SIDE = 1024  # an overview is at most this large
 _BLOCK = 512  # side of what is warped at once
 _LARGEST_WARP = 4  # coarser pixels are averaged from these, in memory, so that the file is read once for all of them
-_CACHE = 128 << 20  # bytes (rasterio does not count in MiB, as GDAL does); GDAL's own default is a share of the memory
+_CACHE = 128 << 20  # bytes; GDAL's own default is a share of the memory
 # WarpedVRT wants some CRS; in a pixel frame both sides get this one, so nothing is ever transformed.
 _FRAME_CRS = CRS.from_epsg(3857)
 
@@ -63,40 +61,36 @@ class Scene:
         if factor > _LARGEST_WARP and factor % 2 == 0:
             twice = Window(2 * window.col, 2 * window.row, 2 * window.width, 2 * window.height)
             return _halved(self.read(twice, factor // 2))
-        values = np.zeros((len(self.bands), *window.shape), np.float32)
-        valid = np.zeros(window.shape, bool)
+        values, valid = np.zeros((len(self.bands), *window.shape), np.float32), np.zeros(window.shape, bool)
         whole = self._common.coarsen(factor)
         inside = window.intersect(whole.window)
-        if not inside.empty:
-            for row in range(inside.row // _BLOCK, (inside.row + inside.height - 1) // _BLOCK + 1):
-                for col in range(inside.col // _BLOCK, (inside.col + inside.width - 1) // _BLOCK + 1):
-                    block = Window(col * _BLOCK, row * _BLOCK, _BLOCK, _BLOCK).intersect(whole.window)
-                    part = block.intersect(inside)
-                    patch, there, here = self._block(factor, block), _within(part, block), _within(part, window)
-                    values[:, here[0], here[1]] = patch.values[:, there[0], there[1]]
-                    valid[here] = patch.valid[there]
+        if inside.empty:
+            return Patch(values, valid)
+        for row in range(inside.row // _BLOCK, (inside.row + inside.height - 1) // _BLOCK + 1):
+            for col in range(inside.col // _BLOCK, (inside.col + inside.width - 1) // _BLOCK + 1):
+                block = Window(col * _BLOCK, row * _BLOCK, _BLOCK, _BLOCK).intersect(whole.window)
+                part = block.intersect(inside)
+                patch, there, here = self._block(factor, block), part.slices(block), part.slices(window)
+                values[(slice(None), *here)] = patch.values[(slice(None), *there)]
+                valid[here] = patch.valid[there]
         return Patch(values, valid)
 
     def _block(self, factor: int, window: Window) -> Patch:
         """A block through the cache: templates and search areas overlap, and warping is what reading costs."""
         key = (factor, window.row, window.col)
-        if key in self._blocks:
-            self._blocks.move_to_end(key)
-            return self._blocks[key]
-        patch = self._blocks[key] = self._warp(factor, window)
+        if key not in self._blocks:
+            self._blocks[key] = self._warp(factor, window)
+        self._blocks.move_to_end(key)
         # Room for a few rows of blocks: work goes through the scene row by row.
         if len(self._blocks) > max(64, 4 * (self._common.width // factor // _BLOCK + 1)):
             self._blocks.popitem(last=False)
-        return patch
+        return self._blocks[key]
 
     def _warp(self, factor: int, inside: Window) -> Patch:
         vrt, alpha = self._vrt(factor), alpha_band(self._dataset)
         with reading(self.name):
-            data = vrt.read(
-                [*self.bands, alpha or vrt.count],
-                window=RasterioWindow(inside.col, inside.row, inside.width, inside.height),
-                out_dtype="float64" if "64" in vrt.dtypes[0] else "float32",
-            )
+            dtype = "float64" if "64" in vrt.dtypes[0] else "float32"
+            data = vrt.read([*self.bands, alpha or vrt.count], window=inside.slices(), out_dtype=dtype)
         # A NaN or infinity among the averaged pixels leaves the average without meaning.
         good = (data[-1] > 0) & np.isfinite(data[:-1]).all(axis=0)
         nodata = self._dataset.nodata if self._nodata is None else self._nodata
@@ -107,9 +101,8 @@ class Scene:
     def _vrt(self, factor: int) -> WarpedVRT:
         if factor not in self._vrts:
             target = self._common.coarsen(factor)
-            same_size = self.grid.crs == target.crs and np.allclose(
-                self.grid.pixel_size, target.pixel_size, rtol=1e-6, atol=0
-            )
+            sizes = self.grid.pixel_size, target.pixel_size
+            same_size = self.grid.crs == target.crs and np.allclose(*sizes, rtol=1e-6, atol=0)
             extras: dict[str, Any] = {"NUM_THREADS": 2, "UNIFIED_SRC_NODATA": "YES"}
             if same_size:  # else GDAL takes a turned scene's blocks for downsampled ones, and blurs some of them
                 extras |= {"XSCALE": 1, "YSCALE": 1}
@@ -140,12 +133,6 @@ class Scene:
     def close(self) -> None:
         for vrt in self._vrts.values():
             vrt.close()
-
-
-def _within(part: Window, of: Window) -> tuple[slice, slice]:
-    """Rows and columns of `part` in an array of the window `of`."""
-    row, col = part.row - of.row, part.col - of.col
-    return slice(row, row + part.height), slice(col, col + part.width)
 
 
 def _halved(patch: Patch) -> Patch:
@@ -204,21 +191,16 @@ class Reading(TypedDict, total=False):
 class PairFiles:
     """The two images of a pair and how they are read.
 
-    optical, sar: paths.
-    pixel_frame: ignore georeference; both images lie on one pixel grid.
-    optical_bands: bands from 1; the first three that are not alpha where none are given.
-    sar_bands: bands from 1; all that are not alpha where none are given.
-    optical_nodata, sar_nodata: replace the file's nodata value. Without, validity comes from nodata, alpha, mask band
-        and NaN, and is never guessed.
+    Validity comes from nodata, alpha, mask band and NaN, and is never guessed.
     """
 
     optical: PathLike
     sar: PathLike
-    pixel_frame: bool = False
-    optical_bands: Sequence[int] = ()
-    sar_bands: Sequence[int] = ()
-    optical_nodata: float | None = None
-    sar_nodata: float | None = None
+    pixel_frame: bool = False  # ignore georeference; both images lie on one pixel grid
+    optical_bands: Sequence[int] = ()  # from 1; where none are given, the first three that are not alpha
+    sar_bands: Sequence[int] = ()  # from 1; where none are given, all that are not alpha
+    optical_nodata: float | None = None  # replaces the file's nodata value
+    sar_nodata: float | None = None  # replaces the file's nodata value
 
     def grids(self) -> tuple[Grid, Grid]:
         """The images' own grids. Raises InputError for a file that cannot be read or has no georeference."""
@@ -237,7 +219,7 @@ class PairFiles:
             optical_bands = tuple(self.optical_bands) or tuple(data_bands(optical)[:3])
             sar_bands = tuple(self.sar_bands) or tuple(data_bands(sar))
             for dataset, bands in ((optical, optical_bands), (sar, sar_bands)):
-                check_bands(dataset, list(bands))
+                check_bands(dataset, bands)
             if not _overlap(*grids):
                 raise InputError(
                     f"{self.optical} and {self.sar} do not overlap: check that they show the same place and their CRS"
@@ -247,10 +229,9 @@ class PairFiles:
                 Scene(str(self.optical), grids[0], optical_bands, optical, common, self.optical_nodata),
                 Scene(str(self.sar), grids[1], sar_bands, sar, common, self.sar_nodata),
             )
-            for scene in scenes:
-                stack.callback(scene.close)
             pair = ScenePair(*scenes, common)
             for scene in scenes:
+                stack.callback(scene.close)
                 if not pair.overview(scene)[0].valid.any():
                     raise InputError(f"{scene.name}: holds no valid pixel (all nodata, masked or NaN)")
             yield pair

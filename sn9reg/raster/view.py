@@ -29,20 +29,16 @@ class SceneView(Protocol):
     @property
     def name(self) -> str:
         """What error messages call the scene: its path."""
-        ...
 
     @property
     def grid(self) -> Grid:
         """The scene's own grid."""
-        ...
 
     def outline(self) -> Points:
         """(N, 2) points around the scene, in pixels of the common grid."""
-        ...
 
     def read(self, window: Window, factor: int = 1) -> Patch:
         """The window, in pixels of the common grid coarsened by `factor`; outside the scene nothing is valid.
 
         Raises InputError if the file cannot be read.
         """
-        ...

@@ -20,7 +20,7 @@ from sn9reg.matchers.base import Matcher
 from sn9reg.raster.degradation import Degradation
 from sn9reg.raster.files import PathLike, geotiff_profile
 from sn9reg.raster.folders import pair_files
-from sn9reg.raster.grid import Grid, Points
+from sn9reg.raster.grid import Grid, Points, Window
 from sn9reg.raster.resampling import interpolate
 from sn9reg.raster.scene import Patch, open_pair
 from sn9reg.score.metrics import summarise
@@ -30,24 +30,16 @@ _CHANGES = 1  # the random numbers of a template's turn and speckle are not thos
 
 @dataclass(frozen=True)
 class PatchResult:
-    """What a matcher did on N pairs.
+    """What a matcher did on N pairs."""
 
-    matcher: its name.
-    errors: (N,) distance of the found to the true place, pixels.
-    seconds: (N,) time that each pair took.
-    """
-
-    matcher: str
-    errors: npt.NDArray[np.float64]
-    seconds: npt.NDArray[np.float64]
+    matcher: str  # its name
+    errors: npt.NDArray[np.float64]  # (N,) distance of the found to the true place, pixels
+    seconds: npt.NDArray[np.float64]  # (N,) time that each pair took
 
     def as_dict(self) -> dict[str, Any]:
         """Correct match rates by threshold, mean error and median time, for JSON."""
-        return {
-            "matcher": self.matcher,
-            **summarise(self.errors),
-            "ms_per_pair": round(float(np.median(self.seconds)) * 1e3, 2),
-        }
+        time_per_pair = round(float(np.median(self.seconds)) * 1e3, 2)
+        return {"matcher": self.matcher, **summarise(self.errors), "ms_per_pair": time_per_pair}
 
 
 def bench_patches(
@@ -62,9 +54,8 @@ def bench_patches(
 ) -> PatchResult:
     """Look for a SAR template of `template` px in an optical patch of `reference` px, for every pair of a folder.
 
-    Pairs are NAME_opt.* and NAME_sar.*, registered; NAME_mask.*, where there is one, holds the valid pixels. The patch
-    is cut from the middle of the image, the template from a place of the patch drawn by `seed`. Places count in whole
-    pixels. limit: at most so many pairs, spread evenly over their names.
+    Pairs are those of `pair_files`. The patch is cut from the middle of the image, the template from a place of the
+    patch drawn by `seed`. Places count in whole pixels. limit: at most so many pairs, spread evenly over their names.
 
     degradation: done to every template; its float32 values are not clipped to the file's data type. rotate: degrees;
     every template is turned about its centre by an angle drawn from +-rotate, and its true place stays that of the
@@ -89,8 +80,8 @@ def bench_patches(
         angle = rotate * changes.uniform(-1, 1)
         optical, sar = files.read()
         for path, patch in ((files.optical, optical), (files.sar, sar)):
-            if min(patch.valid.shape) < reference:
-                height, width = patch.valid.shape
+            height, width = patch.valid.shape
+            if min(height, width) < reference:
                 raise InputError(f"{path}: is {width} x {height} px, smaller than --reference {reference}")
         optical = _cut(optical, _middle(optical, reference), reference)
         cut = _cut(sar, _middle(sar, reference) + corner, template, angle)
@@ -114,8 +105,8 @@ def _cut(patch: Patch, corner: npt.NDArray[np.int64], side: int, angle: float = 
     """side x side pixels from `corner` (x, y) on, their frame turned about its centre by `angle` degrees, from the
     image's x axis towards its y axis. What lies outside the image is not valid."""
     if not angle:
-        part = (slice(corner[1], corner[1] + side), slice(corner[0], corner[0] + side))
-        return Patch(patch.values[:, part[0], part[1]], patch.valid[part])
+        part = Window(int(corner[0]), int(corner[1]), side, side).slices()
+        return Patch(patch.values[(slice(None), *part)], patch.valid[part])
     half = (side - 1) / 2
     reach = math.ceil((math.sqrt(2) - 1) * half) + 1  # by so much do the turned corners leave the square
     around = ((0, 0), (reach, reach), (reach, reach))
@@ -142,8 +133,8 @@ def _locate(matcher: Matcher, optical: Patch, sar: Patch) -> Points:
         place: Points = matcher.locate(optical, sar)
         return place
     with tempfile.TemporaryDirectory() as folder:
-        patches = {"optical": optical, "sar": sar}
-        paths = [save_patch(Path(folder) / f"{kind}.tif", patch) for kind, patch in patches.items()]
+        named = ("optical", optical), ("sar", sar)
+        paths = [save_patch(Path(folder) / f"{name}.tif", patch) for name, patch in named]
         with open_pair(*paths, pixel_frame=True) as pair:
             matches = matcher.match(pair)
     fit = fit_global(matches.optical_xy, matches.sar_xy, "translation", 3.0)

@@ -15,8 +15,8 @@ TOLERANCE = 1e-9  # px: distances between whole pixels come with rounding
 def cmr(errors: npt.ArrayLike, radius: float) -> float:
     """Correct match rate: the share of distances ||t - t*||_2 that are at most `radius`.
 
-    Learning-based SAR-Optical Registration for Navigation, eq. (2). errors: (N,) distances, pixels; infinite where
-    nothing was found, which counts as wrong. Raises ValueError where there are none.
+    Bertrand et al., "Learning-based SAR-Optical Registration for Navigation", eq. (2). errors: (N,) distances, pixels;
+    infinite where nothing was found, which counts as wrong. Raises ValueError where there are none.
     """
     return float((_distances(errors) <= radius + TOLERANCE).mean())
 
@@ -27,10 +27,7 @@ def mean_l2(errors: npt.ArrayLike) -> float:
 
 
 def summarise(errors: npt.ArrayLike) -> dict[str, Any]:
-    """Number of distances, `cmr` by radius of `RADII`, and `mean_l2`, rounded to four digits, for JSON.
-
-    errors as in `cmr`. Raises ValueError where there are none.
-    """
+    """Number of distances, `cmr` by radius of `RADII`, and `mean_l2`, rounded to four digits, for JSON; as `cmr`."""
     return {
         "n": len(_distances(errors)),
         "cmr": {str(radius): round(cmr(errors, radius), 4) for radius in RADII},
@@ -76,9 +73,7 @@ def mma(errors: Sequence[npt.ArrayLike], radius: float) -> float:
 
     errors: per pair (N,) distances of its matches, pixels. Raises ValueError where there are no pairs.
     """
-    if not len(errors):
-        raise ValueError("there are no pairs to average over")
-    return float(np.mean([cmr(e, radius) if np.size(e) else 0.0 for e in errors]))
+    return _mean_over_pairs([cmr(e, radius) if np.size(e) else 0.0 for e in errors])
 
 
 def mma_of_truth(
@@ -88,9 +83,9 @@ def mma_of_truth(
     threshold on confidence, averaged over the pairs.
 
     Huang et al., "Uncertainty-aware self-supervised cross-modal SAR-optical matching using EfficientDet and Xception",
-    eq. (6). errors, confidence: per pair (N,). possible: per pair, how many correspondences there are. A lower
-    threshold only adds correspondences, so the best is the lowest, and the value the mean recall. Raises ValueError
-    where there are no pairs or none is possible in one.
+    eq. (6). A lower threshold only adds correspondences, so the best is the lowest, and the value the mean recall.
+    errors, confidence: per pair (N,). possible: how many correspondences each pair has. Raises ValueError where there
+    are no pairs or none is possible in one.
     """
     if not len(errors) or min(possible) < 1:
         raise ValueError("there are no pairs, or one without a possible correspondence")
@@ -107,9 +102,7 @@ def mma_of_truth(
 def anm(confidence: Sequence[npt.ArrayLike], threshold: float) -> float:
     """Average number of matches per pair whose confidence exceeds `threshold`; Huang et al., eq. (9). Raises ValueError
     where there are no pairs."""
-    if not len(confidence):
-        raise ValueError("there are no pairs to average over")
-    return float(np.mean([(np.asarray(sure, np.float64) > threshold).sum() for sure in confidence]))
+    return _mean_over_pairs([(np.asarray(sure, np.float64) > threshold).sum() for sure in confidence])
 
 
 def reliability(confidence: npt.ArrayLike, right: npt.ArrayLike, bins: int = 10) -> npt.NDArray[np.float64]:
@@ -137,16 +130,20 @@ def ece(confidence: npt.ArrayLike, right: npt.ArrayLike, bins: int = 10) -> floa
     return float(np.nansum(share * np.abs(sure - good)))
 
 
+def _mean_over_pairs(values: Sequence[float]) -> float:
+    if not values:
+        raise ValueError("there are no pairs to average over")
+    return float(np.mean(values))
+
+
 def _correct(errors: npt.ArrayLike, radius: float) -> npt.NDArray[np.float64]:
     """Those of (N,) distances that are less than the radius; not those that only rounding brings below it."""
-    distances = np.asarray(errors, dtype=np.float64)
-    if distances.ndim != 1:
-        raise ValueError(f"errors must be (N,), not {distances.shape}")
+    distances = _distances(errors, least=0)
     return distances[distances < radius - TOLERANCE]
 
 
-def _distances(errors: npt.ArrayLike) -> npt.NDArray[np.float64]:
+def _distances(errors: npt.ArrayLike, least: int = 1) -> npt.NDArray[np.float64]:
     distances = np.asarray(errors, dtype=np.float64)
-    if distances.ndim != 1 or len(distances) == 0:
-        raise ValueError(f"errors must be (N,) with N > 0, not {distances.shape}")
+    if distances.ndim != 1 or len(distances) < least:
+        raise ValueError(f"errors must be (N,){' with N > 0' if least else ''}, not {distances.shape}")
     return distances

@@ -22,38 +22,29 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Score:
-    """How far an offset map is from tie-points.
+    """How far an offset map is from tie-points, in optical pixels (px) and metres (m; NaN in a pixel frame).
 
     Every mean is NaN if the map holds no value at a tie-point. All but SpaceNet 9's are unrounded, and respect pixel
-    centres, rotation and tie-points between pixels. Those in metres are NaN in a pixel frame.
-
-    sn9_mean_px: SpaceNet 9's mean error (`sn9_reference`), which counts every row once, optical pixels.
-    sn9_score: SpaceNet 9's score, 0 to 100.
-    mean_px, median_px, rmse_px: of the errors, optical pixels.
-    ce90_px: radius that holds 90 % of the points, optical pixels.
-    mean_m, median_m, rmse_m, ce90_m: the same, metres.
-    n: number of tie-points.
-    without_registration: the same for zero offsets.
-    points: what `per_point` gives.
+    centres, rotation and tie-points between pixels.
     """
 
-    sn9_mean_px: float
-    sn9_score: float
+    sn9_mean_px: float  # SpaceNet 9's mean error (`sn9_reference`), which counts every row once
+    sn9_score: float  # SpaceNet 9's, 0 to 100
     mean_px: float
     median_px: float
     rmse_px: float
-    ce90_px: float
+    ce90_px: float  # radius that holds 90 % of the points
     mean_m: float
     median_m: float
     rmse_m: float
     ce90_m: float
-    n: int
-    without_registration: Score | None = None
-    points: pd.DataFrame | None = field(default=None, repr=False, compare=False)
+    n: int  # number of tie-points
+    without_registration: Score | None = None  # the same for zero offsets
+    points: pd.DataFrame | None = field(default=None, repr=False, compare=False)  # what `per_point` gives
 
     def per_point(self) -> pd.DataFrame:
-        """One row per tie-point, in their order: coordinates, offset and reference (unrounded and SpaceNet 9's, in
-        optical pixels), and the errors with and without registration."""
+        """One row per tie-point: coordinates, offset and reference (unrounded and SpaceNet 9's, in optical pixels),
+        and the errors with and without registration."""
         return pd.DataFrame() if self.points is None else self.points.copy()
 
     def as_dict(self) -> dict[str, Any]:
@@ -74,9 +65,14 @@ def score(offsets: OffsetMap, optical: Grid, sar: Grid, tiepoints: TiePoints) ->
     points = tiepoints.table()
     points[["dx", "dy"]] = offsets.sample(tiepoints.optical_xy)[:, :2]
     points[["reference_dx", "reference_dy"]] = reference(optical, sar, tiepoints)
-    points[["sn9_dx", "sn9_dy"]] = offsets.sample(_nearest(tiepoints.optical_xy, optical))[:, :2]
+    nearest = np.clip(np.floor(tiepoints.optical_xy + 0.5), 0, [optical.width - 1, optical.height - 1])
+    points[["sn9_dx", "sn9_dy"]] = offsets.sample(nearest)[:, :2]
     points[["sn9_reference_dx", "sn9_reference_dy"]] = sn9_reference(optical, sar, tiepoints)
-    _warn_of_gaps(points)
+    if gaps := int(points[["dx", "dy", "sn9_dx", "sn9_dy"]].isna().any(axis=1).sum()):
+        _log.warning(
+            "the offset map holds no value (NaN) at %d of %d tie-points, so that no mean can be given "
+            "and SpaceNet 9 would count NaN; --per-point shows which", gaps, len(points),
+        )  # fmt: skip
     statistics = []
     for suffix, registered in (("", True), ("_without", False)):
         error = _errors(points, "", registered)
@@ -122,10 +118,6 @@ def metres(grid: Grid, xy: Points, steps: Floats) -> Floats:
     return result
 
 
-def _nearest(xy: Points, grid: Grid) -> Points:
-    return np.clip(np.floor(xy + 0.5), 0, [grid.width - 1, grid.height - 1])
-
-
 def _errors(points: pd.DataFrame, prefix: str, registered: bool) -> Floats:
     """(N, 2) offset minus reference; unregistered, the offset is zero."""
     truth = points[[f"{prefix}reference_dx", f"{prefix}reference_dy"]].to_numpy()
@@ -142,18 +134,7 @@ def _statistics(points: pd.DataFrame, suffix: str) -> dict[str, Any]:
     result: dict[str, Any] = {"sn9_mean_px": mean, "sn9_score": 100.0 / (1 + 0.01 * mean)}
     for unit in ("px", "m"):
         error = points[f"error_{unit}{suffix}"].to_numpy()
-        whole = not np.isnan(error).any()
-        result[f"mean_{unit}"] = float(np.mean(error))
-        result[f"median_{unit}"] = float(np.median(error)) if whole else math.nan
-        result[f"rmse_{unit}"] = float(np.sqrt(np.mean(error**2)))
-        result[f"ce90_{unit}"] = float(np.percentile(error, 90)) if whole else math.nan
+        middle, ce90 = (math.nan, math.nan) if np.isnan(error).any() else (np.median(error), np.percentile(error, 90))
+        statistics = {"mean": np.mean(error), "median": middle, "rmse": np.sqrt(np.mean(error**2)), "ce90": ce90}
+        result |= {f"{name}_{unit}": float(value) for name, value in statistics.items()}
     return result
-
-
-def _warn_of_gaps(points: pd.DataFrame) -> None:
-    gaps = int(points[["dx", "dy", "sn9_dx", "sn9_dy"]].isna().any(axis=1).sum())
-    if gaps:
-        _log.warning(
-            "the offset map holds no value (NaN) at %d of %d tie-points, so that no mean can be given "
-            "and SpaceNet 9 would count NaN; --per-point shows which", gaps, len(points),
-        )  # fmt: skip

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import stat
-import warnings
 
 import numpy as np
 import pytest
@@ -13,6 +12,7 @@ from affine import Affine
 from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
 from rasterio.enums import ColorInterp
+from support import grids
 
 from sn9reg.errors import InputError, OutputError
 from sn9reg.raster.files import (
@@ -20,7 +20,6 @@ from sn9reg.raster.files import (
     atomic_output,
     check_bands,
     check_output,
-    create_raster,
     data_bands,
     geotiff_profile,
     grid_of,
@@ -34,14 +33,7 @@ GRID = Grid(Affine(0.5, 0, 435000, 0, -0.5, 4181000), 60, 40, UTM)
 
 
 def write(path, array, grid=GRID, **options):
-    array = array if array.ndim == 3 else array[None]
-    profile = {"driver": "GTiff", "width": grid.width, "height": grid.height, "count": len(array)}
-    profile |= {"dtype": array.dtype, "transform": grid.transform, "crs": grid.crs}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
-        with rasterio.open(path, "w", **(profile | options)) as target:
-            target.write(array)
-    return path
+    return grids.write(path, array, grid, **options)
 
 
 @pytest.fixture
@@ -50,20 +42,17 @@ def raster(tmp_path):
 
 
 def test_open_raster_says_what_is_wrong(tmp_path):
-    text = tmp_path / "notes.tif"
-    text.write_text("these are not pixels\n" * 50)
-    empty = tmp_path / "empty.tif"
-    empty.touch()
-    for path, message in (
-        (tmp_path / "missing.tif", r"missing\.tif: no such file"),
-        (tmp_path, "is a folder, not a raster"),
-        (text, r"notes\.tif: not a raster that GDAL can read"),
-        (empty, r"empty\.tif: not a raster that GDAL can read"),
+    (tmp_path / "notes.tif").write_text("these are not pixels\n" * 50)
+    (tmp_path / "empty.tif").touch()
+    for name, message in (
+        ("missing.tif", r"missing\.tif: no such file"),
+        ("", "is a folder, not a raster"),
+        ("notes.tif", r"notes\.tif: not a raster that GDAL can read"),
+        ("empty.tif", r"empty\.tif: not a raster that GDAL can read"),
     ):
-        for given in (path, str(path)):
-            with pytest.raises(InputError, match=message) as caught, open_raster(given):
-                pass
-            assert "\n" not in str(caught.value)
+        with pytest.raises(InputError, match=message) as caught, open_raster(str(tmp_path / name)):
+            pass
+        assert "\n" not in str(caught.value)
 
 
 def test_open_raster_takes_a_subdataset_but_no_url(raster):
@@ -111,24 +100,13 @@ def test_grid_of_names_the_file_and_the_way_out(tmp_path):
             assert grid_of(dataset, pixel_frame=True) == Grid.pixel_frame(60, 40)
 
 
-def test_opening_a_raster_without_georeference_does_not_warn(tmp_path):
-    path = write(tmp_path / "bare.tif", np.zeros(GRID.shape, np.uint8), Grid.pixel_frame(60, 40))
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        with open_raster(path) as dataset, create_raster(tmp_path / "new.tif", dataset.profile) as target:
-            target.write(dataset.read())
-
-
 def test_data_bands_are_those_that_are_not_alpha(tmp_path):
     four = np.zeros((4, *GRID.shape), np.uint8)
+    colours = [ColorInterp.alpha, ColorInterp.gray, ColorInterp.undefined, ColorInterp.undefined]
     last = write(tmp_path / "last.tif", four, photometric="rgb", alpha="yes")
     none = write(tmp_path / "none.tif", four, photometric="minisblack")
-    first = write(tmp_path / "first.tif", four)
-    with rasterio.open(first, "r+") as target:
-        target.colorinterp = [ColorInterp.alpha, ColorInterp.gray, ColorInterp.undefined, ColorInterp.undefined]
-    only = write(tmp_path / "only.tif", four[:1])
-    with rasterio.open(only, "r+") as target:
-        target.colorinterp = [ColorInterp.alpha]
+    first = write(tmp_path / "first.tif", four, colours=colours)
+    only = write(tmp_path / "only.tif", four[:1], colours=colours[:1])
     for path, bands, alpha in ((last, [1, 2, 3], 4), (first, [2, 3, 4], 1), (none, [1, 2, 3, 4], None)):
         with open_raster(path) as dataset:
             assert data_bands(dataset) == bands
@@ -163,7 +141,7 @@ def test_atomic_output_appears_at_the_end_only(tmp_path):
     assert stat.S_IMODE(target.stat().st_mode) == 0o666 & ~umask
 
 
-@pytest.mark.parametrize("error", [ValueError("no"), KeyboardInterrupt()])
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
 def test_atomic_output_leaves_nothing_when_it_fails(tmp_path, error):
     target = tmp_path / "out.tif"
     target.write_bytes(b"before")
@@ -173,7 +151,7 @@ def test_atomic_output_leaves_nothing_when_it_fails(tmp_path, error):
         temporary.with_name(temporary.name + ".aux.xml").write_text("statistics")
         raise error
 
-    with pytest.raises(type(error)), atomic_output(target, overwrite=True) as temporary:
+    with pytest.raises(error), atomic_output(target, overwrite=True) as temporary:
         fail(temporary)
     assert target.read_bytes() == b"before"
     assert [p.name for p in tmp_path.iterdir()] == ["out.tif"]
@@ -203,7 +181,6 @@ def test_atomic_output_replaces_only_when_told(tmp_path):
 
 
 def test_what_lies_beside_a_replaced_raster_goes_with_it(tmp_path, raster):
-    """Statistics, overviews and masks of the old pixels would be shown for the new ones."""
     for suffix in (".aux.xml", ".ovr", ".msk"):
         raster.with_name(raster.name + suffix).write_text("of the old raster")
     (tmp_path / "r.tif.txt").write_text("a note")
@@ -238,7 +215,7 @@ def test_check_output_in_a_folder_that_is_not_writable(tmp_path):
         check_output(folder / "out.tif")
 
 
-@pytest.mark.parametrize("dtype", ["uint8", "int64", "float32", "float64", "complex64"])
+@pytest.mark.parametrize("dtype", ["uint8", "float64", "complex64"])
 def test_geotiff_profile_writes_what_it_promises(tmp_path, dtype):
     grid = Grid(GRID.transform, 700, 520, UTM)
     values = (np.random.default_rng(0).normal(size=(2, *grid.shape)) * 50 + 100).astype(dtype)
@@ -258,7 +235,6 @@ def test_geotiff_profile_writes_what_it_promises(tmp_path, dtype):
 def test_geotiff_profile_of_a_pixel_frame_and_with_options():
     profile = geotiff_profile(Grid.pixel_frame(5, 4), 1, "uint8", compress="zstd", nodata=0)
     assert (profile["width"], profile["height"], profile["count"]) == (5, 4, 1)
-    assert "crs" not in profile
-    assert "transform" not in profile
+    assert not {"crs", "transform"} & profile.keys()
     assert (profile["compress"], profile["nodata"], profile["bigtiff"]) == ("zstd", 0, "if_safer")
     assert geotiff_profile(GRID, 5, "uint8")["interleave"] == "band"

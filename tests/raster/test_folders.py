@@ -45,7 +45,7 @@ def test_the_mask_counts_for_both_images(folder, native):
         np.testing.assert_array_equal(patch.values[:, :, 2:], whole[:, :, 2:])
 
 
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int16, np.float32, np.float64])
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.float64])
 def test_float32_unless_the_files_own_type_is_asked_for(tmp_path, dtype):
     for kind in ("opt", "sar"):
         write_raster(tmp_path / f"x_{kind}.tif", image().astype(dtype))
@@ -62,8 +62,7 @@ def test_nodata_and_what_is_no_number_are_not_valid(tmp_path):
     write_raster(tmp_path / "x_opt.tif", optical, nodata=-9999)
     write_raster(tmp_path / "x_sar.tif", sar)
     patches = pair_files(tmp_path)[0].read()
-    assert [tuple(map(int, place)) for place in np.argwhere(~patches[0].valid)] == [(0, 0)]
-    assert [tuple(map(int, place)) for place in np.argwhere(~patches[1].valid)] == [(2, 3), (3, 3)]
+    assert [np.argwhere(~patch.valid).tolist() for patch in patches] == [[[0, 0]], [[2, 3], [3, 3]]]
     assert all((patch.values[:, ~patch.valid] == 0).all() for patch in patches)
 
 
@@ -89,13 +88,14 @@ def test_names_with_wildcards_and_files_beside_a_raster(tmp_path):
 
 
 def test_folders_that_cannot_be_used(tmp_path, folder):
-    with pytest.raises(InputError, match=r"nowhere: no such folder"):
-        pair_files(tmp_path / "nowhere")
-    with pytest.raises(InputError, match=r"a_opt\.png: no such folder"):
-        pair_files(folder / "a_opt.png")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match=r"empty: holds no pairs NAME_opt\.\* and NAME_sar\.\*"):
-        pair_files(tmp_path / "empty")
+    for name, words in (
+        ("nowhere", r"nowhere: no such folder"),
+        ("a_opt.png", r"a_opt\.png: no such folder"),
+        ("empty", r"empty: holds no pairs NAME_opt\.\* and NAME_sar\.\*"),
+    ):
+        with pytest.raises(InputError, match=words):
+            pair_files(folder / name)
     write_raster(folder / "b_mask.png", np.ones((1, 6, 9), np.uint8))
     with pytest.raises(InputError, match=r"b_mask\.png: differs in size from b_opt\.png"):
         pair_files(folder)[1].read()

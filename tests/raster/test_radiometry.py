@@ -9,14 +9,12 @@ from hypothesis import strategies as st
 
 from sn9reg.raster.radiometry import standardise
 
-few = settings(max_examples=25, deadline=None)
-
 
 def rough(seed=0, shape=(30, 41)):
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
-@few
+@settings(max_examples=25)
 @given(seed=st.integers(0, 999), gain=st.floats(1e-2, 1e6), offset=st.floats(-10, 10), filled=st.floats(0.1, 1))
 def test_standardised_pixels_have_mean_0_and_variance_1_where_valid(seed, gain, offset, filled):
     valid = np.random.default_rng(seed).random((30, 41)) < filled
@@ -30,30 +28,20 @@ def test_standardised_pixels_have_mean_0_and_variance_1_where_valid(seed, gain, 
     assert (result[~valid] == 0).all()
 
 
-def test_outliers_are_cut_at_four_deviations():
-    image = rough()
-    image[0, 0], image[5, 5] = 1e4, -1e4
-    result = standardise(image, np.ones(image.shape, bool))
-    assert (result[0, 0], result[5, 5]) == (4, -4)
-    assert np.abs(result).max() == 4
-
-
-def test_what_is_not_valid_does_not_count():
-    valid = np.ones((30, 41), bool)
+def test_outliers_are_cut_at_four_deviations_and_what_is_not_valid_does_not_count():
+    image, valid = rough(), np.ones((30, 41), bool)
     valid[:, 20:] = False
-    image, other = rough(), rough()
-    other[:, 20:] = np.float32(1e30)
-    np.testing.assert_array_equal(standardise(image, valid), standardise(other, valid))
+    image[0, 0], image[5, 5] = 1e4, -1e4
+    result = standardise(image, valid)
+    assert (result[0, 0], result[5, 5], np.abs(result).max()) == (4, -4, 4)
+    image[:, 20:] = np.float32(1e30)
+    np.testing.assert_array_equal(standardise(image, valid), result)
 
 
-@pytest.mark.parametrize("level", [0.0, 0.1, -77.7, 3e8])
-@pytest.mark.parametrize("valid", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize(("level", "valid"), [(0.1, 0.0), (0.0, 0.3), (-77.7, 1.0), (3e8, 0.3)])
 def test_constants_and_nothing_at_all_give_zeros(level, valid):
     mask = np.random.default_rng(0).random((30, 41)) < valid
-    image = np.full((30, 41), level, np.float32)
-    image[~mask] = 5.0
-    result = standardise(image, mask)
-    assert (standardise(rough(), np.arange(41) + np.arange(30)[:, None] == 0) == 0).all()  # one pixel is a constant
+    result = standardise(np.where(mask, np.float32(level), np.float32(5)), mask)
     assert result.dtype == np.float32
     assert (result == 0).all()
 

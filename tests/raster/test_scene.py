@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
-import warnings
 
 import numpy as np
 import pytest
-import rasterio
 from affine import Affine
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from rasterio._env import get_gdal_config
 from rasterio.crs import CRS
 from rasterio.enums import ColorInterp
 from rasterio.warp import transform as transform_coordinates
 from scipy.ndimage import binary_erosion
+from support import grids
 
 from sn9reg.errors import InputError
 from sn9reg.raster.grid import Grid, Window, common_grid
@@ -26,19 +26,8 @@ FEET, UTM_18 = CRS.from_epsg(2263), CRS.from_epsg(32618)
 GRID = Grid(Affine(0.3, 0, 435000.3, 0, -0.3, 4181000.7), 60, 40, UTM)
 
 
-def write(path, array, grid=GRID, mask=None, colours=None, **options):
-    array = array if array.ndim == 3 else array[None]
-    profile = {"driver": "GTiff", "width": grid.width, "height": grid.height, "count": len(array)}
-    profile |= {"dtype": array.dtype, "transform": grid.transform, "crs": grid.crs, "photometric": "minisblack"}
-    with warnings.catch_warnings(), rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True):
-        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
-        with rasterio.open(path, "w", **(profile | options)) as target:
-            target.write(array)
-            if colours is not None:
-                target.colorinterp = colours
-            if mask is not None:
-                target.write_mask(mask)
-    return path
+def write(path, array, grid=GRID, photometric="minisblack", **options):
+    return grids.write(path, array, grid, photometric=photometric, **options)
 
 
 def noise(count=3, shape=GRID.shape, dtype="uint8", seed=0):
@@ -58,9 +47,7 @@ def write_both(folder, grids, values=lambda grid: noise(1, grid.shape)):
 
 def ramp(grid: Grid, common: Grid) -> np.ndarray:
     """(2, h, w): for each pixel of `grid`, the column and row of `common` at its centre, plus 1000."""
-    x, y = np.meshgrid(np.arange(grid.width), np.arange(grid.height))
-    places = grid.to_map(np.column_stack([x.ravel(), y.ravel()]))
-    at = common.to_pixel(grid.map_to_crs(places, common.crs))
+    at = common.to_pixel(grid.map_to_crs(grids.places(grid), common.crs))
     return at.T.reshape(2, *grid.shape) + 1000
 
 
@@ -77,10 +64,8 @@ FRACTION = Grid(BASE.transform * Affine.translation(0.37, 0.61), 100, 100, UTM)
 # optical, sar, largest error in pixels of the common grid of a single value: an average over a fraction of a pixel's
 # neighbours is a little uneven. On average all are right to a hundredth.
 PLACED = {
-    "same lattice": (BASE, BASE, 1e-4),
     "a fraction of a pixel apart": (BASE, FRACTION, 1e-3),
     "twice as fine": (around(*HERE, UTM, 0.25, 200), around(*HERE, UTM, 0.5, 100), 1e-3),
-    "optical the coarser": (around(*HERE, UTM, 0.5, 100), around(*HERE, UTM, 0.25, 200), 1e-3),
     "ratio 1.3": (around(*HERE, UTM, 0.5, 130), around(*HERE, UTM, 0.65, 100), 0.1),
     "sar turned": (around(*HERE, UTM, 0.5, 160), around(*HERE, UTM, 0.5, 160, 30), 1e-3),
     "optical turned and finer": (around(*HERE, UTM, 0.3, 300, 30), around(*HERE, UTM, 1.2, 80), 0.1),
@@ -119,9 +104,7 @@ def test_both_scenes_lie_where_the_map_says(tmp_path, case):
             assert np.abs(error.mean(axis=1)).max() < 0.01
 
 
-@pytest.mark.parametrize(
-    "dtype", ["uint8", "int8", "uint16", "int16", "uint32", "int32", "int64", "uint64", "float32", "float64"]
-)
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "uint16", "int32", "int64", "uint64", "float32", "float64"])
 def test_the_own_lattice_is_read_bit_for_bit(tmp_path, dtype):
     values = noise(2, dtype=dtype)
     if np.dtype(dtype).kind == "f":
@@ -153,8 +136,7 @@ def test_the_own_lattice_wherever_it_lies(tmp_path, east, north, side):
     np.testing.assert_array_equal(read(write(tmp_path / "r.tif", values, grid)).values, values)
 
 
-@pytest.mark.parametrize("factor", [2, 3, 5])
-@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32", "float64"])
+@pytest.mark.parametrize(("factor", "dtype"), [(2, "uint8"), (3, "uint16"), (5, "float32"), (2, "float64")])
 def test_the_finer_scene_is_averaged_over_each_coarse_pixel(tmp_path, factor, dtype):
     sar = Grid(Affine(3, 0, 435000, 0, -3, 4181000), 24, 16, UTM)
     optical = Grid(Affine(3 / factor, 0, 435000, 0, -3 / factor, 4181000), 24 * factor, 16 * factor, UTM)
@@ -211,31 +193,23 @@ def test_padding_is_not_valid(tmp_path):
     assert (nowhere.valid.shape, nowhere.valid.any()) == ((3, 4), False)
 
 
-def test_nodata_of_several_bands_counts_where_all_have_it(tmp_path):
-    values = noise()
-    values[0, :10] = 0  # no red is a colour
-    values[:, 20:30, 20:30] = 0
-    patch = read(write(tmp_path / "r.tif", values, nodata=0))
-    np.testing.assert_array_equal(~patch.valid, (values == 0).all(axis=0))
-    np.testing.assert_array_equal(patch.values, values)
-
-
-@pytest.mark.parametrize(("dtype", "nodata"), [("int16", -9999), ("float32", -9999.9), ("float64", 1e20)])
-def test_nodata_of_other_types(tmp_path, dtype, nodata):
-    values = noise(1, dtype=dtype)
-    values[0, 5:9, 7:9] = nodata
+@pytest.mark.parametrize(("dtype", "nodata"), [("uint8", 0), ("int16", -9999), ("float32", -9999.9), ("float64", 1e20)])
+def test_nodata_counts_where_all_bands_have_it(tmp_path, dtype, nodata):
+    values = noise(dtype=dtype)
+    values[0, :10] = nodata  # no red is a colour
+    values[:, 20:30, 20:30] = nodata
     patch = read(write(tmp_path / "r.tif", values, nodata=nodata))
-    np.testing.assert_array_equal(~patch.valid, values[0] == values[0, 5, 7])
-    assert (patch.values[:, ~patch.valid] == 0).all()
+    np.testing.assert_array_equal(~patch.valid, (values == values[0, 0, 0]).all(axis=0))
+    np.testing.assert_array_equal(patch.values, np.where(patch.valid, values, 0).astype(np.float32))
 
 
-@pytest.mark.parametrize("first", [False, True])
-def test_alpha_band(tmp_path, first):
+@pytest.mark.parametrize("roll", [0, 1])
+def test_alpha_band(tmp_path, roll):
     colours = [ColorInterp.red, ColorInterp.green, ColorInterp.blue, ColorInterp.alpha]
     values = np.concatenate([noise(), np.full((1, *GRID.shape), 255, np.uint8)])
     values[3, 5:9], values[3, 20], values[2, 30] = 0, 40, 0
-    stored = np.roll(values, 1, axis=0) if first else values
-    patch = read(write(tmp_path / "r.tif", stored, colours=colours[-1:] + colours[:-1] if first else colours))
+    stored = np.roll(values, roll, axis=0)
+    patch = read(write(tmp_path / "r.tif", stored, colours=colours[-roll:] + colours[:-roll] if roll else colours))
     np.testing.assert_array_equal(patch.valid, values[3] > 0)
     np.testing.assert_array_equal(patch.values, np.where(patch.valid, values[:3], 0))
 
@@ -251,9 +225,7 @@ def test_alpha_band_and_nodata(tmp_path, declared):
     expected = (values[3] > 0) & (values[:3] != 7).any(axis=0)
     with open_pair(path, sar, optical_nodata=None if declared else 7) as pair:
         patch = pair.optical.read(pair.grid.window)
-    np.testing.assert_array_equal(patch.valid[10:, 10:], expected)
-    assert not patch.valid[:10].any()
-    assert not patch.valid[:, :10].any()
+    np.testing.assert_array_equal(patch.valid, np.pad(expected, ((10, 0), (10, 0))))
 
 
 def test_mask_band(tmp_path):
@@ -264,8 +236,7 @@ def test_mask_band(tmp_path):
     np.testing.assert_array_equal(patch.values[:, mask > 0], values[:, mask > 0])
 
 
-@pytest.mark.parametrize("nodata", [None, math.nan, -9999])
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(("dtype", "nodata"), [("float32", None), ("float32", -9999), ("float64", math.nan)])
 def test_what_is_not_finite_is_not_valid(tmp_path, dtype, nodata):
     values = noise(dtype=dtype)
     values[0, 3, 3], values[1, 5, 5], values[2, 7, 7], values[:, 9, 9] = math.nan, math.inf, -math.inf, math.nan
@@ -320,13 +291,6 @@ def test_pixel_frame(tmp_path, georeferenced):
     np.testing.assert_allclose(coarse.values[0], optical[0].reshape(20, 2, 30, 2).mean(axis=(1, 3)), atol=0.5001)
 
 
-def test_without_pixel_frame_a_georeference_is_needed(tmp_path):
-    bare, mapped = write(tmp_path / "b.tif", noise(1), Grid.pixel_frame(60, 40)), write(tmp_path / "m.tif", noise(1))
-    for pair in ((bare, mapped), (mapped, bare), (bare, bare)):
-        with pytest.raises(InputError, match=r"b\.tif: has no CRS; use --pixel-frame"), open_pair(*pair):
-            pass
-
-
 @pytest.mark.parametrize("factor", [2, 3, 7, 8])
 def test_coarse_pixels_are_the_means_of_their_pixels(tmp_path, factor):
     values = noise(2, dtype="float32")
@@ -348,7 +312,7 @@ def test_coarse_pixels_are_the_means_of_their_pixels(tmp_path, factor):
 
 
 @pytest.mark.parametrize("case", ["ratio 1.3", "sar turned", "both in degrees"])
-@pytest.mark.parametrize("factor", [1, 2, 8])
+@pytest.mark.parametrize("factor", [1, 8])
 def test_reading_by_windows_equals_reading_whole(tmp_path, case, factor):
     """In whichever order: nothing depends on what was read before."""
     optical, sar, _ = PLACED[case]
@@ -362,14 +326,15 @@ def test_reading_by_windows_equals_reading_whole(tmp_path, case, factor):
         for block in reversed(blocks):
             for scene, expected in zip((pair.optical, pair.sar), whole, strict=True):
                 part = scene.read(block, factor)
-                rows, cols = slice(block.row, block.row + block.height), slice(block.col, block.col + block.width)
-                np.testing.assert_array_equal(part.values, expected.values[:, rows, cols])
-                np.testing.assert_array_equal(part.valid, expected.valid[rows, cols])
+                np.testing.assert_array_equal(part.values, expected.values[(slice(None), *block.slices())])
+                np.testing.assert_array_equal(part.valid, expected.valid[block.slices()])
 
 
-def test_what_is_done_to_a_patch_does_not_reach_the_next(tmp_path):
+def test_what_is_done_to_a_patch_does_not_reach_the_next_and_gdals_cache_is_bounded(tmp_path):
+    """GDAL's cache is of so many bytes: one that holds nothing reads every tile again for every block."""
     path = write(tmp_path / "r.tif", noise(1))
     with open_pair(path, path) as pair:
+        assert 64 << 20 <= get_gdal_config("GDAL_CACHEMAX") <= 512 << 20
         for _ in range(2):
             patch = pair.optical.read(pair.grid.window)
             np.testing.assert_array_equal(patch.values, noise(1))
@@ -398,12 +363,23 @@ def test_scenes_that_do_not_overlap(tmp_path):
         assert opened.overlap == Window(59, 39, 1, 1)
 
 
-@pytest.mark.parametrize("values", [np.zeros(GRID.shape, np.uint8), np.full(GRID.shape, np.nan, np.float32)])
-def test_a_scene_without_a_valid_pixel_is_named(tmp_path, values):
-    good, bad = write(tmp_path / "good.tif", noise(1)), write(tmp_path / "bad.tif", values, nodata=0)
-    for pair in ((bad, good), (good, bad)):
-        with pytest.raises(InputError, match=r"bad\.tif: holds no valid pixel"), open_pair(*pair):
-            pass
+def test_scenes_that_cannot_be_used_are_named(tmp_path):
+    large = Grid(GRID.transform, 600, 900, UTM)
+    good = write(tmp_path / "good.tif", noise(1, large.shape), large)
+    cut = write(tmp_path / "cut.tif", noise(1, large.shape), large)
+    cut.write_bytes(cut.read_bytes()[:200_000])
+    bare = write(tmp_path / "bare.tif", noise(1), Grid.pixel_frame(60, 40))
+    zero = write(tmp_path / "zero.tif", np.zeros(GRID.shape, np.uint8), nodata=0)
+    nans = write(tmp_path / "nans.tif", np.full(GRID.shape, np.nan, np.float32))
+    for bad, words in (
+        (cut, r"cut\.tif: cannot be read"),
+        (bare, r"bare\.tif: has no CRS; use --pixel-frame"),
+        (zero, r"zero\.tif: holds no valid pixel"),
+        (nans, r"nans\.tif: holds no valid pixel"),
+    ):
+        for pair in ((bad, good), (good, bad)):
+            with pytest.raises(InputError, match=words), open_pair(*pair):
+                pass
 
 
 def test_one_valid_pixel_is_found_in_a_large_scene(tmp_path):
@@ -434,26 +410,7 @@ def test_overview(tmp_path):
     np.testing.assert_array_equal(np.nonzero(other.valid.any(axis=0))[0], np.arange(60 / factor))
 
 
-def test_a_truncated_scene_is_named(tmp_path):
-    grid = Grid(GRID.transform, 600, 900, UTM)
-    good = write(tmp_path / "good.tif", noise(1, grid.shape), grid)
-    cut = write(tmp_path / "cut.tif", noise(1, grid.shape), grid)
-    cut.write_bytes(cut.read_bytes()[:200_000])
-    for pair in ((cut, good), (good, cut)):
-        with pytest.raises(InputError, match=r"cut\.tif: cannot be read"), open_pair(*pair):
-            pass
-
-
 @pytest.mark.parametrize("shape", [(1, 3, 4), (3, 4)])
 def test_a_patch_checks_its_shapes(shape):
     with pytest.raises(ValueError, match="do not belong together"):
         Patch(np.zeros(shape, np.float32), np.zeros((4, 3), bool))
-
-
-def test_blocks_are_kept_as_long_as_they_are_needed_and_no_longer(tmp_path):
-    """GDAL's cache is of so many bytes: one that holds nothing reads every tile again for every block."""
-    from rasterio._env import get_gdal_config
-
-    path = write(tmp_path / "a.tif", noise())
-    with open_pair(path, path):
-        assert 64 << 20 <= get_gdal_config("GDAL_CACHEMAX") <= 512 << 20

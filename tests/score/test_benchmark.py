@@ -1,4 +1,4 @@
-"""Correct match rates on folders of patches."""
+"""`bench patches`: correct match rates on folders of pairs, plain and under blur, speckle and rotation."""
 
 import json
 
@@ -7,28 +7,26 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 from scipy.ndimage import gaussian_filter
+from support.rasters import write_raster
 
 from sn9reg.cli import main
 from sn9reg.errors import ConfigError, InputError
 from sn9reg.matchers import DEFAULT_MATCHER
 from sn9reg.matchers.dense.structure import StructureMatcher
-from sn9reg.score.benchmark import bench_patches
+from sn9reg.raster.degradation import Degradation
+from sn9reg.raster.scene import Patch
+from sn9reg.score.benchmark import _cut, bench_patches
 
 
 def save(path, values):
     Image.fromarray(values.astype(np.uint8)).save(path)
 
 
-def stripes(seed, side=140):
-    """Blobs with sharp borders, 0 or 1."""
-    return gaussian_filter(np.random.default_rng(seed).normal(size=(side, side)), 5) > 0
-
-
 @pytest.fixture
 def folder(tmp_path):
-    """Three registered pairs: the SAR image is the optical one with its contrast reversed, under speckle."""
+    """Three registered pairs of 140 px: the SAR image is the optical one with its contrast reversed, under speckle."""
     for seed in range(3):
-        ground = stripes(seed)
+        ground = gaussian_filter(np.random.default_rng(seed).normal(size=(140, 140)), 5) > 0
         speckle = np.random.default_rng(100 + seed).gamma(4, 0.25, ground.shape)
         save(tmp_path / f"{seed}_opt.png", 60 + 120 * ground)
         save(tmp_path / f"{seed}_sar.png", np.clip((30 + 90 * ~ground) * speckle, 0, 255))
@@ -39,45 +37,49 @@ def test_registered_pairs_are_found(folder):
     with pytest.raises(ConfigError, match="must be smaller"):
         bench_patches(folder, StructureMatcher(), 128, 128)
     result = bench_patches(folder, StructureMatcher(), reference=128, template=90)
-    assert result.errors.shape == (3,)
-    assert (result.errors <= 2).all()
+    assert result.errors.tolist() == [0, 0, 0]
     assert (result.seconds > 0).all()
-
-
-def test_json_has_the_agreed_keys(folder):
-    facts = json.loads(bench(folder, "--reference", "128", "--template", "90", "--limit", "2", "--json").stdout)
-    assert set(facts) == {"matcher", "n", "cmr", "mean_l2_px", "ms_per_pair"}
-    assert set(facts["cmr"]) == {"0", "1", "2", "3", "5"}
-    assert (facts["matcher"], facts["n"]) == (DEFAULT_MATCHER, 2)
-    rates = [facts["cmr"][t] for t in ("0", "1", "2", "3", "5")]
-    assert rates == sorted(rates)
+    assert (bench_patches(folder, StructureMatcher(), 128, 90, rotate=10).errors <= 5).all()
 
 
 def bench(*arguments):
     return CliRunner().invoke(main, ["bench", "patches", *map(str, arguments)])
 
 
+SIZES = ["--reference", "128", "--template", "90", "--json"]
+
+
+def test_json_has_the_agreed_keys_and_names_the_conditions_only_when_used(folder):
+    def facts(*options):
+        return json.loads(bench(folder, *SIZES, "--limit", "2", *options).stdout)
+
+    plain = facts("--blur", "0", "--rotate", "0")
+    assert set(plain) == {"matcher", "n", "cmr", "mean_l2_px", "ms_per_pair"}
+    assert (plain["matcher"], plain["n"], list(plain["cmr"])) == (DEFAULT_MATCHER, 2, ["0", "1", "2", "3", "5"])
+    used = facts("--looks", "8", "--blur", "0.5", "--rotate", "10")
+    assert {key: used[key] for key in used.keys() - plain.keys()} == {"looks": 8, "blur": 0.5, "rotate": 10}
+
+
 def test_a_matcher_takes_its_options(folder, random_weights):
     """With weights that nobody trained, a registered pair of one image twice is found."""
     for path in folder.glob("*_opt.png"):
         (folder / path.name.replace("_opt", "_sar")).write_bytes(path.read_bytes())
-    sizes = ["--reference", "128", "--template", "90", "--json"]
     weights = ["--matcher-option", f"weights={random_weights('slim-unet')}"]
-    result = bench(folder, *sizes, "--matcher", "slim-unet", *weights)
+    result = bench(folder, *SIZES, "--matcher", "slim-unet", *weights)
     assert result.exit_code == 0, result.stderr
     facts = json.loads(result.stdout)
     assert (facts["matcher"], facts["n"], facts["cmr"]["2"]) == ("slim-unet", 3, 1)
-    result = bench(folder, *sizes, "--matcher-option", "template=32", "--matcher-option", "max_offset=9.5")
+    result = bench(folder, *SIZES, "--matcher-option", "template=32", "--matcher-option", "max_offset=9.5")
     assert json.loads(result.stdout)["n"] == 3
 
 
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        ("colour=blue", "has no option colour; it has: weights"),
+        ("colour=blue", "matcher 'mcgf': there is no option colour; there are: max_offset, "),
         ("weights", "'weights' is not NAME=VALUE"),
-        ("weights=[1]", "matcher option weights is [1]"),
-        ("template=many", "matcher option template is 'many'"),
+        ("weights=[1]", "matcher 'mcgf': weights is [1]; input should be a valid string"),
+        ("template=many", "matcher 'mcgf': template is 'many'; input should be a valid integer"),
     ],
 )
 def test_matcher_options_that_make_no_sense_are_usage_errors(folder, option, message):
@@ -86,22 +88,6 @@ def test_matcher_options_that_make_no_sense_are_usage_errors(folder, option, mes
     assert message in result.stderr
     assert result.stderr.count("\n") == 1
     assert result.stdout == ""
-
-
-def test_places_depend_on_the_seed_only(folder):
-    class Corner:
-        """Always says the upper left corner: its error is where the template was cut."""
-
-        name = "corner"
-
-        def locate(self, optical, sar):
-            return np.zeros(2)
-
-    first, again, other = (
-        bench_patches(folder, Corner(), 128, 90, seed=seed).errors.tolist() for seed in (1, 1, 2)
-    )
-    assert first == again
-    assert first != other
 
 
 def test_a_matcher_without_locate_is_asked_for_matches(folder):
@@ -130,8 +116,116 @@ def test_masked_pixels_do_not_count(folder):
 def test_folders_that_cannot_be_used(folder, tmp_path):
     with pytest.raises(InputError, match="smaller than --reference 256"):
         bench_patches(folder, StructureMatcher())
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match="holds no pairs"):
-        bench_patches(tmp_path / "empty", StructureMatcher())
     with pytest.raises(InputError, match="no such folder"):
         bench_patches(tmp_path / "missing", StructureMatcher())
+
+
+class Recorder:
+    """Keeps what it is given and always says the upper left corner: its error is where the template was cut."""
+
+    name = "recorder"
+
+    def __init__(self):
+        self.templates = []
+
+    def locate(self, optical, sar):
+        self.templates.append(sar)
+        return np.zeros(2)
+
+
+def recorded(folder, seed=1, **options):
+    """Templates and errors of a run."""
+    recorder = Recorder()
+    errors = bench_patches(folder, recorder, 128, 90, seed=seed, **options).errors
+    return recorder.templates, errors.tolist()
+
+
+def test_places_are_pinned_and_the_same_whatever_is_done(folder):
+    templates, errors = recorded(folder)
+    assert errors == pytest.approx([26.1725046566048, 47.01063709417264, 5.0990195135927845], abs=1e-12)
+    assert [t.values.sum() for t in templates] == pytest.approx([516033, 680220, 455482], rel=1e-3)
+    assert recorded(folder, rotate=30, degradation=Degradation(5, 1))[1] == errors
+    for plain, same in zip(templates, recorded(folder, rotate=0.0, degradation=Degradation())[0], strict=True):
+        np.testing.assert_array_equal(plain.values, same.values)
+        np.testing.assert_array_equal(plain.valid, same.valid)
+
+
+def test_every_pair_has_speckle_of_its_own_by_the_seed(folder):
+    speckled = Degradation(8)
+    plain = recorded(folder)[0]
+    first, again = (recorded(folder, degradation=speckled)[0] for _ in range(2))
+    gains = []
+    for before, a, b in zip(plain, first, again, strict=True):
+        np.testing.assert_array_equal(a.values, b.values)
+        gains.append(a.values[0, 40:50, 40:50] / np.maximum(before.values[0, 40:50, 40:50], 1))
+    assert not np.allclose(gains[0], gains[1])
+    (single,) = recorded(folder, degradation=speckled, limit=1)[0]
+    np.testing.assert_array_equal(single.values, first[0].values)
+    other = recorded(folder, degradation=speckled, seed=2)[0][0]
+    assert not np.array_equal(other.values, first[0].values)
+
+
+def test_rotation_does_not_change_the_speckle(folder):
+    """On an image without any contrast, what is left is the speckle."""
+    for seed in range(3):
+        save(folder / f"{seed}_sar.png", np.full((140, 140), 100))
+    straight, turned = (recorded(folder, degradation=Degradation(8), rotate=r)[0][0] for r in (0, 2))
+    both = straight.valid & turned.valid
+    np.testing.assert_allclose(straight.values[0][both], turned.values[0][both], rtol=1e-5)
+
+
+@pytest.mark.parametrize("options", [{"degradation": Degradation(5, 2)}, {"rotate": 40}])
+def test_masked_pixels_stay_zero(folder, options):
+    mask = np.full((140, 140), 255)
+    mask[:70] = 0
+    save(folder / "0_mask.png", mask)
+    template = recorded(folder, **options)[0][0]
+    assert 0 < template.valid.mean() < 1
+    assert (template.values[:, ~template.valid] == 0).all()
+
+
+def cut(values, corner, side, angle):
+    return _cut(Patch(values[None].astype(np.float32), np.ones(values.shape, bool)), np.array(corner), side, angle)
+
+
+def test_a_turned_cut_shows_what_lies_at_the_turned_places():
+    """The image holds its own coordinates, so that every pixel says where it was taken."""
+    y, x = np.mgrid[:200, :220].astype(float)
+    corner, side, angle = (70, 50), 60, 25.0
+    centre = np.array(corner) + (side - 1) / 2
+    shown = np.stack([cut(band, corner, side, angle).values[0] for band in (x, y)])
+    cos, sin = np.cos(np.deg2rad(angle)), np.sin(np.deg2rad(angle))
+    across = np.stack(np.meshgrid(np.arange(side), np.arange(side))) - (side - 1) / 2
+    expected = np.einsum("ij,jhw->ihw", [[cos, -sin], [sin, cos]], across) + centre[:, None, None]
+    np.testing.assert_allclose(shown, expected, atol=1e-3)
+
+
+def test_a_quarter_turn_is_exact_and_corners_come_from_the_surroundings_or_are_not_valid():
+    values = np.random.default_rng(0).random((100, 100)) * 100 + 7
+    quarter = cut(values, (10, 12), 31, 90.0)
+    np.testing.assert_allclose(quarter.values[0], np.rot90(values[12:43, 10:41]), rtol=1e-5)
+    assert cut(values, (20, 20), 60, 20.0).valid.all()
+    whole = cut(values, (0, 0), 100, 20.0)
+    assert not whole.valid[[0, 0, -1, -1], [0, -1, 0, -1]].any()
+    assert whole.valid[20:80, 20:80].all()
+    assert (whole.values[:, ~whole.valid] == 0).all()
+    seen = whole.values[:, whole.valid]
+    assert values.min() - 1e-4 <= seen.min() <= seen.max() <= values.max() + 1e-4
+
+
+def test_conditions_that_cannot_be_met(folder):
+    for option, value in (("--looks", "0"), ("--looks", "nan"), ("--blur", "-1"), ("--rotate", "nan")):
+        assert bench(folder, option, value).exit_code == 2
+    with pytest.raises(ConfigError, match="between 0 and 180"):
+        bench_patches(folder, StructureMatcher(), 128, 90, rotate=181)
+    (folder / "1_sar.png").unlink()
+    write_raster(folder / "1_sar.tif", np.full((1, 140, 140), -12, np.float32))
+    with pytest.raises(InputError, match=r"1_sar\.tif.*decibels"):
+        bench_patches(folder, Recorder(), 128, 90, degradation=Degradation(5))
+
+
+def test_some_pairs_are_spread_over_all(folder):
+    for number in range(3):
+        save(folder / f"{number}_sar.png", np.full((140, 140), 50 * number + 50))
+    for limit, expected in ((1, [50]), (2, [50, 150]), (9, [50, 100, 150])):
+        assert [t.values[0, 45, 45] for t in recorded(folder, limit=limit)[0]] == expected

@@ -1,0 +1,36 @@
+"""Rasters and offset maps on given grids."""
+
+import warnings
+
+import numpy as np
+import rasterio
+
+from sn9reg.offsets import OffsetMap
+
+
+def write(path, array, grid, mask=None, colours=None, **options):
+    """(h, w) or (count, h, w) values as a GeoTIFF on a grid; `mask` inside the file, `colours` of the bands."""
+    array = array if array.ndim == 3 else array[None]
+    profile = {"driver": "GTiff", "width": grid.width, "height": grid.height, "count": len(array)}
+    profile |= {"dtype": array.dtype, "transform": grid.transform, "crs": grid.crs}
+    with warnings.catch_warnings(), rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True):
+        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+        with rasterio.open(path, "w", **(profile | options)) as target:
+            target.write(array)
+            if colours is not None:
+                target.colorinterp = colours
+            if mask is not None:
+                target.write_mask(mask)
+    return path
+
+
+def offsets_of(array, grid, **options):
+    """(2 or 3, h, w) values as an offset map."""
+    array = np.asarray(array, np.float32)
+    return OffsetMap(grid, lambda window: array[(slice(None), *window.slices())], **options)
+
+
+def places(grid):
+    """(N, 2) map coordinates of the centres of a grid's pixels, row by row."""
+    x, y = np.meshgrid(np.arange(grid.width), np.arange(grid.height))
+    return grid.to_map(np.column_stack([x.ravel(), y.ravel()]))
