@@ -16,7 +16,7 @@ from sn9reg.errors import InputError
 from sn9reg.fit.choose import fit
 from sn9reg.fit.correspondences import Correspondences
 from sn9reg.judge import calibration as stored_module
-from sn9reg.judge.calibration import MEDIAN, as_json, calibration_for, pair_logit, shipped_calibration
+from sn9reg.judge.calibration import MEDIAN, calibration_for, pair_logit, shipped_calibration
 from sn9reg.judge.evidence import default_features, gather
 from sn9reg.judge.features import largeness, pair_features
 from sn9reg.judge.verdict import judge
@@ -35,7 +35,7 @@ def models():
 
 @pytest.fixture
 def ships(monkeypatch, models):
-    content = {"pair": asdict(models[0]), "matchers": {"structure": as_json(models[1])}}
+    content = {"pair": asdict(models[0]), "matchers": {"structure": asdict(models[1])}}
     monkeypatch.setattr(stored_module, "_stored", lambda: content)
     return content
 
@@ -43,7 +43,7 @@ def ships(monkeypatch, models):
 @pytest.fixture
 def own_file(tmp_path, models):
     path = tmp_path / "own.json"
-    path.write_text(json.dumps(as_json(models[1])))
+    path.write_text(json.dumps(asdict(models[1])))
     (tmp_path / "broken.json").write_text("{}")
     return path
 

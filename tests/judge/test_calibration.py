@@ -14,7 +14,7 @@ from support.calibrated import NOTHING, PAIR, WIDTH, evidence_of, fit_of, map_si
 
 from sn9reg.errors import InputError
 from sn9reg.judge import calibration as module
-from sn9reg.judge.calibration import Linear, as_json, pair_probability, read_calibration, shipped_calibration
+from sn9reg.judge.calibration import Linear, pair_probability, read_calibration, shipped_calibration
 from sn9reg.judge.evidence import NO_EVIDENCE
 from sn9reg.judge.features import FIELD_FEATURES, MATCH_FEATURES, SIGMA_FEATURES
 from sn9reg.score.metrics import ece
@@ -50,12 +50,6 @@ def others(size):
     fresh = of(size, samples(1, 320))
     right, wrong = ([s for s in fresh if s.right == which] for which in (True, False))
     return [*right, *wrong[: round(len(wrong) * training._STRANGERS)]]
-
-
-def test_logits_become_probabilities():
-    assert pair_probability(0.0) == 0.5
-    assert pair_probability(logit(0.9)) == pytest.approx(0.9)
-    assert pair_probability(-800.0) == 0
 
 
 def test_probabilities_and_sigmas_hold_on_other_samples(models, others, pair_model):
@@ -220,7 +214,7 @@ def test_what_ships_is_sensible_for_what_it_was_fitted_to(matcher, size):
 
 def test_a_calibration_survives_a_file(calibration, tmp_path):
     path = tmp_path / "c.json"
-    path.write_text(json.dumps(as_json(calibration)))
+    path.write_text(json.dumps(asdict(calibration)))
     assert read_calibration(path) == calibration
     assert read_calibration(path).facts == {"pairs": 240}
     for missing in (tmp_path / "none.json", tmp_path):
@@ -251,7 +245,7 @@ def test_a_file_that_is_no_calibration_is_refused(tmp_path, text):
     ],
 )  # fmt: skip
 def test_models_of_another_form_are_refused(calibration, tmp_path, size, part, name, value):
-    content = as_json(calibration)
+    content = asdict(calibration)
     content[size]["right"] = {"x": [0.0, 1.0, 2.0], "y": [0.1, 0.2, 0.3]}
     if part is None:
         content[size] = value
