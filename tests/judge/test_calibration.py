@@ -8,13 +8,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from scipy.special import logit
 from scipy.stats import spearmanr
 from support.calibrated import NOTHING, PAIR, WIDTH, evidence_of, fit_of, map_sigma, matches_of, of, samples
 
 from sn9reg.errors import InputError
 from sn9reg.judge import calibration as module
-from sn9reg.judge.calibration import Linear, pair_probability, read_calibration, shipped_calibration
+from sn9reg.judge.calibration import Linear, read_calibration, shipped_calibration
 from sn9reg.judge.evidence import NO_EVIDENCE
 from sn9reg.judge.features import FIELD_FEATURES, MATCH_FEATURES, SIGMA_FEATURES
 from sn9reg.score.metrics import ece
