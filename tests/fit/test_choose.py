@@ -88,7 +88,7 @@ def test_a_model_that_is_asked_for_is_the_one_fitted_however_narrow_the_scene(mo
 
 
 def test_an_unknown_model_is_refused_and_those_there_are_named():
-    with pytest.raises(ConfigError, match="'Affine'.*auto, translation, affine, homography, local"):
+    with pytest.raises(ConfigError, match=r"'Affine'.*auto, translation, affine, homography, local"):
         fit(found()[0], "Affine")
 
 
