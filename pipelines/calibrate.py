@@ -24,7 +24,7 @@ import numpy as np
 from pipelines.common import DATA_OPTION, out_option
 from sn9reg.fit.choose import Fit, fit
 from sn9reg.fit.correspondences import Floats
-from sn9reg.judge.calibration import Linear, PairModel, as_json
+from sn9reg.judge.calibration import Linear, PairModel
 from sn9reg.judge.evidence import NO_EVIDENCE, default_features, gather
 from sn9reg.matchers import DEFAULT_MATCHER
 from sn9reg.matchers.base import Matcher, make_matcher
@@ -209,7 +209,7 @@ def main(name: str, parts: str, data: Path, out: Path, every: int, weights: str 
     right, matches = sum(s.right for s in samples), sum(len(s.off) for s in samples)
     facts = {"pairs": len(samples), "right": right, "matches": matches, "parts": parts}
     pair = PairModel(*(Linear(**stored["pair"][size]) for size in ("small", "large")))
-    calibration = as_json(fit_matcher(name, samples, pair, facts))
+    calibration = asdict(fit_matcher(name, samples, pair, facts))
     (out / f"{name}.json").write_text(json.dumps(calibration, indent=1))
     click.echo(f"{out / name}.json: {facts}")
     if ship:

@@ -1,7 +1,5 @@
 """One family of errors. Each message says what is wrong, with which file, and what to do; each has an exit code."""
 
-from collections.abc import Iterable
-
 
 class Sn9regError(Exception):
     """Base of every error that sn9reg raises on purpose."""
@@ -27,9 +25,3 @@ class NotRegisteredError(Sn9regError):
     """The pair was not registered: the evidence does not carry a warp."""
 
     exit_code = 3
-
-
-def check_options(owner: str, given: Iterable[str], known: Iterable[str]) -> None:
-    """Raises ConfigError for options that `owner` does not have, and says which it has."""
-    if unknown := sorted(set(given) - set(known)):
-        raise ConfigError(f"{owner} has no option {', '.join(unknown)}; it has: {', '.join(known) or 'none'}")

@@ -33,27 +33,17 @@ _MATCHING = 0.95  # share of the time
 
 @dataclass(frozen=True)
 class Registration:
-    """What came out for one pair.
-
-    optical, sar: the images' grids.
-    grid: the common grid, on which they were compared.
-    matches: correspondences between the two images.
-    fit: the warp that was fitted to the matches, and which of them agree with it.
-    verdict: whether the pair is registered, why, and how large the error is.
-    matcher: the matcher's name.
-    names: the optical and the SAR file's names.
-    seconds: stage -> time taken.
-    """
+    """What came out for one pair."""
 
     optical: Grid
     sar: Grid
-    grid: Grid
+    grid: Grid  # the common grid, on which both were compared
     matches: Correspondences
-    fit: Fit
+    fit: Fit  # the warp that was fitted to the matches, and which of them agree with it
     verdict: Verdict
-    matcher: str
-    names: tuple[str, str]
-    seconds: Mapping[str, float]
+    matcher: str  # its name
+    names: tuple[str, str]  # of the optical and the SAR file
+    seconds: Mapping[str, float]  # stage -> time taken
 
     @property
     def registered(self) -> bool:
@@ -130,13 +120,8 @@ class Registration:
             "reason": v.reason,
             "model": self.warp.model,
             "matcher": self.matcher,
-            "matches": v.matches,
-            "inliers": v.inliers,
-            "tried": v.tried,
-            "agreement": number(v.agreement),
-            "chance": number(v.chance),
-            "coverage": number(v.coverage),
-            "standing": number(v.standing),
+            **{name: getattr(v, name) for name in ("matches", "inliers", "tried")},
+            **{name: number(getattr(v, name)) for name in ("agreement", "chance", "coverage", "standing")},
             "places": v.places,
             "probability": number(v.probability),
             "calibrated": self.matches.calibrated,
@@ -189,5 +174,3 @@ def register(
         names = (Path(files.optical).name, Path(files.sar).name)
         grids = (pair.optical.grid, pair.sar.grid, pair.grid)
         return Registration(*grids, matches, fitted, verdict, source.name, names, seconds)
-
-

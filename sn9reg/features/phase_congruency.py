@@ -28,20 +28,13 @@ _NOISE_DEVIATIONS, _CUT_OFF, _SHARPNESS = 1.0, 0.5, 3.0
 
 @dataclass(frozen=True)
 class PhaseCongruency:
-    """Of (B, H, W) images.
+    """Of B images of H x W pixels."""
 
-    congruency: (B, H, W) eq. (1), 0 to 1.
-    maximum: (B, H, W) largest moment of the congruency over orientations: the strength of an edge.
-    minimum: (B, H, W) smallest moment: the strength of a corner.
-    orientation: (B, H, W) radians in [0, pi), of a feature's normal, from x towards y (down).
-    amplitude: (B, 6, H, W) filter amplitudes summed over scales, of orientation k * pi / 6.
-    """
-
-    congruency: Tensor
-    maximum: Tensor
-    minimum: Tensor
-    orientation: Tensor
-    amplitude: Tensor
+    congruency: Tensor  # (B, H, W) eq. (1), 0 to 1
+    maximum: Tensor  # (B, H, W) largest moment of the congruency over orientations: the strength of an edge
+    minimum: Tensor  # (B, H, W) smallest moment: the strength of a corner
+    orientation: Tensor  # (B, H, W) radians in [0, pi), of a feature's normal, from x towards y (down)
+    amplitude: Tensor  # (B, 6, H, W) filter amplitudes summed over scales, of orientation k * pi / 6
 
 
 def phase_congruency(image: Tensor, valid: Tensor | None = None) -> PhaseCongruency:

@@ -22,8 +22,8 @@ MODELS: tuple[str, ...] = get_args(Model)
 THRESHOLD_PX = 30.0  # default threshold of the global models: parallax over terrain is no outlier
 MINIMUM = 8  # matches below which nothing is fitted
 _FAR = 5.0  # distances of matches to the warp are clipped to this many times their median
-# Width of the scene, in footprints, from which `auto` considers a model.
-_MIN_WIDTH = {"translation": 0.0, "affine": 2.0, "local": 3.0}
+# Width of the scene, in footprints, from which `auto` considers more than a translation; the simpler model first.
+_MIN_WIDTH = {"affine": 2.0, "local": 3.0}
 _SIMPLER = 0.97  # a more complex model must bring the held-out error below this share
 
 Predictor = Callable[[Points], Points]
@@ -69,7 +69,7 @@ def fit(matches: Correspondences, model: str = "auto", threshold: float | None =
     good = matches.keep(consistent)
     local = fit_local(good.optical_map, good.sar_map, good.sigma * pixel, _block(matches))
     held_out = _held_out(good, local, limit)
-    chosen = _simplest(_wide_enough(held_out, matches)) if model == "auto" else model
+    chosen = _simplest(held_out, matches) if model == "auto" else model
     fitted = _final(matches, consistent, local, chosen, limit)
     if fitted is None:
         return _unfitted(matches, f"the matches do not determine a model of kind {chosen}")
@@ -81,8 +81,7 @@ def fit(matches: Correspondences, model: str = "auto", threshold: float | None =
 
 def _block(matches: Correspondences) -> float:
     """Side of the squares held out together, map units: two footprints, but at least 4 x 4 squares in the scene."""
-    extent = float(np.ptp(matches.optical_map, axis=0).max())
-    return max(min(2 * matches.footprint * matches.grid.resolution, extent / 4), 1e-9)
+    return max(min(2 * matches.footprint * matches.grid.resolution, matches.extent / 4), 1e-9)
 
 
 def _final(
@@ -122,22 +121,14 @@ def _cross_predict(source: Points, block: float, fitter: Callable[[Flags], Predi
     return predicted
 
 
-def _wide_enough(held_out: Mapping[str, float], matches: Correspondences) -> dict[str, float]:
-    """The models for which the scene is wide enough.
+def _simplest(held_out: Mapping[str, float], matches: Correspondences) -> str:
+    """The simplest model that no more complex one beats clearly, among those for which the scene is wide enough.
 
     In a narrow scene all matches share pixels, so that none is really held out and the most flexible model wins.
     """
-    extent = float(np.ptp(matches.optical_map, axis=0).max())
-    width = extent / (matches.footprint * matches.grid.resolution)
-    return {name: error for name, error in held_out.items() if width >= _MIN_WIDTH[name]}
-
-
-def _simplest(held_out: Mapping[str, float]) -> str:
-    """The simplest model that no more complex one beats clearly."""
-    order = [name for name in ("translation", "affine", "local") if name in held_out]
-    best = order[0]
-    for name in order[1:]:
-        if held_out[name] < _SIMPLER * held_out[best]:
+    best = "translation"
+    for name, width in _MIN_WIDTH.items():
+        if matches.span >= width and held_out[name] < _SIMPLER * held_out[best]:
             best = name
     return best
 

@@ -68,6 +68,16 @@ class Correspondences:
         """(N, 2) map coordinates in the common grid's CRS."""
         return self.grid.to_map(self.sar_xy)
 
+    @property
+    def extent(self) -> float:
+        """The larger side of the rectangle around the matches' optical places, map units."""
+        return float(np.ptp(self.optical_map, axis=0).max()) if len(self) else 0.0
+
+    @property
+    def span(self) -> float:
+        """How many footprints the matches span, side by side: the width of the scene."""
+        return self.extent / (self.footprint * self.grid.resolution)
+
 
 def adaptive_ratio(matches: Correspondences) -> Flags:
     """(N,) which matches pass the adaptive-ratio filter: d'_i > d_i + mean_j(d'_j - d_j).

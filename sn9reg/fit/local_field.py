@@ -9,6 +9,7 @@ It also predicts its own error.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -37,16 +38,6 @@ class _Process:
     noise: float  # variance of a typical correspondence
     _factor: tuple[Matrix, bool] = field(repr=False)  # Cholesky factor of the correspondences' covariance
     _alpha: Floats = field(repr=False)  # (N,) weights of the correspondences in the mean
-
-    @classmethod
-    def fit(
-        cls, source: Points, values: Floats, amplitude: float, length: float, noise: float, variances: Floats
-    ) -> _Process:
-        """variances: (N,) of the correspondences' noise."""
-        gram = amplitude * _matern(source, source, length)
-        gram[np.diag_indices_from(gram)] += variances + 1e-9 * amplitude
-        factor = cho_factor(gram, lower=True)
-        return cls(source, amplitude, length, noise, factor, cho_solve(factor, values))
 
     @property
     def hyperparameters(self) -> tuple[float, float, float]:
@@ -82,22 +73,21 @@ class LocalField:
         return fit_local(source, target, sigma, 0.0, like=self)
 
     def __call__(self, map_xy: Points) -> Points:
-        result = np.empty((len(map_xy), 2))
-        for start in range(0, len(map_xy), _CHUNK):
-            part = slice(start, start + _CHUNK)
-            xy = map_xy[part] - self.centre
+        def moved(xy: Points) -> Points:
             residual = np.column_stack([process.mean(xy) for process in self.processes]) @ self.axes
-            result[part] = np.column_stack([xy, np.ones(len(xy))]) @ self.affine.T + self.centre + residual
-        return result
+            return np.column_stack([xy, np.ones(len(xy))]) @ self.affine.T + self.centre + residual
+
+        return self._in_chunks(moved, map_xy)
 
     def error(self, map_xy: Points) -> Floats:
         """(N,) expected error, both axes together, map units."""
-        result = np.empty(len(map_xy))
-        for start in range(0, len(map_xy), _CHUNK):
-            part = slice(start, start + _CHUNK)
-            variances = [process.variance(map_xy[part] - self.centre) for process in self.processes]
-            result[part] = np.sqrt(variances[0] + variances[1])
-        return result
+        main, across = self.processes
+        return self._in_chunks(lambda xy: np.sqrt(main.variance(xy) + across.variance(xy)), map_xy)
+
+    def _in_chunks(self, function: Callable[[Points], Matrix], map_xy: Points) -> Matrix:
+        """What a function says of places relative to the centre, a few thousand at a time."""
+        starts = range(0, max(1, len(map_xy)), _CHUNK)
+        return np.concatenate([function(map_xy[start : start + _CHUNK] - self.centre) for start in starts])
 
 
 def fit_local(
@@ -120,20 +110,12 @@ def fit_local(
         residual = there - np.column_stack([xy, np.ones(len(xy))]) @ affine.T
         size = np.linalg.norm(residual, axis=1)
         trust = 1 / (1 + (size / (2 * np.median(size) + 1e-9)) ** 2)
-    if like is not None:
-        axes = like.axes
-    else:
-        _, vectors = np.linalg.eigh(np.cov(residual.T, aweights=weight))
-        axes = vectors[:, ::-1].T
-    across = residual @ axes.T
+    axes = np.linalg.eigh(np.cov(residual.T, aweights=weight))[1][:, ::-1].T if like is None else like.axes
     relative = np.clip((sigma / np.median(sigma)) ** 2, 0.1, 25.0)
     processes = []
-    for k in (0, 1):
-        if like is not None:
-            amplitude, length, noise = like.processes[k].hyperparameters
-        else:
-            amplitude, length, noise = _choose(xy, across[:, k], relative, block)
-        processes.append(_robust_process(xy, across[:, k], relative, amplitude, length, noise))
+    for k, values in enumerate((residual @ axes.T).T):
+        chosen = _choose(xy, values, relative, block) if like is None else like.processes[k].hyperparameters
+        processes.append(_robust_process(xy, values, relative, *chosen))
     return LocalField(centre, affine, axes, (processes[0], processes[1]))
 
 
@@ -146,8 +128,10 @@ def _robust_process(
     """
     base = noise * relative
     variances = base
+    covariance = amplitude * _matern(xy, xy, length)
     for _ in range(4):
-        process = _Process.fit(xy, values, amplitude, length, noise, variances)
+        factor = cho_factor(covariance + np.diag(variances + 1e-9 * amplitude), lower=True)
+        process = _Process(xy, amplitude, length, noise, factor, cho_solve(factor, values))
         variances = base * (4 + (values - process.mean(xy)) ** 2 / base) / 5
     return process
 

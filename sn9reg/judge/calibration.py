@@ -21,16 +21,16 @@ import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import field, replace
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import expit
+from annotated_types import Ge, Gt
 
-from sn9reg.errors import InputError
+from sn9reg.errors import ConfigError, InputError
 from sn9reg.fit.choose import Fit
 from sn9reg.fit.correspondences import Correspondences, Floats
 from sn9reg.fit.neighbours import distance_to, local_mean
@@ -44,8 +44,8 @@ from sn9reg.judge.features import (
     largeness,
     match_features,
     pair_features,
-    spans,
 )
+from sn9reg.options import check, options
 from sn9reg.raster.files import PathLike
 from sn9reg.raster.grid import Points
 
@@ -56,14 +56,16 @@ MEDIAN = math.sqrt(2 * math.log(2))  # median length of a 2-D normal deviation, 
 UNSEEN = 4.0  # features are clipped to this many standard deviations: the fit saw none beyond
 _LOG_SIGMA = (math.log(0.1), math.log(20.0))  # bounds of a sigma, matched pixels
 _SHIPPED = files("sn9reg.weights").joinpath("calibration.json")
+# The features that each linear model of `Models` takes.
+_FEATURES = {"probability": MATCH_FEATURES, "spread": SIGMA_FEATURES, "field": FIELD_FEATURES}
 
 
-@dataclass(frozen=True)
+@options
 class Linear:
     """A linear model of k standardised features."""
 
     mean: list[float]  # (k,) of the features
-    scale: list[float]  # (k,) standard deviation of the features
+    scale: list[Annotated[float, Gt(0)]]  # (k,) standard deviation of the features
     weight: list[float]  # (k,) of the standardised features
     bias: float
 
@@ -73,12 +75,12 @@ class Linear:
         return np.asarray(np.clip(values, -UNSEEN, UNSEEN) @ np.asarray(self.weight) + self.bias)
 
 
-@dataclass(frozen=True)
+@options
 class Curve:
     """A monotone curve through knots, constant beyond them."""
 
     x: list[float]  # positions of the knots, rising
-    y: list[float]  # values at the knots, never falling
+    y: list[Annotated[float, Ge(0)]]  # values at the knots, never falling
 
     def __call__(self, values: Floats) -> Floats:
         return np.asarray(np.interp(values, self.x, self.y))
@@ -89,7 +91,7 @@ def bounded(log_sigma: Floats) -> Floats:
     return np.clip(log_sigma, *_LOG_SIGMA)
 
 
-@dataclass(frozen=True)
+@options
 class PairModel:
     """The logit of the probability that a pair is registered."""
 
@@ -101,7 +103,7 @@ class PairModel:
         return float((1 - large) * self.small(features)[0] + large * self.large(features)[0])
 
 
-@dataclass(frozen=True)
+@options
 class Models:
     """The models for scenes of one size."""
 
@@ -123,14 +125,14 @@ class Models:
         return bounded(self.field(features))
 
 
-@dataclass(frozen=True)
+@options
 class Calibration:
     """The calibration of one matcher."""
 
     matcher: str  # its name
     small: Models  # for small scenes
     large: Models  # for large scenes
-    facts: Mapping[str, Any]  # what the models were fitted on
+    facts: Mapping[str, Any] = field(default_factory=dict)  # what the models were fitted on
 
     def matches(self, matches: Correspondences, fit: Fit, evidence: Evidence, logit: float) -> Correspondences:
         """The matches with a probability as their score and a calibrated sigma. logit: see `pair_logit`."""
@@ -146,7 +148,7 @@ class Calibration:
         if not fit.inliers.any():
             return fit
         pixel, raw = matches.step * matches.grid.resolution, fit.warp.error
-        large, width = largeness(matches), spans(matches)
+        large, width = largeness(matches), matches.span
         inliers = matches.optical_map[fit.inliers]
         log_sigma = local_mean(inliers, np.log(matches.sigma[fit.inliers] / matches.step))
         distance, footprint = distance_to(inliers), matches.footprint * matches.grid.resolution
@@ -166,14 +168,10 @@ def pair_logit(matches: Correspondences, evidence: Evidence) -> float:
     Raises InputError where the calibration that ships is damaged.
     """
     with _reading(_SHIPPED):
-        content = _stored()["pair"]
-        model = PairModel(*(_linear(content, size, PAIR_FEATURES) for size in ("small", "large")))
+        model = check(PairModel, _stored()["pair"], "pair")
+        _fits(model.small, "small", PAIR_FEATURES)
+        _fits(model.large, "large", PAIR_FEATURES)
     return model(pair_features(matches, evidence), largeness(matches))
-
-
-def pair_probability(logit: float) -> float:
-    """The probability, from 0 to 1, that a pair is registered."""
-    return float(expit(logit))
 
 
 def calibration_for(matcher: str, own_weights: bool = False, path: PathLike | None = None) -> Calibration | None:
@@ -184,20 +182,16 @@ def calibration_for(matcher: str, own_weights: bool = False, path: PathLike | No
     """
     try:
         found = shipped_calibration(matcher) if path is None else read_calibration(path)
+        if found is not None and found.matcher != matcher:
+            raise InputError(f"{path or _SHIPPED}: is a calibration of {found.matcher}, not of {matcher}")
+        if found is not None and path is None and own_weights:
+            raise InputError(f"the calibration that ships is of other weights of {matcher}")
     except InputError as error:
         log.warning("%s; scores and sigma are not calibrated", error)
         return None
     if found is None:
         log.warning("no calibration ships for %s: its scores and sigma are its own", matcher)
-    elif found.matcher != matcher:
-        wrong = f"{path or _SHIPPED}: is a calibration of {found.matcher}, not of {matcher}"
-        log.warning("%s; scores and sigma are not calibrated", wrong)
-    elif path is None and own_weights:
-        wrong = f"the calibration that ships is of other weights of {matcher}"
-        log.warning("%s; scores and sigma are not calibrated", wrong)
-    else:
-        return found
-    return None
+    return found
 
 
 def shipped_calibration(matcher: str) -> Calibration | None:
@@ -213,11 +207,6 @@ def read_calibration(path: PathLike) -> Calibration:
         return _built(json.loads(Path(path).read_text(encoding="utf-8")))
 
 
-def as_json(calibration: Calibration) -> dict[str, Any]:
-    """For `read_calibration`."""
-    return asdict(calibration)
-
-
 @contextmanager
 def _reading(path: object) -> Iterator[None]:
     """Raises InputError, which names the file, for whatever is wrong with a calibration that is read inside."""
@@ -225,7 +214,7 @@ def _reading(path: object) -> Iterator[None]:
         yield
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, ConfigError) as error:
         raise InputError(f"{path}: is no calibration; `python -m pipelines.calibrate` writes one ({error})") from error
 
 
@@ -234,28 +223,17 @@ def _stored() -> dict[str, Any]:
     return content
 
 
-def _built(content: dict[str, Any]) -> Calibration:
-    small, large = (_models(content[size]) for size in ("small", "large"))
-    return Calibration(str(content["matcher"]), small, large, dict(content.get("facts", {})))
+def _built(content: Mapping[str, Any]) -> Calibration:
+    made = check(Calibration, content, "calibration")
+    for models in (made.small, made.large):
+        for name, features in _FEATURES.items():
+            _fits(getattr(models, name), name, features)
+        curve = models.right
+        if not len(curve.x) == len(curve.y) > 0 or (np.diff(curve.x) <= 0).any() or (np.diff(curve.y) < 0).any():
+            raise ValueError("right is no curve that rises")
+    return made
 
 
-def _models(content: dict[str, Any]) -> Models:
-    curve = Curve(**content["right"])
-    known = len(curve.x) == len(curve.y) > 0 and np.isfinite([*curve.x, *curve.y]).all()
-    if not known or (np.diff(curve.x) <= 0).any() or (np.diff(curve.y) < 0).any() or min(curve.y) < 0:
-        raise ValueError("right is no curve that rises")
-    return Models(
-        _linear(content, "probability", MATCH_FEATURES),
-        curve,
-        _linear(content, "spread", SIGMA_FEATURES),
-        _linear(content, "field", FIELD_FEATURES),
-    )
-
-
-def _linear(content: dict[str, Any], name: str, features: Sequence[str]) -> Linear:
-    model = Linear(**content[name])
-    lengths = {len(model.mean), len(model.scale), len(model.weight)}
-    numbers = [*model.mean, *model.scale, *model.weight, model.bias]
-    if lengths != {len(features)} or not all(map(math.isfinite, numbers)) or min(model.scale) <= 0:
+def _fits(model: Linear, name: str, features: Sequence[str]) -> None:
+    if {len(model.mean), len(model.scale), len(model.weight)} != {len(features)}:
         raise ValueError(f"{name} is not a model of {len(features)} features")
-    return model

@@ -86,7 +86,8 @@ def gather(pair: ScenePair, warp: Warp, step: float, extract: FeatureExtractor) 
     side = int(np.clip(min(inside.shape) // 2, _MIN_TEMPLATE, _TEMPLATE))
     lattice = Lattice.over(inside, side, side, _PLACES)
     nodes = lattice.nodes
-    there = _moved(pair, warp, nodes, factor)
+    optical_map = pair.grid.to_map(to_common(nodes, factor))
+    there = to_level(pair.grid.to_pixel(warp(optical_map)), factor)
     matrix = _nearest_affine(nodes, there)
     if np.abs(matrix[:2, :2] - np.eye(2)).max() > _STRAIGHT:
         common = coarse_to_common(factor)
@@ -98,19 +99,14 @@ def gather(pair: ScenePair, warp: Warp, step: float, extract: FeatureExtractor) 
     surfaces = search(pair, level, nodes, there - nodes, extract, way_back=False, tile=tile)
     if not surfaces.usable.any():
         return NO_EVIDENCE
-    standing, lead = _heights(_standard(surfaces.values[surfaces.usable]))
+    standing, lead = _heights(surfaces.values[surfaces.usable].astype(np.float64))
     return Evidence(to_common(nodes[surfaces.usable], factor), standing, lead)
-
-
-def _standard(surfaces: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-    """(N, D, D) surfaces with mean 0 and standard deviation 1."""
-    values = surfaces.astype(np.float64)
-    values -= values.mean(axis=(1, 2), keepdims=True)
-    return np.asarray(values / np.maximum(values.std(axis=(1, 2), keepdims=True), 1e-9))
 
 
 def _heights(surfaces: npt.NDArray[np.float64]) -> tuple[Floats, float]:
     """`Evidence.standing` and `Evidence.lead` of (N, D, D) surfaces around the warp's places."""
+    surfaces = surfaces - surfaces.mean(axis=(1, 2), keepdims=True)
+    surfaces = surfaces / np.maximum(surfaces.std(axis=(1, 2), keepdims=True), 1e-9)
     together = surfaces.mean(axis=0)
     near = slice(_RADIUS - _SLIP, _RADIUS + _SLIP + 1)
     row, col = (int(n) + near.start for n in divmod(int(together[near, near].argmax()), 2 * _SLIP + 1))
@@ -120,12 +116,6 @@ def _heights(surfaces: npt.NDArray[np.float64]) -> tuple[Floats, float]:
     y, x = np.indices(together.shape)
     elsewhere = together[np.maximum(np.abs(x - col), np.abs(y - row)) > _ELSEWHERE].max()
     return standing, float((together[row, col] - elsewhere) / max(float(together.std()), 1e-9))
-
-
-def _moved(pair: ScenePair, warp: Warp, nodes: Points, factor: int) -> Points:
-    """Where the warp puts (N, 2) places, all in pixels of the level."""
-    optical_map = pair.grid.to_map(to_common(nodes, factor))
-    return to_level(pair.grid.to_pixel(warp(optical_map)), factor)
 
 
 def _nearest_affine(nodes: Points, there: Points) -> npt.NDArray[np.float64]:

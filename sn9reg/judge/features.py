@@ -69,21 +69,15 @@ def field_features(
     log_sigma: (M,) mean of `Models.log_sigma` of the matches around, see `local_mean`.
     distance: (M,) distance to these matches, footprints, see `distance_to`.
     standing: `Evidence.mean`.
-    width: of the scene, footprints, see `spans`.
+    width: of the scene, footprints, see `Correspondences.span`.
     """
     everywhere = np.tile([standing, math.log(np.clip(width, 1.0, _LARGEST))], (len(raw), 1))
     return np.column_stack([np.log(np.maximum(raw, 0.05)), log_sigma, np.log(distance + _CLOSE), everywhere])
 
 
-def spans(matches: Correspondences) -> float:
-    """Width of the scene: how many footprints side by side the matches span."""
-    extent = float(np.ptp(matches.optical_map, axis=0).max()) if len(matches) else 0.0
-    return extent / (matches.footprint * matches.grid.resolution)
-
-
 def largeness(matches: Correspondences) -> float:
     """From 0 (a small scene) to 1 (a large one)."""
-    share = math.log(max(spans(matches), _SMALL) / _SMALL) / math.log(_LARGE / _SMALL)
+    share = math.log(max(matches.span, _SMALL) / _SMALL) / math.log(_LARGE / _SMALL)
     return min(share, 1.0)
 
 

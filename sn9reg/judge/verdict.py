@@ -6,11 +6,12 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import expit
 
 from sn9reg.fit.choose import Fit
 from sn9reg.fit.correspondences import Correspondences, Flags
 from sn9reg.fit.neighbours import WITNESS_PX, witnesses_agree
-from sn9reg.judge.calibration import Calibration, pair_logit, pair_probability
+from sn9reg.judge.calibration import Calibration, pair_logit
 from sn9reg.judge.evidence import Evidence, default_features, gather
 from sn9reg.raster.scene import ScenePair
 
@@ -52,7 +53,7 @@ def judge(
     if calibration is not None:
         matches = calibration.matches(matches, fit, evidence, logit)
         fit = calibration.fit(matches, fit, evidence)
-    return matches, fit, decide(matches, fit.inliers, evidence, pair_probability(logit), fit.error)
+    return matches, fit, decide(matches, fit.inliers, evidence, float(expit(logit)), fit.error)
 
 
 def decide(matches: Correspondences, inliers: Flags, evidence: Evidence, probability: float, error: float) -> Verdict:

@@ -25,7 +25,6 @@ from sn9reg.judge.features import (
     largeness,
     match_features,
     pair_features,
-    spans,
 )
 from sn9reg.raster.grid import Points
 
@@ -47,7 +46,7 @@ class Sample:
 
     right: bool  # whether the warp is
     large: float  # `largeness`
-    room: float  # `spans`
+    room: float  # `Correspondences.span`
     pair: Array  # (1, k) `pair_features`
     inputs: Array  # (N, k) `match_features`, for a logit of 0
     off: Floats  # (N,) errors of the matches, matched pixels
@@ -74,7 +73,7 @@ class Sample:
         return cls(
             right,
             largeness(matches),
-            spans(matches),
+            matches.span,
             pair_features(matches, evidence),
             match_features(*observed, 0.0),
             off,
@@ -103,7 +102,14 @@ class Sample:
 def fit_pair(samples: Sequence[Sample]) -> PairModel:
     """The model of whether a pair is registered. Every feature speaks for it, none against: beyond what was seen the
     answer stays sensible."""
-    return PairModel(*(_fit_pair(part) for part in _by_size(samples)))
+    models = []
+    for part in _by_size(samples):
+        right, weight = np.array([s.right for s in part], float), np.array([s.weight for s in part])
+        of_right, of_wrong = (weight * right).sum(), (weight * (1 - right)).sum()
+        share = np.where(right > 0, _BELONGING / of_right, (1 - _BELONGING) / of_wrong)
+        features, balanced = np.concatenate([s.pair for s in part]), weight * share * len(part)
+        models.append(_logistic(features, right, balanced, _PAIR_RIDGE, positive=True))
+    return PairModel(*models)
 
 
 def _by_size(samples: Sequence[Sample]) -> list[Sequence[Sample]]:
@@ -113,15 +119,6 @@ def _by_size(samples: Sequence[Sample]) -> list[Sequence[Sample]]:
         for shares in ([1 - s.large for s in samples], [s.large for s in samples])
     ]
     return [part if sum(s.right for s in part) >= _ENOUGH else samples for part in parts]
-
-
-def _fit_pair(samples: Sequence[Sample]) -> Linear:
-    features = np.concatenate([s.pair for s in samples])
-    right = np.array([s.right for s in samples], float)
-    weight = np.array([s.weight for s in samples])
-    share = np.where(right > 0, _BELONGING / (weight * right).sum(), (1 - _BELONGING) / (weight * (1 - right)).sum())
-    balanced = weight * share
-    return _logistic(features, right, balanced * len(samples), _PAIR_RIDGE, positive=True)
 
 
 def fit_matcher(name: str, samples: Sequence[Sample], pair: PairModel, facts: dict[str, Any]) -> Calibration:
@@ -149,13 +146,15 @@ def _fit_models(samples: Sequence[Sample], pair: PairModel) -> Models:
 
 
 def _scaled(model: Linear, features: Array, off: Floats, weight: Floats) -> Linear:
-    """A model of the logarithm of errors that are (N,) `off`, made one of their standard deviation per axis."""
+    """A model of the logarithm of (N,) errors, turned into one of their standard deviation per axis."""
     return replace(model, bias=model.bias + math.log(_scale(off / np.exp(model(features)), weight)))
 
 
 def _scale(ratio: Floats, weight: Floats) -> float:
-    """By which standard deviations must be multiplied for errors, of the given ratio to them, to lie within one and two
-    of them as often as normal deviations do: the geometric mean of what both ask for."""
+    """The factor that makes standard deviations right. ratio: (N,) of errors to standard deviations.
+
+    Errors then lie within one and two of them as often as normal deviations do, or as nearly as one factor can do both.
+    """
     order = np.argsort(ratio)
     share = np.cumsum(weight[order]) / weight.sum()
     one, two = (float(ratio[order][np.searchsorted(share, 1 - math.exp(-(k**2) / 2))]) / k for k in (1, 2))

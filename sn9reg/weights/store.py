@@ -71,7 +71,10 @@ def load(
     path = Path(path)
     text, state = _read(path, sha256)
     try:
-        header = _parsed(text)
+        content = json.loads(text)
+        if not isinstance(content, dict):
+            raise ValueError(f"a {type(content).__name__} instead of kind and options")
+        header = check(_Header, content, "weights")
         if header.kind != kind:
             raise InputError(f"{path}: holds a {header.kind}, not a {kind}")
         network = build(header.options)
@@ -85,13 +88,6 @@ def load(
     if not all(bool(torch.isfinite(value).all()) for value in network.state_dict().values()):
         raise InputError(f"{path}: holds weights that are not finite")
     return network.float().eval(), header.options
-
-
-def _parsed(text: str) -> _Header:
-    content = json.loads(text)
-    if not isinstance(content, dict):
-        raise ValueError(f"a {type(content).__name__} instead of kind and options")
-    return check(_Header, content, "weights")
 
 
 def _read(path: Path, sha256: str | None) -> tuple[str, dict[str, torch.Tensor]]:

@@ -11,14 +11,8 @@ from rasterio.crs import CRS
 
 from sn9reg.fit import neighbours
 from sn9reg.fit.correspondences import Correspondences
-from sn9reg.fit.neighbours import (
-    WITNESS_PX,
-    distance_to,
-    local_consistency,
-    local_mean,
-    neighbour_prediction,
-    witnesses_agree,
-)
+from sn9reg.fit.neighbours import WITNESS_PX as TOLERANCE
+from sn9reg.fit.neighbours import distance_to, local_consistency, local_mean, neighbour_prediction, witnesses_agree
 from sn9reg.raster.grid import Grid
 
 few = settings(max_examples=10, deadline=None)
@@ -26,8 +20,8 @@ seeds = st.integers(0, 2**32 - 1)
 RADIUS = 40.0
 
 
-def scattered(random, n=400, side=2000.0):
-    return random.uniform(0, side, (n, 2)) + np.array([435000, 4180000])
+def scattered(random, n=400):
+    return random.uniform(0, 2000, (n, 2)) + np.array([435000, 4180000])
 
 
 def smooth(xy):
@@ -48,9 +42,6 @@ def on_lattice(shift_px, step=1.0, pixel=0.5, spacing=48.0, radius=RADIUS, side=
     x, y = np.meshgrid(np.arange(side), np.arange(side))
     xy = np.column_stack([x.ravel(), y.ravel()]) * spacing * step + 200.0
     return matches_of(xy, xy + shift_px, step, pixel, radius=radius)
-
-
-# --- prediction by neighbours ----------------------------------------------------------------------------------------
 
 
 @few
@@ -77,11 +68,15 @@ def test_a_match_and_excluded_neighbours_do_not_count_in_its_prediction(exclude)
     assert not np.array_equal(after, before)
 
 
-@pytest.mark.parametrize("n", [0, 1, 4])
-def test_too_few_neighbours_predict_nothing(n):
+@pytest.mark.parametrize("n", [0, 1, 4, 5, 8])
+def test_too_few_neighbours_predict_nothing_and_a_few_do_no_harm(n):
     source = scattered(np.random.default_rng(0), n)
-    assert np.isnan(neighbour_prediction(source, smooth(source), 1.0)).all()
+    predicted = neighbour_prediction(source, source @ similarity(90, 1).T, 1.0)
+    assert (np.isnan(predicted) if n < 5 else np.isfinite(predicted)).all()
     assert local_consistency(source, smooth(source), 1.0).shape == (n,)
+    if n > 4:
+        same = np.full((n, 2), 7.0)
+        np.testing.assert_allclose(neighbour_prediction(same, same * 0 + 3, 1.0), 3.0, atol=1e-6)
 
 
 @pytest.mark.parametrize("linear", [[[0.01, 0], [0, 0]], [[-0.08, -0.92], [0.92, -0.08]]])
@@ -89,9 +84,6 @@ def test_places_on_a_line_are_predicted_along_it(linear):
     source = np.column_stack([np.arange(40.0) * 50, np.zeros(40)])
     shift = source @ np.array(linear).T
     assert np.abs(neighbour_prediction(source, shift, 1.0) - shift)[6:-6].max() < 0.5
-
-
-# --- local consistency -----------------------------------------------------------------------------------------------
 
 
 @few
@@ -115,29 +107,23 @@ def test_the_limit_is_three_times_the_scale():
     assert np.flatnonzero(~local_consistency(source, shift, 1.0)).tolist() == [20]
 
 
-# --- witnesses -------------------------------------------------------------------------------------------------------
-
-
-@few
-@given(seed=seeds, step=st.sampled_from([1.0, 4.0]), pixel=st.sampled_from([0.5, 10.0]))
-def test_witnesses_of_a_smooth_noisy_field_agree(seed, step, pixel):
-    noise = np.random.default_rng(seed).normal(0, 0.8, (400, 2))
-    x, y = (axis.ravel() for axis in np.meshgrid(np.linspace(0, 1, 20), np.linspace(0, 1, 20)))
+@pytest.mark.parametrize("spacing", [96.0, 48.0, 12.0])
+@pytest.mark.parametrize(("step", "pixel"), [(1.0, 0.5), (1.0, 10.0), (4.0, 0.5)])
+def test_witnesses_of_a_smooth_noisy_field_agree_however_dense_they_are(step, pixel, spacing):
+    noise = np.random.default_rng(3).normal(0, 0.8, (400, 2))
+    x, y = (axis.ravel() * spacing / 48 for axis in np.meshgrid(np.linspace(0, 1, 20), np.linspace(0, 1, 20)))
     field = np.column_stack([20 * np.sin(2 * x + y), 10 * x * y - 5])  # pixels
-    assert witnesses_agree(on_lattice((field + noise) * step, step, pixel)).mean() > 0.97
+    assert witnesses_agree(on_lattice((field + noise) * step, step, pixel, spacing)).mean() > 0.95
 
 
-@pytest.mark.parametrize("radius", [12.0, 40.0])
-@pytest.mark.parametrize("step", [1.0, 4.0])
+@pytest.mark.parametrize(("radius", "step"), [(12.0, 1.0), (40.0, 1.0), (12.0, 4.0)])
 def test_witnesses_of_random_shifts_agree_by_chance_only(radius, step):
     random = np.random.default_rng(0)
-    trials = [
-        witnesses_agree(on_lattice(random.uniform(-radius, radius, (400, 2)) * step, step, radius=radius)).mean()
-        for _ in range(10)
-    ]
+    shifts = [random.uniform(-radius, radius, (400, 2)) * step for _ in range(10)]
+    share = np.mean([witnesses_agree(on_lattice(shift, step, radius=radius)).mean() for shift in shifts])
     # Uniform witnesses hit a place well inside the search area this often; predictions are means, which lie there.
-    chance = np.pi * WITNESS_PX**2 / (2 * radius) ** 2
-    assert 0.5 * chance < np.mean(trials) < 1.5 * chance
+    chance = np.pi * TOLERANCE**2 / (2 * radius) ** 2
+    assert 0.5 * chance < share < 1.5 * chance
 
 
 def test_the_tolerance_counts_in_pixels_of_the_level():
@@ -155,21 +141,12 @@ def test_witnesses_that_share_pixels_do_not_vouch_for_each_other():
     assert not witnesses_agree(on_lattice(np.zeros((16, 2)), spacing=10.0, side=4)).any()  # within one footprint
 
 
-@pytest.mark.parametrize("spacing", [96.0, 48.0, 12.0])
-def test_witnesses_agree_however_dense_the_lattice_is(spacing):
-    noise = np.random.default_rng(3).normal(0, 0.5, (900, 2))
-    assert witnesses_agree(on_lattice(noise + np.array([10.0, -4.0]), spacing=spacing, side=30)).mean() > 0.97
-
-
 def test_neighbours_are_the_same_in_one_go_and_in_many(monkeypatch):
     matches = on_lattice(np.random.default_rng(4).normal(0, 3.0, (400, 2)), spacing=20.0)
     at_once = witnesses_agree(matches)
     monkeypatch.setattr(neighbours, "_CANDIDATES", 1000)
     np.testing.assert_array_equal(witnesses_agree(matches), at_once)
     assert 0.2 < at_once.mean() < 0.999
-
-
-# --- turned and scaled pairs -----------------------------------------------------------------------------------------
 
 
 def similarity(degrees, zoom):
@@ -191,29 +168,23 @@ def shift_of(matches):
     return matches.sar_map - matches.optical_map
 
 
-@pytest.mark.parametrize(("degrees", "zoom"), [(45, 1.0), (0, 1.3), (0, 1 / 1.3), (45, 1.3), (180, 0.7), (-100, 2.0)])
+@pytest.mark.parametrize(("degrees", "zoom"), [(45, 1.0), (0, 1 / 1.3), (180, 0.7), (-100, 2.0)])
 def test_matches_of_a_turned_or_scaled_pair_agree_and_outliers_do_not(degrees, zoom):
-    clean, _ = turned(similarity(degrees, zoom))
-    assert witnesses_agree(clean).mean() > 0.97
-    assert local_consistency(clean.optical_map, shift_of(clean), 0.5).mean() > 0.97
     matches, wrong = turned(similarity(degrees, zoom), wrong=0.3)
     agreed, kept = witnesses_agree(matches), local_consistency(matches.optical_map, shift_of(matches), 0.5)
     off = np.hypot(*((matches.sar_xy - 1000) - (matches.optical_xy - 1000) @ similarity(degrees, zoom).T).T)
     assert min(agreed[~wrong].mean(), kept[~wrong].mean()) > 0.95
-    assert not agreed[off > 2 * WITNESS_PX].any()
+    assert not agreed[off > 2 * TOLERANCE].any()
     assert kept[wrong].mean() < 0.2
 
 
 def test_random_matches_anywhere_agree_hardly_more_often_than_by_chance():
-    shares = []
-    for seed in range(5):
-        random = np.random.default_rng(seed)
-        xy, there = random.uniform(200, 1800, (2, 400, 2))
-        shares.append(witnesses_agree(matches_of(xy, there, footprint=64.0, radius=800.0)).mean())
-    assert np.mean(shares) < 2 * np.pi * WITNESS_PX**2 / 1600**2 + 1e-3
+    places = np.random.default_rng(0).uniform(200, 1800, (5, 2, 400, 2))
+    shares = [witnesses_agree(matches_of(*pair, footprint=64.0, radius=800.0)).mean() for pair in places]
+    assert np.mean(shares) < 2 * np.pi * TOLERANCE**2 / 1600**2 + 1e-3
 
 
-@pytest.mark.parametrize("linear", [np.eye(2), similarity(3, 1.02), [[1.05, 0.02], [-0.03, 0.97]]])
+@pytest.mark.parametrize("linear", [similarity(3, 1.02), [[1.05, 0.02], [-0.03, 0.97]]])
 def test_only_steep_trends_are_taken_off_first(monkeypatch, linear):
     matches, _ = turned(linear, wrong=0.2)
     now = neighbour_prediction(matches.optical_map, shift_of(matches), 0.5, 30.0)
@@ -231,16 +202,6 @@ def test_a_steep_plane_is_predicted_up_to_the_rim_and_a_hill_on_it_is_followed()
     assert np.median(np.hypot(*(neighbour_prediction(source, shift, 0.5) - shift).T)) < 0.6
 
 
-@pytest.mark.parametrize("n", [5, 8])
-def test_few_matches_or_all_on_one_place_do_no_harm(n):
-    source = np.random.default_rng(0).uniform(0, 100, (n, 2))
-    assert np.isfinite(neighbour_prediction(source, source @ similarity(90, 1).T, 1.0)).all()
-    same = np.full((n, 2), 7.0)
-    np.testing.assert_allclose(neighbour_prediction(same, same * 0 + 3, 1.0), 3.0, atol=1e-6)
-
-
-# --- values known at scattered places --------------------------------------------------------------------------------
-
 COUNTED, PRIOR = 24, 4  # the nearest 24 places count, and the mean of all as 4 more
 
 
@@ -248,8 +209,7 @@ def places_of(n, seed=0):
     return np.random.default_rng(seed).uniform(0, 1000, (n, 2))
 
 
-@pytest.mark.parametrize("n", [1, 3, COUNTED, 200])
-@pytest.mark.parametrize("asked", [0, 1, 40])
+@pytest.mark.parametrize(("n", "asked"), [(1, 1), (3, 0), (200, 40)])
 def test_a_constant_stays_a_constant(n, asked):
     found = local_mean(places_of(n), np.full(n, -2.5))(places_of(asked, 1) * 3 - 1000)
     np.testing.assert_allclose(found, np.full(asked, -2.5))
@@ -268,13 +228,12 @@ def test_two_places_are_mixed_by_their_distance():
     np.testing.assert_allclose(mean(np.array([[0.0, 0], [5, 0], [10, 0]])), [at_first, 0.5, 1 - at_first])
 
 
-@pytest.mark.parametrize("n", [COUNTED, 60])
-def test_groups_far_apart_have_means_of_their_own_drawn_a_little_to_that_of_all(n):
+def test_groups_far_apart_have_means_of_their_own_drawn_a_little_to_that_of_all():
     """All of a group lie around one point, as far from it as each other: each counts by exp(-2)."""
-    angle = 2 * np.pi * np.arange(n) / n
+    angle = 2 * np.pi * np.arange(60) / 60
     ring = np.column_stack([np.cos(angle), np.sin(angle)])
     centres = np.array([[0.0, 0.0], [1e5, 0.0]])
-    mean = local_mean(np.concatenate([ring + centre for centre in centres]), np.repeat([1.0, 5.0], n))
+    mean = local_mean(np.concatenate([ring + centre for centre in centres]), np.repeat([1.0, 5.0], 60))
     share = COUNTED * np.exp(-2) / (COUNTED * np.exp(-2) + PRIOR)
     np.testing.assert_allclose(mean(centres), share * np.array([1, 5]) + (1 - share) * 3, rtol=1e-6)
 
@@ -288,8 +247,7 @@ def test_a_slope_is_followed_and_the_mean_is_linear_in_the_values():
     np.testing.assert_allclose(both, found - 3 * local_mean(source, source[:, 1])(at))
 
 
-@pytest.mark.parametrize("asked", [0, 1, 7])
-@pytest.mark.parametrize("n", [1, 3, 6, 200])
+@pytest.mark.parametrize(("n", "asked"), [(1, 1), (3, 0), (6, 7), (200, 7)])
 def test_the_distance_is_that_of_the_nearest_six(n, asked):
     source, places = places_of(n), places_of(asked, 1)
     apart = np.sort(np.linalg.norm(places[:, None] - source[None], axis=2), axis=1)[:, :6]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from affine import Affine
@@ -16,8 +18,11 @@ from sn9reg.raster.grid import Grid
 
 ORIGIN = np.array([435000.0, 4180000.0])
 MODELS = ("translation", "affine", "homography")
-few = settings(max_examples=10, deadline=None)
+few = settings(max_examples=6, deadline=None)
 seeds = st.integers(0, 2**32 - 1)
+every_estimator = pytest.mark.parametrize(
+    ("kind", "estimator"), [("translation", "magsac"), *itertools.product(MODELS[1:], ("magsac", "ransac"))]
+)
 
 
 def transform(kind, random):
@@ -44,8 +49,7 @@ def with_outliers(target, share, random):
     return target, wrong
 
 
-@pytest.mark.parametrize("estimator", ["magsac", "ransac"])
-@pytest.mark.parametrize("kind", MODELS)
+@every_estimator
 @few
 @given(seed=seeds)
 def test_a_known_transform_is_recovered_among_outliers(kind, estimator, seed):
@@ -61,26 +65,18 @@ def test_a_known_transform_is_recovered_among_outliers(kind, estimator, seed):
     assert fit.inliers[wrong].mean() < 0.05
 
 
-@pytest.mark.parametrize("estimator", ["magsac", "ransac"])
-@pytest.mark.parametrize("kind", MODELS)
+@every_estimator
 def test_the_same_twice_byte_for_byte(kind, estimator):
     random = np.random.default_rng(3)
     source = places(random)
     target, _ = with_outliers(transform(kind, random)(source) + random.normal(0, 2, source.shape), 0.4, random)
     first, _, second = (fit_global(source, target, kind, t, estimator) for t in (3.0, 8.0, 3.0))
-    assert first.matrix.tobytes() == second.matrix.tobytes()
-    assert first.inliers.tobytes() == second.inliers.tobytes()
-    assert first(source).tobytes() == second(source).tobytes()
-
-
-def test_an_affine_is_the_least_squares_one_of_its_inliers():
-    random = np.random.default_rng(4)
-    source = places(random)
-    target, _ = with_outliers(transform("affine", random)(source) + random.normal(0, 1, source.shape), 0.3, random)
-    fit = fit_global(source, target, "affine", 5.0, "ransac")
-    expected = least_squares_affine(source[fit.inliers] - ORIGIN, target[fit.inliers])
-    design = np.column_stack([source - ORIGIN, np.ones(len(source))])
-    np.testing.assert_allclose(fit(source), design @ expected.T, atol=1e-6)
+    for one, two in ((first.matrix, second.matrix), (first.inliers, second.inliers), (first(source), second(source))):
+        assert one.tobytes() == two.tobytes()
+    if kind == "affine":  # it is the least-squares one of its inliers
+        expected = least_squares_affine(source[first.inliers] - ORIGIN, target[first.inliers])
+        design = np.column_stack([source - ORIGIN, np.ones(len(source))])
+        np.testing.assert_allclose(first(source), design @ expected.T, atol=1e-6)
 
 
 def test_a_translation_is_the_mean_of_those_within_the_threshold_the_farther_the_less():
@@ -93,9 +89,9 @@ def test_a_translation_is_the_mean_of_those_within_the_threshold_the_farther_the
 
 
 @pytest.mark.parametrize("kind", MODELS)
-@pytest.mark.parametrize("unit", [1.0, 1200 / 3937, 1e-5])
+@pytest.mark.parametrize("unit", [1.0, 1e-5])
 def test_the_threshold_is_in_map_units(kind, unit):
-    """The same scene in metres, US survey feet and about degrees: the same inliers for the same threshold."""
+    """The same scene in metres and about degrees: the same inliers for the same threshold."""
     random = np.random.default_rng(7)
     source = places(random) - ORIGIN
     target, wrong = with_outliers(source + random.normal(0, 0.3, source.shape), 0.4, random)
@@ -107,8 +103,7 @@ def test_the_threshold_is_in_map_units(kind, unit):
     assert loose.inliers[0]
 
 
-@pytest.mark.parametrize("kind", MODELS)
-@pytest.mark.parametrize("estimator", ["magsac", "ransac"])
+@every_estimator
 def test_too_few_points_determine_nothing(kind, estimator):
     least = {"translation": 1, "affine": 3, "homography": 4}[kind]
     corners = np.array([[0.0, 0], [1000, 0], [0, 1000], [1000, 900]]) + ORIGIN
@@ -120,7 +115,7 @@ def test_too_few_points_determine_nothing(kind, estimator):
 
 @pytest.mark.parametrize("kind", ["affine", "homography"])
 @pytest.mark.parametrize("estimator", ["magsac", "ransac"])
-@pytest.mark.parametrize("direction", [(1.0, 0.0), (0.6, -0.8), (0.0, 0.0)])
+@pytest.mark.parametrize("direction", [(0.6, -0.8), (0.0, 0.0)])
 def test_points_on_a_line_or_on_one_place_determine_nothing(kind, estimator, direction):
     for n in (4, 30):
         source = np.linspace(0, 1000, n)[:, None] * np.array(direction) + ORIGIN
@@ -147,20 +142,12 @@ def test_least_squares_affine_obeys_its_weights():
     assert np.abs(least_squares_affine(source, target) - matrix).max() > 0.1
 
 
-# --- warps -----------------------------------------------------------------------------------------------------------
-
-
-def matches(source_px, target_px):
-    n = len(source_px)
-    grid = Grid(Affine(0.5, 0, *ORIGIN[:1], 0, -0.5, ORIGIN[1]), 4000, 4000, CRS.from_epsg(32637))
-    ones = np.ones(n)
-    return Correspondences(grid, source_px, target_px, ones, ones, ones, ones, target_px, 40.0, 1.0, 96.0, n)
-
-
 def test_a_global_warp_expects_the_residual_of_its_inliers_everywhere():
-    random = np.random.default_rng(9)
+    random, ones = np.random.default_rng(9), np.ones(2000)
     source = random.uniform(0, 4000, (2000, 2))
-    found = matches(source, source + np.array([20, -10]) + random.normal(0, 2.0, source.shape))
+    target = source + np.array([20, -10]) + random.normal(0, 2.0, source.shape)
+    grid = Grid(Affine(0.5, 0, ORIGIN[0], 0, -0.5, ORIGIN[1]), 4000, 4000, CRS.from_epsg(32637))
+    found = Correspondences(grid, source, target, ones, ones, ones, ones, target, 40.0, 1.0, 96.0, 2000)
     fit = fit_global(found.optical_map, found.sar_map, "translation", 30.0)
     warp = global_warp(fit, "translation", found)
     assert (warp.model, warp.crs) == ("translation", found.grid.crs)

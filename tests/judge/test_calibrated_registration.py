@@ -9,33 +9,31 @@ from importlib.resources import files
 
 import numpy as np
 import pytest
-from support.calibrated import evidence_of, matches_of, samples
+from support.calibrated import evidence_of, made_up, matches_of
 
 import sn9reg.registration
 from sn9reg.errors import InputError
 from sn9reg.fit.choose import fit
 from sn9reg.fit.correspondences import Correspondences
 from sn9reg.judge import calibration as stored_module
-from sn9reg.judge.calibration import MEDIAN, as_json, calibration_for, pair_logit, shipped_calibration
+from sn9reg.judge.calibration import MEDIAN, calibration_for, pair_logit, shipped_calibration
 from sn9reg.judge.evidence import default_features, gather
 from sn9reg.judge.features import largeness, pair_features
 from sn9reg.judge.verdict import judge
 from sn9reg.matchers.base import make_matcher
 from sn9reg.raster.scene import open_pair
-from sn9reg.training.calibrate import fit_matcher, fit_pair
 
 WEIGHTS = files("sn9reg.weights")
 
 
 @pytest.fixture(scope="module")
 def models():
-    pair = fit_pair(samples(0, 40))
-    return pair, fit_matcher("structure", samples(0, 40), pair, {"pairs": 40})
+    return made_up(40)
 
 
 @pytest.fixture
 def ships(monkeypatch, models):
-    content = {"pair": asdict(models[0]), "matchers": {"structure": as_json(models[1])}}
+    content = {"pair": asdict(models[0]), "matchers": {"structure": asdict(models[1])}}
     monkeypatch.setattr(stored_module, "_stored", lambda: content)
     return content
 
@@ -43,7 +41,7 @@ def ships(monkeypatch, models):
 @pytest.fixture
 def own_file(tmp_path, models):
     path = tmp_path / "own.json"
-    path.write_text(json.dumps(as_json(models[1])))
+    path.write_text(json.dumps(asdict(models[1])))
     (tmp_path / "broken.json").write_text("{}")
     return path
 
@@ -86,7 +84,7 @@ def test_what_ships_is_what_judges(ships, models):
     assert shipped_calibration("nobody") is None
 
 
-@pytest.mark.parametrize("content", [{}, [], {"pair": {}, "matchers": {"structure": {}}}, {"pair": 3, "matchers": 3}])
+@pytest.mark.parametrize("content", [[], {"pair": {}, "matchers": {"structure": {}}}, {"pair": 3, "matchers": 3}])
 def test_a_damaged_file_that_ships_is_named(monkeypatch, caplog, content):
     monkeypatch.setattr(stored_module, "_stored", lambda: content)
     with pytest.raises(InputError, match=r"calibration\.json: is no calibration"):
@@ -95,8 +93,8 @@ def test_a_damaged_file_that_ships_is_named(monkeypatch, caplog, content):
     assert "calibration.json: is no calibration" in caplog.text
 
 
-def test_calibration_changes_errors_and_not_the_verdict(scene, models, tmp_path):
-    with open_pair(scene.optical, scene.sar) as pair:
+def test_calibration_changes_errors_and_not_the_verdict(small_files, models):
+    with open_pair(*small_files) as pair:
         matches = make_matcher("structure").match(pair)
         fitted = fit(matches)
         evidence = gather(pair, fitted.warp, matches.step, default_features(pair))
@@ -121,7 +119,6 @@ def test_calibration_changes_errors_and_not_the_verdict(scene, models, tmp_path)
     ("name", "option", "file"),
     [
         ("hybrid", "weights", "slim-unet"),
-        ("slim-unet", "weights", "slim-unet"),
         ("descriptors", "weights", "descriptors"),
         ("dual-encoder", "weights", "dual-encoder"),
         ("keypoints", "sar_weights", "keypoints-sar"),
@@ -135,12 +132,12 @@ def test_a_matcher_says_whether_its_weights_are_its_own(name, option, file):
 
 @pytest.mark.usefixtures("ships")
 @pytest.mark.parametrize("own_weights", [None, False, True])
-def test_a_registration_by_an_object_says_whether_it_is_calibrated(scene, caplog, own_weights, tmp_path):
+def test_a_registration_by_an_object_says_whether_it_is_calibrated(small_files, caplog, own_weights):
     class Found:
         name = "structure"
 
         def match(self, pair):
-            places = np.stack(np.meshgrid(np.arange(50.0, 400, 25), np.arange(50.0, 400, 25)), -1).reshape(-1, 2)
+            places = np.stack(np.meshgrid(np.arange(50.0, 150, 12), np.arange(50.0, 150, 12)), -1).reshape(-1, 2)
             each = np.full(len(places), 0.5)
             numbers = (each, each, each, each)
             return Correspondences(pair.grid, places, places, *numbers, places, 10.0, 1.0, 128.0, len(places))
@@ -148,7 +145,7 @@ def test_a_registration_by_an_object_says_whether_it_is_calibrated(scene, caplog
     matcher = Found()
     if own_weights is not None:
         matcher.own_weights = own_weights
-    found = sn9reg.register(scene.optical, scene.sar, matcher=matcher)
+    found = sn9reg.register(*small_files, matcher=matcher)
     assert found.matches.calibrated is not bool(own_weights)
     assert found.as_dict()["calibrated"] is found.matches.calibrated
     assert found.facts()["calibrated"] == ("no" if own_weights else "yes")

@@ -19,7 +19,6 @@ from sn9reg.judge.features import (
     largeness,
     match_features,
     pair_features,
-    spans,
 )
 
 
@@ -79,6 +78,6 @@ def test_the_logit_of_a_pair_is_clipped(claimed, counted):
 @pytest.mark.parametrize("step", [1.0, 4.0])
 def test_a_scene_is_as_large_as_its_matches_span_footprints(across, large, step):
     matches = matches_of(30, across=across, step=step)
-    assert spans(matches) == pytest.approx(across)
+    assert matches.span == pytest.approx(across)
     assert largeness(matches) == pytest.approx(large, abs=1e-9)
-    assert spans(matches_of(0)) == spans(matches_of(1)) == largeness(matches_of(1)) == 0
+    assert matches_of(0).span == matches_of(1).span == largeness(matches_of(1)) == 0

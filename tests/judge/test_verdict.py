@@ -37,10 +37,6 @@ def right(random, side=20, noise=0.8):
     return field + random.normal(0, noise, field.shape)
 
 
-def wrong(random, side=20, radius=40.0):
-    return random.uniform(-radius, radius, (side * side, 2))
-
-
 def judged(matches, inliers=None, evidence=FIRM, probability=0.9, error=1.25):
     return decide(matches, np.ones(len(matches), bool) if inliers is None else inliers, evidence, probability, error)
 
@@ -53,8 +49,13 @@ def smooth():
 @pytest.mark.parametrize("probability", [0.0, LIKELY - 1e-9, LIKELY, 1.0])
 def test_the_probability_decides(smooth, probability):
     verdict = judged(smooth, probability=probability)
-    assert verdict.registered == (probability >= LIKELY)
-    assert verdict.probability == probability
+    assert (verdict.registered, verdict.probability) == (probability >= LIKELY, probability)
+
+
+def test_a_wide_scene_needs_matches_that_neighbours_confirm():
+    verdict = judged(lattice(np.random.default_rng(0).uniform(-40, 40, (400, 2))), probability=1.0)
+    assert not verdict.registered
+    assert verdict.reason.endswith(" of 400 matches (1%) are confirmed by neighbours that share no pixel")
 
 
 def test_the_reason_names_the_evidence_and_the_probability(smooth):
@@ -62,7 +63,6 @@ def test_the_reason_names_the_evidence_and_the_probability(smooth):
     assert reason.startswith("at 6 places that share no pixel the images agree")
     assert "by 4.0 standard deviations" in reason
     assert reason.endswith("it is right with a probability of 93%")
-    assert "only" not in reason
     reason = judged(smooth, evidence=replace(FIRM, standing=FIRM.standing / 4), probability=0.12).reason
     assert "by only 1.0 standard deviations" in reason
     assert reason.endswith(f"with a probability of 12%, and at least {LIKELY:.0%} is asked")
@@ -77,21 +77,6 @@ def test_evidence_and_counts_are_handed_on(smooth):
     assert (verdict.registered, verdict.standing, verdict.places) == (False, 0, 0)
 
 
-@pytest.mark.parametrize("seed", range(2))
-def test_witnesses_of_a_smooth_field_agree(seed):
-    verdict = judged(lattice(right(np.random.default_rng(seed))))
-    assert verdict.agreement > 0.95
-    assert verdict.chance < 0.01
-
-
-@pytest.mark.parametrize("radius", [12.0, 40.0])
-@pytest.mark.parametrize("seed", range(2))
-def test_random_shifts_agree_by_chance_alone(seed, radius):
-    verdict = judged(lattice(wrong(np.random.default_rng(seed), radius=radius), radius=radius), probability=0.01)
-    assert verdict.agreement < 0.3
-    assert verdict.agreement == pytest.approx(verdict.chance, abs=0.06)
-
-
 def test_chance_is_the_tolerances_share_of_the_search_area():
     random = np.random.default_rng(0)
     small, large = (judged(lattice(right(random), radius=r)).chance for r in (20.0, 80.0))
@@ -101,29 +86,18 @@ def test_chance_is_the_tolerances_share_of_the_search_area():
     assert judged(lattice(right(random), radius=1.0)).chance == 1
 
 
-def test_agreement_is_a_share_of_the_places_tried():
+def test_agreement_is_a_share_of_the_places_tried_and_by_chance_as_rare_as_is_said():
     shift = right(np.random.default_rng(2))
-    enough, few = (judged(lattice(shift, tried=tried)) for tried in (800, 4000))
-    assert enough.agreement == pytest.approx(0.5, abs=0.02)
-    assert few.agreement == pytest.approx(0.1, abs=0.01)
-    assert enough.agreement == pytest.approx(5 * few.agreement)
-
-
-@pytest.mark.parametrize("share", [0.75, 0.15])
-def test_agreement_grows_with_the_share_of_right_matches(share):
-    random = np.random.default_rng(1)
-    shift = np.where(random.random((400, 1)) < share, right(random), wrong(random))
-    agreement = judged(lattice(shift)).agreement
-    assert agreement < share + 0.05
-    assert (agreement > 0.6) == (share > 0.5)
+    for tried, agreement in ((400, 1.0), (4000, 0.1)):
+        assert judged(lattice(shift, tried=tried)).agreement == pytest.approx(agreement, rel=0.05)
+    random = judged(lattice(np.random.default_rng(0).uniform(-12, 12, (400, 2)), radius=12.0))
+    assert random.agreement == pytest.approx(random.chance, abs=0.06)
 
 
 @pytest.mark.parametrize("count", [0, 1, 4])
 def test_a_few_matches_have_no_witnesses(smooth, count):
     verdict = judged(smooth.keep(np.arange(count) * 41), evidence=NO_EVIDENCE, probability=0.0, error=math.nan)
-    assert not verdict.registered
-    assert verdict.agreement == 0
-    assert (verdict.matches, verdict.inliers) == (count, count)
+    assert (verdict.registered, verdict.agreement, verdict.matches, verdict.inliers) == (False, 0, count, count)
     assert judged(replace(smooth, tried=0).keep(np.zeros(0, int)), evidence=NO_EVIDENCE).coverage == 0
 
 
@@ -131,17 +105,14 @@ def test_coverage_is_the_share_of_squares_with_inliers():
     matches = lattice(right(np.random.default_rng(0), side=18), side=18)  # 3 x 3 matches in each of the 6 x 6 cells
     cell = (np.arange(18) * 5.999 / 17).astype(int)
     cells = (cell[:, None] * 6 + cell[None]).ravel()
-    for chosen in ([0], [0, 35], list(range(12)), list(range(36))):
+    for chosen in ([], [0, 35], list(range(36))):
         assert judged(matches, np.isin(cells, chosen)).coverage == pytest.approx(len(chosen) / 36)
-    none = judged(matches, np.zeros(len(matches), bool))
-    assert (none.coverage, none.inliers) == (0, 0)
 
 
 def test_refused_carries_its_reason_and_promises_nothing():
     matches = lattice(right(np.random.default_rng(0)), tried=500)
     verdict = refused(matches, "no such luck")
-    assert not verdict.registered
-    assert verdict.reason == "no such luck"
+    assert (verdict.registered, verdict.reason) == (False, "no such luck")
     assert (verdict.matches, verdict.inliers, verdict.tried) == (400, 0, 500)
     assert (verdict.probability, verdict.standing, verdict.places) == (0, 0, 0)
     assert math.isnan(verdict.error)

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from functools import lru_cache
 
 import numpy as np
 from affine import Affine
@@ -13,7 +14,7 @@ from sn9reg.fit.warp import Warp, identity_warp
 from sn9reg.judge.evidence import NO_EVIDENCE
 from sn9reg.judge.features import MATCH_FEATURES, PAIR_FEATURES
 from sn9reg.raster.grid import Grid
-from sn9reg.training.calibrate import Sample
+from sn9reg.training.calibrate import Sample, fit_matcher, fit_pair
 
 SHARPNESS, DEVIATION, STANDING, PAIR = map(MATCH_FEATURES.index, ("sharpness", "deviation", "standing", "pair"))
 METRES = CRS.from_epsg(32637)
@@ -80,6 +81,13 @@ def sample(random, right, size, n=200):
 def samples(seed, count=80):
     random = np.random.default_rng(seed)
     return [sample(random, k % 2 == 0, "large" if k % 4 < 2 else "small") for k in range(count)]
+
+
+@lru_cache
+def made_up(count=240):
+    """The model of pairs and the calibration that are fitted to made-up samples."""
+    pair = fit_pair(samples(0, count))
+    return pair, fit_matcher("structure", samples(0, count), pair, {"pairs": count})
 
 
 def of(size, made):
