@@ -44,28 +44,17 @@ SCENES = {
 
 @dataclass(frozen=True)
 class Checked:
-    """One pair.
+    """A registration against the truth. N matches, M places; all but the first two are in pixels, if not said."""
 
-    belongs: whether both images show the same ground.
-    registered: the verdict.
-    off: (N,) errors of its matches, pixels of the common grid.
-    probability: (N,) that a match is off by at most three matched pixels.
-    sigma: (N,) predicted errors of its matches, pixels.
-    step: side of the matched pixels, pixels of the common grid.
-    true: (M,) errors of the warp, pixels.
-    claimed: (M,) sigma of the warp, pixels.
-    expected: median error that the verdict promised, pixels.
-    """
-
-    belongs: bool
+    belongs: bool  # whether the images show one place
     registered: bool
-    off: Floats
-    probability: Floats
-    sigma: Floats
-    step: float
-    true: Floats
-    claimed: Floats
-    expected: float
+    off: Floats  # (N,) errors of the matches
+    probability: Floats  # (N,) that each match is right, 0 to 1
+    sigma: Floats  # (N,) that each match claims
+    step: float  # side of the matched pixels, pixels of the common grid
+    true: Floats  # (M,) errors of the warp
+    claimed: Floats  # (M,) sigma of the warp
+    expected: float  # median error that the verdict promised
 
     @property
     def error(self) -> float:
@@ -156,10 +145,8 @@ def main(
     with tempfile.TemporaryDirectory() as scratch:
         for part in parts.split(","):
             folder, found = Path(scratch), []
-            if part in SCENES:
-                made = scene_cases(folder, SCENES[part], wrong=False)
-            else:
-                made = folder_cases(data / part, folder, wrong, every)
+            scenes = SCENES.get(part)
+            made = scene_cases(folder, scenes, False) if scenes else folder_cases(data / part, folder, wrong, every)
             for case in made:
                 registration = register(
                     case.optical, case.sar, matcher=matcher, pixel_frame=case.pixel_frame, calibration=calibration

@@ -55,20 +55,14 @@ MEASURES = ("matches", "ncm", "precision", "recall", "f_measure", "rmse", "enoug
 
 @dataclass(frozen=True)
 class PairResult:
-    """What a descriptor found on a pair.
-
-    keypoints: optical ones.
-    putative: matches before RANSAC.
-    putative_ncm: the correct among them.
-    trials: measure -> (S,) by seed; rmse is NaN where none is correct.
-    """
+    """What a descriptor found on a pair."""
 
     name: str
-    keypoints: int
-    putative: int
-    putative_ncm: int
+    keypoints: int  # optical ones
+    putative: int  # matches before RANSAC
+    putative_ncm: int  # the correct among them
     seconds: float
-    trials: dict[str, Floats]
+    trials: dict[str, Floats]  # measure -> (S,) by seed; rmse is NaN where none is correct
 
 
 @dataclass(frozen=True)
@@ -132,9 +126,8 @@ def others(weights: str | None) -> dict[str, dict[str, Any]]:
 
 def budget(folders: dict[str, Path]) -> str:
     """For how long both were trained."""
-    notes = {name: noted(folder) for name, folder in folders.items()}
-    text = "{steps} steps of {batch} patches, seed {seed}"
-    known = {name: text.format(**note) if note else "nobody knows for how long" for name, note in notes.items()}
+    text, unknown = "{steps} steps of {batch} patches, seed {seed}", "nobody knows for how long"
+    known = {name: text.format(**note) if (note := noted(at)) else unknown for name, at in folders.items()}
     if known[WITH] == known[WITHOUT]:
         return f"Trained: {known[WITH]}, both alike."
     return f"Trained: {WITH} {known[WITH]}, {WITHOUT} {known[WITHOUT]}."
@@ -196,9 +189,7 @@ def judged(name: str, putative: Correspondences, kept: list[Flags], seconds: flo
         shares = correct / max(matches, 1), correct / max(keypoints, 1), f_measure(correct, matches, keypoints)
         trials.append((matches, correct, *shares, rmse(errors[chosen]), matches >= FEWEST, correct >= FEWEST))
     columns = np.array(trials, np.float64).T
-    return PairResult(
-        name, keypoints, len(putative), ncm(errors), seconds, dict(zip(MEASURES, columns, strict=True))
-    )
+    return PairResult(name, keypoints, len(putative), ncm(errors), seconds, dict(zip(MEASURES, columns, strict=True)))
 
 
 if __name__ == "__main__":

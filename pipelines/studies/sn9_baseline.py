@@ -59,16 +59,13 @@ SWITCHES: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Aoi:
-    """A scene's tie-points with both images' grids.
-
-    files: of the scene; None where there is no imagery.
-    """
+    """A scene's tie-points with both images' grids."""
 
     name: str
     optical: Grid
     sar: Grid
     points: TiePoints
-    files: SceneFiles | None = None
+    files: SceneFiles | None = None  # None where there is no imagery
 
     def distances(self, move: Move | None = None) -> tuple[Floats, Floats]:
         """(N,) metres and (N,) optical pixels between each tie-point's SAR place and where `move` puts it; nowhere else

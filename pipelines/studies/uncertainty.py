@@ -56,16 +56,11 @@ ROWS: dict[str, tuple[dict[str, Any], int]] = {
 
 @dataclass(frozen=True)
 class Matched:
-    """What was found on several pairs, each an entry of these lists.
+    """What was found on several pairs, each an entry of these lists."""
 
-    errors: (N,) of its matches, pixels.
-    confidence: (N,) of its matches, 0 to 1.
-    possible: cells that both images show.
-    """
-
-    errors: list[Floats]
-    confidence: list[Floats]
-    possible: list[int]
+    errors: list[Floats]  # (N,) of its matches, pixels
+    confidence: list[Floats]  # (N,) of its matches, 0 to 1
+    possible: list[int]  # cells that both images show
 
     def row(self) -> dict[str, float]:
         """The paper's figures, and the usual ones."""
