@@ -12,11 +12,14 @@ import click
 import numpy as np
 
 from sn9reg.errors import OutputError, Sn9regError
-from sn9reg.raster.files import atomic_output
+from sn9reg.raster.files import atomic_output, grid_of, open_raster
 from sn9reg.raster.folders import data_root
+from sn9reg.raster.grid import Grid
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from sn9reg.training.tiles import SceneFiles
 
 Option = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -60,6 +63,12 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"{folder}: cannot be made ({error.strerror})") from error
+
+
+def grids(files: SceneFiles) -> tuple[Grid, Grid]:
+    """The grids of an optical and a SAR image. Raises InputError where one cannot be read."""
+    with open_raster(files.optical) as optical, open_raster(files.sar) as sar:
+        return grid_of(optical), grid_of(sar)
 
 
 def write(path: Path, text: str) -> None:

@@ -55,10 +55,9 @@ def main(data: Path, side: int, places: int, name: str) -> None:
             for j in ((i + 1) % places, (i + 5) % places)
             if max(abs(a - b) for a, b in zip(corners[i], corners[j], strict=True)) > side + 60
         ]
-        kinds_of = {"together": pairs, "apart": apart}
         verdicts = {
-            kind: [register(*pair, matcher=matcher, pixel_frame=True).verdict for pair in chosen]
-            for kind, chosen in kinds_of.items()
+            kind: [register(optical, sar, matcher=matcher, pixel_frame=True).verdict for optical, sar in chosen]
+            for kind, chosen in (("together", pairs), ("apart", apart))
         }
     for kind, found in verdicts.items():
         probability, standing = (sorted(getattr(v, name) for v in found) for name in ("probability", "standing"))
