@@ -1,6 +1,7 @@
 """`bench patches` under blur, speckle and rotation, and unchanged without them."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -32,24 +33,12 @@ def folder(tmp_path):
     return tmp_path
 
 
-class Recorder:
-    """Keeps what it is given and always says the upper left corner: its error is where the template was cut."""
-
-    name = "recorder"
-
-    def __init__(self):
-        self.templates = []
-
-    def locate(self, optical, sar):
-        self.templates.append(sar)
-        return np.zeros(2)
-
-
 def recorded(folder, seed=1, **options):
-    """Templates and errors of a run."""
-    recorder = Recorder()
-    errors = bench_patches(folder, recorder, 128, 90, seed=seed, **options).errors
-    return recorder.templates, errors.tolist()
+    """The templates of a run, and errors: the matcher says the upper left corner, so they are where it was cut."""
+    templates = []
+    matcher = SimpleNamespace(name="recorder", locate=lambda _, sar: templates.append(sar) or np.zeros(2))
+    errors = bench_patches(folder, matcher, 128, 90, seed=seed, **options).errors
+    return templates, errors.tolist()
 
 
 def test_places_are_pinned_and_the_same_whatever_is_done(folder):
@@ -58,8 +47,7 @@ def test_places_are_pinned_and_the_same_whatever_is_done(folder):
     assert [t.values.sum() for t in templates] == pytest.approx([516033, 680220, 455482], rel=1e-3)
     assert recorded(folder, rotate=30, degradation=Degradation(5, 1))[1] == errors
     for plain, same in zip(templates, recorded(folder, rotate=0.0, degradation=Degradation())[0], strict=True):
-        np.testing.assert_array_equal(plain.values, same.values)
-        np.testing.assert_array_equal(plain.valid, same.valid)
+        assert (plain.values.tobytes(), plain.valid.tobytes()) == (same.values.tobytes(), same.valid.tobytes())
 
 
 def test_every_pair_has_speckle_of_its_own_by_the_seed(folder):
@@ -71,16 +59,13 @@ def test_every_pair_has_speckle_of_its_own_by_the_seed(folder):
         np.testing.assert_array_equal(a.values, b.values)
         gains.append(a.values[0, 40:50, 40:50] / np.maximum(before.values[0, 40:50, 40:50], 1))
     assert not np.allclose(gains[0], gains[1])
-    (single,) = recorded(folder, degradation=speckled, limit=1)[0]
-    np.testing.assert_array_equal(single.values, first[0].values)
     other = recorded(folder, degradation=speckled, seed=2)[0][0]
     assert not np.array_equal(other.values, first[0].values)
 
 
 def test_rotation_does_not_change_the_speckle(folder):
     """On an image without any contrast, what is left is the speckle."""
-    for seed in range(3):
-        save(folder / f"{seed}_sar.png", np.full((140, 140), 100))
+    save(folder / "0_sar.png", np.full((140, 140), 100))
     straight, turned = (recorded(folder, degradation=Degradation(8), rotate=r)[0][0] for r in (0, 2))
     both = straight.valid & turned.valid
     np.testing.assert_allclose(straight.values[0][both], turned.values[0][both], rtol=1e-5)
@@ -106,9 +91,9 @@ def test_a_turned_cut_shows_what_lies_at_the_turned_places():
     corner, side, angle = (70, 50), 60, 25.0
     centre = np.array(corner) + (side - 1) / 2
     shown = np.stack([cut(band, corner, side, angle).values[0] for band in (x, y)])
-    cos, sin = np.cos(np.deg2rad(angle)), np.sin(np.deg2rad(angle))
     across = np.stack(np.meshgrid(np.arange(side), np.arange(side))) - (side - 1) / 2
-    expected = np.einsum("ij,jhw->ihw", [[cos, -sin], [sin, cos]], across) + centre[:, None, None]
+    turned = (across[0] + 1j * across[1]) * np.exp(1j * np.deg2rad(angle))
+    expected = np.stack([turned.real, turned.imag]) + centre[:, None, None]
     np.testing.assert_allclose(shown, expected, atol=1e-3)
 
 
@@ -126,7 +111,6 @@ def test_a_quarter_turn_is_exact_and_corners_come_from_the_surroundings_or_are_n
 
 
 def test_turned_templates_are_found_near_their_place(folder):
-    assert bench_patches(folder, StructureMatcher(), 128, 90).errors.tolist() == [0, 0, 0]
     assert (bench_patches(folder, StructureMatcher(), 128, 90, rotate=10).errors <= 5).all()
 
 
@@ -152,7 +136,7 @@ def test_conditions_that_cannot_be_met(folder):
     (folder / "1_sar.png").unlink()
     write_raster(folder / "1_sar.tif", np.full((1, 140, 140), -12, np.float32))
     with pytest.raises(InputError, match=r"1_sar\.tif.*decibels"):
-        bench_patches(folder, Recorder(), 128, 90, degradation=Degradation(5))
+        recorded(folder, degradation=Degradation(5))
 
 
 def test_some_pairs_are_spread_over_all(folder):
