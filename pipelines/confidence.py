@@ -4,10 +4,9 @@
         [--parts sen12/val,gf3_1m,scenes,large-scenes] [--out work/confidence] [--calibration FILE]
 
 Registers each pair of the folders with its SAR image displaced by up to 20 px, as many pairs as asked for that do not
-belong together, and simulated scenes of other seeds. Prints, per set and for all together: the calibration
-error of the matches' probabilities, the rank correlation of predicted and true error, the share of true errors within
-one and two sigma (39 and 86 % of normal deviations in the plane), and what the verdict and its expected error were
-worth.
+belong together, and simulated scenes of other seeds. Prints, per set and for all, how well the matches' probabilities
+are calibrated, how predicted and true errors go together (39 and 86 % of normal deviations in the plane lie within one
+and two sigma), and what the verdict and its expected error were worth.
 """
 
 from __future__ import annotations
@@ -120,9 +119,8 @@ def show(name: str, part: str, found: list[Checked], out: Path) -> None:
     """Print the figures of a part and write them, and what each match claimed beside its error."""
     result, stem = summary(found), f"{name}_{part.replace('/', '_')}"
     (out / f"{stem}.json").write_text(json.dumps(result, indent=1))
-    own = [c for c in found if c.belongs]
-    off, sigma = np.concatenate([c.off for c in own]), np.concatenate([c.sigma for c in own])
-    np.savez(out / f"{stem}.npz", off=off, sigma=sigma)
+    claims = {key: np.concatenate([getattr(c, key) for c in found if c.belongs]) for key in ("off", "sigma")}
+    np.savez(out / f"{stem}.npz", **claims)
     click.echo(f"{name}, {part}: {json.dumps(result)}")
 
 

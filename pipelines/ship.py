@@ -83,7 +83,11 @@ def measure(
     folders = {name: data_root() / name for name in named}
     match config:
         case DenseConfig():
-            return {name: _match_rates(weights, matcher or config.network.name, at) for name, at in folders.items()}
+            used = make_matcher(matcher or config.network.name, weights=str(weights))
+            rates = {name: bench_patches(at, used).as_dict() for name, at in folders.items()}
+            for facts in rates.values():
+                del facts["ms_per_pair"]  # of this machine, not of the weights
+            return rates
         case DescriptorConfig():
             return {name: _nearest(weights, config, at) for name, at in folders.items()}
         case DualConfig():
@@ -95,13 +99,6 @@ def measure(
         case KeypointConfig():
             return {k: v for at in folders.values() for k, v in _detections(weights, config, at).items()}
     raise AssertionError(config)
-
-
-def _match_rates(weights: Path, matcher: str, folder: Path) -> dict[str, Any]:
-    """Correct match rates."""
-    found: dict[str, Any] = bench_patches(folder, make_matcher(matcher, weights=str(weights))).as_dict()
-    del found["ms_per_pair"]  # of this machine, not of the weights
-    return found
 
 
 @torch.no_grad()

@@ -5,12 +5,10 @@
 Into DIR/pairs, which the training configurations name:
 
 - `sentinel_la`: the Los Angeles pair, its smooth residual of a few pixels removed by the untrained matcher first.
-- `simulated`: simulated scenes of 0.3 m with relief, layover and speckle, registered by their exact offsets, at full,
-  half and quarter resolution.
+- `simulated`: tiles of simulated scenes, registered by their exact offsets, at full, half and quarter resolution.
 - `scenes/full`, `half`, `quarter`: the simulated scenes of DIR/scenes/aoi, registered likewise, whole.
 
-Into DIR/scenes: `aoi`, simulated scenes with tie-points in SpaceNet 9's layout, from which keypoint detectors learn,
-and `dev`, one by which they are watched.
+Into DIR/scenes: scenes with tie-points in SpaceNet 9's layout, `aoi` to train keypoint detectors, `dev` to watch them.
 """
 
 from __future__ import annotations

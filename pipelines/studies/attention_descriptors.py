@@ -3,11 +3,9 @@
     python -m pipelines.studies.attention_descriptors FOLDER [--config pipelines/training/descriptors.yaml]
         [--out work/attention_descriptors] [--steps N] [--seeds 10] [--limit N] [--weights FILE]
 
-The network of the configuration is trained twice, with and without attention, alike in all else; weights that are there
-already are kept, and a stopped training goes on. Both are compared with the descriptor that needs no training and with
-the one that ships, on the pairs of FOLDER (NAME_opt.*, NAME_sar.*, NAME_mask.* where not every pixel is valid).
-Partners are looked for anywhere, as in the paper, and near, at most 20 px away. Results go into table.md, results.json
-and figure.png.
+Trains the network of the configuration with and without attention; weights that are there already are kept, and a
+stopped training goes on. Compares both, the descriptor that needs no training and the one that ships on the pairs of
+FOLDER, with partners anywhere, as in the paper, and at most 20 px away. Writes table.md, results.json and figure.png.
 
 Source: He et al., "Deep convolutional network based on attention mechanism for matching optical and SAR images",
 sections 2.4, 3.2 and 3.3, table 3 and figure 5. Its figures are means of ten trials; here a trial is a seed of RANSAC.

@@ -145,8 +145,8 @@ def diagram(matched: Matched, path: Path) -> None:
 def modes(weights: str | None) -> Table:
     """The paper's Table 4."""
     table = {}
-    for name in ("base", "with uncertainty", f"{PASSES} passes"):
-        table[name] = apart(mode, weights, name != "base", PASSES if name == f"{PASSES} passes" else 0)
+    for name, kind in {"base": (False, 0), "with uncertainty": (True, 0), f"{PASSES} passes": (True, PASSES)}.items():
+        table[name] = apart(mode, weights, *kind)
         click.echo(f"{name}: {table[name]}")
     return table
 

@@ -166,20 +166,14 @@ def test_tie_points_that_determine_no_affine_are_enough_for_table_1(tmp_path, po
         table_2(aois)
 
 
-class Found:
-    """A matcher that finds what an affine of the common grid says."""
+class Matches(list):
+    """Of an affine of the common grid, at random places."""
 
-    def __init__(self, move, count=40):
-        self.move, self.count = move, count
-
-    def match(self, pair):
-        xy = np.random.default_rng(0).uniform(0, 1, (self.count, 2)) * [pair.grid.width, pair.grid.height]
+    def __init__(self, pair, move, count):
+        super().__init__(range(count))
+        xy = np.random.default_rng(0).uniform(0, 1, (count, 2)) * [pair.grid.width, pair.grid.height]
         self.optical_map = pair.grid.to_map(xy)
-        self.sar_map = self.move(self.optical_map)
-        return self
-
-    def __len__(self):
-        return self.count
+        self.sar_map = move(self.optical_map)
 
 
 def test_table_3_is_the_score_of_the_detected_affine(aoi, monkeypatch):
@@ -189,25 +183,25 @@ def test_table_3_is_the_score_of_the_detected_affine(aoi, monkeypatch):
     def move(xy):
         return (xy - centre) @ matrix.T + centre + [7, -3]
 
-    def make_matcher(name, **options):
-        asked.append((name, options))
-        return Found(move)
+    def table(count, *names):
+        def make_matcher(name, **options):
+            asked.append((name, options))
+            return SimpleNamespace(match=lambda pair: Matches(pair, move, count))
 
-    monkeypatch.setattr(sn9_baseline, "make_matcher", make_matcher)
-    rows = body(table_3([aoi], {"sar_weights": "a"}, ["the paper's", "all of them"]))
+        monkeypatch.setattr(sn9_baseline, "make_matcher", make_matcher)
+        return body(table_3([aoi], {"sar_weights": "a"}, names))
+
+    rows = table(40, "the paper's", "all of them")
     expected = score(offset_map(aoi.optical, move), aoi.optical, aoi.sar, aoi.points)
     for row, name in zip(rows, ("the paper's", "all of them"), strict=True):
         assert row[:4] == ["02_train_01", name, "40", "40"]
-        assert float(row[4]) == pytest.approx(expected.mean_m, abs=6e-3)
-        assert float(row[5]) == pytest.approx(expected.mean_px, abs=6e-3)
+        assert [float(cell) for cell in row[4:6]] == pytest.approx([expected.mean_m, expected.mean_px], abs=6e-3)
     first, *steps, together = SWITCHES.values()
     assert first | {name: on for step in steps for name, on in step.items()} == together
     for (name, options), on in zip(asked, (False, True), strict=True):
         assert (name, options["sar_weights"]) == ("keypoints", "a")
         assert [options[switch] for switch in together] == [on] * 4
-    monkeypatch.setattr(sn9_baseline, "make_matcher", lambda name, **options: Found(lambda xy: xy, 2))
-    (row,) = body(table_3([aoi], {}, ["the paper's"]))
-    assert row[2:6] == ["2", "none", "no affine", "no affine"]
+    assert table(2, "the paper's")[0][2:6] == ["2", "none", "no affine", "no affine"]
 
 
 @pytest.mark.parametrize("finds", ["sar", "optical"])
