@@ -39,14 +39,13 @@ def test_turned_pairs_come_out_right(folder):
     limits = [f"--matcher-option={option}" for option in ("turn=15", "zoom=1.1", "refine=false")]
     result = run(folder, "--turn", 12, "--zoom", 1.05, "--json", *MIM, *limits)
     assert result.exit_code == 0, result.output
-    found = json.loads(result.stdout)
-    assert [one["name"] for one in found] == ["0", "1"]
-    assert found[0]["turn"] != found[1]["turn"]
+    found = [Turned(**one) for one in json.loads(result.stdout)]
+    assert [one.name for one in found] == ["0", "1"]
+    assert found[0].turn != found[1].turn
     for one in found:
-        assert set(one) == {"name", "turn", "zoom", "error", "seconds"}
-        assert abs(one["turn"]) <= 12
-        assert 1 / 1.05 - 1e-3 <= one["zoom"] <= 1.05 + 1e-3
-        assert one["error"] < RIGHT
+        assert abs(one.turn) <= 12
+        assert 1 / 1.05 - 1e-3 <= one.zoom <= 1.05 + 1e-3
+        assert one.error < RIGHT
 
 
 class Nothing:

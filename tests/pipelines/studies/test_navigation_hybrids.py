@@ -83,15 +83,13 @@ def test_csv_table_and_figure_say_what_was_measured(done):
     assert [(row["hybrid"], row["condition"]) for row in rows] == list(product(sorted(GRID), conditions))
     for row in rows:
         found = results(done, row["hybrid"].replace("/", "_"))[row["condition"]]
-        assert (row["l2"], row["pairs"], found["n"]) == (found["mean_l2_px"], PAIRS, PAIRS)
+        assert (row["l2"], row["pairs"], row["steps"], row["batch"]) == (found["mean_l2_px"], PAIRS, STEPS, BATCH)
         assert [row[f"cmr{r}"] for r in (0, 1, 2, 3, 5)] == [found["cmr"][str(r)] for r in (0, 1, 2, 3, 5)]
-        assert (row["steps"], row["batch"]) == (STEPS, BATCH)
     lines = (done / "out" / "table.md").read_text().splitlines()
     assert lines[0] == f"Reduced budget: {STEPS} steps of {BATCH} pairs, the same for all."
     for name, line in zip(sorted(GRID), lines[4:], strict=True):
         clean, worse = (results(done, name.replace("/", "_"))[c] for c in conditions)
-        first = " / ".join(f"{clean['cmr'][r]:.3f}" for r in "135")
-        second = " / ".join(f"{worse['cmr'][r]:.3f}" for r in "012")
+        first, second = (" / ".join(f"{c['cmr'][r]:.3f}" for r in at) for c, at in ((clean, "135"), (worse, "012")))
         assert line == f"| {name} | {first}, {clean['mean_l2_px']:.2f} px | {second} |"
     image = np.array(Image.open(done / "out" / "figure.png").convert("L"))
     assert image.shape[1] > 2 * image.shape[0]
