@@ -53,11 +53,10 @@ def spacenet9(data: Path, work: Path) -> list[Row]:
         untrained = mean_px(out, folder)
         align(folder, out)
         found = score(out, *scene(folder), tiepoints(folder))
-        others = {"untrained": untrained, "best affine": best_affine(folder)}
-        others["without"] = found["without_registration"]["mean_px"]
-        listed = ", ".join(f"{name} {error:.1f}" for name, error in others.items())
+        measured = f"{found['mean_px']:.1f} (untrained {untrained:.1f}, best affine {best_affine(folder):.1f}, "
+        measured += f"without {found['without_registration']['mean_px']:.1f})"
         what = f"simulated imagery {seed} under the real displacement of SpaceNet 9 area 02, mean px"
-        rows.append(Row(what, "", f"{found['mean_px']:.1f} ({listed})"))
+        rows.append(Row(what, "", measured))
     return rows
 
 
@@ -101,8 +100,7 @@ def large(data: Path, work: Path) -> list[Row]:
     """Memory, time, floor and growth on simulated scenes of 3,000 to 12,000 px a side."""
     runs = {}
     for side in (3000, 6000, 12000):
-        folder = simulate(work, str(side), SEED)
-        runs[side] = align(folder, work / f"large_{side}.tif")
+        runs[side] = align(folder := simulate(work, str(side), SEED), work / f"large_{side}.tif")
     error = mean_px(work / "large_12000.tif", folder)
     exponent = math.log(runs[12000].seconds / runs[3000].seconds) / math.log(16)
     times = ", ".join(f"{side}: {run.seconds:.0f} s" for side, run in runs.items())

@@ -57,20 +57,15 @@ Truth = Callable[[ScenePair, Points], Points]
 
 @dataclass(frozen=True)
 class Case:
-    """One pair to be matched.
-
-    truth: where its optical places lie in the SAR image; None where they lie nowhere.
-    tolerance: median error, matched pixels, up to which its warp is right.
-    weight: how much it counts in the calibration.
-    """
+    """One pair to be matched."""
 
     name: str
     optical: Path
     sar: Path
     pixel_frame: bool
-    truth: Truth | None
-    tolerance: float = RIGHT
-    weight: float = 1.0
+    truth: Truth | None  # where its optical places lie in the SAR image; None where they lie nowhere
+    tolerance: float = RIGHT  # median error, matched pixels, up to which its warp is right
+    weight: float = 1.0  # how much it counts in the calibration
 
 
 def observe(case: Case, matcher: Matcher) -> Sample:
@@ -78,9 +73,7 @@ def observe(case: Case, matcher: Matcher) -> Sample:
     with open_pair(case.optical, case.sar, pixel_frame=case.pixel_frame) as pair:
         matches = matcher.match(pair)
         fitted = fit(matches)
-        evidence = NO_EVIDENCE
-        if fitted.fitted:
-            evidence = gather(pair, fitted.warp, matches.step, default_features(pair))
+        evidence = gather(pair, fitted.warp, matches.step, default_features(pair)) if fitted.fitted else NO_EVIDENCE
         observed = (matches, fitted, evidence)
         if case.truth is None:
             nowhere = (np.zeros((0, 2)), np.zeros(0), np.zeros(0))
@@ -144,14 +137,13 @@ def offsets_truth(path: Path) -> Truth:
     """The exact field of a simulated scene; NaN outside of the optical image."""
 
     def truth(pair: ScenePair, xy: Points) -> Points:
-        here = pair.optical.grid.to_pixel(pair.grid.map_to_crs(pair.grid.to_map(xy), pair.optical.grid.crs))
-        size = np.array([pair.optical.grid.width, pair.optical.grid.height])
-        inside = ((here >= -0.5) & (here <= size - 0.5)).all(axis=1)
+        grid = pair.optical.grid
+        here = grid.to_pixel(pair.grid.map_to_crs(pair.grid.to_map(xy), grid.crs))
+        inside = ((here >= -0.5) & (here <= np.array([grid.width, grid.height]) - 0.5)).all(axis=1)
         moved = np.full_like(here, np.nan)
         with open_offsets(path) as exact:
             moved[inside] = here[inside] + exact.sample(here[inside])[:, :2]
-        there = pair.optical.grid.map_to_crs(pair.optical.grid.to_map(moved), pair.grid.crs)
-        return pair.grid.to_pixel(there)
+        return pair.grid.to_pixel(grid.map_to_crs(grid.to_map(moved), pair.grid.crs))
 
     return truth
 
@@ -181,8 +173,7 @@ def collect(found: Iterator[Case], matcher: Matcher, folder: Path) -> list[Sampl
         if not kept.exists():
             np.savez(kept, **vars(observe(case, matcher)))
         with np.load(kept) as content:
-            values = {name: content[name] for name in content.files}
-        samples.append(Sample(**{name: v if v.ndim else v.item() for name, v in values.items()}))
+            samples.append(Sample(**{name: v if v.ndim else v.item() for name, v in content.items()}))
     return samples
 
 

@@ -4,10 +4,9 @@
         [--parts sen12/val,gf3_1m,scenes,large-scenes] [--out work/confidence] [--calibration FILE]
 
 Registers each pair of the folders with its SAR image displaced by up to 20 px, as many pairs as asked for that do not
-belong together, and simulated scenes of other seeds. Prints, per set and for all together: the calibration
-error of the matches' probabilities, the rank correlation of predicted and true error, the share of true errors within
-one and two sigma (39 and 86 % of normal deviations in the plane), and what the verdict and its expected error were
-worth.
+belong together, and simulated scenes of other seeds. Prints, per set and for all, how well the matches' probabilities
+are calibrated, how predicted and true errors go together (39 and 86 % of normal deviations in the plane lie within one
+and two sigma), and what the verdict and its expected error were worth.
 """
 
 from __future__ import annotations
@@ -44,28 +43,17 @@ SCENES = {
 
 @dataclass(frozen=True)
 class Checked:
-    """One pair.
+    """A registration against the truth. N matches, M places; all but the first two are in pixels, if not said."""
 
-    belongs: whether both images show the same ground.
-    registered: the verdict.
-    off: (N,) errors of its matches, pixels of the common grid.
-    probability: (N,) that a match is off by at most three matched pixels.
-    sigma: (N,) predicted errors of its matches, pixels.
-    step: side of the matched pixels, pixels of the common grid.
-    true: (M,) errors of the warp, pixels.
-    claimed: (M,) sigma of the warp, pixels.
-    expected: median error that the verdict promised, pixels.
-    """
-
-    belongs: bool
+    belongs: bool  # whether the images show one place
     registered: bool
-    off: Floats
-    probability: Floats
-    sigma: Floats
-    step: float
-    true: Floats
-    claimed: Floats
-    expected: float
+    off: Floats  # (N,) errors of the matches
+    probability: Floats  # (N,) that each match is right, 0 to 1
+    sigma: Floats  # (N,) that each match claims
+    step: float  # side of the matched pixels, pixels of the common grid
+    true: Floats  # (M,) errors of the warp
+    claimed: Floats  # (M,) sigma of the warp
+    expected: float  # median error that the verdict promised
 
     @property
     def error(self) -> float:
@@ -131,9 +119,8 @@ def show(name: str, part: str, found: list[Checked], out: Path) -> None:
     """Print the figures of a part and write them, and what each match claimed beside its error."""
     result, stem = summary(found), f"{name}_{part.replace('/', '_')}"
     (out / f"{stem}.json").write_text(json.dumps(result, indent=1))
-    own = [c for c in found if c.belongs]
-    off, sigma = np.concatenate([c.off for c in own]), np.concatenate([c.sigma for c in own])
-    np.savez(out / f"{stem}.npz", off=off, sigma=sigma)
+    claims = {key: np.concatenate([getattr(c, key) for c in found if c.belongs]) for key in ("off", "sigma")}
+    np.savez(out / f"{stem}.npz", **claims)
     click.echo(f"{name}, {part}: {json.dumps(result)}")
 
 
@@ -156,10 +143,8 @@ def main(
     with tempfile.TemporaryDirectory() as scratch:
         for part in parts.split(","):
             folder, found = Path(scratch), []
-            if part in SCENES:
-                made = scene_cases(folder, SCENES[part], wrong=False)
-            else:
-                made = folder_cases(data / part, folder, wrong, every)
+            scenes = SCENES.get(part)
+            made = scene_cases(folder, scenes, False) if scenes else folder_cases(data / part, folder, wrong, every)
             for case in made:
                 registration = register(
                     case.optical, case.sar, matcher=matcher, pixel_frame=case.pixel_frame, calibration=calibration

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
 from sn9reg import register
 from sn9reg.offsets import open_offsets
-from sn9reg.raster.files import grid_of, open_raster
 from sn9reg.raster.scene import PairFiles
 from sn9reg.report import Run, write_report
 from sn9reg.score.scoring import score
@@ -34,17 +34,16 @@ def main(folder: Path) -> None:
     path = folder / "offsets.tif"
     registration.offsets(sigma=True).write(path, overwrite=True)
     click.echo(f"{path}: {registration.warp.model} warp, {registration.verdict.reason}")
-    with open_raster(files.optical) as optical, open_raster(files.sar) as sar:
-        grids = grid_of(optical), grid_of(sar)
-    truth = read_tiepoints(files.tiepoints, *grids)
-    run = Run(f"python -m pipelines.demo {folder}", registration.seconds)
+    grids = registration.optical, registration.sar
+    shown: dict[str, Any] = {
+        "tiepoints": read_tiepoints(files.tiepoints, *grids),
+        "matches": registration.tiepoints(),
+        "run": Run(f"python -m pipelines.demo {folder}", registration.seconds),
+    }
     with open_offsets(path) as offsets:
-        result = score(offsets, *grids, truth).as_dict()
-        files_of_report = PairFiles(files.optical, files.sar)
-        page = write_report(
-            folder / "report", files_of_report, offsets, tiepoints=truth, matches=registration.tiepoints(), run=run,
-            overwrite=True,
-        )  # fmt: skip
+        result = score(offsets, *grids, shown["tiepoints"]).as_dict()
+        pair = PairFiles(files.optical, files.sar)
+        page = write_report(folder / "report", pair, offsets, overwrite=True, **shown)
     before = result["without_registration"]
     click.echo(f"\n{result['n']} tie-points          before    after")
     for label, key in (("mean error, px", "mean_px"), ("median, px", "median_px"), ("SpaceNet 9 score", "sn9_score")):

@@ -18,11 +18,10 @@ import click
 import numpy as np
 import pandas as pd
 
-from pipelines.common import clear_errors, drawing, out_option
+from pipelines.common import clear_errors, drawing, grids, out_option
 from sn9reg.errors import InputError, Sn9regError
 from sn9reg.fit.correspondences import Floats
 from sn9reg.offsets import open_offsets
-from sn9reg.raster.files import grid_of, open_raster
 from sn9reg.score.scoring import Score, score
 from sn9reg.tiepoints import read_tiepoints
 from sn9reg.training.tiles import SceneFiles, scene_files
@@ -54,15 +53,13 @@ def offsets_of(scene: SceneFiles, folder: Path) -> Path:
 
 def scored(scene: SceneFiles, folder: Path) -> Score:
     """One scene of a submission. Raises InputError where it cannot be scored."""
-    with open_raster(scene.optical) as optical_raster, open_raster(scene.sar) as sar_raster:
-        optical, sar = grid_of(optical_raster), grid_of(sar_raster)
+    optical, sar = grids(scene)
     with open_offsets(offsets_of(scene, folder), optical) as offsets:
         return score(offsets, optical, sar, read_tiepoints(scene.tiepoints, optical, sar))
 
 
 def leaderboard(table: pd.DataFrame) -> pd.DataFrame:
-    """A row per submission, best first: the mean over scenes of SpaceNet 9's mean error, the score of that, and what is
-    in the way where there is none."""
+    """A row per submission, best first: its mean error over the scenes and the score of that, or why there is none."""
     rows = []
     for name, part in table.groupby("submission", sort=False):
         failed = part[part["reason"] != ""]

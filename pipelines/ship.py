@@ -14,7 +14,6 @@ import hashlib
 import json
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +21,8 @@ import click
 import numpy as np
 import torch
 
+from pipelines.common import clear_errors
 from pipelines.train import WEIGHTS_FILE, changes_option, parsed
-from sn9reg.errors import Sn9regError
 from sn9reg.matchers.base import make_matcher
 from sn9reg.matchers.descriptors.weights import load_descriptor
 from sn9reg.matchers.dual_encoder.weights import load_dual_encoder
@@ -48,13 +47,8 @@ LICENCES = {
     "sentinel_la": "Los Angeles, Sentinel-1 VH and Sentinel-2: contains modified Copernicus Sentinel data",
     "simulated": "simulated by sn9reg: Apache-2.0",
 }
-# What a family is measured on, below the data root.
-_UNSEEN = {
-    "dense": ("sen12/val", "gf3_1m"),
-    "descriptors": ("sen12/val",),
-    "dual-encoder": ("sen12/val",),
-    "keypoints": ("scenes/held_out",),
-}
+# What a family is measured on, below the data root; the others on sen12/val.
+_UNSEEN = {"dense": ("sen12/val", "gf3_1m"), "keypoints": ("scenes/held_out",)}
 
 
 @click.command()
@@ -65,48 +59,46 @@ _UNSEEN = {
 @click.option("--matcher", help="Measure a dense network by this matcher [default: the network's own].")
 @click.option("--repeated", type=click.Path(path_type=Path), help="Another run of CONFIG: how much is chance?")
 @click.option("--note", default="", help="What else is to be known of this training.")
+@clear_errors()
 def main(
     config_path: Path, run: Path, changes: tuple[str, ...], on: tuple[str, ...], matcher: str | None,
     repeated: Path | None, note: str,
 ) -> None:  # fmt: skip
     """Ship the weights in RUN, trained by CONFIG."""
-    try:
-        config = read(config_path, **parsed(changes))
-        entry = card(config, run / WEIGHTS_FILE, config_path, measure(run / WEIGHTS_FILE, config, on, matcher))
-        if repeated:
-            entry["repeated"] = measure(repeated / WEIGHTS_FILE, config, on, matcher)
-        if note:
-            entry["note"] = note
-        ship(config.ships_as, entry, run / WEIGHTS_FILE)
-        click.echo(json.dumps(entry["measured"], indent=1))
-    except Sn9regError as error:
-        click.echo(f"Error: {error}", err=True)
-        sys.exit(error.exit_code)
+    config, weights = read(config_path, **parsed(changes)), run / WEIGHTS_FILE
+    entry = card(config, weights, config_path, measure(weights, config, on, matcher))
+    if repeated:
+        entry["repeated"] = measure(repeated / WEIGHTS_FILE, config, on, matcher)
+    if note:
+        entry["note"] = note
+    ship(config.ships_as, entry, weights)
+    click.echo(json.dumps(entry["measured"], indent=1))
 
 
 def measure(
     weights: Path, config: TrainingConfig, on: tuple[str, ...] = (), matcher: str | None = None
 ) -> dict[str, Any]:
     """Folder -> what is measured there; without `on`, in those of the family's folders that are there."""
-    named = on or [name for name in _UNSEEN[config.family] if (data_root() / name).is_dir()]
+    named = on or [name for name in _UNSEEN.get(config.family, ("sen12/val",)) if (data_root() / name).is_dir()]
     folders = {name: data_root() / name for name in named}
     match config:
         case DenseConfig():
-            return {name: _match_rates(weights, matcher or config.network.name, at) for name, at in folders.items()}
+            used = make_matcher(matcher or config.network.name, weights=str(weights))
+            rates = {name: bench_patches(at, used).as_dict() for name, at in folders.items()}
+            for facts in rates.values():
+                del facts["ms_per_pair"]  # of this machine, not of the weights
+            return rates
         case DescriptorConfig():
             return {name: _nearest(weights, config, at) for name, at in folders.items()}
         case DualConfig():
-            return {name: _matched_cells(weights, at) for name, at in folders.items()}
+            from pipelines.studies.uncertainty import match_folder
+
+            network = fused(load_dual_encoder(weights))
+            found = {name: match_folder(network, pair_files(at), 0).row() for name, at in folders.items()}
+            return {name: {k: round(value, 4) for k, value in row.items()} for name, row in found.items()}
         case KeypointConfig():
             return {k: v for at in folders.values() for k, v in _detections(weights, config, at).items()}
     raise AssertionError(config)
-
-
-def _match_rates(weights: Path, matcher: str, folder: Path) -> dict[str, Any]:
-    """Correct match rates."""
-    found: dict[str, Any] = bench_patches(folder, make_matcher(matcher, weights=str(weights))).as_dict()
-    del found["ms_per_pair"]  # of this machine, not of the weights
-    return found
 
 
 @torch.no_grad()
@@ -119,14 +111,6 @@ def _nearest(weights: Path, config: DescriptorConfig, folder: Path) -> dict[str,
     nearest = (optical @ sar.T).argmax(dim=1)
     found = float((nearest == torch.arange(len(nearest))).double().mean())
     return {"patches": len(nearest), "nearest_is_own": round(found, 3)}
-
-
-def _matched_cells(weights: Path, folder: Path) -> dict[str, Any]:
-    """Every cell matched with every other."""
-    from pipelines.studies.uncertainty import match_folder
-
-    found = match_folder(fused(load_dual_encoder(weights)), pair_files(folder), 0).row()
-    return {name: round(value, 4) for name, value in found.items()}
 
 
 def _detections(weights: Path, config: KeypointConfig, folder: Path) -> dict[str, Any]:

@@ -18,7 +18,8 @@ from typing import Any
 import click
 import yaml
 
-from sn9reg.errors import ConfigError, OutputError, Sn9regError
+from pipelines.common import clear_errors, make_folder
+from sn9reg.errors import ConfigError
 from sn9reg.raster.files import PathLike
 from sn9reg.training.config import TrainingConfig, read
 from sn9reg.training.loop import train
@@ -40,33 +41,22 @@ changes_option = click.option(
 @changes_option
 @click.option("--resume", is_flag=True, help="Go on from the last checkpoint in the folder.")
 @click.option("--start-from", type=click.Path(path_type=Path), help="A checkpoint to begin with.")
+@clear_errors()
 def main(config_path: Path, out: Path | None, changes: tuple[str, ...], resume: bool, start_from: Path | None) -> None:
     """Train by CONFIG (YAML) and write the weights."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    try:
-        config = read(config_path, **parsed(changes))
-        finds = getattr(config, "finds", None)
-        out = out or Path("work/training") / (f"{config_path.stem}-{finds}" if finds else config_path.stem)
-        click.echo(str(run(config, out, resume=resume, start_from=start_from, progress=sys.stderr.isatty())))
-    except Sn9regError as error:
-        click.echo(f"Error: {error}", err=True)
-        sys.exit(error.exit_code)
+    config = read(config_path, **parsed(changes))
+    finds = getattr(config, "finds", None)
+    out = out or Path("work/training") / (f"{config_path.stem}-{finds}" if finds else config_path.stem)
+    click.echo(str(run(config, out, resume=resume, start_from=start_from, progress=sys.stderr.isatty())))
 
 
 def run(
-    config: TrainingConfig,
-    out: Path,
-    *,
-    resume: bool = False,
-    start_from: PathLike | None = None,
-    progress: bool = False,
+    config: TrainingConfig, out: Path, resume: bool = False, start_from: PathLike | None = None, progress: bool = False
 ) -> Path:
     """Train into a folder; the weights file that came out. Raises as `loop.train`, and OutputError for the folder."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{out}: cannot be made ({error.strerror})") from error
+    make_folder(out)
     task = train(config, out, resume=resume, start_from=start_from, progress=progress)
     save(out / WEIGHTS_FILE, task.network, task.kind, dataclasses.asdict(task.architecture()))
     return out / WEIGHTS_FILE

@@ -5,12 +5,10 @@
 Into DIR/pairs, which the training configurations name:
 
 - `sentinel_la`: the Los Angeles pair, its smooth residual of a few pixels removed by the untrained matcher first.
-- `simulated`: simulated scenes of 0.3 m with relief, layover and speckle, registered by their exact offsets, at full,
-  half and quarter resolution.
+- `simulated`: tiles of simulated scenes, registered by their exact offsets, at full, half and quarter resolution.
 - `scenes/full`, `half`, `quarter`: the simulated scenes of DIR/scenes/aoi, registered likewise, whole.
 
-Into DIR/scenes: `aoi`, simulated scenes with tie-points in SpaceNet 9's layout, from which keypoint detectors learn,
-and `dev`, one by which they are watched.
+Into DIR/scenes: scenes with tie-points in SpaceNet 9's layout, `aoi` to train keypoint detectors, `dev` to watch them.
 """
 
 from __future__ import annotations
@@ -116,9 +114,9 @@ def tiles(out: Path, name: str, images: Images, factors: tuple[int, ...]) -> Non
         reduced = coarse(images, factor)
         height, width = reduced[2].shape
         for row, col in product(range(0, height - SIDE + 1, SIDE), range(0, width - SIDE + 1, SIDE)):
-            part = slice(row, row + SIDE), slice(col, col + SIDE)
-            if reduced[2][part].mean() > 0.9:
-                write_pair(out / f"{name}_{factor}_{row}_{col}", (reduced[0][part], reduced[1][part], reduced[2][part]))
+            grey, radar, valid = (image[row : row + SIDE, col : col + SIDE] for image in reduced)
+            if valid.mean() > 0.9:
+                write_pair(out / f"{name}_{factor}_{row}_{col}", (grey, radar, valid))
 
 
 def coarse(images: Images, factor: int) -> Images:
@@ -131,23 +129,21 @@ def coarse(images: Images, factor: int) -> Images:
 def write_pair(stem: Path, images: Images) -> None:
     """STEM_opt.png, STEM_sar.tif and STEM_mask.png."""
     grey, radar, valid = images
-    _write(stem.with_name(stem.name + "_opt.png"), grey, "uint8")
-    _write(stem.with_name(stem.name + "_sar.tif"), radar, "uint16")
-    _write(stem.with_name(stem.name + "_mask.png"), valid * 255.0, "uint8")
+    height, width = grey.shape
+    for end, driver, image, dtype in (
+        ("_opt.png", "PNG", grey, "uint8"),
+        ("_sar.tif", "GTiff", radar, "uint16"),
+        ("_mask.png", "PNG", valid * 255.0, "uint8"),
+    ):
+        values, path = np.clip(np.rint(image), 0, np.iinfo(dtype).max).astype(dtype), stem.with_name(stem.name + end)
+        with rasterio.open(path, "w", driver=driver, width=width, height=height, count=1, dtype=dtype) as target:
+            target.write(values, 1)
 
 
 def _mean(image: npt.NDArray[np.float32], factor: int) -> npt.NDArray[np.float32]:
     height, width = (n // factor * factor for n in image.shape)
     blocks = image[:height, :width].reshape(height // factor, factor, width // factor, factor)
     return blocks.mean(axis=(1, 3), dtype=np.float32)
-
-
-def _write(path: Path, image: npt.NDArray[np.float32], dtype: str) -> None:
-    height, width = image.shape
-    top = np.iinfo(dtype).max
-    driver = "PNG" if path.suffix == ".png" else "GTiff"
-    with rasterio.open(path, "w", driver=driver, width=width, height=height, count=1, dtype=dtype) as target:
-        target.write(np.clip(np.rint(image), 0, top).astype(dtype), 1)
 
 
 if __name__ == "__main__":

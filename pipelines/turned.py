@@ -2,11 +2,10 @@
 
     python -m pipelines.turned FOLDER [--turn 45] [--zoom 1.25] [--matcher descriptors] [--json]
 
-FOLDER holds registered pairs NAME_opt.*, NAME_sar.* and, where not every pixel is valid, NAME_mask.*. Each SAR image is
-turned about its middle by an angle drawn from +-turn and scaled by a factor drawn from 1 / zoom to zoom, in a frame of
-its own size, so that its corners are lost. A pair counts where it is registered and its offset map is off by at most
-5 px in the mean over the optical pixels whose partners the SAR image shows. With --others each optical image is given
-the SAR image of another pair: none should be registered.
+Each SAR image is turned about its middle by an angle drawn from +-turn and scaled by a factor drawn from 1 / zoom to
+zoom, in a frame of its size, so that its corners are lost. A pair counts where its offset map is off by at most 5 px in
+the mean over the optical pixels whose partners the SAR image shows. With --others each optical image is given the SAR
+image of another pair: none should be registered.
 """
 
 from __future__ import annotations
@@ -35,19 +34,13 @@ RIGHT = 5.0  # pixels
 
 @dataclass(frozen=True)
 class Turned:
-    """One pair.
-
-    turn: of the SAR image, degrees.
-    zoom: of the SAR image.
-    error: mean over the optical image, pixels; None where the pair was not registered.
-    seconds: of its registration.
-    """
+    """What came out of one pair."""
 
     name: str
-    turn: float
-    zoom: float
-    error: float | None
-    seconds: float
+    turn: float  # of the SAR image, degrees
+    zoom: float  # of the SAR image
+    error: float | None  # mean over the optical image, pixels; None where the pair was not registered
+    seconds: float  # that its registration took
 
     @property
     def right(self) -> bool:
@@ -84,8 +77,7 @@ def measure(
     folder: Path, matcher: Matcher, turn: float, zoom: float, model: str, limit: int | None = None, seed: int = 0,
     others: bool = False,
 ) -> list[Turned]:  # fmt: skip
-    """Every pair of the folder, or `limit` of them; others: with the SAR image of another one. Raises InputError where
-    it holds none."""
+    """All pairs of a folder, or `limit` of them; others: with the SAR image of another one. InputError for no pairs."""
     pairs, found = pair_files(folder), []
     for i in spread(len(pairs), limit):
         files, random = pairs[i], np.random.default_rng([seed, i])
@@ -102,10 +94,8 @@ def _one(files: RegisteredPair, matcher: Matcher, angle: float, scale: float, mo
     cos, sin = math.cos(math.radians(angle)) * scale, math.sin(math.radians(angle)) * scale
     linear = np.array([[cos, -sin], [sin, cos]])  # where a place goes, from the middle
     matrix = np.column_stack([linear, middle - linear @ middle])
-    *bands, share = (
-        cv2.warpAffine(band, matrix, (width, height), flags=cv2.INTER_LINEAR)
-        for band in [*(sar.values * sar.valid), sar.valid.astype(np.float32)]
-    )
+    given = [*(sar.values * sar.valid), sar.valid.astype(np.float32)]
+    *bands, share = (cv2.warpAffine(band, matrix, (width, height), flags=cv2.INTER_LINEAR) for band in given)
     valid = share > 0.5
     turned = Patch(np.where(valid, np.stack(bands) / np.maximum(share, 0.5), 0).astype(np.float32), valid)
     with tempfile.TemporaryDirectory() as folder:

@@ -19,18 +19,12 @@ REFUSED = 3  # exit code of a pair that is not registered
 
 @dataclass(frozen=True)
 class Run:
-    """One command.
+    """One command."""
 
-    seconds: wall clock.
-    memory: peak resident, GiB.
-    registered: False where the tool refused the pair.
-    printed: its standard output.
-    """
-
-    seconds: float
-    memory: float
-    registered: bool
-    printed: str
+    seconds: float  # wall clock
+    memory: float  # peak resident, GiB
+    registered: bool  # False where the tool refused the pair
+    printed: str  # its standard output
 
     @property
     def facts(self) -> dict[str, Any]:

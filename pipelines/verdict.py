@@ -18,9 +18,8 @@ from rasterio.windows import Window
 
 from pipelines.common import DATA_OPTION
 from sn9reg import register
-from sn9reg.judge.verdict import Verdict
 from sn9reg.matchers import DEFAULT_MATCHER
-from sn9reg.matchers.base import Matcher, make_matcher
+from sn9reg.matchers.base import make_matcher
 from sn9reg.raster.files import geotiff_profile
 from sn9reg.raster.grid import Grid
 
@@ -33,11 +32,6 @@ def crop(path: Path, corner: tuple[int, int], side: int, out: Path) -> Path:
     with rasterio.open(out, "w", **profile) as target:
         target.write(values)
     return out
-
-
-def judged(matcher: Matcher, optical: Path, sar: Path) -> Verdict:
-    """The verdict on a pair."""
-    return register(optical, sar, matcher=matcher, pixel_frame=True).verdict
 
 
 @click.command()
@@ -55,14 +49,17 @@ def main(data: Path, side: int, places: int, name: str) -> None:
             tuple(crop(folder / f"{kind}.tif", corner, side, Path(scratch) / f"{kind}{i}.tif") for kind in kinds)
             for i, corner in enumerate(corners)
         ]
-        right = [judged(matcher, optical, sar) for optical, sar in pairs]
-        wrong = [
-            judged(matcher, pairs[i][0], pairs[j][1])
+        apart = [
+            (pairs[i][0], pairs[j][1])
             for i in range(places)
             for j in ((i + 1) % places, (i + 5) % places)
             if max(abs(a - b) for a, b in zip(corners[i], corners[j], strict=True)) > side + 60
         ]
-    for kind, found in (("together", right), ("apart", wrong)):
+        verdicts = {
+            kind: [register(optical, sar, matcher=matcher, pixel_frame=True).verdict for optical, sar in chosen]
+            for kind, chosen in (("together", pairs), ("apart", apart))
+        }
+    for kind, found in verdicts.items():
         probability, standing = (sorted(getattr(v, name) for v in found) for name in ("probability", "standing"))
         click.echo(
             f"{side} px, {kind}: {len(found)} pairs, {sum(v.registered for v in found)} registered; probability "

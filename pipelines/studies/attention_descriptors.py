@@ -3,11 +3,9 @@
     python -m pipelines.studies.attention_descriptors FOLDER [--config pipelines/training/descriptors.yaml]
         [--out work/attention_descriptors] [--steps N] [--seeds 10] [--limit N] [--weights FILE]
 
-The network of the configuration is trained twice, with and without attention, alike in all else; weights that are there
-already are kept, and a stopped training goes on. Both are compared with the descriptor that needs no training and with
-the one that ships, on the pairs of FOLDER (NAME_opt.*, NAME_sar.*, NAME_mask.* where not every pixel is valid).
-Partners are looked for anywhere, as in the paper, and near, at most 20 px away. Results go into table.md, results.json
-and figure.png.
+Trains the network of the configuration with and without attention; weights that are there already are kept, and a
+stopped training goes on. Compares both, the descriptor that needs no training and the one that ships on the pairs of
+FOLDER, with partners anywhere, as in the paper, and at most 20 px away. Writes table.md, results.json and figure.png.
 
 Source: He et al., "Deep convolutional network based on attention mechanism for matching optical and SAR images",
 sections 2.4, 3.2 and 3.3, table 3 and figure 5. Its figures are means of ten trials; here a trial is a seed of RANSAC.
@@ -55,20 +53,14 @@ MEASURES = ("matches", "ncm", "precision", "recall", "f_measure", "rmse", "enoug
 
 @dataclass(frozen=True)
 class PairResult:
-    """What a descriptor found on a pair.
-
-    keypoints: optical ones.
-    putative: matches before RANSAC.
-    putative_ncm: the correct among them.
-    trials: measure -> (S,) by seed; rmse is NaN where none is correct.
-    """
+    """What a descriptor found on a pair."""
 
     name: str
-    keypoints: int
-    putative: int
-    putative_ncm: int
+    keypoints: int  # optical ones
+    putative: int  # matches before RANSAC
+    putative_ncm: int  # the correct among them
     seconds: float
-    trials: dict[str, Floats]
+    trials: dict[str, Floats]  # measure -> (S,) by seed; rmse is NaN where none is correct
 
 
 @dataclass(frozen=True)
@@ -132,9 +124,8 @@ def others(weights: str | None) -> dict[str, dict[str, Any]]:
 
 def budget(folders: dict[str, Path]) -> str:
     """For how long both were trained."""
-    notes = {name: noted(folder) for name, folder in folders.items()}
-    text = "{steps} steps of {batch} patches, seed {seed}"
-    known = {name: text.format(**note) if note else "nobody knows for how long" for name, note in notes.items()}
+    text, unknown = "{steps} steps of {batch} patches, seed {seed}", "nobody knows for how long"
+    known = {name: text.format(**note) if (note := noted(at)) else unknown for name, at in folders.items()}
     if known[WITH] == known[WITHOUT]:
         return f"Trained: {known[WITH]}, both alike."
     return f"Trained: {WITH} {known[WITH]}, {WITHOUT} {known[WITHOUT]}."
@@ -196,9 +187,7 @@ def judged(name: str, putative: Correspondences, kept: list[Flags], seconds: flo
         shares = correct / max(matches, 1), correct / max(keypoints, 1), f_measure(correct, matches, keypoints)
         trials.append((matches, correct, *shares, rmse(errors[chosen]), matches >= FEWEST, correct >= FEWEST))
     columns = np.array(trials, np.float64).T
-    return PairResult(
-        name, keypoints, len(putative), ncm(errors), seconds, dict(zip(MEASURES, columns, strict=True))
-    )
+    return PairResult(name, keypoints, len(putative), ncm(errors), seconds, dict(zip(MEASURES, columns, strict=True)))
 
 
 if __name__ == "__main__":

@@ -37,8 +37,7 @@ def known_mean(values: Floats) -> Floats:
 
 
 def report(rows: list[dict[str, Any]], out: Path, about: str, drawn: Sequence[str]) -> None:
-    """results.json, table.md and figure.png, which shows the descriptors `drawn`. Raises OutputError where they cannot
-    be written."""
+    """results.json, table.md and figure.png, which shows the descriptors `drawn`. OutputError if it cannot write."""
     write(out / "results.json", json.dumps({"about": about, "rows": for_json(rows)}, allow_nan=False))
     write(out / "table.md", table(rows, about))
     draw(out / "figure.png", [row for row in rows if row["descriptor"] in drawn])

@@ -89,15 +89,14 @@ class Hybrid:
 @click.option("--grid", default="best", show_default=True, help="best, all, or combinations with commas between them.")
 @click.option("--parts", default=",".join(PARTS), show_default=True)
 @click.option("--config", "config_path", default="pipelines/training/hybrids.yaml", show_default=True)
-@click.option("--test", type=click.Path(path_type=Path), default=lambda: data_root() / "sen12/val",
-              show_default="sen12/val of the data", help="Folder of pairs never trained on.")
+@click.option("--test", type=click.Path(path_type=Path), help="Pairs not trained on [default: sen12/val of the data].")
 @out_option("hybrids")
 @click.option("--steps", type=click.IntRange(1), help="In place of the config's.")
 @click.option("--limit", type=click.IntRange(1), help="Measure on so many pairs only, spread over the folder.")
 @click.option("--series", type=click.IntRange(1), help="Pairs for the series of degradations and turns [default: all].")
 @clear_errors()
 def main(
-    grid: str, parts: str, config_path: str, test: Path, out: Path, steps: int | None, limit: int | None,
+    grid: str, parts: str, config_path: str, test: Path | None, out: Path, steps: int | None, limit: int | None,
     series: int | None,
 ) -> None:  # fmt: skip
     """Train and measure the grid; write table and figure."""
@@ -112,7 +111,7 @@ def main(
         if not (out / hybrid.folder / "weights.safetensors").exists():
             click.echo(f"{hybrid}: not trained yet", err=True)
             continue
-        measured(hybrid, out / hybrid.folder, test, wanted, limit, series or limit)
+        measured(hybrid, out / hybrid.folder, test or data_root() / "sen12/val", wanted, limit, series or limit)
         report(out)
     if "cost" in wanted:
         write(out / "cost.md", cost_table())
@@ -128,9 +127,7 @@ def configured(hybrid: Hybrid, config_path: str, steps: int | None) -> TrainingC
     return read(config_path, network={"name": hybrid.backbone}, loss=loss, shared=hybrid.shared, **changes)
 
 
-def measured(
-    hybrid: Hybrid, folder: Path, test: Path, parts: list[str], limit: int | None, series: int | None
-) -> None:
+def measured(hybrid: Hybrid, folder: Path, test: Path, parts: list[str], limit: int | None, series: int | None) -> None:
     """CMR under every condition asked for, kept in results.json as soon as it is known.
 
     Without and with the central degradation at 192 px in 256; the two series at 128 px in 192, which has as many places
@@ -193,10 +190,8 @@ def series_table(series: pd.DataFrame) -> str:
     known = series.reindex(list(names)).dropna(axis=1, how="all")
     if known.empty:
         return ""
-    cells = [
-        (text, *(f"{rate:.3f}" if pd.notna(rate) else "" for rate in known.loc[condition]))
-        for condition, text in names.items()
-    ]
+    rates = ((f"{rate:.3f}" if pd.notna(rate) else "" for rate in known.loc[condition]) for condition in names)
+    cells = [(text, *row) for text, row in zip(names.values(), rates, strict=True)]
     return "\n" + markdown(("CMR(1), 128 in 192 px", *known.columns), cells)
 
 
@@ -235,9 +230,8 @@ def cost_table() -> str:
     cells = []
     for name, (shared, kind) in kinds.items():
         found = apart(cost, name, shared, kind)
-        parameters = f"{found['parameters']:,}"
-        times = (f"{found[k]:.0f}" for k in ("forward", "similarity", "memory"))
-        cells.append((name, "Siamese" if shared else "pseudo-Siamese", parameters, *times))
+        facts = (f"{found[k]:,.0f}" for k in ("parameters", "forward", "similarity", "memory"))
+        cells.append((name, "Siamese" if shared else "pseudo-Siamese", *facts))
     about = f"On {torch.get_num_threads()} threads of this CPU, float32, 512 x 512 optical, 128 x 128 SAR, median of 5."
     head = ("network", "branches", "parameters", "forward ms", "similarity ms", "peak memory MB")
     return f"{about}\n\n{markdown(head, cells)}"

@@ -13,9 +13,8 @@ from typing import Any
 
 import click
 
-from pipelines.common import write
+from pipelines.common import make_folder, write
 from pipelines.train import WEIGHTS_FILE, run
-from sn9reg.errors import OutputError
 from sn9reg.training.config import TrainingConfig, as_dict
 
 
@@ -32,10 +31,7 @@ def trained(config: TrainingConfig, folder: Path) -> Path:
         if known != asked:
             click.echo(f"{weights}: kept, though not by this configuration; remove it to train anew", err=True)
         return weights
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{folder}: cannot be made ({error.strerror})") from error
+    make_folder(folder)
     write(folder / "training.json", json.dumps(asked))
     start = time.perf_counter()
     run(config, folder, resume=known == asked, progress=sys.stderr.isatty())

@@ -21,11 +21,10 @@ from typing import Any
 
 import click
 import numpy as np
-from affine import Affine
 from rasterio.crs import CRS
 from rasterio.errors import CRSError
 
-from pipelines.common import clear_errors, markdown, out_option
+from pipelines.common import clear_errors, grids, markdown, out_option
 from pipelines.studies.sn9_figures import detect, draw_all
 from sn9reg import register
 from sn9reg.errors import InputError
@@ -35,7 +34,6 @@ from sn9reg.fit.warp import GlobalFit, fit_global, least_squares_affine
 from sn9reg.matchers.base import make_matcher
 from sn9reg.matchers.keypoints.matcher import FAITHFUL
 from sn9reg.offsets import offsets_between
-from sn9reg.raster.files import grid_of, open_raster
 from sn9reg.raster.grid import Grid, Points
 from sn9reg.raster.radiometry import Modality
 from sn9reg.raster.scene import open_pair
@@ -44,6 +42,7 @@ from sn9reg.simulate.given import read_geotransforms
 from sn9reg.tiepoints import TiePoints, read_tiepoints
 from sn9reg.training.tiles import SceneFiles, scene_files
 
+MODALITIES: tuple[Modality, ...] = ("sar", "optical")
 Move = Callable[[Points], Points]  # (N, 2) optical map positions -> (N, 2) SAR map positions, optical CRS
 
 # One step beyond the paper each, then all of them.
@@ -59,20 +58,16 @@ SWITCHES: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Aoi:
-    """A scene's tie-points with both images' grids.
-
-    files: of the scene; None where there is no imagery.
-    """
+    """A scene's tie-points with both images' grids."""
 
     name: str
     optical: Grid
     sar: Grid
     points: TiePoints
-    files: SceneFiles | None = None
+    files: SceneFiles | None = None  # None where there is no imagery
 
     def distances(self, move: Move | None = None) -> tuple[Floats, Floats]:
-        """(N,) metres and (N,) optical pixels between each tie-point's SAR place and where `move` puts it; nowhere else
-        than the georeference does, without."""
+        """(N,) metres and (N,) optical pixels from where `move`, or else the georeference, puts each tie-point."""
         here = self.optical.to_map(self.points.optical_xy)
         there = here if move is None else move(here)
         error = offsets_between(self.optical, here, there) - reference(self.optical, self.sar, self.points)
@@ -109,8 +104,7 @@ def read_aois(folder: Path) -> list[Aoi]:
         raise InputError(f"{folder}: holds a geotransforms.json and no tie-points NN_tiepoints_SPLIT_MM.csv")
     found = []
     for files in scene_files(folder):
-        with open_raster(files.optical) as one, open_raster(files.sar) as other:
-            optical, sar = grid_of(one), grid_of(other)
+        optical, sar = grids(files)
         name = files.name if files.optical.parent == folder else f"{files.optical.parent.name}/{files.name}"
         found.append(Aoi(name, optical, sar, read_tiepoints(files.tiepoints, optical, sar), files))
     return found
@@ -124,14 +118,12 @@ def _without_imagery(path: Path) -> Aoi:
         crs = CRS.from_user_input(json.loads(geotransforms.read_text())[path.stem]["crs"])
     except (KeyError, CRSError) as error:
         raise InputError(f"{geotransforms}: has no usable CRS for {path.stem}") from error
-    optical, sar = (_around(*of, crs) for of in zip(transforms, (points.optical_xy, points.sar_xy), strict=True))
+    # Each grid just holds its points: how large the image was is not known and does not matter.
+    optical, sar = (
+        Grid(transform, *(int(n) + 1 for n in np.ceil(xy.max(axis=0))), crs)
+        for transform, xy in zip(transforms, (points.optical_xy, points.sar_xy), strict=True)
+    )
     return Aoi(path.stem.replace("tiepoints_", ""), optical, sar, points)
-
-
-def _around(transform: Affine, xy: Points, crs: CRS) -> Grid:
-    """A grid that holds the points; how large the image was is not known and does not matter."""
-    width, height = (int(n) + 1 for n in np.ceil(xy.max(axis=0)))
-    return Grid(transform, width, height, crs)
 
 
 def table_1(aois: list[Aoi]) -> str:
@@ -147,10 +139,11 @@ def table_1(aois: list[Aoi]) -> str:
 
 def table_2(aois: list[Aoi]) -> str:
     """Affines fitted to the tie-points: the upper bound of any affine."""
-    rows = []
-    for aoi in aois:
-        for ransac, what in ((False, "affine without RANSAC"), (True, "affine with RANSAC")):
-            rows.append((aoi.name, what, *_means(*aoi.distances(aoi.best_affine(ransac)))))
+    kinds = {"affine without RANSAC": False, "affine with RANSAC": True}
+    rows = [
+        (aoi.name, what, *_means(*aoi.distances(aoi.best_affine(ransac))))
+        for aoi, (what, ransac) in product(aois, kinds.items())
+    ]
     return markdown(("AOI", "transformation", "mean distance, m", "mean distance, px"), rows)
 
 
@@ -167,8 +160,7 @@ def table_3(aois: list[Aoi], weights: dict[str, Any], switches: list[str]) -> st
             seconds = time.perf_counter() - start
             found = ["none", "no affine", "no affine"]
             if fit is not None:
-                distances = aoi.distances(_through(aoi.optical, pair.grid, fit))
-                found = [f"{int(fit.inliers.sum())}", *_means(*distances)]
+                found = [f"{int(fit.inliers.sum())}", *_means(*aoi.distances(_through(aoi.optical, pair.grid, fit)))]
         rows.append((aoi.name, name, f"{len(matches)}", *found, f"{seconds:.0f}"))
     distance = ("mean distance, m", "mean distance, px")
     return markdown(("AOI", "detection", "optical keypoints", "inliers", *distance, "time, s"), rows)
@@ -184,8 +176,7 @@ def _through(optical: Grid, grid: Grid, fit: Move) -> Move:
 
 
 def table_models(aois: list[Aoi], weights: dict[str, Any]) -> str:
-    """`sn9reg align --matcher keypoints` with an affine and with the model that it chooses itself, beside the best
-    possible affine and the default matcher."""
+    """`sn9reg align --matcher keypoints` by an affine and by the model it chooses, the best affine, the default."""
     keypoints: dict[str, Any] = {"matcher": "keypoints", "matcher_options": weights}
     rows = []
     for aoi in aois:
@@ -202,13 +193,11 @@ def table_models(aois: list[Aoi], weights: dict[str, Any]) -> str:
 def table_detectors(aois: list[Aoi], weights: dict[str, Any], cache: Path) -> str:
     """How far each detector's keypoint is from the tie-point, on the tiles of the paper."""
     rows = []
-    modalities: tuple[Modality, ...] = ("sar", "optical")
-    for aoi, finds in product(aois, modalities):
+    for aoi, finds in product(aois, MODALITIES):
         found = detect(aoi.scene, finds, weights.get(f"{finds}_weights"), cache)
         cells = ["none"] * 3
         if len(error := found.errors):
-            near = (error <= 13).mean()
-            cells = [f"{np.median(error):.2f}", f"{near:.2f}", f"{np.median(found.guesses):.1f}"]
+            cells = [f"{np.median(error):.2f}", f"{(error <= 13).mean():.2f}", f"{np.median(found.guesses):.1f}"]
         rows.append((aoi.name, finds, f"{len(error)}", f"{found.outside}", *cells))
     sizes = ("median error, px", "within 13 px", "median guess (middle), px")
     return markdown(("AOI", "finds", "tiles", "outside the tile", *sizes), rows)

@@ -28,18 +28,12 @@ _BATCH = 16
 
 @dataclass(frozen=True)
 class Detections:
-    """What a detector found on a scene's tiles.
+    """What a detector found on a scene's tiles."""
 
-    xy: (N, 2) keypoints.
-    errors: (N,) their distances to the tie-points, pixels.
-    guesses: (N,) distances of the tiles' middles to the tie-points, pixels.
-    outside: tie-points without a tile.
-    """
-
-    xy: Points
-    errors: Floats
-    guesses: Floats
-    outside: int
+    xy: Points  # (N, 2) keypoints
+    errors: Floats  # (N,) their distances to the tie-points, pixels
+    guesses: Floats  # (N,) distances of the tiles' middles to the tie-points, pixels
+    outside: int  # tie-points without a tile
 
 
 def heatmaps(network: torch.nn.Module, tiles: TileSet, chosen: npt.NDArray[np.intp]) -> torch.Tensor:

@@ -56,16 +56,11 @@ ROWS: dict[str, tuple[dict[str, Any], int]] = {
 
 @dataclass(frozen=True)
 class Matched:
-    """What was found on several pairs, each an entry of these lists.
+    """What was found on several pairs, each an entry of these lists."""
 
-    errors: (N,) of its matches, pixels.
-    confidence: (N,) of its matches, 0 to 1.
-    possible: cells that both images show.
-    """
-
-    errors: list[Floats]
-    confidence: list[Floats]
-    possible: list[int]
+    errors: list[Floats]  # (N,) of its matches, pixels
+    confidence: list[Floats]  # (N,) of its matches, 0 to 1
+    possible: list[int]  # cells that both images show
 
     def row(self) -> dict[str, float]:
         """The paper's figures, and the usual ones."""
@@ -150,8 +145,8 @@ def diagram(matched: Matched, path: Path) -> None:
 def modes(weights: str | None) -> Table:
     """The paper's Table 4."""
     table = {}
-    for name in ("base", "with uncertainty", f"{PASSES} passes"):
-        table[name] = apart(mode, weights, name != "base", PASSES if name == f"{PASSES} passes" else 0)
+    for name, kind in {"base": (False, 0), "with uncertainty": (True, 0), f"{PASSES} passes": (True, PASSES)}.items():
+        table[name] = apart(mode, weights, *kind)
         click.echo(f"{name}: {table[name]}")
     return table
 

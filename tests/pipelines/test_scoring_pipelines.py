@@ -1,5 +1,6 @@
 """pipelines.score_tiepoints and compare_backends: submissions as the leaderboard ranks them, and matchers compared."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -88,15 +89,14 @@ def test_folders_that_hold_nothing(command, arguments, message):
 
 @pytest.mark.usefixtures("_scenes")
 def test_matchers_are_compared_over_scenes(monkeypatch):
-    def compared(job, pair, names):
-        assert Path(pair.optical).exists()
-        wide = "02" in job.optical
+    def compared(job, names):
+        assert Path(job.files.optical).exists()
+        assert names == ["dense", "shy", "broken"]
+        wide = "02" in str(job.files.optical)
         yield Result("dense", REGISTERED, "so", error_px=2.0 if wide else 4.0, seconds=3.0, memory_gib=1.0 + wide)
         yield Result("shy", REFUSED, "no", error_px=90.0, seconds=1.0, memory_gib=0.5)
-        if wide:
-            yield Result("broken", FAILED, "why", seconds=0.1)
-        else:
-            yield Result("broken", REGISTERED, "so", error_px=1.0, seconds=0.1, memory_gib=0.1)
+        broken = Result("broken", FAILED, "why", seconds=0.1, memory_gib=0.1)
+        yield broken if wide else replace(broken, status=REGISTERED, error_px=1.0)
 
     monkeypatch.setattr(compare_backends, "compare", compared)
     result = run(compare_backends.main, "scenes", "--matchers", "dense,shy,broken")

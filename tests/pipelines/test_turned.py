@@ -1,7 +1,6 @@
 """pipelines.turned: what it measures and prints of a small folder, and its errors."""
 
 import json
-import math
 
 import numpy as np
 import pytest
@@ -40,14 +39,13 @@ def test_turned_pairs_come_out_right(folder):
     limits = [f"--matcher-option={option}" for option in ("turn=15", "zoom=1.1", "refine=false")]
     result = run(folder, "--turn", 12, "--zoom", 1.05, "--json", *MIM, *limits)
     assert result.exit_code == 0, result.output
-    found = json.loads(result.stdout)
-    assert [one["name"] for one in found] == ["0", "1"]
-    assert found[0]["turn"] != found[1]["turn"]
+    found = [Turned(**one) for one in json.loads(result.stdout)]
+    assert [one.name for one in found] == ["0", "1"]
+    assert found[0].turn != found[1].turn
     for one in found:
-        assert set(one) == {"name", "turn", "zoom", "error", "seconds"}
-        assert abs(one["turn"]) <= 12
-        assert 1 / 1.05 - 1e-3 <= one["zoom"] <= 1.05 + 1e-3
-        assert one["error"] < RIGHT
+        assert abs(one.turn) <= 12
+        assert 1 / 1.05 - 1e-3 <= one.zoom <= 1.05 + 1e-3
+        assert one.error < RIGHT
 
 
 class Nothing:
@@ -63,38 +61,38 @@ class Nothing:
         return DescriptorMatcher(descriptor="mim", pose="none", max_points=1, refine=False).match(pair)
 
 
-def test_pairs_that_are_not_registered_have_no_error_and_turns_depend_on_the_seed(folder):
-    found = measure(folder, Nothing(), 45.0, 1.25, "affine", seed=3)
-    assert [one.error for one in found] == [None, None]
-    (same,), (other,) = (measure(folder, Nothing(), 45.0, 1.25, "affine", 1, seed) for seed in (3, 4))
-    assert (same.turn, same.zoom) == (found[0].turn, found[0].zoom) != (other.turn, other.zoom)
-
-
-def test_the_sar_image_is_turned_about_its_middle(folder):
-    """Its corners are lost, and what it shows is that many degrees away."""
+def test_sar_images_are_turned_about_their_middle_by_the_seed(folder):
+    """Corners are lost, and what an image shows is that many degrees away; a pair not registered has no error."""
     matcher = Nothing()
-    (found,) = measure(folder, matcher, 45.0, 1.0, "affine", 1, seed=4)
-    patch = matcher.seen[0]
+    (found,), (again,), (other,) = (measure(folder, matcher, 45.0, 1.0, "affine", 1, seed) for seed in (4, 4, 3))
+    assert found.turn == again.turn != other.turn
+    assert found.error is None
     assert abs(found.turn) > 3
+    patch = matcher.seen[0]
     assert not patch.valid[0, 0]
     assert patch.valid[120, 120]
     whole = np.asarray(Image.open(folder / "0_sar.png"), np.float32)
-    cos, sin = math.cos(math.radians(found.turn)), math.sin(math.radians(found.turn))
-    x, y = np.meshgrid(np.arange(-60, 61, 5), np.arange(-60, 61, 5))
-    to = np.rint(np.stack([cos * x - sin * y, sin * x + cos * y]) + 119.5).astype(int)
-    here = np.rint(np.stack([x, y]) + 119.5).astype(int)
-    moved, plain = patch.values[0][to[1], to[0]], whole[here[1], here[0]]
+    here = np.add(*np.meshgrid(np.arange(-60, 61, 5), 1j * np.arange(-60, 61, 5)))
+    there = here * np.exp(1j * np.deg2rad(found.turn))
+    moved, plain = (
+        image[np.rint(at.imag + 119.5).astype(int), np.rint(at.real + 119.5).astype(int)]
+        for image, at in ((patch.values[0], there), (whole, here))
+    )
     assert np.corrcoef(moved.ravel(), plain.ravel())[0, 1] > 0.8
 
 
-def one(error, seconds=1.0):
-    return Turned("a", 10.0, 1.1, error, seconds)
-
-
-def test_the_summary_counts_in_words():
-    text = summary([one(RIGHT, 2.0), one(2.0, 3.0), one(RIGHT + 0.01, 4.0), one(None, 3.0)])
-    assert text == "2 of 4 registered within 5 px (50%); 1 refused, 1 wrong; median error 5.00 px; 3.0 s a pair"
-    assert summary([one(None), one(None)]) == "0 of 2 registered within 5 px (0%); 2 refused; 1.0 s a pair"
+@pytest.mark.parametrize(
+    ("errors", "text"),
+    [
+        (
+            [RIGHT, 2.0, RIGHT + 0.01, None],
+            "2 of 4 registered within 5 px (50%); 1 refused, 1 wrong; median error 5.00 px; 1.5 s a pair",
+        ),
+        ([None, None], "0 of 2 registered within 5 px (0%); 2 refused; 0.5 s a pair"),
+    ],
+)
+def test_the_summary_counts_in_words(errors, text):
+    assert summary([Turned("a", 10.0, 1.1, error, float(k)) for k, error in enumerate(errors)]) == text
 
 
 @pytest.mark.parametrize(
