@@ -16,6 +16,7 @@ from sn9reg.training.data import Source
 from sn9reg.training.descriptors import DescriptorConfig, DescriptorTask
 from sn9reg.training.patch_pairs import PatchPairs
 
+pytestmark = pytest.mark.filterwarnings("ignore:Detected call")  # the rates are those of no training
 NETWORK = {"width": 0.35, "descriptor": 32}
 
 
@@ -70,7 +71,7 @@ def test_a_batch_in_parts_has_the_loss_and_the_gradients_of_the_whole():
         torch.testing.assert_close(parameter.grad, expected[name].grad, atol=1e-5, rtol=1e-3, msg=name)
     before = parts.network.fusion.weight.grad.clone()
     parts.training_step(batch_of(8), 0)
-    torch.testing.assert_close(parts.network.fusion.weight.grad, before), "those of the step before are forgotten"
+    torch.testing.assert_close(parts.network.fusion.weight.grad, before)  # those of the step before are forgotten
 
 
 @pytest.mark.parametrize(("accumulate", "sizes"), [(1, [16]), (2, [8, 8] * 2)])

@@ -64,7 +64,8 @@ def test_a_label_whose_keypoint_is_outside_has_a_loss():
 
 def test_the_rate_falls_to_a_hundredth_after_30_of_100_epochs():
     wanted = KeypointConfig(finds="sar", scenes=("a",)).optimiser
-    assert [wanted.rate * rate(step, wanted, 100 * 7) for step in (0, 209, 210, 699)] == [1e-4, 1e-4, 1e-6, 1e-6]
+    rates = [wanted.rate * rate(step, wanted, 100 * 7) for step in (0, 209, 210, 699)]
+    assert rates == pytest.approx([1e-4, 1e-4, 1e-6, 1e-6])
 
 
 @pytest.mark.parametrize("finds", ["sar", "optical"])
