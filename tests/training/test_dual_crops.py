@@ -7,12 +7,12 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from sn9reg.raster.scene import Patch
-from sn9reg.training import dual_encoder
 from sn9reg.training.data import Source
 from sn9reg.training.dual_encoder import DualConfig, Phase, PhaseOptimiser, crops
 from sn9reg.training.sample import Geometry, Photometry
 
 SOURCE = Source("unused")
+PHASE = Phase(steps=1, optimiser=PhaseOptimiser())
 STRONG = Photometry(tone=1.0, gain=0.5, speckle=1.0, blur=2.0, noise=0.5)
 
 
@@ -23,18 +23,14 @@ def alike(ground, valid=None):
     return image, image
 
 
-def textured(side=90, seed=0, sigma=1.5, **valid):
-    return alike(gaussian_filter(np.random.default_rng(seed).normal(size=(side, side + 10)), sigma), **valid)
-
-
-def config(**options):
-    small = {"geometry": Geometry(48, 32), "photometry": Photometry(), "colours": 0.0}
-    phases = {"pretraining": Phase(steps=1, optimiser=PhaseOptimiser()), "finetuning": Phase(steps=1, optimiser=PhaseOptimiser())}
-    return DualConfig(**{"sources": (SOURCE,)} | phases | small | options)
+def textured(side=90, seed=0, valid=None):
+    return alike(gaussian_filter(np.random.default_rng(seed).normal(size=(side, side + 10)), 1.5), valid)
 
 
 def made(pair, seed=0, train=True, source=SOURCE, **options):
-    return crops(source, *pair, np.random.default_rng(seed), config(**options), train)
+    small = {"geometry": Geometry(48, 32), "photometry": Photometry(), "colours": 0.0}
+    config = DualConfig(sources=(SOURCE,), pretraining=PHASE, finetuning=PHASE, **small | options)
+    return crops(source, *pair, np.random.default_rng(seed), config, train)
 
 
 def correlations(crop):
@@ -46,48 +42,44 @@ def same(one, other):
     return all(a.equal(b) for a, b in zip(one, other, strict=True))
 
 
-# --- what a sample shows ---------------------------------------------------------------------------------------------
-
-
-def test_a_sample_has_the_shapes_that_the_networks_take():
-    optical, sar, place = made(textured(), geometry=Geometry(64, 48))
-    assert optical.shape == (3, 64, 64)
-    assert sar.shape == (1, 48, 48)
-    assert optical.dtype == sar.dtype == torch.float32
-    assert place.shape == (2,)
-    assert place.dtype == torch.int64
+# what a sample shows
 
 
 @pytest.mark.parametrize(
-    ("geometry", "source", "least"),
+    ("geometry", "source"),
     [
-        (Geometry(48, 32), SOURCE, 0.98),
-        (Geometry(48, 32, tilt=30.0), SOURCE, 0.98),
-        (Geometry(48, 32, quarters=False), SOURCE, 0.98),
-        (Geometry(48, 32), Source("unused", zoom=(1.5, 1.5)), 0.98),
-        (Geometry(48, 32, tilt=30.0), Source("unused", zoom=(0.8, 1.5)), 0.98),
+        (Geometry(48, 32), SOURCE),
+        (Geometry(48, 32, quarters=False), Source("unused", zoom=(1.5, 1.5))),
+        (Geometry(48, 32, tilt=30.0), Source("unused", zoom=(0.8, 1.5))),
     ],
-    ids=["upright", "tilted", "without quarters", "magnified", "tilted and magnified"],
+    ids=["upright", "magnified without quarters", "tilted and magnified"],
 )
-def test_the_sar_crop_lies_at_its_place_and_nowhere_else(geometry, source, least):
+def test_the_sar_crop_lies_at_its_place_and_nowhere_else(geometry, source):
     places = set()
     for seed in range(8):
         crop = made(textured(seed=seed), seed, geometry=geometry, source=source)
+        assert (crop.optical.shape, crop.sar.shape) == ((3, 48, 48), (1, 32, 32))
+        assert (crop.optical.dtype, crop.sar.dtype, crop.place.dtype) == (torch.float32, torch.float32, torch.int64)
         alike_at = correlations(crop)
         row, col = crop.place.tolist()
         assert np.unravel_index(alike_at.argmax(), alike_at.shape) == (row, col)
-        assert alike_at[row, col] > least
+        assert alike_at[row, col] > 0.98
         rows, cols = np.mgrid[:17, :17]
         assert alike_at[np.hypot(rows - row, cols - col) > 6].max() < 0.7
         places.add((row, col))
-    assert len({row for row, _ in places}) > 2
-    assert len({col for _, col in places}) > 2
+    assert min(len(set(axis)) for axis in zip(*places, strict=True)) > 2
 
 
 def test_an_optical_and_a_sar_crop_of_one_size_show_the_same():
     crop = made(textured(), geometry=Geometry(48, 48))
     assert crop.place.tolist() == [0, 0]
     assert correlations(crop).item() > 0.99
+
+
+def test_small_images_are_magnified_to_the_crop():
+    crop = made(textured(30))
+    assert crop.optical.shape == (3, 48, 48)
+    assert correlations(crop)[tuple(crop.place)] > 0.98
 
 
 def test_crops_are_standardised():
@@ -103,8 +95,7 @@ def test_the_sar_crop_is_logarithmic():
     optical = Patch(100 + row[None], np.ones((90, 90), bool))
     crop = made((optical, Patch(100 * np.exp(row)[None], optical.valid)), geometry=Geometry(48, 48))
     steps = max((np.diff(crop.sar[0].numpy(), axis=axis) for axis in (0, 1)), key=lambda d: np.abs(d).sum())
-    largest = np.abs(steps).max()
-    assert np.median(np.abs(steps)) > 0.7 * largest > 0
+    assert np.median(np.abs(steps)) > 0.7 * np.abs(steps).max() > 0
 
 
 def test_what_is_not_valid_is_nil_in_both():
@@ -117,58 +108,24 @@ def test_what_is_not_valid_is_nil_in_both():
         assert part.equal(crop.sar[0] == 0)
 
 
-def test_small_images_are_magnified_to_the_crop():
-    optical, sar, place = made(textured(30), geometry=Geometry(48, 32))
-    assert optical.shape == (3, 48, 48)
-    assert correlations(Crops(optical, sar, place))[tuple(place)] > 0.98
-
-
-def test_images_are_magnified_as_the_source_says_in_its_share_of_samples():
-    """Stripes of 8 px, twice as wide."""
-    stripes = alike(np.sin(np.arange(200) * np.pi / 4)[None] * np.ones((200, 1)))
-    for zoomed, low, high in ((0.0, 0, 0), (0.5, 4, 16), (1.0, 20, 20)):
-        wide = 0
-        for seed in range(20):
-            crop = made(stripes, seed, source=Source("unused", zoom=(2.0, 2.0), zoomed=zoomed))
-            strength = torch.fft.rfft2(crop.optical[0]).abs()[:25]
-            waves = max(divmod(int(strength.flatten().argmax()), 25))
-            assert waves in (3, 6)
-            wide += waves == 3
-        assert low <= wide <= high, zoomed
-
-
-# --- grey values -----------------------------------------------------------------------------------------------------
-
-
-def test_without_changes_all_is_shown_as_it_is():
-    changed, plain = (made(textured(), 3, train) for train in (True, False))
-    assert changed.optical.shape == plain.optical.shape
-    assert correlations(changed).max() > 0.99
-    assert correlations(plain).max() > 0.99
+# grey values
 
 
 def test_in_training_grey_values_are_changed_and_else_they_are_not():
     changed, plain = (made(textured(), 1, train, photometry=STRONG) for train in (True, False))
-    as_it_is = made(textured(), 1, train=False)
-    assert same(plain, as_it_is)
+    assert same(plain, made(textured(), 1, train=False))
     assert changed.place.equal(plain.place)
     assert (changed.optical - plain.optical).abs().mean() > 0.1
     assert (changed.sar - plain.sar).abs().mean() > 0.1
 
 
-def test_optical_bands_differ_in_as_many_samples_as_asked():
-    for colours, low, high in ((0.0, 0, 0), (0.5, 5, 15), (1.0, 20, 20)):
-        differing = 0
-        for seed in range(20):
-            optical = made(textured(), seed, colours=colours, photometry=Photometry(tone=1.0, noise=0.1)).optical
-            pairs = [optical[a].equal(optical[b]) for a, b in ((0, 1), (0, 2), (1, 2))]
-            assert all(pairs) or not any(pairs)
-            differing += not any(pairs)
-        assert low <= differing <= high, colours
-
-
-def test_bands_that_differ_show_the_same_ground():
-    optical = made(textured(), colours=1.0, photometry=Photometry(gain=0.3, noise=0.1)).optical
-    like = np.corrcoef(optical.flatten(1).numpy())
-    assert like.min() > 0.9
-    assert not optical[0].equal(optical[1])
+@pytest.mark.parametrize(("colours", "low", "high"), [(0.0, 0, 0), (0.5, 5, 15), (1.0, 20, 20)])
+def test_optical_bands_differ_in_as_many_samples_as_asked_but_show_the_same_ground(colours, low, high):
+    differing = 0
+    for seed in range(20):
+        optical = made(textured(), seed, colours=colours, photometry=Photometry(gain=0.3, noise=0.1)).optical
+        equal = [optical[a].equal(optical[b]) for a, b in ((0, 1), (0, 2), (1, 2))]
+        assert all(equal) or not any(equal)
+        assert np.corrcoef(optical.flatten(1).numpy()).min() > 0.8
+        differing += not any(equal)
+    assert low <= differing <= high

@@ -6,7 +6,6 @@ import torch
 from scipy.ndimage import gaussian_filter
 from scipy.spatial.distance import pdist
 
-from sn9reg.errors import ConfigError
 from sn9reg.matchers.descriptors.patches import PatchLayout
 from sn9reg.raster.scene import Patch
 from sn9reg.training import patch_pairs as module
@@ -17,7 +16,6 @@ from sn9reg.training.sample import Photometry
 
 SOURCE = Source("unused")
 LAYOUTS = [PatchLayout(32, 1.0, "grey"), PatchLayout(24, 2.0, "energy"), PatchLayout(16, 1.5, "both")]
-every_layout = pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.inputs)
 
 
 def alike(ground, valid=None, sar_valid=None):
@@ -62,7 +60,7 @@ def placed(monkeypatch):
 # --- what a pair of patches shows ------------------------------------------------------------------------------------
 
 
-@every_layout
+@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.inputs)
 def test_of_images_that_are_alike_both_patches_are(layout):
     for seed in range(3):
         optical, sar = made(textured(), seed, patch=layout)
@@ -87,19 +85,15 @@ def test_optical_patches_come_from_the_optical_image_and_sar_patches_from_the_sa
     assert other.abs().max() == 0
 
 
-def test_images_are_magnified_as_the_source_says():
+def test_images_are_magnified_as_the_source_says_and_at_least_to_the_side_that_is_asked_for(placed):
     """Stripes of 8 px, twice as wide."""
     stripes = alike(np.sin(np.arange(200) * np.pi / 4)[None] * np.ones((200, 1)))
     for zoom in (1.0, 2.0):
         optical, _ = made(stripes, source=Source("unused", zoom=(zoom, zoom)), places=1)
         strength = torch.fft.rfft2(optical[0, 0]).abs()[:17].flatten()
-        row, col = divmod(int(strength.argmax()), 17)
-        assert max(row, col) == 32 / (8 * zoom)
-
-
-def test_small_images_are_magnified_to_the_side_that_is_asked_for(placed):
-    small, _ = made(textured(60))
-    assert small.shape == (4, 1, 32, 32)
+        assert max(divmod(int(strength.argmax()), 17)) == 32 / (8 * zoom)
+    placed.clear()
+    assert made(textured(60)).optical.shape == (4, 1, 32, 32)
     assert placed[0].max() > 60
 
 
@@ -133,19 +127,13 @@ def test_grey_values_are_changed_in_training_alone():
 
 
 @pytest.mark.parametrize("corners", [0.0, 0.7, 1.0])
-@pytest.mark.parametrize("apart", [3.0, 12.0])
-def test_places_are_apart_from_one_another(corners, apart, placed):
+def test_places_are_apart_from_one_another_and_the_same_in_both_images(corners, placed):
     for seed in range(3):
-        made(textured(), seed, corners=corners, apart=apart)
-    assert len(placed) >= 2
-    for places in placed:
-        assert len(places) == 4
-        assert pdist(places).min() >= apart
-
-
-def test_places_are_the_same_in_both_images(placed):
-    made(textured(), turn=5.0, stretch=0.1)
-    np.testing.assert_array_equal(*placed)
+        made(textured(), seed, corners=corners, apart=12.0, turn=5.0, stretch=0.1)
+    for optical, sar in zip(placed[::2], placed[1::2], strict=True):
+        np.testing.assert_array_equal(optical, sar)
+        assert len(optical) == 4
+        assert pdist(optical).min() >= 12
 
 
 @pytest.mark.parametrize("corners", [0.0, 1.0])
@@ -205,11 +193,7 @@ def test_images_that_are_nowhere_valid_together_have_no_patches():
         assert made(textured(valid=left, sar_valid=~left), corners=corners) is None
 
 
-# --- the endless stream ----------------------------------------------------------------------------------------------
-
-
-def stream(parts, seed=0, count=3, **options):
-    return list(islice(DescriptorSamples(config(**options), parts, seed), count))
+# --- what is held out ------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -217,29 +201,16 @@ def pairs():
     return [textured(120, seed) for seed in range(3)]
 
 
-# --- what is held out ------------------------------------------------------------------------------------------------
-
-
-def test_what_is_held_out_is_the_same_each_time(pairs):
-    parts = [(SOURCE, pairs[:2]), (SOURCE, pairs[2:])]
-    held = held_out(config(), parts)
-    assert len(held) == 3
-    for k in range(3):
-        assert same(held[k], held[k])
-        assert same(held[k], held_out(config(), parts)[k])
+def test_what_is_held_out_is_the_same_each_time_and_shown_as_it_is(pairs):
+    nowhere, strong = textured(valid=np.zeros((96, 96), bool)), Photometry(tone=1.0, speckle=1.0)
+    changed = config(photometry=strong, shift=9.0, turn=30.0, stretch=0.5)
+    parts = [(SOURCE, [nowhere, *pairs[:2], nowhere]), (SOURCE, pairs[2:])]
+    held, again = held_out(changed, parts), held_out(changed, parts)
+    assert len(held) == 3, "those without room are left out"
+    assert all(same(one, other) for one, other in zip(held, again, strict=True))
     assert not same(held[0], held[2])
-
-
-def test_what_is_held_out_is_shown_as_it_is(pairs):
-    changes = {"photometry": Photometry(tone=1.0, speckle=1.0), "shift": 9.0, "turn": 30.0, "stretch": 0.5}
-    for optical, sar in held_out(config(**changes), [(SOURCE, pairs)]):
+    for optical, sar in held:
         torch.testing.assert_close(optical, sar, atol=0.1, rtol=0.1)
-
-
-def test_pairs_without_room_are_not_held_out(pairs):
-    nowhere = textured(valid=np.zeros((96, 96), bool))
-    assert len(held_out(config(), [(SOURCE, [nowhere, pairs[0], nowhere])])) == 1
-    assert len(held_out(config(), [(SOURCE, [nowhere])])) == len(held_out(config(), [])) == 0
 
 
 def test_a_batch_has_the_patches_of_all_its_samples_in_order():

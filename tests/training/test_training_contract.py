@@ -1,6 +1,7 @@
 """What holds for the training of every family: one loop, one reader of configurations, one command."""
 
 import csv
+import hashlib
 import shutil
 from pathlib import Path
 
@@ -21,7 +22,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning advises on speed
 
 FILES = sorted((Path(__file__).parents[2] / "pipelines" / "training").glob("*.yaml"))
 PHASE = {"batch": 2, "accumulate": 1, "validate_every": 1, "optimiser": {"rate": 0.001}}
-STEPS = {"batch": 4, "validate_every": 1}
+STEPS = {"batch": 4, "accumulate": 1, "validate_every": 1}
 DETECTOR = {"optical_encoder": "tu-regnetx_002", "sar_encoder": "tu-regnetx_002", "depth": 3, "decoder": [16, 8, 8]}
 # What makes any file of a family a matter of seconds.
 SMALL = {
@@ -78,11 +79,15 @@ def seen(monkeypatch):
         originals[kind] = kind.training_step
 
         def training_step(self, batch, index, kind=kind):
-            batches.append(tuple(round(float(part.double().sum()), 4) for part in batch))
+            batches.append(digest(batch))
             return originals[kind](self, batch, index)
 
         monkeypatch.setattr(kind, "training_step", training_step)
     return batches
+
+
+def digest(batch):
+    return hashlib.sha256(b"".join(part.contiguous().numpy().tobytes() for part in batch)).hexdigest()
 
 
 def weights(task):

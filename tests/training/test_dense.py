@@ -1,0 +1,201 @@
+"""training.dense: random samples for training, fixed ones for validation, the running mean and the scores."""
+
+from itertools import islice
+
+import numpy as np
+import pytest
+import torch
+from scipy.ndimage import gaussian_filter
+from torch.utils.data import default_collate
+
+from sn9reg.errors import ConfigError, InputError
+from sn9reg.raster.degradation import Degradation
+from sn9reg.raster.scene import Patch
+from sn9reg.training import dense
+from sn9reg.training.data import Samples, Source
+from sn9reg.training.dense import Choice, DenseConfig, DenseTask, Sample, ValidationSamples
+from sn9reg.training.sample import Geometry, Photometry, finish
+
+GEOMETRY = Geometry(32, 16)
+SOURCE = Source("a")
+
+
+def pairs(count, side=48):
+    """Pairs whose images are random, as the files of a folder would be read; SAR is optical reversed."""
+    random, valid, made = np.random.default_rng(0), np.ones((side, side), bool), []
+    for _ in range(count):
+        image = gaussian_filter(random.normal(size=(side, side)), 1.5)
+        image = np.clip(120 + 40 * image / image.std(), 1, 255).astype(np.uint8)[None]
+        made.append((Patch(image, valid), Patch(256 - image.astype(np.float32), valid)))
+    return made
+
+
+def config(**changes):
+    small = {"network": Choice("slim-unet", {"widths": [8, 8, 8]}), "loss": Choice("soft-ce"), "geometry": GEOMETRY}
+    return DenseConfig(**small | {"validation": GEOMETRY, "sources": (SOURCE,)} | changes)
+
+
+def training(count, part, source=SOURCE, **changes):
+    return list(islice(Samples([(source, part)], config(**changes).sample, 0), count))
+
+
+def validating(part, **changes):
+    return ValidationSamples(part, config(**changes))
+
+
+def same(one, other):
+    return all(a.equal(b) for a, b in zip(one, other, strict=True))
+
+
+# training
+
+
+def test_samples_are_finished_images_and_the_template_is_found_at_its_place():
+    """At the place the two are opposites."""
+    samples = training(20, pairs(3))
+    for optical, sar, place in samples:
+        row, col = place.tolist()
+        part = optical[0, row : row + 16, col : col + 16].flatten()
+        assert torch.corrcoef(torch.stack([part, sar.flatten()]))[0, 1] < -0.85  # the logarithm bends
+    batch = default_collate(samples)
+    assert (batch.optical.shape, batch.sar.shape, batch.place.shape) == ((20, 1, 32, 32), (20, 1, 16, 16), (20, 2))
+    assert (batch.optical.dtype, batch.sar.dtype, batch.place.dtype) == (torch.float32, torch.float32, torch.int64)
+    for images in (batch.optical, batch.sar):
+        torch.testing.assert_close(images.mean(dim=(1, 2, 3)), torch.zeros(20), atol=0.02, rtol=0)
+        torch.testing.assert_close(images.std(dim=(1, 2, 3)), torch.ones(20), atol=0.05, rtol=0)
+
+
+def test_images_smaller_than_the_patch_are_magnified_to_it(monkeypatch):
+    zooms, original = [], dense.cut
+    monkeypatch.setattr(dense, "cut", lambda *given: zooms.append(given[3]) or original(*given))
+    samples = training(60, pairs(1, side=24), Source("a", zoom=(0.5, 2.0)))
+    assert min(zooms) == 32 / 24
+    assert 1.8 < max(zooms) <= 2
+    assert all(sample.optical.shape == (1, 32, 32) for sample in samples)
+
+
+def test_photometry_and_degradation_reach_the_samples():
+    changes = ({}, {"photometry": Photometry(gain=0.5)}, {"degradation": Degradation(2)})
+    one, toned, rough = (training(1, pairs(2), **change)[0] for change in changes)
+    assert one.place.equal(toned.place)
+    assert not one.optical.equal(toned.optical)
+    assert not one.sar.equal(toned.sar)
+    assert one.optical.equal(rough.optical)
+    assert not one.sar.equal(rough.sar)
+
+
+# validation
+
+
+def test_validation_shows_the_middle_and_the_templates_part_of_it():
+    part = pairs(5, side=49)
+    samples, places = validating(part, seed=2), set()
+    assert len(samples) == 5
+    for k, (optical, sar) in enumerate(part):
+        row, col = samples[k].place.tolist()
+        expected = finish(
+            Patch(optical.values[:, 8:40, 8:40], np.ones((32, 32), bool)),
+            Patch(sar.values[:, 8 + row : 24 + row, 8 + col : 24 + col], np.ones((16, 16), bool)),
+        )
+        for found, wanted in zip(samples[k][:2], expected, strict=True):
+            np.testing.assert_array_equal(found, wanted)
+        places.add((row, col))
+    assert len(places) > 2
+
+
+def test_validation_is_degraded_the_same_each_time_and_follows_its_seed():
+    worse = Degradation(4, 0.5)
+    samples, again, other = (validating(pairs(3), degradation=worse, seed=seed) for seed in (0, 0, 1))
+    plain, first = validating(pairs(3)), [samples[k] for k in range(3)]
+    for k in (2, 0, 1):
+        assert same(samples[k], first[k])
+        assert same(again[k], first[k])
+        assert not same(other[k], first[k])
+        assert plain[k].optical.equal(first[k].optical)
+        assert not plain[k].sar.equal(first[k].sar)
+
+
+def test_validation_refuses_images_smaller_than_its_patch():
+    assert validating(pairs(1, side=32))[0].optical.shape == (1, 32, 32)
+    with pytest.raises(InputError, match=r"24 x 24 px, smaller than validation\.optical"):
+        validating([*pairs(1), *pairs(1, side=24)])
+
+
+# the task
+
+
+class Alone(DenseTask):
+    """A task without a trainer; what it logs is kept."""
+
+    global_step = 1
+
+    def __init__(self, **changes):
+        super().__init__(config(**changes), config(**changes))
+        self.logged = {}
+
+    def log(self, name, value, **options):
+        self.logged[name] = float(value)
+
+
+@pytest.mark.parametrize(("average", "decay"), [(0.17, 0.17), (0.9, 2 / 11)])  # it starts with a short memory
+def test_the_running_mean_of_the_weights_follows_each_step(average, decay):
+    task = Alone(average=average, accumulate=2)
+    mean = {key: value.clone() for key, value in task.network.state_dict().items()}
+    for index in range(4):
+        for value in task.network.state_dict().values():
+            value.add_(1 + index)
+        task.on_train_batch_end(None, None, index)
+        if index % 2:  # every second batch ends a step
+            for key, now in task.network.state_dict().items():
+                mean[key] = decay * mean[key] + (1 - decay) * now if now.is_floating_point() else now.clone()
+        for key, value in task.kept().state_dict().items():
+            torch.testing.assert_close(value, mean[key])
+
+
+def test_the_running_mean_is_validated_and_the_network_trained(monkeypatch):
+    task, used = Alone(average=0.9), []
+    monkeypatch.setattr(task, "surface", lambda network, batch: used.append(network) or torch.randn(2, 17, 17))
+    batch = Sample(torch.zeros(2), torch.zeros(2), torch.tensor([[1, 2], [3, 4]]))
+    task.loss_of(batch)
+    task.validation_step(batch, 0)
+    assert used[0] is task.network
+    assert used[1] is task.mean
+    assert Alone().kept().training
+
+
+def test_the_scores_are_those_of_each_source_and_quality_is_their_mean(monkeypatch):
+    """Places of one source are found 0, 1, 2 and 5 px beside them, that of the other 10 px."""
+    task, place = Alone(), torch.tensor([[2, 3], [4, 5], [6, 7], [0, 1]])
+    found = place + torch.tensor([[0, 0], [0, 1], [2, 0], [3, 4]])
+    surface = torch.zeros(4, 17, 17)
+    surface[range(4), found[:, 0], found[:, 1]] = 1
+    other = torch.zeros(1, 17, 17)
+    other[0, 2, 13] = 1
+    for index, (surfaces, places) in enumerate(((surface, place), (other, place[:1]))):
+        monkeypatch.setattr(task, "surface", lambda network, batch, surfaces=surfaces: surfaces)
+        task.validation_step(Sample(torch.zeros(1), torch.zeros(1), places), 0, index)
+    task.on_validation_epoch_end()
+    expected = {"val0/cmr1": 0.5, "val0/cmr3": 0.75, "val0/l2": 2, "val1/cmr1": 0, "val1/cmr3": 0, "val1/l2": 10}
+    assert task.logged == pytest.approx(expected | {"quality": ((0.5 + 0.75 + 0.75 + 1) / 4 + 0) / 2})
+    assert not task.errors
+
+
+def test_a_temperature_learns_faster_and_without_decay():
+    plain, own = Alone(loss=Choice("soft-ce", {"trainable": True})).groups()
+    assert (own["lr"], own["weight_decay"]) == (pytest.approx(5 * 5e-4), 0)
+    assert len(own["params"]) == 1
+    assert "lr" not in plain
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"network": Choice("resnet")}, "no network 'resnet'"),
+        ({"loss": Choice("dice")}, "no loss 'dice'"),
+        ({"validation": Geometry(32, 32)}, "validation: the SAR side 32 must be smaller than the optical 32"),
+        ({"batch": 6, "accumulate": 4}, "batch 6 cannot be taken in 4 equal parts"),
+    ],
+)
+def test_what_makes_no_sense_is_said(change, words):
+    with pytest.raises(ConfigError, match=words):
+        Alone(**change)

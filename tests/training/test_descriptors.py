@@ -1,0 +1,196 @@
+"""training.descriptors: the gradient of a batch in parts, the layout of a patch, ImageNet's weights, the score."""
+
+import itertools
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from torch.nn.functional import normalize
+
+from sn9reg.errors import ConfigError, InputError
+from sn9reg.matchers.descriptors.network import DenseFusion
+from sn9reg.matchers.descriptors.patches import PatchLayout
+from sn9reg.training import descriptors
+from sn9reg.training.data import Source
+from sn9reg.training.descriptors import DescriptorConfig, DescriptorTask
+from sn9reg.training.patch_pairs import PatchPairs
+
+pytestmark = pytest.mark.filterwarnings("ignore:Detected call")  # the rates are those of no training
+NETWORK = {"width": 0.35, "descriptor": 32}
+
+
+def config(**changes):
+    small = {"sources": (Source("unused"),), "network": NETWORK, "patch": PatchLayout(32, 1.0, "grey")}
+    return DescriptorConfig(**small | {"image": 64, "places": 2, "apart": 4.0, "batch": 8} | changes)
+
+
+class Alone(DescriptorTask):
+    """A task without a trainer; what it logs is kept."""
+
+    def __init__(self, config, rate):
+        super().__init__(config, config)
+        self.logged, self.descent = {}, torch.optim.Adam(self.network.parameters(), lr=rate)
+
+    def optimizers(self):
+        return self.descent
+
+    def lr_schedulers(self):
+        return torch.optim.lr_scheduler.LambdaLR(self.descent, lambda step: 1.0)
+
+    def manual_backward(self, loss):
+        loss.backward()
+
+    def log(self, name, value, **options):
+        self.logged[name] = float(value)
+
+
+def batch_of(count, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return PatchPairs(*(torch.randn(count, 1, 32, 32, generator=generator) for _ in "os"))
+
+
+def alone(rate=0.0, **changes):
+    torch.manual_seed(0)
+    return Alone(config(**changes), rate)
+
+
+# the gradient of a batch
+
+
+def test_a_batch_in_parts_has_the_loss_and_the_gradients_of_the_whole():
+    """Batch normalisation, which sees a part at a time, does not normalise here."""
+    whole, parts = alone(), alone(accumulate=4)
+    for task in (whole, parts):
+        task.network.eval()
+        task.training_step(batch_of(8), 0)
+    assert parts.logged["loss"] == pytest.approx(whole.logged["loss"], rel=1e-5)
+    expected = dict(whole.network.named_parameters())
+    assert expected["stem.weight"].grad.abs().max() > 1e-4
+    for name, parameter in parts.network.named_parameters():
+        torch.testing.assert_close(parameter.grad, expected[name].grad, atol=1e-5, rtol=1e-3, msg=name)
+    before = parts.network.fusion.weight.grad.clone()
+    parts.training_step(batch_of(8), 0)
+    torch.testing.assert_close(parts.network.fusion.weight.grad, before)  # those of the step before are forgotten
+
+
+@pytest.mark.parametrize(("accumulate", "sizes"), [(1, [16]), (2, [8, 8] * 2)])
+def test_no_more_than_a_part_is_described_at_once_optical_and_sar_together(accumulate, sizes):
+    task, given, batch = alone(accumulate=accumulate), [], batch_of(8)
+    task.network.register_forward_pre_hook(lambda network, args: given.append(args[0]))
+    task.training_step(batch, 0)
+    assert [len(patches) for patches in given] == sizes
+    half = sizes[0] // 2
+    assert given[0].equal(torch.cat([batch.optical[:half], batch.sar[:half]]))
+
+
+def test_a_tiny_network_learns_its_patches_by_heart():
+    task, batch, losses = alone(3e-3), batch_of(8), []
+    for index in range(12):
+        task.training_step(batch, index)
+        losses.append(task.logged["loss"])
+    assert losses[0] > 0.8
+    assert losses[-1] < 0.6 * losses[0]
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_loss_that_is_no_number_ends_the_training_before_the_weights_are_spoilt(accumulate):
+    task, batch = alone(0.1, accumulate=accumulate), batch_of(8)
+    before = [parameter.clone() for parameter in task.network.parameters()]
+    with pytest.raises(ConfigError, match="the loss is nan at step 0"):
+        task.training_step(batch._replace(sar=batch.sar * torch.nan), 0)
+    assert all(one.equal(other) for one, other in zip(before, task.network.parameters(), strict=True))
+
+
+# the layout
+
+
+def test_the_layout_is_fitted_by_the_first_batches_and_learned_slowly(monkeypatch):
+    fitted, original = [], DenseFusion.fit_layout
+
+    def fit_layout(self, optical, sar):
+        original(self, optical, sar)
+        fitted.append((optical, sar))
+
+    monkeypatch.setattr(descriptors, "_FIRST", 2)
+    monkeypatch.setattr(DenseFusion, "fit_layout", fit_layout)
+    task = alone(network=NETWORK | {"cells": 2})
+    before, batches = task.network.layout.weight.clone(), [batch_of(8, seed) for seed in range(3)]
+    task.before_training(itertools.chain(batches, itertools.repeat(None)))
+    ((optical, sar),) = fitted
+    for means, patches in ((optical, "optical"), (sar, "sar")):
+        seen = torch.cat([getattr(batch, patches) for batch in batches[:2]])
+        torch.testing.assert_close(means, task.network.cell_means(seen))
+    assert not task.network.layout.weight.equal(before)
+    others, layout = task.groups()
+    assert [id(p) for p in layout["params"]] == [id(p) for p in task.network.layout.parameters()]
+    assert layout["lr"] == pytest.approx(0.02 * 1e-3)
+    assert len(others["params"]) + len(layout["params"]) == len(list(task.network.parameters()))
+    plain = alone()
+    plain.before_training(None)  # without a layout nothing is asked for
+    assert len(plain.groups()) == 1
+
+
+# validation
+
+
+def test_found_is_the_share_whose_nearest_of_all_that_are_held_out_is_their_own():
+    """Three of five; within the second batch alone both would be right."""
+    task, sar, optical = alone(), torch.eye(5), torch.eye(5)
+    optical[0], optical[3] = normalize(torch.tensor([[0.1, 1, 0, 0, 0], [1, 0, 0, 0.9, 0]]))
+    task.held_out = [(optical[:3], sar[:3]), (optical[3:], sar[3:])]
+    task.on_validation_epoch_end()
+    assert task.logged["found"] == pytest.approx(3 / 5)
+    assert task.held_out == []
+
+
+# options and ImageNet
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"batch": 9}, "batch is 9, must be a multiple of the 2 places"),
+        ({"rim": 32}, "rim is 32, must leave something of the 64 px"),
+        ({"network": {"width": 0.4}}, "width is 0.4"),
+    ],
+)
+def test_what_makes_no_sense_is_said(change, words):
+    with pytest.raises(ConfigError, match=words):
+        alone(**change)
+
+
+@pytest.fixture(scope="module")
+def imagenet(tmp_path_factory):
+    """A file with the weights of a timm MobileNetV2 that nobody trained, and its state."""
+    path = tmp_path_factory.mktemp("imagenet") / "mobilenet.safetensors"
+    torch.manual_seed(9)
+    known = timm.create_model("mobilenetv2_035", pretrained=False).state_dict()
+    save_file(known, path)
+    return path, known
+
+
+def test_a_training_begins_with_the_weights_of_the_file(imagenet):
+    path, known = imagenet
+    begun = alone(imagenet=str(path)).network.state_dict()
+    torch.testing.assert_close(begun["stem.weight"], known["conv_stem.weight"].sum(dim=1, keepdim=True))
+    assert begun["blocks.6.0.conv_pwl.weight"].equal(known["blocks.6.0.conv_pwl.weight"])
+    with pytest.raises(InputError, match="no weights of a MobileNetV2 of this width"):
+        alone(imagenet=str(path), network={"width": 0.5})
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda path: path.unlink(), "no such weights file"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-9]), "is no whole safetensors file"),
+        (lambda path: torch.save({}, path), "is no whole safetensors file"),
+    ],
+    ids=["missing", "cut", "pickled"],
+)
+def test_a_file_that_holds_no_weights_is_said(tmp_path, imagenet, damage, message):
+    path = tmp_path / "weights.safetensors"
+    path.write_bytes(imagenet[0].read_bytes())
+    damage(path)
+    with pytest.raises(InputError, match=rf"weights\.safetensors: {message}"):
+        alone(imagenet=str(path))

@@ -1,0 +1,233 @@
+"""training.keypoint_samples: tiles of scenes and displaced pairs as what a keypoint detector learns from."""
+
+from itertools import islice
+
+import numpy as np
+import pytest
+from scipy.ndimage import gaussian_filter
+from support.rasters import TEXTURE_TRANSFORM, UTM, textures, write_raster
+
+from sn9reg.errors import InputError
+from sn9reg.raster.scene import Patch
+from sn9reg.training import keypoint_samples
+from sn9reg.training.data import Source
+from sn9reg.training.displaced import Displacement
+from sn9reg.training.keypoint_samples import Epochs, KeypointSamples, load_tiles, split, tile_sample
+from sn9reg.training.keypoints import KeypointConfig
+from sn9reg.training.tiles import TileSet
+
+SIDE = 48
+
+
+def tiles(count, side=SIDE, seed=0):
+    """Random tiles; a pixel of 127 is in the optical image's middle, and one in the SAR image at the place."""
+    random = np.random.default_rng(seed)
+    values = random.integers(-40, 40, (count, 2, side, side), np.int8)
+    place = random.integers(1, side - 1, (count, 2))
+    values[:, 0, side // 2, side // 2] = 127
+    values[np.arange(count), 1, place[:, 1], place[:, 0]] = 127
+    return TileSet(values, place.astype(np.float32), 0)
+
+
+def pairs(count, side=90):
+    """Registered pairs: random ground, and its double; each is told from the others by its level."""
+    random, valid = np.random.default_rng(0), np.ones((side, side), bool)
+    grounds = [gaussian_filter(random.normal(size=(side, side)), 2) for _ in range(count)]
+    grounds = [(300 * k + 120 + 30 * g / g.std()).astype(np.float32)[None] for k, g in enumerate(grounds)]
+    return [(Patch(ground, valid), Patch(2 * ground, valid)) for ground in grounds]
+
+
+def samples_of(parts, known=(), finds="sar", **options):
+    changed = {"sources": (Source("unused"),), "samples": 8, "tile": SIDE} | options
+    return KeypointSamples(KeypointConfig(finds=finds, **changed), known, parts)
+
+
+def draw(samples, epoch=0):
+    return [samples[epoch, k] for k in range(len(samples))]
+
+
+def same(one, other):
+    return all(a.equal(b) for a, b in zip(one, other, strict=True))
+
+
+# tiles
+
+
+@pytest.mark.parametrize("side", [48, 49])
+def test_turning_keeps_the_middle_and_moves_the_place_with_the_content(side):
+    one, seen = tiles(1, side), set()
+    images = one.images(0)
+    start = 1 - side % 2  # of an even side, the first row and column are wrapped around
+    upright = images[:, start:, start:]
+    ways = {np.rot90(image, k, (1, 2)).tobytes() for image in (upright, upright.swapaxes(1, 2)) for k in range(4)}
+    for seed in range(80):
+        optical, sar, place = tile_sample((one, 0), [seed])
+        assert optical[0, side // 2, side // 2] == 4
+        x, y = place.int().tolist()
+        assert place.tolist() == [x, y]
+        assert sar[0, y, x] == 4
+        assert sorted(sar.flatten().tolist()) == sorted(images[1].flatten().tolist())
+        seen.add(np.concatenate([optical, sar])[:, start:, start:].tobytes())
+    assert seen == ways
+    assert len(ways) == 8
+
+
+def test_places_between_pixels_are_turned_too():
+    one = TileSet(np.zeros((1, 2, SIDE, SIDE), np.int8), np.array([[28.25, 17.5]], np.float32), 0)
+    places = {tuple(tile_sample((one, 0), [seed]).place.tolist()) for seed in range(80)}
+    a, b = 4.25, 6.5  # from pixel 24
+    assert places == {(24 + x, 24 + y) for p, q in ((a, b), (b, a)) for x in (-p, p) for y in (-q, q)}
+
+
+def test_an_epoch_is_every_tile_and_the_displaced_samples():
+    known = [(tiles(12), k) for k in range(12)]
+    upright = samples_of([(Source("a"), pairs(2))], known)
+    first, later = draw(upright), draw(upright, 7)
+    assert len(first) == 12 + 8
+    for k in range(12):
+        images = known[0][0].images(k)
+        assert first[k].place.tolist() == known[0][0].place[k].tolist()
+        np.testing.assert_array_equal(np.concatenate(first[k][:2]), images)
+        assert same(first[k], later[k])
+    assert all(same(a, b) for a, b in zip(first, draw(upright), strict=True))
+    displaced = first[12:] + later[12:]
+    assert not any(same(a, b) for k, a in enumerate(displaced) for b in displaced[:k])
+    turned = samples_of([], known, turned=True)
+    assert len(turned) == 12, "without pairs there are tiles only"
+    assert all(same(a, b) for a, b in zip(draw(turned, 2), draw(turned, 2), strict=True))
+    for other in (draw(turned, 3), draw(samples_of([], known, turned=True, seed=2), 2)):
+        assert sum(same(a, b) for a, b in zip(draw(turned, 2), other, strict=True)) < 6
+
+
+def test_every_epoch_has_each_sample_once_in_another_order():
+    batches = list(islice(Epochs(7, 3, seed=4), 9))
+    assert [len(batch) for batch in batches] == [3, 3, 1] * 3
+    orders = [[key for batch in batches[k : k + 3] for key in batch] for k in (0, 3, 6)]
+    assert [sorted(order) for order in orders] == [[(epoch, index) for index in range(7)] for epoch in range(3)]
+    assert len({tuple(index for _, index in order) for order in orders}) == 3
+    assert list(islice(Epochs(7, 3, seed=4, first=1), 6)) == batches[3:], "a resumed training sees what it would have"
+
+
+def test_tiles_are_split_80_to_20_by_the_seed_and_never_in_both():
+    sets = [tiles(13), tiles(0), tiles(37, seed=1)]
+    training, held_out = split(sets, 0.2, seed=0)
+    assert (len(training), len(held_out)) == (40, 10)
+    keys = [[(id(one), k) for one, k in part] for part in (training, held_out)]
+    assert set(keys[0]) | set(keys[1]) == {(id(one), k) for one in sets for k in range(len(one))}
+    assert not set(keys[0]) & set(keys[1])
+    assert {id(one) for one, _ in held_out} == {id(sets[0]), id(sets[2])}, "at random over all scenes"
+    assert split(sets, 0.2, seed=0) == (training, held_out)
+    assert split(sets, 0.2, seed=1) != (training, held_out)
+    few = [tiles(6)]
+    assert [len(split(few, share, 0)[1]) for share in (0.0, 0.05, 0.5, 0.9)] == [0, 0, 3, 5]
+
+
+# displaced pairs
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """What `displaced` was asked for: (level of the optical part, its size, keypoint, finds, zoom)."""
+    seen, original = [], keypoint_samples.displaced
+
+    def displaced(optical, sar, keypoint, side, finds, zoom, *rest):
+        np.testing.assert_allclose(sar.values, 2 * optical.values)
+        seen.append((float(optical.values.mean()), optical.valid.shape[::-1], keypoint, finds, zoom))
+        return original(optical, sar, keypoint, side, finds, zoom, *rest)
+
+    monkeypatch.setattr(keypoint_samples, "displaced", displaced)
+    return seen
+
+
+@pytest.mark.parametrize("finds", ["sar", "optical"])
+def test_samples_are_what_the_configuration_asks_for(asked, finds):
+    still = Displacement(0, 0, hidden=0)
+    for one in draw(samples_of([(Source("a"), pairs(1))], finds=finds, displacement=still)):
+        assert one.place.tolist() == [SIDE // 2] * 2
+        assert one.optical.shape == one.sar.shape == (1, SIDE, SIDE)
+    assert {entry[3] for entry in asked} == {finds}
+
+
+def test_sources_are_drawn_by_weight_and_magnified_by_their_range(asked):
+    parts = [(Source("a", weight=3, zoom=(0.8, 1.25)), pairs(2)), (Source("b", weight=1), pairs(4)[2:])]
+    draw(samples_of([*parts, (Source("c"), []), (Source("d", weight=0), pairs(6)[4:])], samples=160))
+    which = np.array([round((level - 120) / 300) for level, *_ in asked])
+    assert np.bincount(which, minlength=6).tolist() == pytest.approx([60, 60, 20, 20, 0, 0], abs=20)
+    assert which.max() == 3
+    zooms = np.array([entry[4] for entry in asked])
+    assert (zooms[which >= 2] == 1).all()
+    assert zooms[which < 2].min() == pytest.approx(0.8, abs=0.03)
+    assert zooms[which < 2].max() == pytest.approx(1.25, abs=0.03)
+    assert np.mean(zooms[which < 2] < 1) == pytest.approx(0.5, abs=0.15)
+
+
+def test_small_pairs_are_magnified_so_that_a_tile_can_be_displaced(asked):
+    draw(samples_of([(Source("a", zoom=(0.5, 1.0)), pairs(1, side=26))]))
+    assert {entry[4] for entry in asked} == {1.3 * SIDE / 26}
+
+
+@pytest.mark.parametrize("anywhere", [0, 1])
+@pytest.mark.parametrize("side", [70, 200])
+def test_keypoints_are_half_a_tile_from_the_border(asked, anywhere, side):
+    draw(samples_of([(Source("a"), pairs(1, side))], samples=30, displacement=Displacement(anywhere=anywhere)))
+    for _, size, keypoint, _, zoom in asked:
+        assert size == (min(side, 120), min(side, 120)), "no more of the images than is needed"
+        assert (keypoint > SIDE / 2 / zoom - 1).all()
+        assert (keypoint <= np.array(size) - SIDE / 2 / zoom).all()
+    assert len({tuple(entry[2]) for entry in asked}) >= (6 if anywhere or side == 200 else 1)
+
+
+def test_keypoints_are_corners_but_for_the_share_that_is_anywhere(asked):
+    """The only corners are a square's; where there is none, any place will do."""
+    image, valid, shares = np.full((1, 60, 60), 50, np.float32), np.ones((60, 60), bool), {}
+    draw(samples_of([(Source("a"), [(Patch(image, valid), Patch(2 * image, valid))])]))
+    assert len({tuple(keypoint) for *_, keypoint, _, _ in asked}) > 3
+    image[:, 22:38, 22:38] = 200
+    part = [(Patch(image, valid), Patch(2 * image, valid))]
+    for anywhere in (0, 0.5, 1):
+        asked.clear()
+        draw(samples_of([(Source("a"), part)], samples=80, displacement=Displacement(anywhere=anywhere)))
+        off = np.array([np.abs(np.abs(keypoint - 29.5) - 7.5).max() for *_, keypoint, _, _ in asked])
+        shares[anywhere] = np.mean(off < 5)
+    assert shares[0] == 1
+    assert shares[0.5] == pytest.approx((1 + shares[1]) / 2, abs=0.17)
+    assert shares[1] < 0.8
+
+
+# files
+
+NEAR = ((40, 44, 50, 50), (60, 70, 64, 60), (90, 80, 80, 85))
+FAR = ((10, 10, 100, 120),)
+
+
+def write_scene(folder, points=NEAR):
+    """A scene of 140 x 120 px, with tie-points of (sar row, sar col, optical row, optical col)."""
+    folder.mkdir(parents=True)
+    for kind, image in zip(("optical", "sar"), textures(140, 120), strict=True):
+        write_raster(folder / f"02_{kind}_train_01.tif", image[None], TEXTURE_TRANSFORM, UTM)
+    rows = ["sar_row,sar_col,optical_row,optical_col", *(",".join(map(str, point)) for point in points)]
+    (folder / "02_tiepoints_train_01.csv").write_text("\n".join(rows))
+    return str(folder)
+
+
+def test_tiles_of_all_folders_are_read_and_one_scene_without_is_no_harm(tmp_path):
+    cache, far = tmp_path / "cache", [write_scene(tmp_path / name, FAR) for name in "ab"]
+    write_scene(tmp_path / "good" / "c")
+    write_scene(tmp_path / "good" / "d", NEAR[:2])
+    sets = load_tiles([*far, str(tmp_path / "good")], "sar", SIDE, cache)
+    assert [len(one) for one in sets] == [0, 0, 3, 2]
+    assert len(list(cache.glob("*.npy"))) == 4
+    assert load_tiles([], "sar", SIDE, cache) == []
+    with pytest.raises(InputError, match=r"a, .*b: no tie-point lies in its partner's tile, so there is nothing"):
+        load_tiles(far, "sar", SIDE, cache)
+
+
+def test_scenes_for_validation_alone_are_held_out_whole(tmp_path):
+    many = write_scene(tmp_path / "a", [(40 + k, 44 + k, 50 + k, 50 + k) for k in range(10)])
+    other, small = write_scene(tmp_path / "b"), {"tile": SIDE, "cache": str(tmp_path / "cache"), "batch": 3}
+    (stage,) = KeypointConfig(finds="sar", scenes=(many,), validate=(other,), **small).stages()
+    assert (stage.plan.validate_every, stage.plan.steps) == (3, 300), "the 8 tiles of an epoch, in batches of 3"
+    (check,) = stage.checks
+    assert [len(one) for one, _ in check.dataset.tiles] == [10] * 2 + [3] * 3
+    with pytest.raises(InputError, match="none: no such folder"):
+        KeypointConfig(finds="sar", scenes=(many,), validate=(str(tmp_path / "none"),), **small).stages()
