@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-from itertools import pairwise
 
 import pytest
 import torch

@@ -113,7 +113,8 @@ def test_every_file_that_ships_is_read_trained_and_written(path, root, tmp_path)
         source = {"manifest": "meow/manifest.csv", "longitude": 10.0, "held_out": 0.5}
     config = read(path, sources=[source], workers=0, **SMALL[family], **length(family, 2))
     file = command.run(config, tmp_path / "out")
-    assert file.name == "weights.safetensors" and file.stat().st_size > 1000
+    assert file.name == "weights.safetensors"
+    assert file.stat().st_size > 1000
     assert read(path).family == family  # as it is
 
 
@@ -149,7 +150,8 @@ def repr_of(values):
 def test_what_is_wrong_is_said_with_the_file(family, change, words, configured, tmp_path):
     with pytest.raises(ConfigError) as caught:
         configured(family, **change)
-    assert words in str(caught.value) and str(caught.value).startswith(str(tmp_path / f"{family}.yaml"))
+    assert words in str(caught.value)
+    assert str(caught.value).startswith(str(tmp_path / f"{family}.yaml"))
 
 
 @pytest.mark.parametrize(
@@ -166,7 +168,7 @@ def test_files_that_are_no_configuration(text, error, words, tmp_path):
     path = tmp_path / "file.yaml"
     if text is not None:
         path.write_text(text)
-    with pytest.raises(error, match="file.yaml") as caught:
+    with pytest.raises(error, match=r"file\.yaml") as caught:
         read(path)
     assert words in str(caught.value)
 
@@ -198,15 +200,18 @@ def test_a_training_is_reproduced_resumed_and_left_behind_as_files(family, confi
         assert list(csv.DictReader(stream))
     seen.clear()
     again = train(configured(family), tmp_path / "again", progress=False)
-    assert seen == first and equal(weights(task), weights(again))
+    assert seen == first
+    assert equal(weights(task), weights(again))
     seen.clear()
     train(configured(family), out, resume=True, progress=False)
     assert not seen  # it was finished
     train(configured(family, steps=4), out, resume=True, progress=False)
-    assert seen and not set(seen) & set(first)
+    assert seen
+    assert not set(seen) & set(first)
     seen.clear()
     train(configured(family, seed=1), out, progress=False)
-    assert len(seen) == len(first) and not set(seen) & set(first)
+    assert len(seen) == len(first)
+    assert not set(seen) & set(first)
 
 
 @pytest.mark.parametrize("family", ["dense", "descriptors", "dual-encoder"])
@@ -248,7 +253,7 @@ def test_checkpoints_that_are_none_are_refused_and_run_no_code(damage, given, co
     else:
         path.write_bytes(b"no checkpoint" if damage == "text" else b"")
     options = {"resume": True} if given == "resume" else {"start_from": path}
-    with pytest.raises(InputError, match="last.ckpt: is no checkpoint of a training"):
+    with pytest.raises(InputError, match=r"last\.ckpt: is no checkpoint of a training"):
         train(configured("dense"), tmp_path if given == "resume" else tmp_path / "out", progress=False, **options)
 
 
@@ -318,7 +323,8 @@ def test_the_command_trains_goes_on_and_says_what_is_wrong(configured, tmp_path)
     done = CliRunner().invoke(command.main, [path, "--out", out, "--set", "steps=1", "--set", "optimiser.rate=0.01"])
     assert (done.exit_code, done.output.strip()) == (0, str(Path(out) / "weights.safetensors")), done.output
     more = CliRunner().invoke(command.main, [path, "--out", out, "--set", "steps=2", "--resume"])
-    assert more.exit_code == 0 and (Path(out) / "csv-1").is_dir()
+    assert more.exit_code == 0
+    assert (Path(out) / "csv-1").is_dir()
     shutil.rmtree(out)
     Path(out).touch()
     for arguments, code, words in [
@@ -327,4 +333,5 @@ def test_the_command_trains_goes_on_and_says_what_is_wrong(configured, tmp_path)
         (["--set", "steps=1"], 1, "cannot be made"),
     ]:
         failed = CliRunner().invoke(command.main, [path, "--out", out, *arguments])
-        assert failed.exit_code == code and words in failed.output, failed.output
+        assert failed.exit_code == code, failed.output
+        assert words in failed.output, failed.output
