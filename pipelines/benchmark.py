@@ -134,8 +134,8 @@ class Marked(NamedTuple):
 
     def align(self, out: Path, *options: str) -> Run:
         """Align it as somebody new to the tool would."""
-        given = (self.optical, self.sar, "--out", out, "--pixel-frame", "--overwrite", *options)
-        return sn9reg("align", *given, may_refuse=True)
+        files = (self.optical, self.sar, "--out", out, "--pixel-frame", "--overwrite")
+        return sn9reg("align", *files, *options, may_refuse=True)
 
     def score(self, out: Path) -> dict[str, Any]:
         """Errors at the landmarks."""
@@ -146,8 +146,10 @@ def marked(data: Path) -> list[Marked]:
     """The pairs with landmarks that are there."""
     stems = [(f"landmarks {n}", f"{data}/landmarks/{n}_", "<= 4 px") for n in range(1, 5)]
     stems += [("cfog", f"{data}/cfog/", "<= 2 px")]
-    ends = ("opt.png", "sar.png", "landmarks.csv")
-    found = [Marked(name, *(Path(f"{stem}{end}") for end in ends), must) for name, stem, must in stems]
+    found = [
+        Marked(name, Path(f"{stem}opt.png"), Path(f"{stem}sar.png"), Path(f"{stem}landmarks.csv"), must)
+        for name, stem, must in stems
+    ]
     return [pair for pair in found if pair.optical.parent.is_dir()]
 
 

@@ -114,9 +114,9 @@ def tiles(out: Path, name: str, images: Images, factors: tuple[int, ...]) -> Non
         reduced = coarse(images, factor)
         height, width = reduced[2].shape
         for row, col in product(range(0, height - SIDE + 1, SIDE), range(0, width - SIDE + 1, SIDE)):
-            grey, radar, valid = (image[row : row + SIDE, col : col + SIDE] for image in reduced)
-            if valid.mean() > 0.9:
-                write_pair(out / f"{name}_{factor}_{row}_{col}", (grey, radar, valid))
+            part = slice(row, row + SIDE), slice(col, col + SIDE)
+            if reduced[2][part].mean() > 0.9:
+                write_pair(out / f"{name}_{factor}_{row}_{col}", (reduced[0][part], reduced[1][part], reduced[2][part]))
 
 
 def coarse(images: Images, factor: int) -> Images:

@@ -119,10 +119,8 @@ def _without_imagery(path: Path) -> Aoi:
     except (KeyError, CRSError) as error:
         raise InputError(f"{geotransforms}: has no usable CRS for {path.stem}") from error
     # Each grid just holds its points: how large the image was is not known and does not matter.
-    optical, sar = (
-        Grid(transform, *(int(n) + 1 for n in np.ceil(xy.max(axis=0))), crs)
-        for transform, xy in zip(transforms, (points.optical_xy, points.sar_xy), strict=True)
-    )
+    sizes = (np.ceil(xy.max(axis=0)).astype(int) + 1 for xy in (points.optical_xy, points.sar_xy))
+    optical, sar = (Grid(transform, int(w), int(h), crs) for transform, (w, h) in zip(transforms, sizes, strict=True))
     return Aoi(path.stem.replace("tiepoints_", ""), optical, sar, points)
 
 
