@@ -12,7 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 
-from sn9reg.matchers.dense.correlation import cc, cross_correlation, find_peaks, masked_similarity, similarity, ssd, zncc
+from sn9reg.matchers.dense.correlation import (
+    cc,
+    cross_correlation,
+    find_peaks,
+    masked_similarity,
+    similarity,
+    ssd,
+    zncc,
+)
 
 few = settings(max_examples=25, deadline=None)
 seeds = st.integers(0, 2**32 - 1)
