@@ -263,7 +263,7 @@ def test_coarse_levels_follow_a_steep_hill_of_the_field(tmp_path):
     for name, values in (("optical", 200 * optical + 20), ("sar", sar)):
         write_raster(tmp_path / f"{name}.tif", values[None].astype(np.float32), TEXTURE_TRANSFORM, UTM)
     with open_pair(tmp_path / "optical.tif", tmp_path / "sar.tif") as pair:
-        matches = StructureMatcher(max_offset=60.0, work_megapixels=0.2).match(pair)
+        matches = StructureMatcher(max_offset=60.0).match(pair)
     on_the_hill = np.hypot(*(matches.optical_xy - [495, 315]).T) < 195
     error = np.hypot(*(displacement(matches) - np.column_stack([shift(*matches.optical_xy.T), 0 * matches.score])).T)
     assert on_the_hill.sum() > 20
