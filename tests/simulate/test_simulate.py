@@ -1,8 +1,9 @@
-"""The simulator: its geometry above all, measured in the images and not in its own formulas."""
+"""The simulator: its geometry above all, measured in the images and not by its formulas."""
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 from pathlib import Path
 
@@ -21,9 +22,9 @@ from sn9reg.simulate.landuse import Kind, Shapes
 from sn9reg.simulate.optical import Optical
 from sn9reg.simulate.sar import Sar
 
-NAMES = {f"02_{kind}_train_01.{end}" for kind, end in (
-    ("optical", "tif"), ("sar", "tif"), ("tiepoints", "csv"), ("offsets", "tif"),
-)}  # fmt: skip
+NAMES = {f"02_{kind}_train_01.{'csv' if kind == 'tiepoints' else 'tif'}"
+         for kind in ("optical", "sar", "tiepoints", "offsets")}  # fmt: skip
+HEADER = "sar_row,sar_col,optical_row,optical_col"
 
 
 @pytest.fixture(scope="module")
@@ -39,9 +40,8 @@ def large() -> Scene:
 
 def painters(scene: Scene, looks: float = 4.0, empty: float = 0.0) -> tuple[Optical, Sar]:
     origin = np.array([scene.optical.transform.c, scene.optical.transform.f])
-    return Optical(scene.world, scene.optical, scene.field, scene.seed), Sar(
-        scene.world, scene.sar, origin, scene.field, scene.seed, looks, empty
-    )
+    sar = Sar(scene.world, scene.sar, origin, scene.field, scene.seed, looks, empty)
+    return Optical(scene.world, scene.optical, scene.field, scene.seed), sar
 
 
 def truth_at_nodes(scene: Scene, step: int = 100) -> tuple[np.ndarray, np.ndarray]:
@@ -57,9 +57,6 @@ def beyond_affine(xy: np.ndarray, offsets: np.ndarray) -> float:
     return float(np.hypot(*residual.T).mean())
 
 
-# ---- files
-
-
 def test_files_are_those_of_spacenet9(written: SimulatedScene) -> None:
     assert {path.name for path in written.optical.parent.iterdir()} == NAMES
     with rasterio.open(written.optical) as optical, rasterio.open(written.sar) as sar:
@@ -71,7 +68,7 @@ def test_files_are_those_of_spacenet9(written: SimulatedScene) -> None:
         assert optical.bounds != sar.bounds
     with open_offsets(written.offsets) as offsets:
         assert offsets.grid.shape == (560, 640)
-    assert written.tiepoints.read_text().splitlines()[0] == "sar_row,sar_col,optical_row,optical_col"
+    assert written.tiepoints.read_text().splitlines()[0] == HEADER
 
 
 def test_same_seed_same_bytes_other_seed_other_place(written: SimulatedScene, tmp_path: Path) -> None:
@@ -82,23 +79,16 @@ def test_same_seed_same_bytes_other_seed_other_place(written: SimulatedScene, tm
         assert first.read_bytes() != third.read_bytes()
 
 
-def assert_same(one: np.ndarray, other: np.ndarray) -> None:
-    """Slopes and the way from SAR to ground come from a matrix product, which is the same in any block to some float32
-    steps only: a grey, or a step of the texture's table, in very few pixels."""
-    one, other = one.astype(float), other.astype(float)
+@pytest.mark.parametrize(("kind", "first", "side"), [("optical", 480, 80), ("sar", 150, 200)])
+def test_files_agree_with_a_block_rendered_alone(written: SimulatedScene, kind: str, first: int, side: int) -> None:
+    """The optical block lies across the seam of four. Matrix products differ by float32 steps from block to block: by a
+    grey, or a step of the texture's table, in very few pixels."""
+    optical, sar = painters(make_scene(640, 560, seed=3), empty=0.05)
+    one = (optical if kind == "optical" else sar).render(Window(first, first, side, side)).astype(float)
+    with rasterio.open(getattr(written, kind)) as file:
+        other = file.read().squeeze()[..., first : first + side, first : first + side].astype(float)
     assert (one != other).mean() < 0.002
     assert (np.abs(one - other) <= np.maximum(1, 0.02 * other)).all()
-
-
-def test_files_agree_with_a_block_rendered_alone(written: SimulatedScene) -> None:
-    optical, sar = painters(make_scene(640, 560, seed=3), empty=0.05)
-    with rasterio.open(written.optical) as file:  # across the seam of four blocks
-        assert_same(file.read()[:, 480:560, 480:560], optical.render(Window(480, 480, 80, 80)))
-    with rasterio.open(written.sar) as file:
-        assert_same(file.read(1)[150:350, 150:350], sar.render(Window(150, 150, 200, 200)))
-
-
-# ---- geometry
 
 
 def flat(scene: Scene) -> Scene:
@@ -106,13 +96,13 @@ def flat(scene: Scene) -> Scene:
     return dataclasses.replace(scene, world=dataclasses.replace(scene.world, buildings=Shapes(), trees=Shapes()))
 
 
-@pytest.mark.parametrize("seed", [1, 5, 8])
+@pytest.mark.parametrize("seed", [1, 5])
 def test_roads_lie_in_both_images_where_the_truth_says(seed: int) -> None:
     """The SAR image, fetched by the offset map alone, has its dark lines where the optical one has roads."""
     scene = flat(make_scene(700, 700, seed))
     optical, sar = painters(scene, looks=0)
     whole = scene.optical.window
-    is_road = np.append(False, np.isin(scene.world.ground.kind, [Kind.ROAD]))
+    is_road = np.append(False, np.equal(scene.world.ground.kind, Kind.ROAD))
     road = is_road[optical.labels(whole)].astype(np.float32)
     dark = -np.log(sar.intensity(scene.sar.window))
     x, y = np.meshgrid(np.arange(700.0), np.arange(700.0))
@@ -134,19 +124,18 @@ def test_roads_lie_in_both_images_where_the_truth_says(seed: int) -> None:
 def _peaks(template: np.ndarray, image: np.ndarray, half: int = 40, reach: int = 20) -> np.ndarray:
     """(N, 2) sub-pixel shifts at which patches of `template` correlate best with `image`."""
     shifts = []
-    for row in range(60, 640, 50):
-        for col in range(60, 640, 50):
-            patch = template[row - half : row + half + 1, col - half : col + half + 1]
-            outer = half + reach
-            search = image[row - outer : row + outer + 1, col - outer : col + outer + 1]
-            if search.shape != (2 * outer + 1, 2 * outer + 1) or np.isnan(search).any() or not _textured(patch):
-                continue
-            surface = cv2.matchTemplate(search, patch, cv2.TM_CCOEFF_NORMED)
-            if surface.max() < 0.5:  # other dark things than roads
-                continue
-            r, c = np.clip(np.unravel_index(surface.argmax(), surface.shape), 1, 2 * reach - 1)
-            top = _vertex(surface[r, c - 1 : c + 2]) + c, _vertex(surface[r - 1 : r + 2, c]) + r
-            shifts.append([top[0] - reach, top[1] - reach])
+    outer = half + reach
+    for row, col in itertools.product(range(outer, 640, 50), repeat=2):
+        patch = template[row - half : row + half + 1, col - half : col + half + 1]
+        search = image[row - outer : row + outer + 1, col - outer : col + outer + 1]
+        if np.isnan(search).any() or not _textured(patch):
+            continue
+        surface = cv2.matchTemplate(search, patch, cv2.TM_CCOEFF_NORMED)
+        if surface.max() < 0.5:  # other dark things than roads
+            continue
+        r, c = np.clip(np.unravel_index(surface.argmax(), surface.shape), 1, 2 * reach - 1)
+        top = _vertex(surface[r, c - 1 : c + 2]) + c, _vertex(surface[r - 1 : r + 2, c]) + r
+        shifts.append([top[0] - reach, top[1] - reach])
     return np.array(shifts)
 
 
@@ -168,17 +157,13 @@ def test_buildings_lean_towards_the_sensor_and_shade_the_other_side() -> None:
     scene = flat(make_scene(400, 400, seed=6))
     place = scene.optical.to_map(np.array([[200.0, 200.0]]))[0]
     corners = np.array([[-6, -6], [6, -6], [6, 6], [-6, 6]], float)
-    house = Shapes([0], [place + corners], [0.0], [10.0], [(0.5, 0.5, 0.5)])
+    house = Shapes([0], [place + corners], [0.0], [10.0], [[0.5, 0.5, 0.5]])
     bare = dataclasses.replace(scene.world, ground=Shapes())
-    with_house = dataclasses.replace(bare, buildings=house)
-    empty, built = (
-        painters(dataclasses.replace(scene, world=world), looks=0)[1].intensity(scene.sar.window)
-        for world in (bare, with_house)
-    )
+    worlds = (dataclasses.replace(scene, world=dataclasses.replace(bare, buildings=b)) for b in (Shapes(), house))
+    empty, built = (painters(world, looks=0)[1].intensity(scene.sar.window) for world in worlds)
     foot = scene.sar.to_pixel(scene.field.in_sar(place[None]))[0]
-    bright, dark = (
-        np.argwhere(mask)[:, ::-1].mean(axis=0) - foot for mask in (built > 1.6 * empty, built < 0.4 * empty)
-    )
+    masks = built > 1.6 * empty, built < 0.4 * empty
+    bright, dark = (np.argwhere(mask)[:, ::-1].mean(axis=0) - foot for mask in masks)
     towards = scene.field.towards_sensor * [1, -1]  # pixel rows run down
     assert bright @ towards > 5
     assert dark @ towards < -5
@@ -215,19 +200,16 @@ def test_the_way_back_inverts_the_way_there(large: Scene) -> None:
 
 
 def test_junctions_are_many_and_spread(large: Scene) -> None:
-    inside = large.optical.to_pixel(large.world.junctions)
-    inside = inside[((inside > 0) & (inside < [10_000, 4_000])).all(axis=1)]
-    assert len(inside) > 100
-    assert len(np.unique(inside // [2_500, 2_000], axis=0)) == 8
+    junctions = large.optical.to_pixel(large.world.junctions)
+    counts, *_ = np.histogram2d(*junctions.T, bins=(4, 2), range=[(0, 10_000), (0, 4_000)])
+    assert counts.sum() > 100
+    assert counts.min() > 0
 
 
 def test_small_scenes_are_not_affine_either() -> None:
     xy, offsets = truth_at_nodes(make_scene(1500, 1500, seed=0), 50)
     assert beyond_affine(xy, offsets) > 3
     assert 20 < np.hypot(*offsets.T).mean() < np.hypot(*offsets.T).max() < 150 / 0.305
-
-
-# ---- radiometry
 
 
 def test_sar_is_no_function_of_the_optical_grey() -> None:
@@ -244,27 +226,19 @@ def test_speckle_has_the_given_looks(looks: float) -> None:
 
 
 def test_no_data_beyond_the_swath(tmp_path: Path) -> None:
-    half = simulate(tmp_path / "half", 300, empty=0.5)
-    full = simulate(tmp_path / "full", 300, empty=0.0)
-    with rasterio.open(half.sar) as file:
-        assert (file.read(1) == 0).mean() == pytest.approx(0.5, abs=0.02)
-        assert (file.read_masks(1) == 0).mean() == pytest.approx(0.5, abs=0.02)
-    with rasterio.open(full.sar) as file:
-        assert file.read(1).min() > 0
+    for empty in (0.5, 0.0):
+        with rasterio.open(simulate(tmp_path / str(empty), 300, empty=empty).sar) as file:
+            assert (file.read(1) == 0).mean() == pytest.approx(empty, abs=0.02 * (empty > 0))
+            assert np.array_equal(file.read_masks(1) == 0, file.read(1) == 0)
 
 
-# ---- a given field
-
-
-def given_csv(folder: Path, shift: tuple[float, float] = (-20.0, 6.0)) -> tuple[Path, Path]:
-    """81 tie-points of a ramp: X_sar - X_opt = shift + 0.02 x, with images of different origin."""
+def given_csv(folder: Path) -> tuple[Path, Path]:
+    """81 tie-points of a ramp: X_sar - X_opt = (-20, 6) + 0.02 x, with images of different origin."""
     optical, sar = [500.0, 0.3, 0, 900.0, 0, -0.3], [480.0, 0.4, 0, 930.0, 0, -0.4]
-    lines = ["sar_row,sar_col,optical_row,optical_col"]
-    for row in range(0, 900, 100):
-        for col in range(0, 900, 100):
-            east, north = 500 + (col + 0.5) * 0.3, 900 - (row + 0.5) * 0.3
-            east += shift[0] + 0.02 * col * 0.3
-            lines.append(f"{(930 - north - shift[1]) / 0.4 - 0.5:.3f},{(east - 480) / 0.4 - 0.5:.3f},{row},{col}")
+    lines = [HEADER]
+    for row, col in itertools.product(range(0, 900, 100), repeat=2):
+        east, north = 480 + (col + 0.5) * 0.3 + 0.02 * col * 0.3, 906 - (row + 0.5) * 0.3
+        lines.append(f"{(930 - north) / 0.4 - 0.5:.3f},{(east - 480) / 0.4 - 0.5:.3f},{row},{col}")
     table, transforms = folder / "aoi.csv", folder / "geo.json"
     table.write_text("\n".join(lines) + "\n")
     content = {"aoi": {"optical": {"geotransform": optical}, "sar": {"geotransform": sar}}}
@@ -282,15 +256,12 @@ def test_field_from_tie_points(tmp_path: Path) -> None:
 def test_field_without_geotransforms(tmp_path: Path) -> None:
     table = tmp_path / "aoi.csv"
     rows = [f"{r * 0.305 / 0.409:.3f},{(c + 40) * 0.305 / 0.409:.3f},{r},{c}" for r in (0, 300, 600) for c in (0, 500)]
-    table.write_text("\n".join(["sar_row,sar_col,optical_row,optical_col", *rows]))
+    table.write_text("\n".join([HEADER, *rows]))
     _, offsets = truth_at_nodes(make_scene(400, 400, 0, table))
     np.testing.assert_allclose(offsets, np.broadcast_to([40.0, 0.0], offsets.shape), atol=0.3)
 
 
-HEADER = "sar_row,sar_col,optical_row,optical_col\n"
-
-
-@pytest.mark.parametrize("text", ["", "a,b\n1,2\n", HEADER + "1,2,3\n", HEADER + "1,2,3,nan\n", HEADER + "1,2,3,4\n"])
+@pytest.mark.parametrize("text", ["", "a,b\n1,2", f"{HEADER}\n1,2,3", f"{HEADER}\n1,2,3,nan", f"{HEADER}\n1,2,3,4"])
 def test_field_that_is_none(tmp_path: Path, text: str) -> None:
     (tmp_path / "bad.csv").write_text(text)
     with pytest.raises(InputError, match=r"bad\.csv|tie-points"):
@@ -309,9 +280,6 @@ def test_geotransforms_that_are_none(tmp_path: Path) -> None:
             make_scene(300, 300, 0, table, transforms)
 
 
-# ---- errors and the command
-
-
 @pytest.mark.parametrize(
     "change",
     [{"width": 10}, {"height": 0}, {"height": 90_000}, {"seed": -1}, {"looks": 0.0}, {"looks": float("nan")},
@@ -324,7 +292,7 @@ def test_what_is_out_of_range_is_refused_before_any_work(tmp_path: Path, change:
 
 
 def test_a_file_in_the_way(tmp_path: Path) -> None:
-    (tmp_path / "taken").write_text("")
+    (tmp_path / "taken").touch()
     with pytest.raises(OutputError):
         simulate(tmp_path / "taken", 300)
 
