@@ -64,9 +64,8 @@ def test_a_manifest_names_pairs_beside_it(folder):
     ],
 )
 def test_manifests_that_are_none(folder, text, message):
-    with pytest.raises(InputError, match=r"m\.csv") as caught:
+    with pytest.raises(InputError, match=rf"m\.csv.*{message}"):
         read_manifest(manifest(text), "out", TEMPLATE)
-    assert message in str(caught.value)
     with pytest.raises(InputError, match=r"none\.csv: no such file"):
         read_manifest("none.csv", "out", TEMPLATE)
 
@@ -92,24 +91,18 @@ class Engine:
             assert len(pd.read_csv("out/summary.csv")) == before + count
 
 
-def test_results_come_in_the_order_of_the_manifest_and_lie_in_the_summary(folder):
-    counts = []
-    results = do_all(some(4), Engine(), 1, lambda count, _: counts.append(count))
-    assert [result.name for result in results] == ["p0", "p1", "p2", "p3"]
-    assert counts == [1, 2, 3, 4]
-    table = pd.read_csv("out/summary.csv")
-    assert list(table["name"]) == ["p0", "p1", "p2", "p3"]
-    assert list(table["status"]) == [REGISTERED, FAILED, REFUSED, REGISTERED]
-    assert list(table["matches"]) == [3] * 4
-
-
-def test_what_is_finished_is_not_done_again(folder, monkeypatch):
-    known = {"p0": Result("p0", REGISTERED, "before"), "p3": Result("p3", REFUSED, "before")}
+def test_results_come_in_the_order_of_the_manifest_and_what_is_finished_is_not_done_again(folder, monkeypatch):
+    known = {"p0": Result("p0", REGISTERED, "before", matches=3), "p3": Result("p3", REFUSED, "before", matches=3)}
     monkeypatch.setattr(batch, "finished", lambda job: known.get(job.name))
-    engine = Engine()
-    results = do_all(some(5), engine, 2)
+    engine, counts = Engine(), []
+    results = do_all(some(5), engine, 2, lambda count, _: counts.append(count))
     assert sorted(engine.given) == ["p1", "p2", "p4"]
+    assert counts == [3, 4, 5]
     assert [result.reason for result in results] == ["before", "so", "so", "before", "so"]
+    table = pd.read_csv("out/summary.csv")
+    assert list(table["name"]) == [f"p{k}" for k in range(5)]
+    assert list(table["status"]) == [REGISTERED, FAILED, REFUSED, REFUSED, REGISTERED]
+    assert list(table["matches"]) == [3] * 5
 
 
 def test_the_local_engine_does_so_many_at_once(folder, monkeypatch):

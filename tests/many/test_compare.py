@@ -5,6 +5,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pandas as pd
 import pytest
@@ -88,8 +89,6 @@ def test_a_table_in_three_forms_and_pictures(pair, ran):
 
 
 def test_the_pictures_are_before_and_after(pair, ran):
-    import cv2
-
     compare(JOB, ["good"])
     before, after = (cv2.imread(f"out/{name}.png").astype(float) for name in ("without-registration", "good"))
     assert before.shape == after.shape == (280, 320, 3)
@@ -159,18 +158,15 @@ def test_the_command_runs_matchers(pair, monkeypatch, small_registration):
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["--matchers", "good", "--matcher-option", "weights=3"], 2, "'weights' is not MATCHER.NAME"),
-        (["--matchers", "good", "--matcher-option", "mcgf.weights=3"], 2, "mcgf is none of the matchers compared"),
-        (["--matchers", "good", "--sar-bidx", "7"], 1, "has no band 7"),
+        (["--matcher-option", "weights=3"], 2, "'weights' is not MATCHER.NAME"),
+        (["--matcher-option", "mcgf.weights=3"], 2, "mcgf is none of the matchers compared"),
+        (["--sar-bidx", "7"], 1, "has no band 7"),
     ],
 )
-def test_what_cannot_work_ends_in_one_line(pair, ran, arguments, code, message):
-    result = command(*arguments)
+def test_the_command_prints_json_and_what_cannot_work_ends_in_one_line(pair, ran, arguments, code, message):
+    result = command("--matchers", "good", *arguments)
     assert result.exit_code == code
     assert message in result.stderr
     assert not Path("out").exists()
-
-
-def test_the_command_prints_json(pair, ran):
     result = command("--matchers", "good,shy", "--json")
     assert [row["name"] for row in json.loads(result.stdout)] == ["good", "shy"]
