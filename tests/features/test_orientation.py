@@ -1,6 +1,5 @@
 """features/orientation: what the filters pass, and what the features must not mind."""
 
-import importlib.util
 import math
 import warnings
 
@@ -42,8 +41,7 @@ def test_filters_are_one_sided_blind_to_the_mean_and_peak_at_their_wavelength_an
     height, width, orientations, wavelengths = 120, 96, 6, (6.0, 12.0)
     bank = log_gabor_bank(height, width, orientations, wavelengths)
     assert bank.shape == (2, orientations, height, width)
-    assert (bank[..., 0, 0] == 0).all()
-    assert (bank >= 0).all()
+    assert bank[..., 0, 0].max() == bank.min() == 0
     for scale, wavelength in enumerate(wavelengths):
         for k in range(orientations):
             row, col = divmod(int(bank[scale, k].argmax()), width)
@@ -53,8 +51,7 @@ def test_filters_are_one_sided_blind_to_the_mean_and_peak_at_their_wavelength_an
             assert bank[scale, k, -row, -col] < 1e-3 * bank[scale, k, row, col]
 
 
-@pytest.mark.parametrize("scale", [0, 1])
-@pytest.mark.parametrize("orientations", [6, 9])
+@pytest.mark.parametrize(("orientations", "scale"), [(6, 0), (9, 1)])
 def test_scale_and_orientation_answer_to_their_gratings(orientations, scale):
     wavelengths = (5.0, 20.0)
     for k in range(orientations):
@@ -84,8 +81,7 @@ def test_features_do_not_mind_a_gain_that_varies_slowly():
     assert (here * other).sum(dim=0).mean() < 0.8
 
 
-@pytest.mark.parametrize("phase", [0.0, 0.3, 1.0])
-@pytest.mark.parametrize("wavelengths", [(6.0,), (5.0, 9.0, 18.0)])
+@pytest.mark.parametrize(("phase", "wavelengths"), [(0.0, (6.0,)), (1.0, (5.0, 9.0, 18.0))])
 def test_features_have_unit_length_and_images_of_a_batch_do_not_touch(phase, wavelengths):
     images = torch.cat([texture(0), 100 * texture(1)])
     together = orientation_features(images, 5, wavelengths, phase)
@@ -99,7 +95,7 @@ def test_features_have_unit_length_and_images_of_a_batch_do_not_touch(phase, wav
         torch.testing.assert_close(together[[k]], alone, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("shape", [(32, 32), (37, 53), (1, 1)])
+@pytest.mark.parametrize("shape", [(37, 53), (1, 1)])
 def test_what_is_constant_has_no_features(shape):
     for level in (0.0, 0.1, -123.4, 60000.0):
         assert (orientation_features(torch.full((1, *shape), level)) == 0).all()
@@ -133,19 +129,15 @@ def test_the_phase_channel_tells_a_line_from_a_step_and_bright_from_dark_it_does
     assert max(real[2][47:49].max(), real[3][47:49].max()) < -0.2
 
 
-if importlib.util.find_spec("phasepack"):
-
-    def test_the_strongest_orientation_is_that_of_kovesis_bank():
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it wants pyfftw, and works without
-            from phasepack import phasecong
-
-        image, orientations = texture(7, 128), 6
+def test_the_strongest_orientation_is_that_of_kovesis_bank():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it wants pyfftw, and works without
+        phasecong = pytest.importorskip("phasepack").phasecong
+    image = texture(7, 128)
+    theirs = phasecong(image[0].double().numpy(), nscale=2, norient=6, minWaveLength=6, mult=2)[5]
+    for scale, wavelength in enumerate((6.0, 12.0)):
         # Its angles run from x upwards, ours downwards.
-        theirs = phasecong(image[0].double().numpy(), nscale=2, norient=orientations, minWaveLength=6, mult=2)[5]
-        order = [(orientations - k) % orientations for k in range(orientations)]
-        for scale, wavelength in enumerate((6.0, 12.0)):
-            expected = np.stack([np.abs(theirs[k][scale]) ** 2 for k in order])
-            ours = energies(image, orientations, (wavelength,))[0].numpy()
-            strong = expected.max(axis=0) > np.median(expected.max(axis=0))
-            assert (ours.argmax(axis=0) == expected.argmax(axis=0))[strong].mean() > 0.75
+        expected = np.stack([np.abs(theirs[-k % 6][scale]) ** 2 for k in range(6)])
+        ours = energies(image, 6, (wavelength,))[0].numpy()
+        strong = expected.max(axis=0) > np.median(expected.max(axis=0))
+        assert (ours.argmax(axis=0) == expected.argmax(axis=0))[strong].mean() > 0.75

@@ -13,10 +13,9 @@ from scipy.ndimage import gaussian_filter
 
 from sn9reg.features.phase_congruency import phase_congruency
 
-few = settings(max_examples=6, deadline=None)
+few = settings(max_examples=5, deadline=None)
 seeds = st.integers(0, 2**32 - 1)
 NAMES = ("congruency", "maximum", "minimum", "orientation", "amplitude")
-ANGLES = [0, 20, 45, 90, 135, 160]  # degrees
 
 
 def ground(seed=0, height=64, width=80, noise=0.1):
@@ -85,9 +84,8 @@ def test_everything_is_as_phasepack_has_it():
     congruency = sum(shares[k] * amplitude for k, amplitude in zip(order, amplitudes, strict=True)) / amplitudes.sum(0)
     found = of(ground())
     assert maximum.max() > 0.1
-    assert largest_difference(found.maximum, maximum) < 1e-3
-    assert largest_difference(found.minimum, minimum) < 1e-3
-    assert largest_difference(found.congruency, congruency) < 1e-3
+    for ours, theirs in ((found.maximum, maximum), (found.minimum, minimum), (found.congruency, congruency)):
+        assert largest_difference(ours, theirs) < 1e-3
     assert largest_difference(found.amplitude, amplitudes) < 1e-3 * amplitudes.max()
     between = half_turn(found.orientation + np.radians(degrees))[maximum > 0.1]
     assert np.percentile(np.abs(np.degrees(between)), 99) < 0.55  # theirs are whole degrees
@@ -104,12 +102,13 @@ def test_contrast_level_and_place_do_not_matter(seed, gain, level, shift):
     image = ground(seed, 48, 64)
     there = of(np.roll(gain * (image + level), shift, (0, 1)))
     back = type(there)(*(np.roll(part, (-shift[0], -shift[1]), (-2, -1)) for part in astuple(there)))
-    assert_alike(of(image), back, 1e-3)
-
-
-def test_a_level_far_above_the_contrast_does_not_matter():
-    image = np.rint(0.6 * ground())
-    assert_alike(of(image), of(image + 2.0**21), 3e-3)
+    found = of(image)
+    assert_alike(found, back, 1e-3)
+    assert found.congruency.min() >= 0
+    assert ((found.minimum >= 0) & (found.minimum <= found.maximum) & (found.maximum <= 1 + 1e-5)).all()
+    assert 0 <= found.orientation.min() <= found.orientation.max() <= math.pi  # rounded up to it at most
+    coarse = np.rint(0.6 * image)  # a level far above the contrast
+    assert_alike(of(coarse), of(coarse + 2.0**21), 3e-3)
 
 
 @few
@@ -134,18 +133,7 @@ def test_images_of_a_batch_do_not_touch_each_other(masked):
             assert largest_difference(all_of_them[k], one) <= 1e-4 * max(1, one.max()), name
 
 
-@few
-@given(seed=seeds, noise=st.floats(0, 2))
-def test_values_are_in_range(seed, noise):
-    found = of(ground(seed, 64, 64, noise))
-    for part in (found.congruency, found.maximum, found.minimum):
-        assert 0 <= part.min() <= part.max() <= 1 + 1e-5
-    assert (found.minimum <= found.maximum).all()
-    assert 0 <= found.orientation.min() <= found.orientation.max() <= math.pi  # rounded up to it at most
-    assert found.amplitude.min() >= 0
-
-
-@pytest.mark.parametrize("degrees", ANGLES)
+@pytest.mark.parametrize("degrees", [0, 20, 45, 90, 135, 160])
 @pytest.mark.parametrize("shape", [step, line])
 def test_steps_and_lines_are_found_at_their_place_with_their_orientation(shape, degrees):
     found, inner = of(shape(degrees)), np.s_[24:-24, 24:-24]
@@ -172,23 +160,15 @@ def test_a_corner_gives_minimum_moment_and_a_straight_edge_does_not():
     assert found.maximum[44:52, 30:34].max(axis=1).min() > 0.2
 
 
-def test_noise_has_less_congruency_than_edges():
-    noise = np.random.default_rng(0).normal(size=(64, 80))
-    assert of(noise).congruency.mean() < 0.2 * of(ground(noise=0.0)).congruency.mean()
-
-
 LEFT = np.arange(80) < np.full((64, 1), 40)  # half of an image
 
 
-def test_there_is_no_congruency_where_nothing_is_valid():
+def test_there_is_no_congruency_where_nothing_is_valid_and_noise_is_that_of_what_is():
     found = of(ground(), LEFT)
     for part in (found.congruency, found.maximum, found.minimum):
         assert (part[~LEFT] == 0).all()
         assert part[LEFT].max() > 0.01
     assert_alike(of(ground(), np.ones((64, 80), bool)), of(ground()), 0)
-
-
-def test_noise_is_that_of_what_is_valid():
     image = ground(noise=0.05)
     image[~LEFT] += 200 * np.random.default_rng(1).normal(size=64 * 40)
     inner = np.s_[:, 10:30]
@@ -197,11 +177,11 @@ def test_noise_is_that_of_what_is_valid():
     assert_alike(of(image, LEFT), of(image), 1e-5, inside=slice(40))
 
 
-@pytest.mark.parametrize("shape", [(32, 32), (37, 53), (1, 1), (8, 75)])
 @pytest.mark.parametrize("level", [0.0, 0.1, -123.4, 60000.0])
-def test_a_constant_image_has_no_congruency(shape, level):
-    for valid in (None, np.ones(shape, bool)):
-        assert_nothing(of(np.full(shape, level), valid))
+def test_a_constant_image_has_no_congruency(level):
+    for shape in ((37, 53), (1, 1), (8, 75)):
+        for valid in (None, np.ones(shape, bool)):
+            assert_nothing(of(np.full(shape, level), valid))
 
 
 def test_neither_rounding_nor_what_is_not_valid_is_contrast():

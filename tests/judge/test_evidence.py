@@ -39,25 +39,23 @@ def by(*shift):
 
 def test_the_true_shift_stands_far_above_a_wrong_one(tmp_path):
     with pair_of(tmp_path, SHAPE, SHIFT) as pair:
-        right, wrong = asked(pair, by(*SHIFT)), asked(pair, by(SHIFT[0] + 25, SHIFT[1] - 15))
+        moves = ((0, 0), (25, -15), (1.4, 0), (12, 0), (5000, 0))
+        right, wrong, near, far, out = (asked(pair, by(*np.add(SHIFT, move))) for move in moves)
     assert len(right) == len(wrong) == 4
     assert right.standing.min() > 4
     assert right.lead > 2
     assert wrong.mean < 2.5
     assert right.mean > wrong.mean + 4
     assert wrong.lead < -2
-
-
-def test_a_pixel_more_is_the_same_place_and_many_are_another(tmp_path):
-    with pair_of(tmp_path, SHAPE, SHIFT) as pair:
-        right, near = (asked(pair, by(SHIFT[0] + d, SHIFT[1])) for d in (0, 1.4))
-        far = asked(pair, by(SHIFT[0] + 12, SHIFT[1]))
+    # A pixel more is the same place, many are another.
     assert near.mean > 0.9 * right.mean
     assert far.mean < 0.6 * right.mean
     assert far.lead < 0 < near.lead
+    # A warp that leads out of the scene has no evidence.
+    assert (len(out), out.mean, out.total, out.lead, out.optical_xy.shape) == (0, 0, 0, 0, (0, 2))
 
 
-@pytest.mark.parametrize("shape", [SHAPE, (150, 170), (100, 350)])
+@pytest.mark.parametrize("shape", [(150, 170), (100, 350)])
 def test_templates_share_no_pixel_and_lie_in_the_scene(tmp_path, shape):
     with pair_of(tmp_path, shape, (2, -1)) as pair:
         places = asked(pair, by(2, -1)).optical_xy
@@ -100,7 +98,7 @@ def affine_pair(folder, matrix, shift):
     return open_pair(folder / "optical.tif", folder / "sar.tif")
 
 
-@pytest.mark.parametrize(("scale", "degrees"), [(1.15, 0), (1.0, 20), (1.1, -15)])
+@pytest.mark.parametrize(("scale", "degrees"), [(1.15, 0), (1.1, -15)])
 def test_a_turned_and_scaled_scene_is_laid_straight(tmp_path, scale, degrees, monkeypatch):
     turn = np.deg2rad(degrees)
     matrix = scale * np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
@@ -133,14 +131,6 @@ def test_surfaces_are_the_same_whether_the_way_back_is_asked_for_or_not(tmp_path
     assert np.isinf(not_asked_for.returned).all()
     for name in ("values", "centre", "usable"):
         np.testing.assert_array_equal(getattr(not_asked_for, name), getattr(asked_for, name))
-
-
-def test_a_warp_that_leads_out_of_the_scene_has_no_evidence(tmp_path):
-    with pair_of(tmp_path, (150, 170), SHIFT) as pair:
-        found = asked(pair, by(5000, 0))
-    assert len(found) == 0
-    assert (found.mean, found.total, found.lead) == (0, 0, 0)
-    assert found.optical_xy.shape == (0, 2)
 
 
 def test_mean_and_total():
