@@ -71,7 +71,7 @@ class Pixels(nn.Module):
 
 def with_pixels(phase, confidence=1.0, **options):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dual_encoder, "DualEncoder", lambda *given: Pixels(confidence))
+        patch.setattr(dual_encoder, "build", lambda options: Pixels(confidence))
         return alone(phase, **options)
 
 
