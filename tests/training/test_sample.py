@@ -7,7 +7,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 from skimage.registration import phase_cross_correlation
 
-from sn9reg.matchers.dense.learned import SlimUNetMatcher
+from sn9reg.matchers.base import matcher_class
 from sn9reg.matchers.dense.networks.branches import Branches
 from sn9reg.matchers.dense.networks.table import build
 from sn9reg.raster.scene import Patch
@@ -264,7 +264,7 @@ def test_the_network_sees_in_training_what_it_sees_in_the_matcher(monkeypatch, t
     amplitude = random().rayleigh(smooth(seed=4)).astype(np.float32)[None]
     values = 20 * np.log10(np.maximum(amplitude, 1)) - 50 if decibel else amplitude
     optical, sar = (Patch(np.where(valid, image, np.float32(0)), valid) for image in (colour, values))
-    extract = SlimUNetMatcher(weights=str(tmp_path / "w.safetensors")).extractor(sar)
+    extract = matcher_class("slim-unet")(weights=str(tmp_path / "w.safetensors")).extractor(sar)
     extract(optical, "optical")
     extract(sar, "sar")
     for image, modality in zip(finish(optical, sar), ("optical", "sar"), strict=True):

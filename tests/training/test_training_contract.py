@@ -138,16 +138,9 @@ def test_every_file_that_ships_is_read_and_its_network_and_data_made(path):
     source = {"folder": "pairs", "zoom": [0.9, 1.5]}
     if path.stem == "meow":
         source = {"manifest": "meow/manifest.csv", "longitude": 10.0, "held_out": 0.5}
-<<<<<<< HEAD
-    config = read(path, sources=[source], workers=0, **SMALL[family], **length(family, 2))
-    file = command.run(config, tmp_path / "out")
-    assert file.name == "weights.safetensors"
-    assert file.stat().st_size > 1000
-=======
     stage = read(path, sources=[source], workers=0, **SMALL[family], **length(family, 2)).stages()[-1]
     assert next(stage.task(stage.plan).network.parameters()).requires_grad
     assert len(next(iter(stage.batches(stage.plan, 0)))) > 1
->>>>>>> wh
     assert read(path).family == family  # as it is
 
 
@@ -242,12 +235,6 @@ def test_a_training_is_reproduced_resumed_and_left_behind_as_files(family, confi
     train(configured(family, steps=4), out, resume=True, progress=False)
     assert seen
     assert not set(seen) & set(first)
-<<<<<<< HEAD
-    seen.clear()
-    train(configured(family, seed=1), out, progress=False)
-    assert len(seen) == len(first)
-    assert not set(seen) & set(first)
-=======
     other = configured(family, seed=1).stages()[0]
     assert digest(next(iter(other.batches(other.plan, 0)))) not in first
 
@@ -268,7 +255,6 @@ def test_a_dual_encoder_that_stopped_between_its_phases_begins_the_second_with_t
 
 def weights_in(checkpoint):
     return torch.load(checkpoint, weights_only=True)["state_dict"]
->>>>>>> wh
 
 
 @pytest.mark.parametrize("family", ["dense", "descriptors", "dual-encoder"])
@@ -379,8 +365,4 @@ def test_the_command_trains_goes_on_and_says_what_is_wrong(configured, tmp_path)
     ]:
         failed = CliRunner().invoke(command.main, [path, "--out", out, *arguments])
         assert failed.exit_code == code, failed.output
-<<<<<<< HEAD
-        assert words in failed.output, failed.output
-=======
         assert words in failed.output
->>>>>>> wh
