@@ -140,7 +140,7 @@ def places(count, seed):
 
 
 def test_a_fitted_layout_brings_patches_of_places_that_it_has_not_seen_together():
-    made, unseen = network(cells=4, descriptor=40), places(60, seed=2)
+    made, unseen = network(cells=4, descriptor=4), places(60, seed=2)
 
     def compared():
         """The share of patches whose nearest is their own, and how far those of a place are apart beside all others."""
@@ -150,13 +150,16 @@ def test_a_fitted_layout_brings_patches_of_places_that_it_has_not_seen_together(
         return float(nearest.double().mean()), float(apart.diagonal().mean() / apart.mean())
 
     found, apart = compared()
-    made.fit_layout(*(made.cell_means(part) for part in places(300, seed=1)))
+    means = [made.cell_means(part) for part in places(300, seed=1)]
+    made.fit_layout(*means)
     found_now, apart_now = compared()
     assert found_now > found + 0.2
     assert apart_now < 0.7 * apart
-    used = made.layout.weight.abs().amax(dim=1) > 0  # no more directions than there are cells
+    wide = network(cells=4, descriptor=40)
+    wide.fit_layout(*means)
+    used = wide.layout.weight.abs().amax(dim=1) > 0  # no more directions than there are cells
     assert used.tolist() == [k < 16 for k in range(40)]
-    assert made.layout.bias[~used].abs().sum() == 0
+    assert wide.layout.bias[~used].abs().sum() == 0
 
 
 def test_training_begins_with_hardly_more_than_the_layout_which_is_fitted_about_the_mean_of_both():
