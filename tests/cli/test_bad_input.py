@@ -343,7 +343,7 @@ where = sys.argv.pop(1)
 if where == "matching":
     sn9reg.matchers.dense.descent.search = slow(sn9reg.matchers.dense.descent.search)
 else:
-    sn9reg.offsets._separable_cubic = slow(sn9reg.offsets._separable_cubic)
+    sn9reg.offsets._cubic_matrix = slow(sn9reg.offsets._cubic_matrix)
 from sn9reg.cli import main
 main(prog_name="sn9reg")
 """

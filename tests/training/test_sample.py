@@ -10,9 +10,9 @@ from skimage.registration import phase_cross_correlation
 from sn9reg.matchers.base import matcher_class
 from sn9reg.matchers.dense.networks.branches import Branches
 from sn9reg.matchers.dense.networks.table import build
+from sn9reg.matchers.dense.weights import DenseOptions, save_dense
 from sn9reg.raster.scene import Patch
 from sn9reg.training.sample import Geometry, Photometry, augment_optical, augment_sar, cut, finish
-from sn9reg.weights.store import Architecture, save_weights
 
 GEOMETRY = Geometry(48, 32)
 
@@ -251,7 +251,7 @@ def test_network_inputs_are_standardised_over_what_is_valid(holes):
 @pytest.mark.parametrize("holes", [False, True])
 def test_the_network_sees_in_training_what_it_sees_in_the_matcher(monkeypatch, tmp_path, decibel, holes):
     network = build("slim-unet", shared=False, widths=[8, 8, 8])
-    save_weights(tmp_path / "w.safetensors", network, Architecture("slim-unet", False, "cc", {"widths": [8, 8, 8]}))
+    save_dense(tmp_path / "w.safetensors", network, DenseOptions("slim-unet", False, "cc", {"widths": [8, 8, 8]}))
     seen = {}
 
     def record(self, image, modality):
