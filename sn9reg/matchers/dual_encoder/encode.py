@@ -115,7 +115,7 @@ class CellEncoder:
 
 @dataclass(frozen=True)
 class EncodedScene:
-    """A scene whose pixels are cells: what `dense.tiles` reads of it are weighed embeddings."""
+    """A scene whose pixels are cells: what `dense.search` reads of it are weighed embeddings."""
 
     scene: SceneView
     encoder: CellEncoder
