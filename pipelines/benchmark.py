@@ -6,8 +6,6 @@ Every alignment runs as a user's command in a process of its own, so that its ti
 are those a user sees. Rows whose data are missing are left out, with a word on stderr.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The rows of the benchmark on simulated scenes, whose true offsets are known at every pixel."""
 
-from __future__ import annotations
-
 import math
 import time
 from pathlib import Path

@@ -9,8 +9,6 @@ pair is kept in the folder, so that a stopped run goes on. Writes OUT/MATCHER.js
 takes; --ship puts it among the weights, and for the default matcher the verdict's model, too.
 """
 
-from __future__ import annotations
-
 import json
 import tempfile
 from collections.abc import Callable, Iterable, Iterator

@@ -8,8 +8,6 @@ of its mean error over the scenes, as the leaderboard takes it: a pair that it r
 have to be submitted; one on which it failed leaves it without a score. A stopped run goes on where it was.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import asdict
 from pathlib import Path

@@ -9,8 +9,6 @@ are calibrated, how predicted and true errors go together (39 and 86 % of normal
 and two sigma), and what the verdict and its expected error were worth.
 """
 
-from __future__ import annotations
-
 import json
 import tempfile
 from collections.abc import Iterator

@@ -3,8 +3,6 @@
     python -m pipelines.demo FOLDER
 """
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 from typing import Any

@@ -8,8 +8,6 @@ leaderboard.csv (a row per submission) and errors.png (share of the tie-points w
 lacks a scene, or holds a NaN at a tie-point, has no place on the leaderboard; its row says why.
 """
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 from typing import Any

@@ -8,8 +8,6 @@ recipe, seed, the commit at that time, and what was measured with it on folders 
 matcher whose weights changed: `python -m pipelines.calibrate --matcher NAME --ship`.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import shutil

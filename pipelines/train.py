@@ -7,8 +7,6 @@ Into the folder go checkpoints, metrics (CSV and TensorBoard) and, in the end, `
 `--matcher NAME --matcher-option weights=FILE` takes (keypoints: sar_weights or optical_weights).
 """
 
-from __future__ import annotations
-
 import dataclasses
 import logging
 import sys

@@ -11,8 +11,6 @@ Into DIR/pairs, which the training configurations name:
 Into DIR/scenes: scenes with tie-points in SpaceNet 9's layout, `aoi` to train keypoint detectors, `dev` to watch them.
 """
 
-from __future__ import annotations
-
 import logging
 from itertools import product
 from pathlib import Path

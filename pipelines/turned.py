@@ -8,8 +8,6 @@ the mean over the optical pixels whose partners the SAR image shows. With --othe
 image of another pair: none should be registered.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import tempfile

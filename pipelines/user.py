@@ -1,7 +1,5 @@
 """The command line tool as a user runs it, with the time and the memory that a user sees."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

@@ -6,8 +6,6 @@ Crops of the Los Angeles pair, at places drawn by a seed: each optical crop with
 other places that it shares no ground with. Prints one line per kind.
 """
 
-from __future__ import annotations
-
 import tempfile
 from pathlib import Path
 

@@ -5,8 +5,6 @@ times (X_sar - X_opt), both in the optical CRS; for a north-up image dx = (X_sar
 dy = (Y_sar - Y_opt) / transform.e, so +dx is right and +dy is down.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field

@@ -3,8 +3,6 @@
 Pydantic does the checking. Matchers, weights and the YAML files of trainings all go through `check`.
 """
 
-from __future__ import annotations
-
 import inspect
 import json
 import os

@@ -1,7 +1,5 @@
 """How far a long piece of work has come, and at what stage it is, for whoever wants to show it; nobody by default."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar

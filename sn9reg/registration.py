@@ -1,7 +1,5 @@
 """Registration of a pair: the whole story. open -> match -> fit -> judge -> render."""
 
-from __future__ import annotations
-
 import logging
 import time
 from collections.abc import Mapping

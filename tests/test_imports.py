@@ -1,7 +1,5 @@
 """What an import costs: each command and each matcher loads the libraries that it needs, and no others."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 

@@ -1,7 +1,5 @@
 """What GDAL's own command-line tools see in the files, and whether they warp as `apply` does."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import subprocess

@@ -1,7 +1,5 @@
 """OffsetMap: from nodes to pixels, to a file and back, and the sign of an offset."""
 
-from __future__ import annotations
-
 import warnings
 
 import numpy as np

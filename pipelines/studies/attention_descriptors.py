@@ -11,8 +11,6 @@ Source: He et al., "Deep convolutional network based on attention mechanism for 
 sections 2.4, 3.2 and 3.3, table 3 and figure 5. Its figures are means of ten trials; here a trial is a seed of RANSAC.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import logging
 import tempfile

@@ -1,7 +1,5 @@
 """What the attention study writes: its numbers, a table and a picture, like the paper's table 3 and figure 5."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What the studies share: a network that is trained once, and a measurement in a process of its own."""
 
-from __future__ import annotations
-
 import json
 import multiprocessing
 import sys

@@ -8,8 +8,6 @@ with a geotransforms.json and no imagery, which is enough for tables 1 and 2. Al
 tie-points, unrounded and in optical pixels, exactly as `sn9reg score` counts `mean_px` and `mean_m`.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import time

@@ -9,8 +9,6 @@ Tables 3 and 4. Trains six networks alike but for what the rows name, and matche
 reliability diagram.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import time

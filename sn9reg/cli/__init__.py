@@ -1,7 +1,5 @@
 """The command line: one file per command, each thin: parse, call, echo. Logs on stderr, results on stdout."""
 
-from __future__ import annotations
-
 import importlib
 import logging
 import sys

@@ -1,7 +1,5 @@
 """`sn9reg align`: register a pair and write its offset map."""
 
-from __future__ import annotations
-
 import json
 import logging
 import os

@@ -1,7 +1,5 @@
 """`sn9reg apply`: pull a raster from the SAR frame onto the optical grid."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace

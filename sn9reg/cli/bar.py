@@ -1,7 +1,5 @@
 """The progress bar of long commands, on stderr, where that is a terminal."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """`sn9reg batch`: register many pairs."""
 
-from __future__ import annotations
-
 import json
 import os
 import sys

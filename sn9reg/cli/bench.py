@@ -1,7 +1,5 @@
 """`sn9reg bench`: measure a matcher."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

@@ -1,7 +1,5 @@
 """`sn9reg compare`: several matchers on one pair."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import asdict
 from pathlib import Path

@@ -1,7 +1,5 @@
 """`sn9reg info`: what an offset map says of itself. Also `rio sn9reg`, a plug-in of rasterio's command line."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """`sn9reg matchers`: what `--matcher` can be."""
 
-from __future__ import annotations
-
 import inspect
 import json
 from typing import Any

@@ -1,7 +1,5 @@
 """`sn9reg score`: how far an offset map is from tie-points."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """`sn9reg simulate`: a scene that never was."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import asdict
 from pathlib import Path

@@ -5,8 +5,6 @@ the modulus is the local energy of Kovesi's phase congruency ("Image features fr
 does not care about the sign or the kind (line or step) of a contrast. That is what optical and SAR images share.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from functools import lru_cache

@@ -5,8 +5,6 @@ P. Kovesi, "Image features from phase congruency", 1999, and "Phase congruency d
 It does not depend on contrast, of which optical and SAR images share little.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from functools import lru_cache

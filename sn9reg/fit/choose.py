@@ -1,7 +1,5 @@
 """From correspondences to a warp: the choice of a model by held-out error, and the error to expect of it."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace

@@ -3,8 +3,6 @@
 A smooth displacement field implies that correspondences agree with their neighbours; by chance they do not.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 

@@ -4,8 +4,6 @@ Global models (translation, affine, homography) are fitted with OpenCV's robust 
 (`local_field.py`) is a smooth field over the affine. All work in map coordinates of the common grid.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal

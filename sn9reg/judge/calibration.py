@@ -14,8 +14,6 @@ Small and large scenes have models of their own, mixed in between. In a scene wi
 share pixels and have the same error; in one with room for many each match has an error of its own.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import math

@@ -5,8 +5,6 @@ the warp puts it. Where the warp is right, the similarity at that place stands a
 every template. Where a pair does not belong together this may happen once by chance, but not everywhere.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """Features by which the calibration judges a pair, its matches, and its map, the same for every matcher."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The verdict: was the pair registered, and how right is the result? `judge` is the one door to this folder."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

@@ -1,8 +1,6 @@
 """Many pairs from a manifest, on this machine or, with Ray, on many. What is finished is not done again, and a pair
 that fails does not stop the others."""
 
-from __future__ import annotations
-
 import logging
 import os
 import re

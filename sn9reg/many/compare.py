@@ -1,7 +1,5 @@
 """Several matchers on one pair: one table and the pictures side by side. One that fails is a row with its reason."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence

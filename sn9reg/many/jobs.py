@@ -4,8 +4,6 @@ The row lies as JSON in the job's folder, written last. A job whose row is there
 not be done again.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import logging

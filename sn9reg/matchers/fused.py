@@ -1,7 +1,5 @@
 """Batch normalisation folded into convolutions: the same network, sooner."""
 
-from __future__ import annotations
-
 import itertools
 from typing import TypeVar
 

@@ -4,8 +4,6 @@ Source: S. Bertrand et al., "Learning-based SAR-Optical Registration for Navigat
 or here: layover, shadow, geometric distortion, speckle that is not fully developed.
 """
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Opening rasters with errors that say what to do, and writing files that are whole or not there."""
 
-from __future__ import annotations
-
 import logging
 import os
 import re

@@ -1,7 +1,5 @@
 """Folders of small registered pairs: NAME_opt.* and NAME_sar.*, and NAME_mask.* where not every pixel is valid."""
 
-from __future__ import annotations
-
 import glob
 import os
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """A scene that is seen through a matrix: turned, scaled or shifted, once it is known how it lies."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import Any

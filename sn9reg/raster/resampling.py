@@ -1,7 +1,5 @@
 """Resampling of arrays from one grid to another, from valid pixels only, in any data type."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Callable

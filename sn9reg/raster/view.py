@@ -1,7 +1,5 @@
 """What can be read of a scene, by window: the contract between scenes and whoever looks at them."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Protocol
 

@@ -1,8 +1,6 @@
 """What of a scene is shown: the optical image, and the SAR image as it lies and as the offsets bring it, on the optical
 grid. The whole at up to 1,800 px a side, some places at full resolution; never more than that is held."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """Measuring a matcher on folders of small registered pairs: a SAR template is looked for in an optical patch."""
 
-from __future__ import annotations
-
 import math
 import tempfile
 import time

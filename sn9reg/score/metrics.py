@@ -1,7 +1,5 @@
 """How well places were found, how many matches are correct, and whether confidences mean what they say."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """A score as a table for people: one row per number, with and without registration."""
 
-from __future__ import annotations
-
 from sn9reg.score.scoring import Score
 
 _LABELS = {"sn9_score": "SpaceNet 9 score", "sn9_mean_px": "SpaceNet 9 mean, px"} | {

@@ -1,7 +1,5 @@
 """Given tie-points, as map positions: SpaceNet 9's CSV and the geotransforms of its images."""
 
-from __future__ import annotations
-
 import csv
 import json
 from pathlib import Path

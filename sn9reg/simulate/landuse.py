@@ -1,7 +1,5 @@
 """What stands on the ground: parcels, water, roads, buildings, trees, as outlines in map coordinates."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from enum import IntEnum
 

@@ -1,7 +1,5 @@
 """Randomness as a function of seed and place: any block of a scene can be drawn alone and fits its neighbours."""
 
-from __future__ import annotations
-
 import cv2
 import numpy as np
 import numpy.typing as npt

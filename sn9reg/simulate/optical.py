@@ -1,7 +1,5 @@
 """The optical image: colours, furrows, crowns, roofs, sun shadows, shaded slopes."""
 
-from __future__ import annotations
-
 import cv2
 import numpy as np
 import numpy.typing as npt

@@ -1,7 +1,5 @@
 """A road network: villages joined by winding roads, streets that branch and meet, tracks into the fields."""
 
-from __future__ import annotations
-
 import itertools
 from collections import defaultdict
 from dataclasses import dataclass

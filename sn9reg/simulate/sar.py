@@ -1,7 +1,5 @@
 """The SAR image: terrain and buildings lean towards the sensor; layover, shadow, double bounce, speckle."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import replace
 

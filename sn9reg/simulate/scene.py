@@ -1,7 +1,5 @@
 """A scene that never was: an optical and a SAR image of one place, tie-points, and the exact offsets."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import astuple, dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Registered pairs to learn from: their sources, and endless samples drawn from them."""
 
-from __future__ import annotations
-
 import logging
 import math
 from collections.abc import Callable, Iterator, Sequence

@@ -3,8 +3,6 @@
 L. He et al., "Deep convolutional network based on attention mechanism for matching optical and SAR images".
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, asdict, field
 from functools import partial

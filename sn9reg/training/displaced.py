@@ -1,7 +1,5 @@
 """Keypoint samples out of registered pairs: corners that both images show, one image displaced by a random field."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import cv2

@@ -3,8 +3,6 @@
 Huang et al.; the sections and tables named below are of that paper.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, asdict, field, replace
 from functools import partial

@@ -4,8 +4,6 @@ P. Huang et al., "Uncertainty-aware self-supervised cross-modal SAR-optical matc
 sections 3.3.1, 3.3.2 and 4.2. Of the fine-tuning's losses the paper gives only the weights; the readings are ours.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy

@@ -5,8 +5,6 @@ S. Bertrand, G. Bourmaud, C. Vacar, L. Bombrun, "Learning-based SAR-Optical Regi
 a Multi-Year, Multi-Season Continental-Scale Dataset", sections III (the dataset) and V-A (the protocols).
 """
 
-from __future__ import annotations
-
 import csv
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass

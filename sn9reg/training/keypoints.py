@@ -3,8 +3,6 @@
 R. Hänsch et al., "Introducing SpaceNet 9".
 """
 
-from __future__ import annotations
-
 import logging
 import math
 from collections.abc import Sequence

@@ -4,8 +4,6 @@ Samples are endless, and validation goes by steps. Into the folder of a training
 is held out, csv/metrics.csv (csv-STEP for a training resumed at STEP) and TensorBoard's events.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import logging
 import textwrap

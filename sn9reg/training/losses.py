@@ -7,8 +7,6 @@ value, the docstring says what was taken; "as released" is as in the code that t
 published, github.com/Simon-Bertrand/SAROPTReg-TranslatModels.
 """
 
-from __future__ import annotations
-
 import math
 from abc import ABC, abstractmethod
 from typing import Annotated, Any, ClassVar, Literal

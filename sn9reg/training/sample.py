@@ -1,7 +1,5 @@
 """One training sample: an optical patch, a SAR template from inside it, and where it lies."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import cv2

@@ -1,7 +1,5 @@
 """Cutting a set of patches in two so that the parts share no ground."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import cv2

@@ -1,7 +1,5 @@
 """What the families' tasks share: the step, its optimiser and schedule; and the stages of a training."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

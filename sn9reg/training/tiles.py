@@ -4,8 +4,6 @@ Hänsch et al., "Introducing SpaceNet 9", section 3.1: both scenes, aligned, are
 the label is where the SAR keypoint lies; for the other detector the other way round.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import logging

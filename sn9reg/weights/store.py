@@ -5,8 +5,6 @@ options it is built: `{"kind": ..., "options": {...}}`. The files that ship stan
 and their card: data and licences, recipe, seed, commit, measured table.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import textwrap

@@ -1,7 +1,5 @@
 """progress and cli.bar: who listens hears fractions of the whole, and a bar is shown where somebody looks."""
 
-from __future__ import annotations
-
 import io
 import logging
 import time

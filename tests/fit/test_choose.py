@@ -1,7 +1,5 @@
 """choose: `auto` picks the model that made the data, errors are what is to be expected, too little is not fitted."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """correspondences: shapes checked at birth, choosing, and the adaptive ratio against its formula."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import numpy as np

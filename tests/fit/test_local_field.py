@@ -1,7 +1,5 @@
 """local_field: smooth fields that no affine follows, from matches as noisy as real ones."""
 
-from __future__ import annotations
-
 from functools import lru_cache
 
 import numpy as np

@@ -1,7 +1,5 @@
 """neighbours: smooth fields with outliers, and values known at scattered places, of which the truth is known."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from affine import Affine

@@ -1,7 +1,5 @@
 """warp: known transforms recovered among outliers, in map coordinates as large as real ones."""
 
-from __future__ import annotations
-
 import itertools
 
 import numpy as np

@@ -1,7 +1,5 @@
 """judge: which calibration is used, the warnings where there is none, and what it changes."""
 
-from __future__ import annotations
-
 import json
 import logging
 from dataclasses import asdict

@@ -1,7 +1,5 @@
 """calibration: probabilities and errors that hold, on samples whose truth is made up."""
 
-from __future__ import annotations
-
 import json
 import math
 from dataclasses import asdict, replace

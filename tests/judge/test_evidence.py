@@ -1,7 +1,5 @@
 """evidence: the pixels speak for the true warp, not for another, and only where both images have some."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import cv2

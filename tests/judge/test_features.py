@@ -1,7 +1,5 @@
 """features: how pairs, matches and places of a map are described."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 

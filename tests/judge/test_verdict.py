@@ -1,7 +1,5 @@
 """verdict: the probability decides, the sentence says on what grounds, and counts add up."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 

@@ -4,8 +4,6 @@ Networks come with weights that nobody trained. These tell two views of one imag
 are shown is the same image twice, the second as if in decibels.
 """
 
-from __future__ import annotations
-
 import sys
 
 import numpy as np

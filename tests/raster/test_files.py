@@ -1,7 +1,5 @@
 """Rasters: messages that say what to do, and files that are whole or not there."""
 
-from __future__ import annotations
-
 import os
 import stat
 

@@ -1,7 +1,5 @@
 """The conventions, as properties: pixel centres, windows, blocks, and the common grid of two scenes."""
 
-from __future__ import annotations
-
 import itertools
 import math
 

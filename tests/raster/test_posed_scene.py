@@ -1,7 +1,5 @@
 """Posed: a scene seen through a matrix, pixel by pixel where the matrix moves whole pixels."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter

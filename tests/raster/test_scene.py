@@ -1,7 +1,5 @@
 """ScenePair: what lies where on the common grid, and what of it is valid."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """metrics: rates and means of distances, and how far what is claimed is from what is, by hand."""
 
-from __future__ import annotations
-
 import json
 import math
 

@@ -1,7 +1,5 @@
 """The simulator: its geometry above all, measured in the images and not by its formulas."""
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 import json

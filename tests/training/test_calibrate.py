@@ -1,7 +1,5 @@
 """calibrate: models fitted to samples whose truth is made up."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

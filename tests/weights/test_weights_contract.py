@@ -1,7 +1,5 @@
 """weights: every family's files come back as they were saved, anything else is refused in one line and never run."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import pickle

@@ -1,7 +1,5 @@
 """Templates around given places, each compared without a vote of its neighbours, for where a warp is known."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from sn9reg.fit.correspondences import Correspondences

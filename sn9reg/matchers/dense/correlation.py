@@ -5,8 +5,6 @@ similarity where the template's upper left pixel lies on the reference's pixel (
 similar. Channels are summed.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any, Literal
 

@@ -4,8 +4,6 @@ At each pyramid level, a lattice of templates covers the overlap. Their similari
 shift that the coarser level predicts. Neighbours vote, and the smoothed peaks are the next prediction.
 """
 
-from __future__ import annotations
-
 import logging
 import math
 from collections.abc import Callable

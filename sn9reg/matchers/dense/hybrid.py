@@ -1,7 +1,5 @@
 """Learned and untrained features side by side: either may show what the other misses."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import fields
 from typing import Annotated, Any

@@ -1,7 +1,5 @@
 """Dense matchers with learned features: any network of `networks/table.py`, run over a scene by `TemplateMatcher`."""
 
-from __future__ import annotations
-
 from functools import cache
 from typing import Any
 

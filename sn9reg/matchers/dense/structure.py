@@ -1,7 +1,5 @@
 """The untrained dense matcher: orientation energies of optical grey and SAR logarithm, compared by FFT correlation."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from scipy.fft import next_fast_len

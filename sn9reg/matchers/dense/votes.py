@@ -4,8 +4,6 @@ Their surfaces are averaged, each relative to the shift that is predicted there.
 soft edges that follows the predicted field.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import numpy.typing as npt
 import torch

@@ -1,7 +1,5 @@
 """Keypoints without training: FAST on the moments of phase congruency, spread evenly."""
 
-from __future__ import annotations
-
 import cv2
 import numpy as np
 import numpy.typing as npt

@@ -1,7 +1,5 @@
 """Keypoints of a scene and their descriptors, window by window, each computed once."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import dataclass

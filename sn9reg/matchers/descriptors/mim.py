@@ -1,7 +1,5 @@
 """A descriptor without training: histograms of which orientation is strongest (the maximum index map)."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize, one_hot

@@ -1,7 +1,5 @@
 """Nearest neighbours among descriptors: by matrix products, restricted to where partners may lie, and filtered."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The descriptor of He et al.: MobileNetV2 with a dense fusion by coordinate attention in place of its last layers."""
 
-from __future__ import annotations
-
 import textwrap
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What a descriptor sees: the image around a keypoint, and the orientation energies there, turned and scaled."""
 
-from __future__ import annotations
-
 import math
 from typing import Annotated, Literal
 

@@ -4,8 +4,6 @@ For every rotation and scale of a grid, FFT correlation of orientation energies 
 shift; around the best ones again, on finer pixels. Not Fourier-Mellin: the sensors' spectra have little in common.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor

@@ -1,7 +1,5 @@
 """Weights files of patch descriptors."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import asdict, field
 from typing import Any

@@ -4,8 +4,6 @@ P. Huang et al., "Uncertainty-aware self-supervised cross-modal SAR-optical matc
 sections 3.2.3 and 3.2.4: both kinds of uncertainty become one confidence, by which embeddings are weighed.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """What the dual encoder sees: three optical bands, one of SAR's logarithm."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -4,8 +4,6 @@ P. Huang et al., "Uncertainty-aware self-supervised cross-modal SAR-optical matc
 section 1 and figure 1 (the matching head). Positions count in cells, (x, y), integers are centres.
 """
 
-from __future__ import annotations
-
 import itertools
 from typing import NamedTuple
 

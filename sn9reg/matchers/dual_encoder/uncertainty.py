@@ -4,8 +4,6 @@ P. Huang et al., "Uncertainty-aware self-supervised cross-modal SAR-optical matc
 sections 3.2.1 to 3.2.4. Every module maps features (B, C, H, W) to maps of the same H, W; uncertainty is in (0, 1).
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

@@ -1,7 +1,5 @@
 """Weights files of dual encoders."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Annotated, Any

@@ -1,7 +1,5 @@
 """Tiles of a scene pair, as the detectors see them."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -1,7 +1,5 @@
 """A keypoint detector, run at many places of a scene pair."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 

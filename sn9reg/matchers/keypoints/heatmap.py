@@ -1,7 +1,5 @@
 """Heatmaps: the label that a detector learns for a keypoint, and the keypoint that a heatmap shows."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

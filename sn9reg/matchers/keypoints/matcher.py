@@ -5,8 +5,6 @@ keypoint that belongs to the middle of the SAR tile; around that keypoint both s
 detector finds its partner. With the options `FAITHFUL`, the matcher is the paper's.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from typing import Annotated, Any

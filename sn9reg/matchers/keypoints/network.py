@@ -1,7 +1,5 @@
 """The keypoint detector of the SpaceNet 9 baseline: two encoders, one decoder, one heatmap."""
 
-from __future__ import annotations
-
 import textwrap
 from collections.abc import Sequence
 from typing import Any

@@ -4,8 +4,6 @@ vismatch wraps some seventy published matchers of photographs behind one call. `
 weights must be on the disk: sn9reg never downloads any.
 """
 
-from __future__ import annotations
-
 import contextlib
 import importlib
 import io

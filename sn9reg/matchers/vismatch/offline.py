@@ -1,7 +1,5 @@
 """Keeps third-party code from using the network, so that it fails instead of downloading what it lacks."""
 
-from __future__ import annotations
-
 import sys
 import threading
 from collections.abc import Iterator

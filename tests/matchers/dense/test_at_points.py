@@ -1,7 +1,5 @@
 """dense/at_points: templates at given places find a known shift to part of a pixel."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

@@ -1,7 +1,5 @@
 """correlation: surfaces against OpenCV and brute force; peaks against surfaces whose peak is known."""
 
-from __future__ import annotations
-
 from itertools import product
 
 import cv2

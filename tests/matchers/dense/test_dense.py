@@ -1,7 +1,5 @@
 """dense: lattices, fields on them, surfaces of a synthetic pair whose shift is known, and votes."""
 
-from __future__ import annotations
-
 from contextlib import contextmanager
 
 import numpy as np

@@ -1,7 +1,5 @@
 """matchers.learned: the same features without batch normalisation, and none where there is nothing to see."""
 
-from __future__ import annotations
-
 import copy
 
 import numpy as np

@@ -1,7 +1,5 @@
 """descriptors/corners: corners of what is drawn, and those of them that are spread evenly."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter

@@ -1,7 +1,5 @@
 """descriptors/describe: keypoints of a scene, tile by tile, and the descriptors that belong to them."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """matchers/descriptors, with the descriptor that needs no training: turned pairs, and pairs that must not register."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 

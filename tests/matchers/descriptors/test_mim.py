@@ -1,7 +1,5 @@
 """descriptors/mim: histograms of the strongest orientation, which contrast and a known rotation do not change."""
 
-from __future__ import annotations
-
 import math
 
 import cv2

@@ -1,7 +1,5 @@
 """descriptors/nearest: what a loop over all pairs finds, restricted to where partners may lie."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """networks/dense_fusion: table 1 of He et al. read off the network, its options, and the good starts it can have."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

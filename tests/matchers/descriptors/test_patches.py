@@ -1,7 +1,5 @@
 """descriptors/patches: which pixels a patch holds, and how orientations turn with it."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """descriptors/pose: a known rotation, scale and shift is found, whatever the contrast, and nothing is made up."""
 
-from __future__ import annotations
-
 import math
 
 import cv2

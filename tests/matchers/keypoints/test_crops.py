@@ -1,7 +1,5 @@
 """keypoints/crops: which pixels of either scene a tile shows, and how."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from support.rasters import TEXTURE_TRANSFORM, UTM, write_raster

@@ -1,7 +1,5 @@
 """keypoints/detector: keypoints in pixels of the searched scene, and places with nothing to look at."""
 
-from __future__ import annotations
-
 from contextlib import contextmanager
 
 import numpy as np

@@ -1,7 +1,5 @@
 """keypoints/heatmap: a label's shape, and how well its place is read again."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

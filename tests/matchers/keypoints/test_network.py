@@ -1,7 +1,5 @@
 """networks/heatmap_unet: one heatmap from two encoders, what is refused, where the middle of a tile is found again."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from torch import nn

@@ -4,8 +4,6 @@ The scenes hold their own coordinates: a pixel's value is x + 512 y. From it the
 it is shown, and at which factor.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import socket

@@ -4,8 +4,6 @@ The distinction, and the finding that two sets of weights are the better choice 
 "Learning-based SAR-optical registration for navigation" (Sec. IV-B and V-C).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

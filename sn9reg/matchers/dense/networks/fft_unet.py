@@ -1,7 +1,5 @@
 """FFT U-Net: the classic U-Net of three levels, made for correlation by FFT."""
 
-from __future__ import annotations
-
 from functools import partial
 
 from torch import nn

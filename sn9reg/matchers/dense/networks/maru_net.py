@@ -1,7 +1,5 @@
 """MARU-Net: a residual U-Net with attention gates, which sees the image at two resolutions."""
 
-from __future__ import annotations
-
 from itertools import pairwise
 
 import torch

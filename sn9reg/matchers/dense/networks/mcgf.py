@@ -1,7 +1,5 @@
 """MCGF: a shallow network on gradients of many orientations, at two scales."""
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,7 +1,5 @@
 """OSMNet: residual blocks at full resolution, early and late features side by side."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize

@@ -1,7 +1,5 @@
 """A slim U-Net at full resolution: sn9reg's own network, made for two CPU cores."""
 
-from __future__ import annotations
-
 from collections import OrderedDict
 from collections.abc import Callable
 from itertools import pairwise

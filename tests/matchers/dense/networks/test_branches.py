@@ -1,7 +1,5 @@
 """networks/branches: which weights serve which modality, and padding to the divisor."""
 
-from __future__ import annotations
-
 import copy
 
 import pytest

@@ -1,7 +1,5 @@
 """networks: what every network of the table owes its callers, and what each paper's network is made of."""
 
-from __future__ import annotations
-
 import math
 
 import pytest
