@@ -8,15 +8,19 @@ import pytest
 import sn9reg.matchers.base as base
 
 LIBRARIES = {"timm", "kornia", "segmentation_models_pytorch", "torchvision", "skimage", "pandas", "lightning"}
-FAMILIES = {"keypoints", "descriptors", "dual_encoder", "vismatch"}
+FAMILIES = {f"sn9reg.matchers.{name}" for name in ("keypoints", "descriptors", "dual_encoder", "vismatch")}
+
+
+def run_python(code):
+    """What a new Python prints."""
+    done = subprocess.run([sys.executable, "-c", f"import sys\n{code}"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def loaded_by(code):
     """The modules that a new Python has loaded after these lines."""
-    lines = f"import sys\n{code}\nprint('loaded:', *sys.modules)"
-    done = subprocess.run([sys.executable, "-c", lines], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return set(done.stdout.rpartition("loaded:")[2].split())
+    return set(run_python(f"{code}\nprint('loaded:', *sys.modules)").rpartition("loaded:")[2].split())
 
 
 def test_a_registration_loads_no_library_of_networks():
@@ -24,23 +28,26 @@ def test_a_registration_loads_no_library_of_networks():
     code = "import sn9reg.registration, sn9reg.matchers.base as base\nbase.make_matcher('hybrid')"
     loaded = loaded_by(code)
     assert loaded & LIBRARIES == set()
-    assert {f"sn9reg.matchers.{family}" for family in FAMILIES} & loaded == set()
+    assert loaded & FAMILIES == set()
     networks = {name for name in loaded if name.startswith("sn9reg.matchers.dense.networks.")}
     assert {name.rpartition(".")[2] for name in networks} == {"branches", "slim_unet", "table"}
 
 
-@pytest.mark.parametrize("name", ["keypoints", "descriptors", "dual-encoder"])
-def test_a_matcher_loads_no_other_familys_folder(name):
-    loaded = loaded_by(f"import sn9reg.matchers.base as base\nbase.make_matcher({name!r})")
-    assert {family for family in FAMILIES if f"sn9reg.matchers.{family}" in loaded} == {name.replace("-", "_")}
+def test_a_matcher_loads_no_other_familys_folder():
+    """One after the other in one Python: that the folders do not import each other is a contract of the linter."""
+    code = "from sn9reg.matchers.base import matcher_class"
+    for name in ("keypoints", "descriptors", "dual-encoder", "vismatch"):
+        code += f"\nmatcher_class({name!r})\nprint('families:', *(m for m in sys.modules if m in {FAMILIES}))"
+    done = run_python(code)
+    lines = [line.split()[1:] for line in done.splitlines() if line.startswith("families:")]
+    assert [len(line) for line in lines] == [1, 2, 3, 4]
 
 
-@pytest.mark.parametrize("arguments", [[], ["--help"], ["info", "nothing.tif"], ["score", "--help"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["info", "nothing.tif"], ["score", "--help"]])
 def test_the_command_line_does_not_wait_for_torch(arguments):
-    """Imported alone, and told what needs no network."""
-    call = f"try:\n    main({arguments})\nexcept SystemExit:\n    pass" if arguments else ""
-    loaded = loaded_by(f"from sn9reg.cli import main, info, score\n{call}")
-    assert "torch" not in loaded
+    """Told what needs no network."""
+    code = f"from sn9reg.cli import main, info, score\ntry:\n    main({arguments})\nexcept SystemExit:\n    pass"
+    assert "torch" not in loaded_by(code)
 
 
 def test_names_are_listed_without_torch():

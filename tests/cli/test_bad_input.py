@@ -24,7 +24,7 @@ from sn9reg.offsets import OffsetMap
 from sn9reg.raster.grid import Grid
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
-OPTICAL, SAR = textures()
+OPTICAL, SAR = textures(220, 200)
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(sn9reg.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
 
 
@@ -99,7 +99,7 @@ def no_bands(name):
 
 def lost_vrt(name):
     Path(name).write_text(
-        '<VRTDataset rasterXSize="320" rasterYSize="280"><SRS>EPSG:32637</SRS>'
+        '<VRTDataset rasterXSize="220" rasterYSize="200"><SRS>EPSG:32637</SRS>'
         "<GeoTransform>435000,0.5,0,4181000,0,-0.5</GeoTransform>"
         '<VRTRasterBand dataType="Byte" band="1"><SimpleSource><SourceFilename relativeToVRT="1">gone.tif'
         "</SourceFilename><SourceBand>1</SourceBand></SimpleSource></VRTRasterBand></VRTDataset>"
@@ -157,7 +157,7 @@ def test_both_without_georeference_name_the_way_out(folder):
     [
         ("pixel.tif", SAR[:1, :1], TEXTURE_TRANSFORM),
         ("constant.tif", np.full_like(SAR, 7), TEXTURE_TRANSFORM),
-        ("edge.tif", SAR, TEXTURE_TRANSFORM @ Affine.translation(317, 277)),
+        ("edge.tif", SAR, TEXTURE_TRANSFORM @ Affine.translation(217, 197)),
         ("strip.tif", SAR[:, :3], TEXTURE_TRANSFORM),
         ("noise.tif", np.random.default_rng(1).integers(1, 255, SAR.shape).astype(np.uint8), TEXTURE_TRANSFORM),
     ],
@@ -314,7 +314,8 @@ def test_gdal_prints_nothing_itself(folder):
 @pytest.mark.parametrize("command", ["align", "apply"])
 def test_a_full_disk(folder, command):
     """A file may grow to 20 kB only, as if the disk were full then. libtiff itself prints that too, once per block."""
-    arguments = ("o.tif", "s.tif", "--matcher", "structure") if command == "align" else ("offsets.tif", "s.tif")
+    pair = ("o.tif", "s.tif", "--max-offset", "10", "--matcher", "structure")
+    arguments = pair if command == "align" else ("offsets.tif", "s.tif")
     before = contents()
     limits = (resource.RLIMIT_FSIZE, (20_000, 20_000))
     extra = ("--co", "COMPRESS=NONE", "--co", "PREDICTOR=1")
@@ -353,7 +354,8 @@ main(prog_name="sn9reg")
 def test_ctrl_c(folder, where):
     """The signal comes when the process says that it is there, and finds it at work."""
     before = contents()
-    call = [sys.executable, "-c", SLOW, where, "align", "o.tif", "s.tif", "--out", "x.tif", "--matcher", "structure"]
+    pair = ("o.tif", "s.tif", "--max-offset", "10", "--matcher", "structure")
+    call = [sys.executable, "-c", SLOW, where, "align", *pair, "--out", "x.tif"]
     process = subprocess.Popen(call, env=ENVIRONMENT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     try:
         assert process.stdout.readline() == "here\n"
