@@ -3,6 +3,8 @@
 import importlib
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import click
@@ -25,24 +27,26 @@ class _Commands(click.Group):
         return command
 
     def invoke(self, ctx: click.Context) -> Any:
-        try:
+        with errors_in_one_line():
             return super().invoke(ctx)
-        except Sn9regError as error:
-            fail(error)
-        except MemoryError:
-            fail(Sn9regError("out of memory; close other programs or register a smaller part of the scene"))
-        except KeyboardInterrupt:
-            fail(_Interrupted("interrupted; nothing was left half written"))
 
 
-class _Interrupted(Sn9regError):
-    exit_code = 130  # as shells count: 128 + SIGINT
+@contextmanager
+def errors_in_one_line() -> Iterator[None]:
+    """What breaks off inside ends in one line on stderr and the error's exit code."""
+    try:
+        yield
+    except Sn9regError as error:
+        _fail(str(error), error.exit_code)
+    except MemoryError:
+        _fail("out of memory; close other programs or register a smaller part of the scene", 1)
+    except KeyboardInterrupt:
+        _fail("interrupted; nothing was left half written", 130)  # as shells count: 128 + SIGINT
 
 
-def fail(error: Sn9regError) -> None:
-    """One line on stderr, then the error's exit code."""
-    click.echo("sn9reg: " + " ".join(str(error).split()), err=True)
-    sys.exit(error.exit_code)
+def _fail(message: str, exit_code: int) -> None:
+    click.echo("sn9reg: " + " ".join(message.split()), err=True)
+    sys.exit(exit_code)
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})

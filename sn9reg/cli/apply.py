@@ -18,17 +18,15 @@ from sn9reg.raster.files import check_output, grid_of, open_raster
 from sn9reg.raster.grid import Grid
 from sn9reg.raster.resampling import RESAMPLING
 
+_RESAMPLED = "Default: nearest for palettes and 64-bit integers, bilinear for all else."
+
 
 @click.command()
 @click.argument("offsets_path", metavar="OFFSETS", type=click.Path(path_type=Path))
 @click.argument("raster", metavar="RASTER", type=click.Path(path_type=Path))
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="GeoTIFF to write.")
 @click.option("--optical", type=click.Path(path_type=Path), help="The optical image, if OFFSETS has no georeference.")
-@click.option(
-    "--resampling",
-    type=click.Choice(RESAMPLING),
-    help="Default: nearest for palettes and 64-bit integers, bilinear for all else.",
-)
+@click.option("--resampling", type=click.Choice(RESAMPLING), help=_RESAMPLED)
 @click.option("--nodata", type=float, help="Value for no data, in OUT and, if it declares none, in RASTER.")
 @click.option("-b", "--bidx", type=int, multiple=True, help="Band of RASTER, from 1; may be repeated. Default: all.")
 @options.creation

@@ -18,9 +18,7 @@ from sn9reg.errors import ConfigError
 @click.option("--out", required=True, metavar="DIR", type=click.Path(path_type=Path), help="Folder of the comparison.")
 @click.option("--tiepoints", metavar="FILE", help="The truth: adds errors and SpaceNet 9's score.")
 @click.option("--matchers", metavar="A,B,C", help="Which; see `sn9reg matchers` [default: all that are installed].")
-@options.repeated(
-    "--matcher-option", "extra", "MATCHER.NAME=VALUE", options.by_matcher, "Option of one of the matchers"
-)
+@options.repeated("--matcher-option", "extra", "MATCHER.NAME=VALUE", options.by_matcher, "Option of one of them")
 @options.registering
 @options.overwrite
 @options.as_json

@@ -8,8 +8,7 @@ import click
 import numpy as np
 import numpy.typing as npt
 
-from sn9reg.cli import fail, options
-from sn9reg.errors import Sn9regError
+from sn9reg.cli import errors_in_one_line, options
 from sn9reg.offsets import open_offsets
 from sn9reg.raster.files import PathLike, open_raster, reading
 from sn9reg.raster.grid import Grid
@@ -23,10 +22,8 @@ class _Standalone(click.Command):
     """As a plug-in it runs under a group that knows nothing of sn9reg's errors."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        try:
+        with errors_in_one_line():
             return super().invoke(ctx)
-        except Sn9regError as error:
-            fail(error)
 
 
 # rasterio adds its plug-ins under the command's own name, and `rio info` is taken.

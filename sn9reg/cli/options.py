@@ -33,9 +33,7 @@ POSITIVE = _Positive()
 
 overwrite = click.option("--overwrite", is_flag=True, help="Replace existing files.")
 as_json = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
-pixel_frame = click.option(
-    "--pixel-frame", is_flag=True, help="Ignore georeference: both images lie on one pixel grid, 1 px = 1 unit."
-)
+pixel_frame = click.option("--pixel-frame", is_flag=True, help="Ignore georeference: both lie on one grid of pixels.")
 matcher = click.option("--matcher", default=DEFAULT_MATCHER, show_default=True, help="See `sn9reg matchers`.")
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -63,9 +61,7 @@ def _all_of(*decorators: Callable[[Any], Any]) -> Callable[[_Command], _Command]
 # How the images are read; `pair_files` takes the values.
 reading = _all_of(
     pixel_frame,
-    click.option(
-        "--optical-bidx", type=int, multiple=True, help="Band of the optical image [default: the first three]."
-    ),
+    click.option("--optical-bidx", type=int, multiple=True, help="Band of the optical image [default: first three]."),
     click.option("--sar-bidx", type=int, multiple=True, help="Band of the SAR image [default: all]."),
     click.option("--optical-nodata", type=float, help="Nodata value of the optical image, in place of its own."),
     click.option("--sar-nodata", type=float, help="Nodata value of the SAR image, in place of its own."),
@@ -80,9 +76,7 @@ registering = _all_of(
                  help="Largest shift looked for, metres (pixels with --pixel-frame)."),
     reading,
 )
-calibration = click.option(
-    "--calibration", metavar="FILE", help="Calibration of the matcher [default: that which ships]."
-)
+calibration = click.option("--calibration", metavar="FILE", help="Calibration of the matcher [default: as it ships].")
 _READING = ("pixel_frame", "optical_bidx", "sar_bidx", "optical_nodata", "sar_nodata")
 
 
@@ -111,7 +105,7 @@ def by_matcher(values: tuple[str, ...]) -> dict[str, Any]:
 
 
 # What rasterio.open takes by name beside creation options.
-_NO_OPTIONS = {"fp", "mode", "driver", "width", "height", "count", "dtype", "crs", "transform", "nodata", "sharing"}
+_NO_OPTIONS = {"", "fp", "mode", "driver", "width", "height", "count", "dtype", "crs", "transform", "nodata", "sharing"}
 
 
 def _matcher_options(values: tuple[str, ...]) -> dict[str, Any]:
@@ -127,12 +121,9 @@ def _matcher_options(values: tuple[str, ...]) -> dict[str, Any]:
 
 def _creation_options(values: tuple[str, ...]) -> dict[str, Any]:
     """Names in lower case. Raises click.BadParameter for what is a fact of the raster itself."""
-    result = {}
-    for name, content in _pairs(values):
-        key = name.strip().lower()
-        if not key or key in _NO_OPTIONS:
-            raise click.BadParameter(f"{f'{name}={content}'!r} is no creation option of a GeoTIFF")
-        result[key] = content
+    result = {name.strip().lower(): content for name, content in _pairs(values)}
+    if wrong := result.keys() & _NO_OPTIONS:
+        raise click.BadParameter(f"{min(wrong)!r} is no creation option of a GeoTIFF")
     return result
 
 
@@ -146,6 +137,4 @@ def _pairs(values: tuple[str, ...]) -> Iterator[tuple[str, str]]:
 
 
 creation = repeated("--co", "creation_options", "NAME=VALUE", _creation_options, "GeoTIFF creation option")
-matcher_options = repeated(
-    "--matcher-option", "matcher_options", "NAME=VALUE", _matcher_options, "Option of the matcher"
-)
+matcher_options = repeated("--matcher-option", "matcher_options", "NAME=VALUE", _matcher_options, "Option of a matcher")
