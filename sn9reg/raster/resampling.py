@@ -93,8 +93,7 @@ def _gather(
     """Sums of values and of weights over the valid taps of a separable kernel, and whether all taps are valid."""
     col, row = np.floor(x).astype(np.intp), np.floor(y).astype(np.intp)
     across, down = kernel(x - col), kernel(y - row)
-    first, width = 1 - len(across) // 2, values.shape[2]
-    real = values.real.dtype
+    first, width, real = 1 - len(across) // 2, values.shape[2], values.real.dtype
     shape = (len(values), *x.shape)
     total, weight, complete = np.zeros(shape, values.dtype), np.zeros(shape, real), np.ones(shape, bool)
     flat, known = values.reshape(len(values), -1), valid.reshape(len(valid), -1)
@@ -110,12 +109,8 @@ def _gather(
 
 def cubic_weights(f: Floats) -> list[Floats]:
     """Of the four taps around a place that lies `f` of a step after the second; Catmull-Rom, GDAL's cubic."""
-    return [
-        ((2 - f) * f - 1) * f / 2,
-        ((3 * f - 5) * f * f + 2) / 2,
-        ((4 - 3 * f) * f + 1) * f / 2,
-        (f - 1) * f * f / 2,
-    ]
+    inner = ((3 * f - 5) * f * f + 2) / 2, ((4 - 3 * f) * f + 1) * f / 2
+    return [((2 - f) * f - 1) * f / 2, *inner, (f - 1) * f * f / 2]
 
 
 def block_means(values: Values, valid: Mask, k: int, shape: tuple[int, int]) -> tuple[Values, Mask]:
