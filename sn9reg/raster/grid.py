@@ -130,6 +130,10 @@ class Grid:
         shifted = np.asarray(map_xy, dtype=np.float64) - np.array([self.transform.c, self.transform.f])
         return shifted @ np.linalg.inv(self.linear).T - 0.5
 
+    def holds(self, xy: Points) -> npt.NDArray[np.bool_]:
+        """(N,) whether (N, 2) pixel coordinates lie in the image, its edge included."""
+        return np.asarray(((xy >= -0.5) & (xy <= np.array([self.width, self.height]) - 0.5)).all(axis=1))
+
     def map_to_crs(self, map_xy: Points, crs: CRS | None) -> Points:
         """(N, 2) map coordinates of this grid -> the same places in another CRS.
 

@@ -17,6 +17,11 @@ from sn9reg.tiepoints import TiePoints
 
 Floats = npt.NDArray[np.float64]
 
+_LABELS = {"sn9_score": "SpaceNet 9 score", "sn9_mean_px": "SpaceNet 9 mean, px"} | {
+    f"{key}_{unit}": f"{label}, {unit}"
+    for unit in ("px", "m")
+    for key, label in (("mean", "mean"), ("median", "median"), ("rmse", "RMSE"), ("ce90", "CE90"))
+}
 _log = logging.getLogger(__name__)
 
 
@@ -54,6 +59,17 @@ class Score:
         if self.without_registration is not None:
             result["without_registration"] = self.without_registration.as_dict()
         return result
+
+
+def score_rows(scored: Score) -> list[tuple[str, str, str]]:
+    """(label, with registration, without) of each number that one of them has, as texts for people."""
+    with_, without = scored.as_dict(), scored.as_dict()["without_registration"]
+    rows = [(label, with_[key], without[key]) for key, label in _LABELS.items()]
+    return [(label, _text(one), _text(other)) for label, one, other in rows if not one is other is None]
+
+
+def _text(value: float | None) -> str:
+    return "no value" if value is None else f"{value:.2f}"
 
 
 def score(offsets: OffsetMap, optical: Grid, sar: Grid, tiepoints: TiePoints) -> Score:

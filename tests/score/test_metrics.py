@@ -63,13 +63,11 @@ def test_mma_averages_over_pairs_and_not_over_matches():
 
 
 def test_mma_of_the_truth_is_the_mean_recall():
-    errors, confidence = [[0.5, 2.0, 40.0], [1.0, 1.0]], [[0.2, 0.9, 0.5], [0.1, 0.0]]
-    assert mma_of_truth(errors, confidence, [4, 2], 1) == pytest.approx((1 / 4 + 2 / 2) / 2)
-    assert mma_of_truth(errors, confidence, [4, 2], 2) == pytest.approx((2 / 4 + 2 / 2) / 2)
-    assert mma_of_truth([[], [1.0]], [[], [0.3]], [5, 1], 3) == 0.5
-    # It asks how many there are and not how sure one is.
-    assert mma_of_truth(errors, [[0, 0, 0], [1, 1]], [4, 2], 1) == mma_of_truth(errors, confidence, [4, 2], 1)
-    assert mma_of_truth(errors, confidence, [3, 2], 2) == mma(errors, 2)  # of all that exist, all were found
+    errors = [[0.5, 2.0, 40.0], [1.0, 1.0]]
+    assert mma_of_truth(errors, [4, 2], 1) == pytest.approx((1 / 4 + 2 / 2) / 2)
+    assert mma_of_truth(errors, [4, 2], 2) == pytest.approx((2 / 4 + 2 / 2) / 2)
+    assert mma_of_truth([[], [1.0]], [5, 1], 3) == 0.5
+    assert mma_of_truth(errors, [3, 2], 2) == mma(errors, 2)  # of all that exist, all were found
 
 
 def test_anm_counts_what_exceeds_the_threshold():
@@ -125,10 +123,9 @@ def test_what_is_no_confidence_is_refused(confidence, right):
     [
         (lambda: mma([], 3), "no pairs"),
         (lambda: anm([], 0.5), "no pairs"),
-        (lambda: mma_of_truth([], [], [], 3), "no pairs"),
-        (lambda: mma_of_truth([[1.0]], [[0.5]], [0], 3), "no pairs"),
-        (lambda: mma_of_truth([[1.0], [2.0]], [[0.5]], [1, 1], 3), "zip"),
-        (lambda: mma_of_truth([[1.0], [2.0]], [[0.5], [0.5]], [1], 3), "zip"),
+        (lambda: mma_of_truth([], [], 3), "no pairs"),
+        (lambda: mma_of_truth([[1.0]], [0], 3), "no pairs"),
+        (lambda: mma_of_truth([[1.0], [2.0]], [1], 3), "zip"),
     ],
 )
 def test_pairs_that_are_not_there_or_do_not_go_together_are_refused(call, words):
