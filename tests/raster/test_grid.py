@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rasterio.crs import CRS
 from rasterio.warp import transform as transform_coordinates
+from support.grids import around
 
 from sn9reg.errors import InputError
 from sn9reg.raster.grid import Grid, Window, common_grid
@@ -23,17 +24,11 @@ DEGREE = 111_194 * math.sqrt(math.cos(math.radians(37.7)))  # metres, side of a 
 lengths = st.floats(0.05, 50)
 origins = st.tuples(st.floats(-1e6, 1e6), st.floats(-1e6, 1e7))
 angles = st.sampled_from([0.0, 90.0, 180.0, 30.0, -12.5, 271.3])
+flips = st.sampled_from([1, 1, -1])
 # North-up, south-up, mirrored and turned, with pixels that are not square.
 transforms = st.builds(
-    lambda o, w, h, flip_x, flip_y, angle: (
-        Affine.translation(*o) * Affine.rotation(angle) * Affine.scale(w * flip_x, -h * flip_y)
-    ),
-    origins,
-    lengths,
-    lengths,
-    st.sampled_from([1, 1, -1]),
-    st.sampled_from([1, 1, -1]),
-    angles,
+    lambda o, w, h, x, y, angle: Affine.translation(*o) * Affine.rotation(angle) * Affine.scale(w * x, -h * y),
+    *(origins, lengths, lengths, flips, flips, angles),
 )
 sizes = st.integers(1, 300)
 grids = st.builds(lambda t, w, h: Grid(t, w, h, UTM), transforms, sizes, sizes)
@@ -56,24 +51,11 @@ def bounds(grid: Grid, crs: CRS) -> np.ndarray:
     return np.array([x.min(), y.min(), x.max(), y.max()])
 
 
-def around(longitude: float, latitude: float, crs: CRS, side: float, n: int = 100, angle: float = 0) -> Grid:
-    """A grid of n x n pixels whose centre lies at a place."""
-    (x,), (y,) = transform_coordinates(LONLAT, crs, [longitude], [latitude])
-    transform = Affine.translation(x, y) * Affine.rotation(angle) * Affine.scale(side, -side)
-    return Grid(transform * Affine.translation(-n / 2, -n / 2), n, n, crs)
-
-
 @given(grid=grids, xy=pixels)
-def test_map_and_back(grid, xy):
+def test_an_integer_names_the_centre_and_there_is_a_way_back(grid, xy):
+    expected = [grid.transform * (x + 0.5, y + 0.5) for x, y in xy]
+    np.testing.assert_allclose(grid.to_map(xy), expected, rtol=1e-12, atol=1e-6)
     np.testing.assert_allclose(grid.to_pixel(grid.to_map(xy)), xy, atol=1e-4)
-
-
-@given(grid=grids, col=st.integers(0, 300), row=st.integers(0, 300))
-def test_an_integer_names_the_centre(grid, col, row):
-    expected = grid.transform * (col + 0.5, row + 0.5)
-    np.testing.assert_allclose(grid.to_map(np.array([[col, row]]))[0], expected, rtol=1e-12, atol=1e-6)
-    corner = grid.transform * (0, 0)
-    np.testing.assert_allclose(grid.to_pixel(np.array([corner])), [[-0.5, -0.5]], atol=1e-4)
 
 
 def test_plus_x_is_right_and_plus_y_is_down():
@@ -84,6 +66,8 @@ def test_plus_x_is_right_and_plus_y_is_down():
     frame = Grid.pixel_frame(4, 3)
     np.testing.assert_array_equal(frame.to_map(np.array([[0, 0], [3, 2]])), [[0.5, 0.5], [3.5, 2.5]])
     assert (frame.shape, frame.window, frame.crs) == ((3, 4), Window(0, 0, 4, 3), None)
+    edges = np.array([[-0.5, 2.5], [3.5, -0.5], [-0.51, 0], [3.51, 0], [0, 2.51], [np.nan, 0]])
+    assert frame.holds(edges).tolist() == [True, True, False, False, False, False]
 
 
 @given(grid=grids)
@@ -98,8 +82,7 @@ def test_sizes_of_a_pixel(grid):
 @given(grid=grids, window=windows.filter(lambda w: not w.empty), xy=pixels)
 def test_crop_moves_pixels_by_the_window(grid, window, xy):
     part = grid.crop(window)
-    assert part.shape == window.shape
-    assert part.crs == grid.crs
+    assert (part.shape, part.crs) == (window.shape, grid.crs)
     moved = xy + np.array([window.col, window.row])
     np.testing.assert_allclose(part.to_map(xy), grid.to_map(moved), rtol=1e-12, atol=1e-6)
 
@@ -205,14 +188,10 @@ def test_places_in_another_crs():
         grid.map_to_crs(np.array([[1e30, 1e30]]), LONLAT)
 
 
+shifts, sides = st.floats(-100, 100), st.sampled_from([0.3, 0.5, 1.0, 2.0, 0.7])
 north_up = st.builds(
     lambda x, y, side, aspect, w, h: Grid(Affine(side, 0, 435_000 + x, 0, -side * aspect, 4_181_000 + y), w, h, UTM),
-    st.floats(-100, 100),
-    st.floats(-100, 100),
-    st.sampled_from([0.3, 0.5, 1.0, 2.0, 0.7]),
-    st.sampled_from([1.0, 1.0, 1.25]),
-    sizes,
-    sizes,
+    *(shifts, shifts, sides, st.sampled_from([1.0, 1.0, 1.25]), sizes, sizes),
 )
 
 
