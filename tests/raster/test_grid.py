@@ -56,6 +56,11 @@ def test_an_integer_names_the_centre_and_there_is_a_way_back(grid, xy):
     expected = [grid.transform * (x + 0.5, y + 0.5) for x, y in xy]
     np.testing.assert_allclose(grid.to_map(xy), expected, rtol=1e-12, atol=1e-6)
     np.testing.assert_allclose(grid.to_pixel(grid.to_map(xy)), xy, atol=1e-4)
+    step = grid.to_map(np.array([[0, 0], [1, 0], [0, 1]]))
+    sides = np.hypot(*(step[1:] - step[0]).T)
+    np.testing.assert_allclose(grid.pixel_size, sides, rtol=1e-6)
+    np.testing.assert_allclose(grid.resolution**2, sides.prod(), rtol=1e-6)
+    np.testing.assert_allclose(grid.linear @ [1, 0], step[1] - step[0], atol=1e-6)
 
 
 def test_plus_x_is_right_and_plus_y_is_down():
@@ -68,15 +73,6 @@ def test_plus_x_is_right_and_plus_y_is_down():
     assert (frame.shape, frame.window, frame.crs) == ((3, 4), Window(0, 0, 4, 3), None)
     edges = np.array([[-0.5, 2.5], [3.5, -0.5], [-0.51, 0], [3.51, 0], [0, 2.51], [np.nan, 0]])
     assert frame.holds(edges).tolist() == [True, True, False, False, False, False]
-
-
-@given(grid=grids)
-def test_sizes_of_a_pixel(grid):
-    step = grid.to_map(np.array([[0, 0], [1, 0], [0, 1]]))
-    sides = np.hypot(*(step[1:] - step[0]).T)
-    np.testing.assert_allclose(grid.pixel_size, sides, rtol=1e-6)
-    np.testing.assert_allclose(grid.resolution**2, sides.prod(), rtol=1e-6)
-    np.testing.assert_allclose(grid.linear @ [1, 0], step[1] - step[0], atol=1e-6)
 
 
 @given(grid=grids, window=windows.filter(lambda w: not w.empty), xy=pixels)
@@ -218,16 +214,13 @@ def test_common_grid_is_the_coarser_lattice_over_the_union(optical, sar):
     assert_is_union(common, (optical, sar), UTM, slack=1e-5)
 
 
-def test_common_grid_of_south_up_scenes_is_north_up_on_their_lattice():
+def test_common_grids_of_south_up_and_turned_scenes_are_north_up():
     south_up = Grid(Affine(0.5, 0, 435000.2, 0, 0.5, 4180990.1), 40, 20, UTM)
     common = common_grid(south_up, south_up)
     assert common.shape == south_up.shape
     assert (common.transform.a, common.transform.e) == (0.5, -0.5)
     # The lowest row of the one is the highest of the other.
     np.testing.assert_allclose(common.to_map(np.array([[0, 19]])), south_up.to_map(np.array([[0, 0]])))
-
-
-def test_common_grid_of_a_turned_scene():
     optical, sar = around(41.3, 37.7, UTM, 0.5), around(41.3, 37.7, UTM, 1.0, angle=30)
     common = common_grid(optical, sar)
     assert (common.transform.b, common.transform.d) == (0, 0)

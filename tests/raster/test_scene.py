@@ -114,15 +114,6 @@ def test_the_own_lattice_is_read_bit_for_bit_wherever_it_lies(tmp_path, dtype):
             assert patch.valid.all()
 
 
-def test_values_beyond_float32_stay_finite(tmp_path):
-    values = np.ones(GRID.shape)
-    values[3, 3], values[4, 4] = 1e300, -1e300
-    patch = read(write(tmp_path / "r.tif", values))
-    assert patch.valid.all()
-    assert np.isfinite(patch.values).all()
-    assert patch.values[0, 4, 4] < -1e38 < 1e38 < patch.values[0, 3, 3]
-
-
 @pytest.mark.parametrize(("factor", "dtype"), [(2, "uint8"), (3, "uint16"), (5, "float32"), (2, "float64")])
 def test_the_finer_scene_is_averaged_over_each_coarse_pixel(tmp_path, factor, dtype):
     sar = Grid(Affine(3, 0, 435000, 0, -3, 4181000), 24, 16, UTM)
@@ -219,9 +210,11 @@ def test_mask_band(tmp_path):
 def test_what_is_not_finite_is_not_valid(tmp_path, dtype, nodata):
     values = noise(dtype=dtype)
     values[0, 3, 3], values[1, 5, 5], values[2, 7, 7], values[:, 9, 9] = math.nan, math.inf, -math.inf, math.nan
+    if dtype == "float64":  # beyond float32, and finite
+        values[0, 4, 4:6] = 1e300, -1e300
     patch = read(write(tmp_path / "r.tif", values, nodata=nodata))
     assert np.argwhere(~patch.valid).tolist() == [[3, 3], [5, 5], [7, 7], [9, 9]]
-    np.testing.assert_array_equal(patch.values, np.where(patch.valid, values, 0))
+    np.testing.assert_array_equal(patch.values, np.where(patch.valid, values.clip(-3e38, 3e38), 0).astype(np.float32))
 
 
 def test_a_nodata_that_is_given_replaces_the_files_own(tmp_path):
@@ -343,12 +336,10 @@ def test_scenes_that_cannot_be_used_are_named(tmp_path):
     good = write(tmp_path / "good.tif", noise(1, large.shape), large)
     cut = write(tmp_path / "cut.tif", noise(1, large.shape), large)
     cut.write_bytes(cut.read_bytes()[:200_000])
-    bare = write(tmp_path / "bare.tif", noise(1), Grid.pixel_frame(60, 40))
     zero = write(tmp_path / "zero.tif", np.zeros(GRID.shape, np.uint8), nodata=0)
     nans = write(tmp_path / "nans.tif", np.full(GRID.shape, np.nan, np.float32))
     for bad, words in (
         (cut, r"cut\.tif: cannot be read"),
-        (bare, r"bare\.tif: has no CRS; use --pixel-frame"),
         (zero, r"zero\.tif: holds no valid pixel"),
         (nans, r"nans\.tif: holds no valid pixel"),
     ):
