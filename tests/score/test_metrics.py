@@ -88,8 +88,7 @@ def test_reliability_and_ece_by_hand():
     np.testing.assert_allclose(reliability(*CLAIMS), expected)
     assert ece(*CLAIMS) == pytest.approx((1 * 0.05 + 2 * 0.33 + 1 * 0.7 + 2 * 0.025) / 6)
     # In one bin only the means count; in two the same samples are wrong by as much as can be.
-    assert ece([0.0, 1.0], [True, False], bins=1) == 0
-    assert ece([0.0, 1.0], [True, False], bins=2) == 1
+    assert [ece([0.0, 1.0], [True, False], bins) for bins in (1, 2)] == [0, 1]
     assert ece([1.0], [1]) == 0
 
 
@@ -109,13 +108,7 @@ def test_what_is_no_list_of_errors_is_refused(errors):
             call(errors)
 
 
-@pytest.mark.parametrize(
-    ("confidence", "right"),
-    [([], []), ([0.5], [1, 0]), ([[0.5]], [[1]]), ([1.1], [1]), ([-0.01], [0]), ([math.nan], [0])],
-)
-def test_what_is_no_confidence_is_refused(confidence, right):
-    with pytest.raises(ValueError, match=r"confidence must be \(N,\) from 0 to 1"):
-        ece(confidence, right)
+BAD_CLAIMS = ([], []), ([0.5], [1, 0]), ([[0.5]], [[1]]), ([1.1], [1]), ([-0.01], [0]), ([math.nan], [0])
 
 
 @pytest.mark.parametrize(
@@ -126,8 +119,9 @@ def test_what_is_no_confidence_is_refused(confidence, right):
         (lambda: mma_of_truth([], [], 3), "no pairs"),
         (lambda: mma_of_truth([[1.0]], [0], 3), "no pairs"),
         (lambda: mma_of_truth([[1.0], [2.0]], [1], 3), "zip"),
+        *((lambda c=c: ece(*c), r"confidence must be \(N,\) from 0 to 1") for c in BAD_CLAIMS),
     ],
 )
-def test_pairs_that_are_not_there_or_do_not_go_together_are_refused(call, words):
+def test_pairs_and_confidences_that_are_not_there_or_do_not_go_together_are_refused(call, words):
     with pytest.raises(ValueError, match=words):
         call()
