@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import numpy as np
 
-from sn9reg.errors import Sn9regError
+from sn9reg.errors import OutputError, Sn9regError
 from sn9reg.raster.files import atomic_output, grid_of, open_raster
 from sn9reg.raster.folders import data_root
 from sn9reg.raster.grid import Grid
@@ -55,6 +55,14 @@ def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = [f"| {' | '.join(row)} |" for row in [head, *rows]]
     lines.insert(1, "|---" * len(head) + "|")
     return "\n".join(lines) + "\n"
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those that it lies in. Raises OutputError where it cannot be made."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be made ({error.strerror})") from error
 
 
 def grids(files: SceneFiles) -> tuple[Grid, Grid]:

@@ -16,9 +16,9 @@ from typing import Any
 import click
 import yaml
 
-from pipelines.common import clear_errors
+from pipelines.common import clear_errors, make_folder
 from sn9reg.errors import ConfigError
-from sn9reg.raster.files import PathLike, make_folder
+from sn9reg.raster.files import PathLike
 from sn9reg.training.config import TrainingConfig, read
 from sn9reg.training.loop import train
 from sn9reg.weights.store import save

@@ -11,9 +11,8 @@ from typing import Any
 
 import click
 
-from pipelines.common import write
+from pipelines.common import make_folder, write
 from pipelines.train import WEIGHTS_FILE, run
-from sn9reg.raster.files import make_folder
 from sn9reg.training.config import TrainingConfig, as_dict
 
 

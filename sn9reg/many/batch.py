@@ -12,9 +12,9 @@ from typing import Any
 
 import pandas as pd
 
-from sn9reg.errors import ConfigError, InputError
+from sn9reg.errors import ConfigError, InputError, OutputError
 from sn9reg.many.jobs import FAILED, Job, Result, do, finished, run
-from sn9reg.raster.files import PathLike, atomic_output, make_folder
+from sn9reg.raster.files import PathLike, atomic_output
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +81,11 @@ def do_all(
 
     Raises OutputError where the folder cannot be written.
     """
-    folder = make_folder(jobs[0].folder)
+    folder = Path(jobs[0].folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be made ({error.strerror})") from error
     summary = folder / SUMMARY
     results = {job.name: result for job in jobs if (result := finished(job)) is not None}
     _write_summary(summary, results.values())  # now, so that a folder that cannot be written is known before any work

@@ -13,7 +13,7 @@ from sn9reg.errors import OutputError
 from sn9reg.many.jobs import REGISTERED, Job, Result, finished, run
 from sn9reg.matchers.base import matcher_classes
 from sn9reg.offsets import open_offsets
-from sn9reg.raster.files import atomic_output, check_output, make_folder
+from sn9reg.raster.files import atomic_output, check_output
 from sn9reg.raster.scene import PairFiles
 from sn9reg.report.page import template, uri
 from sn9reg.report.views import Picture, Place, checkerboard, coarse_field, open_viewer, overview_factor, png, webp
@@ -59,7 +59,10 @@ def compare(
     _check_folder(folder)
     with job.files.open():
         pass  # an image that cannot be read is no matcher's failure
-    make_folder(folder)
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be made ({error.strerror})") from error
     jobs, results = [], []
     for name in matchers:
         options = {**job.options.get("matcher_options", {}), **(extra or {}).get(name, {})}

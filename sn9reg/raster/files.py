@@ -139,13 +139,12 @@ def check_output(path: PathLike, overwrite: bool = False, inputs: Iterable[PathL
             raise OutputError(f"{path}: {words}")
 
 
-def make_folder(path: PathLike) -> Path:
-    """Make a folder and those that it lies in, where they are missing. Raises OutputError if it cannot be made."""
+def make_folder(folder: PathLike) -> None:
+    """Make a folder and those that it lies in. Raises OutputError where it cannot be made."""
     try:
-        Path(path).mkdir(parents=True, exist_ok=True)
+        Path(folder).mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(f"{path}: cannot be made ({error.strerror})") from error
-    return Path(path)
+        raise OutputError(f"{folder}: cannot be made ({error.strerror})") from error
 
 
 def geotiff_profile(grid: Grid, count: int, dtype: str, **options: Any) -> dict[str, Any]:

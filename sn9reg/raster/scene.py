@@ -23,7 +23,8 @@ from rasterio.vrt import WarpedVRT
 from sn9reg.errors import InputError
 from sn9reg.raster.files import PathLike, alpha_band, check_bands, data_bands, grid_of, open_raster, reading
 from sn9reg.raster.grid import Grid, Points, Window, common_grid
-from sn9reg.raster.view import Patch, Posed, SceneView
+from sn9reg.raster.posed import Posed
+from sn9reg.raster.view import Patch, SceneView
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

@@ -17,7 +17,7 @@ import numpy as np
 from sn9reg import progress
 from sn9reg.errors import ConfigError, OutputError
 from sn9reg.offsets import Block, OffsetMap
-from sn9reg.raster.files import atomic_output, check_output, make_folder
+from sn9reg.raster.files import atomic_output, check_output
 from sn9reg.raster.scene import PairFiles
 from sn9reg.report import figures
 from sn9reg.report.figures import Scale
@@ -112,7 +112,10 @@ def check_report(folder: str | Path, overwrite: bool = False) -> None:
 
 def _write(folder: Path, html: str, drawn: Sequence[_Figure], overwrite: bool) -> Path:
     """The page last: where it is, all of the report is, and nothing of one before."""
-    make_folder(folder)
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be made ({error.strerror})") from error
     for figure in drawn:
         with atomic_output(folder / f"{figure.name}.png", overwrite) as temporary:
             temporary.write_bytes(figure.png)

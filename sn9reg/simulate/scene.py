@@ -12,9 +12,9 @@ from affine import Affine
 from rasterio.crs import CRS
 from rasterio.windows import Window as RasterioWindow
 
-from sn9reg.errors import ConfigError
+from sn9reg.errors import ConfigError, OutputError
 from sn9reg.offsets import OffsetMap, from_nodes, node_positions, offsets_between
-from sn9reg.raster.files import PathLike, atomic_output, check_output, create_raster, geotiff_profile, make_folder
+from sn9reg.raster.files import PathLike, atomic_output, check_output, create_raster, geotiff_profile
 from sn9reg.raster.grid import Grid, Points, Window
 from sn9reg.simulate.field import Bounds, GroundField, terrain_field, tiepoint_field
 from sn9reg.simulate.given import COLUMNS, read_given
@@ -109,7 +109,11 @@ def simulate(
     if not 0 <= empty <= 0.9:
         raise ConfigError(f"an empty fraction of {empty}: must be 0 to 0.9")
     _check(width, height, seed)
-    target = make_folder(folder)
+    target = Path(folder)
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be made ({error.strerror})") from error
     names = ("02_optical_train_01.tif", "02_sar_train_01.tif", "02_tiepoints_train_01.csv", "02_offsets_train_01.tif")
     files = SimulatedScene(*(target / name for name in names))
     for path in astuple(files):

@@ -188,7 +188,9 @@ def test_check_output_before_any_work(tmp_path):
     assert not target.exists()
     target.touch()
     check_output(target, overwrite=True)
-    assert make_folder(str(tmp_path / "a" / "b")) == tmp_path / "a" / "b" == make_folder(tmp_path / "a" / "b")
+    for folder in (tmp_path / "a" / "b", str(tmp_path)):
+        make_folder(folder)
+    assert (tmp_path / "a" / "b").is_dir()
     with pytest.raises(OutputError, match=r"out\.tif/in: cannot be made \(Not a directory\)"):
         make_folder(target / "in")
     for path, overwrite, message in (

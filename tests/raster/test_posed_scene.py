@@ -7,7 +7,7 @@ from support.rasters import TEXTURE_TRANSFORM, UTM, write_raster
 
 from sn9reg.raster.grid import Window
 from sn9reg.raster.scene import Patch, open_pair
-from sn9reg.raster.view import through
+from sn9reg.raster.posed import through
 
 SIDE = 200
 MIDDLE = (SIDE - 1) / 2
