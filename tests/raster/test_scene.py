@@ -331,23 +331,6 @@ def test_scenes_that_do_not_overlap(tmp_path):
         assert opened.overlap == Window(59, 39, 1, 1)
 
 
-def test_scenes_that_cannot_be_used_are_named(tmp_path):
-    large = Grid(GRID.transform, 600, 900, UTM)
-    good = write(tmp_path / "good.tif", noise(1, large.shape), large)
-    cut = write(tmp_path / "cut.tif", noise(1, large.shape), large)
-    cut.write_bytes(cut.read_bytes()[:200_000])
-    zero = write(tmp_path / "zero.tif", np.zeros(GRID.shape, np.uint8), nodata=0)
-    nans = write(tmp_path / "nans.tif", np.full(GRID.shape, np.nan, np.float32))
-    for bad, words in (
-        (cut, r"cut\.tif: cannot be read"),
-        (zero, r"zero\.tif: holds no valid pixel"),
-        (nans, r"nans\.tif: holds no valid pixel"),
-    ):
-        for pair in ((bad, good), (good, bad)):
-            with pytest.raises(InputError, match=words), open_pair(*pair):
-                pass
-
-
 def test_one_valid_pixel_is_found_in_a_large_scene(tmp_path):
     grid = Grid(GRID.transform, 2500, 40, UTM)
     values = np.zeros(grid.shape, np.uint8)
