@@ -55,38 +55,35 @@ def ramp(grid, crs=UTM):
 REAL = ["uint8", "int8", "uint32", "int64", "uint64", "float32", "float64"]
 
 
-@pytest.mark.parametrize("resampling", [None, "nearest", "cubic"])
 @pytest.mark.parametrize("dtype", [*REAL, "complex64", "complex128", "complex_int16"])
-def test_identity_returns_every_byte(tmp_path, dtype, resampling):
+def test_identity_returns_every_byte(tmp_path, dtype):
     array = noise(dtype.replace("_int16", "64"))
     if dtype == "uint64":
         array[0, 0, 0] = 2**64 - 1
     if dtype.startswith("float") or dtype in ("complex64", "complex128"):
         array[0, 3, 3], array[1, 5, 5] = -np.inf, np.nan
     raster = write(tmp_path / "r.tif", array, dtype=dtype)
-    if dtype in ("int64", "uint64") and resampling == "cubic":
-        with pytest.raises(ConfigError, match="nearest"):
-            run(tmp_path, constant(0, 0), raster, resampling=resampling)
-        assert not (tmp_path / "out.tif").exists()
-        return
-    values, valid, profile = run(tmp_path, constant(0, 0), raster, resampling=resampling)
-    assert values.tobytes() == array.tobytes()
-    assert valid.all()
-    assert (profile["dtype"], profile["nodata"], profile["transform"]) == (dtype, None, OPTICAL.transform)
+    for how in (None, "nearest", "cubic"):
+        if how == "cubic" and dtype.endswith("int64"):
+            with pytest.raises(ConfigError, match="nearest"):
+                run(tmp_path, constant(0, 0), raster, resampling=how)
+            continue
+        values, valid, profile = run(tmp_path, constant(0, 0), raster, resampling=how)
+        assert values.tobytes() == array.tobytes()
+        assert valid.all()
+        assert (profile["dtype"], profile["nodata"], profile["transform"]) == (dtype, None, OPTICAL.transform)
 
 
 @settings(max_examples=20)
 @given(dx=st.integers(-70, 70), dy=st.integers(-50, 50), how=st.sampled_from(["nearest", "bilinear", "cubic"]))
 def test_whole_offsets_shift_the_image(tmp_path_factory, dx, dy, how):
-    array = noise("uint8")
-    folder = tmp_path_factory.mktemp("shift")
+    array, folder = noise("uint8") + np.uint8(1), tmp_path_factory.mktemp("shift")
     raster = write(folder / "r.tif", array)
     values, valid, _ = run(folder, constant(dx, dy), raster, resampling=how)
-    rows, cols = np.mgrid[: OPTICAL.height, : OPTICAL.width] + np.array([dy, dx])[:, None, None]
-    inside = (rows >= 0) & (rows < OPTICAL.height) & (cols >= 0) & (cols < OPTICAL.width)
-    expected = np.where(inside, array[:, rows.clip(0, 39), cols.clip(0, 59)], 0)
+    around = np.pad(array, ((0, 0), (50, 50), (70, 70)))  # 0 outside; no pixel of the image is
+    expected = around[:, 50 + dy : 90 + dy, 70 + dx : 130 + dx]
     np.testing.assert_array_equal(values, expected)
-    np.testing.assert_array_equal(valid, np.stack([inside] * 2))
+    np.testing.assert_array_equal(valid, expected > 0)
 
 
 def elsewhere(epsg, grid, size):
