@@ -144,10 +144,9 @@ class _Source:
         return math.nan if self.dtype.startswith(("float", "complex")) and not self.alpha else 0
 
     def profile(self, grid: Grid) -> dict[str, Any]:
-        is_rgb = self.colours[:3] == [ColorInterp.red, ColorInterp.green, ColorInterp.blue]
-        options: dict[str, Any] = {} if self.nodata is None else {"nodata": self.nodata}
-        options |= {"photometric": "rgb"} if is_rgb else {}
-        options |= {"alpha": "yes"} if self.alpha else {}
+        rgb = "rgb" if self.colours[:3] == [ColorInterp.red, ColorInterp.green, ColorInterp.blue] else None
+        options = {"nodata": self.nodata, "photometric": rgb, "alpha": "yes" if self.alpha else None}
+        options = {name: value for name, value in options.items() if value is not None}
         return geotiff_profile(grid, len(self.bands), self.dtype, **options)
 
     def describe(self, target: DatasetWriter) -> None:
@@ -186,9 +185,8 @@ class _Source:
             dtype = None if self.dtype == "complex_int16" else self.dtype
             values = self.dataset.read(self.bands, window=area, out_dtype=dtype)
             valid = self.dataset.read_masks(self.bands, window=area) != 0
-        for i, colour in enumerate(self.colours):
-            if colour == ColorInterp.alpha:
-                valid[i] = values[i] != 0
+        alpha = [colour == ColorInterp.alpha for colour in self.colours]
+        valid[alpha] = values[alpha] != 0
         if self.marker is not None:
             valid &= values != self.marker
         return values, valid & ~np.isnan(values) if values.dtype.kind in "fc" else valid

@@ -62,17 +62,12 @@ class OffsetMap:
         return result
 
     def write(self, path: PathLike, overwrite: bool = False, creation_options: Mapping[str, Any] | None = None) -> None:
-        """Write as GeoTIFF, by blocks, whole or not at all.
-
-        Raises OutputError if the target exists without `overwrite`, or cannot be written.
-        """
+        """Write as GeoTIFF, by blocks, whole or not at all. Raises OutputError as `atomic_output` does."""
         profile = geotiff_profile(self.grid, self.count, "float32", nodata=float("nan"), interleave="band")
         profile |= creation_options or {}
         with atomic_output(path, overwrite) as temporary, create_raster(temporary, profile) as target:
             target.update_tags(**{TAG_PREFIX + key.upper(): value for key, value in self.facts.items()})
-            for band, name in enumerate(BANDS[: self.count], start=1):
-                target.set_band_description(band, name)
-                target.set_band_unit(band, "px")
+            target.descriptions, target.units = BANDS[: self.count], ["px"] * self.count
             # Whole rows of blocks, so that every tile is compressed once and several in parallel.
             for row in range(0, self.grid.height, 512):
                 window = Window(0, row, self.grid.width, min(512, self.grid.height - row))

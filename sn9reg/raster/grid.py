@@ -1,8 +1,7 @@
 """Pixel <-> map, coarser grids, the common grid, windows: the only place that knows the conventions.
 
 Pixel coordinates are (x, y) = (column, row), float64. An integer names the pixel CENTRE, which lies at
-``transform * (c + 0.5, r + 0.5)`` in map space. A grid without CRS is a *pixel frame*: one pixel is one unit, y runs
-down.
+``transform * (c + 0.5, r + 0.5)`` in map space. A grid without CRS is a *pixel frame*: 1 px is 1 unit, y runs down.
 """
 
 from __future__ import annotations
@@ -213,9 +212,8 @@ def _name(crs: CRS) -> str:
 
 def _metric_crs(optical: Grid, sar: Grid) -> CRS:
     """The optical CRS if it is projected, else the SAR one, else UTM at the optical centre."""
-    for grid in (optical, sar):
-        if grid.crs is not None and grid.crs.is_projected:
-            return grid.crs
+    if projected := [grid.crs for grid in (optical, sar) if grid.crs is not None and grid.crs.is_projected]:
+        return projected[0]
     centre = optical.outline().mean(axis=0, keepdims=True)
     longitude, latitude = optical.map_to_crs(centre, CRS.from_epsg(4326))[0].tolist()
     return CRS.from_epsg((32600 if latitude >= 0 else 32700) + min(60, int((longitude + 180) // 6) + 1))

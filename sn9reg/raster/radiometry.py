@@ -1,7 +1,4 @@
-"""Radiometry: grey optical, logarithmic SAR.
-
-SAR speckle is multiplicative. On the logarithm it is additive, and its strength does not depend on the signal.
-"""
+"""Radiometry: grey optical, and logarithmic SAR, on which speckle is additive and as strong everywhere."""
 
 from __future__ import annotations
 

@@ -154,8 +154,8 @@ class ScenePair:
     @property
     def overlap(self) -> Window:
         """Where the extents of both scenes overlap, in pixels of the common grid."""
-        windows = [self.grid.covering(self.grid.to_map(scene.outline())) for scene in (self.optical, self.sar)]
-        return windows[0].intersect(windows[1])
+        optical, sar = (self.grid.covering(self.grid.to_map(s.outline())) for s in (self.optical, self.sar))
+        return optical.intersect(sar)
 
     def posed(self, matrix: npt.NDArray[np.float64]) -> ScenePair:
         """The pair with its SAR scene seen through `matrix`, see `Posed`. Raises TypeError for a pair posed already."""
@@ -183,10 +183,7 @@ class Reading(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class PairFiles:
-    """The two images of a pair and how they are read.
-
-    Validity comes from nodata, alpha, mask band and NaN, and is never guessed.
-    """
+    """The two images of a pair. Validity comes from nodata, alpha, mask band and NaN, and is never guessed."""
 
     optical: PathLike
     sar: PathLike

@@ -29,8 +29,8 @@ _log = logging.getLogger(__name__)
 class Score:
     """How far an offset map is from tie-points, in optical pixels (px) and metres (m; NaN in a pixel frame).
 
-    Every mean is NaN if the map holds no value at a tie-point. All but SpaceNet 9's are unrounded, and respect pixel
-    centres, rotation and tie-points between pixels.
+    All but SpaceNet 9's numbers are unrounded and respect pixel centres, rotation and tie-points between pixels. Means
+    are NaN if the map holds no value at a tie-point.
     """
 
     sn9_mean_px: float  # SpaceNet 9's mean error (`sn9_reference`), which counts every row once
@@ -48,8 +48,7 @@ class Score:
     points: pd.DataFrame | None = field(default=None, repr=False, compare=False)  # what `per_point` gives
 
     def per_point(self) -> pd.DataFrame:
-        """One row per tie-point: coordinates, offset and reference (unrounded and SpaceNet 9's, in optical pixels),
-        and the errors with and without registration."""
+        """One row per tie-point: coordinates, offset, reference (unrounded and SpaceNet 9's, optical px) and errors."""
         return pd.DataFrame() if self.points is None else self.points.copy()
 
     def as_dict(self) -> dict[str, Any]:
