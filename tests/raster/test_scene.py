@@ -331,18 +331,13 @@ def test_scenes_that_do_not_overlap(tmp_path):
         assert opened.overlap == Window(59, 39, 1, 1)
 
 
-def test_one_valid_pixel_is_found_in_a_large_scene(tmp_path):
-    grid = Grid(GRID.transform, 2500, 40, UTM)
-    values = np.zeros(grid.shape, np.uint8)
-    values[33, 1777] = 9
-    patch, _ = read_both(write(tmp_path / "r.tif", values, grid, nodata=0), write(tmp_path / "s.tif", noise(1)))
-    assert patch.valid.sum() == 1
-
-
 def test_overview(tmp_path):
     wide = Grid(GRID.transform, 2500, 40, UTM)
     values = np.arange(2500, dtype=np.float32) + np.zeros(wide.shape, np.float32)
     small, large = write(tmp_path / "small.tif", noise(1)), write(tmp_path / "large.tif", values, wide)
+    only = np.zeros(wide.shape, np.uint8)
+    only[33, 1777] = 9  # one valid pixel is found in a large scene
+    assert read_both(write(tmp_path / "only.tif", only, wide, nodata=0), small)[0].valid.sum() == 1
     with open_pair(small, small) as pair:
         patch, factor = pair.overview(pair.optical)
         assert factor == 1

@@ -92,15 +92,6 @@ def test_reliability_and_ece_by_hand():
     assert ece([1.0], [1]) == 0
 
 
-def test_overconfidence_is_the_calibration_error():
-    random, gap = np.random.default_rng(2), 0.2
-    sure = random.uniform(0.5, 1, 100_000)
-    right = random.random(len(sure)) < sure - gap
-    assert ece(sure, right) == pytest.approx(gap, abs=0.01)
-    assert ece(sure - gap, right) < 0.01
-    assert ece(1 - sure, ~right) == pytest.approx(gap, abs=0.01)  # too little is as wrong as too much
-
-
 @pytest.mark.parametrize("errors", [[], np.zeros((3, 2)), 1.0])
 def test_what_is_no_list_of_errors_is_refused(errors):
     for call in (lambda e: cmr(e, 1), mean_l2, summarise, *([] if np.ndim(errors) == 1 else [ncm, rmse])):
