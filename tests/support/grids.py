@@ -34,14 +34,14 @@ def offsets_of(array, grid, **options):
     return OffsetMap(grid, lambda window: array[(slice(None), *window.slices())], **options)
 
 
+def places(grid):
+    """(N, 2) map coordinates of the centres of a grid's pixels, row by row."""
+    x, y = np.meshgrid(np.arange(grid.width), np.arange(grid.height))
+    return grid.to_map(np.column_stack([x.ravel(), y.ravel()]))
+
+
 def around(longitude, latitude, crs, side, n=100, angle=0, south_up=False, shift=(0, 0)):
     """A grid of n x n pixels whose centre lies at a place, or `shift` pixels from it."""
     (x,), (y,) = transform_coordinates(CRS.from_epsg(4326), crs, [longitude], [latitude])
     transform = Affine.translation(x, y) * Affine.rotation(angle) * Affine.scale(side, side if south_up else -side)
     return Grid(transform * Affine.translation(shift[0] - n / 2, shift[1] - n / 2), n, n, crs)
-
-
-def places(grid):
-    """(N, 2) map coordinates of the centres of a grid's pixels, row by row."""
-    x, y = np.meshgrid(np.arange(grid.width), np.arange(grid.height))
-    return grid.to_map(np.column_stack([x.ravel(), y.ravel()]))
