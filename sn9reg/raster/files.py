@@ -72,7 +72,7 @@ def grid_of(dataset: DatasetReader, pixel_frame: bool = False) -> Grid:
 
 def data_bands(dataset: DatasetReader) -> list[int]:
     """1-based indexes of the bands that are not alpha. Raises InputError if there is none."""
-    bands = [i for i in dataset.indexes if dataset.colorinterp[i - 1] != ColorInterp.alpha]
+    bands = [i for i, c in zip(dataset.indexes, dataset.colorinterp, strict=True) if c != ColorInterp.alpha]
     if not bands:
         raise InputError(f"{dataset.name}: has no band but alpha")
     return bands
@@ -80,7 +80,7 @@ def data_bands(dataset: DatasetReader) -> list[int]:
 
 def alpha_band(dataset: DatasetReader) -> int | None:
     """1-based index of the first alpha band."""
-    return next((i for i in dataset.indexes if dataset.colorinterp[i - 1] == ColorInterp.alpha), None)
+    return next((i for i, c in zip(dataset.indexes, dataset.colorinterp, strict=True) if c == ColorInterp.alpha), None)
 
 
 def check_bands(dataset: DatasetReader, bands: Iterable[int], allow_complex: bool = False) -> None:

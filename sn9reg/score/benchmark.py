@@ -56,7 +56,7 @@ def bench_patches(
 
     degradation: done to every template; its float32 values are not clipped to the file's data type. rotate: degrees;
     every template is turned about its centre by an angle drawn from +-rotate, and its true place is that of the centre
-    (S. Bertrand et al., "Learning-based SAR-Optical Registration for Navigation", sections V-C and VI).
+    (S. Bertrand et al., "Learning-based SAR-Optical Registration for Navigation", V-C, VI). Neither moves the places.
 
     Raises InputError for a folder without pairs, with images smaller than `reference`, or, with speckle, of negative
     values; ConfigError where the template is not smaller than the patch, and for a `rotate` not from 0 to 180.

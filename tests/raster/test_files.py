@@ -106,17 +106,16 @@ def test_atomic_output_appears_at_the_end_only(tmp_path):
     assert stat.S_IMODE(target.stat().st_mode) == 0o666 & ~umask
 
 
-@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
-def test_atomic_output_leaves_nothing_when_it_fails(tmp_path, error):
+def test_atomic_output_leaves_nothing_when_it_fails(tmp_path):
     target = tmp_path / "out.tif"
     target.write_bytes(b"before")
 
     def fail(temporary):
         temporary.write_bytes(b"half")
         temporary.with_name(temporary.name + ".aux.xml").write_text("statistics")
-        raise error
+        raise KeyboardInterrupt
 
-    with pytest.raises(error), atomic_output(target, overwrite=True) as temporary:
+    with pytest.raises(KeyboardInterrupt), atomic_output(target, overwrite=True) as temporary:
         fail(temporary)
     assert target.read_bytes() == b"before"
     assert [p.name for p in tmp_path.iterdir()] == ["out.tif"]
