@@ -137,7 +137,7 @@ def offsets_truth(path: Path) -> Truth:
     def truth(pair: ScenePair, xy: Points) -> Points:
         grid = pair.optical.grid
         here = grid.to_pixel(pair.grid.map_to_crs(pair.grid.to_map(xy), grid.crs))
-        inside = ((here >= -0.5) & (here <= np.array([grid.width, grid.height]) - 0.5)).all(axis=1)
+        inside = grid.holds(here)
         moved = np.full_like(here, np.nan)
         with open_offsets(path) as exact:
             moved[inside] = here[inside] + exact.sample(here[inside])[:, :2]

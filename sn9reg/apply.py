@@ -80,7 +80,9 @@ def apply_offsets(
     if offsets.facts.get("registered") == "no":
         _log.warning("the offset map says that its pair was NOT registered; %s will not fit the optical image", out)
     with open_raster(raster) as dataset:
-        source = _Source.of(dataset, offsets.grid, resampling, nodata, bands, pixel_frame)
+        chosen = list(bands or dataset.indexes)
+        check_bands(dataset, chosen, allow_complex=True)
+        source = _Source.of(dataset, chosen, grid_of(dataset, pixel_frame), offsets.grid, resampling, nodata)
         job = _Job(offsets, source, locator(offsets.grid, source.grid))
         profile = source.profile(offsets.grid) | dict(creation_options or {})
         with (
@@ -109,35 +111,26 @@ class _Source:
 
     @classmethod
     def of(
-        cls,
-        dataset: DatasetReader,
-        optical: Grid,
-        resampling: str | None,
-        nodata: float | None,
-        bands: Sequence[int] | None,
-        pixel_frame: bool,
+        cls, dataset: DatasetReader, bands: list[int], grid: Grid, optical: Grid, how: str | None, nodata: float | None
     ) -> _Source:
         """Settle every default. Raises InputError, ConfigError."""
-        chosen = list(bands or dataset.indexes)
-        check_bands(dataset, chosen, allow_complex=True)
-        grid = grid_of(dataset, pixel_frame)
         if (grid.crs is None) != (optical.crs is None):
             raise InputError(f"{dataset.name}: has a CRS or the offset map has, not both; use --pixel-frame")
-        dtype = _common_dtype(dataset, chosen)
-        colours = [dataset.colorinterp[band - 1] for band in chosen]
+        dtype = _common_dtype(dataset, bands)
+        colours = [dataset.colorinterp[band - 1] for band in bands]
         names_things = dtype in ("int64", "uint64") or ColorInterp.palette in colours
-        how = resampling or ("nearest" if names_things else "bilinear")
+        how = how or ("nearest" if names_things else "bilinear")
         if how not in RESAMPLING:
             raise ConfigError(f"resampling is {', '.join(RESAMPLING)}, not {how}")
         if how != "nearest" and names_things:
             raise ConfigError(f"{dataset.name}: a palette or 64-bit integers cannot be blended; use nearest")
-        declared = dataset.nodatavals[chosen[0] - 1]
+        declared = dataset.nodatavals[bands[0] - 1]
         if nodata is not None and not _fits(nodata, dtype):
             raise ConfigError(f"nodata {nodata:g} does not fit into the raster's type {dtype}")
         kept = declared if nodata is None and declared is not None and _fits(declared, dtype) else nodata
         factor = 1 if how == "nearest" else _finer(optical, grid)
         marker = nodata if declared is None else None
-        return cls(dataset, grid.coarsen(factor), factor, chosen, colours, dtype, how, kept, marker)
+        return cls(dataset, grid.coarsen(factor), factor, bands, colours, dtype, how, kept, marker)
 
     @property
     def alpha(self) -> bool:
@@ -151,10 +144,9 @@ class _Source:
         return math.nan if self.dtype.startswith(("float", "complex")) and not self.alpha else 0
 
     def profile(self, grid: Grid) -> dict[str, Any]:
-        is_rgb = self.colours[:3] == [ColorInterp.red, ColorInterp.green, ColorInterp.blue]
-        options: dict[str, Any] = {} if self.nodata is None else {"nodata": self.nodata}
-        options |= {"photometric": "rgb"} if is_rgb else {}
-        options |= {"alpha": "yes"} if self.alpha else {}
+        rgb = "rgb" if self.colours[:3] == [ColorInterp.red, ColorInterp.green, ColorInterp.blue] else None
+        options = {"nodata": self.nodata, "photometric": rgb, "alpha": "yes" if self.alpha else None}
+        options = {name: value for name, value in options.items() if value is not None}
         return geotiff_profile(grid, len(self.bands), self.dtype, **options)
 
     def describe(self, target: DatasetWriter) -> None:
@@ -166,7 +158,7 @@ class _Source:
         if any(dataset.scales[i] != 1 or dataset.offsets[i] != 0 for i in rows):
             target.scales, target.offsets = [dataset.scales[i] for i in rows], [dataset.offsets[i] for i in rows]
         for index, band in enumerate(self.bands, start=1):
-            # The old statistics are not those of the new pixels.
+            # Statistics are of the raster's own pixels.
             tags = dataset.tags(band).items()
             target.update_tags(index, **{k: v for k, v in tags if not k.startswith("STATISTICS_")})
         if self.colours == [ColorInterp.palette]:
@@ -193,9 +185,8 @@ class _Source:
             dtype = None if self.dtype == "complex_int16" else self.dtype
             values = self.dataset.read(self.bands, window=area, out_dtype=dtype)
             valid = self.dataset.read_masks(self.bands, window=area) != 0
-        for i, colour in enumerate(self.colours):
-            if colour == ColorInterp.alpha:
-                valid[i] = values[i] != 0
+        alpha = [colour == ColorInterp.alpha for colour in self.colours]
+        valid[alpha] = values[alpha] != 0
         if self.marker is not None:
             valid &= values != self.marker
         return values, valid & ~np.isnan(values) if values.dtype.kind in "fc" else valid
@@ -223,7 +214,9 @@ class _Job:
             inside = (x >= -0.5) & (x < grid.width - 0.5) & (y >= -0.5) & (y < grid.height - 0.5)
         if not inside.any():
             return np.zeros((count, *x.shape), self._dtype), np.zeros((count, *x.shape), bool)
-        need = _window_around(x[inside], y[inside]).intersect(grid.window)
+        left, top = math.floor(x[inside].min()) - 2, math.floor(y[inside].min()) - 2
+        right, bottom = math.ceil(x[inside].max()) + 3, math.ceil(y[inside].max()) + 3
+        need = Window(left, top, right - left, bottom - top).intersect(grid.window)
         if need.width * need.height > _MAX_PIXELS and x.size > 1:
             axis = int(np.argmax(x.shape))
             halves = zip(np.array_split(x, 2, axis), np.array_split(y, 2, axis), strict=True)
@@ -245,7 +238,6 @@ def _write(target: DatasetWriter, job: _Job, threads: int) -> bool:
     """Compute and write every block; whether any pixel got data."""
     masking, any_data = False, False
     can_mask = job.source.nodata is None and not job.source.alpha
-    done: list[tuple[slice, slice]] = []
     blocks = list(job.offsets.grid.blocks(512))
     for count, (window, (values, valid)) in enumerate(_in_parallel(job, blocks, threads), start=1):
         area = window.slices()
@@ -254,12 +246,10 @@ def _write(target: DatasetWriter, job: _Job, threads: int) -> bool:
         any_data |= bool(seen.any())
         if can_mask and not masking and not seen.all():
             masking = True  # a new mask starts all invalid
-            for earlier in done:
-                target.write_mask(True, window=earlier)
+            for earlier in blocks[: count - 1]:
+                target.write_mask(True, window=earlier.slices())
         if masking:
             target.write_mask(seen, window=area)
-        elif can_mask:
-            done.append(area)
         progress.report(count / len(blocks))
     return any_data
 
@@ -290,11 +280,6 @@ def _positions(window: Window, offsets: Block, locate: Locate) -> tuple[Floats, 
 def _joined(parts: Sequence[tuple[Values, Mask]], axis: int) -> tuple[Values, Mask]:
     values, valid = zip(*parts, strict=True)
     return np.concatenate(values, axis), np.concatenate(valid, axis)
-
-
-def _window_around(x: Floats, y: Floats) -> Window:
-    left, top = math.floor(x.min()) - 2, math.floor(y.min()) - 2
-    return Window(left, top, math.ceil(x.max()) + 3 - left, math.ceil(y.max()) + 3 - top)
 
 
 def _finish(values: Values, valid: Mask, source: _Source) -> Values:

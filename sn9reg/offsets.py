@@ -49,11 +49,11 @@ class OffsetMap:
         Raises InputError where a coordinate lies outside the optical image.
         """
         xy = np.asarray(xy, dtype=np.float64)
-        size = np.array([self.grid.width, self.grid.height])
-        if len(xy) and (not np.isfinite(xy).all() or (xy < -0.5).any() or (xy > size - 0.5).any()):
-            raise InputError(f"a point lies outside the optical image of {size[0]} x {size[1]} px")
+        width, height = self.grid.width, self.grid.height
+        if not self.grid.holds(xy).all():
+            raise InputError(f"a point lies outside the optical image of {width} x {height} px")
         result = np.empty((len(xy), self.count))
-        for i, (x, y) in enumerate(np.clip(xy, 0, size - 1)):
+        for i, (x, y) in enumerate(np.clip(xy, 0, (width - 1, height - 1))):
             col, row = int(x), int(y)
             fx, fy = x - col, y - row
             block = self.read(Window(col, row, 1 if fx == 0 else 2, 1 if fy == 0 else 2)).astype(np.float64)
@@ -62,17 +62,12 @@ class OffsetMap:
         return result
 
     def write(self, path: PathLike, overwrite: bool = False, creation_options: Mapping[str, Any] | None = None) -> None:
-        """Write as GeoTIFF, by blocks, whole or not at all.
-
-        Raises OutputError if the target exists without `overwrite`, or cannot be written.
-        """
+        """Write as GeoTIFF, by blocks, whole or not at all. Raises OutputError as `atomic_output` does."""
         profile = geotiff_profile(self.grid, self.count, "float32", nodata=float("nan"), interleave="band")
         profile |= creation_options or {}
         with atomic_output(path, overwrite) as temporary, create_raster(temporary, profile) as target:
             target.update_tags(**{TAG_PREFIX + key.upper(): value for key, value in self.facts.items()})
-            for band, name in enumerate(BANDS[: self.count], start=1):
-                target.set_band_description(band, name)
-                target.set_band_unit(band, "px")
+            target.descriptions, target.units = BANDS[: self.count], ["px"] * self.count
             # Whole rows of blocks, so that every tile is compressed once and several in parallel.
             for row in range(0, self.grid.height, 512):
                 window = Window(0, row, self.grid.width, min(512, self.grid.height - row))
@@ -136,17 +131,15 @@ def open_offsets(path: PathLike, optical: Grid | None = None) -> Iterator[Offset
         if dataset.count < 2:
             raise InputError(f"{path}: has {dataset.count} band; an offset map has dx and dy")
         if optical is not None and optical.shape != dataset.shape:
-            raise InputError(
-                f"{path}: is {dataset.width} x {dataset.height} px and the optical image is "
-                f"{optical.width} x {optical.height} px; offsets belong to one optical image"
-            )
+            sizes = [f"{grid.width} x {grid.height} px" for grid in (dataset, optical)]
+            words = f"is {sizes[0]} and the optical image is {sizes[1]}; offsets belong to one optical image"
+            raise InputError(f"{path}: {words}")
         grid = optical or Grid(dataset.transform, dataset.width, dataset.height, dataset.crs)
         has_sigma = dataset.count > 2 and (dataset.descriptions[2] or "") == "sigma"
-        bands = [1, 2, 3] if has_sigma else [1, 2]
 
         def read(window: Window) -> Block:
             with reading(path):
-                values: Block = dataset.read(bands, window=window.slices()).astype(np.float32)
+                values: Block = dataset.read([1, 2, 3][: 2 + has_sigma], window=window.slices()).astype(np.float32)
             return values
 
         tags = dataset.tags()

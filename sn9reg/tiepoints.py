@@ -28,7 +28,6 @@ Floats = npt.NDArray[np.float64]
 COLUMNS = ("sar_row", "sar_col", "optical_row", "optical_col")
 _EXTRA = ("score", "sigma", "inlier")
 _LONLAT = CRS.from_epsg(4326)
-_NO_LONLAT = "GeoJSON is in longitude and latitude, and a pixel frame has none: write .csv or .points"
 _CRS_LINE = "#CRS:"
 _PLACES = ("mapX", "mapY", "sourceX", "sourceY")  # columns of QGIS that are needed
 
@@ -72,13 +71,12 @@ class TiePoints:
     def check_inside(self, optical: Grid, sar: Grid, name: Callable[[int], str] | None = None) -> None:
         """Raises InputError that names the first point outside its image; `name` says how, from its index."""
         for image, xy, grid in (("optical", self.optical_xy, optical), ("SAR", self.sar_xy, sar)):
-            outside = ((xy < -0.5) | (xy > np.array([grid.width, grid.height]) - 0.5)).any(axis=1)
-            if outside.any():
-                i = int(np.argmax(outside))
-                raise InputError(
-                    f"{name(i) if name else f'tie-point {i + 1}'}: row {xy[i, 1]:g}, column {xy[i, 0]:g} lies outside "
-                    f"the {image} image of {grid.height} rows and {grid.width} columns"
-                )
+            outside = np.flatnonzero(~grid.holds(xy))
+            if len(outside):
+                i = int(outside[0])
+                point = f"{name(i) if name else f'tie-point {i + 1}'}: row {xy[i, 1]:g}, column {xy[i, 0]:g}"
+                size = f"{grid.height} rows and {grid.width} columns"
+                raise InputError(f"{point} lies outside the {image} image of {size}")
 
 
 def read_tiepoints(path: PathLike, optical: Grid | None = None, sar: Grid | None = None) -> TiePoints:
@@ -91,8 +89,9 @@ def read_tiepoints(path: PathLike, optical: Grid | None = None, sar: Grid | None
 
     Raises InputError that names the file, the line (feature) and what is wrong with it.
     """
-    readers = {".geojson": _geojson_table, ".json": _geojson_table, ".points": _points_table}
-    table = readers.get(Path(path).suffix.lower(), _csv_table)(path, _text(path), optical, sar)
+    suffix, text = Path(path).suffix.lower(), _text(path)
+    reader = {".geojson": _geojson_table, ".json": _geojson_table, ".points": _points_table}.get(suffix)
+    table = reader(path, text, optical, sar) if reader else _rows(path, text, COLUMNS)
     if table.empty:
         raise InputError(f"{path}: has a header and no tie-points")
     sar_row, sar_col, optical_row, optical_col = (_column(path, table, name) for name in COLUMNS)
@@ -116,7 +115,7 @@ def write_tiepoints(path: PathLike, tiepoints: TiePoints, optical: Grid, sar: Gr
 
     Raises ConfigError for another extension and for GeoJSON of a pixel frame, OutputError if it cannot be written.
     """
-    check_format(path)
+    check_format(path, optical.crs is None or sar.crs is None)
     writers = {".csv": _csv_text, ".geojson": _geojson_text, ".points": _points_text}
     text = writers[Path(path).suffix.lower()](tiepoints, optical, sar)
     with atomic_output(path, overwrite) as temporary:
@@ -129,7 +128,7 @@ def check_format(path: PathLike, pixel_frame: bool = False) -> None:
     if suffix not in (".csv", ".geojson", ".points"):
         raise ConfigError(f"{path}: tie-points are written as .csv, .geojson or .points, not {suffix or 'without one'}")
     if suffix == ".geojson" and pixel_frame:
-        raise ConfigError(_NO_LONLAT)
+        raise ConfigError("GeoJSON is in longitude and latitude, and a pixel frame has none: write .csv or .points")
 
 
 def _text(path: PathLike) -> str:
@@ -146,10 +145,6 @@ def _text(path: PathLike) -> str:
     if not text.strip():
         raise InputError(f"{path}: is empty; tie-points have the header {','.join(COLUMNS)}")
     return text
-
-
-def _csv_table(path: PathLike, text: str, _optical: Grid | None, _sar: Grid | None) -> pd.DataFrame:
-    return _rows(path, text, COLUMNS)
 
 
 def _rows(path: PathLike, text: str, required: tuple[str, ...], line: int = 1) -> pd.DataFrame:
@@ -203,8 +198,6 @@ def _csv_text(tiepoints: TiePoints, _optical: Grid, _sar: Grid) -> str:
 
 
 def _geojson_text(tiepoints: TiePoints, optical: Grid, sar: Grid) -> str:
-    if optical.crs is None or sar.crs is None:
-        raise ConfigError(_NO_LONLAT)
     places = (optical, tiepoints.optical_xy), (sar, tiepoints.sar_xy)
     # 9 decimals of a degree are 0.1 mm.
     ends = [np.round(grid.map_to_crs(grid.to_map(xy), _LONLAT), 9).tolist() for grid, xy in places]
@@ -251,23 +244,17 @@ def _ends_of_line(where: str, feature: dict[str, Any], optical: Grid | None, sar
 
 
 def _points_text(tiepoints: TiePoints, _optical: Grid, sar: Grid) -> str:
-    import pandas as pd
-
-    places = sar.to_map(tiepoints.sar_xy)
-    x, y = tiepoints.optical_xy.T
-    inlier = np.ones(len(tiepoints), bool) if tiepoints.inlier is None else tiepoints.inlier
-    table = pd.DataFrame(
-        {"mapX": places[:, 0], "mapY": places[:, 1], "sourceX": x + 0.5, "sourceY": -(y + 0.5)}
-        | {"enable": inlier.astype(np.int64), "dX": 0, "dY": 0, "residual": 0}
-    )
+    table = tiepoints.table()[[]]
+    table[["mapX", "mapY"]] = sar.to_map(tiepoints.sar_xy)
+    table[["sourceX", "sourceY"]] = (tiepoints.optical_xy + 0.5) * [1, -1]
+    enabled = 1 if tiepoints.inlier is None else tiepoints.inlier.astype(np.int64)
+    table = table.assign(enable=enabled, dX=0, dY=0, residual=0)
     # QGIS 3.26 and later read the CRS of the map coordinates from the first line.
     head = f"{_CRS_LINE} {sar.crs.to_wkt()}\n" if sar.crs is not None else ""
     return head + str(table.to_csv(index=False, lineterminator="\n"))
 
 
 def _points_table(path: PathLike, text: str, optical: Grid | None, sar: Grid | None) -> pd.DataFrame:
-    import pandas as pd
-
     if sar is None:
         raise InputError(f"{path}: QGIS points hold map coordinates; they can be read only with the SAR raster's grid")
     crs, line = sar.crs, 1
@@ -281,9 +268,9 @@ def _points_table(path: PathLike, text: str, optical: Grid | None, sar: Grid | N
     places = Grid(sar.transform, 1, 1, crs).map_to_crs(np.column_stack([map_x, map_y]), sar.crs)
     sar_xy = sar.to_pixel(places) if len(table) else places
     xy = _source_pixels(np.column_stack([source_x, source_y]), optical)
-    columns = np.column_stack([sar_xy[:, ::-1], xy[:, ::-1]])
-    result = pd.DataFrame(columns, columns=list(COLUMNS), index=table.index)
-    return result.assign(inlier=table["enable"].replace("", "1")) if "enable" in table else result
+    result = table.filter(["enable"]).replace("", "1").rename(columns={"enable": "inlier"})
+    result[list(COLUMNS)] = np.column_stack([sar_xy[:, ::-1], xy[:, ::-1]])
+    return result
 
 
 def _crs_of(path: PathLike, line: str, default: CRS | None) -> CRS | None:
@@ -299,7 +286,6 @@ def _crs_of(path: PathLike, line: str, default: CRS | None) -> CRS | None:
 def _source_pixels(source: Points, optical: Grid | None) -> Points:
     """Optical pixel coordinates of QGIS source coordinates, which are pixels or, of a georeferenced image, places."""
     pixels = source * [1, -1] - 0.5
-    if optical is None or optical.crs is None:
+    if optical is None or optical.crs is None or optical.holds(pixels).all():
         return pixels
-    inside = (pixels >= -0.5) & (pixels <= np.array([optical.width, optical.height]) - 0.5)
-    return pixels if inside.all() else optical.to_pixel(source)
+    return optical.to_pixel(source)

@@ -17,7 +17,7 @@ from sn9reg.registration import Registration
 from sn9reg.simulate import SimulatedScene, simulate
 
 # How long an example takes says more of the machine than of the code.
-hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.register_profile("untimed", deadline=None, max_examples=40)
 hypothesis.settings.load_profile("untimed")
 
 

@@ -2,6 +2,7 @@
 
 import logging
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -28,13 +29,12 @@ def constant(dx, dy, grid=OPTICAL, **facts):
     return grids.offsets_of([np.full(grid.shape, v) for v in (dx, dy)], grid, facts=facts)
 
 
-def write(path, array, grid=OPTICAL, **options):
-    return grids.write(path, array, grid, **options)
+write = partial(grids.write, grid=OPTICAL)
 
 
 def run(tmp_path, offsets, raster, **options):
     out = tmp_path / "out.tif"
-    apply_offsets(offsets, raster, out, **options)
+    apply_offsets(offsets, raster, out, **({"overwrite": True} | options))
     assert {p.suffix for p in tmp_path.iterdir()} == {".tif"}  # no mask or statistics beside it
     with rasterio.open(out) as dataset:
         return dataset.read(), dataset.read_masks() != 0, dataset.profile | {"flags": dataset.mask_flag_enums}
@@ -55,38 +55,35 @@ def ramp(grid, crs=UTM):
 REAL = ["uint8", "int8", "uint32", "int64", "uint64", "float32", "float64"]
 
 
-@pytest.mark.parametrize("resampling", [None, "nearest", "cubic"])
 @pytest.mark.parametrize("dtype", [*REAL, "complex64", "complex128", "complex_int16"])
-def test_identity_returns_every_byte(tmp_path, dtype, resampling):
+def test_identity_returns_every_byte(tmp_path, dtype):
     array = noise(dtype.replace("_int16", "64"))
     if dtype == "uint64":
         array[0, 0, 0] = 2**64 - 1
     if dtype.startswith("float") or dtype in ("complex64", "complex128"):
         array[0, 3, 3], array[1, 5, 5] = -np.inf, np.nan
     raster = write(tmp_path / "r.tif", array, dtype=dtype)
-    if dtype in ("int64", "uint64") and resampling == "cubic":
-        with pytest.raises(ConfigError, match="nearest"):
-            run(tmp_path, constant(0, 0), raster, resampling=resampling)
-        assert not (tmp_path / "out.tif").exists()
-        return
-    values, valid, profile = run(tmp_path, constant(0, 0), raster, resampling=resampling)
-    assert values.tobytes() == array.tobytes()
-    assert valid.all()
-    assert (profile["dtype"], profile["nodata"], profile["transform"]) == (dtype, None, OPTICAL.transform)
+    for how in (None, "nearest", "cubic"):
+        if how == "cubic" and dtype.endswith("int64"):
+            with pytest.raises(ConfigError, match="nearest"):
+                run(tmp_path, constant(0, 0), raster, resampling=how)
+            continue
+        values, valid, profile = run(tmp_path, constant(0, 0), raster, resampling=how)
+        assert values.tobytes() == array.tobytes()
+        assert valid.all()
+        assert (profile["dtype"], profile["nodata"], profile["transform"]) == (dtype, None, OPTICAL.transform)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(dx=st.integers(-70, 70), dy=st.integers(-50, 50), how=st.sampled_from(["nearest", "bilinear", "cubic"]))
 def test_whole_offsets_shift_the_image(tmp_path_factory, dx, dy, how):
-    array = noise("uint8")
-    folder = tmp_path_factory.mktemp("shift")
+    array, folder = noise("uint8") + np.uint8(1), tmp_path_factory.mktemp("shift")
     raster = write(folder / "r.tif", array)
     values, valid, _ = run(folder, constant(dx, dy), raster, resampling=how)
-    rows, cols = np.mgrid[: OPTICAL.height, : OPTICAL.width] + np.array([dy, dx])[:, None, None]
-    inside = (rows >= 0) & (rows < OPTICAL.height) & (cols >= 0) & (cols < OPTICAL.width)
-    expected = np.where(inside, array[:, rows.clip(0, 39), cols.clip(0, 59)], 0)
+    around = np.pad(array, ((0, 0), (50, 50), (70, 70)))  # 0 outside; no pixel of the image is
+    expected = around[:, 50 + dy : 90 + dy, 70 + dx : 130 + dx]
     np.testing.assert_array_equal(values, expected)
-    np.testing.assert_array_equal(valid, np.stack([inside] * 2))
+    np.testing.assert_array_equal(valid, expected > 0)
 
 
 def elsewhere(epsg, grid, size):
@@ -113,7 +110,7 @@ RASTERS = {
 @pytest.mark.parametrize("name", RASTERS)
 def test_any_grid_gives_the_place_that_the_offsets_name(tmp_path, name, how):
     grid = RASTERS[name]
-    raster = write(tmp_path / "r.tif", ramp(grid), grid)
+    raster = write(tmp_path / "r.tif", ramp(grid), grid=grid)
     values, valid, _ = run(tmp_path, constant(4.25, -1.5), raster, resampling=how)
     expected = ramp(OPTICAL) + 3 * 4.25 + 2 * 1.5
     assert valid.mean() > 0.6
@@ -138,22 +135,18 @@ def test_nodes_between_two_crs_are_exact_to_a_hundredth_of_a_pixel(name):
 def test_a_finer_raster_is_averaged_and_with_nearest_is_not(tmp_path):
     grid = Grid(Affine(0.1, 0, 435000, 0, -0.1, 4181000), 300, 200, UTM)
     checks = (np.indices(grid.shape).sum(axis=0) % 2 * 200).astype(np.uint8)
-    raster = write(tmp_path / "r.tif", checks, grid)
-    values, _, _ = run(tmp_path, constant(0, 0), raster)
-    assert set(np.unique(values)) <= {96, 104}  # 12 or 13 of 25 pixels
-    values, _, _ = run(tmp_path, constant(0, 0), raster, resampling="nearest", overwrite=True)
-    assert set(np.unique(values)) == {0, 200}
+    raster = write(tmp_path / "r.tif", checks, grid=grid)
+    assert set(np.unique(run(tmp_path, constant(0, 0), raster)[0])) <= {96, 104}  # 12 or 13 of 25 pixels
+    assert set(np.unique(run(tmp_path, constant(0, 0), raster, resampling="nearest")[0])) == {0, 200}
 
 
 def test_blocks_and_threads_do_not_show(tmp_path, monkeypatch):
-    grid = Grid(OPTICAL.transform, 1100, 600, UTM)
-    rng = np.random.default_rng(1)
-    array = rng.integers(1, 255, (3, *grid.shape)).astype(np.uint8)
-    raster = write(tmp_path / "r.tif", array, grid, nodata=0)
-    wavy = 20 * np.sin(np.indices(grid.shape) / 40)
+    grid = Grid(OPTICAL.transform, 560, 540, UTM)
+    array = np.random.default_rng(1).integers(1, 255, (2, *grid.shape)).astype(np.uint8)
+    raster, wavy = write(tmp_path / "r.tif", array, grid=grid, nodata=0), 20 * np.sin(np.indices(grid.shape) / 40)
     first = run(tmp_path, grids.offsets_of(wavy, grid), raster)[0]
     monkeypatch.setattr(module, "_MAX_PIXELS", 5000)  # every block is cut in many
-    second = run(tmp_path, grids.offsets_of(wavy, grid), raster, threads=3, overwrite=True)[0]
+    second = run(tmp_path, grids.offsets_of(wavy, grid), raster, threads=3)[0]
     np.testing.assert_array_equal(first, second)
     assert (first[:, 50:-50, 50:-50] > 0).all()
 
@@ -169,27 +162,23 @@ def test_wild_and_missing_offsets_are_no_data(tmp_path, caplog):
     np.testing.assert_array_equal(~valid[0], missing)
     np.testing.assert_array_equal(values[0] == 0, missing)
     with caplog.at_level(logging.WARNING):
-        run(tmp_path, constant(0, np.nan, registered="no"), raster, overwrite=True)
+        run(tmp_path, constant(0, np.nan, registered="no"), raster)
     assert "holds no data" in caplog.text
     assert "NOT registered" in caplog.text
 
 
-def test_nodata_is_kept_and_does_not_bleed(tmp_path):
+def test_nodata_is_kept_and_does_not_bleed_and_blending_never_makes_it(tmp_path):
     array = np.full(OPTICAL.shape, 500, np.int16)
     array[10:20, 10:20] = -9999
     raster = write(tmp_path / "r.tif", array, nodata=-9999)
     for how in ("bilinear", "cubic"):
-        values, valid, profile = run(tmp_path, constant(0.3, 0.3), raster, resampling=how, overwrite=True)
+        values, valid, profile = run(tmp_path, constant(0.3, 0.3), raster, resampling=how)
         assert profile["nodata"] == -9999
         np.testing.assert_array_equal(values[0], array)
         np.testing.assert_array_equal(valid[0], array == 500)
-
-
-def test_blending_never_makes_no_data(tmp_path):
-    array = np.where(np.indices(OPTICAL.shape)[1] % 2, 1, -1).astype(np.int16)
-    raster = write(tmp_path / "r.tif", array, nodata=0)
-    values, valid, _ = run(tmp_path, constant(0.5, 0), raster)
-    assert valid[:, :, :-1].all()
+    stripes = np.where(np.indices(OPTICAL.shape)[1] % 2, 1, -1).astype(np.int16)
+    values, valid, _ = run(tmp_path, constant(0.5, 0), write(tmp_path / "r.tif", stripes, nodata=0))
+    assert valid[:, :, :-1].all()  # their mean would be nodata
     assert (values[0, :, :-1] == 1).all()
 
 
@@ -200,27 +189,23 @@ def test_another_nodata_and_one_the_raster_did_not_declare(tmp_path):
     values, _, profile = run(tmp_path, constant(0, 0), declared, nodata=math.nan)
     assert np.isnan([profile["nodata"], values[0, 3, 3]]).all()
     undeclared = write(tmp_path / "u.tif", array)
-    _, valid, _ = run(tmp_path, constant(0, 0), undeclared, nodata=-1, overwrite=True)
+    _, valid, _ = run(tmp_path, constant(0, 0), undeclared, nodata=-1)
     assert (~valid).sum() == 1
     with pytest.raises(ConfigError, match="does not fit"):
-        run(tmp_path, constant(0, 0), write(tmp_path / "b.tif", noise("uint8")), nodata=-1, overwrite=True)
+        run(tmp_path, constant(0, 0), write(tmp_path / "b.tif", noise("uint8")), nodata=-1)
 
 
 def test_without_nodata_a_mask_lies_inside_the_file(tmp_path):
-    """It starts late, and covers the blocks that were written earlier."""
+    """It starts late, and covers the blocks that were written earlier. One that the raster has is kept."""
     grid = Grid(OPTICAL.transform, 1030, 20, UTM)
-    raster = write(tmp_path / "r.tif", noise("uint8", 3, grid.shape), grid)
-    _, valid, profile = run(tmp_path, constant(3, 0, grid), raster)
-    assert profile["nodata"] is None
-    assert [flag.name for flag in profile["flags"][0]] == ["per_dataset"]
-    np.testing.assert_array_equal(valid[0], np.broadcast_to(np.arange(1030) < 1027, grid.shape))
-
-
-def test_the_masks_of_the_raster_are_kept(tmp_path):
-    mask = np.full(OPTICAL.shape, 255, np.uint8)
-    mask[:, :20] = 0
-    _, valid, _ = run(tmp_path, constant(0, 0), write(tmp_path / "r.tif", noise("uint8", 1), mask=mask))
-    np.testing.assert_array_equal(valid[0], mask != 0)
+    mask = np.full(grid.shape, 255, np.uint8)
+    mask[:, 600:700] = 0
+    for own, expected in ((None, np.ones(grid.shape, bool)), (mask, mask > 0)):
+        raster = write(tmp_path / "r.tif", noise("uint8", 3, grid.shape), grid=grid, mask=own)
+        _, valid, profile = run(tmp_path, constant(3, 0, grid), raster)
+        assert profile["nodata"] is None
+        assert [flag.name for flag in profile["flags"][0]] == ["per_dataset"]
+        np.testing.assert_array_equal(valid[0], np.pad(expected[:, 3:], ((0, 0), (0, 3))))
 
 
 def test_alpha_is_kept_and_zero_outside(tmp_path):
@@ -233,11 +218,10 @@ def test_alpha_is_kept_and_zero_outside(tmp_path):
     assert profile["nodata"] is None
     assert set(np.unique(values[:3])) == {0, 90}  # no dark fringe
     np.testing.assert_array_equal(values[3] == 0, values[0] == 0)
-    _, valid, profile = run(tmp_path, constant(3, 0), raster, bands=[1], overwrite=True)
+    _, valid, profile = run(tmp_path, constant(3, 0), raster, bands=[1])
     assert profile["count"] == 1
-    assert not valid[0, 5:10, 2:7].any()
-    assert not valid[0, :, 57:].any()
-    assert valid[0, :, :57].sum() == 40 * 57 - 25
+    assert not valid[0, 5:10, 2:7].any() | valid[0, :, 57:].any()
+    assert valid.sum() == 40 * 57 - 25
 
 
 def test_palette_names_scales_and_tags_are_kept(tmp_path):
@@ -255,18 +239,18 @@ def test_palette_names_scales_and_tags_are_kept(tmp_path):
         assert (dataset.descriptions, dataset.tags()["SOURCE"]) == (("land cover",), "here")
         assert dataset.tags(1) == {"unit": "class"}
     with pytest.raises(ConfigError, match="palette"):
-        run(tmp_path, constant(0, 0), raster, resampling="cubic", overwrite=True)
+        run(tmp_path, constant(0, 0), raster, resampling="cubic")
     raster = write(tmp_path / "s.tif", noise("int16"))
     with rasterio.open(raster, "r+") as target:
         target.scales, target.offsets, target.units = (0.1, 0.2), (5.0, 0.0), ("dB", "m")
-    run(tmp_path, constant(0, 0), raster, bands=[2, 1], overwrite=True)
+    run(tmp_path, constant(0, 0), raster, bands=[2, 1])
     with rasterio.open(tmp_path / "out.tif") as dataset:
         assert (dataset.scales, dataset.offsets, dataset.units) == ((0.2, 0.1), (0.0, 5.0), ("m", "dB"))
 
 
 def test_pixel_frame(tmp_path):
     array = noise("uint8", 1)
-    raster = write(tmp_path / "r.tif", array, Grid.pixel_frame(60, 40))
+    raster = write(tmp_path / "r.tif", array, grid=Grid.pixel_frame(60, 40))
     with pytest.raises(InputError, match="--pixel-frame"):
         apply_offsets(constant(0, 0), raster, tmp_path / "out.tif")
     apply_offsets(constant(3, 2, Grid.pixel_frame(60, 40)), raster, tmp_path / "out.tif", pixel_frame=True)
@@ -283,7 +267,7 @@ def test_failures_leave_nothing(tmp_path):
     for threads in (1, 2):
         with pytest.raises(KeyboardInterrupt):
             apply_offsets(OffsetMap(OPTICAL, interrupted), raster, tmp_path / "out.tif", threads=threads)
-    cut = write(tmp_path / "cut.tif", noise("float64", 4, (400, 600)), Grid(OPTICAL.transform, 600, 400, UTM))
+    cut = write(tmp_path / "cut.tif", noise("float64", 4, (400, 600)), grid=Grid(OPTICAL.transform, 600, 400, UTM))
     cut.write_bytes(cut.read_bytes()[:200_000])
     out = tmp_path / "out.tif"
     for source, target, options, error, words in (

@@ -20,13 +20,9 @@ SAR_DEGREES = Grid(Affine(1e-5, 0, 40.0, 0, -1e-5, 37.0), 180, 150, CRS.from_eps
 @pytest.fixture
 def tiepoints():
     rng = np.random.default_rng(0)
-    return TiePoints(
-        rng.uniform(0, [299, 199], (20, 2)),
-        rng.uniform(0, [179, 149], (20, 2)),
-        score=rng.random(20),
-        sigma=np.where(np.arange(20) == 3, np.nan, rng.random(20)),
-        inlier=rng.random(20) > 0.3,
-    )
+    xy = (rng.uniform(0, [grid.width - 1, grid.height - 1], (20, 2)) for grid in (OPTICAL, SAR))
+    sigma = np.where(np.arange(20) == 3, np.nan, rng.random(20))
+    return TiePoints(*xy, score=rng.random(20), sigma=sigma, inlier=rng.random(20) > 0.3)
 
 
 def write(path, text, encoding="utf-8"):
@@ -69,7 +65,6 @@ HEAD = "sar_row,sar_col,optical_row,optical_col"
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", "is empty"),
         (" \n\n", "is empty"),
         (f"{HEAD}\n", "no tie-points"),
         ("sar_row,sar_col,optical_row\n1,2,3\n", "has no column optical_col"),
@@ -81,11 +76,17 @@ HEAD = "sar_row,sar_col,optical_row,optical_col"
         (f"{HEAD}\n-1,2,3,4\n", "line 2: row -1, column 2 lies outside the SAR image"),
         (f"{HEAD},score\n1,2,3,4,good\n", "line 2: score is 'good'"),
         ("\0\0", "is not text"),
+        ("[]", "is no GeoJSON"),
+        ("{", "is no GeoJSON"),
+        ('{"features": 3}', "is no GeoJSON"),
+        ('{"features": []}', "no tie-points"),
+        ('{"features": [{"geometry": null}]}', "feature 1: is no line"),
     ],
 )
-def test_csv_errors_name_the_place(tmp_path, text, said):
-    with pytest.raises(InputError, match=r"t\.csv") as caught:
-        read_tiepoints(write(tmp_path / "t.csv", text), OPTICAL, SAR)
+def test_errors_name_the_place(tmp_path, text, said):
+    name = "t.geojson" if text.startswith(("[", "{")) else "t.csv"
+    with pytest.raises(InputError, match=name) as caught:
+        read_tiepoints(write(tmp_path / name, text), OPTICAL, SAR)
     assert said in str(caught.value)
 
 
@@ -105,7 +106,7 @@ def test_files_that_cannot_be_read_or_written(tmp_path, tiepoints):
     assert len(read_tiepoints(path)) == 20
 
 
-def test_geojson_is_rfc_7946_from_optical_to_sar(tmp_path, tiepoints):
+def test_geojson_is_rfc_7946_and_may_be_lines_that_someone_drew_from_optical_to_sar(tmp_path, tiepoints):
     write_tiepoints(tmp_path / "t.geojson", tiepoints, OPTICAL, SAR_DEGREES)
     content = json.loads((tmp_path / "t.geojson").read_text())
     assert "crs" not in content
@@ -113,27 +114,14 @@ def test_geojson_is_rfc_7946_from_optical_to_sar(tmp_path, tiepoints):
     expected = [lonlat, SAR_DEGREES.to_map(tiepoints.sar_xy[:1])[0]]
     np.testing.assert_allclose(content["features"][0]["geometry"]["coordinates"], expected, atol=1e-9)
     assert content["features"][3]["properties"]["sigma"] is None
-
-
-def test_geojson_lines_that_someone_drew(tmp_path, tiepoints):
-    write_tiepoints(tmp_path / "t.geojson", tiepoints, OPTICAL, SAR)
-    content = json.loads((tmp_path / "t.geojson").read_text())
     for feature in content["features"]:
         feature["properties"] = None
     path = write(tmp_path / "drawn.geojson", json.dumps(content))
-    read = read_tiepoints(path, OPTICAL, SAR)
+    read = read_tiepoints(path, OPTICAL, SAR_DEGREES)
     np.testing.assert_allclose(read.optical_xy, tiepoints.optical_xy, atol=1e-3)
     np.testing.assert_allclose(read.sar_xy, tiepoints.sar_xy, atol=1e-3)
     with pytest.raises(InputError, match="feature 1"):
         read_tiepoints(path)
-
-
-@pytest.mark.parametrize(
-    "text", ["[]", "{", '{"features": 3}', '{"features": []}', '{"features": [{"geometry": null}]}']
-)
-def test_geojson_errors(tmp_path, text):
-    with pytest.raises(InputError, match=r"t\.geojson"):
-        read_tiepoints(write(tmp_path / "t.geojson", text), OPTICAL, SAR)
 
 
 def test_a_pixel_frame_has_no_geojson_but_points(tmp_path, tiepoints):
@@ -171,13 +159,10 @@ def test_points_in_another_crs_old_names_and_map_sources(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("optical", "sar", "score", "name"),
-    [
-        (np.zeros((3, 2)), np.zeros((2, 2)), None, "sar_xy"),
-        (np.full((1, 2), np.nan), np.zeros((1, 2)), None, "optical_xy"),
-        (np.zeros((3, 2)), np.zeros((3, 2)), np.zeros(2), "score"),
-    ],
+    ("change", "name"),
+    [({"sar_xy": np.zeros((2, 2))}, "sar_xy"), ({"optical_xy": np.full((3, 2), np.nan)}, "optical_xy")]
+    + [({name: np.zeros(2)}, name) for name in ("score", "sigma", "inlier")],
 )
-def test_shapes_are_checked_at_birth(optical, sar, score, name):
+def test_shapes_are_checked_at_birth(change, name):
     with pytest.raises(InputError, match=name):
-        TiePoints(optical, sar, score=score)
+        TiePoints(**({"optical_xy": np.zeros((3, 2)), "sar_xy": np.zeros((3, 2))} | change))

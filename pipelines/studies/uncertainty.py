@@ -66,7 +66,7 @@ class Matched:
         calibrated = cross_calibrated(self.confidence, self.errors)
         return {
             **{f"mma_{r}": mma(self.errors, r) for r in (1, 2, 3)},
-            **{f"mma_paper_{r}": mma_of_truth(self.errors, self.confidence, self.possible, r) for r in (1, 2, 3)},
+            **{f"mma_paper_{r}": mma_of_truth(self.errors, self.possible, r) for r in (1, 2, 3)},
             "matches": float(np.mean([len(e) for e in self.errors])),
             "anm": anm(calibrated, SURE),
             "ece": ece(sure, off <= RIGHT),

@@ -9,9 +9,8 @@ from sn9reg.cli import options
 from sn9reg.errors import ConfigError
 from sn9reg.offsets import OffsetMap, open_offsets
 from sn9reg.raster.files import PathLike, atomic_output, check_output, grid_of, open_raster
-from sn9reg.score.scoring import Score
+from sn9reg.score.scoring import Score, score_rows
 from sn9reg.score.scoring import score as score_offsets
-from sn9reg.score.table import score_rows
 from sn9reg.tiepoints import read_tiepoints
 
 

@@ -18,12 +18,10 @@ Values = npt.NDArray[np.float32]  # (..., h, w)
 
 @options
 class Degradation:
-    """Gaussian blur, then speckle.
+    """Gaussian blur, then speckle. Raises ConfigError as `blur` and `speckle` do.
 
     The paper states no order. Blur stands for errors of the focusing, which act on the scene; speckle that is blurred
     would no longer be that of L looks.
-
-    Raises ConfigError for looks that are not above 0, a blur below 0, and numbers that are not finite.
     """
 
     looks: float | None = None  # L of the speckle; None for no speckle
@@ -34,7 +32,7 @@ class Degradation:
         _check(1.0 if self.looks is None else self.looks, self.blur)
 
     def __call__(self, values: Values, random: np.random.Generator) -> Values:
-        """(bands, h, w) -> a new (bands, h, w); never negative where `values` are not. Raises as `speckle`."""
+        """(bands, h, w) -> a new array of that shape. Raises InputError as `speckle`."""
         blurred = blur(values, self.blur)
         return blurred if self.looks is None else speckle(blurred, self.looks, random, self.intensity)
 
@@ -43,11 +41,10 @@ def speckle(values: Values, looks: float, random: np.random.Generator, intensity
     """Fully developed speckle of L looks, independent in every pixel and band; (..., h, w) -> the same shape.
 
     intensity: the values are intensities (power), and are multiplied by Gamma(L, 1/L), of mean 1 and variance 1 / L.
-    Otherwise they are amplitudes, and are multiplied by its square root: their mean square stays, their mean falls a
-    little. Speckle that the image already has is kept.
+    Otherwise they are amplitudes, and are multiplied by its square root: their mean square stays.
 
-    8-bit products are neither: those of SEN1-2 are decibels under an unknown stretch. Amplitudes, the default, are
-    nearer to them. Their bright pixels then get more speckle than a sensor would give them, and their dark ones less.
+    8-bit products are neither: those of SEN1-2 are decibels under an unknown stretch. Amplitudes are nearer to them,
+    but their bright pixels get more speckle than a sensor would give them, and their dark ones less.
 
     Raises ConfigError for looks that are not finite and above 0, InputError for negative values: those of decibels.
     """

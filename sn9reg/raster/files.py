@@ -28,7 +28,7 @@ logging.getLogger("rasterio._env").setLevel(logging.CRITICAL)
 
 @contextmanager
 def open_raster(path: PathLike) -> Iterator[DatasetReader]:
-    """Open a raster for reading. Raises InputError if the file is missing, is no raster, or has no bands."""
+    """A raster opened for reading. Raises InputError if the file is missing, is no raster, or has no bands."""
     if not os.path.exists(path) and not _SUBDATASET.match(str(path)):
         raise InputError(f"{path}: no such file")
     if os.path.isdir(path):
@@ -110,7 +110,9 @@ def atomic_output(path: PathLike, overwrite: bool = False) -> Iterator[Path]:
         yield temporary
         if target.exists() and not overwrite:
             raise OutputError(f"{path}: appeared while it was being computed; use --overwrite to replace it")
-        temporary.chmod(0o666 & ~_umask())
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
         temporary.replace(target)
         for stale in (".aux.xml", ".ovr", ".msk"):  # of a raster replaced: GDAL would take them for the new one's
             Path(f"{target}{stale}").unlink(missing_ok=True)
@@ -137,13 +139,21 @@ def check_output(path: PathLike, overwrite: bool = False, inputs: Iterable[PathL
             raise OutputError(f"{path}: {words}")
 
 
+def make_folder(folder: PathLike) -> None:
+    """Make a folder and those that it lies in. Raises OutputError where it cannot be made."""
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be made ({error.strerror})") from error
+
+
 def geotiff_profile(grid: Grid, count: int, dtype: str, **options: Any) -> dict[str, Any]:
     """Creation profile of every GeoTIFF that sn9reg writes; `options` (GDAL creation options) win."""
     floating = dtype.startswith(("float", "complex"))
     profile: dict[str, Any] = {"driver": "GTiff", "width": grid.width, "height": grid.height, "count": count}
     profile |= {"dtype": dtype, "tiled": True, "blockxsize": 512, "blockysize": 512, "compress": "deflate", "zlevel": 1}
-    profile |= {"num_threads": "all_cpus", "bigtiff": "if_safer"}
-    profile["interleave"] = "pixel" if count <= 4 and not floating else "band"
+    interleave = "pixel" if count <= 4 and not floating else "band"
+    profile |= {"num_threads": "all_cpus", "bigtiff": "if_safer", "interleave": interleave}
     if not dtype.startswith("complex"):
         profile["predictor"] = 3 if floating else 2
     if grid.crs is not None:
@@ -172,11 +182,12 @@ def _is_whole(path: PathLike, sparse: bool) -> bool:
     size = os.path.getsize(path)
     try:
         with rasterio.open(path) as dataset:
-            for start, length in _blocks(dataset):
-                if start is None or length is None:
-                    if not sparse:
-                        return False
-                elif int(start) + int(length) > size:
+            bands = dataset.indexes if dataset.interleaving != Interleaving.pixel else dataset.indexes[:1]
+            for band, ((row, col), _) in ((b, block) for b in bands for block in dataset.block_windows(b)):
+                keys = (f"BLOCK_{name}_{col}_{row}" for name in ("OFFSET", "SIZE"))
+                start, length = (dataset.get_tag_item(key, "TIFF", bidx=band) for key in keys)
+                absent = start is None or length is None
+                if (absent and not sparse) or (not absent and int(start) + int(length) > size):
                     return False
             if dataset.mask_flag_enums[0] == [MaskFlags.per_dataset]:  # a mask of its own, not an alpha band
                 for _, window in dataset.block_windows(1):
@@ -186,26 +197,7 @@ def _is_whole(path: PathLike, sparse: bool) -> bool:
     return True
 
 
-def _blocks(dataset: DatasetReader) -> Iterator[tuple[str | None, str | None]]:
-    """First byte and length of each block of a GeoTIFF."""
-    bands = dataset.indexes if dataset.interleaving != Interleaving.pixel else dataset.indexes[:1]
-    for band in bands:
-        height, width = dataset.block_shapes[band - 1]
-        for row in range(-(-dataset.height // height)):
-            for col in range(-(-dataset.width // width)):
-                start, length = (
-                    dataset.get_tag_item(f"BLOCK_{name}_{col}_{row}", "TIFF", bidx=band) for name in ("OFFSET", "SIZE")
-                )
-                yield start, length
-
-
 def _first_line(error: BaseException) -> str:
     if isinstance(error, RasterioError) and error.__cause__ is not None:
         error = error.__cause__  # GDAL's own words; rasterio's are "Read failed. See previous exception for details."
     return (str(error) or type(error).__name__).splitlines()[0]
-
-
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current

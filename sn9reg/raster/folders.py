@@ -11,8 +11,6 @@ from sn9reg.errors import InputError
 from sn9reg.raster.files import PathLike, data_bands, open_raster, reading
 from sn9reg.raster.scene import Patch
 
-_BESIDE = (".tfw", ".pgw", ".jgw", ".wld", ".prj", ".xml")  # files that may accompany a raster, under its name
-
 
 @dataclass(frozen=True)
 class RegisteredPair:
@@ -43,7 +41,7 @@ def pair_files(folder: PathLike) -> list[RegisteredPair]:
         raise InputError(f"{folder}: no such folder")
     found = []
     for optical in _rasters(folder, "*_opt"):
-        name = optical.stem[: -len("_opt")]
+        name = optical.stem.removesuffix("_opt")
         sar, mask = (_rasters(folder, f"{glob.escape(name)}_{kind}") for kind in ("sar", "mask"))
         if sar:
             found.append(RegisteredPair(name, optical, sar[0], mask[0] if mask else None))
@@ -53,7 +51,8 @@ def pair_files(folder: PathLike) -> list[RegisteredPair]:
 
 
 def _rasters(folder: Path, stem: str) -> list[Path]:
-    return sorted(path for path in folder.glob(f"{stem}.*") if path.suffix.lower() not in _BESIDE)
+    beside = (".tfw", ".pgw", ".jgw", ".wld", ".prj", ".xml")  # files that may accompany a raster, under its name
+    return sorted(path for path in folder.glob(f"{stem}.*") if path.suffix.lower() not in beside)
 
 
 def _read(path: Path, mask: Path | None, native: bool) -> Patch:

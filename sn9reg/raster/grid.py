@@ -1,8 +1,7 @@
 """Pixel <-> map, coarser grids, the common grid, windows: the only place that knows the conventions.
 
 Pixel coordinates are (x, y) = (column, row), float64. An integer names the pixel CENTRE, which lies at
-``transform * (c + 0.5, r + 0.5)`` in map space. A grid without CRS is a *pixel frame*: one pixel is one unit, y runs
-down.
+``transform * (c + 0.5, r + 0.5)`` in map space. A grid without CRS is a *pixel frame*: 1 px is 1 unit, y runs down.
 """
 
 from __future__ import annotations
@@ -62,15 +61,12 @@ class Window:
 
 @dataclass(frozen=True)
 class Grid:
-    """A raster's geometry: geotransform, size in pixels, CRS (None: a pixel frame).
+    """A raster's geometry. Raises InputError where size or geotransform cannot be one of a raster."""
 
-    Raises InputError where size or geotransform cannot be one of a raster.
-    """
-
-    transform: Affine
-    width: int
-    height: int
-    crs: CRS | None = None
+    transform: Affine  # geotransform: from corners of pixels to map units
+    width: int  # px
+    height: int  # px
+    crs: CRS | None = None  # None: a pixel frame
 
     def __post_init__(self) -> None:
         if self.width < 1 or self.height < 1:
@@ -133,6 +129,10 @@ class Grid:
         shifted = np.asarray(map_xy, dtype=np.float64) - np.array([self.transform.c, self.transform.f])
         return shifted @ np.linalg.inv(self.linear).T - 0.5
 
+    def holds(self, xy: Points) -> npt.NDArray[np.bool_]:
+        """(N,) whether (N, 2) pixel coordinates lie in the image, its edge included."""
+        return np.asarray(((xy >= -0.5) & (xy <= np.array([self.width, self.height]) - 0.5)).all(axis=1))
+
     def map_to_crs(self, map_xy: Points, crs: CRS | None) -> Points:
         """(N, 2) map coordinates of this grid -> the same places in another CRS.
 
@@ -146,14 +146,12 @@ class Grid:
         try:
             xs, ys = transform_coordinates(self.crs, crs, map_xy[:, 0].tolist(), map_xy[:, 1].tolist())
         except (CPLE_BaseError, RasterioError) as error:
-            raise InputError(
-                f"no way from {_name(self.crs)} to {_name(crs)} ({error}): check both CRS, or use --pixel-frame"
-            ) from error
+            way = f"no way from {_name(self.crs)} to {_name(crs)} ({error})"
+            raise InputError(f"{way}: check both CRS, or use --pixel-frame") from error
         result = np.column_stack([xs, ys]).astype(np.float64)
         if not np.isfinite(result).all():
-            raise InputError(
-                f"some coordinates in {_name(self.crs)} do not exist in {_name(crs)}: check both rasters' CRS"
-            )
+            lost = f"some coordinates in {_name(self.crs)} do not exist in {_name(crs)}"
+            raise InputError(f"{lost}: check both rasters' CRS")
         return result
 
     def crop(self, window: Window) -> Grid:
@@ -187,12 +185,8 @@ class Grid:
 
     def describe(self) -> dict[str, Any]:
         """Plain facts for logs and JSON."""
-        return {
-            "width": self.width,
-            "height": self.height,
-            "crs": self.crs.to_string() if self.crs else "pixel frame",
-            "transform": list(tuple(self.transform)[:6]),
-        }
+        crs = self.crs.to_string() if self.crs else "pixel frame"
+        return {"width": self.width, "height": self.height, "crs": crs, "transform": list(tuple(self.transform)[:6])}
 
 
 def to_level(common_xy: Points, factor: int) -> Points:
@@ -218,9 +212,8 @@ def _name(crs: CRS) -> str:
 
 def _metric_crs(optical: Grid, sar: Grid) -> CRS:
     """The optical CRS if it is projected, else the SAR one, else UTM at the optical centre."""
-    for grid in (optical, sar):
-        if grid.crs is not None and grid.crs.is_projected:
-            return grid.crs
+    if projected := [grid.crs for grid in (optical, sar) if grid.crs is not None and grid.crs.is_projected]:
+        return projected[0]
     centre = optical.outline().mean(axis=0, keepdims=True)
     longitude, latitude = optical.map_to_crs(centre, CRS.from_epsg(4326))[0].tolist()
     return CRS.from_epsg((32600 if latitude >= 0 else 32700) + min(60, int((longitude + 180) // 6) + 1))
@@ -238,8 +231,7 @@ def common_grid(optical: Grid, sar: Grid) -> Grid:
     """The grid on which both scenes are compared: pixel size of the coarser, extent the union of both.
 
     Scene alignment of the SpaceNet 9 baseline (Hänsch et al., "Introducing SpaceNet 9", section 3). The grid is
-    projected and north-up. Where the coarser scene is north-up in the same CRS, the lattice is its own, so that it is
-    not resampled at all.
+    projected and north-up; where the coarser scene is so in the same CRS, on its lattice, so that it is not resampled.
 
     Raises InputError if one scene has a CRS and the other is in a pixel frame.
     """

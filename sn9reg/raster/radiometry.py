@@ -1,7 +1,4 @@
-"""Radiometry: grey optical, logarithmic SAR.
-
-SAR speckle is multiplicative. On the logarithm it is additive, and its strength does not depend on the signal.
-"""
+"""Radiometry: grey optical, and logarithmic SAR, on which speckle is additive and as strong everywhere."""
 
 from __future__ import annotations
 
@@ -17,7 +14,6 @@ Mask = npt.NDArray[np.bool_]
 
 # Share of the median. On 8-bit imagery of median 100 this is the floor of 10 that served best on SEN1-2 patches.
 _FLOOR = 0.1
-_CLIP = 4.0  # standard deviations
 
 
 def optical_grey(values: npt.NDArray[np.float32]) -> Image:
@@ -56,12 +52,9 @@ def fill_invalid(image: Image, valid: Mask) -> Image:
 
 
 def standardise(image: Image, valid: Mask) -> Image:
-    """The image as a network sees it: mean 0 and variance 1 over valid pixels, cut at +-4, 0 where it is not valid.
-
-    A constant image becomes 0 everywhere.
-    """
+    """As a network sees an image: mean 0 and variance 1 over valid pixels, cut at +-4, 0 elsewhere or if constant."""
     pixels = image[valid].astype(np.float64)  # the squares of large values are too large for float
     if not pixels.size or not (spread := float(pixels.std())) > 1e-6 * max(1.0, abs(float(pixels.mean()))):
         return np.zeros_like(image)
-    scaled = np.clip((image - pixels.mean()) / spread, -_CLIP, _CLIP)
+    scaled = np.clip((image - pixels.mean()) / spread, -4.0, 4.0)
     return np.where(valid, scaled, np.float32(0)).astype(np.float32)

@@ -64,8 +64,7 @@ def interpolate(values: Values, valid: Mask, x: Floats, y: Floats, how: str) -> 
     """(bands, h, w) values and validity at pixels (x, y), (h, w) each, of (bands, H, W) arrays.
 
     how: one of `RESAMPLING`. A result is valid where its nearest pixel is valid, and only valid pixels enter it.
-    Integers come back unrounded.
-    Not cv2.remap: it rounds coordinates to 1/32 px, takes 32,767 px at most, and does not know validity.
+    Integers come back unrounded. (cv2.remap rounds coordinates to 1/32 px, takes 32,767 px at most, knows no validity.)
     """
     # Two pixels around, so that every tap of the kernel lies in the array.
     values, valid = (np.pad(a, ((0, 0), (2, 2), (2, 2))) for a in (values, valid))
@@ -93,8 +92,7 @@ def _gather(
     """Sums of values and of weights over the valid taps of a separable kernel, and whether all taps are valid."""
     col, row = np.floor(x).astype(np.intp), np.floor(y).astype(np.intp)
     across, down = kernel(x - col), kernel(y - row)
-    first, width = 1 - len(across) // 2, values.shape[2]
-    real = values.real.dtype
+    first, width, real = 1 - len(across) // 2, values.shape[2], values.real.dtype
     shape = (len(values), *x.shape)
     total, weight, complete = np.zeros(shape, values.dtype), np.zeros(shape, real), np.ones(shape, bool)
     flat, known = values.reshape(len(values), -1), valid.reshape(len(valid), -1)
@@ -110,23 +108,15 @@ def _gather(
 
 def cubic_weights(f: Floats) -> list[Floats]:
     """Of the four taps around a place that lies `f` of a step after the second; Catmull-Rom, GDAL's cubic."""
-    return [
-        ((2 - f) * f - 1) * f / 2,
-        ((3 * f - 5) * f * f + 2) / 2,
-        ((4 - 3 * f) * f + 1) * f / 2,
-        (f - 1) * f * f / 2,
-    ]
+    inner = ((3 * f - 5) * f * f + 2) / 2, ((4 - 3 * f) * f + 1) * f / 2
+    return [((2 - f) * f - 1) * f / 2, *inner, (f - 1) * f * f / 2]
 
 
 def block_means(values: Values, valid: Mask, k: int, shape: tuple[int, int]) -> tuple[Values, Mask]:
-    """Means of the valid pixels of each k x k block; valid where at least half of a block is.
-
-    Pixels of a block beyond the edge count as not valid.
-    """
+    """Means of the valid pixels of each k x k block; valid where at least half of a block is, and inside the array."""
     short = [(0, 0), *((0, n * k - have) for n, have in zip(shape, values.shape[1:], strict=True))]
     blocks = (len(values), shape[0], k, shape[1], k)
-    valid = np.pad(valid, short).reshape(blocks)
-    values = np.pad(values, short).reshape(blocks)
+    values, valid = (np.pad(array, short).reshape(blocks) for array in (values, valid))
     work = np.complex128 if values.dtype.kind == "c" else np.float64
     number = valid.sum(axis=(2, 4))
     means = np.where(valid, values, 0).sum(axis=(2, 4), dtype=work) / np.maximum(number, 1)

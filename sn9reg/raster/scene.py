@@ -6,7 +6,6 @@ to the pixel size of the coarser one, both are padded to the same extent. Nothin
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -51,13 +50,10 @@ class Scene:
     _common: Grid = field(repr=False)
     _nodata: float | None = field(repr=False)
     _vrts: dict[int, WarpedVRT] = field(default_factory=dict, repr=False)
-    _blocks: OrderedDict[tuple[int, int, int], Patch] = field(default_factory=OrderedDict, repr=False)
+    _blocks: dict[tuple[int, int, int], Patch] = field(default_factory=dict, repr=False)  # the last used at the end
 
     def read(self, window: Window, factor: int = 1) -> Patch:
-        """The window, in pixels of the common grid coarsened by `factor`; outside the scene nothing is valid.
-
-        Raises InputError if the file cannot be read.
-        """
+        """See `SceneView`."""
         if factor > _LARGEST_WARP and factor % 2 == 0:
             twice = Window(2 * window.col, 2 * window.row, 2 * window.width, 2 * window.height)
             return _halved(self.read(twice, factor // 2))
@@ -78,12 +74,10 @@ class Scene:
     def _block(self, factor: int, window: Window) -> Patch:
         """A block through the cache: templates and search areas overlap, and warping is what reading costs."""
         key = (factor, window.row, window.col)
-        if key not in self._blocks:
-            self._blocks[key] = self._warp(factor, window)
-        self._blocks.move_to_end(key)
+        self._blocks[key] = self._blocks.pop(key) if key in self._blocks else self._warp(factor, window)
         # Room for a few rows of blocks: work goes through the scene row by row.
         if len(self._blocks) > max(64, 4 * (self._common.width // factor // _BLOCK + 1)):
-            self._blocks.popitem(last=False)
+            del self._blocks[next(iter(self._blocks))]
         return self._blocks[key]
 
     def _warp(self, factor: int, inside: Window) -> Patch:
@@ -127,7 +121,7 @@ class Scene:
         return self._vrts[factor]
 
     def outline(self) -> Points:
-        """(N, 2) points around the scene, in pixels of the common grid."""
+        """See `SceneView`."""
         return self._common.to_pixel(self.grid.map_to_crs(self.grid.outline(), self._common.crs))
 
     def close(self) -> None:
@@ -160,8 +154,8 @@ class ScenePair:
     @property
     def overlap(self) -> Window:
         """Where the extents of both scenes overlap, in pixels of the common grid."""
-        windows = [self.grid.covering(self.grid.to_map(scene.outline())) for scene in (self.optical, self.sar)]
-        return windows[0].intersect(windows[1])
+        optical, sar = (self.grid.covering(self.grid.to_map(s.outline())) for s in (self.optical, self.sar))
+        return optical.intersect(sar)
 
     def posed(self, matrix: npt.NDArray[np.float64]) -> ScenePair:
         """The pair with its SAR scene seen through `matrix`, see `Posed`. Raises TypeError for a pair posed already."""
@@ -189,10 +183,7 @@ class Reading(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class PairFiles:
-    """The two images of a pair and how they are read.
-
-    Validity comes from nodata, alpha, mask band and NaN, and is never guessed.
-    """
+    """The two images of a pair. Validity comes from nodata, alpha, mask band and NaN, and is never guessed."""
 
     optical: PathLike
     sar: PathLike
@@ -218,12 +209,11 @@ class PairFiles:
             grids = grid_of(optical, self.pixel_frame), grid_of(sar, self.pixel_frame)
             optical_bands = tuple(self.optical_bands) or tuple(data_bands(optical)[:3])
             sar_bands = tuple(self.sar_bands) or tuple(data_bands(sar))
-            for dataset, bands in ((optical, optical_bands), (sar, sar_bands)):
-                check_bands(dataset, bands)
+            check_bands(optical, optical_bands)
+            check_bands(sar, sar_bands)
             if not _overlap(*grids):
-                raise InputError(
-                    f"{self.optical} and {self.sar} do not overlap: check that they show the same place and their CRS"
-                )
+                both = f"{self.optical} and {self.sar}"
+                raise InputError(f"{both} do not overlap: check that they show the same place and their CRS")
             common = grid or common_grid(*grids)
             scenes = (
                 Scene(str(self.optical), grids[0], optical_bands, optical, common, self.optical_nodata),

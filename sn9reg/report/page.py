@@ -22,8 +22,7 @@ from sn9reg.raster.scene import PairFiles
 from sn9reg.report import figures
 from sn9reg.report.figures import Scale
 from sn9reg.report.views import Place, View, coarse_field, open_viewer, overview_factor, places_of_interest, webp
-from sn9reg.score.scoring import Score, reference, score
-from sn9reg.score.table import score_rows
+from sn9reg.score.scoring import Score, reference, score, score_rows
 from sn9reg.tiepoints import TiePoints
 
 if TYPE_CHECKING:

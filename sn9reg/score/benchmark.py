@@ -9,14 +9,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import rasterio
 
 from sn9reg import progress
 from sn9reg.errors import ConfigError, InputError
 from sn9reg.fit.warp import fit_global
 from sn9reg.matchers.base import Matcher
 from sn9reg.raster.degradation import Degradation
-from sn9reg.raster.files import PathLike, geotiff_profile
+from sn9reg.raster.files import PathLike, create_raster, geotiff_profile
 from sn9reg.raster.folders import pair_files
 from sn9reg.raster.grid import Grid, Points, Window
 from sn9reg.raster.resampling import interpolate
@@ -56,9 +55,8 @@ def bench_patches(
     patch drawn by `seed`. Places count in whole pixels. limit: at most so many pairs, spread evenly over their names.
 
     degradation: done to every template; its float32 values are not clipped to the file's data type. rotate: degrees;
-    every template is turned about its centre by an angle drawn from +-rotate, and its true place stays that of the
-    centre (S. Bertrand et al., "Learning-based SAR-Optical Registration for Navigation", sections V-C and VI). Neither
-    changes the places that are drawn, nor what the other draws.
+    every template is turned about its centre by an angle drawn from +-rotate, and its true place is that of the centre
+    (S. Bertrand et al., "Learning-based SAR-Optical Registration for Navigation", V-C, VI). Neither moves the places.
 
     Raises InputError for a folder without pairs, with images smaller than `reference`, or, with speckle, of negative
     values; ConfigError where the template is not smaller than the patch, and for a `rotate` not from 0 to 180.
@@ -67,9 +65,8 @@ def bench_patches(
         raise ConfigError(f"--template {template} must be smaller than --reference {reference}")
     if not 0 <= rotate <= 180:
         raise ConfigError(f"--rotate {rotate} must lie between 0 and 180 degrees")
-    random = np.random.default_rng(seed)
+    random, pairs = np.random.default_rng(seed), pair_files(folder)
     errors, seconds = [], []
-    pairs = pair_files(folder)
     # Spread over the names, which often begin with what the ground is.
     chosen = np.linspace(0, len(pairs) - 1, min(limit or len(pairs), len(pairs))).round().astype(int)
     for index, files in enumerate(pairs[i] for i in chosen):
@@ -143,6 +140,6 @@ def save_patch(path: Path, patch: Patch) -> Path:
     """Write a patch as a GeoTIFF in a pixel frame, NaN where it is not valid; the path."""
     count, height, width = patch.values.shape
     profile = geotiff_profile(Grid.pixel_frame(width, height), count, "float32", nodata=float("nan"))
-    with rasterio.open(path, "w", **profile) as target:
+    with create_raster(path, profile) as target:
         target.write(np.where(patch.valid, patch.values, np.nan).astype(np.float32))
     return path

@@ -57,10 +57,7 @@ def f_measure(correct: float, matches: float, keypoints: float) -> float:
 
 
 def rmse(errors: npt.ArrayLike, radius: float = 3.0) -> float:
-    """Root of the mean square of the distances that are less than `radius`, pixels; NaN where there are none.
-
-    He et al., section 3.2. errors as in `ncm`. Raises ValueError for another shape.
-    """
+    """Root of the mean square of the distances that `ncm` counts, pixels; NaN where there are none. He et al., 3.2."""
     correct = _correct(errors, radius)
     return float(np.sqrt((correct**2).mean())) if len(correct) else float("nan")
 
@@ -74,32 +71,22 @@ def mma(errors: Sequence[npt.ArrayLike], radius: float) -> float:
     return _mean_over_pairs([cmr(e, radius) if np.size(e) else 0.0 for e in errors])
 
 
-def mma_of_truth(
-    errors: Sequence[npt.ArrayLike], confidence: Sequence[npt.ArrayLike], possible: Sequence[int], radius: float
-) -> float:
+def mma_of_truth(errors: Sequence[npt.ArrayLike], possible: Sequence[int], radius: float) -> float:
     """The paper's MMA, "maximum mean accuracy": of the correspondences that exist the share that was found at the best
     threshold on confidence, averaged over the pairs.
 
     Huang et al., "Uncertainty-aware self-supervised cross-modal SAR-optical matching using EfficientDet and Xception",
     eq. (6). A lower threshold only adds correspondences, so the best is the lowest, and the value the mean recall.
-    errors, confidence: per pair (N,). possible: how many correspondences each pair has. Raises ValueError where there
-    are no pairs or none is possible in one.
+    errors: per pair (N,). possible: how many correspondences each pair has, at least 1 (else ValueError).
     """
     if not len(errors) or min(possible) < 1:
         raise ValueError("there are no pairs, or one without a possible correspondence")
-    best = []
-    for off, sure, count in zip(errors, confidence, possible, strict=True):
-        if np.shape(off) != np.shape(sure):
-            raise ValueError(f"{np.shape(off)} errors and {np.shape(sure)} confidences do not go together")
-        right = np.asarray(off, np.float64) <= radius + TOLERANCE
-        order = np.argsort(-np.asarray(sure, np.float64), kind="stable")
-        best.append(np.cumsum(right[order]).max(initial=0) / count)
-    return float(np.mean(best))
+    found = [(np.asarray(off, np.float64) <= radius + TOLERANCE).sum() for off in errors]
+    return _mean_over_pairs([right / count for right, count in zip(found, possible, strict=True)])
 
 
 def anm(confidence: Sequence[npt.ArrayLike], threshold: float) -> float:
-    """Average number of matches per pair whose confidence exceeds `threshold`; Huang et al., eq. (9). Raises ValueError
-    where there are no pairs."""
+    """Number of matches whose confidence exceeds `threshold`, averaged over the pairs; Huang et al., eq. (9)."""
     return _mean_over_pairs([(np.asarray(sure, np.float64) > threshold).sum() for sure in confidence])
 
 
@@ -135,7 +122,7 @@ def _mean_over_pairs(values: Sequence[float]) -> float:
 
 
 def _correct(errors: npt.ArrayLike, radius: float) -> npt.NDArray[np.float64]:
-    """Those of (N,) distances that are less than the radius; not those that only rounding brings below it."""
+    """Distances less than the radius; not those that only rounding brings below it."""
     distances = _distances(errors, least=0)
     return distances[distances < radius - TOLERANCE]
 

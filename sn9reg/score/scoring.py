@@ -17,6 +17,11 @@ from sn9reg.tiepoints import TiePoints
 
 Floats = npt.NDArray[np.float64]
 
+_LABELS = {"sn9_score": "SpaceNet 9 score", "sn9_mean_px": "SpaceNet 9 mean, px"} | {
+    f"{key}_{unit}": f"{label}, {unit}"
+    for unit in ("px", "m")
+    for key, label in (("mean", "mean"), ("median", "median"), ("rmse", "RMSE"), ("ce90", "CE90"))
+}
 _log = logging.getLogger(__name__)
 
 
@@ -24,8 +29,8 @@ _log = logging.getLogger(__name__)
 class Score:
     """How far an offset map is from tie-points, in optical pixels (px) and metres (m; NaN in a pixel frame).
 
-    Every mean is NaN if the map holds no value at a tie-point. All but SpaceNet 9's are unrounded, and respect pixel
-    centres, rotation and tie-points between pixels.
+    All but SpaceNet 9's numbers are unrounded and respect pixel centres, rotation and tie-points between pixels. Means
+    are NaN if the map holds no value at a tie-point.
     """
 
     sn9_mean_px: float  # SpaceNet 9's mean error (`sn9_reference`), which counts every row once
@@ -43,8 +48,7 @@ class Score:
     points: pd.DataFrame | None = field(default=None, repr=False, compare=False)  # what `per_point` gives
 
     def per_point(self) -> pd.DataFrame:
-        """One row per tie-point: coordinates, offset and reference (unrounded and SpaceNet 9's, in optical pixels),
-        and the errors with and without registration."""
+        """One row per tie-point: coordinates, offset, reference (unrounded and SpaceNet 9's, optical px) and errors."""
         return pd.DataFrame() if self.points is None else self.points.copy()
 
     def as_dict(self) -> dict[str, Any]:
@@ -54,6 +58,17 @@ class Score:
         if self.without_registration is not None:
             result["without_registration"] = self.without_registration.as_dict()
         return result
+
+
+def score_rows(scored: Score) -> list[tuple[str, str, str]]:
+    """(label, with registration, without) of each number that one of them has, as texts for people."""
+    with_, without = scored.as_dict(), scored.as_dict()["without_registration"]
+    rows = [(label, with_[key], without[key]) for key, label in _LABELS.items()]
+    return [(label, _text(one), _text(other)) for label, one, other in rows if not one is other is None]
+
+
+def _text(value: float | None) -> str:
+    return "no value" if value is None else f"{value:.2f}"
 
 
 def score(offsets: OffsetMap, optical: Grid, sar: Grid, tiepoints: TiePoints) -> Score:

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from sn9reg.errors import InputError, OutputError
+from sn9reg.errors import InputError
 from sn9reg.matchers.keypoints.crops import TILE, Cropper
-from sn9reg.raster.files import PathLike, atomic_output
+from sn9reg.raster.files import PathLike, atomic_output, make_folder
 from sn9reg.raster.grid import Points
 from sn9reg.raster.radiometry import Modality
 from sn9reg.raster.scene import ScenePair, open_pair
@@ -90,10 +90,7 @@ def tile_set(scene: SceneFiles, finds: Modality, side: int = TILE, cache: PathLi
     """
     if cache is None:
         return _cut(scene, finds, side)
-    try:
-        Path(cache).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{cache}: cannot be made ({error.strerror})") from error
+    make_folder(cache)
     stem = f"{scene.name}_{finds}_{side}_{_fingerprint(scene)}"
     values, facts = Path(cache) / f"{stem}.npy", Path(cache) / f"{stem}.json"
     if not facts.exists():

@@ -23,14 +23,11 @@ from sn9reg.tiepoints import TiePoints, read_tiepoints
 
 UTM = CRS.from_epsg(32637)
 OPTICAL = Grid(Affine(0.3052, 0, 435385.5, 0, -0.3053, 4181428.8), 90, 70, UTM)
-KEYS = {
-    "sn9_mean_px", "sn9_score", "mean_px", "median_px", "rmse_px", "ce90_px",
-    "mean_m", "median_m", "rmse_m", "ce90_m", "n",
-}  # fmt: skip
+KEYS = {"sn9_mean_px", "sn9_score", "n", *(f"{k}_{u}" for k in ("mean", "median", "rmse", "ce90") for u in ("px", "m"))}
 
 
 def zeros(grid):
-    return OffsetMap(grid, lambda w: np.zeros((2, *w.shape), np.float32))
+    return offsets_of(np.zeros((2, *grid.shape)), grid)
 
 
 def sar_grid(epsg, size=80):
@@ -58,7 +55,7 @@ def sn9_again(predicted, optical, sar, table):
     return mean, 100 / (1 + 0.01 * mean)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12)
 @given(seed=st.integers(0, 2**32 - 1), epsg=st.sampled_from([32637, 4326, 3857]), n=st.integers(1, 40))
 def test_spacenet_9_bit_for_bit(seed, epsg, n):
     rng, sar = np.random.default_rng(seed), sar_grid(epsg)
@@ -71,30 +68,29 @@ def test_spacenet_9_bit_for_bit(seed, epsg, n):
         assert (result.sn9_mean_px, result.sn9_score) == sn9_again(array, OPTICAL, sar, table)
 
 
-@settings(max_examples=25, deadline=None)
-@given(seed=st.integers(0, 2**32 - 1), epsg=st.sampled_from([32637, 4326, 3857]), degrees=st.sampled_from([0, 30]))
-def test_the_reference_itself_has_no_error(seed, epsg, degrees):
-    rng, sar = np.random.default_rng(seed), sar_grid(epsg)
+@pytest.mark.parametrize("epsg", [32637, 4326, 3857])
+@pytest.mark.parametrize("degrees", [0, 30])
+def test_the_reference_itself_has_no_error(epsg, degrees):
+    rng, sar = np.random.default_rng(degrees), sar_grid(epsg)
     optical = Grid(OPTICAL.transform * Affine.rotation(degrees), OPTICAL.width, OPTICAL.height, UTM)
     pixels = rng.choice(optical.width * optical.height, 12, replace=False)
     points = TiePoints(
         np.column_stack([pixels % optical.width, pixels // optical.width]), rng.uniform(0, sar.width - 1, (12, 2))
     )
-    for truth, key in ((reference, "rmse_px"), (sn9_reference, "sn9_mean_px")):
+    results, (x, y) = [], points.optical_xy.astype(int).T
+    for truth in (reference, sn9_reference):
         array = np.full((2, *optical.shape), np.nan)
-        x, y = points.optical_xy.astype(int).T
         array[:, y, x] = truth(optical, sar, points).T
-        result = score(offsets_of(array, optical), optical, sar, points)
-        assert getattr(result, key) < 1e-4
-        assert key != "sn9_mean_px" or (result.sn9_mean_px, result.sn9_score) == (0, 100)
+        results.append(score(offsets_of(array, optical), optical, sar, points))
+    assert results[0].rmse_px < 1e-4
+    assert (results[1].sn9_mean_px, results[1].sn9_score) == (0, 100)
 
 
 def test_content_that_lies_right_and_down_in_sar_has_positive_offsets():
-    sar = OPTICAL.coarsen(2)
-    here, there = np.array([[10.5, 20.5]]), np.array([[10.0, 13.0]])  # 5 and 3 SAR px from (5, 10)
-    np.testing.assert_allclose(reference(OPTICAL, sar, TiePoints(here, there)), [[10, 6]], atol=1e-6)
+    sar, points = OPTICAL.coarsen(2), TiePoints([[10.5, 20.5]], [[10.0, 13.0]])  # 5 and 3 SAR px from (5, 10)
+    np.testing.assert_allclose(reference(OPTICAL, sar, points), [[10, 6]], atol=1e-6)
     # SpaceNet 9 counts from corners, so that the same point is half a pixel of the coarser image away, rounded.
-    np.testing.assert_allclose(sn9_reference(OPTICAL, sar, TiePoints(here, there)), [[10, 6]], atol=1)
+    np.testing.assert_allclose(sn9_reference(OPTICAL, sar, points), [[10, 6]], atol=1)
 
 
 def test_statistics_in_pixels_and_metres():
@@ -111,7 +107,7 @@ def test_statistics_in_pixels_and_metres():
 
 def test_fractional_points_sample_between_pixels_and_sn9_the_nearest():
     ramp = np.stack([np.tile(np.arange(90.0), (70, 1)), np.zeros((70, 90))])
-    points = TiePoints(np.array([[10.25, 5.0]]), np.array([[10.25, 5.0]]))
+    points = TiePoints([[10.25, 5.0]], [[10.25, 5.0]])
     (row,) = score(offsets_of(ramp, OPTICAL), OPTICAL, OPTICAL, points).per_point().itertuples()
     assert (row.dx, row.sn9_dx) == (pytest.approx(10.25), 10)
 
@@ -127,7 +123,7 @@ def test_degrees_are_measured_where_the_point_lies():
 def test_nan_offsets_give_null_and_a_warning(caplog):
     array = np.zeros((2, *OPTICAL.shape))
     array[:, 5, 5] = np.nan
-    points = TiePoints(np.array([[5.0, 5], [6, 6]]), np.array([[5.0, 5], [6, 6]]))
+    points = TiePoints([[5.0, 5], [6, 6]], [[5.0, 5], [6, 6]])
     with caplog.at_level(logging.WARNING):
         result = score(offsets_of(array, OPTICAL), OPTICAL, OPTICAL, points)
     assert "1 of 2 tie-points" in caplog.text
@@ -140,15 +136,13 @@ def test_nan_offsets_give_null_and_a_warning(caplog):
 
 def test_a_turned_optical_image_has_no_sn9_step():
     optical = Grid(Affine(0, 0.5, 0, 0.5, 0, 0), 20, 20, UTM)
-    points = TiePoints(np.array([[3.0, 4.0]]), np.array([[5.0, 4.0]]))
-    result = score(zeros(optical), optical, optical, points).as_dict()
-    assert result["sn9_mean_px"] is None
-    assert result["mean_px"] == pytest.approx(2)
+    result = score(zeros(optical), optical, optical, TiePoints([[3.0, 4.0]], [[5.0, 4.0]])).as_dict()
+    assert (result["sn9_mean_px"], result["mean_px"]) == (None, pytest.approx(2))
 
 
 @pytest.mark.parametrize(("optical", "sar", "image"), [((90, 3), (3, 3), "optical"), ((3, 3), (3, -1), "SAR")])
 def test_points_outside_are_named(optical, sar, image):
-    points = TiePoints(np.array([[1.0, 1], optical]), np.array([[1.0, 1], sar]))
+    points = TiePoints([(1.0, 1.0), optical], [(1.0, 1.0), sar])
     with pytest.raises(InputError, match=f"tie-point 2: .* outside the {image} image"):
         score(zeros(OPTICAL), OPTICAL, sar_grid(32637), points)
 
@@ -165,4 +159,5 @@ def test_real_scenes_without_registration():
             for image in images
         )
         points = read_tiepoints(folder / f"{name}.csv", optical, sar)
-        assert score(zeros(optical), optical, sar, points).sn9_mean_px == pytest.approx(expected, abs=0.01)
+        offsets = OffsetMap(optical, lambda window: np.zeros((2, *window.shape), np.float32))
+        assert score(offsets, optical, sar, points).sn9_mean_px == pytest.approx(expected, abs=0.01)

@@ -4,8 +4,12 @@ import warnings
 
 import numpy as np
 import rasterio
+from affine import Affine
+from rasterio.crs import CRS
+from rasterio.warp import transform as transform_coordinates
 
 from sn9reg.offsets import OffsetMap
+from sn9reg.raster.grid import Grid
 
 
 def write(path, array, grid, mask=None, colours=None, **options):
@@ -34,3 +38,10 @@ def places(grid):
     """(N, 2) map coordinates of the centres of a grid's pixels, row by row."""
     x, y = np.meshgrid(np.arange(grid.width), np.arange(grid.height))
     return grid.to_map(np.column_stack([x.ravel(), y.ravel()]))
+
+
+def around(longitude, latitude, crs, side, n=100, angle=0, south_up=False, shift=(0, 0)):
+    """A grid of n x n pixels whose centre lies at a place, or `shift` pixels from it."""
+    (x,), (y,) = transform_coordinates(CRS.from_epsg(4326), crs, [longitude], [latitude])
+    transform = Affine.translation(x, y) * Affine.rotation(angle) * Affine.scale(side, side if south_up else -side)
+    return Grid(transform * Affine.translation(shift[0] - n / 2, shift[1] - n / 2), n, n, crs)

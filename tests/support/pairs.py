@@ -7,10 +7,10 @@ from scipy.ndimage import gaussian_filter
 from support.rasters import TEXTURE_TRANSFORM, UTM, write_raster
 
 
-def write_pairs(folder, count=6, side=96, seed=0):
+def write_pairs(folder, count=6, side=96):
     """Registered pairs of random ground as NAME_opt.png and NAME_sar.png; SAR is optical reversed, with noise."""
     folder.mkdir(parents=True, exist_ok=True)
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng(0)
     for k in range(count):
         ground = gaussian_filter(random.normal(size=(side, side)), 1.5)
         optical = np.clip(ground / ground.std() * 40 + 120, 1, 255)
