@@ -129,8 +129,8 @@ class OSMNetLoss(MatchingLoss):
 
     Negatives are not repelled beyond SSD_n = 1, a mean cosine of 0.5 for features of unit length. Each weight [.]+ is a
     line in the score that it weighs, so E is a parabola: E_p = SSD_p^2 - m^2 is lowest at SSD_p = 0 (eq. 11), and
-    E_n = (1 - SSD_n)^2 - m^2, cut to 0 beyond SSD_n = 1 + m (eq. 12), at SSD_n = 1. From between 1 and 1 + m a negative
-    is even drawn back. With `detach_weights`, as released, the gradient does not run through the weights: a negative is
+    E_n = (1 - SSD_n)^2 - m^2, 0 beyond SSD_n = 1 + m (eq. 12), lowest at SSD_n = 1. Between 1 and 1 + m a negative is
+    even drawn back. With `detach_weights`, as released, the gradient does not run through the weights: a negative is
     pushed away with force w_n as far as SSD_n = 1 + m, and eq. (12) is the loss's value but not what is descended.
 
     The text gives no values: gamma 32, margin 0.25 and positives within a radius of 1 px (a cross) are as released.

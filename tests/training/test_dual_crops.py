@@ -76,15 +76,6 @@ def test_crops_are_standardised():
         assert band.std().item() == pytest.approx(1, abs=0.1)
 
 
-def test_the_sar_crop_is_logarithmic():
-    """Of amplitudes over four decades that are regular on a logarithm."""
-    row = np.tile(np.linspace(0, 9, 90, dtype=np.float32), (90, 1))
-    optical = Patch(100 + row[None], np.ones((90, 90), bool))
-    crop = made((optical, Patch(100 * np.exp(row)[None], optical.valid)), geometry=Geometry(48, 48))
-    steps = max((np.diff(crop.sar[0].numpy(), axis=axis) for axis in (0, 1)), key=lambda d: np.abs(d).sum())
-    assert np.median(np.abs(steps)) > 0.7 * np.abs(steps).max() > 0
-
-
 def test_what_is_not_valid_is_nil_in_both():
     valid = np.zeros((90, 100), bool)
     valid[:, :50] = True

@@ -39,29 +39,23 @@ def test_neither_sensor_counts_more():
         assert contrastive(*pair, 0.3).item() == pytest.approx((there + back) / 2, rel=1e-5)
 
 
-def plain(similarity, cells):
-    """Cross-entropy against whole cells, (B, N) indices."""
-    return cross_entropy(similarity.flatten(0, 1) / 0.07, torch.tensor(cells).flatten()).item()
+SHARES = {
+    (0.0, 0.0): {(0, 0): 1.0},
+    (6.0, 4.0): {(6, 4): 1.0},
+    (2.0, 3.0): {(2, 3): 1.0},
+    (2.0, 1.25): {(2, 1): 0.75, (2, 2): 0.25},
+    (5.5, 3.5): {(5, 3): 0.25, (6, 3): 0.25, (5, 4): 0.25, (6, 4): 0.25},
+    (1.2, 0.3): {(1, 0): 0.56, (2, 0): 0.14, (1, 1): 0.24, (2, 1): 0.06},
+}
 
 
-def test_on_cells_matching_is_plain_cross_entropy_even_at_the_border():
-    similarity, places = random(2, 4, CELLS), [[(0, 0), (6, 0), (0, 4), (6, 4)], [(3, 2), (2, 3), (6, 1), (1, 4)]]
-    expected = plain(similarity, [[index(*xy) for xy in row] for row in places])
-    assert matching(similarity, torch.tensor(places).float(), SHAPE, 0.07).item() == pytest.approx(expected, rel=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("xy", "shares"),
-    [
-        ((2.0, 1.25), {(2, 1): 0.75, (2, 2): 0.25}),
-        ((5.5, 3.5), {(5, 3): 0.25, (6, 3): 0.25, (5, 4): 0.25, (6, 4): 0.25}),
-        ((1.2, 0.3), {(1, 0): 0.56, (2, 0): 0.14, (1, 1): 0.24, (2, 1): 0.06}),
-    ],
-)
-def test_between_cells_matching_is_the_mean_of_those_around_by_their_nearness(xy, shares):
-    similarity = random(1, 1, CELLS, seed=3)
-    expected = sum(share * plain(similarity, [[index(*cell)]]) for cell, share in shares.items())
-    assert matching(similarity, torch.tensor([[xy]]), SHAPE, 0.07).item() == pytest.approx(expected, rel=1e-4)
+def test_matching_is_the_cross_entropy_of_the_cells_around_by_their_nearness():
+    """x is the column. At the border, too, where there are no four cells around."""
+    similarity, total = random(2, 3, CELLS), 0.0
+    for scores, shares in zip(similarity.flatten(0, 1), SHARES.values(), strict=True):
+        total += sum(share * cross_entropy(scores / 0.07, torch.tensor(index(*c))) for c, share in shares.items())
+    places = torch.tensor(list(SHARES)).reshape(2, 3, 2)
+    assert matching(similarity, places, SHAPE, 0.07).item() == pytest.approx(total.item() / 6, rel=1e-5)
 
 
 def test_places_outside_the_map_do_not_count():
