@@ -83,8 +83,7 @@ def compared(task, batch):
 def turns(monkeypatch):
     """The quarters by which images and embeddings are turned, in order."""
     seen = []
-    record = lambda images, quarter: seen.append(quarter.clone()) or _turned(images, quarter)  # noqa: E731
-    monkeypatch.setattr(dual_encoder, "_turned", record)
+    monkeypatch.setattr(dual_encoder, "_turned", lambda *given: seen.append(given[1].clone()) or _turned(*given))
     return seen
 
 
@@ -221,8 +220,6 @@ def test_the_contrastive_loss_is_of_cells_drawn_from_what_is_turned_back(rotatio
 def test_a_window_of_cells_is_seen_as_its_mean(window):
     embedding = normalize(torch.randn(2, 8, 6, 7), dim=1)
     pooled = with_pixels("pretraining", window=window)._pooled(embedding)
-    assert pooled.shape == embedding.shape
-    torch.testing.assert_close(pooled.norm(dim=1), torch.ones(2, 6, 7))
     reach = window // 2
     for row, col in ((3, 3), (0, 0), (5, 6)):  # at the border, of those that there are
         around = embedding[:, :, max(row - reach, 0) : row + reach + 1, max(col - reach, 0) : col + reach + 1]

@@ -101,29 +101,21 @@ def test_a_rival_far_from_the_best_does_not_pull_the_place():
 PLACES = torch.tensor([[3.0, 1.0], [0.0, 2.0], [4.0, 0.0]])  # x, y
 
 
-def maps(noise=0.0):
-    """Optical maps of 6 x 9 cells, and SAR maps of 4 x 5 that are parts of them, at PLACES."""
+def maps():
+    """Optical maps of 6 x 9 cells, and noisy SAR maps of 4 x 5 that are parts of them, at PLACES."""
     optical = normalize(random(3, 16, 6, 9), dim=1)
     sar = torch.stack([o[:, y : y + 4, x : x + 5] for o, (x, y) in zip(optical, PLACES.int().tolist(), strict=True)])
-    return optical, normalize(sar + noise * random(*sar.shape, seed=1), dim=1)
+    return optical, normalize(sar + random(*sar.shape, seed=1) / 2, dim=1)
 
 
-def test_maps_are_found_where_they_were_taken_from_and_x_is_the_column():
-    optical, sar = maps(noise=0.2)
-    loss, best = placed(optical, sar, PLACES, torch.tensor(50.0))
-    assert best.equal(PLACES.long())
-    assert loss < 0.01
-    assert placed(optical, sar, PLACES.flip(1), torch.tensor(50.0))[0] > 10
-
-
-def test_placed_is_the_cross_entropy_of_the_mean_similarity_of_the_cells():
-    optical, sar = maps(noise=1.0)
+def test_a_map_is_placed_by_the_mean_similarity_of_its_cells_and_x_is_the_column():
+    optical, sar = maps()
     windows = optical.unfold(2, 4, 1).unfold(3, 5, 1)
     surface = (windows * sar[:, :, None, None]).sum(dim=1).mean(dim=(3, 4)).flatten(1)
     expected = cross_entropy(20 * surface, torch.tensor([1 * 5 + 3, 2 * 5 + 0, 0 * 5 + 4]))
     loss, best = placed(optical, sar, PLACES, torch.tensor(20.0))
     assert loss.item() == pytest.approx(expected.item(), rel=1e-4)
-    assert [y * 5 + x for x, y in best.tolist()] == surface.argmax(dim=1).tolist()
+    assert best.equal(PLACES.long())
 
 
 def test_likelihood_is_that_of_two_normal_axes_but_for_a_constant():

@@ -211,5 +211,3 @@ def test_scenes_for_validation_alone_are_held_out_whole(tmp_path):
     assert (stage.plan.validate_every, stage.plan.steps) == (3, 300), "the 8 tiles of an epoch, in batches of 3"
     (check,) = stage.checks
     assert [len(one) for one, _ in check.dataset.tiles] == [10] * 2 + [3] * 3
-    with pytest.raises(InputError, match="none: no such folder"):
-        KeypointConfig(finds="sar", scenes=(many,), validate=(str(tmp_path / "none"),), **small).stages()
