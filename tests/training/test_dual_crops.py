@@ -34,9 +34,6 @@ def correlations(crop):
     return cv2.matchTemplate(crop.optical[0].numpy(), crop.sar[0].numpy(), cv2.TM_CCOEFF_NORMED)
 
 
-# what a sample shows
-
-
 @pytest.mark.parametrize(
     ("geometry", "source"),
     [
@@ -84,9 +81,6 @@ def test_what_is_not_valid_is_nil_in_both():
         row, col = crop.place.tolist()
         part = (crop.optical[:, row : row + 32, col : col + 32] == 0).all(dim=0)
         assert part.equal(crop.sar[0] == 0)
-
-
-# grey values
 
 
 def test_in_training_grey_values_are_changed_and_else_they_are_not():

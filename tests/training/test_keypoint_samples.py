@@ -52,9 +52,6 @@ def equal(some, others):
     return sum(all(a.equal(b) for a, b in zip(one, other, strict=True)) for one, other in pairs)
 
 
-# tiles
-
-
 @pytest.mark.parametrize("side", [48, 49])
 def test_turning_keeps_the_middle_and_moves_the_place_with_the_content(side):
     one, seen = tiles(1, side), set()
@@ -118,9 +115,6 @@ def test_tiles_are_split_80_to_20_by_the_seed_and_never_in_both():
     assert [len(split([tiles(6)], share, 0)[1]) for share in (0.0, 0.05, 0.5, 0.9)] == [0, 0, 3, 5]
 
 
-# displaced pairs
-
-
 @pytest.fixture
 def asked(monkeypatch):
     """What `displaced` was asked for: (level of the optical part, its size, keypoint, finds, zoom)."""
@@ -175,8 +169,6 @@ def test_keypoints_are_corners_but_for_the_share_that_is_anywhere(asked):
         shares.append(np.mean(off < 5))
     assert shares == [1, pytest.approx((1 + shares[2]) / 2, abs=0.17), pytest.approx(0.4, abs=0.4)]
 
-
-# files
 
 NEAR = ((40, 44, 50, 50), (60, 70, 64, 60), (90, 80, 80, 85))
 FAR = ((10, 10, 100, 120),)

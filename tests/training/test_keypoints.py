@@ -19,9 +19,6 @@ def task(finds="sar", **options):
     return KeypointTask(config, Plan())
 
 
-# the loss
-
-
 def test_loss_is_the_mean_over_the_keypoints_region_and_over_the_rest_in_equal_parts():
     random = np.random.default_rng(0)
     heatmap, place = random.random((3, 40, 40)), np.array([[12, 30], [20.5, 20], [3, 2]])
@@ -37,9 +34,6 @@ def test_loss_is_the_mean_over_the_keypoints_region_and_over_the_rest_in_equal_p
 def test_a_label_whose_keypoint_is_outside_has_a_loss():
     label = gaussian(torch.tensor([[-500.0, 500.0]]), SIDE, 5.0)
     assert float(balanced_mse(label + 0.5, label)) == pytest.approx(0.125)
-
-
-# the task
 
 
 @pytest.mark.parametrize(

@@ -35,12 +35,9 @@ def value(loss, rows, place):
     return loss(torch.tensor([rows], dtype=torch.float64), at(place)).item()
 
 
-def test_table_pairs_losses_with_similarities():
+def test_losses_have_similarities_and_one_is_trained_by_default():
     expected = {"mcgf": "cc", "osmnet": "ssd", "fft-unet": "zncc", "maru-net": "zncc", "cross-corr-ce": "cc"}
     assert {name: loss.similarity for name, loss in LOSSES.items()} == expected | {"soft-ce": "cc"}
-
-
-def test_one_loss_is_trained_by_default():
     assert [name for name in LOSSES if list(make_loss(name).parameters())] == ["soft-ce"]
 
 

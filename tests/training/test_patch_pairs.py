@@ -52,9 +52,6 @@ def placed(monkeypatch):
     return seen
 
 
-# --- what a pair of patches shows ------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.inputs)
 def test_of_images_that_are_alike_both_patches_are_and_others_are_not(layout):
     optical, sar = made(textured(), patch=layout)
@@ -110,9 +107,6 @@ def test_grey_values_are_changed_in_training_alone():
     torch.testing.assert_close(*made(textured(), train=False, **changes), atol=1e-3, rtol=1e-3)
 
 
-# --- places ----------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("corners", [0.0, 0.7])
 def test_places_are_apart_and_away_from_the_border_and_the_same_in_both_images(corners, placed):
     for seed in range(4):
@@ -166,9 +160,6 @@ NO_ROOM = {
 @pytest.mark.parametrize("corners", [0.0, 1.0])
 def test_an_image_without_room_has_no_patches(pair, options, corners):
     assert made(textured(**pair), corners=corners, **options) is None
-
-
-# --- what is held out ------------------------------------------------------------------------------------------------
 
 
 def test_what_is_held_out_is_the_same_each_time_and_shown_as_it_is():
