@@ -79,9 +79,8 @@ def _places(
     congruency: PhaseCongruency, valid: npt.NDArray[np.bool_], config: DescriptorConfig, random: Generator
 ) -> Points:
     """(N, 2) places x, y, at most `places`, where both images are valid, apart from one another."""
-    inner = np.zeros_like(valid)
-    middle = (slice(config.rim, config.image - config.rim),) * 2
-    inner[middle] = valid[middle]
+    middle = slice(config.rim, config.image - config.rim)
+    inner = np.pad(valid[middle, middle], config.rim)
     free = np.argwhere(inner)[:, ::-1].astype(np.float64)
     if not len(free):
         return free

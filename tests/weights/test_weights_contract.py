@@ -114,9 +114,6 @@ def refusal(call, path):
     return message
 
 
-# --- what is saved comes back ----------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(("family", "options"), [*((f, FAMILIES[f][1]) for f in FAMILIES), *MORE], ids=str)
 def test_a_network_survives_in_half_precision(family, options, tmp_path):
     module = FAMILIES[family][0]
@@ -165,9 +162,6 @@ def test_a_file_is_replaced_whole_or_not_at_all(error, tmp_path, monkeypatch):
         save(dense, path, untrained("mcgf", False), DenseOptions("mcgf", False))
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["w.safetensors"]
-
-
-# --- what is refused -------------------------------------------------------------------------------------------------
 
 
 class Trap:
@@ -326,8 +320,6 @@ def test_a_file_that_must_not_be_read_is_refused(stored, monkeypatch):
     monkeypatch.setattr(Path, "read_bytes", Mock(side_effect=PermissionError(13, "Permission denied")))
     assert "cannot be read (Permission denied)" in refusal(lambda: load(dense, stored["dense"]), stored["dense"])
 
-
-# --- what ships ------------------------------------------------------------------------------------------------------
 
 SHIPPED = {
     **{name: lambda name=name: dense.shipped_dense(name) for name in NETWORKS},
