@@ -40,38 +40,24 @@ class DescriptorConfig(TrainingConfig, Plan):
 
     A batch counts pairs of patches. The gradients of its parts are cached (L. Gao et al., "Scaling deep contrastive
     learning batch size under memory limited setup", 2021), so that every patch is compared with the whole batch.
-
-    network: options of `DenseFusion`, without what `patch` gives.
-    patch: what a descriptor sees.
-    imagenet: a .safetensors file with the weights of a timm MobileNetV2 to begin with.
-    image: side of the square cut from a pair, pixels.
-    places: patches taken from it.
-    rim: pixels that places keep from its border.
-    apart: pixels that places keep from one another.
-    corners: share of the places at corners of either image; the others lie anywhere.
-    shift: SAR patches are displaced at random by up to this, pixels.
-    turn: and turned by up to this, degrees.
-    stretch: and scaled by up to this share.
-    photometry: what is done to grey values.
-    margin: of the triplets.
     """
 
     family: ClassVar[str] = "descriptors"
 
     _: KW_ONLY
-    network: dict[str, Any] = field(default_factory=dict)
-    patch: PatchLayout = field(default_factory=PatchLayout)
-    imagenet: str | None = None
-    image: Positive = 256
-    places: Positive = 1
-    rim: Count = 24
-    apart: NotNegative = 8.0
-    corners: Annotated[float, Ge(0), Le(1)] = 0.0
-    shift: NotNegative = 0.0
-    turn: NotNegative = 0.0
-    stretch: Share = 0.0
+    network: dict[str, Any] = field(default_factory=dict)  # options of `DenseFusion`, without what `patch` gives
+    patch: PatchLayout = field(default_factory=PatchLayout)  # what a descriptor sees
+    imagenet: str | None = None  # a .safetensors file with the weights of a timm MobileNetV2 to begin with
+    image: Positive = 256  # side of the square cut from a pair, pixels
+    places: Positive = 1  # patches taken from it
+    rim: Count = 24  # pixels that places keep from its border
+    apart: NotNegative = 8.0  # pixels that places keep from one another
+    corners: Annotated[float, Ge(0), Le(1)] = 0.0  # share of places at corners of either image; others lie anywhere
+    shift: NotNegative = 0.0  # SAR patches are displaced at random by up to this, pixels
+    turn: NotNegative = 0.0  # and turned by up to this, degrees
+    stretch: Share = 0.0  # and scaled by up to this share
     photometry: Photometry = field(default_factory=Photometry)
-    margin: Annotated[float, Gt(0)] = 1.0
+    margin: Annotated[float, Gt(0)] = 1.0  # of the triplets
     steps: Positive = 5000
     batch: Annotated[int, Ge(2)] = 256
     validate_every: Positive = 100
@@ -87,11 +73,9 @@ class DescriptorConfig(TrainingConfig, Plan):
 
     def stages(self) -> Sequence[Stage]:
         parts, held = load_all(self.sources, self.seed, self.image)
-        make, fixed = partial(patch_pairs, config=self), held_out(self, held)
-        count = max(1, _AT_ONCE // self.places)
-        checks: list[DataLoader[Any]] = []
-        if fixed:
-            checks.append(DataLoader(fixed, count, collate_fn=collate))  # type: ignore[arg-type]
+        make = partial(patch_pairs, config=self)
+        fixed: Any = held_out(self, held)
+        checks = [DataLoader(fixed, max(1, _AT_ONCE // self.places), collate_fn=collate)] if fixed else []
 
         def batches(plan: Plan, done: int) -> DataLoader[Any]:
             samples = Samples(parts, make, self.seed + done)
@@ -115,11 +99,17 @@ class DescriptorTask(Task):
         self.network = build(asdict(self.architecture())).to(memory_format=torch.channels_last)
         self.held_out: list[tuple[Tensor, Tensor]] = []
         if config.imagenet is not None:
-            state = _state(Path(config.imagenet))
-            try:
-                self.network.start_from(state)
-            except ConfigError as error:
-                raise InputError(f"{config.imagenet}: {error}") from error
+            self._start_from(Path(config.imagenet))
+
+    def _start_from(self, path: Path) -> None:
+        if not path.is_file():
+            raise InputError(f"{path}: no such weights file")
+        try:
+            self.network.start_from(load_file(path))
+        except ConfigError as error:
+            raise InputError(f"{path}: {error}") from error
+        except (SafetensorError, OSError) as error:
+            raise InputError(f"{path}: is no whole safetensors file ({error})") from error
 
     def architecture(self) -> DescriptorOptions:
         return DescriptorOptions(self.config.patch, self.config.network)
@@ -133,9 +123,10 @@ class DescriptorTask(Task):
     def training_step(self, batch: PatchPairs, index: int) -> None:
         optimiser: Any = self.optimizers()
         optimiser.zero_grad()
-        parts = self._parts(batch)
+        size = -(-len(batch.optical) // self.plan.accumulate)
+        parts = [PatchPairs(*both) for both in zip(batch.optical.split(size), batch.sar.split(size), strict=True)]
         if len(parts) == 1:
-            loss = self._loss(*self._describe(parts[0]))
+            loss = self._loss(*self._describe(batch))
             self.manual_backward(loss)
         else:
             loss = self._cached(parts)
@@ -144,10 +135,6 @@ class DescriptorTask(Task):
             self.clip_gradients(optimiser, self.plan.optimiser.clip, "norm")
         optimiser.step()
         self.lr_schedulers().step()  # type: ignore[union-attr]
-
-    def _parts(self, batch: PatchPairs) -> list[PatchPairs]:
-        size = -(-len(batch.optical) // self.plan.accumulate)
-        return [PatchPairs(*both) for both in zip(batch.optical.split(size), batch.sar.split(size), strict=True)]
 
     def _describe(self, pairs: PatchPairs) -> tuple[Tensor, Tensor]:
         """Both at once, so that batch normalisation sees the mixture that it is to work on."""
@@ -189,12 +176,3 @@ class DescriptorTask(Task):
         others = [p for name, p in self.network.named_parameters() if not name.startswith("layout.")]
         slow = {"params": layout, "lr": self.plan.optimiser.rate * _SLOWLY}
         return [{"params": others}, slow] if layout else [{"params": others}]
-
-
-def _state(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise InputError(f"{path}: no such weights file")
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{path}: is no whole safetensors file ({error})") from error

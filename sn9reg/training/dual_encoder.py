@@ -6,7 +6,7 @@ Huang et al.; the sections and tables named below are of that paper.
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, asdict, field, replace
 from functools import partial
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -30,7 +30,7 @@ from sn9reg.training.sample import Geometry, Photometry, augment_optical, augmen
 from sn9reg.training.task import Stage, Task
 
 _RIGHT = 3 / CELL  # cells
-_PHASES: tuple[Literal["pretraining", "finetuning"], ...] = ("pretraining", "finetuning")
+PhaseName = Literal["pretraining", "finetuning"]
 
 
 @options
@@ -55,41 +55,25 @@ class Phase(Plan):
 
 @options
 class DualConfig(TrainingConfig):
-    """Defaults are the paper's (Table 2 and sections 3.2.4, 3.3 and 4.2), where it says.
-
-    pretraining: for how long, and how.
-    finetuning: for how long, and how.
-    aleatoric: whether there are modules for the uncertainty of the data.
-    dropout: share of the paper's rates.
-    structure: see `matchers.dual_encoder.network.Structure`.
-    contrastive: whether the pre-training has the contrastive loss.
-    rotation: whether the pre-training asks for the rotation.
-    temperature: of both losses.
-    cells: of each pair, drawn for the contrastive loss.
-    window: side of the square of cells whose mean the contrastive loss sees, odd.
-    uncertainty: weight of that loss in fine-tuning.
-    geometry: of the crops.
-    photometry: what is done to grey values.
-    colours: share of samples whose three optical bands differ.
-    """
+    """Defaults are the paper's (Table 2 and sections 3.2.4, 3.3 and 4.2), where it says."""
 
     family: ClassVar[str] = "dual-encoder"
 
     _: KW_ONLY
     pretraining: Phase
     finetuning: Phase
-    aleatoric: bool = True
-    dropout: Annotated[float, Ge(0), Le(5)] = 1.0
-    structure: bool = False
-    contrastive: bool = True
-    rotation: bool = True
-    temperature: Annotated[float, Gt(0)] = 0.07
-    cells: Annotated[int, Ge(2)] = 64
-    window: Positive = 1
-    uncertainty: Annotated[float, Gt(0)] = 0.5
-    geometry: Geometry = field(default_factory=lambda: Geometry(optical=256, sar=240, tilt=30.0))
+    aleatoric: bool = True  # whether there are modules for the uncertainty of the data
+    dropout: Annotated[float, Ge(0), Le(5)] = 1.0  # share of the paper's rates
+    structure: bool = False  # see `matchers.dual_encoder.network.Structure`
+    contrastive: bool = True  # whether the pre-training has the contrastive loss
+    rotation: bool = True  # whether the pre-training asks for the rotation
+    temperature: Annotated[float, Gt(0)] = 0.07  # of both losses
+    cells: Annotated[int, Ge(2)] = 64  # of each pair, drawn for the contrastive loss
+    window: Positive = 1  # side of the square of cells whose mean the contrastive loss sees, odd
+    uncertainty: Annotated[float, Gt(0)] = 0.5  # weight of that loss in fine-tuning
+    geometry: Geometry = field(default_factory=lambda: Geometry(optical=256, sar=240, tilt=30.0))  # of the crops
     photometry: Photometry = field(default_factory=lambda: Photometry(noise=0.01))
-    colours: Annotated[float, Ge(0), Le(1)] = 0.0
+    colours: Annotated[float, Ge(0), Le(1)] = 0.0  # share of samples whose three optical bands differ
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -108,14 +92,14 @@ class DualConfig(TrainingConfig):
 
     def stages(self) -> Sequence[Stage]:
         parts, held = load_all(self.sources, self.seed, self.geometry.optical)
-        fixed = [
+        fixed: Any = [
             crops(source, *pair, np.random.default_rng([self.seed, index]), self, train=False)
             for source, pairs in held
             for index, pair in enumerate(pairs)
         ]
-        checks: list[DataLoader[Any]] = [DataLoader(fixed, 8)] if fixed else []  # type: ignore[arg-type]
+        checks = [DataLoader(fixed, 8)] if fixed else []
 
-        def stage(number: int, name: Literal["pretraining", "finetuning"]) -> Stage:
+        def stage(number: int, name: PhaseName) -> Stage:
             # What is turned by quarters already has no rotation to be predicted.
             geometry = replace(self.geometry, quarters=name == "finetuning")
             make = partial(crops, config=replace(self, geometry=geometry))
@@ -127,20 +111,15 @@ class DualConfig(TrainingConfig):
             plan: Phase = getattr(self, name)
             return Stage(plan, self.seed + number, lambda plan: DualTask(self, plan, name), batches, checks, name)
 
-        return [stage(number, name) for number, name in enumerate(_PHASES) if getattr(self, name).steps]
+        return [stage(number, name) for number, name in enumerate(get_args(PhaseName)) if getattr(self, name).steps]
 
 
 class Crops(NamedTuple):
-    """One sample; in a batch each field has a leading dimension.
+    """One sample; in a batch each field has a leading dimension."""
 
-    optical: (3, O, O) float32.
-    sar: (1, S, S) float32.
-    place: (2,) row, col of the SAR crop in the optical one, pixels.
-    """
-
-    optical: Tensor
-    sar: Tensor
-    place: Tensor
+    optical: Tensor  # (3, O, O) float32
+    sar: Tensor  # (1, S, S) float32
+    place: Tensor  # (2,) row, col of the SAR crop in the optical one, pixels
 
 
 def crops(
@@ -154,8 +133,8 @@ def crops(
         seen = [augment_optical(one.values[0], config.photometry, random) for _ in range(bands)]
         one = Patch(np.stack(seen), one.valid)
         other = Patch(augment_sar(other.values[0], config.photometry, random)[None], other.valid)
-    inputs = optical_input(one), sar_input(other, SarLog.of(other.values, other.valid))
-    return Crops(torch.from_numpy(inputs[0]), torch.from_numpy(inputs[1]), torch.from_numpy(place))
+    inputs = optical_input(one), sar_input(other, SarLog.of(other.values, other.valid)), place
+    return Crops(*map(torch.from_numpy, inputs))
 
 
 class DualTask(Task):
@@ -170,7 +149,7 @@ class DualTask(Task):
     monitor = "matched"
     optional = ("network.maps.", "network.fusion.")  # a pre-training may have been without modules for uncertainty
 
-    def __init__(self, config: DualConfig, plan: Plan, name: Literal["pretraining", "finetuning"]) -> None:
+    def __init__(self, config: DualConfig, plan: Plan, name: PhaseName) -> None:
         super().__init__(plan)
         self.config, self.name = config, name
         self.network = build(asdict(self.architecture())).to(memory_format=torch.channels_last)
@@ -211,15 +190,10 @@ class DualTask(Task):
         count, _, height, width = sar.shape
         rows, cols = (torch.randint(n, (count, self.config.cells), device=sar.device) for n in (height, width))
         offset = (place.float() / CELL).round().long()
-        there = [
-            (n + offset[:, k, None]).clamp_max(size - 1)
-            for n, k, size in zip((rows, cols), (0, 1), optical.shape[-2:], strict=True)
-        ]
+        row = (rows + offset[:, :1]).clamp_max(optical.shape[2] - 1)
+        col = (cols + offset[:, 1:]).clamp_max(optical.shape[3] - 1)
         pair = torch.arange(count, device=sar.device)[:, None]
-        return (
-            sar[pair, :, rows, cols].flatten(0, 1),
-            optical[pair, :, there[0], there[1]].flatten(0, 1),
-        )
+        return sar[pair, :, rows, cols].flatten(0, 1), optical[pair, :, row, col].flatten(0, 1)
 
     def _finetuning(self, batch: Crops) -> Tensor:
         optical, sar = self.network(batch.optical, "optical"), self.network(batch.sar, "sar")
@@ -273,6 +247,4 @@ def _turned(images: Tensor, quarter: Tensor) -> Tensor:
 
 def _cells(embedding: Tensor) -> Tensor:
     """(1, h w, 2) x, y of all cells."""
-    height, width = embedding.shape[-2:]
-    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-    return torch.stack([x.flatten(), y.flatten()], dim=1).to(embedding)[None]
+    return torch.cartesian_prod(*map(torch.arange, embedding.shape[-2:])).flip(1).to(embedding)[None]

@@ -4,6 +4,8 @@ P. Huang et al., "Uncertainty-aware self-supervised cross-modal SAR-optical matc
 sections 3.3.1, 3.3.2 and 4.2. Of the fine-tuning's losses the paper gives only the weights; the readings are ours.
 """
 
+from itertools import product
+
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
@@ -50,13 +52,12 @@ def matching(similarity: Tensor, truth: Tensor, shape: tuple[int, int], temperat
     fraction = truth - low
     inside = ((truth >= 0) & (truth <= truth.new_tensor([width - 1, height - 1]))).all(dim=-1)
     total = log_share.new_zeros(log_share.shape[:2])
-    for dx in (0, 1):
-        for dy in (0, 1):
-            x, y = low[..., 0] + dx, low[..., 1] + dy
-            weight = fraction[..., 0] if dx else 1 - fraction[..., 0]
-            weight = weight * (fraction[..., 1] if dy else 1 - fraction[..., 1])
-            index = (y.clamp(0, height - 1) * width + x.clamp(0, width - 1)).long()
-            total = total - weight * log_share.gather(2, index[..., None])[..., 0]
+    for dx, dy in product((0, 1), repeat=2):
+        x, y = low[..., 0] + dx, low[..., 1] + dy
+        weight = fraction[..., 0] if dx else 1 - fraction[..., 0]
+        weight = weight * (fraction[..., 1] if dy else 1 - fraction[..., 1])
+        index = (y.clamp(0, height - 1) * width + x.clamp(0, width - 1)).long()
+        total = total - weight * log_share.gather(2, index[..., None])[..., 0]
     return (total * inside).sum() / inside.sum().clamp_min(1)
 
 

@@ -22,18 +22,20 @@ from sn9reg.training.tiles import TileSet, scene_files, tile_set
 if TYPE_CHECKING:
     from sn9reg.training.keypoints import KeypointConfig
 
-Tiles = Sequence[tuple[TileSet, int]]
+Tile = tuple[TileSet, int]
 Key = tuple[int, int]  # epoch, index
 
 
 class KeypointSamples(Dataset[KeypointSample]):
-    """The samples of all epochs: every tile once, then `config.samples` of registered pairs, others in each epoch."""
+    """The samples of all epochs: every tile once, then `config.samples` of registered pairs, others in each epoch.
 
-    def __init__(self, config: KeypointConfig, tiles: Tiles, parts: Parts) -> None:
+    Its length is that of an epoch.
+    """
+
+    def __init__(self, config: KeypointConfig, tiles: Sequence[Tile], parts: Parts) -> None:
         self.config, self.tiles, self.parts = config, tiles, usable(parts)
 
     def __len__(self) -> int:
-        """Samples of an epoch."""
         return len(self.tiles) + (self.config.samples if self.parts else 0)
 
     def __getitem__(self, key: Key) -> KeypointSample:
@@ -45,8 +47,8 @@ class KeypointSamples(Dataset[KeypointSample]):
         zoom = float(np.exp(random.uniform(*np.log(source.zoom))))  # `zoomed` does not count here: all are
         zoom = max(zoom, 1.3 * config.tile / min(optical.valid.shape))
         keypoint, optical, sar = _keypoint(optical, sar, config.tile / zoom, random, config)
-        field, photometry = config.displacement, config.photometry
-        return displaced(optical, sar, keypoint, config.tile, config.finds, zoom, field, photometry, random)
+        changes = config.displacement, config.photometry
+        return displaced(optical, sar, keypoint, config.tile, config.finds, zoom, *changes, random)
 
 
 class Epochs(Sampler[list[Key]]):
@@ -68,31 +70,16 @@ class Epochs(Sampler[list[Key]]):
             yield from (keys[start : start + self.batch] for start in range(0, self.length, self.batch))
 
 
-def tile_sample(tile: tuple[TileSet, int], seed: Sequence[int] | None = None) -> KeypointSample:
+def tile_sample(tile: Tile, seed: Sequence[int] | None = None) -> KeypointSample:
     """A tile, flipped and turned by quarters at random if there is a seed."""
     tiles, k = tile
     images, place = tiles.images(k), tiles.place[k].astype(np.float64)
     if seed is not None:
         images, place = _turned(images, place, np.random.default_rng(seed))
-    return KeypointSample(
-        torch.from_numpy(images[:1]), torch.from_numpy(images[1:]), torch.from_numpy(place.astype(np.float32))
-    )
+    return KeypointSample(*map(torch.from_numpy, (images[:1], images[1:], place.astype(np.float32))))
 
 
-class HeldOutTiles(Dataset[KeypointSample]):
-    """Tiles as they are."""
-
-    def __init__(self, tiles: Tiles) -> None:
-        self.tiles = tiles
-
-    def __len__(self) -> int:
-        return len(self.tiles)
-
-    def __getitem__(self, index: int) -> KeypointSample:
-        return tile_sample(self.tiles[index])
-
-
-def split(tiles: Sequence[TileSet], held_out: float, seed: int) -> tuple[list[tuple[TileSet, int]], ...]:
+def split(tiles: Sequence[TileSet], held_out: float, seed: int) -> tuple[list[Tile], list[Tile]]:
     """All tiles, for training and held out at random (Hänsch et al., section 4: 80 / 20)."""
     every = [(one, k) for one in tiles for k in range(len(one))]
     order = np.random.default_rng(seed).permutation(len(every))

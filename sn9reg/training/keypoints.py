@@ -6,7 +6,7 @@ R. Hänsch et al., "Introducing SpaceNet 9".
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import KW_ONLY, asdict, field
+from dataclasses import KW_ONLY, asdict, field, replace
 from typing import Annotated, Any, ClassVar
 
 import torch
@@ -24,7 +24,7 @@ from sn9reg.raster.radiometry import Modality
 from sn9reg.training.config import Count, Optimiser, Pace, Plan, Positive, Share, TrainingConfig
 from sn9reg.training.data import load
 from sn9reg.training.displaced import Displacement, KeypointSample
-from sn9reg.training.keypoint_samples import Epochs, HeldOutTiles, KeypointSamples, load_tiles, split
+from sn9reg.training.keypoint_samples import Epochs, KeypointSamples, load_tiles, split
 from sn9reg.training.sample import Photometry
 from sn9reg.training.task import Stage, Task
 
@@ -36,38 +36,25 @@ _REGION = math.exp(-0.5 * 3**2)  # of a label: what stands above its value at th
 class KeypointConfig(TrainingConfig, Pace):
     """Defaults are the paper's (sections 3.1 and 4); where it is silent: a batch of 16.
 
-    finds: whose keypoints the detector finds.
-    network: options of `HeatmapUNet`, without `finds`.
-    scenes: folders of scenes in SpaceNet 9's layout, whose tiles are drawn once an epoch.
-    validate: folders of scenes for validation alone.
-    sources: folders of registered pairs; `zoomed` and `held_out` do not count.
-    samples: drawn of the registered pairs in an epoch.
-    displacement: of the samples of registered pairs.
-    photometry: what is done to their grey values.
-    turned: whether tiles of scenes are flipped and turned by quarters.
-    tile: side of a tile, pixels.
-    sigma: of the label, pixels.
-    held_out: share of the scenes' tiles kept for validation.
-    epochs: how often all tiles are seen; validation follows each.
-    cache: folder where the scenes' tiles are kept.
+    Of the sources, `zoomed` and `held_out` do not count.
     """
 
     family: ClassVar[str] = "keypoints"
 
     _: KW_ONLY
-    finds: Modality
-    network: dict[str, Any] = field(default_factory=dict)
-    scenes: tuple[str, ...] = ()
-    validate: tuple[str, ...] = ()
-    samples: Count = 0
-    displacement: Displacement = field(default_factory=Displacement)
-    photometry: Photometry = field(default_factory=Photometry)
-    turned: bool = False
-    tile: Positive = TILE
-    sigma: Annotated[float, Gt(0)] = SIGMA
-    held_out: Share = 0.2
-    epochs: Positive = 100
-    cache: str = "work/tiles"
+    finds: Modality  # whose keypoints the detector finds
+    network: dict[str, Any] = field(default_factory=dict)  # options of `HeatmapUNet`, without `finds`
+    scenes: tuple[str, ...] = ()  # folders of scenes in SpaceNet 9's layout, whose tiles are drawn once an epoch
+    validate: tuple[str, ...] = ()  # folders of scenes for validation alone
+    samples: Count = 0  # drawn of the registered pairs in an epoch
+    displacement: Displacement = field(default_factory=Displacement)  # of the samples of registered pairs
+    photometry: Photometry = field(default_factory=Photometry)  # what is done to their grey values
+    turned: bool = False  # whether tiles of scenes are flipped and turned by quarters
+    tile: Positive = TILE  # side of a tile, pixels
+    sigma: Annotated[float, Gt(0)] = SIGMA  # of the label, pixels
+    held_out: Share = 0.2  # share of the scenes' tiles kept for validation
+    epochs: Positive = 100  # how often all tiles are seen; validation follows each
+    cache: str = "work/tiles"  # folder where the scenes' tiles are kept
     optimiser: Optimiser = field(default_factory=lambda: Optimiser(rate=1e-4, schedule="drop"))
 
     def __post_init__(self) -> None:
@@ -96,7 +83,8 @@ class KeypointConfig(TrainingConfig, Pace):
             order = Epochs(len(samples), plan.batch // plan.accumulate, self.seed, done // epoch)
             return DataLoader(samples, batch_sampler=order, num_workers=self.workers)
 
-        checks = [DataLoader(HeldOutTiles(held_out), self.batch)] if held_out else []
+        fixed = KeypointSamples(replace(self, turned=False), held_out, [])
+        checks = [DataLoader(fixed, self.batch, sampler=[(0, k) for k in range(len(fixed))])] if held_out else []
         return [Stage(plan, self.seed, lambda plan: KeypointTask(self, plan), batches, checks)]
 
 
@@ -137,10 +125,8 @@ class KeypointTask(Task):
 
     def validation_step(self, batch: KeypointSample, index: int) -> None:
         found = read_keypoints(self.network(batch.optical, batch.sar), sigma=self.config.sigma)
-        middle = float(self.config.tile // 2)
-        self.errors.append(
-            torch.stack([(found.xy - batch.place).norm(dim=1), (batch.place - middle).norm(dim=1)]).double().cpu()
-        )
+        away = [(place - batch.place).norm(dim=1) for place in (found.xy, float(self.config.tile // 2))]
+        self.errors.append(torch.stack(away).double().cpu())
 
     def on_validation_epoch_end(self) -> None:
         error, guess = torch.cat(self.errors, dim=1)

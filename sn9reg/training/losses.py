@@ -1,10 +1,9 @@
 """Losses on similarity surfaces: those that the papers compare, and one of ours; and a loss on descriptors' distances.
 
-A loss takes the surface as `matchers.dense.correlation` gives it and the true place, and returns a scalar, the mean
-over the batch. Bertrand et al. is Learning-based SAR-Optical Registration for Navigation, whose Sec. IV-C and Table III
-pair each loss with a similarity and a mask of positives; Gazzea et al. is MARU-Net. Where they print no formula or no
-value, the docstring says what was taken; "as released" is as in the code that the first author of the former
-published, github.com/Simon-Bertrand/SAROPTReg-TranslatModels.
+Bertrand et al. is Learning-based SAR-Optical Registration for Navigation, whose Sec. IV-C and Table III pair each loss
+with a similarity and a mask of positives; Gazzea et al. is MARU-Net. Where they print no formula or no value, the
+docstring says what was taken. "As released" is as in github.com/Simon-Bertrand/SAROPTReg-TranslatModels, which is by
+the first author of the former.
 """
 
 import math
@@ -44,8 +43,7 @@ class MatchingLoss(nn.Module, ABC):
         """Mean over the batch, a scalar in the surface's type, in float32 at the least.
 
         surface: (B, H, W), higher is more similar. place: (B, 2) integers, (row, col) of the true position.
-        Raises ValueError for other shapes, for a place outside the surface, and, in losses that need negatives,
-        for a surface that is nothing but positives.
+        Raises ValueError for other shapes, for a place outside the surface, and where a loss lacks negatives.
         """
         if surface.dim() != 3 or len(surface) == 0 or place.shape != (len(surface), 2) or place.is_floating_point():
             kind = f"{tuple(surface.shape)} and {place.dtype} {tuple(place.shape)}"
@@ -60,13 +58,11 @@ class MatchingLoss(nn.Module, ABC):
 
 
 def hardest_in_batch(distance: Tensor, margin: float = 1.0) -> Tensor:
-    """The mean quadruplet loss of (N, N) distances between descriptors of N optical and N SAR patches.
-
-    The patches of one index show the same place.
+    """The mean quadruplet loss of (N, N) distances of N optical to N SAR descriptors; those of one index match.
 
     He et al., "Deep convolutional network based on attention mechanism for matching optical and SAR images", eq. (4),
-    after HardNet (A. Mishchuk et al., 2017): for each match the SAR patch that is nearest to the optical one without
-    belonging to it, and the optical one nearest to the SAR patch; the nearer of the two is the triplet's negative:
+    after HardNet (A. Mishchuk et al., 2017). For each match the nearest wrong SAR patch of the optical one, and the
+    nearest wrong optical patch of the SAR one; the nearer of the two is the triplet's negative:
         max(0, margin + D(o_i, s_i) - min(D(o_i, s_jmin), D(o_kmin, s_i))).
     Raises ValueError for other shapes, and for less than two matches, which have no negatives.
     """
@@ -81,8 +77,8 @@ def hardest_in_batch(distance: Tensor, margin: float = 1.0) -> Tensor:
 class Temperature(nn.Module):
     """Divides scores by a temperature, held as its logarithm: a parameter if `trainable`, else a buffer.
 
-    The parameter itself is clamped to `TEMPERATURES`: if its value were clamped only where it is used, it would drift
-    outside, where it has no gradient. Give a trained one no weight decay, which would pull it to 1.
+    The parameter itself is clamped to `TEMPERATURES`: clamped only where it is used, it would drift outside, where it
+    has no gradient. Give a trained one no weight decay, which would pull it to 1.
     """
 
     log_temperature: Tensor
@@ -106,8 +102,7 @@ class MCGFLoss(MatchingLoss):
 
     The papers print no formula. Taken: a logistic loss on either side, as released,
         mean over positives of log(1 + exp(-s)) + mean over the hardest negatives of log(1 + exp(s)),
-    the hardest being the `hard_negatives` highest scores outside the cross, 40 as released. There is no margin and no
-    temperature; positives are always pushed up and the hardest negatives down. At a border the cross is clipped.
+    the hardest being the `hard_negatives` highest scores outside the cross, which a border clips; 40 as released.
     """
 
     similarity = "cc"
@@ -132,14 +127,11 @@ class OSMNetLoss(MatchingLoss):
         E_n = [z_n + m]+ (z_n - m),    E_p = -[1 + m - z_p]+ (z_p - 1 + m)         (eqs. 6, 7).
     The double sum is a product, so it is computed as softplus(logsumexp_n + logsumexp_p), which does not overflow.
 
-    Negatives are not repelled beyond SSD_n = 1. Each weight [.]+ is a line in the score that it weighs, so E is a
-    parabola: E_p = SSD_p^2 - m^2 is lowest at SSD_p = 0 (eq. 11), and E_n = (1 - SSD_n)^2 - m^2, cut to 0 beyond
-    SSD_n = 1 + m (eq. 12), is lowest at SSD_n = 1. From between 1 and 1 + m a negative is even drawn back. For features
-    of unit length SSD_n = 1 is a mean cosine of 0.5, still rather similar.
-
-    That is so where the gradient runs through the weights, as from eq. (6) to eq. (12): `detach_weights=False`, the
-    default. Detached, as released, a negative is pushed away with force w_n as far as SSD_n = 1 + m; eq. (12) is then
-    the loss's value but not what is descended.
+    Negatives are not repelled beyond SSD_n = 1, a mean cosine of 0.5 for features of unit length. Each weight [.]+ is a
+    line in the score that it weighs, so E is a parabola: E_p = SSD_p^2 - m^2 is lowest at SSD_p = 0 (eq. 11), and
+    E_n = (1 - SSD_n)^2 - m^2, 0 beyond SSD_n = 1 + m (eq. 12), lowest at SSD_n = 1. Between 1 and 1 + m a negative is
+    even drawn back. With `detach_weights`, as released, the gradient does not run through the weights: a negative is
+    pushed away with force w_n as far as SSD_n = 1 + m, and eq. (12) is the loss's value but not what is descended.
 
     The text gives no values: gamma 32, margin 0.25 and positives within a radius of 1 px (a cross) are as released.
     """
@@ -193,9 +185,9 @@ class FFTUNetLoss(MatchingLoss):
 class CrossCorrCELoss(FFTUNetLoss):
     """"cross-corr-ce": cross-entropy of softmax(CC / temperature) against the true place (Bertrand et al., Sec. V-C.2).
 
-    The paper's has no temperature, which is 1.0 here, the default: its features have any length and learn their own.
-    CC of features of unit length lies in [-1, 1], where softmax at 1.0 is almost flat over a surface of thousands of
-    places and cannot become sharp; for these take about 1/30, or have it trained.
+    The paper's has no temperature, which is 1.0 here: its features have any length and learn their own. CC of features
+    of unit length lies in [-1, 1], where softmax at 1.0 is almost flat over thousands of places; for these take about
+    1/30, or have it trained.
     """
 
     similarity = "cc"
@@ -208,29 +200,25 @@ class CrossCorrCELoss(FFTUNetLoss):
 class MARUNetLoss(MatchingLoss):
     """"maru-net": pixelwise binary cross-entropy and a Gaussian-weighted contrast on ZNCC (Gazzea et al., eqs. 2 to 5).
 
-    The cross-entropy (eq. 2, summed over the surface as printed) needs values in (0, 1). Taken: softmax(ZNCC /
-    temperature) over the surface, for Sec. II-C speaks of softmax and of one class among all places. A sigmoid per
-    pixel would have thousands of zeros outweigh the one true place. log(1 - p) is computed from logits, without a
-    floor. Temperature 1/96 as released (Gazzea et al. has none).
+    The cross-entropy (eq. 2, summed over the surface as printed) is of softmax(ZNCC / temperature) over the surface,
+    for Sec. II-C speaks of softmax and of one class among all places. A sigmoid per pixel would have thousands of zeros
+    outweigh the one true place. Temperature 1/96 as released (Gazzea et al. has none).
 
     The contrast acts on the ZNCC itself, on whose scale the margin of 1 is: loss -Omega, with (eq. 4)
         Omega = mean of the matching region of G * ZNCC - mean of the hard negatives' ZNCC + margin.
-    There is no hinge, so the margin is but a constant.
-    G is a Gaussian around the true place that sums to 1 (eq. 3), so that this first mean, over N_ps pixels as printed,
-    weighs 1 / N_ps. Its region is radius <= 2 px: 13 pixels as in Bertrand et al.'s Table III, where eq. 3 prints < 2,
-    which makes 9. A border clips it. `sigma` in px; eq. 3 divides by 2 sigma, which is the same at its sigma of 1.
+    There is no hinge, so the margin is but a constant. G is a Gaussian around the true place that sums to 1 (eq. 3), so
+    that this first mean, over N_ps pixels as printed, weighs 1 / N_ps. Its region is radius <= 2 px, clipped at a
+    border: 13 pixels as in Bertrand et al.'s Table III, where eq. 3 prints < 2, which makes 9. `sigma` in px; eq. 3
+    divides by 2 sigma, which is the same at its sigma of 1.
 
-    Gazzea et al. takes the LOWEST non-zero scores outside the region as hard negatives ("non-zero" being those that the
-    region's mask leaves), although the wrong places that compete are the highest, as released: `negatives` says which.
-    Either kind is pushed down.
+    Gazzea et al. takes the LOWEST non-zero scores outside the region as hard negatives, although the wrong places that
+    compete are the highest, as released: `negatives` says which. Either kind is pushed down.
     """
 
     similarity = "zncc"
 
     @options
-    class Options:
-        temperature: Start = 1 / 96
-        trainable: bool = False
+    class Options(FFTUNetLoss.Options):
         sigma: Annotated[float, Gt(0)] = 1.0
         radius: Annotated[float, Ge(0)] = 2.0
         hard_negatives: Annotated[int, Ge(1)] = 16
@@ -244,13 +232,10 @@ class MARUNetLoss(MatchingLoss):
 
     def omega(self, surface: Tensor, place: Tensor) -> Tensor:
         """(B,) Omega of eq. (4), to be maximised. Arguments as `forward`'s."""
-        weight, lowest = self.weights(surface, place), self.options.negatives == "lowest"
-        values, present = _hardest(surface, weight == 0, self.options.hard_negatives, lowest)
-        return _masked_mean(weight * surface, weight > 0) - _masked_mean(values, present) + self.options.margin
-
-    def weights(self, surface: Tensor, place: Tensor) -> Tensor:
-        """(B, H, W): G of eq. (3), 0 outside the matching region. Arguments as `forward`'s."""
-        return _gaussian(_squared_distance(surface, place), self.options.sigma, surface.dtype, self.options.radius)
+        taken = self.options
+        weight = _gaussian(_squared_distance(surface, place), taken.sigma, surface.dtype, taken.radius)
+        values, present = _hardest(surface, weight == 0, taken.hard_negatives, taken.negatives == "lowest")
+        return _masked_mean(weight * surface, weight > 0) - _masked_mean(values, present) + taken.margin
 
     def binary_cross_entropy(self, surface: Tensor, place: Tensor) -> Tensor:
         """(B,) of eq. (2). Arguments as `forward`'s."""
@@ -268,8 +253,8 @@ class SoftCELoss(MatchingLoss):
     """"soft-ce": ours. Cross-entropy of softmax(CC / temperature) against a Gaussian around the true place.
 
     The Gaussian of `sigma` px says that a neighbour is nearly right, as it is where the truth is known to a pixel, and
-    gives the peak the shape that a sub-pixel fit wants. What a border cuts off is made up for inside. The temperature
-    is trained from 1/30, apt for features of unit length. The minimum is the Gaussian's entropy, not 0.
+    gives the peak the shape that a sub-pixel fit wants; it sums to 1 at a border, too. The temperature is trained from
+    1/30, apt for features of unit length. The minimum is the Gaussian's entropy, not 0.
     """
 
     similarity = "cc"

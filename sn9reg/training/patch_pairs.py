@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
+from numpy.random import Generator
 from torch import Tensor
 
 from sn9reg.features.phase_congruency import PhaseCongruency, phase_congruency
@@ -32,7 +33,7 @@ class PatchPairs(NamedTuple):
 
 def collate(samples: list[PatchPairs]) -> PatchPairs:
     """A batch."""
-    return PatchPairs(torch.cat([s.optical for s in samples]), torch.cat([s.sar for s in samples]))
+    return PatchPairs(*map(torch.cat, zip(*samples, strict=True)))
 
 
 def held_out(config: DescriptorConfig, parts: Parts) -> list[PatchPairs]:
@@ -46,12 +47,7 @@ def held_out(config: DescriptorConfig, parts: Parts) -> list[PatchPairs]:
 
 
 def patch_pairs(
-    source: Source,
-    optical: Patch,
-    sar: Patch,
-    random: np.random.Generator,
-    config: DescriptorConfig,
-    train: bool = True,
+    source: Source, optical: Patch, sar: Patch, random: Generator, config: DescriptorConfig, train: bool = True
 ) -> PatchPairs | None:
     """`places` patch pairs out of one pair of images, None where it has no room for them.
 
@@ -80,12 +76,11 @@ def patch_pairs(
 
 
 def _places(
-    congruency: PhaseCongruency, valid: npt.NDArray[np.bool_], config: DescriptorConfig, random: np.random.Generator
+    congruency: PhaseCongruency, valid: npt.NDArray[np.bool_], config: DescriptorConfig, random: Generator
 ) -> Points:
     """(N, 2) places x, y, at most `places`, where both images are valid, apart from one another."""
-    inner = np.zeros_like(valid)
-    middle = (slice(config.rim, config.image - config.rim),) * 2
-    inner[middle] = valid[middle]
+    middle = slice(config.rim, config.image - config.rim)
+    inner = np.pad(valid[middle, middle], config.rim)
     free = np.argwhere(inner)[:, ::-1].astype(np.float64)
     if not len(free):
         return free
@@ -98,8 +93,6 @@ def _places(
     chosen: list[npt.NDArray[np.float64]] = []
     for candidates, upto in ((corners, wanted), (anywhere, config.places)):
         for xy in candidates:
-            if len(chosen) >= upto:
-                break
-            if all(np.hypot(*(xy - other)) >= config.apart for other in chosen):
+            if len(chosen) < upto and all(np.hypot(*(xy - other)) >= config.apart for other in chosen):
                 chosen.append(xy)
     return np.array(chosen).reshape(-1, 2)

@@ -16,15 +16,11 @@ PHASE = Phase(steps=1, optimiser=PhaseOptimiser())
 STRONG = Photometry(tone=1.0, gain=0.5, speckle=1.0, blur=2.0, noise=0.5)
 
 
-def alike(ground, valid=None):
-    """A pair whose SAR image is the optical one."""
-    values = (100 + 20 * (ground - ground.mean()) / ground.std()).astype(np.float32)[None]
-    image = Patch(values, np.ones(ground.shape, bool) if valid is None else valid)
-    return image, image
-
-
 def textured(side=90, seed=0, valid=None):
-    return alike(gaussian_filter(np.random.default_rng(seed).normal(size=(side, side + 10)), 1.5), valid)
+    """A pair whose SAR image is the optical one."""
+    ground = gaussian_filter(np.random.default_rng(seed).normal(size=(side, side + 10)), 1.5)
+    values = (100 + 20 * (ground - ground.mean()) / ground.std()).astype(np.float32)[None]
+    return (Patch(values, np.ones(ground.shape, bool) if valid is None else valid),) * 2
 
 
 def made(pair, seed=0, train=True, source=SOURCE, **options):
@@ -38,13 +34,6 @@ def correlations(crop):
     return cv2.matchTemplate(crop.optical[0].numpy(), crop.sar[0].numpy(), cv2.TM_CCOEFF_NORMED)
 
 
-def same(one, other):
-    return all(a.equal(b) for a, b in zip(one, other, strict=True))
-
-
-# what a sample shows
-
-
 @pytest.mark.parametrize(
     ("geometry", "source"),
     [
@@ -56,7 +45,7 @@ def same(one, other):
 )
 def test_the_sar_crop_lies_at_its_place_and_nowhere_else(geometry, source):
     places = set()
-    for seed in range(8):
+    for seed in range(6):
         crop = made(textured(seed=seed), seed, geometry=geometry, source=source)
         assert (crop.optical.shape, crop.sar.shape) == ((3, 48, 48), (1, 32, 32))
         assert (crop.optical.dtype, crop.sar.dtype, crop.place.dtype) == (torch.float32, torch.float32, torch.int64)
@@ -70,16 +59,11 @@ def test_the_sar_crop_lies_at_its_place_and_nowhere_else(geometry, source):
     assert min(len(set(axis)) for axis in zip(*places, strict=True)) > 2
 
 
-def test_an_optical_and_a_sar_crop_of_one_size_show_the_same():
-    crop = made(textured(), geometry=Geometry(48, 48))
-    assert crop.place.tolist() == [0, 0]
-    assert correlations(crop).item() > 0.99
-
-
-def test_small_images_are_magnified_to_the_crop():
-    crop = made(textured(30))
-    assert crop.optical.shape == (3, 48, 48)
-    assert correlations(crop)[tuple(crop.place)] > 0.98
+def test_crops_of_one_size_show_the_same_and_small_images_are_magnified_to_the_crop():
+    for side, geometry in ((90, Geometry(48, 48)), (30, Geometry(48, 32))):
+        crop = made(textured(side), geometry=geometry)
+        assert crop.optical.shape == (3, 48, 48)
+        assert correlations(crop)[tuple(crop.place)] > 0.98
 
 
 def test_crops_are_standardised():
@@ -89,41 +73,28 @@ def test_crops_are_standardised():
         assert band.std().item() == pytest.approx(1, abs=0.1)
 
 
-def test_the_sar_crop_is_logarithmic():
-    """Of amplitudes over four decades that are regular on a logarithm."""
-    row = np.tile(np.linspace(0, 9, 90, dtype=np.float32), (90, 1))
-    optical = Patch(100 + row[None], np.ones((90, 90), bool))
-    crop = made((optical, Patch(100 * np.exp(row)[None], optical.valid)), geometry=Geometry(48, 48))
-    steps = max((np.diff(crop.sar[0].numpy(), axis=axis) for axis in (0, 1)), key=lambda d: np.abs(d).sum())
-    assert np.median(np.abs(steps)) > 0.7 * np.abs(steps).max() > 0
-
-
 def test_what_is_not_valid_is_nil_in_both():
     valid = np.zeros((90, 100), bool)
     valid[:, :50] = True
-    for seed in range(6):
+    for seed in range(4):
         crop = made(textured(valid=valid), seed, photometry=STRONG)
         row, col = crop.place.tolist()
         part = (crop.optical[:, row : row + 32, col : col + 32] == 0).all(dim=0)
         assert part.equal(crop.sar[0] == 0)
 
 
-# grey values
-
-
 def test_in_training_grey_values_are_changed_and_else_they_are_not():
-    changed, plain = (made(textured(), 1, train, photometry=STRONG) for train in (True, False))
-    assert same(plain, made(textured(), 1, train=False))
+    changed, plain, again = (made(textured(), 1, train, photometry=STRONG) for train in (True, False, False))
+    assert all(a.equal(b) for a, b in zip(plain, again, strict=True))
     assert changed.place.equal(plain.place)
-    assert (changed.optical - plain.optical).abs().mean() > 0.1
-    assert (changed.sar - plain.sar).abs().mean() > 0.1
+    assert min((a - b).abs().mean() for a, b in zip(changed[:2], plain[:2], strict=True)) > 0.1
 
 
-@pytest.mark.parametrize(("colours", "low", "high"), [(0.0, 0, 0), (0.5, 5, 15), (1.0, 20, 20)])
+@pytest.mark.parametrize(("colours", "low", "high"), [(0.0, 0, 0), (0.5, 2, 10), (1.0, 12, 12)])
 def test_optical_bands_differ_in_as_many_samples_as_asked_but_show_the_same_ground(colours, low, high):
-    differing = 0
-    for seed in range(20):
-        optical = made(textured(), seed, colours=colours, photometry=Photometry(gain=0.3, noise=0.1)).optical
+    pair, differing = textured(), 0
+    for seed in range(12):
+        optical = made(pair, seed, colours=colours, photometry=Photometry(gain=0.3, noise=0.1)).optical
         equal = [optical[a].equal(optical[b]) for a, b in ((0, 1), (0, 2), (1, 2))]
         assert all(equal) or not any(equal)
         assert np.corrcoef(optical.flatten(1).numpy()).min() > 0.8

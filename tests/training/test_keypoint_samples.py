@@ -46,11 +46,10 @@ def draw(samples, epoch=0):
     return [samples[epoch, k] for k in range(len(samples))]
 
 
-def same(one, other):
-    return all(a.equal(b) for a, b in zip(one, other, strict=True))
-
-
-# tiles
+def equal(some, others):
+    """How many samples are the same."""
+    pairs = zip(some, others, strict=True)
+    return sum(all(a.equal(b) for a, b in zip(one, other, strict=True)) for one, other in pairs)
 
 
 @pytest.mark.parametrize("side", [48, 49])
@@ -60,7 +59,7 @@ def test_turning_keeps_the_middle_and_moves_the_place_with_the_content(side):
     start = 1 - side % 2  # of an even side, the first row and column are wrapped around
     upright = images[:, start:, start:]
     ways = {np.rot90(image, k, (1, 2)).tobytes() for image in (upright, upright.swapaxes(1, 2)) for k in range(4)}
-    for seed in range(80):
+    for seed in range(40):
         optical, sar, place = tile_sample((one, 0), [seed])
         assert optical[0, side // 2, side // 2] == 4
         x, y = place.int().tolist()
@@ -81,22 +80,20 @@ def test_places_between_pixels_are_turned_too():
 
 def test_an_epoch_is_every_tile_and_the_displaced_samples():
     known = [(tiles(12), k) for k in range(12)]
-    upright = samples_of([(Source("a"), pairs(2))], known)
-    first, later = draw(upright), draw(upright, 7)
-    assert len(first) == 12 + 8
-    for k in range(12):
-        images = known[0][0].images(k)
-        assert first[k].place.tolist() == known[0][0].place[k].tolist()
-        np.testing.assert_array_equal(np.concatenate(first[k][:2]), images)
-        assert same(first[k], later[k])
-    assert all(same(a, b) for a, b in zip(first, draw(upright), strict=True))
-    displaced = first[12:] + later[12:]
-    assert not any(same(a, b) for k, a in enumerate(displaced) for b in displaced[:k])
-    turned = samples_of([], known, turned=True)
+    still = samples_of([(Source("a"), pairs(2))], known, displacement=Displacement(0, 0, hidden=0))
+    first, later = draw(still), draw(still, 7)
+    assert (len(first), equal(first, draw(still)), equal(first, later)) == (12 + 8, 20, 12)
+    assert len({one.sar.numpy().tobytes() for one in first + later}) == 12 + 8 + 8
+    for k, one in enumerate(first[:12]):
+        assert one.place.tolist() == known[0][0].place[k].tolist()
+        np.testing.assert_array_equal(np.concatenate(one[:2]), known[0][0].images(k))
+    for one in first[12:]:
+        assert one.place.tolist() == [SIDE // 2] * 2
+        assert one.optical.shape == one.sar.shape == (1, SIDE, SIDE)
+    turned, other = (samples_of([], known, turned=True, seed=seed) for seed in (0, 2))
     assert len(turned) == 12, "without pairs there are tiles only"
-    assert all(same(a, b) for a, b in zip(draw(turned, 2), draw(turned, 2), strict=True))
-    for other in (draw(turned, 3), draw(samples_of([], known, turned=True, seed=2), 2)):
-        assert sum(same(a, b) for a, b in zip(draw(turned, 2), other, strict=True)) < 6
+    assert equal(draw(turned, 2), draw(turned, 2)) == 12
+    assert max(equal(draw(turned, 2), draw(turned, 3)), equal(draw(turned, 2), draw(other, 2))) < 6
 
 
 def test_every_epoch_has_each_sample_once_in_another_order():
@@ -112,89 +109,66 @@ def test_tiles_are_split_80_to_20_by_the_seed_and_never_in_both():
     sets = [tiles(13), tiles(0), tiles(37, seed=1)]
     training, held_out = split(sets, 0.2, seed=0)
     assert (len(training), len(held_out)) == (40, 10)
-    keys = [[(id(one), k) for one, k in part] for part in (training, held_out)]
-    assert set(keys[0]) | set(keys[1]) == {(id(one), k) for one in sets for k in range(len(one))}
-    assert not set(keys[0]) & set(keys[1])
+    assert {(id(one), k) for one, k in training + held_out} == {(id(one), k) for one in sets for k in range(len(one))}
     assert {id(one) for one, _ in held_out} == {id(sets[0]), id(sets[2])}, "at random over all scenes"
-    assert split(sets, 0.2, seed=0) == (training, held_out)
-    assert split(sets, 0.2, seed=1) != (training, held_out)
-    few = [tiles(6)]
-    assert [len(split(few, share, 0)[1]) for share in (0.0, 0.05, 0.5, 0.9)] == [0, 0, 3, 5]
-
-
-# displaced pairs
+    assert split(sets, 0.2, seed=0) == (training, held_out) != split(sets, 0.2, seed=1)
+    assert [len(split([tiles(6)], share, 0)[1]) for share in (0.0, 0.05, 0.5, 0.9)] == [0, 0, 3, 5]
 
 
 @pytest.fixture
 def asked(monkeypatch):
     """What `displaced` was asked for: (level of the optical part, its size, keypoint, finds, zoom)."""
-    seen, original = [], keypoint_samples.displaced
+    seen = []
 
     def displaced(optical, sar, keypoint, side, finds, zoom, *rest):
         np.testing.assert_allclose(sar.values, 2 * optical.values)
         seen.append((float(optical.values.mean()), optical.valid.shape[::-1], keypoint, finds, zoom))
-        return original(optical, sar, keypoint, side, finds, zoom, *rest)
 
     monkeypatch.setattr(keypoint_samples, "displaced", displaced)
     return seen
 
 
-@pytest.mark.parametrize("finds", ["sar", "optical"])
-def test_samples_are_what_the_configuration_asks_for(asked, finds):
-    still = Displacement(0, 0, hidden=0)
-    for one in draw(samples_of([(Source("a"), pairs(1))], finds=finds, displacement=still)):
-        assert one.place.tolist() == [SIDE // 2] * 2
-        assert one.optical.shape == one.sar.shape == (1, SIDE, SIDE)
-    assert {entry[3] for entry in asked} == {finds}
-
-
-def test_sources_are_drawn_by_weight_and_magnified_by_their_range(asked):
-    parts = [(Source("a", weight=3, zoom=(0.8, 1.25)), pairs(2)), (Source("b", weight=1), pairs(4)[2:])]
-    draw(samples_of([*parts, (Source("c"), []), (Source("d", weight=0), pairs(6)[4:])], samples=160))
-    which = np.array([round((level - 120) / 300) for level, *_ in asked])
-    assert np.bincount(which, minlength=6).tolist() == pytest.approx([60, 60, 20, 20, 0, 0], abs=20)
-    assert which.max() == 3
+def test_all_pairs_are_drawn_and_magnified_by_their_sources_range(asked):
+    draw(samples_of([(Source("a", zoom=(0.8, 1.25), zoomed=0), pairs(2)), (Source("b"), [])], samples=80))
     zooms = np.array([entry[4] for entry in asked])
-    assert (zooms[which >= 2] == 1).all()
-    assert zooms[which < 2].min() == pytest.approx(0.8, abs=0.03)
-    assert zooms[which < 2].max() == pytest.approx(1.25, abs=0.03)
-    assert np.mean(zooms[which < 2] < 1) == pytest.approx(0.5, abs=0.15)
+    assert (zooms.min(), zooms.max()) == (pytest.approx(0.8, abs=0.03), pytest.approx(1.25, abs=0.03))
+    assert np.mean(zooms < 1) == pytest.approx(0.5, abs=0.15)
+    assert {round((level - 120) / 300) for level, *_ in asked} == {0, 1}
 
 
-def test_small_pairs_are_magnified_so_that_a_tile_can_be_displaced(asked):
-    draw(samples_of([(Source("a", zoom=(0.5, 1.0)), pairs(1, side=26))]))
-    assert {entry[4] for entry in asked} == {1.3 * SIDE / 26}
+@pytest.mark.parametrize("finds", ["sar", "optical"])
+def test_small_pairs_are_magnified_so_that_a_tile_can_be_displaced(asked, finds):
+    draw(samples_of([(Source("a", zoom=(0.5, 1.0)), pairs(1, side=26))], finds=finds))
+    assert {entry[3:] for entry in asked} == {(finds, 1.3 * SIDE / 26)}
 
 
-@pytest.mark.parametrize("anywhere", [0, 1])
-@pytest.mark.parametrize("side", [70, 200])
-def test_keypoints_are_half_a_tile_from_the_border(asked, anywhere, side):
+@pytest.mark.parametrize(("side", "anywhere", "least"), [(70, 0, 1), (70, 1, 6), (200, 0, 6)])
+def test_keypoints_are_half_a_tile_from_the_border(asked, side, anywhere, least):
     draw(samples_of([(Source("a"), pairs(1, side))], samples=30, displacement=Displacement(anywhere=anywhere)))
     for _, size, keypoint, _, zoom in asked:
         assert size == (min(side, 120), min(side, 120)), "no more of the images than is needed"
         assert (keypoint > SIDE / 2 / zoom - 1).all()
         assert (keypoint <= np.array(size) - SIDE / 2 / zoom).all()
-    assert len({tuple(entry[2]) for entry in asked}) >= (6 if anywhere or side == 200 else 1)
+    assert len({tuple(entry[2]) for entry in asked}) >= least
 
 
 def test_keypoints_are_corners_but_for_the_share_that_is_anywhere(asked):
     """The only corners are a square's; where there is none, any place will do."""
-    image, valid, shares = np.full((1, 60, 60), 50, np.float32), np.ones((60, 60), bool), {}
-    draw(samples_of([(Source("a"), [(Patch(image, valid), Patch(2 * image, valid))])]))
-    assert len({tuple(keypoint) for *_, keypoint, _, _ in asked}) > 3
-    image[:, 22:38, 22:38] = 200
-    part = [(Patch(image, valid), Patch(2 * image, valid))]
-    for anywhere in (0, 0.5, 1):
+    image, valid, shares = np.full((1, 60, 60), 50, np.float32), np.ones((60, 60), bool), []
+
+    def keypoints(count, **options):
         asked.clear()
-        draw(samples_of([(Source("a"), part)], samples=80, displacement=Displacement(anywhere=anywhere)))
-        off = np.array([np.abs(np.abs(keypoint - 29.5) - 7.5).max() for *_, keypoint, _, _ in asked])
-        shares[anywhere] = np.mean(off < 5)
-    assert shares[0] == 1
-    assert shares[0.5] == pytest.approx((1 + shares[1]) / 2, abs=0.17)
-    assert shares[1] < 0.8
+        parts = [(Source("a"), [(Patch(image, valid), Patch(2 * image, valid))])]
+        draw(samples_of(parts, samples=count, displacement=Displacement(**options)))
+        return np.array([entry[2] for entry in asked])
 
+    assert len(np.unique(keypoints(8), axis=0)) > 3
+    image[:, 22:38, 22:38] = 200
+    for anywhere in (0, 0.5, 1):
+        off = np.abs(np.abs(keypoints(80, anywhere=anywhere) - 29.5) - 7.5).max(axis=1)
+        shares.append(np.mean(off < 5))
+    assert shares == [1, pytest.approx((1 + shares[2]) / 2, abs=0.17), pytest.approx(0.4, abs=0.4)]
 
-# files
 
 NEAR = ((40, 44, 50, 50), (60, 70, 64, 60), (90, 80, 80, 85))
 FAR = ((10, 10, 100, 120),)
@@ -229,5 +203,3 @@ def test_scenes_for_validation_alone_are_held_out_whole(tmp_path):
     assert (stage.plan.validate_every, stage.plan.steps) == (3, 300), "the 8 tiles of an epoch, in batches of 3"
     (check,) = stage.checks
     assert [len(one) for one, _ in check.dataset.tiles] == [10] * 2 + [3] * 3
-    with pytest.raises(InputError, match="none: no such folder"):
-        KeypointConfig(finds="sar", scenes=(many,), validate=(str(tmp_path / "none"),), **small).stages()

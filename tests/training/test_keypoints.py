@@ -1,7 +1,5 @@
 """training.keypoints: the loss of a detector's heatmap, its schedule, and what validation says of it."""
 
-import math
-
 import numpy as np
 import pytest
 import torch
@@ -11,7 +9,6 @@ from sn9reg.matchers.keypoints.heatmap import gaussian
 from sn9reg.training.config import Plan
 from sn9reg.training.displaced import KeypointSample
 from sn9reg.training.keypoints import KeypointConfig, KeypointTask, balanced_mse
-from sn9reg.training.task import rate
 
 SIDE = 64
 NETWORK = {"optical_encoder": "tu-regnetx_002", "sar_encoder": "tu-regnetx_002", "depth": 3, "decoder": [16, 8, 8]}
@@ -20,9 +17,6 @@ NETWORK = {"optical_encoder": "tu-regnetx_002", "sar_encoder": "tu-regnetx_002",
 def task(finds="sar", **options):
     config = KeypointConfig(finds=finds, **{"scenes": ("a",), "network": NETWORK, "tile": SIDE, "sigma": 5.0} | options)
     return KeypointTask(config, Plan())
-
-
-# the loss
 
 
 def test_loss_is_the_mean_over_the_keypoints_region_and_over_the_rest_in_equal_parts():
@@ -37,41 +31,9 @@ def test_loss_is_the_mean_over_the_keypoints_region_and_over_the_rest_in_equal_p
     assert float(balanced_mse(torch.tensor(heatmap), made)) == pytest.approx(expected, rel=1e-6)
 
 
-def test_an_error_at_the_keypoint_counts_as_much_as_one_everywhere_else():
-    label = gaussian(torch.tensor([[25.0, 30.0], [40.0, 12.0]]), SIDE, 5.0)
-    near = label > math.exp(-4.5)
-    assert near.float().mean() < 0.2
-    for part in (near, ~near):
-        assert float(balanced_mse(label + 0.3 * part, label)) == pytest.approx(0.3**2 / 2, rel=1e-4)
-    assert float(balanced_mse(label, label)) == 0
-
-
-def test_a_heatmap_of_zeros_is_no_way_out():
-    """Half the loss is that of the keypoint's region, however small it is."""
-    label = gaussian(torch.tensor([[128.0, 128.0]]), 256)
-    balanced = float(balanced_mse(torch.zeros_like(label), label))
-    assert balanced > 3 * float((label**2).mean())
-    assert balanced == pytest.approx(0.5 * 2 * np.pi * 13**2 / 2 / (np.pi * 39**2), rel=0.02)
-
-
 def test_a_label_whose_keypoint_is_outside_has_a_loss():
     label = gaussian(torch.tensor([[-500.0, 500.0]]), SIDE, 5.0)
     assert float(balanced_mse(label + 0.5, label)) == pytest.approx(0.125)
-
-
-# the task
-
-
-def test_the_rate_falls_to_a_hundredth_after_30_of_100_epochs():
-    wanted = KeypointConfig(finds="sar", scenes=("a",)).optimiser
-    rates = [wanted.rate * rate(step, wanted, 100 * 7) for step in (0, 209, 210, 699)]
-    assert rates == pytest.approx([1e-4, 1e-4, 1e-6, 1e-6])
-
-
-@pytest.mark.parametrize("finds", ["sar", "optical"])
-def test_the_network_is_that_of_the_configuration(finds):
-    network = task(finds).network
-    assert (network.finds, network.divisor) == (finds, 8)
 
 
 @pytest.mark.parametrize(
@@ -80,7 +42,6 @@ def test_the_network_is_that_of_the_configuration(finds):
         ({"tile": 60}, "a tile of 60 px is no multiple of the 8 of this depth"),
         ({"network": {"depth": 2}}, "as many decoder widths"),
         ({"network": {"sar_encoder": "lenet"}}, "no encoder 'lenet'"),
-        ({"network": {"widths": [3]}}, "no option widths"),
         ({"scenes": ()}, "there is nothing to train on: give scenes, or sources with a weight, and samples"),
     ],
 )
@@ -91,7 +52,8 @@ def test_what_cannot_be_built_is_said(options, words):
 
 def test_validation_says_how_far_the_peak_and_the_middle_are_from_the_keypoint(monkeypatch):
     """Five keypoints are found 3 px beside them, one 9 px; at 12, 20, ... px from the middle."""
-    made, logged = task(), {}
+    made, logged = task("optical"), {}
+    assert made.network.finds == "optical"
     places = torch.tensor([[32.0 + away, 32.0] for away in (12, -20, 4, -8, 16, 0)])
     beside = torch.tensor([[0.0, 3.0]] * 5 + [[0.0, 9.0]])
     monkeypatch.setattr(made, "log", lambda name, value, **_: logged.update({name: float(value)}))
@@ -112,7 +74,7 @@ def test_a_tiny_network_learns_its_tiles_by_heart():
     made.log = lambda *_, **__: None
     batch = KeypointSample(images[0], images[1], torch.tensor([[20.0, 40.0], [44.0, 30.0]]))
     optimiser, losses = torch.optim.Adam(made.parameters(), lr=5e-3), []
-    for _ in range(15):
+    for _ in range(10):
         optimiser.zero_grad()
         losses.append(made.loss_of(batch))
         losses[-1].backward()

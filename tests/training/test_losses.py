@@ -35,25 +35,22 @@ def value(loss, rows, place):
     return loss(torch.tensor([rows], dtype=torch.float64), at(place)).item()
 
 
-def test_table_pairs_losses_with_similarities():
+def test_losses_have_similarities_and_one_is_trained_by_default():
     expected = {"mcgf": "cc", "osmnet": "ssd", "fft-unet": "zncc", "maru-net": "zncc", "cross-corr-ce": "cc"}
     assert {name: loss.similarity for name, loss in LOSSES.items()} == expected | {"soft-ce": "cc"}
+    assert [name for name in LOSSES if list(make_loss(name).parameters())] == ["soft-ce"]
 
 
 @every
-def test_gradient_lifts_the_place_and_lowers_the_strongest_negative(name):
+def test_gradient_is_that_of_the_value_lifts_the_place_and_lowers_the_strongest_negative(name):
+    small = random_surface(name, (1, 4, 5), dtype=torch.float64).requires_grad_()
+    torch.autograd.gradcheck(lambda s: make_loss(name)(s, at((1, 2))), (small,))
     surface, place = random_surface(name), at((5, 6), (0, 13))
     slope = gradient(make_loss(name), surface, place)
     for k, (row, col) in enumerate(place.tolist()):
         rows, cols = torch.meshgrid(torch.arange(12) - row, torch.arange(14) - col, indexing="ij")
         rival = surface[k].masked_fill(rows**2 + cols**2 <= 4, -torch.inf).argmax()
         assert slope[k, row, col] < 0 < slope[k].flatten()[rival]
-
-
-@every
-def test_gradient_is_that_of_the_value(name):
-    surface = random_surface(name, (2, 4, 5), dtype=torch.float64).requires_grad_()
-    torch.autograd.gradcheck(lambda s: make_loss(name)(s, at((1, 2), (3, 4))), (surface,))
 
 
 @every
@@ -89,6 +86,7 @@ def test_batches_count_by_their_mean_in_float32_with_places_in_any_integer(name)
 
 # A sigma at which the next pixel weighs half as much as the middle one, and the second next a sixteenth.
 HALVING = {"sigma": 1 / math.sqrt(2 * math.log(2)), "temperature": 1.0}
+ONE = {"temperature": 1.0, "radius": 0, "hard_negatives": 1}
 LOGS = [math.log(k) for k in (1, 2, 5)]
 
 
@@ -100,13 +98,7 @@ LOGS = [math.log(k) for k in (1, 2, 5)]
         ("soft-ce", HALVING, LOGS, 1, -(math.log(1 / 8) + 2 * math.log(2 / 8) + math.log(5 / 8)) / 4),
         ("soft-ce", HALVING, LOGS, 0, -(16 * math.log(1 / 8) + 8 * math.log(2 / 8) + math.log(5 / 8)) / 25),
         # one positive pixel, one hard negative: cross-entropy of 5/8 against 1/8 and 2/8, less omega
-        (
-            "maru-net",
-            {"temperature": 1.0, "radius": 0, "hard_negatives": 1},
-            LOGS,
-            2,
-            -math.log(5 / 8) - math.log(7 / 8) - math.log(6 / 8) - (math.log(5) - math.log(2) + 1),
-        ),
+        ("maru-net", ONE, LOGS, 2, -math.log(5 / 8 * 7 / 8 * 6 / 8) - (math.log(5) - math.log(2) + 1)),
     ],
 )
 def test_cross_entropies_by_hand(name, options, row, place, expected):
@@ -168,9 +160,16 @@ def test_maru_net_entropy_is_pytorchs_of_softmax_and_does_not_cancel():
     assert result.item() == pytest.approx(40 + 40 - math.log(24))
 
 
+def omega_of(surface, *place, **options):
+    """Omega, its slope in the (row, col) of a surface."""
+    surface = surface.clone().requires_grad_()
+    omega = make_loss("maru-net", **options).omega(surface, at(place))
+    return omega.detach(), torch.autograd.grad(omega, surface)[0][0]
+
+
 @pytest.mark.parametrize(("place", "active"), [((5, 6), 13), ((0, 0), 6), ((11, 6), 9), ((1, 1), 11)])
 def test_maru_net_weighs_13_pixels(place, active):
-    weight = make_loss("maru-net").weights(random_surface("maru-net", (1, 12, 14)), at(place))[0]
+    weight = omega_of(random_surface("maru-net", (1, 12, 14)), *place)[1].clamp_min(0) * active
     assert (weight > 0).sum() == active
     assert weight.sum().item() == pytest.approx(1)
     row, col = place
@@ -181,27 +180,22 @@ def test_maru_net_weighs_13_pixels(place, active):
 
 @pytest.mark.parametrize("kind", ["highest", "lowest"])
 def test_maru_net_omega_and_which_negatives_it_takes(kind):
-    loss, place = make_loss("maru-net", negatives=kind), at((5, 6))
     surface = random_surface("maru-net", (1, 12, 14))
-    weight = loss.weights(surface, place)
+    omega, slope = omega_of(surface, 5, 6, negatives=kind)
+    rows, cols = torch.meshgrid(torch.arange(12) - 5, torch.arange(14) - 6, indexing="ij")
+    outside = (rows**2 + cols**2 > 4).flatten()
     order = surface.flatten().argsort(descending=kind == "highest")
-    chosen = order[(weight == 0).flatten()[order]][:16]
-    expected = (weight * surface).sum() / 13 - surface.flatten()[chosen].mean() + 1
-    torch.testing.assert_close(loss.omega(surface, place)[0], expected)
-    slope = gradient(loss.omega, surface, place).flatten()
-    assert set((slope < 0).nonzero().flatten().tolist()) == set(chosen.tolist()), "-omega lowers these and no others"
-    assert (slope > 0).sum() == 13
+    chosen = order[outside[order]][:16]
+    expected = (slope.clamp_min(0) * surface).sum() - surface.flatten()[chosen].mean() + 1
+    torch.testing.assert_close(omega[0], expected)
+    assert set((slope.flatten() < 0).nonzero().flatten().tolist()) == set(chosen.tolist()), "pushed down, no others"
 
 
-@every
+@pytest.mark.parametrize("name", TEMPERED)
 def test_temperature_is_trained_or_no_parameter(name):
-    if name not in TEMPERED:
-        assert not list(make_loss(name).parameters())
-        return
     surface, place = random_surface(name), at((5, 6), (0, 13))
     fixed, trained = make_loss(name, trainable=False), make_loss(name, trainable=True)
     assert not list(fixed.parameters())
-    assert bool(list(make_loss(name).parameters())) == (name == "soft-ce"), "the one that is trained by default"
     (parameter,) = trained.parameters()
     assert parameter.exp().item() == pytest.approx(TEMPERED[name])
     torch.testing.assert_close(fixed(surface, place), trained(surface, place))
@@ -226,7 +220,7 @@ def test_temperature_is_trained_or_no_parameter(name):
     ],
 )
 def test_surfaces_and_places_that_make_no_sense_are_refused(shape, place, words):
-    for name in ("mcgf", "osmnet", "maru-net"):
+    for name in ("osmnet", "maru-net"):
         with pytest.raises(ValueError, match=words):
             make_loss(name)(torch.zeros(shape), place)
 
@@ -238,17 +232,10 @@ def test_surfaces_and_places_that_make_no_sense_are_refused(shape, place, words)
         ("osmnet", {"gama": 2}, "loss 'osmnet': there is no option gama; there are: gamma, margin, positive_radius"),
         ("mcgf", {"hard_negatives": 0}, "hard_negatives is 0"),
         ("osmnet", {"gamma": 0}, "gamma is 0"),
-        ("osmnet", {"margin": -0.1}, "margin is -0.1"),
-        ("osmnet", {"positive_radius": -1}, "positive_radius is -1"),
-        ("fft-unet", {"temperature": 0}, "temperature is 0"),
         ("cross-corr-ce", {"temperature": math.nan}, "temperature"),
         ("soft-ce", {"temperature": 1e3}, "temperature is 1000"),
-        ("soft-ce", {"sigma": 0}, "sigma is 0"),
         ("maru-net", {"sigma": 0}, "sigma is 0"),
-        ("maru-net", {"radius": -1}, "radius is -1"),
-        ("maru-net", {"hard_negatives": 0}, "hard_negatives is 0"),
         ("maru-net", {"negatives": "middle"}, "negatives is 'middle'"),
-        ("maru-net", {"temperature": "1/96"}, "temperature is '1/96'"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(name, options, words):
@@ -256,40 +243,17 @@ def test_options_that_make_no_sense_are_refused(name, options, words):
         make_loss(name, **options)
 
 
-def random_distances(count, seed=0):
-    return 2 * torch.rand(count, count, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def written_out(distance, margin):
-    """Eq. (4) of He et al., quadruplet by quadruplet."""
-    count, total = len(distance), 0.0
-    for i in range(count):
-        nearest_sar = min(float(distance[i, j]) for j in range(count) if j != i)
-        nearest_optical = min(float(distance[k, i]) for k in range(count) if k != i)
-        total += max(0.0, margin + float(distance[i, i]) - min(nearest_sar, nearest_optical))
-    return total / count
-
-
-@pytest.mark.parametrize("count", [2, 3, 17])
-@pytest.mark.parametrize("margin", [0.1, 1.0, 3.0])
-def test_hardest_in_batch_is_the_formula(count, margin):
-    for seed in range(5):
-        distance = random_distances(count, seed)
-        assert hardest_in_batch(distance, margin).item() == pytest.approx(written_out(distance, margin))
-        torch.testing.assert_close(hardest_in_batch(distance.T, margin), hardest_in_batch(distance, margin))
-    torch.autograd.gradcheck(hardest_in_batch, (distance.requires_grad_(),))
-
-
 def test_hardest_in_batch_by_hand_with_the_papers_margin():
-    """The first optical patch and the second SAR patch are the hardest of both their matches; the third keeps its
-    margin."""
+    """Of the first two matches the hardest is the same; the third keeps its margin."""
     distance = torch.tensor([[0.5, 0.6, 1.9], [0.9, 0.4, 1.8], [1.9, 1.9, 0.1]])
-    assert hardest_in_batch(distance).item() == pytest.approx((1 + 0.5 - 0.6 + 1 + 0.4 - 0.6) / 3)
+    for given in (distance, distance.T):
+        assert hardest_in_batch(given).item() == pytest.approx((1 + 0.5 - 0.6 + 1 + 0.4 - 0.6) / 3)
+        assert hardest_in_batch(given, 1.9).item() == pytest.approx((1.9 - 0.1 + 1.9 - 0.2 + 1.9 + 0.1 - 1.8) / 3)
     expected = torch.tensor([[1, -2, 0], [0, 1, 0], [0, 0, 0]]) / 3
     torch.testing.assert_close(gradient(hardest_in_batch, distance), expected)
 
 
-@pytest.mark.parametrize("shape", [(0, 0), (1, 1), (3, 4), (4,), (2, 3, 3), ()], ids=str)
+@pytest.mark.parametrize("shape", [(0, 0), (1, 1), (3, 4), (4,), (2, 3, 3)], ids=str)
 def test_hardest_in_batch_refuses_what_has_no_negatives(shape):
     with pytest.raises(ValueError, match=r"not \(N, N\) distances with N > 1"):
         hardest_in_batch(torch.zeros(shape))

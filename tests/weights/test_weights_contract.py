@@ -6,6 +6,7 @@ import pickle
 from dataclasses import asdict
 from importlib.resources import files
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from support.rasters import TEXTURE_TRANSFORM, UTM, textures, write_raster
 from torch import nn
 
 from sn9reg.cli import main
-from sn9reg.errors import ConfigError, InputError, OutputError
+from sn9reg.errors import InputError, OutputError
 from sn9reg.matchers import DEFAULT_MATCHER
 from sn9reg.matchers.base import make_matcher, matcher_class
 from sn9reg.matchers.dense import weights as dense
@@ -45,7 +46,7 @@ FAMILIES = {
 }
 # Beside these: every family's files with other options.
 MORE = [
-    *(("dense", DenseOptions(name, shared, SIMILARITY[name])) for name in NETWORKS for shared in (True, False)),
+    *(("dense", DenseOptions(name, False, SIMILARITY[name])) for name in NETWORKS),
     ("dense", DenseOptions("slim-unet", False, "zncc", {"widths": [8, 8, 16], "out_channels": 3})),
     ("keypoints", DetectorOptions("optical", DETECTOR | {"similarity": [1, 2]})),
     ("descriptors", DescriptorOptions(PatchLayout(32, 1.0, "energy"), SMALL | {"attention": False})),
@@ -53,7 +54,6 @@ MORE = [
     ("dual-encoder", DualOptions(aleatoric=False, dropout=0.5)),
     ("dual-encoder", DualOptions(dropout=0.0, structure=True)),
 ]
-every_family = pytest.mark.parametrize("family", FAMILIES)
 
 
 def settled(module, options):
@@ -86,15 +86,18 @@ def stored(tmp_path_factory):
     }
 
 
-@pytest.fixture
-def changed(stored, tmp_path):
-    """(family, changes of its options) -> its tensors under a header with these options."""
+def header(family, **change):
+    module, options, _ = FAMILIES[family]
+    return json.dumps({"kind": module.KIND, "options": asdict(options) | change})
 
-    def write(family, change):
-        module, options, _ = FAMILIES[family]
+
+@pytest.fixture
+def headed(stored, tmp_path):
+    """(header, family, tensors) -> a file; by default of the family's tensors."""
+
+    def write(header, family="dense", state=None):
         path = tmp_path / "w.safetensors"
-        header = json.dumps({"kind": module.KIND, "options": asdict(options) | change})
-        save_file(load_file(stored[family]), path, metadata={"sn9reg": header})
+        save_file(load_file(stored[family]) if state is None else state, path, metadata={"sn9reg": header})
         return path
 
     return write
@@ -111,14 +114,13 @@ def refusal(call, path):
     return message
 
 
-# --- what is saved comes back ----------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(("family", "options"), [*((f, FAMILIES[f][1]) for f in FAMILIES), *MORE], ids=str)
 def test_a_network_survives_in_half_precision(family, options, tmp_path):
     module = FAMILIES[family][0]
     network = settled(module, options)
-    loaded, read = load(module, save(module, tmp_path / "w.safetensors", network, options))
+    path = save(module, tmp_path / "w.safetensors", network, options)
+    loaded, read = load(module, path)
+    assert {v.dtype for key, v in load_file(path).items() if "num_batches" not in key} == {torch.float16}
     assert read == json.loads(json.dumps(asdict(options)))
     assert type(loaded) is type(network)
     assert not loaded.training
@@ -136,12 +138,6 @@ def test_families_load_their_files_with_their_options(stored):
     assert descriptors.load_descriptor(stored["descriptors"])[1] == FAMILIES["descriptors"][1]
     assert keypoints.load_detector("sar", stored["keypoints"]).finds == "sar"
     assert dual.load_dual_encoder(stored["dual-encoder"]).aleatoric
-
-
-@every_family
-def test_a_file_holds_half_precision_alone(family, stored):
-    state = load_file(stored[family])
-    assert {value.dtype for key, value in state.items() if "num_batches" not in key} == {torch.float16}
 
 
 def test_what_half_precision_cannot_hold_is_kept_whole(tmp_path):
@@ -168,9 +164,6 @@ def test_a_file_is_replaced_whole_or_not_at_all(error, tmp_path, monkeypatch):
     assert [p.name for p in tmp_path.iterdir()] == ["w.safetensors"]
 
 
-# --- what is refused -------------------------------------------------------------------------------------------------
-
-
 class Trap:
     """Unpickled, it leaves a file behind."""
 
@@ -181,43 +174,40 @@ class Trap:
         return (Path.touch, (self.mark,))
 
 
-@pytest.fixture(scope="module")
-def bad(stored, tmp_path_factory):
-    """What is wrong -> (file, part of the message), and the mark that an unpickled trap would leave."""
-    folder = tmp_path_factory.mktemp("bad")
-    good, mark = stored["dense"], folder / "mark"
+def spoilt(good, folder, trap):
+    """What is wrong -> (file, part of the message)."""
     whole = good.read_bytes()
-    start = 8 + int.from_bytes(whole[:8], "little")
     found = {"missing": (folder / "missing.safetensors", "no such weights file"), "a folder": (folder, "no such")}
+    start = 8 + int.from_bytes(whole[:8], "little")
 
-    def keep(what, part):
+    def keep(what, part, content=b""):
         path = folder / f"{len(found)}.safetensors"
+        path.write_bytes(content)
         found[what] = (path, part)
         return path
 
     for length in (0, 1, 7, 8, 9, start - 1, start, start + 1, len(whole) // 2, len(whole) - 1):
-        keep(f"cut to {length}", "no whole safetensors file").write_bytes(whole[:length])
-    keep("with a tail", "no whole safetensors file").write_bytes(whole + b"x")
-    keep("random", "no whole safetensors file").write_bytes(b"\x01" + np.random.default_rng(0).bytes(5000))
-    keep("text", "no whole safetensors file").write_text("weights\n" * 100)
+        keep(f"cut to {length}", "no whole safetensors file", whole[:length])
+    keep("with a tail", "no whole safetensors file", whole + b"x")
+    keep("random", "no whole safetensors file", b"\x01" + np.random.default_rng(0).bytes(5000))
+    keep("text", "no whole safetensors file", b"weights\n" * 100)
     for zipped in (True, False):
-        path = keep(f"of torch, zipped {zipped}", "can run code")
-        torch.save({"state": Trap(mark)}, path, _use_new_zipfile_serialization=zipped)
+        torch.save({"state": trap}, keep(f"zip {zipped}", "can run code"), _use_new_zipfile_serialization=zipped)
     for protocol in range(2, pickle.HIGHEST_PROTOCOL + 1):
-        keep(f"pickle {protocol}", "can run code").write_bytes(pickle.dumps(Trap(mark), protocol))
-    keep("pickle 0", "no whole safetensors file").write_bytes(pickle.dumps(Trap(mark), 0))
+        keep(f"pickle {protocol}", "can run code", pickle.dumps(trap, protocol))
+    keep("pickle 0", "no whole safetensors file", pickle.dumps(trap, 0))
     for suffix in (".pt", ".pth", ".ckpt"):
-        path = found[suffix] = (folder / f"good{suffix}", "can run code")
-        path[0].write_bytes(whole)
+        found[suffix] = (folder / f"good{suffix}", "can run code")
+        found[suffix][0].write_bytes(whole)
     for metadata in (None, {"format": "pt"}):
-        path = keep(f"with metadata {metadata}", "does not say which network")
-        save_file(load_file(good), path, metadata=metadata)
-    return found, mark
+        save_file(load_file(good), keep(f"with {metadata}", "does not say which network"), metadata=metadata)
+    return found
 
 
-def test_what_is_no_weights_file_is_refused_and_not_run(bad, tmp_path, monkeypatch):
+def test_what_is_no_weights_file_is_refused_and_not_run(stored, tmp_path, tmp_path_factory, monkeypatch):
     """By `load`, and by the command line, which writes nothing then."""
-    found, mark = bad
+    mark = tmp_path_factory.mktemp("mark") / "mark"
+    found = spoilt(stored["dense"], tmp_path_factory.mktemp("bad"), Trap(mark))
     monkeypatch.chdir(tmp_path)
     for name, image in zip("os", textures(80, 80), strict=True):
         write_raster(f"{name}.tif", image[None], TEXTURE_TRANSFORM, UTM)
@@ -232,17 +222,14 @@ def test_what_is_no_weights_file_is_refused_and_not_run(bad, tmp_path, monkeypat
     assert not mark.exists()
     pickle.loads(found["pickle 2"][0].read_bytes())  # the trap does work
     assert mark.exists()
-    mark.unlink()
 
 
 HEADERS = {
     "no JSON": ("{'kind': 'dense network'", "Expecting property name"),
     "empty": ("", "Expecting value"),
     "a list": ("[1, 2]", "a list instead of kind and options"),
-    "nothing": ("null", "a NoneType instead of"),
     "too deep": ("[" * 200_000, "recursion"),
     "without a kind": ('{"options": {}}', "kind is missing"),
-    "without options": ('{"kind": "dense network"}', "options is missing"),
     "options that are none": ('{"kind": "dense network", "options": 7}', "options is 7"),
     "with more": ('{"kind": "dense network", "options": {}, "colour": 1}', "there is no option colour"),
 }
@@ -251,9 +238,7 @@ OPTIONS = [
     ("dense", {"network": ["mcgf"]}, "network is ['mcgf']"),
     ("dense", {"options": {"depth": 5}}, "there is no option depth"),
     ("dense", {"similarity": "mi"}, "similarity is 'mi'"),
-    ("dense", {"shared": None}, "shared is None"),
     ("keypoints", {"finds": "both"}, "finds is 'both'"),
-    ("keypoints", {"colour": "blue"}, "there is no option colour"),
     ("keypoints", {"options": DETECTOR | {"colour": 1}}, "there is no option colour; there are: optical_encoder"),
     ("keypoints", {"options": DETECTOR | {"decoder": [4]}}, "as many decoder widths"),
     ("keypoints", {"options": DETECTOR | {"sar_encoder": "tu-nothing"}}, "no encoder 'tu-nothing'"),
@@ -261,70 +246,52 @@ OPTIONS = [
     ("descriptors", {"patch": {"side": 32, "colour": 1}}, "there is no option patch.colour"),
     ("descriptors", {"network": SMALL | {"in_channels": 3}}, "no option in_channels; there are: width, stem_stride"),
     ("descriptors", {"patch": {"side": 40}}, "side is 40, must be a multiple of 32"),
-    ("dual-encoder", {"aleatoric": 1}, "aleatoric is 1"),
     ("dual-encoder", {"dropout": 5.1}, "dropout is 5.1"),
-    ("dual-encoder", {"dropout": float("nan")}, "dropout is nan"),
-    ("dual-encoder", {"structure": "yes"}, "structure is 'yes'"),
+    ("dual-encoder", {"colour": "blue"}, "there is no option colour"),
 ]
 OTHERS = [
     ("dense", {"network": "osmnet"}, "Missing key"),
     ("dense", {"shared": False}, "branches.sar"),
-    ("keypoints", {"options": DETECTOR | {"decoder": [4, 8]}}, "decoder.blocks.1.conv1.0.weight"),
     ("keypoints", {"options": DETECTOR | {"similarity": [2]}}, "similarity.2.scale"),
     ("descriptors", {"patch": {"side": 32, "inputs": "energy"}}, "stem.weight"),
-    ("descriptors", {"network": SMALL | {"descriptor": 8}}, "fusion"),
-    ("dual-encoder", {"structure": True}, "structure.lift.weight"),
     ("dual-encoder", {"aleatoric": False}, "Unexpected key"),
 ]
 
 
 @pytest.mark.parametrize(("content", "part"), HEADERS.values(), ids=HEADERS)
-def test_a_header_that_is_none_is_refused(content, part, stored, tmp_path):
-    path = tmp_path / "w.safetensors"
-    save_file(load_file(stored["dense"]), path, metadata={"sn9reg": content})
+def test_a_header_that_is_none_is_refused(content, part, headed):
+    path = headed(content)
     message = refusal(lambda: load(dense, path), path)
     assert "its header is not one that this version knows" in message
     assert part in message
 
 
-@pytest.mark.parametrize(("family", "change", "part"), OPTIONS, ids=str)
-def test_options_that_a_network_does_not_have_are_refused(family, change, part, changed):
-    module, options, _ = FAMILIES[family]
-    with pytest.raises(ConfigError) as caught:
-        module.build(asdict(options) | change)
-    assert part in str(caught.value)
-    path = changed(family, change)
-    assert "its header is not one that this version knows" in refusal(lambda: load(module, path), path)
-
-
-@pytest.mark.parametrize(("family", "change", "part"), OTHERS, ids=str)
-def test_tensors_of_another_network_say_what_does_not_fit(family, change, part, changed):
-    module, path = FAMILIES[family][0], changed(family, change)
+@pytest.mark.parametrize(("family", "change", "part"), [*OPTIONS, *OTHERS], ids=str)
+def test_options_and_tensors_that_do_not_fit_are_refused(family, change, part, headed):
+    module, path = FAMILIES[family][0], headed(header(family, **change), family)
     message = refusal(lambda: load(module, path), path)
-    assert f"holds no weights of the {module.KIND}" in message
+    known = (family, change, part) in OTHERS
+    assert (f"holds no weights of the {module.KIND}" if known else "its header is not one that this") in message
     assert part in message
 
 
 @pytest.mark.parametrize(
     ("value", "part"),
-    [(None, "Missing key"), (torch.zeros(7, 3), "size mismatch"), (torch.nan, "not finite"), (-torch.inf, "not finite"),
-     (1e300, "not finite")], ids=str,
-)  # fmt: skip
-@every_family
-def test_one_bad_tensor_is_refused(family, value, part, changed):
-    module, path = FAMILIES[family][0], changed(family, {})
-    state = load_file(path)
+    [(None, "Missing key"), (torch.zeros(7, 3), "size mismatch"), (torch.nan, "not finite"), (1e300, "not finite")],
+    ids=["none", "shape", "nan", "overflow"],
+)
+def test_one_bad_tensor_is_refused(value, part, stored, headed):
+    state = load_file(stored["dense"])
     first = next(key for key in sorted(state) if key.endswith("weight"))
     tensor = state.pop(first)
     if value is not None:
         state[first] = value if isinstance(value, torch.Tensor) else torch.full(tensor.shape, value, dtype=torch.double)
-    header = json.dumps({"kind": module.KIND, "options": asdict(FAMILIES[family][1])})
-    save_file(state, path, metadata={"sn9reg": header})
-    assert part in refusal(lambda: load(module, path), path)
+    path = headed(header("dense"), "dense", state)
+    assert part in refusal(lambda: load(dense, path), path)
 
 
 @pytest.mark.parametrize("held", FAMILIES)
-@every_family
+@pytest.mark.parametrize("family", FAMILIES)
 def test_each_kind_is_told_from_the_others(family, held, stored):
     (module, _, (name, given)), path = FAMILIES[family], stored[held]
     if held != family:
@@ -339,12 +306,10 @@ def test_a_detector_of_the_other_modality_is_refused(stored):
     assert message.endswith("holds a detector of sar keypoints, not of optical ones")
 
 
-def test_a_file_that_begins_as_a_pickle_does_is_told_by_what_is_in_it(stored, tmp_path):
-    state, path = load_file(stored["dense"]), tmp_path / "w.safetensors"
+def test_a_file_that_begins_as_a_pickle_does_is_told_by_what_is_in_it(headed):
     # A file begins with its header's length, here made to end in 0x80; a pickle begins with that.
     for blank in range(300):
-        header = json.dumps({"kind": dense.KIND, "options": asdict(FAMILIES["dense"][1])}) + " " * blank
-        save_file(state, path, metadata={"sn9reg": header})
+        path = headed(header("dense") + " " * blank)
         if path.read_bytes()[:1] == b"\x80":
             break
     assert path.read_bytes()[:1] == b"\x80"
@@ -352,14 +317,9 @@ def test_a_file_that_begins_as_a_pickle_does_is_told_by_what_is_in_it(stored, tm
 
 
 def test_a_file_that_must_not_be_read_is_refused(stored, monkeypatch):
-    def refuse(self):
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr(Path, "read_bytes", refuse)
+    monkeypatch.setattr(Path, "read_bytes", Mock(side_effect=PermissionError(13, "Permission denied")))
     assert "cannot be read (Permission denied)" in refusal(lambda: load(dense, stored["dense"]), stored["dense"])
 
-
-# --- what ships ------------------------------------------------------------------------------------------------------
 
 SHIPPED = {
     **{name: lambda name=name: dense.shipped_dense(name) for name in NETWORKS},
