@@ -8,24 +8,15 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from sn9reg.raster.grid import Grid, Points, Window, coarse_to_common
-from sn9reg.raster.view import Patch, SceneView
+from sn9reg.raster.grid import Points, Window, coarse_to_common
+from sn9reg.raster.view import Patch, SceneThrough
 
 
 @dataclass(frozen=True)
-class Posed:
+class Posed(SceneThrough):
     """A view of a scene through a matrix."""
 
-    scene: SceneView
     matrix: npt.NDArray[np.float64]  # (3, 3), pixel (x, y, 1) of the view -> of the scene, both on the common grid
-
-    @property
-    def name(self) -> str:
-        return self.scene.name
-
-    @property
-    def grid(self) -> Grid:
-        return self.scene.grid
 
     def outline(self) -> Points:
         """(N, 2) points around the scene, in pixels of the common grid, where it is seen."""
