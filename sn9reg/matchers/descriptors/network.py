@@ -49,7 +49,8 @@ class DenseFusion(nn.Module):
         if type(width) not in (int, float) or width not in _WIDTHS:
             raise ConfigError(f"width is {width!r}, not one of {', '.join(map(str, _WIDTHS))}")
         if type(stem_stride) is not int or stem_stride not in (1, 2) or type(attention) is not bool:
-            raise ConfigError(f"stem_stride is {stem_stride!r}, attention {attention!r}; they are 1 or 2, true or false")
+            given = f"stem_stride is {stem_stride!r}, attention {attention!r}"
+            raise ConfigError(f"{given}; they are 1 or 2, true or false")
         stride = 16 * stem_stride  # of all layers together
         if side % stride:
             raise ConfigError(f"side is {side}, must be a multiple of {stride}")

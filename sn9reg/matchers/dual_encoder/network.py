@@ -223,7 +223,8 @@ class DualEncoder(nn.Module):
         self.project = nn.ModuleDict({name: Projection(n, AT_FUSION * dropout, std) for name, n in WIDTHS.items()})
         self.aleatoric = aleatoric
         if aleatoric:
-            self.maps = nn.ModuleDict({k: AleatoricMap(k, n, dropout=BEFORE_HEADS * dropout) for k, n in WIDTHS.items()})
+            rate = BEFORE_HEADS * dropout
+            self.maps = nn.ModuleDict({name: AleatoricMap(name, n, dropout=rate) for name, n in WIDTHS.items()})
             self.fusion = AdaptiveFusion(WIDTHS["optical"], WIDTHS["sar"], dropout=AT_FUSION * dropout)
         self.structure = Structure() if structure else None
         # ln of the variance, cells squared, of a match without uncertainty, and what uncertainty adds.
