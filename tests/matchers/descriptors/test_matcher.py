@@ -19,10 +19,11 @@ from sn9reg.raster.posed import through
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 
 SIDE = 220
-# mim, with few enough keypoints and small enough patches to be quick
-MIM = {"descriptor": "mim", "max_points": 100, "scale": 0.5}
-SHIFT = (9, -6)
+# mim, with few enough keypoints and small enough patches to be quick; more keypoints where they are cheap
+MIM = {"descriptor": "mim", "max_points": 60, "scale": 0.5}
 NEAR = MIM | {"max_offset": 15.0}
+MORE = NEAR | {"max_points": 100}
+SHIFT = (9, -6)
 
 
 def write_images(folder, optical, sar, **georeference):
@@ -56,7 +57,7 @@ def test_a_turned_pair_is_registered_with_or_without_a_georeference_that_mislead
     there = found.grid.to_pixel(found.warp(found.grid.to_map(places)))
     assert np.hypot(*(there - through(matrix, places)).T).max() < 2
     matches = found.matches  # in pixels of the scene itself, as it was before it was turned
-    assert len(matches) > 30
+    assert len(matches) > 20
     for place, most in ((matches.sar_xy, 1.5), (matches.solo_xy, 2)):
         assert np.median(np.hypot(*(place - through(matrix, matches.optical_xy)).T)) < most
 
@@ -77,7 +78,7 @@ def test_a_small_shift_is_found_without_a_search_and_twice_to_the_same_bytes(nea
 
 
 def test_without_refinement_matches_are_the_inliers(near):
-    matcher = DescriptorMatcher(**NEAR, pose="none", refine=False)
+    matcher = DescriptorMatcher(**MORE, pose="none", refine=False)
     inliers = matcher.match(near)
     radius = 15.0 / near.grid.resolution
     optical, sar = matcher.described(near.posed(np.eye(3)), 1, radius)
@@ -93,9 +94,9 @@ def test_without_refinement_matches_are_the_inliers(near):
 
 
 def test_filters_keep_some_of_the_matches_within_reach(near):
-    described = DescriptorMatcher(**NEAR).described(near.posed(np.eye(3)), 1, 30.0)
+    described = DescriptorMatcher(**MORE).described(near.posed(np.eye(3)), 1, 30.0)
     plain, mutual, ratio = (
-        DescriptorMatcher(**NEAR, adaptive=adaptive, mutual=flag).putative(near, *described, 1, 30.0)
+        DescriptorMatcher(**MORE, adaptive=adaptive, mutual=flag).putative(near, *described, 1, 30.0)
         for adaptive, flag in ((False, False), (False, True), (True, False))
     )
     assert np.hypot(*(plain.sar_xy - plain.optical_xy).T).max() <= 30
@@ -107,7 +108,7 @@ def test_filters_keep_some_of_the_matches_within_reach(near):
 
 
 def test_with_the_papers_options_partners_are_looked_for_everywhere(near):
-    matcher = make_matcher("descriptors", **(MIM | FAITHFUL))
+    matcher = make_matcher("descriptors", **(MORE | FAITHFUL))
     given = matcher.options
     assert (given.pose, given.near, given.refine, given.threshold) == ("none", False, False, 3.0)
     found = matcher.match(near)
