@@ -104,15 +104,6 @@ def test_another_window_gives_the_same_descriptors_at_the_same_places(large):
     assert cosine.min() > 0.85
 
 
-def test_keypoints_are_told_in_pixels_of_the_scene(small):
-    """Of the same ground, elsewhere in its raster."""
-    whole = describe(Raster(small), Window(60, 60, 120, 120), 100)
-    moved = describe(Raster(np.roll(small, (13, -9), (0, 1))), Window(51, 73, 120, 120), 100)
-    assert len(whole) > 20
-    np.testing.assert_array_equal(moved.xy, whole.xy + np.array([-9, 13]))
-    np.testing.assert_allclose(moved.descriptors, whole.descriptors, atol=1e-5)
-
-
 @pytest.mark.parametrize(
     ("contrast", "valid", "window"),
     [

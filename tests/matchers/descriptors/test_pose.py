@@ -37,7 +37,7 @@ def off(pose, matrix):
 @pytest.mark.parametrize(
     ("pose", "contrast", "limits"),
     [
-        ((-105, 0.75, 7, 4), -1, (math.pi, 1.4)),
+        ((-105, 0.9, 7, 4), -1, (math.pi, 1.15)),
         ((-30, 1.6, 0, 6), 1, (math.radians(30), 1.65)),
         ((20, 1, 50, -44), 1, (math.radians(30), 1.2)),
         ((0, 1, 17, -9), 1, (0.0, 1.0)),
