@@ -30,14 +30,10 @@ class Raster:
 
     def read(self, window, factor=1):
         assert factor == 1
-        out, mask = np.zeros((1, *window.shape), np.float32), np.zeros(window.shape, bool)
-        part = window.intersect(Window(0, 0, *self.values.shape[::-1]))
-        if not part.empty:
-            there = np.s_[part.row : part.row + part.height, part.col : part.col + part.width]
-            row, col = part.row - window.row, part.col - window.col
-            here = np.s_[row : row + part.height, col : col + part.width]
-            out[0][here], mask[here] = self.values[there] * self.valid[there], self.valid[there]
-        return Patch(out, mask)
+        row, col = np.ix_(np.arange(window.height) + window.row, np.arange(window.width) + window.col)
+        here = row.clip(0, self.valid.shape[0] - 1), col.clip(0, self.valid.shape[1] - 1)
+        valid = (row == here[0]) & (col == here[1]) & self.valid[here]
+        return Patch((self.values[here] * valid)[None], valid)
 
 
 def describe(scene, window=None, count=150, oriented=False) -> Described:
