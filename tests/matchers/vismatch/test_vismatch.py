@@ -87,7 +87,7 @@ class Known:
 
 def write_pair(folder, optical, sar, **options):
     return [
-        write_raster(folder / f"{name}.tif", np.atleast_3d(values.T).T, TEXTURE_TRANSFORM, UTM, **options)
+        write_raster(folder / f"{name}.tif", values.reshape(-1, *values.shape[-2:]), TEXTURE_TRANSFORM, UTM, **options)
         for name, values in (("optical", optical), ("sar", sar))
     ]
 
@@ -286,16 +286,10 @@ def test_it_is_listed_with_how_to_name_it():
     assert "vismatch:NAME: Any matcher of the package vismatch" in run(main, ["matchers"]).stdout
 
 
-def test_without_the_package_it_says_what_to_install(monkeypatch, tmp_path):
+def test_without_the_package_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "vismatch", None)
-    told = "matcher vismatch:known needs vismatch: pip install 'sn9reg[vismatch]'"
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(ConfigError, match=r"^matcher vismatch:known needs vismatch: pip install 'sn9reg\[vismatch\]'$"):
         make_matcher("vismatch:known")
-    assert str(caught.value) == told
-    files = map(str, write_pair(tmp_path, *textures()))
-    command = ["align", *files, "--out", str(tmp_path / "x.tif"), "--matcher", "vismatch:known"]
-    result = CliRunner().invoke(main, command)
-    assert (result.exit_code, told in result.stderr) == (2, True)
 
 
 def test_a_package_that_lacks_another_says_which(monkeypatch, tmp_path):
