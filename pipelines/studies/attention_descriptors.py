@@ -139,11 +139,11 @@ def measured(name: str, options: dict[str, Any], files: list[RegisteredPair], se
             start = time.perf_counter()
             posed = pair.posed(np.eye(3))
             factor = first.factor(posed)
-            optical, sar = first.described(posed, factor, first.max_offset)
+            optical, sar = first.described(posed, factor, first.options.max_offset)
             describing = time.perf_counter() - start
             for protocol, matcher in matchers.items():
                 start = time.perf_counter()
-                putative = matcher.putative(posed, optical, sar, factor, matcher.max_offset)
+                putative = matcher.putative(posed, optical, sar, factor, matcher.options.max_offset)
                 middle = time.perf_counter()
                 kept = [inliers(matcher, putative, seed) for seed in range(seeds)]
                 seconds = describing + (middle - start) + (time.perf_counter() - middle) / seeds

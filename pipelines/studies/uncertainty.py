@@ -95,7 +95,7 @@ def match_folder(network: DualEncoder, files: list[RegisteredPair], passes: int)
     for pair in files:
         optical, sar = pair.read()
         encoder = CellEncoder(network, SarLog.of(sar.values, sar.valid), passes)
-        encoder.weigh_patches(optical, sar)
+        encoder.weigh(optical, sar)
         one, other = encoder(optical, "optical"), encoder(sar, "sar")
         found = nearest_anywhere(one.weighed, other.weighed)
         errors.append(((found.sar_xy - found.optical_xy).norm(dim=1) * CELL).double().numpy())

@@ -8,24 +8,18 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from sn9reg.raster.grid import Grid, Points, Window, coarse_to_common
-from sn9reg.raster.view import Patch, SceneView
+from sn9reg.raster.grid import Points, Window, coarse_to_common
+from sn9reg.raster.view import Patch, SceneThrough
+
+# Pixels read at once. A steep perspective asks for many more; it gets what the scene has of them.
+_LARGEST = 1 << 26
 
 
 @dataclass(frozen=True)
-class Posed:
+class Posed(SceneThrough):
     """A view of a scene through a matrix."""
 
-    scene: SceneView
     matrix: npt.NDArray[np.float64]  # (3, 3), pixel (x, y, 1) of the view -> of the scene, both on the common grid
-
-    @property
-    def name(self) -> str:
-        return self.scene.name
-
-    @property
-    def grid(self) -> Grid:
-        return self.scene.grid
 
     def outline(self) -> Points:
         """(N, 2) points around the scene, in pixels of the common grid, where it is seen."""
@@ -38,10 +32,14 @@ class Posed:
         x, y = np.meshgrid(np.linspace(-1, window.width, 9), np.linspace(-1, window.height, 9))
         there = through(matrix, np.column_stack([x.ravel(), y.ravel()]))
         low, high = np.floor(there.min(axis=0)) - 2, np.ceil(there.max(axis=0)) + 3
+        if np.prod(high - low) > _LARGEST:
+            edge = through(np.linalg.inv(coarse), self.scene.outline())
+            low = np.maximum(low, np.floor(edge.min(axis=0)) - 2)
+            high = np.maximum(low + 1, np.minimum(high, np.ceil(edge.max(axis=0)) + 3))
         around = Window(*low.astype(int).tolist(), *(high - low).astype(int).tolist())
         patch = self.scene.read(around, factor)
         matrix = _shift(-low[0], -low[1]) @ matrix
-        zoom = math.sqrt(abs(np.linalg.det(matrix[:2, :2])))
+        zoom = min(math.sqrt(abs(np.linalg.det(matrix[:2, :2]))), max(patch.valid.shape))
         bands = [*(patch.values * patch.valid), patch.valid.astype(np.float32)]
         if zoom > 1.2:  # what lies between the pixels that are seen must not alias
             bands = [cv2.GaussianBlur(band, (0, 0), 0.35 * zoom) for band in bands]

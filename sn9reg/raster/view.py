@@ -40,3 +40,21 @@ class SceneView(Protocol):
 
         Raises InputError if the file cannot be read.
         """
+
+
+@dataclass(frozen=True)
+class SceneThrough:
+    """A scene that is seen through something. Its name and its grid stay."""
+
+    scene: SceneView
+
+    @property
+    def name(self) -> str:
+        return self.scene.name
+
+    @property
+    def grid(self) -> Grid:
+        return self.scene.grid
+
+    def outline(self) -> Points:
+        return self.scene.outline()

@@ -6,7 +6,7 @@ from scipy.ndimage import gaussian_filter
 from support.rasters import TEXTURE_TRANSFORM, UTM, write_raster
 
 from sn9reg.raster.grid import Window
-from sn9reg.raster.posed import through
+from sn9reg.raster.posed import Posed, through
 from sn9reg.raster.scene import Patch, open_pair
 
 SIDE = 200
@@ -113,3 +113,20 @@ def test_outline_and_overlap_are_where_the_scene_is_seen_and_the_rest_is_left_al
 def test_points_move_through_a_perspective():
     matrix = np.array([[2.0, 0, 5], [0, 3, -1], [0.5, 0, 1]])
     np.testing.assert_allclose(through(matrix, np.array([[2.0, 4], [0, 0]])), [[4.5, 5.5], [5, -1]])
+
+
+@pytest.mark.parametrize(
+    "matrix", [[[1.0, 0, 0], [0, 1, 0], [-1 / 49.26, 0, 1]], np.diag([1e4, 1e4, 1]), np.diag([-1e4, 1e4, 1])]
+)
+def test_a_warp_that_blows_up_asks_for_no_more_than_the_scene_holds(pair, matrix):
+    asked = []
+
+    class Counting(Posed):
+        def read(self, window, factor=1):
+            asked.append(window)
+            return self.scene.read(window, factor)
+
+    seen = Posed(Counting(pair.sar, np.eye(3)), np.array(matrix)).read(pair.grid.window)
+    assert max(asked[0].shape) < SIDE + 10
+    assert seen.valid.shape == (SIDE, SIDE)
+    assert np.isfinite(seen.values).all()

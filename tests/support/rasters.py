@@ -3,6 +3,7 @@
 from contextlib import contextmanager
 from pathlib import Path
 
+import cv2
 import numpy as np
 import rasterio
 from affine import Affine
@@ -49,6 +50,21 @@ def fields(side, seed):
     coarse, fine = (gaussian_filter(random.normal(size=(side, side)), width) for width in (14, 4))
     edges = (coarse > 0) * 0.5 + (fine > 0.5 * fine.std()) * 0.35
     return gaussian_filter(edges, 1.0) + 0.1
+
+
+def turned(side, degrees, zoom=1.0, dx=0.0, dy=0.0):
+    """(3, 3) optical pixel -> SAR pixel of images of `side` px: turned and scaled about the middle, then shifted."""
+    matrix = cv2.getRotationMatrix2D(((side - 1) / 2,) * 2, -degrees, zoom)
+    matrix[:, 2] += dx, dy
+    return np.vstack([matrix, [0, 0, 1]])
+
+
+def seen_through(ground, matrix, side):
+    """The (side, side) middle of a larger ground, and what lies at p in it at matrix(p)."""
+    rim = (len(ground) - side) // 2
+    back = np.array([[1.0, 0, -rim], [0, 1, -rim], [0, 0, 1]])
+    moved = cv2.warpPerspective(ground, matrix @ back, (side, side), flags=cv2.INTER_AREA)
+    return ground[rim : rim + side, rim : rim + side].copy(), moved
 
 
 @contextmanager

@@ -9,18 +9,18 @@ from sn9reg.raster.grid import Points
 from sn9reg.raster.radiometry import Image, Mask
 
 _CONTRAST = 4  # grey values of 255 by which a corner must differ from its surroundings
-_BRIGHTEST = 99.5  # percentile that becomes 255
+_BRIGHTEST = 99.5  # percentile of the valid pixels that becomes 255; the largest does where that is 0
 _ROBUSTNESS = 0.9  # a corner suppresses another one if this share of its strength is still more
 _POOL = 8  # of so many times the corners asked for, the strongest, are the evenly spread ones chosen
 
 
-def fast_corners(strength: Image, valid: Mask, level: float | None = None) -> tuple[Points, npt.NDArray[np.float64]]:
-    """(N, 2) corners x, y of a (H, W) map of feature strength, and (N,) their response. level: what counts as full
-    strength, so that windows of a scene agree; the map's own 99.5 percentile if not given.
+def fast_corners(strength: Image, valid: Mask) -> tuple[Points, npt.NDArray[np.float64]]:
+    """(N, 2) corners x, y of a (H, W) map of feature strength, and (N,) their response.
 
     E. Rosten, T. Drummond, "Machine learning for high-speed corner detection", 2006, by OpenCV.
     """
-    level = full_strength(strength, valid) if level is None else level
+    seen = strength[valid]
+    level = (float(np.percentile(seen, _BRIGHTEST)) or float(seen.max())) if seen.size else 0.0
     if not level > 0:
         return np.zeros((0, 2)), np.zeros(0)
     image = np.clip(strength * (255 / level), 0, 255).astype(np.uint8)
@@ -28,14 +28,6 @@ def fast_corners(strength: Image, valid: Mask, level: float | None = None) -> tu
     found = fast.detect(image, valid.astype(np.uint8))
     xy = np.array([point.pt for point in found], np.float64).reshape(-1, 2)
     return xy, np.array([point.response for point in found], np.float64)
-
-
-def full_strength(strength: Image, valid: Mask) -> float:
-    """The strength that counts as full: the 99.5 percentile over valid pixels, or the largest where that is 0; 0 where
-    there are none."""
-    if not valid.any():
-        return 0.0
-    return float(np.percentile(strength[valid], _BRIGHTEST)) or float(strength[valid].max())
 
 
 def spread_evenly(xy: Points, response: npt.NDArray[np.float64], count: int) -> npt.NDArray[np.intp]:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, cast
 
 import cv2
 import numpy as np
@@ -27,16 +27,15 @@ _INSIDE = 6  # pixels from there that keypoints keep
 _VALID = 0.6  # share of a patch's surroundings that must be valid
 _BATCH = 256  # patches in memory at once
 
+Band = Callable[[Patch], Image]  # one band out of a patch
+
 
 @dataclass(frozen=True)
 class Described:
-    """N keypoints of a scene and their descriptors.
+    """N keypoints of a scene and their descriptors."""
 
-    xy: (N, 2) pixels of the coarsened grid.
-    descriptors: (V, N, D) of length 1. V is 2, for both directions, where a keypoint is described along an orientation.
-    """
-
-    xy: Points
+    xy: Points  # (N, 2) pixels of the coarsened grid
+    # (V, N, D) of length 1. V is 2, for both directions, where a keypoint is described along an orientation.
     descriptors: Tensor
 
     def __len__(self) -> int:
@@ -47,17 +46,15 @@ NOTHING = Described(np.zeros((0, 2)), torch.zeros((1, 0, 1)))
 
 
 class Describer(Protocol):
-    """Describes keypoints. extent: side of what it sees around one, pixels."""
+    """Describes keypoints."""
 
-    extent: float
+    extent: float  # side of what it sees around one, pixels
 
     def maps(self, grey: Tensor, congruency: PhaseCongruency) -> Tensor:
         """(H, W) standardised image and its phase congruency -> (C, H, W) from which keypoints are described."""
-        ...
 
     def describe(self, maps: Tensor, xy: Tensor, angle: Tensor | None) -> Tensor:
         """(N, D) descriptors at (N, 2) places, with patches turned to (N,) angles."""
-        ...
 
 
 class LearnedDescriber:
@@ -74,28 +71,18 @@ class LearnedDescriber:
     @torch.no_grad()
     def describe(self, maps: Tensor, xy: Tensor, angle: Tensor | None) -> Tensor:
         patches = sample_patches(maps, xy, self.layout, angle).contiguous(memory_format=torch.channels_last)
-        described: Tensor = self.network(patches)
-        return described.cpu()
+        return cast(Tensor, self.network(patches)).cpu()
 
 
 def describe_scene(
-    scene: SceneView,
-    grey: Callable[[Patch], Image],
-    window: Window,
-    factor: int,
-    describer: Describer,
-    count: int,
-    oriented: bool = False,
+    scene: SceneView, grey: Band, window: Window, factor: int, describer: Describer, count: int, oriented: bool = False
 ) -> Described:
     """About `count` keypoints of a window of a scene, in pixels of the common grid coarsened by `factor`, described.
 
-    grey: one band out of a patch. oriented: each keypoint is described along its own orientation.
-    Raises InputError where the scene cannot be read.
+    oriented: each keypoint is described along its own orientation. Raises InputError where the scene cannot be read.
     """
     margin = math.ceil(describer.extent * (math.sqrt(0.5) if oriented else 0.5)) + _FELT
-    places: list[Points] = []
-    described: list[Tensor] = []
-    tiles = _tiles(window)
+    places, described, tiles = [], [], _tiles(window)
     for k, tile in enumerate(tiles):
         progress.report(k / len(tiles))
         share = max(1, round(count * tile.width * tile.height / (window.width * window.height)))
@@ -118,9 +105,7 @@ def _tiles(window: Window) -> list[Window]:
     ]
 
 
-def _describe(
-    patch: Patch, grey: Callable[[Patch], Image], margin: int, describer: Describer, count: int, oriented: bool
-) -> Described:
+def _describe(patch: Patch, grey: Band, margin: int, describer: Describer, count: int, oriented: bool) -> Described:
     """Keypoints in the middle of a patch, without the margin, in its pixels."""
     inside = _keypoint_mask(patch.valid, margin, describer.extent)
     if not inside.any():
@@ -138,7 +123,12 @@ def _describe(
     maps = describer.maps(padded, congruency)[:, :height, :width]
     angle = orientations(congruency, xy) if oriented else None
     angles: list[Tensor | None] = [None] if angle is None else [angle, angle + math.pi]
-    return Described(xy, torch.stack([_batched(describer, maps, torch.from_numpy(xy), turn) for turn in angles]))
+    parts = [slice(k, k + _BATCH) for k in range(0, len(xy), _BATCH)]
+    described = [
+        torch.cat([describer.describe(maps, torch.from_numpy(xy[p]), None if a is None else a[p]) for p in parts])
+        for a in angles
+    ]
+    return Described(xy, torch.stack(described))
 
 
 def _keypoint_mask(valid: Mask, margin: int, extent: float) -> Mask:
@@ -158,8 +148,7 @@ def _keypoints(congruency: PhaseCongruency, inside: Mask, count: int) -> Points:
     moments = (congruency.minimum, congruency.maximum)
     found = [fast_corners(np.ascontiguousarray(m[0, :height, :width].numpy()), inside) for m in moments]
     xy, response = (np.concatenate(parts) for parts in zip(*found, strict=True))
-    _, first = np.unique(xy, axis=0, return_index=True)  # corners of both
-    first = np.sort(first)
+    first = np.sort(np.unique(xy, axis=0, return_index=True)[1])  # corners of both moments once
     return xy[first][spread_evenly(xy[first], response[first], count)]
 
 
@@ -171,8 +160,3 @@ def orientations(congruency: PhaseCongruency, xy: Points) -> Tensor:
     x, y = (cv2.GaussianBlur(weight * part, (0, 0), 8.0) for part in (np.cos(double), np.sin(double)))
     col, row = np.rint(xy).astype(int).T
     return torch.from_numpy(np.arctan2(y[row, col], x[row, col]) / 2 % math.pi)
-
-
-def _batched(describer: Describer, maps: Tensor, xy: Tensor, angle: Tensor | None) -> Tensor:
-    parts = [slice(k, k + _BATCH) for k in range(0, len(xy), _BATCH)]
-    return torch.cat([describer.describe(maps, xy[p], None if angle is None else angle[p]) for p in parts])

@@ -16,7 +16,6 @@ from functools import partial
 from typing import Annotated, Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from annotated_types import Ge, Gt, Le
 from torch import Tensor
@@ -33,7 +32,7 @@ from sn9reg.matchers.descriptors.describe import NOTHING, Described, Describer, 
 from sn9reg.matchers.descriptors.mim import LAYOUT, MimDescriber
 from sn9reg.matchers.descriptors.nearest import nearest
 from sn9reg.matchers.descriptors.patches import PatchLayout
-from sn9reg.matchers.descriptors.pose import agreement, find_pose
+from sn9reg.matchers.descriptors.pose import Matrix, agreement, find_pose
 from sn9reg.matchers.descriptors.weights import load_descriptor
 from sn9reg.options import check, options
 from sn9reg.raster.grid import Window, coarse_to_common, to_common
@@ -43,14 +42,11 @@ from sn9reg.raster.scene import Patch, ScenePair
 
 log = logging.getLogger(__name__)
 
-Matrix = npt.NDArray[np.float64]
-
 # What makes the matcher that of the paper.
 FAITHFUL: dict[str, Any] = {"pose": "none", "near": False, "refine": False, "threshold": 3.0}
 
 _POSE_RADIUS = 0.08  # of the longer side: so far from where the pose says may a partner lie
 _WORK = 12e6  # pixels of the overlap that are matched at most
-_THRESHOLD = 5.0  # pixels of the level that an inlier may lie off the affine or the homography
 _FEWEST = 6  # inliers below which there is no warp
 _TEMPLATE, _RADIUS, _MARGIN = 64, 12, 20  # of the last comparison, pixels of the level
 _COMPARED = 240  # keypoints around which that is done, about
@@ -64,16 +60,15 @@ _LOCALISED = 1.5  # pixels of the level by which keypoints of the two sensors ar
 
 @dataclass(frozen=True)
 class _Looks:
-    """Overviews of both scenes: (optical, its mask, SAR, its mask), standardised, and their factor."""
+    """Overviews of both scenes."""
 
-    images: tuple[Image, Mask, Image, Mask]
+    images: tuple[Image, Mask, Image, Mask]  # optical, its mask, SAR, its mask; standardised
     factor: int
 
     @classmethod
     def of(cls, pair: ScenePair) -> _Looks:
         (optical, factor), (sar, _) = pair.overview(pair.optical), pair.overview(pair.sar)
-        sar_log = SarLog.of(sar.values, sar.valid)
-        shown = ((optical, optical_grey), (sar, sar_log))
+        shown = ((optical, optical_grey), (sar, SarLog.of(sar.values, sar.valid)))
         grey, radar = (standardise(band(patch.values), patch.valid) for patch, band in shown)
         return cls((grey, optical.valid, radar, sar.valid), factor)
 
@@ -84,39 +79,24 @@ class _Looks:
 
 @options
 class MatcherOptions:
-    """Options of the descriptor matcher.
+    """Options of the descriptor matcher."""
 
-    descriptor: `learned`, or `mim`, which needs no training.
-    weights: a .safetensors file of the learned one; those that ship if not given.
-    pose: `search` for the SAR image's rotation and scale, trust the georeference (`none`), or search only without a
-    georeference or where it leads to no matches (`auto`).
-    turn: largest rotation looked for, degrees.
-    zoom: largest scale, and its inverse the smallest.
-    near: partners are looked for within max_offset metres of the georeference, or near the pose; else everywhere.
-    max_offset: largest shift looked for, metres.
-    max_points: optical keypoints, about.
-    oriented: each keypoint is described along its own orientation, which survives rotations without a pose.
-    mutual: a match must be the nearest from either side.
-    adaptive: matches must pass the adaptive ratio.
-    threshold: of RANSAC, pixels.
-    refine: pixels around keypoints are compared where the warp puts them; else the inliers are the matches.
-    scale: by which patches are larger than the descriptor has them.
-    """
-
-    descriptor: Literal["learned", "mim"] = "learned"
-    weights: str | None = None
+    descriptor: Literal["learned", "mim"] = "learned"  # `mim` needs no training
+    weights: str | None = None  # a .safetensors file of the learned one; those that ship if not given
+    # `search` for the SAR image's rotation and scale, trust the georeference (`none`), or search only without a
+    # georeference or where it leads to no matches (`auto`).
     pose: Literal["auto", "search", "none"] = "auto"
-    turn: Annotated[float, Ge(0), Le(180)] = 180.0
-    zoom: Annotated[float, Ge(1), Le(8)] = 2.0
-    near: bool = True
-    max_offset: Annotated[float, Gt(0)] = 150.0
-    max_points: Annotated[int, Ge(1)] = 600
-    oriented: bool = False
-    mutual: bool = False
-    adaptive: bool = True
-    threshold: Annotated[float, Gt(0)] = _THRESHOLD
-    refine: bool = True
-    scale: Annotated[float, Ge(0.1), Le(10)] = 1.0
+    turn: Annotated[float, Ge(0), Le(180)] = 180.0  # largest rotation looked for, degrees
+    zoom: Annotated[float, Ge(1), Le(8)] = 2.0  # largest scale, and its inverse the smallest
+    near: bool = True  # partners are looked for within max_offset, or near the pose; else everywhere
+    max_offset: Annotated[float, Gt(0)] = 150.0  # largest shift looked for, metres
+    max_points: Annotated[int, Ge(1)] = 600  # optical keypoints, about
+    oriented: bool = False  # keypoints are described along their orientations, which survives rotations without a pose
+    mutual: bool = False  # a match must be the nearest from either side
+    adaptive: bool = True  # matches must pass the adaptive ratio
+    threshold: Annotated[float, Gt(0)] = 5.0  # of RANSAC: that an inlier may lie off the warp, pixels of the level
+    refine: bool = True  # pixels are compared around keypoints, where the warp puts them; else inliers are the matches
+    scale: Annotated[float, Ge(0.1), Le(10)] = 1.0  # by which patches are larger than the descriptor has them
 
     def __post_init__(self) -> None:
         if self.descriptor == "mim" and self.weights is not None:
@@ -133,12 +113,9 @@ class DescriptorMatcher:
     Options = MatcherOptions
 
     def __init__(self, **options: Any) -> None:
-        given = check(MatcherOptions, options, f"matcher {self.name!r}")
-        self.pose, self.turn, self.zoom, self.near = given.pose, given.turn, given.zoom, given.near
-        self.max_offset, self.max_points = given.max_offset, given.max_points
-        self.oriented, self.mutual, self.adaptive = given.oriented, given.mutual, given.adaptive
-        self.threshold, self.refine, self.own_weights = given.threshold, given.refine, given.weights is not None
-        self.describer = _describer(given.descriptor, given.weights, given.scale)
+        self.options = check(MatcherOptions, options, f"matcher {self.name!r}")
+        self.own_weights = self.options.weights is not None
+        self.describer = _describer(self.options)
 
     def match(self, pair: ScenePair) -> Correspondences:
         """Correspondences at keypoints, possibly none. Raises InputError where a scene cannot be read."""
@@ -153,17 +130,14 @@ class DescriptorMatcher:
 
     def _poses(self, pair: ScenePair, looks: _Looks) -> Iterator[tuple[Matrix, float]]:
         """What the SAR scene is to be seen through, and how far from there a partner may lie, in common pixels."""
-        georeferenced = pair.grid.crs is not None
-        if self.pose == "none" or (self.pose == "auto" and georeferenced):
-            yield np.eye(3), self.max_offset / pair.grid.metres_per_pixel
-        if self.pose != "none":
-            yield self._search(looks), max(_LEAST_RADIUS, _POSE_RADIUS * max(pair.grid.shape))
-
-    def _search(self, looks: _Looks) -> Matrix:
-        pose = find_pose(*looks.images, math.radians(self.turn), self.zoom)
-        told = "SAR turned by %.1f degrees, scaled by %.2f; it stands out by %.1f deviations"
-        log.info(told, math.degrees(pose.turn), pose.zoom, pose.strength)
-        return _on_common(pose.matrix, looks.factor)
+        given = self.options
+        if given.pose == "none" or (given.pose == "auto" and pair.grid.crs is not None):
+            yield np.eye(3), given.max_offset / pair.grid.metres_per_pixel
+        if given.pose != "none":
+            pose = find_pose(*looks.images, math.radians(given.turn), given.zoom)
+            told = "SAR turned by %.1f degrees, scaled by %.2f; it stands out by %.1f deviations"
+            log.info(told, math.degrees(pose.turn), pose.zoom, pose.strength)
+            yield _on_common(pose.matrix, looks.factor), max(_LEAST_RADIUS, _POSE_RADIUS * max(pair.grid.shape))
 
     def _match(self, pair: ScenePair, looks: _Looks, matrix: Matrix, radius: float) -> Correspondences:
         """The correspondences of a pose."""
@@ -175,10 +149,12 @@ class DescriptorMatcher:
         counts = [int(inliers.sum()) for _, inliers in models]
         told = "1/%d: %d optical and %d SAR keypoints, %d matches, inliers of an affine and a homography: %s"
         log.info(told, factor, len(optical), len(sar), len(putative), counts)
-        if not self.refine or not len(optical) or not len(sar):
-            return _seen_through(matrix, _inliers(putative, models))
-        total = looks.fitting([matrix, *(matrix @ warp for warp, _ in models)])
-        return _seen_through(total, self._compared(pair.posed(total), optical, factor))
+        if self.options.refine and len(optical) and len(sar):
+            matrix = looks.fitting([matrix, *(matrix @ warp for warp, _ in models)])
+            found = _compared(pair.posed(matrix), optical, factor)
+        else:
+            found = _inliers(putative, models)
+        return replace(found, sar_xy=through(matrix, found.sar_xy), solo_xy=through(matrix, found.solo_xy))
 
     def factor(self, posed: ScenePair) -> int:
         """The first coarsening at which the overlap has few enough pixels."""
@@ -189,25 +165,25 @@ class DescriptorMatcher:
 
     def described(self, posed: ScenePair, factor: int, radius: float) -> tuple[Described, Described]:
         """The keypoints of the optical scene and those of the SAR scene, at a coarsening."""
-        sar_log = _sar_log(posed)
+        given, sar_log = self.options, _sar_log(posed)
         reach = posed.grid.covering(posed.grid.to_map(posed.sar.outline()))
         inner, whole = (Window(*(n // factor for n in astuple(window))) for window in (posed.overlap, reach))
-        outer = inner.grow(math.ceil(radius / factor)).intersect(whole) if self.near else whole
+        outer = inner.grow(math.ceil(radius / factor)).intersect(whole) if given.near else whole
         if inner.empty or outer.empty:
             return NOTHING, NOTHING
         more = min(_MORE, math.prod(outer.shape) / math.prod(inner.shape))
-        describe = partial(describe_scene, factor=factor, describer=self.describer, oriented=self.oriented)
+        describe = partial(describe_scene, factor=factor, describer=self.describer, oriented=given.oriented)
         with progress.part(0.1, 0.3):
-            optical = describe(posed.optical, lambda p: optical_grey(p.values), inner, count=self.max_points)
+            optical = describe(posed.optical, lambda p: optical_grey(p.values), inner, count=given.max_points)
         with progress.part(0.3, 0.6):
-            sar = describe(posed.sar, lambda p: sar_log(p.values), outer, count=round(more * self.max_points))
+            sar = describe(posed.sar, lambda p: sar_log(p.values), outer, count=round(more * given.max_points))
         return optical, sar
 
     def putative(
         self, posed: ScenePair, optical: Described, sar: Described, factor: int, radius: float
     ) -> Correspondences:
         """Every optical keypoint with its nearest neighbour, as far as they pass the filters, in the posed scene."""
-        found = nearest(optical, sar, optical.xy if self.near else None, radius / factor, _APART)
+        found = nearest(optical, sar, optical.xy if self.options.near else None, radius / factor, _APART)
         there = sar.xy[found.index] if len(sar) else np.zeros((len(optical), 2))
         common = to_common(there, factor)
         matches = Correspondences(
@@ -219,24 +195,23 @@ class DescriptorMatcher:
             distance=found.distance,
             rival_distance=found.rival,
             solo_xy=common,
-            search_radius=radius if self.near else max(posed.grid.shape) / 2,
+            search_radius=radius if self.options.near else max(posed.grid.shape) / 2,
             step=float(factor),
             footprint=float(factor),
             tried=len(optical),
         ).keep(found.found)
         kept = np.ones(len(matches), bool)
-        if self.adaptive:
+        if self.options.adaptive:
             kept &= adaptive_ratio(matches)
-        if self.mutual:
+        if self.options.mutual:
             kept &= found.mutual[found.found]
         return matches.keep(kept)
 
     def models(self, putative: Correspondences, seed: int = 0) -> list[tuple[Matrix, Flags]]:
         """(3, 3) warps in common pixels, and their inliers: an affine and a homography (section 2.4), as far as there
         is enough for them. seed: of RANSAC."""
-        found = []
+        found, limit = [], self.options.threshold * putative.step
         kinds: tuple[GlobalModel, ...] = ("affine", "homography")
-        limit = self.threshold * putative.step
         for kind in kinds:
             fit = fit_global(putative.optical_xy, putative.sar_xy, kind, limit, "ransac", seed)
             if fit is not None and fit.inliers.sum() >= _FEWEST:
@@ -244,17 +219,18 @@ class DescriptorMatcher:
                 found.append((to @ fit.matrix @ away, fit.inliers))
         return found
 
-    def _compared(self, posed: ScenePair, optical: Described, factor: int) -> Correspondences:
-        """Templates around the optical keypoints, compared with the SAR scene seen through the warp."""
-        sar_log = _sar_log(posed)
 
-        def extract(patch: Patch, modality: Modality) -> Tensor:
-            image = sar_log(patch.values) if modality == "sar" else optical_grey(patch.values)
-            return orientation_features(torch.from_numpy(fill_invalid(image, patch.valid))[None], 6)[0]
+def _compared(posed: ScenePair, optical: Described, factor: int) -> Correspondences:
+    """Templates around the optical keypoints, compared with the SAR scene seen through the warp."""
+    sar_log = _sar_log(posed)
 
-        nodes = optical.xy[:: max(1, math.ceil(len(optical) / _COMPARED))]
-        with progress.part(0.6, 1.0):
-            return compare_at(posed, Level(factor, _TEMPLATE, _RADIUS, _MARGIN), nodes, extract)
+    def extract(patch: Patch, modality: Modality) -> Tensor:
+        image = sar_log(patch.values) if modality == "sar" else optical_grey(patch.values)
+        return orientation_features(torch.from_numpy(fill_invalid(image, patch.valid))[None], 6)[0]
+
+    nodes = optical.xy[:: max(1, math.ceil(len(optical) / _COMPARED))]
+    with progress.part(0.6, 1.0):
+        return compare_at(posed, Level(factor, _TEMPLATE, _RADIUS, _MARGIN), nodes, extract)
 
 
 def _inliers(putative: Correspondences, models: list[tuple[Matrix, Flags]]) -> Correspondences:
@@ -268,18 +244,15 @@ def _inliers(putative: Correspondences, models: list[tuple[Matrix, Flags]]) -> C
     return replace(kept, sigma=np.full(len(kept), sigma), tried=len(putative))
 
 
-def _describer(descriptor: str, weights: str | None, scale: float) -> Describer:
+def _describer(given: MatcherOptions) -> Describer:
     """Raises ConfigError where the patches get too small or too large."""
-
-    def scaled(layout: PatchLayout) -> PatchLayout:
-        return check(
-            PatchLayout, asdict(layout) | {"scale": layout.scale * scale}, "matcher 'descriptors', its patches"
-        )
-
-    if descriptor == "mim":
-        return MimDescriber(scaled(LAYOUT))
-    network, saved = load_descriptor(weights)
-    return LearnedDescriber(network, scaled(saved.patch))
+    network, layout = None, LAYOUT
+    if given.descriptor == "learned":
+        network, saved = load_descriptor(given.weights)
+        layout = saved.patch
+    wanted = asdict(layout) | {"scale": layout.scale * given.scale}
+    layout = check(PatchLayout, wanted, "matcher 'descriptors', its patches")
+    return MimDescriber(layout) if network is None else LearnedDescriber(network, layout)
 
 
 def _sar_log(pair: ScenePair) -> SarLog:
@@ -291,8 +264,3 @@ def _on_common(matrix: Matrix, factor: float) -> Matrix:
     """(3, 3) in pixels of the grid coarsened by `factor` -> in common pixels; with the inverse factor, back."""
     coarse = coarse_to_common(factor)
     return np.asarray(coarse @ matrix @ np.linalg.inv(coarse))
-
-
-def _seen_through(matrix: Matrix, found: Correspondences) -> Correspondences:
-    """Correspondences with a posed scene -> with the scene itself."""
-    return replace(found, sar_xy=through(matrix, found.sar_xy), solo_xy=through(matrix, found.solo_xy))

@@ -18,20 +18,13 @@ _FAR = 10.0  # distance that no two descriptors have
 
 @dataclass(frozen=True)
 class Neighbours:
-    """The nearest SAR keypoints of N optical ones, by their descriptors.
+    """The nearest SAR keypoints of N optical ones, by their descriptors."""
 
-    index: (N,) the SAR keypoint with the nearest descriptor.
-    distance: (N,) from that descriptor.
-    rival: (N,) distance from the second-nearest descriptor. Where there is none, sqrt(2): that of unrelated ones.
-    mutual: (N,) whether, of all optical keypoints, this one is the nearest to its SAR keypoint.
-    found: (N,) whether there was any SAR keypoint to compare with.
-    """
-
-    index: npt.NDArray[np.int64]
-    distance: Floats
-    rival: Floats
-    mutual: Flags
-    found: Flags
+    index: npt.NDArray[np.int64]  # (N,) the SAR keypoint with the nearest descriptor
+    distance: Floats  # (N,) from that descriptor
+    rival: Floats  # (N,) from the second-nearest descriptor; sqrt(2), as between unrelated ones, where there is none
+    mutual: Flags  # (N,) whether, of all optical keypoints, this one is the nearest to its SAR keypoint
+    found: Flags  # (N,) whether there was any SAR keypoint to compare with
 
 
 def nearest(

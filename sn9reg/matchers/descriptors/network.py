@@ -14,7 +14,6 @@ from torch.nn.functional import adaptive_avg_pool2d, normalize
 from sn9reg.errors import ConfigError
 
 _WIDTHS = {0.35: "mobilenetv2_035", 0.5: "mobilenetv2_050", 0.75: "mobilenetv2_075", 1.0: "mobilenetv2_100"}
-_STRIDE = 32  # of MobileNetV2
 _QUIET = 0.005  # what the network starts with beside the layout of the patch
 _SHRINKAGE = 3.0  # of the scatter within places towards one number, as so many times its mean
 
@@ -52,7 +51,7 @@ class DenseFusion(nn.Module):
         if type(stem_stride) is not int or stem_stride not in (1, 2) or type(attention) is not bool:
             given = f"stem_stride is {stem_stride!r}, attention {attention!r}"
             raise ConfigError(f"{given}; they are 1 or 2, true or false")
-        stride = _STRIDE * stem_stride // 2
+        stride = 16 * stem_stride  # of all layers together
         if side % stride:
             raise ConfigError(f"side is {side}, must be a multiple of {stride}")
         backbone: Any = timm.create_model(_WIDTHS[width], pretrained=False, in_chans=in_channels)

@@ -12,24 +12,19 @@ from torch.nn.functional import grid_sample
 from sn9reg.features.orientation import orientation_features
 from sn9reg.options import options
 
-Inputs = Literal["grey", "energy", "both"]
 ORIENTATIONS = 6
 _WAVELENGTHS = (6.0, 12.0)
 
 
 @options
 class PatchLayout:
-    """What a descriptor sees of an image.
+    """What a descriptor sees of an image."""
 
-    side: of a patch, its own pixels.
-    scale: image pixels per patch pixel.
-    inputs: the grey image, which is standardised patch by patch, the energies of six orientations at two wavelengths
-    (`features.orientation`), or both.
-    """
-
-    side: Annotated[int, Ge(8), Le(1024)] = 224
-    scale: Annotated[float, Ge(0.1), Le(10)] = 1.0
-    inputs: Inputs = "grey"
+    side: Annotated[int, Ge(8), Le(1024)] = 224  # of a patch, its own pixels
+    scale: Annotated[float, Ge(0.1), Le(10)] = 1.0  # image pixels per patch pixel
+    # The grey image, which is standardised patch by patch, the energies of six orientations at two wavelengths
+    # (`features.orientation`), or both.
+    inputs: Literal["grey", "energy", "both"] = "grey"
 
     @property
     def channels(self) -> int:
@@ -69,8 +64,8 @@ def sample_patches(
     along = (torch.arange(side, device=maps.device, dtype=maps.dtype) - (side - 1) / 2) * layout.scale
     v, u = torch.meshgrid(along, along, indexing="ij")
     xy = xy.to(maps)
-    size = torch.ones(n, device=maps.device, dtype=maps.dtype) if zoom is None else zoom.to(maps)
-    turn = torch.zeros(n, device=maps.device, dtype=maps.dtype) if angle is None else angle.to(maps)
+    size = maps.new_ones(n) if zoom is None else zoom.to(maps)
+    turn = maps.new_zeros(n) if angle is None else angle.to(maps)
     cos, sin = (size * turn.cos())[:, None, None], (size * turn.sin())[:, None, None]
     x = xy[:, 0, None, None] + cos * u - sin * v
     y = xy[:, 1, None, None] + sin * u + cos * v
@@ -97,11 +92,8 @@ def turned(energies: Tensor, angle: Tensor) -> Tensor:
     share = (place - low)[:, None, :, None, None].to(energies)
     index = low.long() % ORIENTATIONS
     rows = torch.arange(len(energies), device=energies.device)[:, None]
-
-    def at(k: Tensor) -> Tensor:
-        return groups.transpose(1, 2)[rows, k].transpose(1, 2)
-
-    return (at(index) * (1 - share) + at((index + 1) % ORIENTATIONS) * share).flatten(1, 2)
+    before, after = (groups.transpose(1, 2)[rows, k].transpose(1, 2) for k in (index, (index + 1) % ORIENTATIONS))
+    return (before * (1 - share) + after * share).flatten(1, 2)
 
 
 def standardised(patches: Tensor) -> Tensor:

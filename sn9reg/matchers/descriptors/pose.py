@@ -5,6 +5,7 @@ shift; around the best ones again, on finer pixels. Not Fourier-Mellin: the sens
 """
 
 import math
+import operator
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,7 +18,6 @@ from scipy.fft import next_fast_len
 from torch import Tensor
 
 from sn9reg.features.orientation import orientation_features
-from sn9reg.raster.grid import Points
 from sn9reg.raster.radiometry import Image, Mask
 
 Matrix = npt.NDArray[np.float64]
@@ -33,25 +33,12 @@ _RIM = 2  # pixels at the border of what is valid that feel it
 
 @dataclass(frozen=True)
 class Pose:
-    """How the SAR image lies against the optical one.
+    """How the SAR image lies against the optical one."""
 
-    matrix: (3, 3) optical pixel x, y, 1 -> SAR pixel, a similarity.
-    turn: rotation from x towards y, radians.
-    zoom: how much larger things are in the SAR image.
-    strength: how far the correlation stands out, in standard deviations of noise.
-    """
-
-    matrix: Matrix
-    turn: float
-    zoom: float
-    strength: float
-
-    def __call__(self, xy: Points) -> Points:
-        """(N, 2) optical pixels -> SAR pixels."""
-        return xy @ self.matrix[:2, :2].T + self.matrix[:2, 2]
-
-
-IDENTITY = Pose(np.eye(3), 0.0, 1.0, 0.0)
+    matrix: Matrix  # (3, 3) optical pixel x, y, 1 -> SAR pixel, a similarity
+    turn: float  # rotation from x towards y, radians
+    zoom: float  # how much larger things are in the SAR image
+    strength: float  # how far the correlation stands out, in standard deviations of noise
 
 
 def find_pose(
@@ -60,14 +47,14 @@ def find_pose(
     """The pose of the SAR image, (h, w), against the optical one, (H, W), both standardised.
 
     turn: largest rotation looked for, radians. zoom: largest scale looked for, and its inverse the smallest.
-    Returns `IDENTITY` where either image has nothing to look at.
+    Returns the identity, of strength 0, where either image has nothing to look at.
     """
     turns = _steps(turn, _TURN) if turn < math.pi else list(np.arange(0, 2 * math.pi - 1e-9, _TURN))
     scales = [math.exp(z) for z in _steps(math.log(zoom), math.log(_ZOOM))]
     coarse = _Search(optical, optical_valid, sar, sar_valid, _SIDES[0])
-    found = _distinct(coarse.try_all((a, s) for s in scales for a in turns), 2 * _TURN)[:_KEPT]
+    found = _distinct(coarse.try_all((a, s) for s in scales for a in turns))[:_KEPT]
     if not found:
-        return IDENTITY
+        return Pose(np.eye(3), 0.0, 1.0, 0.0)
     fine = _Search(optical, optical_valid, sar, sar_valid, _SIDES[1])
     around = [k / _FINER for k in range(-1, 2)]
     near = [(p.turn + k * _TURN, p.zoom * _ZOOM**n) for p in found for k in around for n in around]
@@ -95,16 +82,13 @@ def _steps(reach: float, step: float) -> list[float]:
     return [0.0] if count == 0 else [reach * k / count for k in range(-count, count + 1)]
 
 
-def _distinct(poses: list[Pose], turn: float) -> list[Pose]:
+def _distinct(poses: list[Pose]) -> list[Pose]:
     """By strength, without those that are next to a stronger one."""
-
-    def near(one: Pose, other: Pose) -> bool:
-        apart = abs(math.remainder(one.turn - other.turn, 2 * math.pi))
-        return apart < 0.6 * turn and abs(math.log(one.zoom / other.zoom)) < 1.2 * math.log(_ZOOM)
-
     chosen: list[Pose] = []
     for pose in sorted(poses, key=lambda p: -p.strength):
-        if not any(near(pose, other) for other in chosen):
+        turns = (abs(math.remainder(pose.turn - other.turn, 2 * math.pi)) < 1.2 * _TURN for other in chosen)
+        zooms = (abs(math.log(pose.zoom / other.zoom)) < 1.2 * math.log(_ZOOM) for other in chosen)
+        if not any(map(operator.and_, turns, zooms)):
             chosen.append(pose)
     return chosen
 
@@ -113,11 +97,11 @@ class _Search:
     """Both images at one pixel size, and the spectra of the optical one."""
 
     def __init__(self, optical: Image, optical_valid: Mask, sar: Image, sar_valid: Mask, side: int) -> None:
-        factor = max(1.0, max(*_extent(optical_valid), *_extent(sar_valid)) / side)
+        factor = max(1.0, max(*_box(optical_valid)[2:], *_box(sar_valid)[2:]) / side)
         self.optical, self.optical_valid, self.to_optical = _coarse(optical, optical_valid, factor)
         self.sar, self.sar_valid, self.to_sar = _coarse(sar, sar_valid, factor)
         self.features, self.mask = _features(self.optical, self.optical_valid)
-        self.spectra: dict[tuple[int, int], list[Tensor]] = {}
+        self.spectra: dict[tuple[int, int], list[Tensor]] = {}  # of the optical image, by their size
 
     def try_all(self, poses: Iterable[tuple[float, float]]) -> list[Pose]:
         """The best shift of each rotation and scale; those left out where there is too little to compare."""
@@ -166,16 +150,15 @@ def _features(image: Image, valid: Mask) -> tuple[Tensor, Tensor]:
     return (found - mean) * mask, mask
 
 
-def _extent(valid: Mask) -> tuple[int, int]:
-    """Height and width of the rectangle that holds what is valid."""
-    rows, cols = (np.flatnonzero(valid.any(axis=k)) for k in (1, 0))
-    return (int(np.ptp(rows)) + 1, int(np.ptp(cols)) + 1) if len(rows) else (1, 1)
+def _box(valid: Mask) -> tuple[int, int, int, int]:
+    """Left, top, width and height of the rectangle that holds what is valid; of one pixel where nothing is."""
+    left, top, width, height = cv2.boundingRect(valid.astype(np.uint8))
+    return left, top, max(1, width), max(1, height)
 
 
 def _coarse(image: Image, valid: Mask, factor: float) -> tuple[Image, Mask, Matrix]:
     """What is valid of the image in pixels `factor` times as large, its mask, and (3, 3) from these to the image's."""
-    height, width = _extent(valid)
-    top, left = (int(np.argmax(valid.any(axis=k))) for k in (1, 0))
+    left, top, width, height = _box(valid)
     image, valid = image[top : top + height, left : left + width], valid[top : top + height, left : left + width]
     size = max(1, round(width / factor)), max(1, round(height / factor))
     share = cv2.resize(valid.astype(np.float32), size, interpolation=cv2.INTER_AREA)

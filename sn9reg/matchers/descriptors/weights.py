@@ -1,7 +1,7 @@
 """Weights files of patch descriptors."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, field
+from dataclasses import field
 from typing import Any
 
 from sn9reg.matchers.descriptors.network import DenseFusion
@@ -15,14 +15,10 @@ KIND = "patch descriptor"
 
 @options
 class DescriptorOptions:
-    """What a weights file says of its descriptor.
+    """What a weights file says of its descriptor."""
 
-    patch: what the descriptor sees.
-    network: the options of `DenseFusion` that `patch` does not give.
-    """
-
-    patch: PatchLayout
-    network: dict[str, Any] = field(default_factory=dict)
+    patch: PatchLayout  # what the descriptor sees
+    network: dict[str, Any] = field(default_factory=dict)  # the options of `DenseFusion` that `patch` does not give
 
 
 def build(given: Mapping[str, Any]) -> DenseFusion:
@@ -30,11 +26,6 @@ def build(given: Mapping[str, Any]) -> DenseFusion:
     made = check(DescriptorOptions, given, KIND)
     check_call(DenseFusion, made.network, KIND, besides=("in_channels", "side"))
     return DenseFusion(made.patch.channels, made.patch.side, **made.network)
-
-
-def save_descriptor(path: PathLike, network: DenseFusion, options: DescriptorOptions) -> None:
-    """Write a weights file. Raises OutputError where it cannot be written."""
-    store.save(path, network, KIND, asdict(options))
 
 
 def load_descriptor(path: PathLike | None = None) -> tuple[DenseFusion, DescriptorOptions]:

@@ -1,7 +1,6 @@
 """A scene seen as cells: what a trained dual encoder says of its pixels, window by window.
 
-P. Huang et al., "Uncertainty-aware self-supervised cross-modal SAR-optical matching using EfficientDet and Xception",
-sections 3.2.3 and 3.2.4: both kinds of uncertainty become one confidence, by which embeddings are weighed.
+Huang et al., sections 3.2.3 and 3.2.4: both kinds of uncertainty become one confidence, which weighs embeddings.
 """
 
 from collections.abc import Iterator
@@ -14,32 +13,24 @@ from torch import Tensor, nn
 
 from sn9reg.matchers.dual_encoder.inputs import covered, optical_input, sar_input, textured
 from sn9reg.matchers.dual_encoder.network import CELL, DualEncoder, Encoded
-from sn9reg.raster.grid import Grid, Points, Window
+from sn9reg.raster.grid import Window
 from sn9reg.raster.radiometry import Modality, SarLog
-from sn9reg.raster.scene import Patch, ScenePair, SceneView
+from sn9reg.raster.scene import Patch, ScenePair
+from sn9reg.raster.view import SceneThrough
 
 _TOGETHER = 5  # passes in memory at once
-_GLANCE = 256  # pixels of each overview that say how the pair's uncertainties are to be weighed
 
 
 @dataclass(frozen=True)
 class CellMaps:
-    """What an encoder says of the cells of a patch.
+    """What an encoder says of the cells of a patch."""
 
-    embedding: (128, h, w), of unit length.
-    confidence: (h, w) in (0, 1].
-    doubt: (h, w) uncertainty of the data, from 0 to 1.
-    spread: (h, w) uncertainty of the network, from 0 to 1.
-    valid: (h, w) where there is something to see.
-    covered: (h, w) where there are pixels.
-    """
-
-    embedding: Tensor
-    confidence: Tensor
-    doubt: Tensor
-    spread: Tensor
-    valid: Tensor
-    covered: Tensor
+    embedding: Tensor  # (128, h, w), of unit length
+    confidence: Tensor  # (h, w) in (0, 1]
+    doubt: Tensor  # (h, w) uncertainty of the data, from 0 to 1
+    spread: Tensor  # (h, w) uncertainty of the network, from 0 to 1
+    valid: Tensor  # (h, w) 1 where there is something to see, else 0
+    covered: Tensor  # (h, w) 1 where there are pixels, else 0
 
     @property
     def weighed(self) -> Tensor:
@@ -49,32 +40,20 @@ class CellMaps:
 
 @dataclass
 class CellEncoder:
-    """The network in use. The features before the first dropout are computed once for all passes.
-
-    log: of the SAR scene's radiometry.
-    passes: of Monte-Carlo dropout (section 3.2.4); 0 for a single one without.
-    seed: of the dropout.
-    weight: how much the uncertainty of either sensor's data counts, see `weigh`.
-    """
+    """The network in use. The features before the first dropout are computed once for all passes."""
 
     network: DualEncoder
-    log: SarLog
-    passes: int = 0
-    seed: int = 0
+    log: SarLog  # of the SAR scene
+    passes: int = 0  # of Monte-Carlo dropout (section 3.2.4); 0 for a single one without
+    # How much the uncertainty of either sensor's data counts, see `weigh`.
     weight: dict[Modality, float] = field(default_factory=lambda: {"optical": 1.0, "sar": 1.0})
 
-    def weigh(self, pair: ScenePair) -> None:
-        """Learn from a glance at the pair how much either sensor's uncertainty is to count (section 3.2.3)."""
-        self.weigh_patches(*(_middle(pair.overview(scene)[0]) for scene in (pair.optical, pair.sar)))
-
-    def weigh_patches(self, optical: Patch, sar: Patch) -> None:
-        """As `weigh`, from two patches."""
-        if not self.network.aleatoric:
-            return
-        seen = self._encoded(optical, "optical").features, self._encoded(sar, "sar").features
-        with torch.no_grad():
-            one, other = self.network.fusion(*seen)[0].tolist()
-        self.weight = {"optical": one, "sar": other}
+    def weigh(self, optical: Patch, sar: Patch) -> None:
+        """Learn from patches of a pair how much either sensor's uncertainty is to count (section 3.2.3)."""
+        if self.network.aleatoric:
+            seen = self._encoded(optical, "optical").features, self._encoded(sar, "sar").features
+            with torch.no_grad():
+                self.weight["optical"], self.weight["sar"] = self.network.fusion(*seen)[0].tolist()
 
     def __call__(self, patch: Patch, modality: Modality) -> CellMaps:
         """(bands, h, w) pixels, sides multiples of a cell, to (h / 4, w / 4) cells."""
@@ -104,7 +83,7 @@ class CellEncoder:
                 return self.network.finish(begun, modality)
             parts = []
             with torch.random.fork_rng(devices=[]), _dropping(self.network):
-                torch.manual_seed(self.seed)
+                torch.manual_seed(0)
                 for done in range(0, self.passes, _TOGETHER):
                     some = self.network.finish(begun.repeated(min(_TOGETHER, self.passes - done)), modality)
                     parts.append([x.sum(dim=0, keepdim=True) for x in vars(some).values()])
@@ -112,24 +91,11 @@ class CellEncoder:
 
 
 @dataclass(frozen=True)
-class EncodedScene:
+class EncodedScene(SceneThrough):
     """A scene whose pixels are cells: what `dense.search` reads of it are weighed embeddings."""
 
-    scene: SceneView
     encoder: CellEncoder
     modality: Modality
-
-    @property
-    def name(self) -> str:
-        return self.scene.name
-
-    @property
-    def grid(self) -> Grid:
-        return self.scene.grid
-
-    def outline(self) -> Points:
-        """As `Scene.outline`."""
-        return self.scene.outline()
 
     def read(self, window: Window, factor: int = CELL) -> Patch:
         """(128, h, w) weighed embeddings of a window in cells of `factor` common pixels, a multiple of 4."""
@@ -148,12 +114,6 @@ class EncodedPair(ScenePair):
 
     optical: EncodedScene
     sar: EncodedScene
-
-
-def _middle(patch: Patch) -> Patch:
-    first = (max(0, (n - _GLANCE) // 2) for n in patch.valid.shape)
-    rows, cols = (slice(start, start + _GLANCE) for start in first)
-    return Patch(patch.values[:, rows, cols], patch.valid[rows, cols])
 
 
 @contextmanager

@@ -1,9 +1,8 @@
 """One encoder for optical images, one for SAR: features and their uncertainty on cells of 4 x 4 pixels.
 
-P. Huang et al., "Uncertainty-aware self-supervised cross-modal SAR-optical matching using EfficientDet and Xception",
-section 3.1 and figures 2 and 3. The paper counts 1,298 matches in 256 x 256 pixels, so its cells are 4 pixels wide at
-most; it does not say how. Here the stem and the first Xception block halve the resolution, and the other blocks see
-farther by dilation; the optical pyramid goes down to 1/16, and BiFPN brings it back to 1/4.
+Huang et al., section 3.1 and figures 2 and 3. The paper counts 1,298 matches in 256 x 256 pixels, so its cells are 4
+pixels wide at most; it does not say how. Here the stem and the first Xception block halve the resolution, and the other
+blocks see farther by dilation; the optical pyramid goes down to 1/16, and BiFPN brings it back to 1/4.
 """
 
 from __future__ import annotations
@@ -126,8 +125,7 @@ class OpticalEncoder(nn.Module):
         )
         self.dropout = nn.Dropout2d(dropout)
         self.lateral = nn.ModuleList(nn.Conv2d(n, self.channels, 1) for n in _STAGES[1:])
-        levels = len(_STAGES) - 1
-        self.rounds = nn.ModuleList([BiFPN(self.channels, levels), BiFPN(self.channels, levels, last=True)])
+        self.rounds = nn.ModuleList(BiFPN(self.channels, len(self.lateral), last) for last in (False, True))
 
     def begin(self, image: Tensor) -> Tensor:
         return self.layers[0](self.stem_norm(self.stem(image)).relu())
@@ -187,10 +185,10 @@ class Projection(nn.Sequential):
 
 @dataclass(frozen=True)
 class Begun:
-    """What comes before all dropout. structure: None where the network has none."""
+    """What comes before all dropout."""
 
     features: Tensor
-    structure: Tensor | None
+    structure: Tensor | None  # None where the network has none
 
     def repeated(self, count: int) -> Begun:
         """So many times the same, as one batch."""
@@ -200,16 +198,11 @@ class Begun:
 
 @dataclass(frozen=True)
 class Encoded:
-    """What a network says of images.
+    """What a network says of images."""
 
-    features: (B, C, h, w) of the encoder.
-    embedding: (B, 128, h, w) of unit length, the same space for both sensors.
-    uncertainty: (B, 1, h, w) of the data, in (0, 1); 0 where the network has no modules for it.
-    """
-
-    features: Tensor
-    embedding: Tensor
-    uncertainty: Tensor
+    features: Tensor  # (B, C, h, w) of the encoder
+    embedding: Tensor  # (B, 128, h, w) of unit length, the same space for both sensors
+    uncertainty: Tensor  # (B, 1, h, w) of the data, in (0, 1); 0 where the network has no modules for it
 
 
 class DualEncoder(nn.Module):
@@ -249,9 +242,8 @@ class DualEncoder(nn.Module):
         if begun.structure is not None:
             projected = projected + begun.structure
         embedding = normalize(projected, dim=1, eps=1e-6)
-        if not self.aleatoric:
-            return Encoded(features, embedding, embedding.new_zeros(embedding[:, :1].shape))
-        return Encoded(features, embedding, self.maps[modality](features).float())
+        uncertainty = self.maps[modality](features).float() if self.aleatoric else torch.zeros_like(embedding[:, :1])
+        return Encoded(features, embedding, uncertainty)
 
     def _encoder(self, modality: Modality) -> OpticalEncoder | SarEncoder:
         return cast("OpticalEncoder | SarEncoder", self.encoders[modality])

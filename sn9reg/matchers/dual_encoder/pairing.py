@@ -1,7 +1,6 @@
 """Cells that belong together: similarity weighed by confidence, mutual nearest neighbours, positions within cells.
 
-P. Huang et al., "Uncertainty-aware self-supervised cross-modal SAR-optical matching using EfficientDet and Xception",
-section 1 and figure 1 (the matching head). Positions count in cells, (x, y), integers are centres.
+Huang et al., section 1 and figure 1 (the matching head). Positions count in cells, (x, y), integers are centres.
 """
 
 import itertools
@@ -51,8 +50,6 @@ def shifted_similarity(one: Tensor, other: Tensor, radius: int, window: int = 1)
     volume = one.new_empty(size, size, height, width)
     for dy, dx in itertools.product(range(size), repeat=2):
         volume[dy, dx] = (one * other[:, dy : dy + height, dx : dx + width]).sum(dim=0)
-    if window == 1:
-        return volume
     return torch.nn.functional.avg_pool2d(volume, window, 1, window // 2, count_include_pad=False)
 
 
@@ -71,18 +68,13 @@ def mutual(volume: Tensor) -> Tensor:
 
 
 class CellPairs(NamedTuple):
-    """Mutual nearest neighbours.
+    """Mutual nearest neighbours."""
 
-    optical_xy, sar_xy: (N, 2) places, in cells, the latter refined.
-    similarity: (N,), weighed by confidence.
-    optical, sar: (N,) flat indices of the cells.
-    """
-
-    optical_xy: Tensor
-    sar_xy: Tensor
-    similarity: Tensor
-    optical: Tensor
-    sar: Tensor
+    optical_xy: Tensor  # (N, 2) places in cells
+    sar_xy: Tensor  # (N, 2) places in cells, refined
+    similarity: Tensor  # (N,) weighed by confidence
+    optical: Tensor  # (N,) flat indices of the cells
+    sar: Tensor  # (N,) flat indices of the cells
 
 
 def nearest_anywhere(optical: Tensor, sar: Tensor) -> CellPairs:

