@@ -137,6 +137,14 @@ def check_output(path: PathLike, overwrite: bool = False, inputs: Iterable[PathL
             raise OutputError(f"{path}: {words}")
 
 
+def make_folder(folder: PathLike) -> None:
+    """Make a folder and those that it lies in. Raises OutputError where it cannot be made."""
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be made ({error.strerror})") from error
+
+
 def geotiff_profile(grid: Grid, count: int, dtype: str, **options: Any) -> dict[str, Any]:
     """Creation profile of every GeoTIFF that sn9reg writes; `options` (GDAL creation options) win."""
     floating = dtype.startswith(("float", "complex"))
