@@ -9,14 +9,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import rasterio
 
 from sn9reg import progress
 from sn9reg.errors import ConfigError, InputError
 from sn9reg.fit.warp import fit_global
 from sn9reg.matchers.base import Matcher
 from sn9reg.raster.degradation import Degradation
-from sn9reg.raster.files import PathLike, geotiff_profile
+from sn9reg.raster.files import PathLike, create_raster, geotiff_profile
 from sn9reg.raster.folders import pair_files
 from sn9reg.raster.grid import Grid, Points, Window
 from sn9reg.raster.resampling import interpolate
@@ -143,6 +142,6 @@ def save_patch(path: Path, patch: Patch) -> Path:
     """Write a patch as a GeoTIFF in a pixel frame, NaN where it is not valid; the path."""
     count, height, width = patch.values.shape
     profile = geotiff_profile(Grid.pixel_frame(width, height), count, "float32", nodata=float("nan"))
-    with rasterio.open(path, "w", **profile) as target:
+    with create_raster(path, profile) as target:
         target.write(np.where(patch.valid, patch.values, np.nan).astype(np.float32))
     return path

@@ -9,7 +9,7 @@ import pytest
 from support.rasters import fields, write_raster
 
 from pipelines import calibrate
-from pipelines.calibrate import SCENES, Case, collect, displaced, observe, scene_cases, spread_over
+from pipelines.calibrate import SCENES, Case, collect, displaced, known_places, observe, scene_cases
 from pipelines.confidence import Checked, summary
 from pipelines.studies.uncertainty import cross_calibrated
 from sn9reg.matchers.base import make_matcher
@@ -44,8 +44,9 @@ def test_a_displaced_pair_is_found_and_one_that_does_not_belong_together_is_not(
 
 @pytest.mark.parametrize("count", [1, 4])
 def test_each_place_stands_for_as_much_of_the_window(count):
-    places = spread_over(Window(10, -5, 60, 40), count)
-    assert places.shape == (count**2, 2)
+    pair = SimpleNamespace(overlap=Window(10, -5, 60, 40))
+    places, there = known_places(pair, lambda _, xy: xy + 1, count)
+    np.testing.assert_array_equal(there, places + 1)
     part = (((places - [9.5, -5.5]) / [60, 40]) * count - 0.5).round(9)
     assert sorted(map(tuple, part)) == [(x, y) for x in range(count) for y in range(count)]
 

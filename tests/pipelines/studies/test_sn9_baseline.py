@@ -78,7 +78,7 @@ def write_points(folder, points, optical=(0, 2, 0, 0, 0, -2), sar=(0, 2, 0, 0, 0
 
 def test_scenes_have_their_grids_tie_points_and_names(aoi, folder, tmp_path):
     files = scene_files(folder)[0]
-    assert (aoi.name, aoi.files) == ("02_train_01", files)
+    assert (aoi.name, aoi.scene) == ("02_train_01", files)
     assert (aoi.optical.width, aoi.optical.height) == (700, 600)
     for name in ("west", "east"):
         shutil.copytree(folder, tmp_path / "all" / name)
@@ -92,7 +92,7 @@ def test_tie_points_do_without_imagery(tmp_path):
     write_points(tmp_path, [(1, 2, 3, 4), (5, 6, 70, 80)], optical=(100, 0.5, 0, 200, 0, -0.5))
     write_points(tmp_path, [(9, 9, 9, 9)], stem="03_tiepoints_train_02")
     one, other = read_aois(tmp_path)
-    assert [one.name, other.name, one.files] == ["02_train_01", "03_train_02", None]
+    assert [one.name, other.name, one.scene] == ["02_train_01", "03_train_02", None]
     assert one.optical.transform == Affine(0.5, 0, 100, 0, -0.5, 200)
     assert one.optical.crs == one.sar.crs == UTM
     one.points.check_inside(one.optical, one.sar)
@@ -201,7 +201,7 @@ def test_table_3_is_the_score_of_the_detected_affine(aoi, monkeypatch):
 @pytest.mark.parametrize("finds", ["sar", "optical"])
 def test_errors_are_distances_to_the_tie_points(finds, aoi, tmp_path, monkeypatch):
     """The detector knows the places, in their order, and is 3 px beside them."""
-    place = tile_set(aoi.files, finds, cache=tmp_path).place
+    place = tile_set(aoi.scene, finds, cache=tmp_path).place
     parts = iter(torch.tensor(place).split(5))
 
     def detector(optical, sar):
@@ -210,7 +210,7 @@ def test_errors_are_distances_to_the_tie_points(finds, aoi, tmp_path, monkeypatc
 
     monkeypatch.setattr(sn9_figures, "_BATCH", 5)
     monkeypatch.setattr(sn9_figures, "load_detector", lambda *_: detector)
-    found = detect(aoi.files, finds, None, tmp_path)
+    found = detect(aoi.scene, finds, None, tmp_path)
     inner = ((place > 50) & (place < 200)).all(axis=1)
     assert inner.sum() > 3
     np.testing.assert_allclose(found.errors[inner], 3, atol=0.1)
@@ -220,7 +220,7 @@ def test_errors_are_distances_to_the_tie_points(finds, aoi, tmp_path, monkeypatc
 
 def test_table_of_models_has_a_row_per_scene(aoi, monkeypatch):
     """`register` is given matchers and models; pixels and refusals are shown."""
-    asked, files = [], (aoi.files.optical, aoi.files.sar)
+    asked, files = [], (aoi.scene.optical, aoi.scene.sar)
 
     def recorded(*given, **options):
         asked.append(options)
@@ -259,7 +259,7 @@ def test_command_prints_tables_and_draws_with_untrained_detectors(folder, aoi, t
     assert f"{second}\n" == table_2([aoi])
     assert first.startswith(table_1([aoi]))
     for row, finds in zip(body(detectors), ("sar", "optical"), strict=True):
-        tiles = tile_set(aoi.files, finds, cache=tmp_path / "out" / "tiles")
+        tiles = tile_set(aoi.scene, finds, cache=tmp_path / "out" / "tiles")
         assert row[:4] == ["02_train_01", finds, str(len(tiles)), str(tiles.outside)]
         assert len(tiles) + tiles.outside == len(aoi.points)
         assert float(row[6]) == pytest.approx(np.median(np.hypot(*(tiles.place - 128.0).T)), abs=0.06)
