@@ -245,6 +245,7 @@ def test_command_prints_tables_and_draws_with_untrained_detectors(folder, aoi, t
         return register(*files, matcher=matcher, matcher_options=matcher_options | {"max_points": 6})
 
     monkeypatch.setattr(sn9_figures, "register", few_nodes)
+    monkeypatch.setattr(sn9_baseline, "FAITHFUL", sn9_baseline.FAITHFUL | {"max_points": 6})
     files = []
     for seed, finds in enumerate(("sar", "optical")):
         torch.manual_seed(seed)
