@@ -53,7 +53,9 @@ LOSS_OPTIONS: dict[str, dict[str, Any]] = {
 }
 PARTS = ("train", "cross", "rotation", "cost")
 CENTRE = Degradation(8, 0.5)
-TURNS = (0, 2, 5, 10, 20)
+# The two series: condition -> degradation, and condition -> largest turn, degrees.
+CROSS = {f"L={degradation.looks:g} blur={degradation.blur:g}": degradation for degradation in DEGRADATION_CROSS}
+TURNS = {f"turn {turn}": turn for turn in (0, 2, 5, 10, 20)}
 
 
 @click.command(cls=Command)
@@ -121,19 +123,15 @@ def measured(hybrid: str, folder: Path, test: Path, parts: list[str], limit: int
     matcher = make_matcher(hybrid.split("/")[0], weights=str(folder / WEIGHTS_FILE))
     conditions: dict[str, tuple[Degradation, float]] = {"clean": (Degradation(), 0.0), "degraded": (CENTRE, 0.0)}
     if "cross" in parts:
-        conditions |= {label(degradation): (degradation, 0.0) for degradation in DEGRADATION_CROSS}
+        conditions |= {name: (degradation, 0.0) for name, degradation in CROSS.items()}
     if "rotation" in parts:
-        conditions |= {f"turn {turn}": (CENTRE, float(turn)) for turn in TURNS}
+        conditions |= {name: (CENTRE, float(turn)) for name, turn in TURNS.items()}
     for name, (degradation, turn) in conditions.items():
         if name not in results:
             sides, pairs = ((256, 192), limit) if name in ("clean", "degraded") else ((192, 128), series)
             found = bench_patches(test, matcher, *sides, pairs, degradation=degradation, rotate=turn)
             results[name] = found.as_dict()
             write(path, json.dumps(results))
-
-
-def label(degradation: Degradation) -> str:
-    return f"L={degradation.looks:g} blur={degradation.blur:g}"
 
 
 def report(out: Path) -> None:
@@ -168,8 +166,8 @@ def table(frame: pd.DataFrame) -> str:
 
 def series_table(series: pd.DataFrame) -> str:
     """CMR(1) over the degradation cross and over rotation, for the combinations that were measured so."""
-    names = {label(d): f"{d.looks:g} looks, {d.blur:g} px" for d in DEGRADATION_CROSS}
-    names |= {f"turn {turn}": f"{turn} degrees" for turn in TURNS}
+    names = {name: f"{d.looks:g} looks, {d.blur:g} px" for name, d in CROSS.items()}
+    names |= {name: f"{turn} degrees" for name, turn in TURNS.items()}
     known = series.reindex(list(names)).dropna(axis=1, how="all")
     if known.empty:
         return ""
@@ -179,12 +177,10 @@ def series_table(series: pd.DataFrame) -> str:
 
 def figure(series: pd.DataFrame, path: Path) -> None:
     """CMR(1) against looks, blur and rotation."""
-    looks = sorted(d.looks for d in DEGRADATION_CROSS if d.looks and d.blur == 0.5)
-    blurs = sorted({d.blur for d in DEGRADATION_CROSS if d.looks == 35})
     panels: dict[str, list[tuple[float, str]]] = {
-        "looks, blur 0.5 px": [(n, f"L={n:g} blur=0.5") for n in looks],
-        "blur in px, 35 looks": [(b, f"L=35 blur={b:g}") for b in blurs],
-        "rotation up to, degrees": [(t, f"turn {t}") for t in TURNS],
+        "looks, blur 0.5 px": sorted((d.looks, name) for name, d in CROSS.items() if d.looks and d.blur == 0.5),
+        "blur in px, 35 looks": sorted((d.blur, name) for name, d in CROSS.items() if d.looks == 35),
+        "rotation up to, degrees": [(turn, name) for name, turn in TURNS.items()],
     }
     with drawing(path, 110, columns=3, share_y=True, figsize=(15, 4.5)) as (canvas, (axes,)):
         for axis, (title, points) in zip(axes, panels.items(), strict=True):

