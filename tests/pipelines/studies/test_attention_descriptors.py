@@ -76,11 +76,10 @@ def results(folder):
 
 
 def test_both_are_trained_alike_but_for_the_attention(done):
-    notes = []
-    for name in TRAINED:
-        notes.append(json.loads((done / "out" / name / "training.json").read_text()))
-        assert load_descriptor(done / "out" / name / "weights.safetensors")[1].network == notes[-1]["network"]
-        assert notes[-1].pop("seconds") >= 0
+    notes = [train.noted(done / "out" / name) for name in TRAINED]
+    for name, note in zip(TRAINED, notes, strict=True):
+        assert load_descriptor(done / "out" / name / "weights.safetensors")[1].network == note["network"]
+        assert note.pop("seconds") >= 0
     assert [note["network"].pop("attention") for note in notes] == [True, False]
     assert notes[0] == notes[1]
     assert (notes[0]["steps"], notes[0]["batch"], notes[0]["seed"]) == (STEPS, BATCH, 0)
