@@ -73,9 +73,7 @@ def main(
 ) -> None:  # fmt: skip
     """Train and measure the grid; write table and figure."""
     everything = ["/".join(choice) for choice in product(BACKBONES, ("siamese", "pseudo"), PAPER_LOSSES)]
-    hybrids = {"best": BEST, "all": everything}.get(grid) or grid.split(",")
-    for hybrid in hybrids:
-        check(hybrid)
+    hybrids = [checked(name) for name in {"best": BEST, "all": everything}.get(grid) or grid.split(",")]
     wanted = parts.split(",")
     if unknown := sorted(set(wanted) - set(PARTS)):
         raise click.BadParameter(f"there is no part {', '.join(map(repr, unknown))}; there are {', '.join(PARTS)}")
@@ -95,11 +93,11 @@ def main(
         click.echo((out / "table.md").read_text())
 
 
-def check(hybrid: str) -> None:
-    """Raises click.BadParameter for the name of no combination."""
+def checked(hybrid: str) -> str:
+    """The name of a combination. Raises click.BadParameter for any other."""
     match hybrid.split("/"):
         case [backbone, "siamese" | "pseudo", loss] if backbone in NETWORKS and loss in LOSSES:
-            return
+            return hybrid
     known = f"{', '.join(NETWORKS)} and {', '.join(LOSSES)}"
     raise click.BadParameter(f"{hybrid!r} is not BACKBONE/siamese|pseudo/LOSS, of {known}")
 

@@ -230,9 +230,9 @@ def invoke(*arguments):
     return CliRunner().invoke(main, list(map(str, arguments)))
 
 
-def test_command_prints_tables_and_draws_with_untrained_detectors(
-    folder, aoi, small_registration, tmp_path, monkeypatch
-):
+def test_command_prints_tables_and_draws(folder, aoi, small_registration, tmp_path, monkeypatch):
+    """With untrained detectors, and figures of another registration."""
+
     def registered(optical, sar, matcher, matcher_options):
         assert (optical, matcher) == (aoi.scene.optical, "keypoints")
         assert {f"--{name.replace('_', '-')}={file}" for name, file in matcher_options.items()} == set(files)
