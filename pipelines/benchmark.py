@@ -18,47 +18,45 @@ import numpy.typing as npt
 import rasterio
 
 from pipelines import benchmark_simulated as simulated
-from pipelines.common import DATA_OPTION, markdown, out_option
+from pipelines.common import DATA_OPTION, Command, markdown, out_option
 from pipelines.turned import measure, summary
 from pipelines.user import Row, Run, align, scene, score, sn9reg
 from sn9reg.matchers.base import make_matcher
 from sn9reg.offsets import open_offsets
+from sn9reg.raster.files import make_folder
 
 
 def vhr(data: Path, work: Path) -> list[Row]:
     return [
-        Row(f"vhr_tiepoints, mean px, {what}", must, on_vhr(data, work, *options))
-        for what, must, options in (
-            ("affine", "<= 6.3", ("--model", "affine")),
-            ("auto", "<= 4.6, and better than untrained", ()),
-            ("auto, untrained (`--matcher structure`)", "<= 4.8", ("--matcher", "structure")),
-        )
+        on_vhr(data, work, "mean px, affine", "<= 6.3", "--model", "affine"),
+        on_vhr(data, work, "mean px, auto", "<= 4.6, and better than untrained"),
+        on_vhr(data, work, "mean px, auto, untrained (`--matcher structure`)", "<= 4.8", "--matcher", "structure"),
     ]
 
 
 def keypoints_vhr(data: Path, work: Path) -> list[Row]:
     """The SpaceNet 9 baseline's matcher on real imagery, of a sensor that its detectors did not see."""
-    measured = on_vhr(data, work, "--matcher", "keypoints", may_refuse=True)
-    return [Row("vhr_tiepoints, `--matcher keypoints`, mean px", "< 23.1", measured)]
+    options = ("--matcher", "keypoints")
+    return [on_vhr(data, work, "`--matcher keypoints`, mean px", "< 23.1", *options, may_refuse=True)]
 
 
-def on_vhr(data: Path, work: Path, *options: str, may_refuse: bool = False) -> str:
+def on_vhr(data: Path, work: Path, what: str, must: str, *options: str, may_refuse: bool = False) -> Row:
     """Mean error at the tie-points of vhr_tiepoints, pixels, and the time."""
     folder, out = data / "vhr_tiepoints", work / "vhr.tif"
     run, error = align(folder, out, *options, may_refuse=may_refuse), "refused"
     if run.registered:
         error = f"{score(out, *scene(folder), folder / 'tiepoints_consistent.csv')['mean_px']:.2f}"
-    return f"{error} ({run.seconds:.0f} s)"
+    return Row(f"vhr_tiepoints, {what}", must, f"{error} ({run.seconds:.0f} s)")
 
 
 def sentinel_la(data: Path, work: Path) -> list[Row]:
     """The SAR scene warped by a known field of up to 20 px: the field found with the warp minus that found without."""
     folder, warped = data / "sentinel_la", work / "la_warped"
     optical, sar = scene(folder)
-    warped.mkdir(exist_ok=True)
+    make_folder(warped)
     with rasterio.open(sar) as source:
         image, profile = source.read(1), source.profile
-    x, y = np.meshgrid(np.arange(image.shape[1], dtype=np.float32), np.arange(image.shape[0], dtype=np.float32))
+    y, x = np.indices(image.shape, np.float32)
     # The warped image at y shows what the given one shows at y + pull(y): content moves by -pull.
     px, py = pull(x, y)
     moved = cv2.remap(image, x + px, y + py, cv2.INTER_CUBIC)
@@ -69,15 +67,15 @@ def sentinel_la(data: Path, work: Path) -> list[Row]:
     align(folder, work / "la_plain.tif")
     align(warped, work / "la_warped.tif")
     with open_offsets(work / "la_plain.tif") as plain, open_offsets(work / "la_warped.tif") as bent:
-        height, width = plain.grid.shape
-        at = np.stack(np.meshgrid(np.arange(64, width - 64, 64), np.arange(64, height - 64, 64)), -1).reshape(-1, 2)
-        before, after = plain.sample(at.astype(np.float64)), bent.sample(at.astype(np.float64))
+        at = np.stack(np.meshgrid(*(np.arange(64.0, side - 64, 64) for side in plain.grid.shape[::-1])), -1)
+        at = at.reshape(-1, 2)
+        before, after = plain.sample(at), bent.sample(at)
     # A place p lies at p + before without, and at y with the warp, where y + pull(y) = p + before.
     there = at + before
     for _ in range(20):
         there = at + before - np.stack(pull(*there.T), -1)
     error = np.hypot(*((after - before) - (there - at - before)).T)
-    size = np.hypot(*pull(*at.T.astype(np.float64))).max()
+    size = np.hypot(*pull(*at.T)).max()
     measured = f"mean {error.mean():.2f}, median {np.median(error):.2f}, 95 % {np.percentile(error, 95):.2f}"
     return [Row(f"sentinel_la, known field of up to {size:.0f} px, px", "mean <= 1.0", measured)]
 
@@ -95,8 +93,8 @@ def sen12(data: Path, work: Path) -> list[Row]:
     worse = patches(folder, "--looks", "8", "--blur", "0.5")
     loss = f"{100 * (result['cmr']['1'] - worse['cmr']['1']):.1f} points (to {worse['cmr']['1']:.3f})"
     return [
-        Row("sen12/val, 192 in 256 px, within 1 / 3 / 5 px", ">= 0.62 / 0.94 / 0.97", rates(result)),
-        Row("the same, untrained", ">= 0.36 / 0.82 / 0.94", rates(untrained)),
+        Row("sen12/val, 192 in 256 px, within 1 / 3 / 5 px", ">= 0.62 / 0.94 / 0.97", result["rates"]),
+        Row("the same, untrained", ">= 0.36 / 0.82 / 0.94", untrained["rates"]),
         Row("the same, mean L2", "<= 1.5 px", f"{result['mean_l2_px']:.2f} px"),
         Row("the same, under speckle of 8 looks and blur of 0.5 px, within 1 px", "loses < 10 points", loss),
         Row("one 192 in 256 px match", "<= 100 ms", f"{result['ms_per_pair']:.0f} ms"),
@@ -106,49 +104,42 @@ def sen12(data: Path, work: Path) -> list[Row]:
 def gf3(data: Path, work: Path) -> list[Row]:
     result, untrained = patches(data / "gf3_1m"), patches(data / "gf3_1m", "--matcher", "structure")
     return [
-        Row("gf3_1m, 192 in 256 px, within 1 / 3 / 5 px", ">= 0.50 / 0.92", rates(result)),
-        Row("the same, untrained", "", rates(untrained)),
+        Row("gf3_1m, 192 in 256 px, within 1 / 3 / 5 px", ">= 0.50 / 0.92", result["rates"]),
+        Row("the same, untrained", "", untrained["rates"]),
     ]
 
 
-def patches(folder: Path, *options: str) -> dict[str, Any]:
-    """What `sn9reg bench patches` measures."""
-    return sn9reg("bench", "patches", folder, *options, "--json").facts
-
-
-def rates(result: dict[str, Any]) -> str:
-    """Correct match rates at 1, 3 and 5 px."""
-    return " / ".join(f"{result['cmr'][t]:.3f}" for t in ("1", "3", "5"))
+def patches(folder: Path, *options: str) -> Any:
+    """What `sn9reg bench patches` measures, and `rates`: the correct match rates at 1, 3 and 5 px as a text."""
+    result = sn9reg("bench", "patches", folder, *options, "--json").facts
+    return result | {"rates": " / ".join(f"{result['cmr'][t]:.3f}" for t in ("1", "3", "5"))}
 
 
 class Marked(NamedTuple):
-    """A small pair without georeference, with landmarks; the error that the descriptors must reach."""
+    """A small pair without georeference, with landmarks."""
 
     name: str
-    optical: Path
-    sar: Path
+    files: tuple[Path, Path]  # optical and SAR
     points: Path
-    must: str
+    must: str  # the error that the descriptors must reach
 
     def align(self, out: Path, *options: str) -> Run:
         """Align it as somebody new to the tool would."""
-        files = (self.optical, self.sar, "--out", out, "--pixel-frame", "--overwrite")
-        return sn9reg("align", *files, *options, may_refuse=True)
+        return sn9reg("align", *self.files, "--out", out, "--pixel-frame", "--overwrite", *options, may_refuse=True)
 
-    def score(self, out: Path) -> dict[str, Any]:
+    def score(self, out: Path) -> Any:
         """Errors at the landmarks."""
-        return score(out, self.optical, self.sar, self.points, "--pixel-frame")
+        return score(out, *self.files, self.points, "--pixel-frame")
 
 
 def marked(data: Path) -> list[Marked]:
     """The pairs with landmarks that are there."""
-    stems = [(f"landmarks {n}", f"{data}/landmarks/{n}_", "<= 4 px") for n in range(1, 5)]
-    stems += [("cfog", f"{data}/cfog/", "<= 2 px")]
-    found = [
-        Marked(name, Path(f"{stem}opt.png"), Path(f"{stem}sar.png"), Path(f"{stem}landmarks.csv"), must)
-        for name, stem, must in stems
+    stems = [(f"landmarks {n}", data / "landmarks", f"{n}_", "<= 4 px") for n in range(1, 5)]
+    return [
+        Marked(name, (folder / f"{stem}opt.png", folder / f"{stem}sar.png"), folder / f"{stem}landmarks.csv", must)
+        for name, folder, stem, must in [*stems, ("cfog", data / "cfog", "", "<= 2 px")]
+        if folder.is_dir()
     ]
-    return [pair for pair in found if pair.optical.parent.is_dir()]
 
 
 def landmarks(data: Path, work: Path) -> list[Row]:
@@ -167,18 +158,16 @@ def descriptors(data: Path, work: Path) -> list[Row]:
     """The same pairs by both descriptors; the time of one 500 x 500 pair, as `--json` says it and of the command."""
     rows, out = [], work / "descriptors.tif"
     options = ("--model", "affine", "--json", "--matcher", "descriptors", "--matcher-option")
-    pairs = marked(data)
-    for pair in pairs:
+    for pair in marked(data):
         errors = []
         for name in ("learned", "mim"):
             registered = pair.align(out, *options, f"descriptor={name}").registered
             errors.append(f"{pair.score(out)['rmse_px']:.2f}" if registered else "refused")
         what = f"{pair.name}, `--pixel-frame --model affine`, RMSE at the landmarks"
         rows.append(Row(what, pair.must, f"{errors[0]} ({errors[1]} by `mim`)"))
-    runs = [pairs[0].align(out, *options, "descriptor=learned") for _ in range(5)]
-    inside = np.median([sum(run.facts["seconds"].values()) for run in runs])
-    whole = np.median([run.seconds for run in runs])
-    measured = f"{inside:.1f} s, {whole:.1f} s with the program's start"
+    runs = [marked(data)[0].align(out, *options, "descriptor=learned") for _ in range(5)]
+    times = [(sum(run.facts["seconds"].values()), run.seconds) for run in runs]
+    measured = "{:.1f} s, {:.1f} s with the program's start".format(*np.median(times, axis=0))
     return [*rows, Row("time, 500 x 500, two cores", "<= 4 s", measured)]
 
 
@@ -206,14 +195,14 @@ ROWS: dict[str, tuple[str | None, Callable[[Path, Path], list[Row]]]] = {
 }
 
 
-@click.command()
+@click.command(cls=Command)
 @DATA_OPTION
 @out_option("benchmark", "--work")
 @click.option("--rows", default=",".join(ROWS), show_default=True, help="Which parts to measure.")
 @click.option("--json", "as_json", is_flag=True, help="JSON in place of the table.")
 def main(data: Path, work: Path, rows: str, as_json: bool) -> None:
     """Measure and print."""
-    work.mkdir(parents=True, exist_ok=True)
+    make_folder(work)
     table: list[Row] = []
     for name in rows.split(","):
         needed, make = ROWS[name]

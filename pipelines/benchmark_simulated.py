@@ -10,9 +10,8 @@ from scipy.stats import spearmanr
 
 from pipelines.studies.sn9_baseline import read_aois
 from pipelines.user import Row, align, mean_px, scene, score, simulate, sn9reg, tiepoints
-from sn9reg.fit.correspondences import Floats
 from sn9reg.offsets import from_nodes, node_positions
-from sn9reg.raster.grid import Grid
+from sn9reg.raster.files import grid_of
 
 SEED = 3
 
@@ -22,22 +21,16 @@ def simulated(data: Path, work: Path) -> list[Row]:
     align(folder, out, "--sigma")
     error, affine = mean_px(out, folder), best_affine(folder)
     measured = f"{error:.2f} against {affine:.2f} px: {affine / error:.1f}x"
-    errors, sigma = errors_and_sigma(folder, out)
+    with rasterio.open(next(folder.glob("*offsets*.tif"))) as truth, rasterio.open(out) as found:
+        exact, (dx, dy, expected) = truth.read((1, 2))[:, 32::64, 32::64], found.read()[:, 32::64, 32::64]
+    errors = np.hypot(dx - exact[0], dy - exact[1]).astype(np.float64)
+    errors, sigma = errors[np.isfinite(errors)], expected[np.isfinite(errors)].astype(np.float64)
     within = ", ".join(f"{100 * (errors <= n * sigma).mean():.0f} %" for n in (1, 2))
     rank = spearmanr(errors, sigma).statistic
     return [
         Row("simulated 10,000 x 4,000, auto against the best affine", ">= 3x", measured),
         Row("the same, true errors within 1 and 2 sigma (39 %, 86 % if calibrated)", "", f"{within}; rank {rank:.2f}"),
     ]
-
-
-def errors_and_sigma(folder: Path, offsets: Path) -> tuple[Floats, Floats]:
-    """True errors and the band that expects them, pixels, on a grid of 64 px over a simulated scene."""
-    with rasterio.open(next(folder.glob("*offsets*.tif"))) as truth, rasterio.open(offsets) as found:
-        exact, (dx, dy, sigma) = truth.read((1, 2))[:, 32::64, 32::64], found.read()[:, 32::64, 32::64]
-    errors = np.hypot(dx - exact[0], dy - exact[1]).astype(np.float64)
-    known = np.isfinite(errors)
-    return errors[known], sigma[known].astype(np.float64)
 
 
 def spacenet9(data: Path, work: Path) -> list[Row]:
@@ -82,10 +75,8 @@ def keypoints(data: Path, work: Path) -> list[Row]:
         best, measured = best_affine(folder), []
         for model in ("affine", "auto"):
             run = align(folder, out, "--matcher", "keypoints", "--model", model, may_refuse=True)
-            measured.append("refused")
-            if run.registered:
-                error = mean_px(out, folder)
-                measured[-1] = f"{error:.2f} against {best:.2f} px: {error / best:.2f} of it"
+            error = mean_px(out, folder) if run.registered else None
+            measured.append(f"{error:.2f} against {best:.2f} px: {error / best:.2f} of it" if error else "refused")
         what = f"simulated {size}, `--matcher keypoints --model affine` against the best affine"
         rows += [
             Row(what, "<= 1.15", measured[0]),
@@ -118,10 +109,10 @@ def floor(folder: Path, work: Path) -> float:
             for row in range(0, dataset.height, 512):
                 dataset.read(window=((row, min(row + 512, dataset.height)), (0, dataset.width)))
             if "optical" in path.name:
-                grid = Grid(dataset.transform, dataset.width, dataset.height, dataset.crs)
-    places, (ny, nx) = node_positions(grid)
+                grid = grid_of(dataset)
+    places, shape = node_positions(grid)
     waves = np.stack([np.sin(places[:, 0] / 900), np.cos(places[:, 1] / 700)]) * 50
-    from_nodes(grid, waves.reshape(2, ny, nx).astype(np.float32), 32).write(work / "floor.tif", overwrite=True)
+    from_nodes(grid, waves.reshape(2, *shape).astype(np.float32), 32).write(work / "floor.tif", overwrite=True)
     return time.perf_counter() - start
 
 

@@ -1,7 +1,6 @@
 """Calibrate a matcher: from what it says of itself to probabilities and errors, and the verdict on a pair.
 
-    python -m pipelines.calibrate [--matcher hybrid] [--parts sen12,3mos,scenes] [--out work/calibration]
-        [--data DIR] [--every N] [--ship]
+    python -m pipelines.calibrate [--matcher hybrid] [--parts sen12,3mos,scenes] [--every N] [--ship]
 
 Matches pairs whose truth is known, and as many that do not belong together: patches of SEN1-2 that no shipped network
 was trained on, and of 3MOS, the SAR image displaced by up to 20 px; simulated scenes with terrain. The result of each
@@ -19,16 +18,16 @@ from typing import Any
 import click
 import numpy as np
 
-from pipelines.common import DATA_OPTION, out_option
-from sn9reg.fit.choose import Fit, fit
-from sn9reg.fit.correspondences import Floats
+from pipelines.common import DATA_OPTION, Command, out_option, write
+from sn9reg.fit.choose import fit
 from sn9reg.judge.calibration import Linear, PairModel
 from sn9reg.judge.evidence import NO_EVIDENCE, default_features, gather
 from sn9reg.matchers import DEFAULT_MATCHER
 from sn9reg.matchers.base import Matcher, make_matcher
 from sn9reg.offsets import open_offsets
+from sn9reg.raster.files import make_folder
 from sn9reg.raster.folders import RegisteredPair, pair_files
-from sn9reg.raster.grid import Points, Window
+from sn9reg.raster.grid import Points
 from sn9reg.raster.scene import Patch, ScenePair, open_pair
 from sn9reg.score.benchmark import save_patch
 from sn9reg.simulate import simulate
@@ -46,6 +45,7 @@ SIZES = (
     *[(1200, 1000), (1000, 1400), (2400, 2000), (1200, 1200), (1100, 900), (1800, 1500), (1300, 1000)] * 4,
 )
 Scene = tuple[int, tuple[int, int], int]  # seed, size, looks
+Random = np.random.Generator
 SCENES = tuple((501 + k, size, LOOKS[k % len(LOOKS)]) for k, size in enumerate(SIZES))
 _WEIGHTS = Path("sn9reg/weights/calibration.json")
 
@@ -77,25 +77,22 @@ def observe(case: Case, matcher: Matcher) -> Sample:
             nowhere = (np.zeros((0, 2)), np.zeros(0), np.zeros(0))
             return Sample.of(False, observed, np.full(len(matches), np.inf), nowhere, case.weight)
         off = np.hypot(*(matches.sar_xy - case.truth(pair, matches.optical_xy)).T) / matches.step
-        field = _field(pair, fitted, case.truth, matches.step * pair.grid.resolution)
-        right = fitted.fitted and float(np.median(field[-1])) <= case.tolerance
-        return Sample.of(right, observed, off, field, case.weight)
+        places, there = known_places(pair, case.truth, 20)
+        here, pixel = pair.grid.to_map(places), matches.step * pair.grid.resolution
+        error = np.hypot(*(fitted.warp(here) - pair.grid.to_map(there)).T) / pixel
+        right = fitted.fitted and float(np.median(error)) <= case.tolerance
+        return Sample.of(right, observed, off, (here, fitted.warp.error(here) / pixel, error), case.weight)
 
 
-def spread_over(window: Window, count: int) -> Points:
-    """(count^2, 2) the middles of as many equal parts of a window, pixels: each stands for as much of it."""
-    sides = ((window.col, window.width), (window.row, window.height))
+def known_places(pair: ScenePair, truth: Truth, count: int) -> tuple[Points, Points]:
+    """The middles of count x count equal parts of the overlap, pixels, each of which stands for as much of it, and
+    their counterparts; without those that have none."""
+    sides = ((pair.overlap.col, pair.overlap.width), (pair.overlap.row, pair.overlap.height))
     x, y = (start - 0.5 + size * (np.arange(count) + 0.5) / count for start, size in sides)
-    return np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
-
-
-def _field(pair: ScenePair, fitted: Fit, truth: Truth, pixel: float) -> tuple[Points, Floats, Floats]:
-    """20 x 20 places all over the overlap, a warp's own sigma there and its error, in matched pixels."""
-    places = spread_over(pair.overlap, 20)
+    places = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
     there = truth(pair, places)
-    places, there = (points[np.isfinite(there).all(axis=1)] for points in (places, there))
-    here = pair.grid.to_map(places)
-    return here, fitted.warp.error(here) / pixel, np.hypot(*(fitted.warp(here) - pair.grid.to_map(there)).T) / pixel
+    known = np.isfinite(there).all(axis=1)
+    return places[known], there[known]
 
 
 def folder_cases(name: str, files: list[RegisteredPair], scratch: Path) -> Iterator[Case]:
@@ -106,18 +103,17 @@ def folder_cases(name: str, files: list[RegisteredPair], scratch: Path) -> Itera
             yield displaced(f"{name}_{pair.name}_{other.name}", pair, other, scratch, random)
 
 
-def displaced(
-    name: str, pair: RegisteredPair, other: RegisteredPair, scratch: Path, random: np.random.Generator
-) -> Case:
+def displaced(name: str, pair: RegisteredPair, other: RegisteredPair, scratch: Path, random: Random) -> Case:
     """The optical image of a pair and the SAR image of the same or another, displaced at random, without a rim."""
     shift = random.integers(-SHIFT, SHIFT + 1, 2)
     optical, sar = pair.read()[0], other.read()[1]
     height, width = (min(a, b) - 2 * SHIFT for a, b in zip(optical.valid.shape, sar.valid.shape, strict=True))
+    paths = []
     for patch, (x, y), kind in ((optical, (SHIFT, SHIFT), "opt"), (sar, SHIFT - shift, "sar")):
-        part = np.s_[y : y + height, x : x + width]
-        save_patch(scratch / f"{name}_{kind}.tif", Patch(patch.values[(slice(None), *part)], patch.valid[part]))
-    truth = (lambda _, xy: xy + shift) if pair is other else None
-    return Case(name, scratch / f"{name}_opt.tif", scratch / f"{name}_sar.tif", True, truth)
+        rows, cols = slice(y, y + height), slice(x, x + width)
+        part = Patch(patch.values[:, rows, cols], patch.valid[rows, cols])
+        paths.append(save_patch(scratch / f"{name}_{kind}.tif", part))
+    return Case(name, paths[0], paths[1], True, (lambda _, xy: xy + shift) if pair is other else None)
 
 
 def scene_cases(scratch: Path, scenes: Iterable[Scene], wrong: bool = True) -> Iterator[Case]:
@@ -146,16 +142,13 @@ def offsets_truth(path: Path) -> Truth:
     return truth
 
 
-def unseen(files: list[RegisteredPair]) -> list[RegisteredPair]:
-    """The pairs of SEN1-2's training folder that the shipped networks' recipes hold out."""
-    held = hold_out([pair.read(native=True)[0].values.mean(axis=0) for pair in files], 0.08, 0)
-    return [pair for pair, out in zip(files, held, strict=True) if out]
-
-
 def cases(parts: list[str], data: Path, scratch: Path, every: int) -> Iterator[Case]:
     """All the cases asked for, their files made on the way."""
-    if "sen12" in parts:
-        yield from folder_cases("sen12", unseen(pair_files(data / "sen12/train"))[::every], scratch)
+    if "sen12" in parts:  # the pairs that the shipped networks' recipes hold out
+        files = pair_files(data / "sen12/train")
+        held = hold_out([pair.read(native=True)[0].values.mean(axis=0) for pair in files], 0.08, 0)
+        unseen = [pair for pair, out in zip(files, held, strict=True) if out]
+        yield from folder_cases("sen12", unseen[::every], scratch)
     if "3mos" in parts:
         for case in folder_cases("3mos", pair_files(data / "3mos")[:: 4 * every], scratch):
             yield replace(case, weight=0.3)
@@ -175,7 +168,7 @@ def collect(found: Iterator[Case], matcher: Matcher, folder: Path) -> list[Sampl
     return samples
 
 
-@click.command()
+@click.command(cls=Command)
 @click.option("--matcher", "name", default=DEFAULT_MATCHER, show_default=True)
 @click.option("--parts", default="sen12,3mos,scenes", show_default=True)
 @DATA_OPTION
@@ -185,25 +178,24 @@ def collect(found: Iterator[Case], matcher: Matcher, folder: Path) -> list[Sampl
 @click.option("--ship", is_flag=True, help="Put the result among the weights.")
 def main(name: str, parts: str, data: Path, out: Path, every: int, weights: str | None, ship: bool) -> None:
     """Collect, fit, write."""
-    folder = out / name
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(out / name)
     matcher = make_matcher(name, **({"weights": weights} if weights else {}))
     with tempfile.TemporaryDirectory() as scratch:
-        samples = collect(cases(parts.split(","), data, Path(scratch), every), matcher, folder)
+        samples = collect(cases(parts.split(","), data, Path(scratch), every), matcher, out / name)
     if not any(sample.right for sample in samples):
         raise click.ClickException(f"{name} registered none of {len(samples)} pairs: there is nothing to calibrate by")
     stored: dict[str, Any] = json.loads(_WEIGHTS.read_text()) if _WEIGHTS.exists() else {"pair": None, "matchers": {}}
     if name == DEFAULT_MATCHER:
         stored["pair"] = asdict(fit_pair(samples))
-    right, matches = sum(s.right for s in samples), sum(len(s.off) for s in samples)
-    facts = {"pairs": len(samples), "right": right, "matches": matches, "parts": parts}
+    counts = {"right": sum(s.right for s in samples), "matches": sum(len(s.off) for s in samples)}
+    facts = {"pairs": len(samples), **counts, "parts": parts}
     pair = PairModel(*(Linear(**stored["pair"][size]) for size in ("small", "large")))
     calibration = asdict(fit_matcher(name, samples, pair, facts))
-    (out / f"{name}.json").write_text(json.dumps(calibration, indent=1))
+    write(out / f"{name}.json", json.dumps(calibration, indent=1))
     click.echo(f"{out / name}.json: {facts}")
     if ship:
         stored["matchers"][name] = calibration
-        _WEIGHTS.write_text(json.dumps(stored, indent=1) + "\n")
+        write(_WEIGHTS, json.dumps(stored, indent=1) + "\n")
 
 
 if __name__ == "__main__":

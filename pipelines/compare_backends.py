@@ -16,13 +16,12 @@ from typing import Any
 import click
 import pandas as pd
 
-from pipelines.common import clear_errors, markdown, out_option
+from pipelines.common import PATH, Command, markdown, out_option
 from sn9reg.many.compare import compare, installed
 from sn9reg.many.jobs import FAILED, REGISTERED, Job
+from sn9reg.raster.files import make_folder
 from sn9reg.raster.scene import PairFiles
 from sn9reg.training.tiles import scene_files
-
-_HEAD = ("matcher", "scenes", "registered", "mean error, px", "score", "seconds a scene", "peak, GiB")
 
 
 def means(table: pd.DataFrame) -> pd.DataFrame:
@@ -42,15 +41,14 @@ def means(table: pd.DataFrame) -> pd.DataFrame:
     return result.sort_values("score", ascending=False, na_position="last", kind="stable")
 
 
-@click.command()
-@click.argument("scenes", type=click.Path(path_type=Path))
+@click.command(cls=Command)
+@click.argument("scenes", type=PATH)
 @click.option("--matchers", help="Which, with commas between them [default: all that are installed].")
 @out_option("compare_backends")
-@clear_errors()
 def main(scenes: Path, matchers: str | None, out: Path) -> None:
     """Compare, write, print."""
     names = matchers.split(",") if matchers else installed()
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     rows: list[dict[str, Any]] = []
     for scene in scene_files(scenes):
         folder = out / "-".join([*scene.optical.parent.relative_to(scenes).parts, scene.name])
@@ -63,13 +61,9 @@ def main(scenes: Path, matchers: str | None, out: Path) -> None:
     found = means(table)
     found.to_csv(out / "matchers.csv", index=False, float_format="%.4f")
     shown = found.drop(columns="failed").itertuples(index=False)
-    click.echo(markdown(_HEAD, [[_cell(value) for value in row] for row in shown]), nl=False)
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, float):
-        return "none" if math.isnan(value) else f"{value:.2f}"
-    return str(value)
+    cells = [[f"{value:.2f}" if isinstance(value, float) else str(value) for value in row] for row in shown]
+    head = ("matcher", "scenes", "registered", "mean error, px", "score", "seconds a scene", "peak, GiB")
+    click.echo(markdown(head, cells).replace(" nan ", " none "), nl=False)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """Does the confidence mean what it says? Checked on pairs that no calibration was fitted to.
 
-    python -m pipelines.confidence [--matcher hybrid] [--data DIR] [--wrong 100] [--every 1]
-        [--parts sen12/val,gf3_1m,scenes,large-scenes] [--out work/confidence] [--calibration FILE]
+    python -m pipelines.confidence [--matcher hybrid] [--parts sen12/val,gf3_1m,scenes,large-scenes] [...]
 
 Registers each pair of the folders with its SAR image displaced by up to 20 px, as many pairs as asked for that do not
 belong together, and simulated scenes of other seeds. Prints, per set and for all, how well the matches' probabilities
@@ -20,18 +19,18 @@ import click
 import numpy as np
 from scipy.stats import spearmanr
 
-from pipelines.calibrate import Case, displaced, scene_cases, spread_over
-from pipelines.common import DATA_OPTION, out_option
+from pipelines.calibrate import RIGHT, Case, displaced, known_places, scene_cases
+from pipelines.common import DATA_OPTION, Command, out_option, write
 from sn9reg import register
 from sn9reg.fit.correspondences import Floats
 from sn9reg.matchers import DEFAULT_MATCHER
 from sn9reg.matchers.base import make_matcher
+from sn9reg.raster.files import make_folder
 from sn9reg.raster.folders import pair_files
 from sn9reg.raster.scene import open_pair
 from sn9reg.registration import Registration
 from sn9reg.score.metrics import ece, mma
 
-RIGHT = 3.0  # pixels
 # Part -> seeds, sizes and looks of its scenes.
 SCENES = {
     "scenes": [(1001 + k, (1200, 1000), 2 ** (k % 4)) for k in range(26)],
@@ -66,9 +65,7 @@ def check(case: Case, registration: Registration) -> Checked:
         return Checked(False, verdict.registered, none, none, none, matches.step, none, none, np.nan)
     with open_pair(case.optical, case.sar, pixel_frame=case.pixel_frame) as pair:
         off = np.hypot(*(matches.sar_xy - case.truth(pair, matches.optical_xy)).T)
-        places = spread_over(pair.overlap, 40)
-        there = case.truth(pair, places)
-    places, there = (points[np.isfinite(there).all(axis=1)] for points in (places, there))
+        places, there = known_places(pair, case.truth, 40)
     here, pixel = registration.grid.to_map(places), registration.grid.resolution
     true = np.hypot(*(registration.grid.to_pixel(registration.warp(here)) - there).T)
     found = (matches.score, matches.sigma, matches.step, true, registration.warp.error(here) / pixel)
@@ -116,13 +113,13 @@ def folder_cases(folder: Path, scratch: Path, wrong: int, every: int) -> Iterato
 def show(name: str, part: str, found: list[Checked], out: Path) -> None:
     """Print the figures of a part and write them, and what each match claimed beside its error."""
     result, stem = summary(found), f"{name}_{part.replace('/', '_')}"
-    (out / f"{stem}.json").write_text(json.dumps(result, indent=1))
+    write(out / f"{stem}.json", json.dumps(result, indent=1))
     off, sigma = (np.concatenate([getattr(c, key) for c in found if c.belongs]) for key in ("off", "sigma"))
     np.savez(out / f"{stem}.npz", off=off, sigma=sigma)
     click.echo(f"{name}, {part}: {json.dumps(result)}")
 
 
-@click.command()
+@click.command(cls=Command)
 @click.option("--matcher", "name", default=DEFAULT_MATCHER, show_default=True)
 @DATA_OPTION
 @click.option("--parts", default="sen12/val,gf3_1m,scenes,large-scenes", show_default=True)
@@ -135,19 +132,17 @@ def main(
     name: str, data: Path, parts: str, wrong: int, every: int, out: Path, calibration: str | None, weights: str | None
 ) -> None:
     """Register, compare, print."""
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     matcher = make_matcher(name, **({"weights": weights} if weights else {}))
     together: list[Checked] = []
     with tempfile.TemporaryDirectory() as scratch:
         for part in parts.split(","):
-            folder, found = Path(scratch), []
-            scenes = SCENES.get(part)
+            folder, scenes = Path(scratch), SCENES.get(part)
             made = scene_cases(folder, scenes, False) if scenes else folder_cases(data / part, folder, wrong, every)
-            for case in made:
-                registration = register(
-                    case.optical, case.sar, matcher=matcher, pixel_frame=case.pixel_frame, calibration=calibration
-                )
-                found.append(check(case, registration))
+            options: dict[str, Any] = {"matcher": matcher, "calibration": calibration}
+            found = [
+                check(case, register(case.optical, case.sar, pixel_frame=case.pixel_frame, **options)) for case in made
+            ]
             together += found
             show(name, part, found, out)
     show(name, "all", together, out)

@@ -1,7 +1,4 @@
-"""Register a simulated pair: align, score, report.
-
-    python -m pipelines.demo FOLDER
-"""
+"""Register a simulated pair: align, score, report, by `python -m pipelines.demo FOLDER`."""
 
 import sys
 from pathlib import Path
@@ -9,6 +6,7 @@ from typing import Any
 
 import click
 
+from pipelines.common import PATH, Command
 from sn9reg import register
 from sn9reg.offsets import open_offsets
 from sn9reg.raster.scene import PairFiles
@@ -20,11 +18,10 @@ from sn9reg.tiepoints import read_tiepoints
 _SIDE = 2400
 
 
-@click.command()
-@click.argument("folder", type=click.Path(path_type=Path), default=Path("demo"))
+@click.command(cls=Command)
+@click.argument("folder", type=PATH, default=Path("demo"))
 def main(folder: Path) -> None:
     """Simulate a pair into FOLDER, register it, say how right it is and show it."""
-    folder.mkdir(parents=True, exist_ok=True)
     click.echo(f"simulating an optical and a SAR scene of about {_SIDE} x {_SIDE} px in {folder} ...")
     files = simulate(folder, _SIDE, _SIDE, seed=1, overwrite=True)
     click.echo("registering ...")
@@ -33,13 +30,11 @@ def main(folder: Path) -> None:
     registration.offsets(sigma=True).write(path, overwrite=True)
     click.echo(f"{path}: {registration.warp.model} warp, {registration.verdict.reason}")
     grids = registration.optical, registration.sar
-    shown: dict[str, Any] = {
-        "tiepoints": read_tiepoints(files.tiepoints, *grids),
-        "matches": registration.tiepoints(),
-        "run": Run(f"python -m pipelines.demo {folder}", registration.seconds),
-    }
+    points = read_tiepoints(files.tiepoints, *grids)
+    run = Run(f"python -m pipelines.demo {folder}", registration.seconds)
+    shown: dict[str, Any] = {"tiepoints": points, "matches": registration.tiepoints(), "run": run}
     with open_offsets(path) as offsets:
-        result = score(offsets, *grids, shown["tiepoints"]).as_dict()
+        result = score(offsets, *grids, points).as_dict()
         pair = PairFiles(files.optical, files.sar)
         page = write_report(folder / "report", pair, offsets, overwrite=True, **shown)
     before = result["without_registration"]

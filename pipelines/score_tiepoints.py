@@ -16,10 +16,11 @@ import click
 import numpy as np
 import pandas as pd
 
-from pipelines.common import clear_errors, drawing, grids, out_option
+from pipelines.common import PATH, Command, drawing, grids, out_option
 from sn9reg.errors import InputError, Sn9regError
 from sn9reg.fit.correspondences import Floats
 from sn9reg.offsets import open_offsets
+from sn9reg.raster.files import make_folder
 from sn9reg.score.scoring import Score, score
 from sn9reg.tiepoints import read_tiepoints
 from sn9reg.training.tiles import SceneFiles, scene_files
@@ -39,20 +40,15 @@ def submissions(folder: Path) -> dict[str, Path]:
     return found
 
 
-def offsets_of(scene: SceneFiles, folder: Path) -> Path:
-    """A submission's map of a scene. Raises InputError where there is none, or more than one."""
+def scored(scene: SceneFiles, folder: Path) -> Score:
+    """One scene of a submission. Raises InputError where it has no offset map of it, or more than one."""
     area, _, rest = scene.name.partition("_")
     found = sorted({*folder.glob(f"{scene.name}.tif"), *folder.glob(f"{area}_*_{rest}.tif")})
     if len(found) != 1:
         what = "no offset map" if not found else f"{len(found)} offset maps"
         raise InputError(f"{folder}: holds {what} of scene {scene.name}; it is named {scene.name}.tif")
-    return found[0]
-
-
-def scored(scene: SceneFiles, folder: Path) -> Score:
-    """One scene of a submission. Raises InputError where it cannot be scored."""
-    optical, sar = grids(scene)
-    with open_offsets(offsets_of(scene, folder), optical) as offsets:
+    optical, sar = grids(scene.optical, scene.sar)
+    with open_offsets(found[0], optical) as offsets:
         return score(offsets, optical, sar, read_tiepoints(scene.tiepoints, optical, sar))
 
 
@@ -79,31 +75,30 @@ def draw(errors: dict[str, list[Floats]], path: Path) -> None:
         axes.legend()
 
 
-@click.command()
-@click.argument("scenes", type=click.Path(path_type=Path))
-@click.argument("folder", metavar="SUBMISSIONS", type=click.Path(path_type=Path))
+@click.command(cls=Command)
+@click.argument("scenes", type=PATH)
+@click.argument("folder", metavar="SUBMISSIONS", type=PATH)
 @out_option("score_tiepoints")
-@clear_errors()
 def main(scenes: Path, folder: Path, out: Path) -> None:
     """Score, write, print the leaderboard."""
     found, entries = scene_files(scenes), submissions(folder)
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     rows: list[dict[str, Any]] = []
     errors: dict[str, list[Floats]] = {name: [] for name in entries}
     for name, entry in entries.items():
         for scene in found:
             row: dict[str, Any] = {"submission": name, "scene": scene.name, "reason": ""}
+            rows.append(row)
             try:
                 result = scored(scene, entry)
             except Sn9regError as error:
                 row["reason"] = str(error)
-            else:
-                row |= {column: getattr(result, column) for column in _COLUMNS}
-                length = result.per_point()["error_px"].to_numpy()
-                errors[name].append(length[np.isfinite(length)])
-                if not math.isfinite(result.sn9_mean_px):
-                    row["reason"] = "holds no value (NaN) at a tie-point"
-            rows.append(row)
+                continue
+            row |= {column: getattr(result, column) for column in _COLUMNS}
+            length = result.per_point()["error_px"].to_numpy()
+            errors[name].append(length[np.isfinite(length)])
+            if not math.isfinite(result.sn9_mean_px):
+                row["reason"] = "holds no value (NaN) at a tie-point"
     table = pd.DataFrame(rows, columns=["submission", "scene", *_COLUMNS, "reason"])
     table.to_csv(out / "scores.csv", index=False, float_format="%.4f")
     board = leaderboard(table)

@@ -1,7 +1,6 @@
 """Put trained weights of any family into the package, with their card.
 
     python -m pipelines.ship CONFIG.yaml work/training/CONFIG [--set finds=optical] [--on FOLDER ...]
-        [--matcher hybrid] [--repeated RUN] [--note TEXT]
 
 Copies weights.safetensors to sn9reg/weights/ and writes into manifest.json what it is: checksum, data and licences,
 recipe, seed, the commit at that time, and what was measured with it on folders that it did not see. Then calibrate a
@@ -19,7 +18,7 @@ import click
 import numpy as np
 import torch
 
-from pipelines.common import clear_errors
+from pipelines.common import PATH, Command, write
 from pipelines.train import WEIGHTS_FILE, changes_option, parsed
 from sn9reg.matchers.base import make_matcher
 from sn9reg.matchers.descriptors.weights import load_descriptor
@@ -37,27 +36,24 @@ from sn9reg.training.patch_pairs import collate, held_out
 from sn9reg.training.tiles import scene_files
 
 WEIGHTS = Path(__file__).parent.parent / "sn9reg" / "weights"
-_SIMULATED = ("full", "half", "quarter", "aoi")  # folders of simulated scenes
 # By the folder's name: what it is, and under which licence it may be used. Other folders may not train what ships.
-LICENCES = {
+LICENCES = dict.fromkeys(("simulated", "full", "half", "quarter", "aoi"), "simulated by sn9reg: Apache-2.0") | {
     "train": "SEN1-2 sample (Sentinel-1 VV, Sentinel-2): CC BY 4.0, contains modified Copernicus Sentinel data",
     "3mos": "3MOS sample (GF3, ALOS, Radarsat, Sentinel-1, optical): Apache-2.0",
     "sentinel_la": "Los Angeles, Sentinel-1 VH and Sentinel-2: contains modified Copernicus Sentinel data",
-    "simulated": "simulated by sn9reg: Apache-2.0",
 }
 # What a family is measured on, below the data root; the others on sen12/val.
 _UNSEEN = {"dense": ("sen12/val", "gf3_1m"), "keypoints": ("scenes/held_out",)}
 
 
-@click.command()
-@click.argument("config_path", metavar="CONFIG", type=click.Path(path_type=Path))
+@click.command(cls=Command)
+@click.argument("config_path", metavar="CONFIG", type=PATH)
 @click.argument("run", type=click.Path(exists=True, path_type=Path))
 @changes_option
 @click.option("--on", multiple=True, help="Folder of pairs or scenes not seen, below the data root. Repeatable.")
 @click.option("--matcher", help="Measure a dense network by this matcher [default: the network's own].")
-@click.option("--repeated", type=click.Path(path_type=Path), help="Another run of CONFIG: how much is chance?")
+@click.option("--repeated", type=PATH, help="Another run of CONFIG: how much is chance?")
 @click.option("--note", default="", help="What else is to be known of this training.")
-@clear_errors()
 def main(
     config_path: Path, run: Path, changes: tuple[str, ...], on: tuple[str, ...], matcher: str | None,
     repeated: Path | None, note: str,
@@ -69,13 +65,13 @@ def main(
         entry["repeated"] = measure(repeated / WEIGHTS_FILE, config, on, matcher)
     if note:
         entry["note"] = note
-    ship(config.ships_as, entry, weights)
+    manifest = json.loads((WEIGHTS / "manifest.json").read_text()) | {config.ships_as: entry}
+    shutil.copyfile(weights, WEIGHTS / entry["file"])
+    write(WEIGHTS / "manifest.json", json.dumps(manifest, indent=1) + "\n")
     click.echo(json.dumps(entry["measured"], indent=1))
 
 
-def measure(
-    weights: Path, config: TrainingConfig, on: tuple[str, ...] = (), matcher: str | None = None
-) -> dict[str, Any]:
+def measure(weights: Path, config: TrainingConfig, on: tuple[str, ...], matcher: str | None) -> dict[str, Any]:
     """Folder -> what is measured there; without `on`, in those of the family's folders that are there."""
     named = on or [name for name in _UNSEEN.get(config.family, ("sen12/val",)) if (data_root() / name).is_dir()]
     folders = {name: data_root() / name for name in named}
@@ -92,8 +88,8 @@ def measure(
             from pipelines.studies.uncertainty import match_folder
 
             network = fused(load_dual_encoder(weights))
-            found = {name: match_folder(network, pair_files(at), 0).row() for name, at in folders.items()}
-            return {name: {k: round(value, 4) for k, value in row.items()} for name, row in found.items()}
+            rows = {name: match_folder(network, pair_files(at), 0).row() for name, at in folders.items()}
+            return {name: {k: round(value, 4) for k, value in row.items()} for name, row in rows.items()}
         case KeypointConfig():
             return {k: v for at in folders.values() for k, v in _detections(weights, config, at).items()}
     raise AssertionError(config)
@@ -130,32 +126,22 @@ def _detections(weights: Path, config: KeypointConfig, folder: Path) -> dict[str
 def card(config: TrainingConfig, weights: Path, recipe: Path, measured: dict[str, Any]) -> dict[str, Any]:
     """What the manifest says of weights."""
     scenes = config.scenes if isinstance(config, KeypointConfig) else ()
-    folders = [Path(source.name).name for source in config.sources] + [Path(scene).name for scene in scenes]
-    kinds = ["simulated" if folder in _SIMULATED else folder for folder in folders]
-    if unknown := sorted(set(kinds) - set(LICENCES)):
+    folders = [Path(name).name for name in (*(source.name for source in config.sources), *scenes)]
+    if unknown := sorted(set(folders) - set(LICENCES)):
         raise click.ClickException(f"nothing is known of the licence of {', '.join(unknown)}")
     data = {source.name: f"{source.weight:g} of the pairs" for source in config.sources}
     data |= {scene: "every tie-point, once an epoch" for scene in scenes}
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
     return {
         "file": f"{config.ships_as}.safetensors",
         "sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
         "data": data,
-        "licences": [LICENCES[kind] for kind in dict.fromkeys(kinds)],
+        "licences": list(dict.fromkeys(LICENCES[folder] for folder in folders)),
         "recipe": recipe.name,
         "config": as_dict(config),
         "seed": config.seed,
-        "commit": commit,
+        "commit": subprocess.check_output(["git", "rev-parse", "HEAD"], text=True).strip(),
         "measured": measured,
     }
-
-
-def ship(name: str, entry: dict[str, Any], weights: Path) -> None:
-    """Put weights and their card into the package."""
-    manifest = json.loads((WEIGHTS / "manifest.json").read_text())
-    manifest[name] = entry
-    shutil.copyfile(weights, WEIGHTS / entry["file"])
-    (WEIGHTS / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
 
 
 if __name__ == "__main__":

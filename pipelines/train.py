@@ -1,45 +1,42 @@
 """Train a matcher of any family from one YAML file.
 
-    python -m pipelines.train pipelines/training/slim-unet.yaml [--out work/training/slim-unet]
-        [--set NAME=VALUE ...] [--resume] [--start-from CHECKPOINT]
+    python -m pipelines.train pipelines/training/slim-unet.yaml [--set NAME=VALUE ...] [--resume]
 
 Into the folder go checkpoints, metrics (CSV and TensorBoard) and, in the end, `weights.safetensors`, which
 `--matcher NAME --matcher-option weights=FILE` takes (keypoints: sar_weights or optical_weights).
 """
 
 import dataclasses
+import json
 import logging
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import click
 import yaml
 
-from pipelines.common import clear_errors, make_folder
+from pipelines.common import PATH, Command, write
 from sn9reg.errors import ConfigError
-from sn9reg.raster.files import PathLike
-from sn9reg.training.config import TrainingConfig, read
+from sn9reg.raster.files import PathLike, make_folder
+from sn9reg.training.config import TrainingConfig, as_dict, read
 from sn9reg.training.loop import train
 from sn9reg.weights.store import save
 
 WEIGHTS_FILE = "weights.safetensors"  # in a training's folder
 changes_option = click.option(
-    "--set",
-    "changes",
-    metavar="NAME=VALUE",
-    multiple=True,
+    "--set", "changes", metavar="NAME=VALUE", multiple=True,
     help="In place of the file's: steps=20, optimiser.rate=0.01, finds=optical. Repeatable.",
-)
+)  # fmt: skip
 
 
-@click.command()
-@click.argument("config_path", metavar="CONFIG", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), help="Folder to fill [default: work/training/CONFIG].")
+@click.command(cls=Command)
+@click.argument("config_path", metavar="CONFIG", type=PATH)
+@click.option("--out", type=PATH, help="Folder to fill [default: work/training/CONFIG].")
 @changes_option
 @click.option("--resume", is_flag=True, help="Go on from the last checkpoint in the folder.")
-@click.option("--start-from", type=click.Path(path_type=Path), help="A checkpoint to begin with.")
-@clear_errors()
+@click.option("--start-from", type=PATH, help="A checkpoint to begin with.")
 def main(config_path: Path, out: Path | None, changes: tuple[str, ...], resume: bool, start_from: Path | None) -> None:
     """Train by CONFIG (YAML) and write the weights."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -58,6 +55,32 @@ def run(
     task = train(config, out, resume=resume, start_from=start_from, progress=progress)
     save(out / WEIGHTS_FILE, task.network, task.kind, dataclasses.asdict(task.architecture()))
     return out / WEIGHTS_FILE
+
+
+def trained(config: TrainingConfig, folder: Path) -> Path:
+    """The weights file in `folder`, trained by `config` unless it is there already.
+
+    A stopped training goes on if it was one by the same configuration. `training.json` in the folder holds the
+    configuration and the seconds that it took. Raises OutputError where the folder cannot be made.
+    """
+    weights, asked = folder / WEIGHTS_FILE, json.loads(json.dumps(as_dict(config)))
+    known = {name: value for name, value in noted(folder).items() if name != "seconds"}
+    if weights.exists():
+        if known != asked:
+            click.echo(f"{weights}: kept, though not by this configuration; remove it to train anew", err=True)
+        return weights
+    make_folder(folder)
+    write(folder / "training.json", json.dumps(asked))
+    start = time.perf_counter()
+    run(config, folder, resume=known == asked, progress=sys.stderr.isatty())
+    write(folder / "training.json", json.dumps(asked | {"seconds": round(time.perf_counter() - start)}))
+    return weights
+
+
+def noted(folder: Path) -> Any:
+    """The content of training.json; nothing where there is none."""
+    note = folder / "training.json"
+    return json.loads(note.read_text()) if note.is_file() else {}
 
 
 def parsed(changes: tuple[str, ...]) -> dict[str, Any]:

@@ -20,11 +20,11 @@ import numpy as np
 import numpy.typing as npt
 import rasterio
 
-from pipelines.common import DATA_OPTION
+from pipelines.common import DATA_OPTION, Command
 from sn9reg import register
 from sn9reg.apply import apply_offsets
 from sn9reg.offsets import OffsetMap, open_offsets
-from sn9reg.raster.files import data_bands, open_raster
+from sn9reg.raster.files import data_bands, make_folder, open_raster
 from sn9reg.raster.radiometry import optical_grey
 from sn9reg.simulate import simulate
 
@@ -38,7 +38,7 @@ FOLDERS = {1: "full", 2: "half", 4: "quarter"}
 Images = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.bool_]]
 
 
-@click.command()
+@click.command(cls=Command)
 @DATA_OPTION
 def main(data: Path) -> None:
     """Make all folders; those that are there already are kept."""
@@ -57,10 +57,10 @@ def los_angeles(folder: Path, out: Path) -> None:
     """The pair, registered by the untrained matcher, in tiles."""
     if any(out.glob("*_opt.png")):
         return
-    out.mkdir(parents=True, exist_ok=True)
-    registration = register(folder / "optical.tif", folder / "sar.tif", matcher="structure", model="auto")
-    images = registered(out, registration.offsets(), folder / "optical.tif", folder / "sar.tif", nodata=0)
-    tiles(out, "la", images, (1,))
+    make_folder(out)
+    files = folder / "optical.tif", folder / "sar.tif"
+    registration = register(*files, matcher="structure", model="auto")
+    tiles(out, "la", registered(out, registration.offsets(), *files, nodata=0), (1,))
 
 
 def simulated(out: Path, seed: int, looks: float) -> None:
@@ -69,8 +69,7 @@ def simulated(out: Path, seed: int, looks: float) -> None:
         return
     files = simulate(out / "scene", SCENE, seed=seed, looks=looks, overwrite=True)
     with open_offsets(files.offsets) as offsets:
-        images = registered(out, offsets, files.optical, files.sar)
-    tiles(out, f"s{seed}", images, tuple(FOLDERS))
+        tiles(out, f"s{seed}", registered(out, offsets, files.optical, files.sar), tuple(FOLDERS))
 
 
 def aoi(out: Path, seed: int, size: tuple[int, int]) -> Path:
@@ -85,12 +84,12 @@ def whole(out: Path, scene: Path, name: str) -> None:
     """A simulated scene, registered by its exact offsets, at three resolutions."""
     if (out / FOLDERS[4] / f"{name}_mask.png").exists():
         return
-    for folder in FOLDERS.values():
-        (out / folder).mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     optical, sar, truth = (next(scene.glob(f"*_{kind}_*.tif")) for kind in ("optical", "sar", "offsets"))
     with open_offsets(truth) as offsets:
         images = registered(out, offsets, optical, sar)
     for factor, folder in FOLDERS.items():
+        make_folder(out / folder)
         write_pair(out / folder / name, coarse(images, factor))
 
 
@@ -109,39 +108,32 @@ def registered(out: Path, offsets: OffsetMap, optical: Path, sar: Path, nodata: 
 def tiles(out: Path, name: str, images: Images, factors: tuple[int, ...]) -> None:
     """Cut a pair into tiles that are mostly valid."""
     for factor in factors:
-        reduced = coarse(images, factor)
-        height, width = reduced[2].shape
-        for row, col in product(range(0, height - SIDE + 1, SIDE), range(0, width - SIDE + 1, SIDE)):
+        grey, radar, valid = coarse(images, factor)
+        for row, col in product(*(range(0, side - SIDE + 1, SIDE) for side in valid.shape)):
             part = slice(row, row + SIDE), slice(col, col + SIDE)
-            if reduced[2][part].mean() > 0.9:
-                write_pair(out / f"{name}_{factor}_{row}_{col}", (reduced[0][part], reduced[1][part], reduced[2][part]))
+            if valid[part].mean() > 0.9:
+                write_pair(out / f"{name}_{factor}_{row}_{col}", (grey[part], radar[part], valid[part]))
 
 
 def coarse(images: Images, factor: int) -> Images:
     """The mean of neighbours, in intensity for the radar: what a coarser sensor would have seen."""
     grey, radar, valid = images
-    share = _mean(valid.astype(np.float32), factor)
-    return _mean(grey, factor), np.sqrt(_mean(radar**2, factor)), share > 0.99
+    height, width = (n // factor * factor for n in grey.shape)
+    blocks = (height // factor, factor, width // factor, factor)
+    bands = (image[:height, :width].reshape(blocks) for image in (grey, radar**2, valid.astype(np.float32)))
+    grey, power, share = (band.mean(axis=(1, 3), dtype=np.float32) for band in bands)
+    return grey, np.sqrt(power), share > 0.99
 
 
 def write_pair(stem: Path, images: Images) -> None:
     """STEM_opt.png, STEM_sar.tif and STEM_mask.png."""
-    grey, radar, valid = images
-    height, width = grey.shape
-    for end, driver, image, dtype in (
-        ("_opt.png", "PNG", grey, "uint8"),
-        ("_sar.tif", "GTiff", radar, "uint16"),
-        ("_mask.png", "PNG", valid * 255.0, "uint8"),
-    ):
-        values, path = np.clip(np.rint(image), 0, np.iinfo(dtype).max).astype(dtype), stem.with_name(stem.name + end)
-        with rasterio.open(path, "w", driver=driver, width=width, height=height, count=1, dtype=dtype) as target:
+    (height, width), (grey, radar, valid) = images[0].shape, images
+    files = (("opt.png", grey, "uint8"), ("sar.tif", radar, "uint16"), ("mask.png", valid * 255.0, "uint8"))
+    for end, image, dtype in files:
+        values = np.clip(np.rint(image), 0, np.iinfo(dtype).max).astype(dtype)
+        path = stem.with_name(f"{stem.name}_{end}")
+        with rasterio.open(path, "w", width=width, height=height, count=1, dtype=dtype) as target:
             target.write(values, 1)
-
-
-def _mean(image: npt.NDArray[np.float32], factor: int) -> npt.NDArray[np.float32]:
-    height, width = (n // factor * factor for n in image.shape)
-    blocks = image[:height, :width].reshape(height // factor, factor, width // factor, factor)
-    return blocks.mean(axis=(1, 3), dtype=np.float32)
 
 
 if __name__ == "__main__":

@@ -20,8 +20,9 @@ import click
 import cv2
 import numpy as np
 
-from pipelines.common import clear_errors, spread
+from pipelines.common import PATH, Command, spread
 from sn9reg import register
+from sn9reg.cli.options import matcher_options
 from sn9reg.matchers.base import Matcher, make_matcher
 from sn9reg.raster.folders import RegisteredPair, pair_files
 from sn9reg.raster.scene import Patch
@@ -45,30 +46,21 @@ class Turned:
         return self.error is not None and self.error <= RIGHT
 
 
-@click.command()
-@click.argument("folder", type=click.Path(path_type=Path))
+@click.command(cls=Command)
+@click.argument("folder", type=PATH)
 @click.option("--turn", default=45.0, show_default=True, help="Largest angle, degrees.")
 @click.option("--zoom", default=1.25, show_default=True, help="Largest scale, and its inverse the smallest.")
 @click.option("--matcher", "name", default="descriptors", show_default=True)
-@click.option("--matcher-option", "options", multiple=True, help="NAME=VALUE, as of `sn9reg align`.")
+@matcher_options
 @click.option("--model", default="affine", show_default=True)
 @click.option("--limit", type=click.IntRange(1), help="At most so many pairs, spread over the folder.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--others", is_flag=True, help="Pairs that do not belong together.")
 @click.option("--json", "as_json", is_flag=True)
-@clear_errors()
-def main(folder: Path, name: str, options: tuple[str, ...], as_json: bool, **settings: Any) -> None:
+def main(folder: Path, name: str, matcher_options: dict[str, Any], as_json: bool, **settings: Any) -> None:
     """Measure and print."""
-    given = {key: _value(value) for key, _, value in (option.partition("=") for option in options)}
-    found = measure(folder, make_matcher(name, **given), **settings)
+    found = measure(folder, make_matcher(name, **matcher_options), **settings)
     click.echo(json.dumps([asdict(one) for one in found]) if as_json else summary(found))
-
-
-def _value(text: str) -> object:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
 
 
 def measure(
@@ -89,7 +81,7 @@ def _one(files: RegisteredPair, matcher: Matcher, angle: float, scale: float, mo
     optical, sar = files.read()
     height, width = sar.valid.shape
     middle = np.array([width - 1, height - 1]) / 2
-    cos, sin = math.cos(math.radians(angle)) * scale, math.sin(math.radians(angle)) * scale
+    cos, sin = (scale * of(math.radians(angle)) for of in (math.cos, math.sin))
     linear = np.array([[cos, -sin], [sin, cos]])  # where a place goes, from the middle
     matrix = np.column_stack([linear, middle - linear @ middle])
     given = [*(sar.values * sar.valid), sar.valid.astype(np.float32)]
@@ -97,7 +89,7 @@ def _one(files: RegisteredPair, matcher: Matcher, angle: float, scale: float, mo
     valid = share > 0.5
     turned = Patch(np.where(valid, np.stack(bands) / np.maximum(share, 0.5), 0).astype(np.float32), valid)
     with tempfile.TemporaryDirectory() as folder:
-        paths = [save_patch(Path(folder) / f"{n}.tif", patch) for n, patch in (("optical", optical), ("sar", turned))]
+        paths = [save_patch(Path(folder, f"{k}.tif"), patch) for k, patch in enumerate((optical, turned))]
         start = time.perf_counter()
         found = register(*paths, matcher=matcher, model=model, pixel_frame=True)
         seconds = time.perf_counter() - start

@@ -25,17 +25,16 @@ class Run:
     printed: str  # its standard output
 
     @property
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> Any:
         """What the command printed with --json."""
-        found: dict[str, Any] = json.loads(self.printed)
-        return found
+        return json.loads(self.printed)
 
 
 class Row(NamedTuple):
-    """A line of a table: what is measured, what it must be, and what it is."""
+    """A line of a table."""
 
-    what: str
-    must: str
+    what: str  # is measured
+    must: str  # be
     measured: str
 
 
@@ -69,15 +68,14 @@ def tiepoints(folder: Path) -> Path:
     return next(folder.glob("*tiepoints*.csv"))
 
 
-def score(offsets: Path, optical: Path, sar: Path, points: Path, *options: str) -> dict[str, Any]:
+def score(offsets: Path, optical: Path, sar: Path, points: Path, *options: str) -> Any:
     """Errors at the tie-points, as `sn9reg score --json` prints them."""
     return sn9reg("score", offsets, optical, sar, points, *options, "--json").facts
 
 
-def mean_px(offsets: Path, folder: Path) -> float:
+def mean_px(offsets: Path, folder: Path) -> Any:
     """Mean error at a simulated scene's tie-points, optical pixels."""
-    error: float = score(offsets, *scene(folder), tiepoints(folder))["mean_px"]
-    return error
+    return score(offsets, *scene(folder), tiepoints(folder))["mean_px"]
 
 
 def simulate(work: Path, size: str, seed: int, *options: str | Path, name: str = "") -> Path:

@@ -11,40 +11,38 @@ from pathlib import Path
 
 import click
 import numpy as np
-import rasterio
-from rasterio.windows import Window
 
-from pipelines.common import DATA_OPTION
+from pipelines.common import DATA_OPTION, Command
 from sn9reg import register
 from sn9reg.matchers import DEFAULT_MATCHER
 from sn9reg.matchers.base import make_matcher
-from sn9reg.raster.files import geotiff_profile
-from sn9reg.raster.grid import Grid
+from sn9reg.raster.files import create_raster, geotiff_profile, open_raster
+from sn9reg.raster.grid import Grid, Window
 
 
 def crop(path: Path, corner: tuple[int, int], side: int, out: Path) -> Path:
     """A square of a raster as a plain image without georeference."""
-    with rasterio.open(path) as source:
-        values = source.read(window=Window(*corner, side, side))
+    with open_raster(path) as source:
+        values = source.read(window=Window(*corner, side, side).slices())
     profile = geotiff_profile(Grid.pixel_frame(side, side), len(values), str(values.dtype))
-    with rasterio.open(out, "w", **profile) as target:
+    with create_raster(out, profile) as target:
         target.write(values)
     return out
 
 
-@click.command()
+@click.command(cls=Command)
 @DATA_OPTION
 @click.option("--side", default=380, show_default=True, help="Of a crop, px.")
 @click.option("--places", default=14, show_default=True)
 @click.option("--matcher", "name", default=DEFAULT_MATCHER, show_default=True)
 def main(data: Path, side: int, places: int, name: str) -> None:
     """Measure and print."""
-    folder, matcher, kinds = data / "sentinel_la", make_matcher(name), ("optical", "sar")
+    folder, matcher = data / "sentinel_la", make_matcher(name)
     random = np.random.default_rng(0)
     corners = [(int(random.integers(0, 3072 - 600)), int(random.integers(0, 5120 - 600))) for _ in range(places)]
     with tempfile.TemporaryDirectory() as scratch:
         pairs = [
-            tuple(crop(folder / f"{kind}.tif", corner, side, Path(scratch) / f"{kind}{i}.tif") for kind in kinds)
+            [crop(folder / f"{k}.tif", corner, side, Path(scratch, f"{k}{i}.tif")) for k in ("optical", "sar")]
             for i, corner in enumerate(corners)
         ]
         apart = [

@@ -11,13 +11,10 @@ Source: S. Bertrand et al., "Learning-based SAR-Optical Registration for Navigat
 The paper trains anew for every degradation; here one training, under the config's degradation, is measured under all.
 """
 
-from __future__ import annotations
-
 import json
 import resource
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any, cast
@@ -26,8 +23,8 @@ import click
 import pandas as pd
 import torch
 
-from pipelines.common import clear_errors, drawing, markdown, out_option, write
-from pipelines.studies.runs import apart, noted, trained
+from pipelines.common import PATH, Command, apart, drawing, markdown, out_option, write
+from pipelines.train import WEIGHTS_FILE, noted, trained
 from sn9reg.matchers.base import make_matcher
 from sn9reg.matchers.dense.correlation import Similarity, similarity
 from sn9reg.matchers.dense.networks.table import NETWORKS, build
@@ -56,62 +53,38 @@ LOSS_OPTIONS: dict[str, dict[str, Any]] = {
 }
 PARTS = ("train", "cross", "rotation", "cost")
 CENTRE = Degradation(8, 0.5)
-TURNS = (0, 2, 5, 10, 20)
+# The two series: condition -> degradation, and condition -> largest turn, degrees.
+CROSS = {f"L={degradation.looks:g} blur={degradation.blur:g}": degradation for degradation in DEGRADATION_CROSS}
+TURNS = {f"turn {turn}": turn for turn in (0, 2, 5, 10, 20)}
 
 
-@dataclass(frozen=True)
-class Hybrid:
-    """One combination."""
-
-    backbone: str
-    shared: bool
-    loss: str
-
-    @classmethod
-    def of(cls, name: str) -> Hybrid:
-        """From BACKBONE/siamese|pseudo/LOSS."""
-        match name.split("/"):
-            case [backbone, ("siamese" | "pseudo") as kind, loss] if backbone in NETWORKS and loss in LOSSES:
-                return cls(backbone, kind == "siamese", loss)
-        raise click.BadParameter(
-            f"{name!r} is not BACKBONE/siamese|pseudo/LOSS, of {', '.join(NETWORKS)} and {', '.join(LOSSES)}"
-        )
-
-    def __str__(self) -> str:
-        return f"{self.backbone}/{'siamese' if self.shared else 'pseudo'}/{self.loss}"
-
-    @property
-    def folder(self) -> str:
-        return str(self).replace("/", "_")
-
-
-@click.command()
+@click.command(cls=Command)
 @click.option("--grid", default="best", show_default=True, help="best, all, or combinations with commas between them.")
 @click.option("--parts", default=",".join(PARTS), show_default=True)
 @click.option("--config", "config_path", default="pipelines/training/hybrids.yaml", show_default=True)
-@click.option("--test", type=click.Path(path_type=Path), help="Pairs not trained on [default: sen12/val of the data].")
+@click.option("--test", type=PATH, help="Pairs not trained on [default: sen12/val of the data].")
 @out_option("hybrids")
 @click.option("--steps", type=click.IntRange(1), help="In place of the config's.")
 @click.option("--limit", type=click.IntRange(1), help="Measure on so many pairs only, spread over the folder.")
 @click.option("--series", type=click.IntRange(1), help="Pairs for the series of degradations and turns [default: all].")
-@clear_errors()
 def main(
     grid: str, parts: str, config_path: str, test: Path | None, out: Path, steps: int | None, limit: int | None,
     series: int | None,
 ) -> None:  # fmt: skip
     """Train and measure the grid; write table and figure."""
-    hybrids = [Hybrid.of(name) for name in (BEST if grid == "best" else () if grid == "all" else grid.split(","))]
-    hybrids = hybrids or [Hybrid(*choice) for choice in product(BACKBONES, (True, False), PAPER_LOSSES)]
+    everything = ["/".join(choice) for choice in product(BACKBONES, ("siamese", "pseudo"), PAPER_LOSSES)]
+    hybrids = [checked(name) for name in {"best": BEST, "all": everything}.get(grid) or grid.split(",")]
     wanted = parts.split(",")
     if unknown := sorted(set(wanted) - set(PARTS)):
         raise click.BadParameter(f"there is no part {', '.join(map(repr, unknown))}; there are {', '.join(PARTS)}")
     for hybrid in hybrids:
+        folder = out / hybrid.replace("/", "_")
         if "train" in wanted:
-            trained(configured(hybrid, config_path, steps), out / hybrid.folder)
-        if not (out / hybrid.folder / "weights.safetensors").exists():
+            trained(configured(hybrid, config_path, steps), folder)
+        if not (folder / WEIGHTS_FILE).exists():
             click.echo(f"{hybrid}: not trained yet", err=True)
             continue
-        measured(hybrid, out / hybrid.folder, test or data_root() / "sen12/val", wanted, limit, series or limit)
+        measured(hybrid, folder, test or data_root() / "sen12/val", wanted, limit, series or limit)
         report(out)
     if "cost" in wanted:
         write(out / "cost.md", cost_table())
@@ -120,14 +93,24 @@ def main(
         click.echo((out / "table.md").read_text())
 
 
-def configured(hybrid: Hybrid, config_path: str, steps: int | None) -> TrainingConfig:
+def checked(hybrid: str) -> str:
+    """The name of a combination. Raises click.BadParameter for any other."""
+    match hybrid.split("/"):
+        case [backbone, "siamese" | "pseudo", loss] if backbone in NETWORKS and loss in LOSSES:
+            return hybrid
+    known = f"{', '.join(NETWORKS)} and {', '.join(LOSSES)}"
+    raise click.BadParameter(f"{hybrid!r} is not BACKBONE/siamese|pseudo/LOSS, of {known}")
+
+
+def configured(hybrid: str, config_path: str, steps: int | None) -> TrainingConfig:
     """The configuration of a combination. steps: in place of the file's."""
-    loss = {"name": hybrid.loss, "options": LOSS_OPTIONS.get(hybrid.loss, {})}
-    changes: dict[str, Any] = {} if steps is None else {"steps": steps}
-    return read(config_path, network={"name": hybrid.backbone}, loss=loss, shared=hybrid.shared, **changes)
+    backbone, branches, loss = hybrid.split("/")
+    changes: dict[str, Any] = {"network": {"name": backbone}, "shared": branches == "siamese"}
+    changes["loss"] = {"name": loss, "options": LOSS_OPTIONS.get(loss, {})}
+    return read(config_path, **changes, **({} if steps is None else {"steps": steps}))
 
 
-def measured(hybrid: Hybrid, folder: Path, test: Path, parts: list[str], limit: int | None, series: int | None) -> None:
+def measured(hybrid: str, folder: Path, test: Path, parts: list[str], limit: int | None, series: int | None) -> None:
     """CMR under every condition asked for, kept in results.json as soon as it is known.
 
     Without and with the central degradation at 192 px in 256; the two series at 128 px in 192, which has as many places
@@ -135,22 +118,18 @@ def measured(hybrid: Hybrid, folder: Path, test: Path, parts: list[str], limit: 
     """
     path = folder / "results.json"
     results: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-    matcher = make_matcher(hybrid.backbone, weights=str(folder / "weights.safetensors"))
+    matcher = make_matcher(hybrid.split("/")[0], weights=str(folder / WEIGHTS_FILE))
     conditions: dict[str, tuple[Degradation, float]] = {"clean": (Degradation(), 0.0), "degraded": (CENTRE, 0.0)}
     if "cross" in parts:
-        conditions |= {label(degradation): (degradation, 0.0) for degradation in DEGRADATION_CROSS}
+        conditions |= {name: (degradation, 0.0) for name, degradation in CROSS.items()}
     if "rotation" in parts:
-        conditions |= {f"turn {turn}": (CENTRE, float(turn)) for turn in TURNS}
+        conditions |= {name: (CENTRE, float(turn)) for name, turn in TURNS.items()}
     for name, (degradation, turn) in conditions.items():
         if name not in results:
             sides, pairs = ((256, 192), limit) if name in ("clean", "degraded") else ((192, 128), series)
             found = bench_patches(test, matcher, *sides, pairs, degradation=degradation, rotate=turn)
             results[name] = found.as_dict()
             write(path, json.dumps(results))
-
-
-def label(degradation: Degradation) -> str:
-    return f"L={degradation.looks:g} blur={degradation.blur:g}"
 
 
 def report(out: Path) -> None:
@@ -160,9 +139,9 @@ def report(out: Path) -> None:
         note = noted(path.parent)
         training = {name: note.get(name, "?") for name in ("steps", "batch", "seconds")}
         for condition, found in json.loads(path.read_text()).items():
-            rates = {f"cmr{r}": found["cmr"][r] for r in ("0", "1", "2", "3", "5")}
             facts = {"hybrid": path.parent.name.replace("_", "/"), "condition": condition, "pairs": found["n"]}
-            rows.append(facts | rates | {"l2": found["mean_l2_px"]} | training)
+            facts |= {f"cmr{r}": found["cmr"][r] for r in ("0", "1", "2", "3", "5")}
+            rows.append(facts | {"l2": found["mean_l2_px"]} | training)
     frame = pd.DataFrame(rows)
     frame.to_csv(out / "results.csv", index=False)
     series = frame.pivot(index="condition", columns="hybrid", values="cmr1")
@@ -185,27 +164,24 @@ def table(frame: pd.DataFrame) -> str:
 
 def series_table(series: pd.DataFrame) -> str:
     """CMR(1) over the degradation cross and over rotation, for the combinations that were measured so."""
-    names = {label(d): f"{d.looks:g} looks, {d.blur:g} px" for d in DEGRADATION_CROSS}
-    names |= {f"turn {turn}": f"{turn} degrees" for turn in TURNS}
+    names = {name: f"{d.looks:g} looks, {d.blur:g} px" for name, d in CROSS.items()}
+    names |= {name: f"{turn} degrees" for name, turn in TURNS.items()}
     known = series.reindex(list(names)).dropna(axis=1, how="all")
     if known.empty:
         return ""
-    rates = ((f"{rate:.3f}" if pd.notna(rate) else "" for rate in known.loc[condition]) for condition in names)
-    cells = [(text, *row) for text, row in zip(names.values(), rates, strict=True)]
+    cells = [[text, *(f"{r:.3f}" if pd.notna(r) else "" for r in known.loc[name])] for name, text in names.items()]
     return "\n" + markdown(("CMR(1), 128 in 192 px", *known.columns), cells)
 
 
 def figure(series: pd.DataFrame, path: Path) -> None:
     """CMR(1) against looks, blur and rotation."""
-    looks = sorted(d.looks for d in DEGRADATION_CROSS if d.looks and d.blur == 0.5)
-    blurs = sorted({d.blur for d in DEGRADATION_CROSS if d.looks == 35})
-    panels: tuple[tuple[str, list[tuple[float, str]]], ...] = (
-        ("looks, blur 0.5 px", [(n, f"L={n:g} blur=0.5") for n in looks]),
-        ("blur in px, 35 looks", [(b, f"L=35 blur={b:g}") for b in blurs]),
-        ("rotation up to, degrees", [(t, f"turn {t}") for t in TURNS]),
-    )
+    panels: dict[str, list[tuple[float, str]]] = {
+        "looks, blur 0.5 px": sorted((d.looks, name) for name, d in CROSS.items() if d.looks and d.blur == 0.5),
+        "blur in px, 35 looks": sorted((d.blur, name) for name, d in CROSS.items() if d.looks == 35),
+        "rotation up to, degrees": [(turn, name) for name, turn in TURNS.items()],
+    }
     with drawing(path, 110, columns=3, share_y=True, figsize=(15, 4.5)) as (canvas, (axes,)):
-        for axis, (title, points) in zip(axes, panels, strict=True):
+        for axis, (title, points) in zip(axes, panels.items(), strict=True):
             for name, found in series.items():
                 known = [(x, found[condition]) for x, condition in points if pd.notna(found.get(condition))]
                 style = "--" if "siamese" in str(name) else "-"
@@ -220,13 +196,8 @@ def figure(series: pd.DataFrame, path: Path) -> None:
 
 def cost_table() -> str:
     """The paper's Table III on this machine: parameters, forward and similarity time, memory, at 512 / 128 px."""
-    kinds: dict[str, tuple[bool, Similarity]] = {
-        "mcgf": (False, "cc"),
-        "osmnet": (False, "ssd"),
-        "fft-unet": (True, "zncc"),
-        "maru-net": (True, "zncc"),
-        "slim-unet": (True, "zncc"),
-    }
+    kinds: dict[str, tuple[bool, Similarity]] = {"mcgf": (False, "cc"), "osmnet": (False, "ssd")}
+    kinds |= dict.fromkeys(("fft-unet", "maru-net", "slim-unet"), (True, "zncc"))
     cells = []
     for name, (shared, kind) in kinds.items():
         found = apart(cost, name, shared, kind)
@@ -242,21 +213,18 @@ def cost(name: str, shared: bool, kind: Similarity) -> dict[str, float]:
     network = build(name, shared).eval()
     optical, sar = torch.randn(1, 1, 512, 512), torch.randn(1, 1, 128, 128)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    times: tuple[list[float], list[float]] = ([], [])
+    times = []
     with torch.inference_mode():
         for _ in range(5):
             start = time.perf_counter()
             features = network(optical, "optical"), network(sar, "sar")
             middle = time.perf_counter()
             similarity(kind, *features)
-            times[0].append(middle - start)
-            times[1].append(time.perf_counter() - middle)
-    return {
-        "parameters": sum(p.numel() for p in network.parameters()),
-        "forward": sorted(times[0])[2] * 1e3,
-        "similarity": sorted(times[1])[2] * 1e3,
-        "memory": (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024,
-    }
+            times.append((middle - start, time.perf_counter() - middle))
+    forward, matching = (sorted(column)[2] * 1e3 for column in zip(*times, strict=True))
+    memory = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    parameters = sum(p.numel() for p in network.parameters())
+    return {"parameters": parameters, "forward": forward, "similarity": matching, "memory": memory}
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """The tables of the SpaceNet 9 paper (Hänsch et al., "Introducing SpaceNet 9", section 4), and what goes beyond them.
 
-    python -m pipelines.studies.sn9_baseline SCENES_DIR [--out work/sn9_baseline] [--sar-weights FILE]
-        [--optical-weights FILE] [--tables 1,2,3,detectors,models] [--no-figures]
+    python -m pipelines.studies.sn9_baseline SCENES_DIR [--tables 1,2,3,detectors,models] [--no-figures]
 
 SCENES_DIR holds scenes in SpaceNet 9's layout (its own `train` folder, or `sn9reg simulate` folders), or tie-point CSVs
 with a geotransforms.json and no imagery, which is enough for tables 1 and 2. All distances are means over a scene's
@@ -22,7 +21,7 @@ import numpy as np
 from rasterio.crs import CRS
 from rasterio.errors import CRSError
 
-from pipelines.common import clear_errors, grids, markdown, out_option
+from pipelines.common import PATH, Command, grids, markdown, out_option
 from pipelines.studies.sn9_figures import detect, draw_all
 from sn9reg import register
 from sn9reg.errors import InputError
@@ -38,7 +37,7 @@ from sn9reg.raster.scene import open_pair
 from sn9reg.score.scoring import metres, reference, sn9_reference
 from sn9reg.simulate.given import read_geotransforms
 from sn9reg.tiepoints import TiePoints, read_tiepoints
-from sn9reg.training.tiles import SceneFiles, scene_files
+from sn9reg.training.tiles import scene_files
 
 MODALITIES: tuple[Modality, ...] = ("sar", "optical")
 Move = Callable[[Points], Points]  # (N, 2) optical map positions -> (N, 2) SAR map positions, optical CRS
@@ -62,7 +61,7 @@ class Aoi:
     optical: Grid
     sar: Grid
     points: TiePoints
-    files: SceneFiles | None = None  # None where there is no imagery
+    scene: Any = None  # `SceneFiles`; None where there is no imagery
 
     def distances(self, move: Move | None = None) -> tuple[Floats, Floats]:
         """(N,) metres and (N,) optical pixels from where `move`, or else the georeference, puts each tie-point."""
@@ -87,12 +86,6 @@ class Aoi:
             raise InputError(f"{self.name}: its {count} tie-points do not determine an affine")
         return found
 
-    @property
-    def scene(self) -> SceneFiles:
-        """The files of a scene that has imagery."""
-        assert self.files is not None
-        return self.files
-
 
 def read_aois(folder: Path) -> list[Aoi]:
     """The scenes of a folder. Raises InputError where there are none, or one cannot be used."""
@@ -102,7 +95,7 @@ def read_aois(folder: Path) -> list[Aoi]:
         raise InputError(f"{folder}: holds a geotransforms.json and no tie-points NN_tiepoints_SPLIT_MM.csv")
     found = []
     for files in scene_files(folder):
-        optical, sar = grids(files)
+        optical, sar = grids(files.optical, files.sar)
         name = files.name if files.optical.parent == folder else f"{files.optical.parent.name}/{files.name}"
         found.append(Aoi(name, optical, sar, read_tiepoints(files.tiepoints, optical, sar), files))
     return found
@@ -135,11 +128,8 @@ def table_1(aois: list[Aoi]) -> str:
 
 def table_2(aois: list[Aoi]) -> str:
     """Affines fitted to the tie-points: the upper bound of any affine."""
-    kinds = {"affine without RANSAC": False, "affine with RANSAC": True}
-    rows = [
-        (aoi.name, what, *_means(*aoi.distances(aoi.best_affine(ransac))))
-        for aoi, (what, ransac) in product(aois, kinds.items())
-    ]
+    kinds = product(aois, (("affine without RANSAC", False), ("affine with RANSAC", True)))
+    rows = [(aoi.name, what, *_means(*aoi.distances(aoi.best_affine(ransac)))) for aoi, (what, ransac) in kinds]
     return markdown(("AOI", "transformation", "mean distance, m", "mean distance, px"), rows)
 
 
@@ -199,40 +189,36 @@ def table_detectors(aois: list[Aoi], weights: dict[str, Any], cache: Path) -> st
     return markdown(("AOI", "finds", "tiles", "outside the tile", *sizes), rows)
 
 
-@click.command()
-@click.argument("scenes", metavar="SCENES_DIR", type=click.Path(path_type=Path))
+@click.command(cls=Command)
+@click.argument("scenes", metavar="SCENES_DIR", type=PATH)
 @out_option("sn9_baseline")
 @click.option("--sar-weights", help="Of the SAR detector [default: those that ship].")
 @click.option("--optical-weights", help="Of the optical detector [default: those that ship].")
 @click.option("--tables", default="1,2,3,detectors,models", show_default=True)
 @click.option("--switches", default=",".join(SWITCHES), show_default=True, help="Rows of table 3.")
 @click.option("--figures/--no-figures", default=True, show_default=True, help="Pictures like the paper's, into --out.")
-@clear_errors()
 def main(scenes: Path, out: Path, tables: str, switches: str, figures: bool, **files: str | None) -> None:
     """Print the paper's tables for the scenes in SCENES_DIR."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    aois = read_aois(scenes)
-    imagery = all(aoi.files for aoi in aois)
+    aois, cache, chosen = read_aois(scenes), out / "tiles", switches.split(",")
+    imagery = all(aoi.scene for aoi in aois)
     weights = {name: file for name, file in files.items() if file}
-    cache = out / "tiles"
-    chosen = switches.split(",")
-    makers: dict[str, tuple[str, bool, Callable[[], str]]] = {
-        "1": ("Table 1: tie-points without transformation", False, lambda: table_1(aois)),
-        "2": ("Table 2: transformations fitted to the tie-points", False, lambda: table_2(aois)),
-        "detectors": ("Detectors", True, lambda: table_detectors(aois, weights, cache)),
-        "3": ("Table 3: detected keypoints, RANSAC affine", True, lambda: table_3(aois, weights, chosen)),
-        "models": ("Mean px by model", True, lambda: table_models(aois, weights)),
+    makers: dict[str, tuple[str, Callable[[], str]]] = {
+        "1": ("Table 1: tie-points without transformation", lambda: table_1(aois)),
+        "2": ("Table 2: transformations fitted to the tie-points", lambda: table_2(aois)),
+        "detectors": ("Detectors", lambda: table_detectors(aois, weights, cache)),
+        "3": ("Table 3: detected keypoints, RANSAC affine", lambda: table_3(aois, weights, chosen)),
+        "models": ("Mean px by model", lambda: table_models(aois, weights)),
     }
     for kind, names, known in (("switch", chosen, list(SWITCHES)), ("table", tables.split(","), list(makers))):
         if unknown := [name for name in names if name not in known]:
             raise click.BadParameter(f"no {kind} {unknown[0]!r}; there are {', '.join(known)}")
     for key in tables.split(","):
-        title, needs_imagery, make = makers[key]
-        if needs_imagery and not imagery:
-            click.echo(f"\n{title}: left out, there is no imagery in {scenes}")
+        title, make = makers[key]
+        if imagery or key in ("1", "2"):
+            click.echo(f"\n{title}\n\n{make()}", nl=False)
         else:
-            click.echo(f"\n{title}\n")
-            click.echo(make(), nl=False)
+            click.echo(f"\n{title}: left out, there is no imagery in {scenes}")
     if figures and imagery:
         for path in draw_all(aois[0].scene, weights, cache, out):
             click.echo(str(path))

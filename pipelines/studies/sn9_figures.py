@@ -1,10 +1,8 @@
 """Pictures like those of the SpaceNet 9 paper: a training sample, predicted and reference heatmaps, an offset image."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,12 +14,10 @@ from sn9reg.errors import InputError
 from sn9reg.fit.correspondences import Floats
 from sn9reg.matchers.keypoints.heatmap import gaussian, read_keypoints
 from sn9reg.matchers.keypoints.weights import load_detector
+from sn9reg.raster.files import make_folder
 from sn9reg.raster.grid import Points
 from sn9reg.raster.radiometry import Modality
 from sn9reg.training.tiles import SceneFiles, TileSet, tile_set
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 _BATCH = 16
 
@@ -48,18 +44,16 @@ def detect(scene: SceneFiles, finds: Modality, weights: str | None, cache: Path)
     """Run a detector over the paper's tiles of a scene. weights: a file; None for those that ship."""
     tiles = tile_set(scene, finds, cache=cache)
     network = load_detector(finds, weights)
-    every = np.arange(len(tiles))
-    parts = [every[start : start + _BATCH] for start in range(0, len(every), _BATCH)]
+    parts = [np.arange(start, min(start + _BATCH, len(tiles))) for start in range(0, len(tiles), _BATCH)]
     found = [read_keypoints(heatmaps(network, tiles, part)).xy.double().numpy() for part in parts]
     xy = np.concatenate([np.zeros((0, 2)), *found])
-    middle = tiles.values.shape[-1] // 2
-    guesses = np.hypot(*(tiles.place.astype(np.float64) - middle).T)
+    guesses = np.hypot(*(tiles.place.astype(np.float64) - tiles.values.shape[-1] // 2).T)
     return Detections(xy, np.hypot(*(xy - tiles.place).T), guesses, tiles.outside)
 
 
 def draw_all(scene: SceneFiles, weights: dict[str, Any], cache: Path, out: Path) -> list[Path]:
     """The three pictures of a scene; their files. Raises InputError where no tie-point has a tile."""
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     tiles = tile_set(scene, "sar", cache=cache)
     if not len(tiles):
         raise InputError(f"{scene.tiepoints}: no tie-point lies in its partner's tile, there is nothing to draw")
@@ -73,36 +67,34 @@ def draw_all(scene: SceneFiles, weights: dict[str, Any], cache: Path, out: Path)
 
 def _training_sample(path: Path, tiles: TileSet, index: int) -> None:
     """Optical and SAR tile around the optical keypoint, and the label (the paper's figure 2)."""
-    images, place = _sample(tiles, index), tiles.place[index]
-    middle = len(images["label"]) // 2
+    middle = tiles.values.shape[-1] // 2
     with drawing(path, 90, columns=3, figsize=(12, 4.3)) as (_, (axes,)):
-        for axis, (title, image) in zip(axes, images.items(), strict=True):
-            _show(axis, image, title)
+        _show(axes, tiles, index, label=None)
         axes[0].plot(middle, middle, "rx", markersize=10)
-        axes[1].plot(*place, "rx", markersize=10)
+        axes[1].plot(*tiles.place[index], "rx", markersize=10)
 
 
 def _heatmaps(path: Path, tiles: TileSet, chosen: npt.NDArray[np.intp], network: torch.nn.Module) -> None:
     """Reference (green) and prediction (red), as in the paper's figure 5."""
-    predicted = heatmaps(network, tiles, chosen)
+    predicted, middle = heatmaps(network, tiles, chosen), tiles.values.shape[-1] // 2
     found = read_keypoints(predicted).xy
     with drawing(path, 90, len(chosen), 4, figsize=(15, 4 * len(chosen))) as (_, axes):
         for row, index, heatmap, peak in zip(axes, chosen, predicted, found, strict=True):
-            optical, sar, label = _sample(tiles, int(index)).values()
-            images = {"optical": optical, "SAR": sar, "reference": label, "prediction": heatmap}
-            for axis, (title, image) in zip(row, images.items(), strict=True):
-                _show(axis, image, title)
-            row[0].plot(len(optical) // 2, len(optical) // 2, "x", color="lime", markersize=10)
+            _show(row, tiles, int(index), reference=None, prediction=heatmap)
+            row[0].plot(middle, middle, "x", color="lime", markersize=10)
             for axis in row[1:]:
                 axis.plot(*tiles.place[index], "x", color="lime", markersize=10)
                 axis.plot(*peak.tolist(), "x", color="red", markersize=10)
 
 
-def _sample(tiles: TileSet, index: int) -> dict[str, Any]:
-    """Both images of a tile and its label, (S, S) each, by title."""
+def _show(axes: Any, tiles: TileSet, index: int, **heatmaps: torch.Tensor | None) -> None:
+    """Both images of a tile and heatmaps by their titles; in place of None, the tile's label."""
     optical, sar = tiles.images(index)
     label = gaussian(torch.tensor(tiles.place[index])[None], len(optical))[0]
-    return {"optical": optical, "SAR": sar, "label": label}
+    for axis, (title, image) in zip(axes, {"optical": optical, "SAR": sar, **heatmaps}.items(), strict=True):
+        axis.imshow(np.asarray(label if image is None else image), cmap="magma" if title in heatmaps else "gray")
+        axis.set_title(title)
+        axis.set_axis_off()
 
 
 def _offsets(path: Path, scene: SceneFiles, weights: dict[str, Any]) -> None:
@@ -117,9 +109,3 @@ def _offsets(path: Path, scene: SceneFiles, weights: dict[str, Any]) -> None:
             axis.set_title(f"{name}, optical px")
             axis.set_axis_off()
             figure.colorbar(image, ax=axis, shrink=0.8)
-
-
-def _show(axis: Axes, image: Any, title: str) -> None:
-    axis.imshow(np.asarray(image), cmap="gray" if title in ("optical", "SAR") else "magma")
-    axis.set_title(title)
-    axis.set_axis_off()

@@ -1,7 +1,6 @@
 """What uncertainty and self-supervision bring: the ablation of the dual encoder, its reliability and its cost.
 
-    python -m pipelines.studies.uncertainty [FOLDER] [--config pipelines/training/uncertainty-ablation.yaml]
-        [--out work/uncertainty] [--pairs N] [--weights FILE] [--parts ablation,reliability,modes]
+    python -m pipelines.studies.uncertainty [FOLDER] [--pairs N] [--weights FILE] [--parts ablation,reliability,modes]
 
 Huang et al., "Uncertainty-aware self-supervised cross-modal SAR-optical matching using EfficientDet and Xception",
 Tables 3 and 4. Trains six networks alike but for what the rows name, and matches every cell of a pair with every other.
@@ -20,8 +19,8 @@ import click
 import numpy as np
 from scipy.optimize import isotonic_regression
 
-from pipelines.common import clear_errors, drawing, markdown, out_option, write
-from pipelines.studies.runs import apart, trained
+from pipelines.common import PATH, Command, apart, drawing, markdown, out_option, write
+from pipelines.train import trained
 from sn9reg.fit.correspondences import Floats
 from sn9reg.many.jobs import peak_memory
 from sn9reg.matchers.dual_encoder.encode import CellEncoder
@@ -29,6 +28,7 @@ from sn9reg.matchers.dual_encoder.network import CELL, DualEncoder
 from sn9reg.matchers.dual_encoder.pairing import nearest_anywhere
 from sn9reg.matchers.dual_encoder.weights import load_dual_encoder
 from sn9reg.matchers.fused import fused
+from sn9reg.raster.files import make_folder
 from sn9reg.raster.folders import RegisteredPair, data_root, pair_files
 from sn9reg.raster.radiometry import SarLog
 from sn9reg.raster.scene import Patch
@@ -40,8 +40,8 @@ Table = dict[str, dict[str, float]]
 RIGHT = 3.0  # pixels within which a match counts as right
 PASSES = 20
 SURE = 0.5  # confidence above which a match counts for aNM
-# Row of the paper's Table 3 -> options, passes of Monte-Carlo dropout, what the pre-training asks for.
-PLAIN = {"contrastive": False, "rotation": False}
+PLAIN = {"contrastive": False, "rotation": False, "pretraining.steps": 0}
+# Row of the paper's Table 3 -> what it changes in the configuration, and passes of Monte-Carlo dropout.
 ROWS: dict[str, tuple[dict[str, Any], int]] = {
     "none": (PLAIN | {"aleatoric": False, "dropout": 0.0}, 0),
     "aleatoric": (PLAIN | {"aleatoric": True, "dropout": 0.0}, 0),
@@ -79,13 +79,11 @@ def cross_calibrated(confidence: list[Floats], errors: list[Floats]) -> list[Flo
     """The confidence of each half of the pairs through the isotonic curve of the other half."""
     result = [np.zeros(0)] * len(errors)
     for half in (0, 1):
-        fitted = [k for k in range(len(errors)) if k % 2 != half]
-        x = np.concatenate([confidence[k] for k in fitted])
-        y = np.concatenate([errors[k] <= RIGHT for k in fitted]).astype(float)
+        x = np.concatenate(confidence[1 - half :: 2])
         order = np.argsort(x, kind="stable")
-        curve = isotonic_regression(y[order]).x
-        for k in range(half, len(errors), 2):
-            result[k] = np.interp(confidence[k], x[order], curve)
+        right = np.concatenate(errors[1 - half :: 2]) <= RIGHT
+        curve = isotonic_regression(right[order].astype(float)).x
+        result[half::2] = [np.interp(one, x[order], curve) for one in confidence[half::2]]
     return result
 
 
@@ -99,7 +97,7 @@ def match_folder(network: DualEncoder, files: list[RegisteredPair], passes: int)
         one, other = encoder(optical, "optical"), encoder(sar, "sar")
         found = nearest_anywhere(one.weighed, other.weighed)
         errors.append(((found.sar_xy - found.optical_xy).norm(dim=1) * CELL).double().numpy())
-        sure = [m.confidence.flatten()[index] for m, index in ((one, found.optical), (other, found.sar))]
+        sure = one.confidence.flatten()[found.optical], other.confidence.flatten()[found.sar]
         base, slope = network.log_variance.detach()
         variance = (base + slope * (2 - sure[0] - sure[1])).exp() * CELL**2
         # That a normal deviation of this variance per axis is shorter than what counts as right.
@@ -114,8 +112,7 @@ def match_folder(network: DualEncoder, files: list[RegisteredPair], passes: int)
 def ablation(config_path: str, files: list[RegisteredPair], out: Path) -> Table:
     """Trains what is not in the folder yet, and matches."""
     table = {}
-    for name, (options, passes) in ROWS.items():
-        changes = options if options.get("contrastive", True) else options | {"pretraining.steps": 0}
+    for name, (changes, passes) in ROWS.items():
         weights = trained(read(config_path, **changes), out / name.replace(" + ", "-"))
         table[name] = match_folder(fused(load_dual_encoder(weights)), files, passes).row()
         click.echo(f"{name}: {table[name]}")
@@ -125,12 +122,11 @@ def ablation(config_path: str, files: list[RegisteredPair], out: Path) -> Table:
 def diagram(matched: Matched, path: Path) -> None:
     """Confidence claimed against the share that is right, as the network has it and through a curve."""
     right = np.concatenate(matched.errors) <= RIGHT
+    kinds = {"as the network has it": matched.confidence}
+    kinds["calibrated on other pairs"] = cross_calibrated(matched.confidence, matched.errors)
     with drawing(path, 150, figsize=(4.5, 4.5)) as (_, [[axes]]):
         axes.plot([0, 1], [0, 1], color="0.7", linewidth=1)
-        for name, confidence in (
-            ("as the network has it", matched.confidence),
-            ("calibrated on other pairs", cross_calibrated(matched.confidence, matched.errors)),
-        ):
+        for name, confidence in kinds.items():
             sure = np.concatenate(confidence)
             share, claimed, good = reliability(sure, right).T
             known = share > 0
@@ -140,22 +136,14 @@ def diagram(matched: Matched, path: Path) -> None:
         axes.legend(loc="upper left")
 
 
-def modes(weights: str | None) -> Table:
-    """The paper's Table 4."""
-    table = {}
-    for name, kind in {"base": (False, 0), "with uncertainty": (True, 0), f"{PASSES} passes": (True, PASSES)}.items():
-        table[name] = apart(mode, weights, *kind)
-        click.echo(f"{name}: {table[name]}")
-    return table
-
-
 def mode(weights: str | None, uncertain: bool, passes: int, repeats: int = 5) -> dict[str, float]:
-    """Median milliseconds for a pair of 256 x 256 px, both encoders and the matching, and the process's peak memory."""
+    """Median milliseconds for a pair of 256 x 256 px, both encoders and the matching, and the process's peak memory:
+    a row of the paper's Table 4."""
     network = load_dual_encoder(weights)
     network.aleatoric = network.aleatoric and uncertain
     network = fused(network)
-    random = np.random.default_rng(0)
-    patch = Patch(random.gamma(2, 50, (1, 256, 256)).astype(np.float32), np.ones((256, 256), bool))
+    values = np.random.default_rng(0).gamma(2, 50, (1, 256, 256)).astype(np.float32)
+    patch = Patch(values, np.ones((256, 256), bool))
     seconds = []
     for _ in range(repeats + 1):
         start = time.perf_counter()
@@ -165,18 +153,17 @@ def mode(weights: str | None, uncertain: bool, passes: int, repeats: int = 5) ->
     return {"ms": float(np.median(seconds[1:])) * 1e3, "GiB": peak_memory()}
 
 
-@click.command()
-@click.argument("folder", type=click.Path(path_type=Path), default=lambda: data_root() / "sen12/val")
+@click.command(cls=Command)
+@click.argument("folder", type=PATH, default=lambda: data_root() / "sen12/val")
 @click.option("--config", "config_path", default="pipelines/training/uncertainty-ablation.yaml", show_default=True)
 @out_option("uncertainty")
 @click.option("--pairs", type=click.IntRange(2), help="At most so many, spread over the folder.")
 @click.option("--weights", help="Of the network for reliability and modes [default: the one that ships].")
 @click.option("--parts", default="ablation,reliability,modes", show_default=True)
-@clear_errors()
 def main(folder: Path, config_path: str, out: Path, pairs: int | None, weights: str | None, parts: str) -> None:
     """Train, match, write tables and a figure."""
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     files = pair_files(folder)
     if pairs is not None:
         files = [files[int(k)] for k in np.linspace(0, len(files) - 1, min(pairs, len(files)))]
@@ -189,7 +176,8 @@ def main(folder: Path, config_path: str, out: Path, pairs: int | None, weights: 
         tables["reliability"] = {f"{n} passes": matched.row() for n, matched in found.items()}
         diagram(found[PASSES], out / "reliability.png")
     if "modes" in parts:
-        tables["modes"] = modes(weights)
+        kinds = {"base": (False, 0), "with uncertainty": (True, 0), f"{PASSES} passes": (True, PASSES)}
+        tables["modes"] = {name: apart(mode, weights, *kind) for name, kind in kinds.items()}
     for name, table in tables.items():
         head = ["", *next(iter(table.values()))]
         text = markdown(head, [[row, *(f"{values[k]:.3f}" for k in head[1:])] for row, values in table.items()])

@@ -18,15 +18,13 @@ from sn9reg.raster.grid import Points
 from sn9reg.simulate.noise import waves
 
 TAN_INCIDENCE = float(np.tan(np.radians(43.0)))
-
 # Towards the sensor, in map axes (y up), as in SpaceNet 9's area 02.
 _RANGE = np.array([-0.957, 0.290]) / np.hypot(0.957, 0.290)
 # Wavelength and standard deviation of the displacement, both in metres: hills of all sizes, gradients of some 10 %.
 _OCTAVES = ((4000.0, 17.0), (1600.0, 8.0), (800.0, 4.6), (400.0, 2.3), (200.0, 0.8))
 _WOBBLE = ((1200.0, 2.6), (400.0, 0.4))
 _LATTICE = 10.0
-# The steepest gradient that a field from tie-points may have: beyond, ground would near folding.
-_STEEPEST = 0.4
+_STEEPEST = 0.4  # gradient that a field from tie-points may have: beyond, ground would near folding
 
 
 @dataclass(frozen=True)
@@ -56,26 +54,19 @@ class Bounds:
 
     def lattice(self, step: float) -> tuple[Points, tuple[int, int]]:
         """Places every `step` metres, from the lower left, row by row, and their (rows, columns)."""
-        x = np.arange(self.left, self.right + step, step)
-        y = np.arange(self.bottom, self.top + step, step)
-        grid_x, grid_y = np.meshgrid(x, y)
-        return np.column_stack([grid_x.ravel(), grid_y.ravel()]), (len(y), len(x))
+        sides = ((self.left, self.right), (self.bottom, self.top))
+        x, y = (np.arange(low, high + step, step) for low, high in sides)
+        return np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2), (len(y), len(x))
 
 
 @dataclass(frozen=True)
 class GroundField:
-    """Displacement of the ground, a cubic spline over a lattice.
+    """Displacement of the ground, a cubic spline over a lattice."""
 
-    bounds: where it is known; outside, the edge's value goes on.
-    splines: (2, ny, nx) spline coefficients, metres.
-    towards_sensor: (2,) unit vector.
-    mean_shift: metres along it that stand for height 0.
-    """
-
-    bounds: Bounds
-    splines: npt.NDArray[np.float64]
-    towards_sensor: npt.NDArray[np.float64]
-    mean_shift: float
+    bounds: Bounds  # where it is known; outside, the edge's value goes on
+    splines: npt.NDArray[np.float64]  # (2, ny, nx) coefficients, metres
+    towards_sensor: npt.NDArray[np.float64]  # (2,) unit vector
+    mean_shift: float  # metres along it that stand for height 0
 
     @classmethod
     def from_values(cls, bounds: Bounds, values: npt.NDArray[np.float64], towards_sensor: Points) -> GroundField:
@@ -96,8 +87,8 @@ class GroundField:
 
     def on_ground(self, shown: Points) -> Points:
         """Where the SAR image shows something -> its place on the ground; the inverse of `in_sar`."""
-        ground = shown - self.at(shown)
-        for _ in range(25):  # contracts by the gradient, some 0.1 to 0.4, each time
+        ground = shown
+        for _ in range(26):  # contracts by the gradient, some 0.1 to 0.4, each time
             ground = shown - self.at(ground)
         return ground
 
@@ -129,9 +120,9 @@ def terrain_field(scene: Bounds, bounds: Bounds, seed: int) -> GroundField:
 def tiepoint_field(scene: Bounds, bounds: Bounds, optical_map: Points, sar_map: Points) -> GroundField:
     """The field of given tie-points, centred over `scene`, and stretched where they do not reach as far.
 
-    optical_map, sar_map: (N, 2) map coordinates in metres. As smooth as it must be to have no gradient above 0.4:
-    tie-points are set by hand, some metres off.
-    Raises InputError for fewer than 4 tie-points, or if they lie on a line.
+    optical_map, sar_map: (N, 2) map coordinates in metres. Tie-points are set by hand, some metres off, so that the
+    field is as smooth as it must be to have no gradient above 0.4. Raises InputError for fewer than 4 tie-points, or if
+    they lie on a line.
     """
     shifts = sar_map - optical_map
     extent = np.ptp(optical_map, axis=0) if len(optical_map) else np.zeros(2)

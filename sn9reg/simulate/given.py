@@ -14,24 +14,15 @@ from sn9reg.raster.grid import Grid, Points
 COLUMNS = ("sar_row", "sar_col", "optical_row", "optical_col")
 
 
-def read_given(path: PathLike, geotransforms: PathLike | None, optical_pixel: float, sar_pixel: float
-               ) -> tuple[Points, Points]:
+def read_given(
+    path: PathLike, geotransforms: PathLike | None, optical_pixel: float, sar_pixel: float
+) -> tuple[Points, Points]:
     """(N, 2) optical and (N, 2) SAR map positions in metres of a tie-point CSV.
 
     geotransforms: JSON {stem of the CSV: {"optical": {"geotransform": [6]}, "sar": {"geotransform": [6]}}} in GDAL's
     order; without it both images are taken to have the same origin and the given pixel sizes.
     Raises InputError if a file is missing or not what it should be.
     """
-    rows = _read_rows(path)
-    if geotransforms is None:
-        optical, sar = (Affine(size, 0, 0, 0, -size, 0) for size in (optical_pixel, sar_pixel))
-    else:
-        optical, sar = read_geotransforms(geotransforms, Path(path).stem)
-    return Grid(optical, 1, 1).to_map(rows[:, [3, 2]]), Grid(sar, 1, 1).to_map(rows[:, [1, 0]])
-
-
-def _read_rows(path: PathLike) -> Points:
-    """(N, 4) in the order of `COLUMNS`."""
     try:
         with open(path, newline="", encoding="utf-8-sig") as source:
             rows = [[float(row[name]) for name in COLUMNS] for row in csv.DictReader(source)]
@@ -42,7 +33,11 @@ def _read_rows(path: PathLike) -> Points:
     values = np.array(rows, dtype=np.float64).reshape(-1, 4)
     if not np.isfinite(values).all():
         raise InputError(f"{path}: has a coordinate that is not a number")
-    return values
+    if geotransforms is None:
+        optical, sar = (Affine(size, 0, 0, 0, -size, 0) for size in (optical_pixel, sar_pixel))
+    else:
+        optical, sar = read_geotransforms(geotransforms, Path(path).stem)
+    return Grid(optical, 1, 1).to_map(values[:, [3, 2]]), Grid(sar, 1, 1).to_map(values[:, [1, 0]])
 
 
 def read_geotransforms(path: PathLike, stem: str) -> tuple[Affine, Affine]:

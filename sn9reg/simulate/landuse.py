@@ -14,27 +14,19 @@ from sn9reg.simulate.noise import waves
 from sn9reg.simulate.roads import Roads, densified, normals
 
 Random = np.random.Generator
-
-
 # What the ground is made of.
 Kind = IntEnum("Kind", "FIELD MEADOW SOIL WOOD YARD WATER HEDGE TRACK SHOULDER ROAD", start=0)
 
 
 @dataclass
 class Shapes:
-    """Outlines of one layer in painting order.
+    """Outlines of one layer in painting order."""
 
-    kind: a `Kind` on the ground; 0 for buildings and trees.
-    outlines: (k, 2) each, in map coordinates; a polygon where the width is 0, else a line.
-    width, height: in metres.
-    tone: three independent numbers in [0, 1) for each shape, to look like no other.
-    """
-
-    kind: list[int] = field(default_factory=list)
-    outlines: list[Points] = field(default_factory=list)
-    width: list[float] = field(default_factory=list)
-    height: list[float] = field(default_factory=list)
-    tone: list[list[float]] = field(default_factory=list)
+    kind: list[int] = field(default_factory=list)  # a `Kind` on the ground; 0 for buildings and trees
+    outlines: list[Points] = field(default_factory=list)  # (k, 2) each, in map coordinates; a line if it has a width
+    width: list[float] = field(default_factory=list)  # metres; 0 for a polygon
+    height: list[float] = field(default_factory=list)  # metres
+    tone: list[list[float]] = field(default_factory=list)  # three random numbers in [0, 1), to look like no other
 
     def add(self, random: Random, kind: int, outline: Points, width: float = 0.0, height: float = 0.0) -> None:
         self.kind.append(int(kind))
@@ -46,18 +38,12 @@ class Shapes:
 
 @dataclass(frozen=True)
 class World:
-    """A place that never was.
+    """A place that never was."""
 
-    ground: flat shapes.
-    buildings: convex footprints.
-    trees: one place each, as wide as the crown.
-    junctions: (N, 2) map coordinates.
-    """
-
-    ground: Shapes
-    buildings: Shapes
-    trees: Shapes
-    junctions: Points
+    ground: Shapes  # flat
+    buildings: Shapes  # convex footprints
+    trees: Shapes  # one place each, as wide as the crown
+    junctions: Points  # (N, 2) map coordinates
 
 
 class Taken:
@@ -101,9 +87,8 @@ def build_world(bounds: Bounds, roads: Roads, water: list[Points], seed: int) ->
         ground.add(random, Kind.WATER, outline)
         taken.polygon(outline)
     by_width = sorted(roads.roads, key=lambda road: road.width)
-    for road in by_width:  # all shoulders under all roads, so that none crosses a junction
-        if road.rank < 2:
-            ground.add(random, Kind.SHOULDER, road.line, road.width + 2.5)
+    for road in (road for road in by_width if road.rank < 2):  # under all roads, so that none crosses a junction
+        ground.add(random, Kind.SHOULDER, road.line, road.width + 2.5)
     for road in by_width:
         ground.add(random, Kind.ROAD if road.rank < 2 else Kind.TRACK, road.line, road.width)
         taken.line(road.line, road.width + 3)
@@ -162,9 +147,8 @@ def _buildings(roads: Roads, taken: Taken, random: Random) -> Shapes:
                     if random.random() > 0.12:
                         continue
                 length, depth, height = _house(random, near)
-                setback = road.width / 2 + random.uniform(2.5, 8) + depth / 2
                 side = sides[index]
-                middle = road.line[index] + side * setback
+                middle = road.line[index] + side * (road.width / 2 + random.uniform(2.5, 8) + depth / 2)
                 outline = _rectangle(middle, side, length, depth, random.normal(0, 0.05))
                 if taken.free(_rectangle(middle, side, length + 3, depth + 3)):
                     taken.polygon(outline)
@@ -191,18 +175,15 @@ def _rectangle(middle: Points, facing: Points, length: float, depth: float, turn
     """(4, 2) corners: two along one eave, two along the other; `facing` is a unit vector, depth runs along it."""
     cos, sin = np.cos(turn), np.sin(turn)
     forward = np.array([cos * facing[0] - sin * facing[1], sin * facing[0] + cos * facing[1]])
-    along = np.array([-forward[1], forward[0]])
-    u, v = along * (length / 2), forward * (depth / 2)
+    u, v = np.array([-forward[1], forward[0]]) * (length / 2), forward * (depth / 2)
     return np.stack([middle - u - v, middle + u - v, middle + u + v, middle - u + v])
 
 
-def _trees(
-    bounds: Bounds, parcels: Points, kind: npt.NDArray[np.int64], taken: Taken, random: Random
-) -> Shapes:
+def _trees(bounds: Bounds, parcels: Points, kind: npt.NDArray[np.int64], taken: Taken, random: Random) -> Shapes:
     """Closed crowns in woods, scattered ones elsewhere; none on a road, a roof or in water."""
     trees = Shapes()
     places, _ = bounds.lattice(6.0)
-    places = places + random.uniform(-2.6, 2.6, places.shape)
+    places += random.uniform(-2.6, 2.6, places.shape)
     parcel = kind[cKDTree(parcels).query(places)[1]]
     chance = np.select([parcel == Kind.WOOD, parcel == Kind.YARD, parcel == Kind.MEADOW], [0.96, 0.07, 0.012], 0.002)
     grown = (random.random(len(places)) < chance) & ~taken.at(places)
@@ -216,12 +197,10 @@ def make_water(bounds: Bounds, scene: Bounds, seed: int) -> list[Points]:
     """A river through the scene, beside its middle, and some ponds: polygons (k, 2)."""
     random = np.random.default_rng([seed, 2])
     bearing = random.uniform(0, np.pi)
-    flow = np.array([np.cos(bearing), np.sin(bearing)])
-    side = np.array([-flow[1], flow[0]])
+    flow, side = np.array([[np.cos(bearing), np.sin(bearing)], [-np.sin(bearing), np.cos(bearing)]])
     reach = float(np.linalg.norm(bounds.size)) / 2 + 100
     across = float(np.abs(side) @ scene.size) * random.choice([-1, 1]) * random.uniform(0.2, 0.35)
-    t = np.arange(-reach, reach, 10.0)
-    straight = scene.centre + side * across + t[:, None] * flow
+    straight = scene.centre + side * across + np.arange(-reach, reach, 10.0)[:, None] * flow
     swing = min(60.0, float(scene.size.min()) / 10)
     sway = swing * waves(seed + 30, 500, straight, 8) + 8 * waves(seed + 31, 170, straight, 8)
     middle = straight + side * sway[:, None]
@@ -235,5 +214,3 @@ def make_water(bounds: Bounds, scene: Bounds, seed: int) -> list[Points]:
         rim = shape * (1 + 0.18 * waves(seed + 33, 60, centre + shape, 8))[:, None]
         polygons.append(densified(centre + rim, 8.0))
     return polygons
-
-

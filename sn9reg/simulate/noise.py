@@ -27,9 +27,8 @@ def _mixed(value: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
 
 def pixel_noise(seed: int, window: Window) -> npt.NDArray[np.uint16]:
     """White noise of a window's shape, uniform over all of uint16."""
-    columns = np.arange(window.col, window.col + window.width)
-    rows = np.arange(window.row, window.row + window.height)
-    return (hashed(seed, columns, rows) >> np.uint32(16)).astype(np.uint16)
+    rows, columns = np.ogrid[window.slices()]
+    return (hashed(seed, columns[0], rows[:, 0]) >> np.uint32(16)).astype(np.uint16)
 
 
 def metres(grid: Grid, origin: Points, window: Window) -> tuple[Image, Image]:
@@ -42,9 +41,7 @@ def metres(grid: Grid, origin: Points, window: Window) -> tuple[Image, Image]:
 
 def texture(seed: int, cell: float, x: Image, y: Image) -> Image:
     """Smooth noise of about unit variance at places x, y (metres): hashed values every `cell` metres, cubic between.
-
-    For cells up to some ten pixels: the interpolation has steps of 1/32 cell.
-    """
+    For cells up to some ten pixels: the interpolation has steps of 1/32 cell."""
     u, v = x / np.float32(cell), y / np.float32(cell)
     left, top = int(np.floor(u.min())) - 2, int(np.floor(v.min())) - 2
     right, bottom = int(np.ceil(u.max())) + 3, int(np.ceil(v.max())) + 3

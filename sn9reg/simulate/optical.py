@@ -11,9 +11,8 @@ from sn9reg.simulate.landuse import Kind, World
 from sn9reg.simulate.noise import Image, metres, pixel_noise, texture
 from sn9reg.simulate.sketch import Sketch, closed, drawn, swept
 
-# Where shadows fall, in map axes, and how long they are for one metre of height.
-_SHADOW = np.array([-0.55, 0.835])
-_SHADOW_LENGTH = 0.75
+_SHADOW = np.array([-0.55, 0.835])  # where shadows fall, in map axes
+_SHADOW_LENGTH = 0.75  # of one metre of height
 _SHADE = 0.42
 _BLUR = 2  # pixels that the point spread reaches
 
@@ -40,7 +39,10 @@ class Optical:
         self.grid, self._seed = grid, seed
         self._origin = np.array([grid.transform.c, grid.transform.f])
         ground, buildings = world.ground, world.buildings
-        crowns, bright_crowns = _crowns(world, grid)
+        width = np.array(world.trees.width)
+        dots = [np.repeat(outline, 2, axis=0) for outline in world.trees.outlines]
+        lit = [dot - _SHADOW * (0.16 * w) for dot, w in zip(dots, width.tolist(), strict=True)]  # towards the sun
+        crowns, bright_crowns = Sketch.of(dots, grid, width), Sketch.of(lit, grid, width * 0.62)
         roofs = Sketch.of([closed(outline) for outline in buildings.outlines], grid)
         # Corners run along one eave, then along the other.
         beyond_ridge = [np.stack([(a + d) / 2, (b + c) / 2, c, d]) for a, b, c, d in buildings.outlines]
@@ -53,13 +55,8 @@ class Optical:
         self._colour, self._texture, self._furrows = _palette(world)
         xy, shape = node_positions(grid)
         slope = field.slope(grid.to_map(xy), _SHADOW) * TAN_INCIDENCE
-        # Relative light of the slopes.
         light = np.clip(slope * 0.8, -0.25, 0.25).reshape(1, *shape).astype(np.float32)
-        self._shading = from_nodes(grid, light, 32)
-
-    def labels(self, window: Window) -> npt.NDArray[np.int32]:
-        """(h, w) label of the ground alone: 0, or 1 + the index of a shape."""
-        return drawn(window, np.int32, self._layers[0])
+        self._shading = from_nodes(grid, light, 32)  # relative light of the slopes
 
     def render(self, window: Window) -> npt.NDArray[np.uint8]:
         """(3, h, w) of the image."""
@@ -79,29 +76,19 @@ class Optical:
         return np.ascontiguousarray(np.moveaxis(np.clip(image + 0.5, 1, 255).astype(np.uint8), -1, 0))
 
 
-def _crowns(world: World, grid: Grid) -> tuple[Sketch, Sketch]:
-    """Crowns, and the part of each that faces the sun."""
-    width = np.array(world.trees.width)
-    dots = [np.repeat(outline, 2, axis=0) for outline in world.trees.outlines]
-    lit = [dot - _SHADOW * (0.16 * w) for dot, w in zip(dots, width.tolist(), strict=True)]
-    return Sketch.of(dots, grid, width), Sketch.of(lit, grid, width * 0.62)
-
-
 def _shadows(world: World, grid: Grid) -> Sketch:
-    buildings, trees = world.buildings, world.trees
-    shapes = [swept(outline, _SHADOW * (_SHADOW_LENGTH * height))
-              for outline, height in zip(buildings.outlines, buildings.height, strict=True)]
-    shapes += [np.stack([outline[0], outline[0] + _SHADOW * (_SHADOW_LENGTH * height * 0.7)])
-               for outline, height in zip(trees.outlines, trees.height, strict=True)]
-    return Sketch.of(shapes, grid, [0.0] * len(buildings.outlines) + [crown * 0.9 for crown in trees.width])
+    houses, trees = (zip(shapes.outlines, shapes.height, strict=True) for shapes in (world.buildings, world.trees))
+    shapes = [swept(outline, _SHADOW * (_SHADOW_LENGTH * height)) for outline, height in houses]
+    widths = [0.0] * len(shapes) + [crown * 0.9 for crown in world.trees.width]
+    shapes += [np.stack([at[0], at[0] + _SHADOW * (_SHADOW_LENGTH * height * 0.7)]) for at, height in trees]
+    return Sketch.of(shapes, grid, widths)
 
 
 def _palette(world: World) -> tuple[Image, Image, Image]:
     """For each label: (n, 3) colour, (n, 3) strength of texture, (n, 3) furrows: wave number x, y and depth."""
     dark, bright, rough = (np.array([_LOOK[kind][k] for kind in Kind], float) for k in range(3))
-    tone, green, roof_tone = (
-        np.array(shapes.tone).reshape(-1, 3) for shapes in (world.ground, world.trees, world.buildings)
-    )
+    layers = (world.ground, world.trees, world.buildings)
+    tone, green, roof_tone = (np.array(shapes.tone).reshape(-1, 3) for shapes in layers)
     kind = np.array(world.ground.kind, int)
     ground = dark[kind] + tone[:, :1] * (bright - dark)[kind]
     crown = np.array([38, 58, 28]) + green[:, :1] * [26, 30, 14]

@@ -21,21 +21,21 @@ _CLEARANCE = 24.0  # metres to another road below which a road joins it
 
 @dataclass(frozen=True)
 class Road:
-    """line: (k, 2) map coordinates. width: in metres. rank: 0 main road, 1 street, 2 track."""
+    """One road."""
 
-    line: Points
-    width: float
-    rank: int
+    line: Points  # (k, 2) map coordinates
+    width: float  # metres
+    rank: int  # 0 main road, 1 street, 2 track
 
 
 @dataclass(frozen=True)
 class Roads:
-    """roads, (N, 2) junctions where they meet, villages: (M, 2) centres, radii: (M,)."""
+    """A network and its villages."""
 
     roads: list[Road]
-    junctions: Points
-    villages: Points
-    radii: npt.NDArray[np.float64]
+    junctions: Points  # (N, 2) where roads meet
+    villages: Points  # (M, 2) centres
+    radii: npt.NDArray[np.float64]  # (M,) of the villages
 
     def village_distance(self, places: Points) -> npt.NDArray[np.float64]:
         """(N,) distance from the nearest village's centre as a fraction of its radius."""
@@ -114,10 +114,9 @@ class _Network:
                 break
             if 12 < way <= _CLEARANCE + 6 and distance < way * 0.6:
                 return  # would run beside another road
-        if len(line) * _STEP < 30:
-            return
-        self.junctions.append(start)
-        self.add(densified(np.array(line), _STEP), rank)
+        if len(line) * _STEP >= 30:
+            self.junctions.append(start)
+            self.add(densified(np.array(line), _STEP), rank)
 
 
 def make_roads(bounds: Bounds, scene: Bounds, water: list[Points], seed: int) -> Roads:
@@ -132,7 +131,9 @@ def make_roads(bounds: Bounds, scene: Bounds, water: list[Points], seed: int) ->
     network.branch(main, (90, 200), (120, 450), 2)
     network.branch([road for road in network.roads if road.rank == 2], (120, 220), (100, 300), 2)
     inside = [road for road in network.roads if bounds.grow(20).holds(road.line).any()]
-    return Roads(inside, _apart(np.array(network.junctions), 9.0), villages, radii)
+    junctions = np.array(network.junctions)
+    close = [max(pair) for pair in cKDTree(junctions).query_pairs(9.0)]
+    return Roads(inside, np.delete(junctions, close, axis=0), villages, radii)
 
 
 def _villages(bounds: Bounds, scene: Bounds, seed: int) -> tuple[Points, npt.NDArray[np.float64]]:
@@ -165,8 +166,3 @@ def _main_roads(network: _Network, villages: Points, seed: int) -> None:
         sway = 0.05 * length * waves(seed + 40, 600, straight, 8) + 5 * waves(seed + 41, 180, straight, 8)
         network.add(straight + side * (np.sin(np.pi * t) * sway)[:, None], 0)
         network.junctions.extend([start, end])
-
-
-def _apart(places: Points, distance: float) -> Points:
-    """Those of the places that are at least `distance` from every earlier one."""
-    return np.delete(places, [max(pair) for pair in cKDTree(places).query_pairs(distance)], axis=0)

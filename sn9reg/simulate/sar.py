@@ -16,6 +16,7 @@ from sn9reg.simulate.noise import Image, metres, pixel_noise, texture
 from sn9reg.simulate.roads import densified
 from sn9reg.simulate.sketch import Sketch, closed, drawn, swept
 
+Values = npt.NDArray[np.float64]
 _NODE_STEP = 16
 _BLUR = 2
 _AMPLITUDE = 700.0  # digital number of intensity 1
@@ -37,14 +38,12 @@ _LOOK: dict[Kind, tuple[float, float, tuple[float, float, float]]] = {
 
 
 class Sar:
-    """Renders windows of the SAR image.
+    """Renders windows of the SAR image. looks: L of the gamma speckle; 0 for none. empty: fraction of the image that
+    lies beyond the swath's edge, where it is 0."""
 
-    looks: L of the gamma speckle; 0 for none.
-    empty: fraction of the image beyond the swath's edge, which is 0.
-    """
-
-    def __init__(self, world: World, grid: Grid, origin: Points, field: GroundField, seed: int, looks: float,
-                 empty: float = 0.0) -> None:
+    def __init__(
+        self, world: World, grid: Grid, origin: Points, field: GroundField, seed: int, looks: float, empty: float = 0.0
+    ) -> None:
         self.grid, self._seed, self._origin, self._field = grid, seed, origin, field
         ground = Sketch.of(world.ground.outlines, grid, world.ground.width, field.in_sar)
         self._ground = ground, 1 + np.arange(len(ground.outlines))
@@ -79,9 +78,8 @@ class Sar:
         """(h, w) amplitude of the image, 0 where it sees nothing."""
         gain = self._gain[pixel_noise(self._seed + 80, window)]
         amplitude = np.clip(np.sqrt(self.intensity(window)) * gain * np.float32(_AMPLITUDE), 1, 65535)
-        x = np.arange(window.col, window.col + window.width)
-        y = np.arange(window.row, window.row + window.height)
-        return np.where(self.covers(x, y[:, None]), amplitude, 0).astype(np.uint16)
+        y, x = np.ogrid[window.slices()]
+        return np.where(self.covers(x, y), amplitude, 0).astype(np.uint16)
 
     def covers(self, x: npt.NDArray[np.int64], y: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
         """Whether the image has data at pixels x, y."""
@@ -102,9 +100,7 @@ def _inverse(grid: Grid, field: GroundField) -> Callable[[Window], Block]:
     return lambda window: known.read(replace(window, col=window.col + margin, row=window.row + margin))
 
 
-def _solids(
-    world: World, grid: Grid, field: GroundField
-) -> tuple[Sketch, tuple[Sketch, npt.NDArray[np.float64]], Sketch, Sketch]:
+def _solids(world: World, grid: Grid, field: GroundField) -> tuple[Sketch, tuple[Sketch, Values], Sketch, Sketch]:
     """Shadows; roofs and crowns where they appear, with their intensities; walls; the feet of walls."""
     near, trees, buildings = field.towards_sensor, world.trees, world.buildings
     shadows: list[tuple[Points, float]] = []  # with widths

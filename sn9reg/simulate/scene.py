@@ -12,9 +12,9 @@ from affine import Affine
 from rasterio.crs import CRS
 from rasterio.windows import Window as RasterioWindow
 
-from sn9reg.errors import ConfigError, OutputError
+from sn9reg.errors import ConfigError
 from sn9reg.offsets import OffsetMap, from_nodes, node_positions, offsets_between
-from sn9reg.raster.files import PathLike, atomic_output, check_output, create_raster, geotiff_profile
+from sn9reg.raster.files import PathLike, atomic_output, check_output, create_raster, geotiff_profile, make_folder
 from sn9reg.raster.grid import Grid, Points, Window
 from sn9reg.simulate.field import Bounds, GroundField, terrain_field, tiepoint_field
 from sn9reg.simulate.given import COLUMNS, read_given
@@ -60,8 +60,9 @@ class Scene:
         return from_nodes(self.optical, nodes.T.reshape(2, *shape).astype(np.float32), 32, {"simulated": "ground"})
 
 
-def make_scene(width: int, height: int, seed: int = 0, field: PathLike | None = None,
-               field_geotransforms: PathLike | None = None) -> Scene:
+def make_scene(
+    width: int, height: int, seed: int = 0, field: PathLike | None = None, field_geotransforms: PathLike | None = None
+) -> Scene:
     """Lay out a scene whose optical image is width x height px.
 
     field: a tie-point CSV to take the displacement from; field_geotransforms: JSON with its images' geotransforms.
@@ -83,17 +84,10 @@ def make_scene(width: int, height: int, seed: int = 0, field: PathLike | None = 
 
 
 def simulate(
-    folder: PathLike,
-    width: int = 2000,
-    height: int | None = None,
-    seed: int = 0,
-    looks: float = 4.0,
-    field: PathLike | None = None,
-    field_geotransforms: PathLike | None = None,
-    empty: float = 0.01,
-    overwrite: bool = False,
-    progress: Callable[[float], None] | None = None,
-) -> SimulatedScene:
+    folder: PathLike, width: int = 2000, height: int | None = None, seed: int = 0, looks: float = 4.0,
+    field: PathLike | None = None, field_geotransforms: PathLike | None = None, empty: float = 0.01,
+    overwrite: bool = False, progress: Callable[[float], None] | None = None,
+) -> SimulatedScene:  # fmt: skip
     """Write a scene into `folder` (made if missing): optical and SAR image, tie-points, exact offsets.
 
     width, height: of the optical image in px; height defaults to width.
@@ -109,13 +103,9 @@ def simulate(
     if not 0 <= empty <= 0.9:
         raise ConfigError(f"an empty fraction of {empty}: must be 0 to 0.9")
     _check(width, height, seed)
-    target = Path(folder)
-    try:
-        target.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{folder}: cannot be made ({error.strerror})") from error
+    make_folder(folder)
     names = ("02_optical_train_01.tif", "02_sar_train_01.tif", "02_tiepoints_train_01.csv", "02_offsets_train_01.tif")
-    files = SimulatedScene(*(target / name for name in names))
+    files = SimulatedScene(*(Path(folder) / name for name in names))
     for path in astuple(files):
         check_output(path, overwrite, (field, field_geotransforms))
     scene = make_scene(width, height, seed, field, field_geotransforms)
@@ -151,8 +141,8 @@ def tiepoints(scene: Scene, sar: Sar) -> npt.NDArray[np.int64]:
         if len(found) < 10 and shapes.outlines:
             corners = np.stack([outline[0] for outline in shapes.outlines])
             found = np.concatenate([found, _seen(scene, sar, corners, random)[:20]])
-    chosen = found[:_MOST_TIEPOINTS]
-    return chosen[np.argsort(chosen[:, 2], kind="stable")]
+    found = found[:_MOST_TIEPOINTS]
+    return found[np.argsort(found[:, 2], kind="stable")]
 
 
 def _seen(scene: Scene, sar: Sar, places: Points, random: np.random.Generator) -> npt.NDArray[np.int64]:
@@ -161,10 +151,9 @@ def _seen(scene: Scene, sar: Sar, places: Points, random: np.random.Generator) -
     errors = random.normal(0, _CLICK_SIGMA * OPTICAL_PIXEL / np.sqrt(2), (2, *places.shape))
     optical_xy = np.rint(scene.optical.to_pixel(places + errors[0])).astype(int)
     sar_xy = np.rint(scene.sar.to_pixel(scene.field.in_sar(places) + errors[1])).astype(int)
-    inside = np.ones(len(places), bool)
+    inside = sar.covers(*sar_xy.T)
     for xy, grid in ((optical_xy, scene.optical), (sar_xy, scene.sar)):
         inside &= ((xy >= 8) & (xy < np.array([grid.width, grid.height]) - 8)).all(axis=1)
-    inside &= sar.covers(*sar_xy.T)
     return np.column_stack([sar_xy[inside, ::-1], optical_xy[inside, ::-1]])
 
 
@@ -174,10 +163,9 @@ def _grid(pixel: float, left: float, top: float, width: int, height: int) -> Gri
 
 def _sar_grid(extent: Bounds, seed: int) -> Grid:
     """An extent that differs from the optical one on each side, and as a rule holds what the optical image shows."""
-    random = np.random.default_rng([seed, 6])
     reach = min(45.0, 0.06 * float(extent.size.min()))
+    left, top, right, bottom = (np.random.default_rng([seed, 6]).uniform(-1, 1, 4) * reach).tolist()
     outer = extent.grow(25.0)
-    left, top, right, bottom = (random.uniform(-1, 1, 4) * reach).tolist()
     west, north = outer.left + left, outer.top + top
     width = round((outer.right + right - west) / SAR_PIXEL)
     height = round((north - outer.bottom - bottom) / SAR_PIXEL)
@@ -187,7 +175,7 @@ def _sar_grid(extent: Bounds, seed: int) -> Grid:
 def _write(
     path: Path, profile: dict[str, Any], grid: Grid, render: Callable[[Window], npt.NDArray[np.generic]],
     overwrite: bool, report: Callable[[float], None],
-) -> None:
+) -> None:  # fmt: skip
     """Render by rows of blocks into a GeoTIFF."""
     with atomic_output(path, overwrite) as temporary, create_raster(temporary, profile) as target:
         for block in grid.blocks(_BLOCK):

