@@ -63,12 +63,13 @@ def offset_map(optical, move):
     return from_nodes(optical, offsets_between(optical, here, move(here)).T.reshape(2, *shape).astype(np.float32), 32)
 
 
-def write_points(folder, points, optical=(0, 2, 0, 0, 0, -2), sar=(0, 2, 0, 0, 0, -2), crs="EPSG:32637"):
+def write_points(folder, points, optical=(0, 2, 0, 0, 0, -2), sar=(0, 2, 0, 0, 0, -2), crs="EPSG:32637", also=()):
     """Tie-points (sar row, sar col, optical row, optical col) and the images' geotransforms, without imagery."""
     folder.mkdir(parents=True, exist_ok=True)
-    stem = "02_tiepoints_train_01"
-    (folder / f"{stem}.csv").write_text("\n".join([HEADER, *(",".join(map(str, point)) for point in points)]))
-    facts = {stem: {"crs": crs, "optical": {"geotransform": optical}, "sar": {"geotransform": sar}}}
+    stems = ("02_tiepoints_train_01", *also)
+    for stem in stems:
+        (folder / f"{stem}.csv").write_text("\n".join([HEADER, *(",".join(map(str, point)) for point in points)]))
+    facts = dict.fromkeys(stems, {"crs": crs, "optical": {"geotransform": optical}, "sar": {"geotransform": sar}})
     (folder / "geotransforms.json").write_text(json.dumps(facts))
     return folder
 
@@ -86,9 +87,10 @@ def test_scenes_have_their_grids_tie_points_and_names(aoi, folder, tmp_path):
 
 
 def test_tie_points_do_without_imagery(tmp_path):
-    write_points(tmp_path, [(1, 2, 3, 4), (5, 6, 70, 80)], optical=(100, 0.5, 0, 200, 0, -0.5))
-    (one,) = read_aois(tmp_path)
-    assert (one.name, one.scene) == ("02_train_01", None)
+    second = ["03_tiepoints_train_02"]
+    write_points(tmp_path, [(1, 2, 3, 4), (5, 6, 70, 80)], optical=(100, 0.5, 0, 200, 0, -0.5), also=second)
+    one, other = read_aois(tmp_path)
+    assert [one.name, other.name, one.scene] == ["02_train_01", "03_train_02", None]
     assert one.optical.transform == Affine(0.5, 0, 100, 0, -0.5, 200)
     assert one.optical.crs == one.sar.crs == UTM
     one.points.check_inside(one.optical, one.sar)
