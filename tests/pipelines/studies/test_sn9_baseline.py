@@ -69,7 +69,7 @@ def write_points(folder, points, optical=(0, 2, 0, 0, 0, -2), sar=(0, 2, 0, 0, 0
     stems = ("02_tiepoints_train_01", *also)
     for stem in stems:
         (folder / f"{stem}.csv").write_text("\n".join([HEADER, *(",".join(map(str, point)) for point in points)]))
-    facts = dict.fromkeys(stems, {"crs": crs, "optical": {"geotransform": optical}, "sar": {"geotransform": sar}})
+    facts = {key: {"crs": crs, "optical": {"geotransform": optical}, "sar": {"geotransform": sar}} for key in stems}
     (folder / "geotransforms.json").write_text(json.dumps(facts))
     return folder
 
