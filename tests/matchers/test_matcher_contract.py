@@ -5,6 +5,7 @@ are shown is the same image twice, the second as if in decibels.
 """
 
 import sys
+from functools import cache
 
 import numpy as np
 import pytest
@@ -41,10 +42,10 @@ def off(matches, shift):
 FEW = [name for name in NAMES if name not in NETWORKS or name == "mcgf"]
 # Side lengths of the contract's pairs, and options that make a matcher quick on them; any other matcher runs a network.
 SCENES = {
-    "structure": ((160, 176), {}),
-    "keypoints": ((180, 200), {"max_points": 2}),
-    "descriptors": ((160, 176), {"max_points": 60, "turn": 10.0, "zoom": 1.0}),
-    "dual-encoder": ((128, 144), {"window": 9}),
+    "structure": ((160, 176), {"template": 48, "max_templates": 20}),
+    "keypoints": ((210, 230), {"max_points": 3}),
+    "descriptors": ((112, 128), {"max_points": 60, "turn": 10.0, "zoom": 1.0}),
+    "dual-encoder": ((112, 128), {"window": 9}),
 }
 # The networks' features repeat with the pixels that they pool (at most 4 here); untrained, they find such shifts only.
 SHIFT = (8, -4)
@@ -56,10 +57,12 @@ def small_pair(folder, name, **options):
     return pair_of(folder, shape, SHIFT, same=name not in SCENES, **options)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def made(random_weights):
-    """Name -> the matcher; with weights, if it wants some, and a template that fits into what it is shown."""
+    """Name -> the matcher; with weights, if it wants some, and a template that fits into what it is shown. Each is made
+    once: what it was shown must not matter to it."""
 
+    @cache
     def make(name, **options):
         if name in SCENES:
             return make_matcher(name, **SCENES[name][1] | options)
@@ -201,7 +204,7 @@ class NotOne:
 def test_structure_finds_a_shift_through_reversed_contrast_and_speckle(tmp_path):
     shift = (-14, 3)
     with pair_of(tmp_path, (230, 250), shift) as pair:
-        matches = StructureMatcher(max_offset=18.0).match(pair)
+        matches = StructureMatcher(max_offset=18.0, max_templates=25).match(pair)
     assert len(matches) > 0.8 * matches.tried
     assert off(matches, shift) < 0.5
     assert (np.linalg.norm(displacement(matches) - shift, axis=1) < 1.0).mean() > 0.8
@@ -213,7 +216,7 @@ def test_structure_finds_a_shift_through_reversed_contrast_and_speckle(tmp_path)
 def test_a_match_says_how_far_a_wider_vote_would_move_it(tmp_path, step, shape, monkeypatch):
     monkeypatch.setattr(StructureMatcher, "_finest", lambda *_: step)
     with pair_of(tmp_path, shape, (9, -6), seed=3) as pair:
-        matcher = StructureMatcher(max_offset=8.0, max_templates=25)
+        matcher = StructureMatcher(max_offset=8.0, max_templates=16)
         matches = matcher.match(pair)
         for name in ("_NEAREST_VOTERS", "_VOTERS_OF_SMALL"):
             monkeypatch.setattr(descent, name, descent._WIDER * getattr(descent, name))
@@ -230,7 +233,7 @@ def test_a_match_says_how_far_a_wider_vote_would_move_it(tmp_path, step, shape, 
 def test_structure_finds_a_large_shift_from_coarse_to_fine(tmp_path):
     shift = (75, -50)
     with pair_of(tmp_path, (400, 440), shift, seed=3) as pair:
-        matcher = StructureMatcher(max_offset=45.0)
+        matcher = StructureMatcher(max_offset=45.0, max_templates=30)
         levels, matches = matcher.levels(pair), matcher.match(pair)
     assert [(level.factor, level.template) for level in levels] == [(4, 48), (2, 48), (1, 96)]
     assert matches.step == 1
@@ -239,11 +242,11 @@ def test_structure_finds_a_large_shift_from_coarse_to_fine(tmp_path):
 
 
 def test_coarse_levels_follow_a_steep_hill_of_the_field(tmp_path):
-    top, (height, width) = np.array([280, 190]), (400, 520)
+    top, (height, width) = np.array([330, 235]), (520, 600)
     y, x = np.mgrid[:height, :width].astype(np.float64)
 
     def shift(x, y):
-        return 8 + 32 * np.exp(-((x - top[0]) ** 2 + (y - top[1]) ** 2) / (2 * 70**2))
+        return 10 + 46 * np.exp(-((x - top[0]) ** 2 + (y - top[1]) ** 2) / (2 * 100**2))
 
     ground = fields(width + 200, 5)
     # What optical shows at x lies at x + shift(x) in the SAR image: which x is that, for every SAR pixel?
@@ -256,10 +259,10 @@ def test_coarse_levels_follow_a_steep_hill_of_the_field(tmp_path):
     for name, values in (("optical", 200 * optical + 20), ("sar", sar)):
         write_raster(tmp_path / f"{name}.tif", values[None].astype(np.float32), TEXTURE_TRANSFORM, UTM)
     with open_pair(tmp_path / "optical.tif", tmp_path / "sar.tif") as pair:
-        matches = StructureMatcher(max_offset=30.0).match(pair)
-    on_the_hill = np.hypot(*(matches.optical_xy - top).T) < 105
+        matches = StructureMatcher(max_offset=45.0).match(pair)
+    on_the_hill = np.hypot(*(matches.optical_xy - top).T) < 150
     error = np.hypot(*(displacement(matches) - np.column_stack([shift(*matches.optical_xy.T), 0 * matches.score])).T)
-    assert on_the_hill.sum() > 10
+    assert on_the_hill.sum() > 8
     assert (error[on_the_hill] < 4).mean() > 0.7
 
 
@@ -268,7 +271,7 @@ def test_where_the_descent_ends_whole_templates_are_laid(tmp_path, monkeypatch):
     monkeypatch.setattr(descent, "_ENOUGH_PLACES", 1)
     shift = (48, -34)
     with pair_of(tmp_path, (400, 440), shift, seed=3) as pair:
-        matcher = StructureMatcher(max_offset=30.0)
+        matcher = StructureMatcher(max_offset=30.0, spacing=32, max_templates=25)
         coarsest, matches = matcher.levels(pair)[0], matcher.match(pair)
     assert matches.step == coarsest.factor > 1
     assert matches.footprint == 96 * coarsest.factor == 2 * coarsest.template * coarsest.factor
@@ -285,9 +288,11 @@ def test_a_shift_beyond_max_offset_is_not_found(tmp_path):
 
 
 def test_max_templates_and_spacing_thin_the_lattice_and_work_megapixels_the_pixels(tmp_path):
-    options = ({"spacing": 24}, {"spacing": 90}, {"spacing": 24, "max_templates": 9}, {"work_megapixels": 0.03})
+    options = ({"spacing": 24}, {"spacing": 120}, {"spacing": 24, "max_templates": 9}, {"work_megapixels": 0.03})
     with pair_of(tmp_path, (230, 250)) as pair:
-        dense, wide, few, coarse = (StructureMatcher(max_offset=5.0, **given).match(pair) for given in options)
+        dense, wide, few, coarse = (
+            StructureMatcher(max_offset=5.0, template=48, **given).match(pair) for given in options
+        )
     assert dense.tried >= 36
     assert 1 <= wide.tried <= 4
     assert 4 <= few.tried <= 19
