@@ -124,14 +124,6 @@ def test_sar_goes_through_its_own_branch(shared, tmp_path):
 
 
 @some_networks
-def test_features_have_the_size_of_the_patch(name, features):
-    for shape in ((37, 53), (1, 1), (1, 30)):
-        found = features(name, patch_of(texture(shape)))
-        assert found.shape[1:] == shape
-        assert torch.isfinite(found).all()
-
-
-@some_networks
 @pytest.mark.parametrize("modality", MODALITIES)
 def test_what_is_constant_or_not_valid_has_no_features_and_no_say(name, modality, features):
     for level in (0.0, 77.7):
