@@ -44,7 +44,7 @@ FEW = [name for name in NAMES if name not in NETWORKS or name == "mcgf"]
 SCENES = {
     "structure": ((160, 176), {"template": 48, "max_templates": 20}),
     "keypoints": ((210, 230), {"max_points": 3}),
-    "descriptors": ((112, 128), {"max_points": 60, "turn": 10.0, "zoom": 1.0}),
+    "descriptors": ((160, 176), {"max_points": 60, "turn": 10.0, "zoom": 1.0}),
     "dual-encoder": ((112, 128), {"window": 9}),
 }
 # The networks' features repeat with the pixels that they pool (at most 4 here); untrained, they find such shifts only.
@@ -242,11 +242,11 @@ def test_structure_finds_a_large_shift_from_coarse_to_fine(tmp_path):
 
 
 def test_coarse_levels_follow_a_steep_hill_of_the_field(tmp_path):
-    top, (height, width) = np.array([330, 235]), (520, 600)
+    top, (height, width) = np.array([310, 240]), (480, 560)
     y, x = np.mgrid[:height, :width].astype(np.float64)
 
     def shift(x, y):
-        return 10 + 46 * np.exp(-((x - top[0]) ** 2 + (y - top[1]) ** 2) / (2 * 100**2))
+        return 15 + 60 * np.exp(-((x - top[0]) ** 2 + (y - top[1]) ** 2) / (2 * 130**2))
 
     ground = fields(width + 200, 5)
     # What optical shows at x lies at x + shift(x) in the SAR image: which x is that, for every SAR pixel?
@@ -259,10 +259,10 @@ def test_coarse_levels_follow_a_steep_hill_of_the_field(tmp_path):
     for name, values in (("optical", 200 * optical + 20), ("sar", sar)):
         write_raster(tmp_path / f"{name}.tif", values[None].astype(np.float32), TEXTURE_TRANSFORM, UTM)
     with open_pair(tmp_path / "optical.tif", tmp_path / "sar.tif") as pair:
-        matches = StructureMatcher(max_offset=45.0).match(pair)
-    on_the_hill = np.hypot(*(matches.optical_xy - top).T) < 150
+        matches = StructureMatcher(max_offset=60.0, template=64, max_templates=100).match(pair)
+    on_the_hill = np.hypot(*(matches.optical_xy - top).T) < 180
     error = np.hypot(*(displacement(matches) - np.column_stack([shift(*matches.optical_xy.T), 0 * matches.score])).T)
-    assert on_the_hill.sum() > 8
+    assert on_the_hill.sum() > 15
     assert (error[on_the_hill] < 4).mean() > 0.7
 
 
