@@ -43,7 +43,7 @@ FEW = [name for name in NAMES if name not in NETWORKS or name == "mcgf"]
 # Side lengths of the contract's pairs, and options that make a matcher quick on them; any other matcher runs a network.
 SCENES = {
     "structure": ((160, 176), {"template": 48, "max_templates": 20}),
-    "keypoints": ((210, 230), {"max_points": 3}),
+    "keypoints": ((210, 230), {"max_points": 1}),
     "descriptors": ((160, 176), {"max_points": 60, "turn": 10.0, "zoom": 1.0}),
     "dual-encoder": ((112, 128), {"window": 9}),
 }
@@ -216,7 +216,7 @@ def test_structure_finds_a_shift_through_reversed_contrast_and_speckle(tmp_path)
 def test_a_match_says_how_far_a_wider_vote_would_move_it(tmp_path, step, shape, monkeypatch):
     monkeypatch.setattr(StructureMatcher, "_finest", lambda *_: step)
     with pair_of(tmp_path, shape, (9, -6), seed=3) as pair:
-        matcher = StructureMatcher(max_offset=8.0, max_templates=16)
+        matcher = StructureMatcher(max_offset=8.0, template=64, max_templates=16)
         matches = matcher.match(pair)
         for name in ("_NEAREST_VOTERS", "_VOTERS_OF_SMALL"):
             monkeypatch.setattr(descent, name, descent._WIDER * getattr(descent, name))
@@ -259,10 +259,10 @@ def test_coarse_levels_follow_a_steep_hill_of_the_field(tmp_path):
     for name, values in (("optical", 200 * optical + 20), ("sar", sar)):
         write_raster(tmp_path / f"{name}.tif", values[None].astype(np.float32), TEXTURE_TRANSFORM, UTM)
     with open_pair(tmp_path / "optical.tif", tmp_path / "sar.tif") as pair:
-        matches = StructureMatcher(max_offset=60.0, template=64, max_templates=100).match(pair)
+        matches = StructureMatcher(max_offset=60.0).match(pair)
     on_the_hill = np.hypot(*(matches.optical_xy - top).T) < 180
     error = np.hypot(*(displacement(matches) - np.column_stack([shift(*matches.optical_xy.T), 0 * matches.score])).T)
-    assert on_the_hill.sum() > 15
+    assert on_the_hill.sum() > 35  # fewer, where the coarse levels' templates are as large as the last one's
     assert (error[on_the_hill] < 4).mean() > 0.7
 
 
@@ -280,7 +280,7 @@ def test_where_the_descent_ends_whole_templates_are_laid(tmp_path, monkeypatch):
 
 def test_a_shift_beyond_max_offset_is_not_found(tmp_path):
     with pair_of(tmp_path, (230, 250), shift=(60, 0)) as pair:
-        matches = StructureMatcher(max_offset=10.0, spacing=48).match(pair)
+        matches = StructureMatcher(max_offset=10.0, template=64, spacing=48).match(pair)
     # 20 px, and what the last level looks around that.
     assert np.abs(displacement(matches)).max(initial=0) < 20 + 2 + 12
     assert matches.tried > 0
