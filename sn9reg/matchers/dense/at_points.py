@@ -1,10 +1,12 @@
-"""Templates around given places, each compared without a vote of its neighbours, for where a warp is known."""
+"""Correspondences of surfaces, and of templates around given places, where a warp is known and no neighbour votes."""
+
+from typing import Any
 
 import numpy as np
 
 from sn9reg.fit.correspondences import Correspondences
-from sn9reg.matchers.dense.correlation import find_peaks
-from sn9reg.matchers.dense.search import FeatureExtractor, Level, search
+from sn9reg.matchers.dense.correlation import Peaks, find_peaks
+from sn9reg.matchers.dense.search import FeatureExtractor, Level, Surfaces, search
 from sn9reg.matchers.dense.votes import centred
 from sn9reg.raster.grid import Points, to_common
 from sn9reg.raster.scene import ScenePair
@@ -22,20 +24,39 @@ def compare_at(pair: ScenePair, level: Level, nodes: Points, extract: FeatureExt
     surfaces = search(pair, level, nodes, none, extract)
     peaks = find_peaks(centred(surfaces, none))
     moved = peaks.xy.double().numpy() - level.radius
+    return correspondences(pair, surfaces, nodes, peaks, moved, none, moved)
+
+
+def correspondences(
+    pair: ScenePair,
+    surfaces: Surfaces,
+    nodes: Points,
+    peaks: Peaks,
+    moved: Points,
+    predicted: Points,
+    solo: Points,
+    **more: Any,
+) -> Correspondences:
+    """The matches at N peaks off the rim of the search, whose way back ends near their start.
+
+    All but `peaks` are in pixels of the level. nodes: centres of the templates. moved: how far the peaks lie from the
+    middle of their surfaces. predicted: shifts of these middles. solo: shifts that a template chooses without a vote.
+    """
+    level, f = surfaces.level, surfaces.level.factor
     kept = surfaces.usable & (surfaces.returned < _RETURN) & (np.abs(moved).max(axis=1) < level.radius - 0.5)
-    here = to_common(nodes, level.factor)
-    there = here + moved * level.factor
+    here = to_common(nodes, f)
     return Correspondences(
         grid=pair.grid,
         optical_xy=here,
-        sar_xy=there,
+        sar_xy=here + (predicted + moved) * f,
         score=peaks.score.double().numpy(),
-        sigma=peaks.sigma.double().numpy() * level.factor,
+        sigma=peaks.sigma.double().numpy() * f,
         distance=1 - peaks.value.double().numpy(),
         rival_distance=1 - peaks.rival.double().numpy(),
-        solo_xy=there,
-        search_radius=float(level.radius * level.factor),
-        step=float(level.factor),
-        footprint=float(level.template * level.factor),
+        solo_xy=here + solo * f,
+        search_radius=float(level.radius * f),
+        step=float(f),
+        footprint=float(level.template * f),
         tried=int(surfaces.usable.sum()),
+        **more,
     ).keep(kept)

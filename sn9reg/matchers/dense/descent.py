@@ -19,6 +19,7 @@ from torch import Tensor
 from sn9reg import progress
 from sn9reg.fit.correspondences import Correspondences
 from sn9reg.fit.neighbours import witnesses_agree
+from sn9reg.matchers.dense.at_points import correspondences
 from sn9reg.matchers.dense.correlation import Peaks, Similarity, find_peaks, masked_similarity
 from sn9reg.matchers.dense.lattice import Lattice, smooth_field
 from sn9reg.matchers.dense.search import FeatureExtractor, Level, Surfaces, search
@@ -32,7 +33,6 @@ log = logging.getLogger(__name__)
 
 _COARSE_RADIUS = 40  # a coarsest level is one where the largest shift is at most this many pixels ...
 _COARSE_SIDE = 96  # ... unless the scene would shrink below this
-_RETURN = 3.0  # pixels; a match whose way back ends farther from its start is dropped
 _VOTERS, _NEAREST_VOTERS = 0.8, 0.6  # width of the vote, in nodes, for the prediction and for the matches
 _WIDER = 10 / 3  # a vote this many times as wide shows how stable a match is
 _SMALL = 384  # pixels; the first template covers half of a scene whose shorter side is at most this long
@@ -45,9 +45,6 @@ _ENOUGH_PLACES = 100  # ... if this many places were tried at least
 _FINE_RADIUS = 12  # pixels that every finer level searches around its prediction
 
 
-Predict = Callable[[Points], Points]  # places -> shifts from optical to SAR, both (N, 2) in common pixels
-
-
 @dataclass(frozen=True)
 class _Searched:
     """The result of one level's search."""
@@ -58,8 +55,8 @@ class _Searched:
     unvoted: Tensor  # (N, D, D) surfaces relative to these shifts, before any vote
     small: bool  # whether the scene has room for few templates only
 
-    def prediction(self) -> Predict:
-        """What predicts the next level's shifts: the smoothed peaks after a wide vote."""
+    def prediction(self) -> Callable[[Points], Points]:
+        """The smoothed peaks after a wide vote: a function from places to shifts, both (N, 2) in common pixels."""
         level, shape = self.surfaces.level, (self.lattice.ny, self.lattice.nx)
         votes = self._voted(_VOTERS)
         weight = np.where(self.surfaces.usable, votes.score.numpy() + 1e-3, 0.0).reshape(shape)
@@ -68,38 +65,26 @@ class _Searched:
         return lambda common_xy: self.lattice.interpolate(field, to_level(common_xy, level.factor))
 
     def _voted(self, width: float) -> Peaks:
-        """Peaks after a vote of a width in nodes: in a small scene, in steps of at least half a template, whatever the
-        lattice's are."""
+        """Peaks after a vote of a width in nodes; in a small scene, in steps of half a template if those are longer."""
         if self.small:
             width = width * max(1.0, self.surfaces.level.template / 2 / self.lattice.spacing)
         return find_peaks(aggregate(self.unvoted, self.surfaces.usable, self.lattice, width))
 
     def matches(self, pair: ScenePair) -> Correspondences:
         """Peaks after a vote of the nearest neighbours, of templates whose way back ends near their start."""
-        surfaces, level, f = self.surfaces, self.surfaces.level, self.surfaces.level.factor
-        here, solo = to_common(self.lattice.nodes, f), find_peaks(self.unvoted)
+        level, solo = self.surfaces.level, find_peaks(self.unvoted)
         voters = _VOTERS_OF_SMALL if self.small else _NEAREST_VOTERS
         peaks, wider = self._voted(voters), self._voted(_WIDER * voters)
-        moved = peaks.xy.numpy() - level.radius
-        kept = surfaces.usable & (surfaces.returned < _RETURN) & (np.abs(moved).max(axis=1) < level.radius - 0.5)
-        shift = torch.linalg.vector_norm(wider.xy - peaks.xy, dim=1)
-        numbers = (peaks.score, peaks.sigma, peaks.value, peaks.rival, shift)
-        score, sigma, value, rival, vote_shift = (x.double().numpy() for x in numbers)
-        return Correspondences(
-            grid=pair.grid,
-            optical_xy=here,
-            sar_xy=here + (self.predicted + moved) * f,
-            score=score,
-            sigma=sigma * f,
-            distance=1 - value,
-            rival_distance=1 - rival,
-            solo_xy=here + (self.predicted + solo.xy.numpy() - level.radius) * f,
-            search_radius=float(level.radius * f),
-            step=float(f),
-            footprint=float(level.template * f),
-            tried=int(surfaces.usable.sum()),
-            vote_shift=vote_shift * f,
-        ).keep(kept)
+        return correspondences(
+            pair,
+            self.surfaces,
+            self.lattice.nodes,
+            peaks,
+            peaks.xy.numpy() - level.radius,
+            self.predicted,
+            self.predicted + solo.xy.numpy() - level.radius,
+            vote_shift=torch.linalg.vector_norm(wider.xy - peaks.xy, dim=1).double().numpy() * level.factor,
+        )
 
 
 @options
@@ -117,9 +102,7 @@ class TemplateOptions:
 
 class TemplateMatcher:
     """Base of the dense matchers. A subclass gives `name` and `extractor`, and `Options` where it has more of them.
-
-    Raises ConfigError for options that make no sense.
-    """
+    Raises ConfigError for options that make no sense."""
 
     name: str
     Options: ClassVar[type[Any]] = TemplateOptions
@@ -160,14 +143,13 @@ class TemplateMatcher:
         factors = [factor]
         while shift / factors[-1] > _COARSE_RADIUS and side / factors[-1] / 2 >= _COARSE_SIDE:
             factors.append(factors[-1] * 2)
-        descent: list[Level] = []
-        for f in factors[:0:-1]:
-            radius = _FINE_RADIUS if descent else math.ceil(shift / f) + 2
+        levels: list[Level] = []
+        for f in reversed(factors):
+            radius = _FINE_RADIUS if levels else math.ceil(shift / f) + 2
             # Coarse pixels are large on the ground. Half a template follows a field that a whole one would blur.
-            template = min(self.template // 2, side // f // 2 // 2 * 2)
-            descent.append(self._level(pair, f * cell, template, radius))
-        radius = _FINE_RADIUS if descent else math.ceil(shift / factor) + 2
-        return [*descent, self._level(pair, factor * cell, self.template, radius)]
+            template = self.template if f == factor else min(self.template // 2, side // f // 2 // 2 * 2)
+            levels.append(self._level(pair, f * cell, template, radius))
+        return levels
 
     def _finest(self, pair: ScenePair) -> int:
         """Side of the finest level's pixels, in common pixels; where features belong to cells, of the cells' pixels."""
@@ -196,7 +178,7 @@ class TemplateMatcher:
         return self._descend(pair, self.extractor(pair.overview(pair.sar)[0]))
 
     def _descend(self, pair: ScenePair, extract: FeatureExtractor) -> Correspondences:
-        prediction: Predict = np.zeros_like
+        prediction: Callable[[Points], Points] = np.zeros_like  # places -> shifts from optical to SAR, common pixels
         found: list[tuple[float, Correspondences]] = []
         *descent, last = self.levels(pair)
         steps = len(descent) + 2  # the last level has twice the templates
@@ -214,7 +196,7 @@ class TemplateMatcher:
         return reduce(lambda best, finer: finer if finer[0] >= min(best[0], _SUPPORTED) else best, found)[1]
 
     def _search(
-        self, pair: ScenePair, level: Level, limit: int, prediction: Predict, extract: FeatureExtractor
+        self, pair: ScenePair, level: Level, limit: int, predict: Callable[[Points], Points], extract: FeatureExtractor
     ) -> _Searched:
         window, f = pair.overlap, level.factor
         inside = Window(window.col // f, window.row // f, max(1, window.width // f), max(1, window.height // f))
@@ -222,7 +204,7 @@ class TemplateMatcher:
         if self.options.spacing is None and self._small(pair):
             spacing = min(spacing, max(_CLOSEST / self.cell, (min(inside.shape) - level.template) / _DENSE))
         lattice = Lattice.over(inside, level.template, spacing, limit)
-        predicted = prediction(to_common(lattice.nodes, f)) / f
+        predicted = predict(to_common(lattice.nodes, f)) / f
         surfaces = search(pair, level, lattice.nodes, predicted, extract, similarity=self.similarity)
         return _Searched(lattice, surfaces, predicted, centred(surfaces, predicted), self._small(pair))
 

@@ -21,6 +21,7 @@ from sn9reg.raster.scene import Patch, ScenePair, SceneView
 
 # (patch, modality) -> features (C, h, w), zero where there is nothing to compare
 FeatureExtractor = Callable[[Patch, Modality], Tensor]
+Corners = npt.NDArray[np.int64]  # (N, 2) x, y of the upper left pixels of boxes
 
 TILE = 320  # about the side of a tile, pixels; larger tiles share more work, smaller ones stay in the cache
 _BATCH = 8  # templates correlated at once: their spectra are the largest thing held
@@ -115,11 +116,7 @@ def _content(features: Tensor, mask: Tensor) -> Tensor:
 
 
 def _way_back(
-    surface: Tensor,
-    region: tuple[Tensor, Tensor],
-    around: tuple[Tensor, Tensor],
-    level: Level,
-    similarity: Similarity,
+    surface: Tensor, region: tuple[Tensor, Tensor], around: tuple[Tensor, Tensor], level: Level, similarity: Similarity
 ) -> npt.NDArray[np.float64]:
     """(n,) distance between a template's place and the place where the template cut at its best match is found.
 
@@ -142,7 +139,7 @@ def _boxes(corner: Tensor | npt.NDArray[Any], side: int) -> list[tuple[slice, sl
     return [(slice(int(y), int(y) + side), slice(int(x), int(x) + side)) for x, y in corner]
 
 
-def _groups(corner: npt.NDArray[np.int64], level: Level, tile: int) -> Iterator[npt.NDArray[np.intp]]:
+def _groups(corner: Corners, level: Level, tile: int) -> Iterator[npt.NDArray[np.intp]]:
     """Indices of the nodes of each tile."""
     cell = corner // max(1, tile - level.template)
     chosen = np.lexsort((cell[:, 0], cell[:, 1]))
@@ -173,13 +170,7 @@ class _Tile:
 
     @classmethod
     def read(
-        cls,
-        scene: SceneView,
-        kind: Modality,
-        corner: npt.NDArray[np.int64],
-        side: int,
-        level: Level,
-        extract: FeatureExtractor,
+        cls, scene: SceneView, kind: Modality, corner: Corners, side: int, level: Level, extract: FeatureExtractor
     ) -> _Tile | None:
         """The features under all boxes of `side` px at `corner`; None if nothing there is valid."""
         low, high = corner.min(axis=0), corner.max(axis=0) + side
@@ -193,7 +184,7 @@ class _Tile:
             trusted = binary_erosion(patch.valid, iterations=max(1, level.margin // 4), border_value=1)
         return cls(window, features, torch.from_numpy(trusted.astype(np.float32)))
 
-    def cut(self, corner: npt.NDArray[np.int64], side: int) -> tuple[Tensor, Tensor]:
+    def cut(self, corner: Corners, side: int) -> tuple[Tensor, Tensor]:
         """(n, C, side, side) features and (n, side, side) masks of the boxes at `corner`."""
         boxes = _boxes(corner - [self.window.col, self.window.row], side)
         return torch.stack([self.features[:, y, x] for y, x in boxes]), torch.stack([self.mask[y, x] for y, x in boxes])

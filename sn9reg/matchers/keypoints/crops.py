@@ -14,30 +14,19 @@ TILE = 256  # side in pixels (Hänsch et al., section 3.1)
 
 @dataclass(frozen=True)
 class Crop:
-    """A square tile of each scene.
+    """A square tile of each scene. Images are standardised, and 0 where they are not valid."""
 
-    optical: (S, S) float32, standardised, 0 where not valid.
-    sar: (S, S) float32, standardised, 0 where not valid.
-    optical_corner: (2,) x, y of the optical tile's upper left pixel.
-    sar_corner: (2,) x, y of the SAR tile's upper left pixel.
-    optical_valid: (S, S) which optical pixels are valid.
-    sar_valid: (S, S) which SAR pixels are valid.
-    """
-
-    optical: Image
-    sar: Image
-    optical_corner: npt.NDArray[np.int64]
-    sar_corner: npt.NDArray[np.int64]
-    optical_valid: Mask
-    sar_valid: Mask
+    optical: Image  # (S, S)
+    sar: Image  # (S, S)
+    optical_corner: npt.NDArray[np.int64]  # (2,) x, y of the optical tile's upper left pixel
+    sar_corner: npt.NDArray[np.int64]  # (2,) x, y of the SAR tile's upper left pixel
+    optical_valid: Mask  # (S, S) which optical pixels are valid
+    sar_valid: Mask  # (S, S) which SAR pixels are valid
 
 
 class Cropper:
-    """Cuts tiles out of a pair.
-
-    Places in both scenes are in pixels of the common grid coarsened by `factor`. Pixel `side // 2` of a tile is the one
-    nearest to the place.
-    """
+    """Cuts tiles out of a pair. Places in both scenes are in pixels of the common grid coarsened by `factor`; pixel
+    `side // 2` of a tile is the one nearest to the place."""
 
     def __init__(self, pair: ScenePair, side: int = TILE) -> None:
         overview = pair.overview(pair.sar)[0]

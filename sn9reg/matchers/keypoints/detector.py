@@ -25,21 +25,14 @@ _SMOOTH = 2.25  # standard deviation of the smoothing, pixels
 
 @dataclass(frozen=True)
 class Found:
-    """What a detector found for N places.
+    """What a detector found for N places."""
 
-    xy: (N, 2) keypoints in the scene that was searched, pixels of the level.
-    middle: (N, 2) pixels in the middle of the other scene's tiles: those nearest to the places asked for.
-    height: (N,) of the peaks, see `Keypoints`; 0 for a peak on a pixel that is not valid.
-    rival, spread: (N,) of the peaks, see `Keypoints`.
-    usable: (N,) whether the tiles showed enough for the detector to be run.
-    """
-
-    xy: Points
-    middle: Points
-    height: Floats
-    rival: Floats
-    spread: Floats
-    usable: Flags
+    xy: Points  # (N, 2) keypoints in the scene that was searched, pixels of the level
+    middle: Points  # (N, 2) pixels in the middle of the other scene's tiles: those nearest to the places asked for
+    height: Floats  # (N,) of the peaks, see `Keypoints`; 0 for a peak on a pixel that is not valid
+    rival: Floats  # (N,) of the peaks, see `Keypoints`
+    spread: Floats  # (N,) of the peaks, see `Keypoints`
+    usable: Flags  # (N,) whether the tiles showed enough for the detector to be run
 
 
 class Detector:
@@ -94,9 +87,10 @@ class Detector:
         self, cropper: Cropper, middle: Points, around: Points, factor: int
     ) -> Iterator[tuple[npt.NDArray[np.intp], list[Crop], Tensor]]:
         """Batch by batch: indices of the places whose tiles show enough, their tiles and heatmaps."""
+        optical, sar = (middle, around) if self.network.finds == "sar" else (around, middle)
         for start in range(0, len(middle), self.batch):
-            indices = np.arange(start, min(start + self.batch, len(middle)))
-            crops = {int(i): self._crop(cropper, middle[i], around[i], factor) for i in indices}
+            indices = range(start, min(start + self.batch, len(middle)))
+            crops = {i: cropper.read(optical[i], sar[i], factor) for i in indices}
             good = {i: crop for i, crop in crops.items() if self._shows_enough(crop)}
             if good:
                 chosen = list(good.values())
@@ -106,16 +100,13 @@ class Detector:
                 yield np.array(list(good)), chosen, heatmap
             progress.report((start + len(indices)) / len(middle))
 
-    def _crop(self, cropper: Cropper, middle: Points, around: Points, factor: int) -> Crop:
-        return cropper.read(*((middle, around) if self.network.finds == "sar" else (around, middle)), factor)
-
     def _shows_enough(self, crop: Crop) -> bool:
         masks, half = (crop.optical_valid, crop.sar_valid), len(crop.optical) // 2
         if min(mask.mean() for mask in masks) < _MIN_VALID or not masks[self.network.finds == "optical"][half, half]:
             return False
         images = (crop.optical, crop.sar)
-        constant = not all(image.any() for image in images)
-        return not constant and (not self.structure or min(map(structure, images)) > _STRUCTURE)
+        varied = all(image.any() for image in images)
+        return varied and (not self.structure or min(map(structure, images)) > _STRUCTURE)
 
 
 def structure(image: Image) -> float:

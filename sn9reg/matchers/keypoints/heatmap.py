@@ -19,18 +19,12 @@ def gaussian(place: Tensor, side: int, sigma: float = SIGMA) -> Tensor:
 
 @dataclass(frozen=True)
 class Keypoints:
-    """The highest peaks of B heatmaps.
+    """The highest peaks of B heatmaps."""
 
-    xy: (B, 2) place, pixels of the tile.
-    height: (B,) height of the peak, 0 to 1.
-    rival: (B,) highest value farther than three sigmas of a label from the peak.
-    spread: (B,) standard deviation per axis of what stands above half the peak, pixels; 0.466 sigma for a label.
-    """
-
-    xy: Tensor
-    height: Tensor
-    rival: Tensor
-    spread: Tensor
+    xy: Tensor  # (B, 2) place, pixels of the tile
+    height: Tensor  # (B,) height of the peak, 0 to 1
+    rival: Tensor  # (B,) highest value farther than three sigmas of a label from the peak
+    spread: Tensor  # (B,) standard deviation per axis of what exceeds half the peak, pixels; a label has 0.466 sigma
 
 
 def read_keypoints(heatmap: Tensor, subpixel: bool = True, sigma: float = SIGMA) -> Keypoints:

@@ -40,36 +40,24 @@ _FEWEST = 64  # least number of nodes; the grid is denser in a scene that would 
 
 @options
 class KeypointOptions:
-    """Options of the keypoint matcher.
+    """Options of the keypoint matcher."""
 
-    max_offset: largest shift looked for, metres.
-    spacing: of the grid, metres; less on small scenes, unless `check` is off.
-    max_points: at most about this many nodes.
-    coarse: a pass over coarser pixels predicts where each tile lies; without it, nothing beyond a tile is found.
-    subpixel: the peak's centre of gravity instead of its highest pixel.
-    structure: nodes where either image is but noise are left out.
-    check: a SAR keypoint must lie where the optical one was looked for from, and peaks be high.
-    batch: tiles at once.
-    sar_weights, optical_weights: .safetensors files of the detectors; those that ship if not given.
-    """
-
-    max_offset: Annotated[float, Gt(0)] = 150.0
-    spacing: Annotated[float, Gt(0)] = 75.0
-    max_points: Annotated[int, Ge(1)] = 1000
+    max_offset: Annotated[float, Gt(0)] = 150.0  # largest shift looked for, metres
+    spacing: Annotated[float, Gt(0)] = 75.0  # of the grid, metres; less on small scenes, unless `check` is off
+    max_points: Annotated[int, Ge(1)] = 1000  # at most about this many nodes
+    # A pass over coarser pixels predicts where each tile lies; without it, nothing beyond a tile is found.
     coarse: bool = True
-    subpixel: bool = True
-    structure: bool = True
-    check: bool = True
-    batch: Annotated[int, Ge(1)] = 16
-    sar_weights: str | None = None
-    optical_weights: str | None = None
+    subpixel: bool = True  # the peak's centre of gravity instead of its highest pixel
+    structure: bool = True  # nodes where either image is but noise are left out
+    check: bool = True  # a SAR keypoint must lie where the optical one was looked for from, and peaks be high
+    batch: Annotated[int, Ge(1)] = 16  # tiles at once
+    sar_weights: str | None = None  # a .safetensors file of the detector; the one that ships if not given
+    optical_weights: str | None = None  # as `sar_weights`
 
 
 class KeypointMatcher:
-    """SpaceNet 9's baseline: heatmap U-Nets find keypoints in either image.
-
-    Raises InputError where there are no weights or they do not fit, ConfigError for options that make no sense.
-    """
+    """SpaceNet 9's baseline: heatmap U-Nets find keypoints in either image. Raises InputError where there are no
+    weights or they do not fit, ConfigError for options that make no sense."""
 
     name = "keypoints"
     Options = KeypointOptions
@@ -109,7 +97,7 @@ class KeypointMatcher:
             kept &= np.hypot(*(sar.xy - optical.middle).T) <= _RETURN
         size = [pair.grid.width - 1, pair.grid.height - 1]
         kept &= ((sar.middle >= 0) & (sar.middle <= size)).all(axis=1)
-        found = Correspondences(
+        return Correspondences(
             grid=pair.grid,
             optical_xy=sar.middle,
             sar_xy=sar.xy,
@@ -122,8 +110,7 @@ class KeypointMatcher:
             step=_STEP,
             footprint=TILE / 2,
             tried=int(usable.sum()),
-        )
-        return found.keep(kept)
+        ).keep(kept)
 
     def _lattice(self, pair: ScenePair) -> Lattice:
         window = pair.overlap

@@ -16,14 +16,10 @@ KIND = "keypoint detector"
 
 @options
 class DetectorOptions:
-    """What a weights file says of its detector.
+    """What a weights file says of its detector."""
 
-    finds: the modality that it finds keypoints in.
-    options: the others of `HeatmapUNet`.
-    """
-
-    finds: Modality
-    options: dict[str, Any] = field(default_factory=dict)
+    finds: Modality  # that it finds keypoints in
+    options: dict[str, Any] = field(default_factory=dict)  # the others of `HeatmapUNet`
 
 
 def build(given: Mapping[str, Any]) -> HeatmapUNet:

@@ -78,9 +78,8 @@ def test_zncc_is_zero_where_a_side_is_constant(level):
     assert (surface[:, :9] != 0).all()
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_template_larger_than_the_reference_is_refused(name):
-    for size in [(5, 9), (9, 5)]:
+def test_a_template_larger_than_the_reference_is_refused():
+    for name, size in product(NAMES, [(5, 9), (9, 5)]):
         with pytest.raises(ValueError, match="larger than reference"):
             similarity(name, torch.zeros(1, 1, 8, 8), torch.zeros(1, 1, *size))
 
@@ -191,20 +190,11 @@ def test_constants_give_finite_surfaces_with_and_without_holes(name, constant):
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("pixels", [0, 2])
-def test_a_place_that_shares_nothing_with_a_tiny_template_is_not_the_best(name, pixels):
+def test_the_surface_of_an_empty_template_or_reference_is_zero(name):
     reference, template = images(1, (1, 2, 24, 20), 1, 9), images(2, (1, 2, 8, 6), 1, -9)
-    holed, part = torch.ones(1, 24, 20), torch.zeros(1, 8, 6)
-    holed[:, :14, :16] = 0
-    part.view(-1)[:pixels] = 1
-    surface = masked_similarity(name, reference, holed, template, part)[0]
-    nothing = surface[:14, :14].numpy()
-    assert torch.isfinite(surface).all()
-    assert (nothing == nothing[0, 0]).all()
-    if not pixels:
-        assert (surface == 0).all()
-    elif name != "zncc":  # one or two pixels correlate perfectly, or not at all
-        assert surface.min() < nothing[0, 0] < surface.max()
+    full, part = torch.ones(1, 24, 20), torch.ones(1, 8, 6)
+    for mask, template_mask in ((full, 0 * part), (0 * full, part), (0 * full, 0 * part)):
+        assert (masked_similarity(name, reference, mask, template, template_mask) == 0).all()
 
 
 # --- peaks -----------------------------------------------------------------------------------------------------------

@@ -206,12 +206,14 @@ def test_where_features_are_zero_or_no_scene_is_nothing_is_usable(tmp_path):
     assert np.isinf(surfaces.returned[2:]).all()
 
 
-def test_search_starts_at_the_prediction(tmp_path):
-    predicted = np.tile([5.4, -6.6], (len(NODES), 1))
-    with pair_of(tmp_path) as pair:
-        surfaces = search(pair, LEVEL, NODES, predicted, plain)
-    np.testing.assert_array_equal(surfaces.centre, np.tile([5, -7], (len(NODES), 1)))
-    assert surfaces.values[:, 12 + 3, 12 + 2].min() > 0.999
+def test_search_starts_at_the_prediction_and_reports_its_progress(tmp_path):
+    nodes, done = np.concatenate([NODES, [[9000.0, 9000.0]]]), []
+    with pair_of(tmp_path) as pair, listening(done.append):
+        surfaces = search(pair, LEVEL, nodes, np.tile([5.4, -6.6], (len(nodes), 1)), plain)
+    np.testing.assert_array_equal(surfaces.centre, np.tile([5, -7], (len(nodes), 1)))
+    assert surfaces.values[:-1, 12 + 3, 12 + 2].min() > 0.999
+    assert (done[0], done[-1], done) == (0.0, 1.0, sorted(done))
+    assert len(done) > 2
 
 
 def test_search_at_a_coarser_level_counts_in_its_pixels(tmp_path):
@@ -229,15 +231,6 @@ def test_surfaces_do_not_depend_on_the_tiles(tmp_path):
             part, whole = (search(pair, LEVEL, NODES, predicted, extract, tile=tile) for tile in (side, 10_000))
             np.testing.assert_allclose(part.values, whole.values, atol=tolerance)
             np.testing.assert_array_equal(part.usable, whole.usable)
-
-
-def test_progress_runs_from_none_to_all_nodes(tmp_path):
-    nodes = np.concatenate([NODES, [[9000.0, 9000.0]]])
-    done = []
-    with pair_of(tmp_path) as pair, listening(done.append):
-        search(pair, LEVEL, nodes, np.zeros_like(nodes), plain)
-    assert (done[0], done[-1], done) == (0.0, 1.0, sorted(done))
-    assert len(done) > 2
 
 
 def test_many_a_chance_match_does_not_find_its_way_back(tmp_path):

@@ -103,12 +103,16 @@ def test_only_a_normalisation_right_after_a_convolution_is_folded(modules, left)
 
 
 @every_network
-def test_features_are_those_of_the_network_of_the_standardised_image(name, features, random_weights):
-    image = texture((40, 52))
+def test_a_networks_matcher_has_its_features_of_the_standardised_image(name, random_weights):
+    image, matcher = texture((40, 52)), make_matcher(name, weights=str(random_weights(name)))
+    assert isinstance(matcher, LearnedMatcher)
+    assert (matcher.name, matcher.network, matcher.own_weights) == (name, name, True)
+    assert (matcher.similarity, matcher.margin) == (SIMILARITY[name], network_class(name).margin)
     network, _ = load_dense(random_weights(name))
     standard = np.clip((image - image.mean()) / image.std(), -4, 4)
+    patch = patch_of(3 * image - 1)
     for modality in MODALITIES:
-        found = features(name, patch_of(3 * image - 1), modality)
+        found = matcher.extractor(patch)(patch, modality)
         with torch.no_grad():
             expected = network(torch.from_numpy(standard)[None, None], modality)[0]
         assert not found.requires_grad
@@ -121,14 +125,6 @@ def test_sar_goes_through_its_own_branch(shared, tmp_path):
     patch = patch_of(texture())  # negative in parts, so that SAR is taken for decibels and not changed
     extract = make_matcher("mcgf", weights=str(tmp_path / "w.safetensors")).extractor(patch)
     assert torch.equal(extract(patch, "optical"), extract(patch, "sar")) is shared
-
-
-@some_networks
-def test_features_have_the_size_of_the_patch(name, features):
-    for shape in ((37, 53), (1, 1), (1, 30)):
-        found = features(name, patch_of(texture(shape)))
-        assert found.shape[1:] == shape
-        assert torch.isfinite(found).all()
 
 
 @some_networks
@@ -207,14 +203,6 @@ def test_a_matcher_keeps_nothing_of_one_pair_for_the_next(random_weights, tmp_pa
 # --- configuration ---------------------------------------------------------------------------------------------------
 
 
-@every_network
-def test_every_network_has_a_matcher_of_its_name(name, random_weights):
-    matcher = make_matcher(name, weights=str(random_weights(name)))
-    assert isinstance(matcher, LearnedMatcher)
-    assert (matcher.name, matcher.network, matcher.own_weights) == (name, name, True)
-    assert (matcher.similarity, matcher.margin) == (SIMILARITY[name], network_class(name).margin)
-
-
 @pytest.mark.parametrize("name", ["mcgf", "hybrid"])
 def test_weights_of_another_network_are_refused(name, random_weights):
     network = matcher_class(name).network
@@ -231,11 +219,8 @@ def test_weights_for_images_of_several_channels_are_refused(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "option", "value"),
-    [
-        ("mcgf", "template", 3), ("mcgf", "weights", 5), ("hybrid", "learned", -0.1), ("hybrid", "learned", 1.1),
-        ("hybrid", "learned", float("nan")), ("hybrid", "learned", True), ("hybrid", "learned", None),
-    ],
-)  # fmt: skip
+    [("mcgf", "template", 3), ("mcgf", "weights", 5), ("hybrid", "learned", 1.1), ("hybrid", "learned", None)],
+)
 def test_options_are_checked(name, option, value):
     with pytest.raises(ConfigError, match=f"matcher '{name}': {option} is "):
         make_matcher(name, **{option: value})

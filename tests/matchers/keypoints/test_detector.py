@@ -12,7 +12,6 @@ from torch import nn
 from sn9reg.matchers.keypoints.crops import Cropper
 from sn9reg.matchers.keypoints.detector import Detector, structure
 from sn9reg.matchers.keypoints.heatmap import gaussian
-from sn9reg.matchers.keypoints.network import HeatmapUNet
 from sn9reg.progress import listening
 from sn9reg.raster.radiometry import standardise
 from sn9reg.raster.scene import open_pair
@@ -89,16 +88,6 @@ def test_keypoints_are_in_pixels_of_the_searched_scene(finds, subpixel, cropper)
     assert found.spread == pytest.approx(np.full(7, 0.466 * 3), rel=0.05)
 
 
-@both_ways
-def test_what_is_looked_for_lies_in_the_middle_of_the_other_tile(finds, cropper):
-    network, bright = BrightestPixel(finds), BRIGHT[OTHER[finds]]
-    middle = np.array([[0.3, -0.4], [0, 9], [9, 0]]) + bright
-    found = Detector(network).find(cropper, middle, around(BRIGHT[finds], 3))
-    assert np.array_equal(found.middle - bright, [[0, 0], [0, 9], [9, 0]])
-    assert network.middles[0] == pytest.approx(4.0)  # standardised, and cut there
-    assert max(network.middles[1:]) < 2
-
-
 @pytest.mark.parametrize(("finds", "factor"), [("optical", 2), ("sar", 4)])
 def test_at_a_coarser_level_all_is_in_its_pixels(finds, factor, tmp_path):
     """What is bright fills one coarse pixel."""
@@ -114,7 +103,7 @@ def test_at_a_coarser_level_all_is_in_its_pixels(finds, factor, tmp_path):
     assert found.usable.all()
     assert np.array_equal(found.xy, [coarse[finds]] * 2)
     assert np.array_equal(found.middle, np.rint(middle))
-    assert network.middles[0] > 3.9 > network.middles[1]
+    assert network.middles[0] > 3.9 > network.middles[1]  # what is looked for lies in the middle of the other tile
 
 
 @pytest.mark.parametrize(("finds", "pool", "batch"), [("optical", 1, 16), ("sar", 4, 2), ("sar", 4, 16)])
@@ -130,30 +119,6 @@ def test_heatmaps_themselves_are_means_of_pixels(finds, pool, batch, cropper):
     whole = torch.maximum(0.8 * gaussian(place, SIDE, 3.0), 0.3 * gaussian(torch.zeros_like(place), SIDE, 1.0))
     expected = whole.unfold(1, pool, pool).unfold(2, pool, pool).mean(dim=(3, 4))
     torch.testing.assert_close(heatmaps[usable], expected[usable])
-
-
-def test_heatmaps_at_a_coarser_level_are_those_that_keypoints_are_read_from(cropper):
-    torch.manual_seed(0)
-    detector = Detector(HeatmapUNet("sar", depth=2, decoder=(8, 8)), subpixel=False, structure=False)
-    middle, places = around([60, 50], 3, 5), around([65, 55], 3, 5, seed=1)
-    found = detector.find(cropper, middle, places, 2)
-    heatmaps, usable = detector.heatmaps(cropper, middle, places, 2, 1)
-    assert usable.all()
-    assert heatmaps.amax(dim=(1, 2)).tolist() == pytest.approx(found.height.tolist())
-    index = heatmaps.flatten(1).argmax(dim=1).numpy()
-    assert np.array_equal(np.column_stack([index % SIDE, index // SIDE]) + cropper.corner(places), found.xy)
-
-
-@both_ways
-def test_a_real_network_finds_the_same_in_batches_of_any_size(finds, cropper):
-    torch.manual_seed(0)
-    network = HeatmapUNet(finds, depth=2, decoder=(8, 8), similarity=(1,))
-    middle, places = around(BRIGHT[OTHER[finds]], 5), around(BRIGHT[finds], 5, seed=1)
-    whole, single = (Detector(network, batch=batch).find(cropper, middle, places) for batch in (16, 1))
-    assert whole.usable.all()
-    assert np.ptp(whole.height) > 0
-    for name in ("xy", "middle", "height", "rival", "spread"):
-        assert getattr(single, name) == pytest.approx(getattr(whole, name), rel=1e-3, abs=1e-3), name
 
 
 @pytest.mark.parametrize(("finds", "batch"), [("optical", 2), ("sar", 16), ("sar", 1)])

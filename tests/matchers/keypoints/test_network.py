@@ -40,45 +40,27 @@ def test_a_heatmap_between_0_and_1_as_large_as_the_tiles_and_gradients_for_all(f
     assert not addresses[0] & addresses[1]
 
 
-@pytest.mark.parametrize("depth", [1, 4])
-def test_any_multiple_of_the_divisor_will_do(depth):
+@pytest.mark.parametrize("depth", [1, 4, 5])
+@torch.no_grad()
+def test_any_multiple_of_the_divisor_will_do_and_resnets_stages_below_the_depth_are_dropped(depth):
     shallow = network(depth=depth, decoder=(8,) * depth, similarity=(depth,))
     assert shallow.divisor == 2**depth
     optical, sar = (tile[..., : 3 * shallow.divisor, : 2 * shallow.divisor] for tile in tiles(side=96))
-    with torch.no_grad():
-        assert shallow(optical, sar).shape == optical[:, 0].shape
+    assert shallow(optical, sar).shape == optical[:, 0].shape
+    for encoder in (shallow.optical, shallow.sar):
+        assert [hasattr(encoder, f"layer{k}") for k in (1, 2, 3, 4)] == [k < depth for k in (1, 2, 3, 4)]
 
 
 @both_ways
+@torch.no_grad()
 def test_each_tile_of_a_batch_has_a_heatmap_of_its_own(finds):
     optical, sar = tiles(3)
     trained = network(finds, similarity=(2,)).eval()
-    with torch.no_grad():
-        whole = trained(optical, sar)
-        for k in range(3):
-            torch.testing.assert_close(trained(optical[k : k + 1], sar[k : k + 1])[0], whole[k], atol=1e-5, rtol=1e-4)
-        assert (whole[0] - whole[1]).abs().max() > 1e-4
-        for changed in (trained(optical.flip(-1), sar), trained(optical, sar.flip(-1))):
-            assert (changed - whole).abs().max() > 1e-4
-
-
-@pytest.mark.parametrize("similarity", [(), (3, 2), (1, 2, 3)])
-def test_a_level_has_the_channels_of_both_encoders_and_one_of_similarity(similarity):
-    mixed, given = network(similarity=similarity, **MIXED), {}
-    mixed.decoder.register_forward_pre_hook(lambda module, args: given.update(enumerate(args[0])))
-    with torch.no_grad():
-        mixed(*tiles())
-    widths = {name: [64, 64, 128] if name == "resnet18" else [32, 24, 56] for name in MIXED.values()}
-    for level in (1, 2, 3):
-        expected = sum(channels[level - 1] for channels in widths.values()) + (level in similarity)
-        assert given[level].shape == (2, expected, 64 // 2**level, 64 // 2**level), level
-
-
-@pytest.mark.parametrize(("depth", "kept"), [(5, 4), (3, 2), (1, 0)])
-def test_stages_of_a_resnet_that_a_smaller_depth_leaves_out_are_dropped(depth, kept):
-    shallow = network(depth=depth, decoder=(8,) * depth)
-    for encoder in (shallow.optical, shallow.sar):
-        assert [hasattr(encoder, f"layer{k}") for k in (1, 2, 3, 4)] == [k <= kept for k in (1, 2, 3, 4)]
+    whole = trained(optical, sar)
+    for k in range(3):
+        torch.testing.assert_close(trained(optical[k : k + 1], sar[k : k + 1])[0], whole[k], atol=1e-5, rtol=1e-4)
+    for changed in (trained(optical.flip(-1), sar), trained(optical, sar.flip(-1)), whole.roll(1, dims=0)):
+        assert (changed - whole).abs().max() > 1e-4
 
 
 @pytest.mark.parametrize(
@@ -86,10 +68,8 @@ def test_stages_of_a_resnet_that_a_smaller_depth_leaves_out_are_dropped(depth, k
     [
         ({"finds": "both"}, "not 'both'"),
         ({"decoder": (8, 8)}, r"depth 3 wants as many decoder widths, .* not \(8, 8\)"),
-        ({"decoder": (8, 8, 0)}, r"not \(8, 8, 0\)"),
         ({"decoder": 5}, "as many decoder widths, .* not 5"),
         ({"depth": 0, "decoder": ()}, "depth 0 wants"),
-        ({"depth": 3.0}, "depth 3.0 wants"),
         ({"depth": 6, "decoder": (8,) * 6}, "of depth 6"),
         ({"similarity": (0,)}, r"levels \(0,\); there are 1 to 3"),
         ({"similarity": (2, 4)}, r"levels \(2, 4\); there are 1 to 3"),
@@ -97,7 +77,6 @@ def test_stages_of_a_resnet_that_a_smaller_depth_leaves_out_are_dropped(depth, k
         ({"sar_encoder": "mit_b0", "similarity": (1,)}, "not both encoders have an output"),
         ({"optical_encoder": "resnet19"}, "no encoder 'resnet19' of depth 3"),
         ({"sar_encoder": "tu-resnet19"}, "no encoder 'tu-resnet19' of depth 3"),
-        ({"optical_encoder": ""}, "no encoder '' of depth 3"),
         ({"sar_encoder": None}, "no encoder None of depth 3"),
         ({"sar_encoder": "tu-local-dir:/nowhere"}, "no encoder 'tu-local-dir:/nowhere'"),
     ],
@@ -108,13 +87,13 @@ def test_what_does_not_belong_together_is_refused(options, message):
         network(**options)
 
 
+@torch.no_grad()
 def comparing(level=3, width=16):
     """A similarity whose projections leave features as they are."""
     module = MiddleSimilarity(width, width, level, width)
     for projection in (module.optical, module.sar):
         nn.init.zeros_(projection.bias)
-        with torch.no_grad():
-            projection.weight.copy_(torch.eye(width)[..., None, None])
+        projection.weight.copy_(torch.eye(width)[..., None, None])
     return module
 
 
@@ -133,24 +112,21 @@ def test_the_peak_lies_where_the_middle_is_found_in_the_searched_tile(finds, hei
     middle = features(height, width)
     searched = middle.roll(shift[::-1], dims=(2, 3))
     optical, sar = (middle, searched) if finds == "sar" else (searched, middle)
-    with torch.no_grad():
-        surface = comparing()(optical, sar, finds)
+    surface = comparing()(optical, sar, finds)
     assert surface.shape == (1, 1, height, width)
     assert highest(surface) == (width // 2 + shift[0], height // 2 + shift[1])
 
 
 @pytest.mark.parametrize("level", [1, 2, 3, 5])
+@torch.no_grad()
 def test_at_each_level_a_tile_is_like_itself_in_the_middle(level):
     one, module = features(), comparing(level)
-    with torch.no_grad():
-        surface = module(one, one, "sar")
+    surface = module(one, one, "sar")
     assert highest(surface) == (16, 16)
-    assert surface.max() == pytest.approx(float(module.scale.detach()), rel=1e-4)  # a mean cosine of 1
+    assert surface.max() == pytest.approx(float(module.scale), rel=1e-4)  # a mean cosine of 1
     assert surface.abs().max() <= surface.max()
-    with torch.no_grad():  # the strength of features does not matter
-        torch.testing.assert_close(module(7 * one, 0.1 * one, "sar"), surface)
+    torch.testing.assert_close(module(7 * one, 0.1 * one, "sar"), surface)  # the strength of features does not matter
     for side in (1, 2, 3, 8):  # even where there is less than what is compared
-        with torch.no_grad():
-            surface = module(features(side, side), features(side, side), "optical")
+        surface = module(features(side, side), features(side, side), "optical")
         assert surface.shape == (1, 1, side, side)
         assert highest(surface) == (side // 2, side // 2)
