@@ -33,16 +33,7 @@ from sn9reg.fit.choose import Fit
 from sn9reg.fit.correspondences import Correspondences, Floats
 from sn9reg.fit.neighbours import distance_to, local_mean
 from sn9reg.judge.evidence import Evidence
-from sn9reg.judge.features import (
-    FIELD_FEATURES,
-    MATCH_FEATURES,
-    PAIR_FEATURES,
-    SIGMA_FEATURES,
-    field_features,
-    largeness,
-    match_features,
-    pair_features,
-)
+from sn9reg.judge.features import FEATURES, SIGMA_FEATURES, field_features, largeness, match_features, pair_features
 from sn9reg.options import check, options
 from sn9reg.raster.files import PathLike
 from sn9reg.raster.grid import Points
@@ -52,10 +43,7 @@ log = logging.getLogger(__name__)
 RIGHT_PX = 3.0  # matched pixels: a match is right if it lies nearer to the truth than this
 MEDIAN = math.sqrt(2 * math.log(2))  # median length of a 2-D normal deviation, in standard deviations per axis
 UNSEEN = 4.0  # features are clipped to this many standard deviations: the fit saw none beyond
-_LOG_SIGMA = (math.log(0.1), math.log(20.0))  # bounds of a sigma, matched pixels
 _SHIPPED = files("sn9reg.weights").joinpath("calibration.json")
-# The features that each linear model of `Models` takes.
-_FEATURES = {"probability": MATCH_FEATURES, "spread": SIGMA_FEATURES, "field": FIELD_FEATURES}
 
 
 @options
@@ -86,7 +74,7 @@ class Curve:
 
 def bounded(log_sigma: Floats) -> Floats:
     """Logarithms of standard deviations, matched pixels, clipped to 0.1 to 20 pixels."""
-    return np.clip(log_sigma, *_LOG_SIGMA)
+    return np.clip(log_sigma, math.log(0.1), math.log(20.0))
 
 
 @options
@@ -167,8 +155,8 @@ def pair_logit(matches: Correspondences, evidence: Evidence) -> float:
     """
     with _reading(_SHIPPED):
         model = check(PairModel, _stored()["pair"], "pair")
-        _fits(model.small, "small", PAIR_FEATURES)
-        _fits(model.large, "large", PAIR_FEATURES)
+        for size in ("small", "large"):
+            _check_count(getattr(model, size), size, FEATURES["pair"])
     return model(pair_features(matches, evidence), largeness(matches))
 
 
@@ -180,16 +168,16 @@ def calibration_for(matcher: str, own_weights: bool = False, path: PathLike | No
     """
     try:
         found = shipped_calibration(matcher) if path is None else read_calibration(path)
-        if found is not None and found.matcher != matcher:
+        if found is None:
+            log.warning("no calibration ships for %s: its scores and sigma are its own", matcher)
+        elif found.matcher != matcher:
             raise InputError(f"{path or _SHIPPED}: is a calibration of {found.matcher}, not of {matcher}")
-        if found is not None and path is None and own_weights:
+        elif path is None and own_weights:
             raise InputError(f"the calibration that ships is of other weights of {matcher}")
+        return found
     except InputError as error:
         log.warning("%s; scores and sigma are not calibrated", error)
         return None
-    if found is None:
-        log.warning("no calibration ships for %s: its scores and sigma are its own", matcher)
-    return found
 
 
 def shipped_calibration(matcher: str) -> Calibration | None:
@@ -224,14 +212,14 @@ def _stored() -> dict[str, Any]:
 def _built(content: Mapping[str, Any]) -> Calibration:
     made = check(Calibration, content, "calibration")
     for models in (made.small, made.large):
-        for name, features in _FEATURES.items():
-            _fits(getattr(models, name), name, features)
+        for name in ("probability", "spread", "field"):
+            _check_count(getattr(models, name), name, FEATURES[name])
         curve = models.right
         if not len(curve.x) == len(curve.y) > 0 or (np.diff(curve.x) <= 0).any() or (np.diff(curve.y) < 0).any():
             raise ValueError("right is no curve that rises")
     return made
 
 
-def _fits(model: Linear, name: str, features: Sequence[str]) -> None:
+def _check_count(model: Linear, name: str, features: Sequence[str]) -> None:
     if {len(model.mean), len(model.scale), len(model.weight)} != {len(features)}:
         raise ValueError(f"{name} is not a model of {len(features)} features")

@@ -71,26 +71,22 @@ def default_features(pair: ScenePair) -> FeatureExtractor:
 
 
 def gather(pair: ScenePair, warp: Warp, step: float, extract: FeatureExtractor) -> Evidence:
-    """Evidence for a warp.
+    """Evidence for a warp. Raises InputError where a scene cannot be read.
 
     step: side of the pixels that are compared, in common pixels. extract: the features that are compared.
-    Raises InputError where a scene cannot be read.
     """
     factor = max(1, round(step))
     window = pair.overlap
-    inside = Window(
-        window.col // factor, window.row // factor, max(1, window.width // factor), max(1, window.height // factor)
-    )
+    col, row, width, height = (n // factor for n in (window.col, window.row, window.width, window.height))
+    inside = Window(col, row, max(1, width), max(1, height))
     side = int(np.clip(min(inside.shape) // 2, _MIN_TEMPLATE, _TEMPLATE))
     lattice = Lattice.over(inside, side, side, _PLACES)
     nodes = lattice.nodes
-    optical_map = pair.grid.to_map(to_common(nodes, factor))
-    there = to_level(pair.grid.to_pixel(warp(optical_map)), factor)
+    there = to_level(pair.grid.to_pixel(warp(pair.grid.to_map(to_common(nodes, factor)))), factor)
     matrix = _nearest_affine(nodes, there)
     if np.abs(matrix[:2, :2] - np.eye(2)).max() > _STRAIGHT:
-        common = coarse_to_common(factor)
+        common, back = coarse_to_common(factor), np.linalg.inv(matrix)
         pair = pair.posed(common @ matrix @ np.linalg.inv(common))
-        back = np.linalg.inv(matrix)
         there = there @ back[:2, :2].T + back[:2, 2]
     level = Level(factor, side, _RADIUS, _MARGIN)
     tile = _CROWDED_TILE if lattice.spacing < 2 * side else TILE

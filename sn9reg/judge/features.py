@@ -18,6 +18,8 @@ MATCH_FEATURES = (
 )  # fmt: skip
 SIGMA_FEATURES = MATCH_FEATURES[:-1]  # the error of a match does not depend on the pair's logit
 FIELD_FEATURES = ("deviation", "sigma", "away", "standing", "room")
+# What the linear models of `calibration` take.
+FEATURES = {"pair": PAIR_FEATURES, "probability": MATCH_FEATURES, "spread": SIGMA_FEATURES, "field": FIELD_FEATURES}
 
 _MAX_LOGIT = 8.0  # logits of pairs are clipped to this when they serve as a feature
 _SMALL, _LARGE = 1.5, 4.0  # a scene is small up to, and large from, so many footprints side by side
@@ -66,8 +68,7 @@ def field_features(
     raw: (M,) the warp's expected error before calibration, matched pixels.
     log_sigma: (M,) mean of `Models.log_sigma` of the matches around, see `local_mean`.
     distance: (M,) distance to these matches, footprints, see `distance_to`.
-    standing: `Evidence.mean`.
-    width: of the scene, footprints, see `Correspondences.span`.
+    standing: `Evidence.mean`. width: of the scene, `Correspondences.span`.
     """
     everywhere = np.tile([standing, math.log(np.clip(width, 1.0, _LARGEST))], (len(raw), 1))
     return np.column_stack([np.log(np.maximum(raw, 0.05)), log_sigma, np.log(distance + _CLOSE), everywhere])
