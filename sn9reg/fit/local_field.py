@@ -87,10 +87,9 @@ def fit_local(
 ) -> LocalField:
     """The field through (N, 2) correspondences, which must be consistent already. All lengths are in map units.
 
-    sigma: (N,) expected error per axis.
+    sigma: (N,) expected error per axis. like: a field whose directions, lengths and noise are taken over.
     block: side of the squares that are held out together when length and noise are chosen, so that matches which share
     pixels do not vouch for each other.
-    like: a field whose directions, lengths and noise are taken over.
     """
     centre = source.mean(axis=0)
     xy, there = source - centre, target - centre
@@ -108,14 +107,13 @@ def fit_local(
     for k, values in enumerate((residual @ axes.T).T):
         model = None if like is None else like.processes[k]
         chosen = (model.amplitude, model.length, model.noise) if model else _choose(xy, values, relative, block)
-        processes.append(_robust_process(xy, values, relative, *chosen))
+        processes.append(_robust_process(xy, values, relative, chosen))
     return LocalField(centre, affine, axes, (processes[0], processes[1]))
 
 
-def _robust_process(
-    xy: Points, values: Floats, relative: Floats, amplitude: float, length: float, noise: float
-) -> _Process:
+def _robust_process(xy: Points, values: Floats, relative: Floats, chosen: tuple[float, float, float]) -> _Process:
     """The process on all correspondences, with Student's t noise of 4 degrees of freedom: outliers count as noisier."""
+    amplitude, length, noise = chosen
     base = variances = noise * relative
     covariance = amplitude * _matern(xy, xy, length)
     for _ in range(4):

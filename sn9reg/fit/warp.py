@@ -6,7 +6,7 @@ Global models (translation, affine, homography) are fitted with OpenCV's robust 
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -62,10 +62,10 @@ def fit_global(
 
     An affine by RANSAC is the transformation of the SpaceNet 9 baseline (Hänsch et al., section 3.2); MAGSAC
     (Barath et al. 2019, in OpenCV) needs no sharp threshold. The result is refitted on its inliers by least squares.
-    None where the points do not determine the model. Raises ConfigError for an unknown model.
+    seed: draws other samples for affines and homographies. OpenCV's estimators ignore `cv2.setRNGSeed`, so the seed
+    changes the order of the points; 0 keeps it.
 
-    seed: another seed draws other samples, which affines and homographies depend on, translations do not. OpenCV's
-    estimators ignore `cv2.setRNGSeed`, so the seed changes the order of the points; 0 keeps it.
+    None where the points do not determine the model. Raises ConfigError for an unknown model.
     """
     if model not in _MINIMUM:
         raise ConfigError(f"no model {model!r}; there are: {', '.join(_MINIMUM)}")
@@ -80,7 +80,7 @@ def fit_global(
     order = np.random.default_rng(seed).permutation(len(a)) if seed else np.arange(len(a))
     a, b = a[order], b[order]
     cv2.setRNGSeed(0)
-    options = {"ransacReprojThreshold": threshold, "maxIters": _ITERATIONS, "confidence": 0.999}
+    options: dict[str, Any] = {"ransacReprojThreshold": threshold, "maxIters": _ITERATIONS, "confidence": 0.999}
     try:
         matrix, mask = estimate(a, b, method=method, **options)
     except cv2.error:  # all points on one line, say

@@ -8,10 +8,9 @@ what the pixels around it say, and how likely the pair is registered. From these
 - a linear model gives the logarithm of its error;
 - a second linear model gives the logarithm of the map's error at any place, from the matches around it.
 
-All were fitted on pairs whose truth is known (`training/calibrate.py`) and are stored with the weights.
-
-Small and large scenes have models of their own, mixed in between. In a scene with room for few templates all matches
-share pixels and have the same error; in one with room for many each match has an error of its own.
+All were fitted on pairs whose truth is known (`training/calibrate.py`) and are stored with the weights. Small and
+large scenes have models of their own, mixed in between: in a small one all matches share pixels and have the same
+error, in a large one each has an error of its own.
 """
 
 import json

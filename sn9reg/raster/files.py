@@ -137,6 +137,14 @@ def check_output(path: PathLike, overwrite: bool = False, inputs: Iterable[PathL
             raise OutputError(f"{path}: {words}")
 
 
+def make_folder(path: PathLike, parents: bool = False) -> None:
+    """Make a folder that is not there yet. Raises OutputError where it cannot be made."""
+    try:
+        Path(path).mkdir(parents=parents, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be made ({error.strerror})") from error
+
+
 def geotiff_profile(grid: Grid, count: int, dtype: str, **options: Any) -> dict[str, Any]:
     """Creation profile of every GeoTIFF that sn9reg writes; `options` (GDAL creation options) win."""
     floating = dtype.startswith(("float", "complex"))
