@@ -1,5 +1,6 @@
 """What several test modules share: a simulated scene that `align` registers, and its registration, each made once."""
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from support.rasters import TEXTURE_TRANSFORM, UTM, textures, write_raster
 from sn9reg import register
 from sn9reg.cli import main
 from sn9reg.matchers.dense.weights import DenseOptions, save_dense
+from sn9reg.raster.scene import PairFiles
 from sn9reg.registration import Registration
 from sn9reg.simulate import SimulatedScene, simulate
 
@@ -61,6 +63,22 @@ def small_files(tmp_path_factory) -> tuple[Path, Path]:
     for path, image in zip(paths, textures(), strict=True):
         write_raster(path, image[None], TEXTURE_TRANSFORM, UTM)
     return paths
+
+
+@pytest.fixture
+def small_pair(small_files, tmp_path, monkeypatch) -> PairFiles:
+    """The working directory is a folder of the test's with that pair, and two of its tie-points in t.csv."""
+    monkeypatch.chdir(tmp_path)
+    for path in small_files:
+        shutil.copy(path, tmp_path)
+    Path("t.csv").write_text("sar_row,sar_col,optical_row,optical_col\n50,60,56,51\n150,160,156,151\n")
+    return PairFiles("o.tif", "s.tif")
+
+
+@pytest.fixture
+def _small_figures(monkeypatch):
+    """The figures of a report in few pixels, for tests whose subject they are not."""
+    monkeypatch.setattr("sn9reg.report.figures._DPI", 30)
 
 
 @pytest.fixture(scope="session")
