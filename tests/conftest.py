@@ -4,7 +4,9 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 import hypothesis
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
@@ -76,9 +78,10 @@ def small_pair(small_files, tmp_path, monkeypatch) -> PairFiles:
 
 
 @pytest.fixture
-def _small_figures(monkeypatch):
-    """The figures of a report in few pixels, for tests whose subject they are not."""
-    monkeypatch.setattr("sn9reg.report.figures._DPI", 30)
+def _blank_figures(monkeypatch):
+    """A report's figures are composed, but not drawn, which takes long."""
+    blank = cv2.imencode(".png", np.zeros((8, 8, 3), np.uint8))[1].tobytes()
+    monkeypatch.setattr("sn9reg.report.figures._png", lambda _figure: blank)
 
 
 @pytest.fixture(scope="session")

@@ -24,7 +24,7 @@ from sn9reg.tiepoints import TiePoints
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning"),
-    pytest.mark.usefixtures("_small_figures"),
+    pytest.mark.usefixtures("_blank_figures"),
 ]
 GRID = Grid(TEXTURE_TRANSFORM, 320, 280, UTM)
 FACTS = {
