@@ -59,10 +59,10 @@ def aligned(scene, tmp_path_factory) -> Aligned:
 
 @pytest.fixture(scope="session")
 def small_files(tmp_path_factory) -> tuple[Path, Path]:
-    """The pair of `textures` as files; do not write into them."""
+    """The pair of `textures`, 200 x 180 px, as files; do not write into them."""
     folder = tmp_path_factory.mktemp("small")
     paths = folder / "o.tif", folder / "s.tif"
-    for path, image in zip(paths, textures(), strict=True):
+    for path, image in zip(paths, textures(200, 180), strict=True):
         write_raster(path, image[None], TEXTURE_TRANSFORM, UTM)
     return paths
 

@@ -10,7 +10,6 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 import rasterio
-from support.rasters import TEXTURE_TRANSFORM, UTM, textures, write_raster
 
 from sn9reg.many import jobs
 from sn9reg.many.jobs import FAILED, REFUSED, REGISTERED, Job, Result, do, finished, run
@@ -18,14 +17,11 @@ from sn9reg.raster.scene import PairFiles
 
 
 @pytest.fixture
-def job(tmp_path, monkeypatch):
+def job(small_pair):
     """A pair that registers, with tie-points that are right to the pixel."""
-    monkeypatch.chdir(tmp_path)
-    for name, image in zip(("o.tif", "s.tif"), textures(), strict=True):
-        write_raster(name, image[None], TEXTURE_TRANSFORM, UTM)
-    Path("t.csv").write_text("sar_row,sar_col,optical_row,optical_col\n50,60,56,51\n150,160,156,151\n")
     Path("out").mkdir()
-    return Job("a", "out", PairFiles("o.tif", "s.tif"), "t.csv", {"matcher": "structure"}, threads=1)
+    options = {"matcher": "structure", "matcher_options": {"max_offset": 10.0}}
+    return Job("a", "out", small_pair, "t.csv", options, threads=1)
 
 
 @pytest.fixture
@@ -38,19 +34,24 @@ def contents():
     return sorted(path.name for path in Path("out").iterdir())
 
 
+def bands(job):
+    with rasterio.open(job.offsets) as written:
+        return written.count
+
+
 def test_a_registered_pair(job, registers):
+    assert "none.csv: no such file" in do(replace(job, tiepoints="none.csv")).reason
+    assert contents() == []
     result = do(job)
     assert (result.name, result.status, result.matcher) == ("a", REGISTERED, "structure")
     assert result.error_px < 1
     assert 99 < result.sn9_score <= 100
     assert 0 < result.inliers <= result.matches
-    assert result.expected_error_px > 0
-    assert result.seconds > 0
+    assert min(result.expected_error_px, result.seconds) > 0
     assert 0.1 < result.memory_gib < 100
     assert contents() == ["a.json", "a.tif"]
     assert finished(job) == result
-    with rasterio.open(job.offsets) as written:
-        assert written.count == 2
+    assert bands(job) == 2
 
 
 def test_a_refused_pair_has_a_row_and_no_map(job, monkeypatch, small_registration):
@@ -71,8 +72,7 @@ def test_a_page_belongs_to_a_job_that_asks_for_one(job, registers):
     page = (job.page / "report.html").read_text()
     assert "Registered, right to about" in page
     assert "what is left at the tie-points" in page.lower()
-    with rasterio.open(job.offsets) as written:
-        assert written.count == 3
+    assert bands(job) == 3
     assert finished(job) == result
     shutil.rmtree(job.page)
     assert finished(job) is None
@@ -88,15 +88,11 @@ def test_a_page_belongs_to_a_job_that_asks_for_one(job, registers):
     ],
 )
 def test_a_failure_is_a_result_and_leaves_nothing(job, change, reason):
-    job = replace(job, **change)
-    result = do(job)
-    assert (result.status, result.matches, finished(job)) == (FAILED, None, None)
+    failing = replace(job, **change)
+    result = do(failing)
+    assert (result.status, result.matches, finished(failing)) == (FAILED, None, None)
     assert reason in result.reason
     assert contents() == []
-
-
-def test_tiepoints_that_are_missing_are_a_failure(job, registers):
-    assert "none.csv: no such file" in do(replace(job, tiepoints="none.csv")).reason
 
 
 @pytest.fixture
@@ -130,18 +126,19 @@ def test_other_inputs_or_options_are_another_job(done, change):
     assert finished(replace(done[0], **change)) is None
 
 
-def row(content):
-    return lambda job: job.row.write_bytes(content)
-
-
-@pytest.mark.parametrize(
-    "spoil",
-    [*map(row, (b"", b"{", b"[]", b"{}", b'{"key": 3}', b"\xff")), lambda job: job.offsets.unlink(),
-     lambda _job: os.utime("s.tif", ns=(1, 1))],
-)  # fmt: skip
-def test_a_row_without_its_input_map_or_content_is_no_result(done, spoil):
-    spoil(done[0])
-    assert finished(done[0]) is None
+def test_a_row_without_its_input_map_or_content_is_no_result(done):
+    job, _ = done
+    good = job.row.read_bytes()
+    for content in (b"", b"{", b"[]", b"{}", b'{"key": 3}', b"\xff"):
+        job.row.write_bytes(content)
+        assert finished(job) is None
+    job.row.write_bytes(good)
+    job.offsets.rename("map")
+    assert finished(job) is None
+    Path("map").rename(job.offsets)
+    assert finished(job) is not None
+    os.utime("s.tif", ns=(1, 1))
+    assert finished(job) is None
 
 
 def test_what_was_begun_is_not_finished_and_may_be_begun_again(done):
@@ -222,7 +219,7 @@ def test_what_a_matcher_raises_is_a_reason_and_an_interrupt_is_none(job, monkeyp
 
 
 def test_memory_is_of_this_process_at_its_peak():
-    block = np.ones(40 << 20)  # 320 MiB
+    block = np.ones(10 << 20)  # 80 MiB
     peak = jobs.peak_memory()
     del block
-    assert 0.3 < peak <= jobs.peak_memory()
+    assert 0.08 < peak < jobs.peak_memory() + 0.01

@@ -26,7 +26,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning"),
     pytest.mark.usefixtures("_blank_figures"),
 ]
-GRID = Grid(TEXTURE_TRANSFORM, 320, 280, UTM)
+GRID = Grid(TEXTURE_TRANSFORM, 200, 180, UTM)
 FACTS = {
     "registered": "yes", "reason": "edges < agree", "expected_error_px": "1.26", "optical": "o.tif", "version": "0.1.0",
     "calibrated": "yes",
@@ -38,7 +38,7 @@ def offsets(dx=SHIFT[0], dy=SHIFT[1], **facts):
 
 
 def points(n=20, off=0.0):
-    xy = np.random.default_rng(0).uniform(30, 240, (n, 2))
+    xy = np.random.default_rng(0).uniform(30, 150, (n, 2))
     return TiePoints(xy, xy + SHIFT + [off, 0.0], inlier=np.arange(n) % 4 > 0)
 
 
@@ -105,7 +105,7 @@ def test_the_pictures_of_the_page_are_the_views_the_same_each_time(small_pair):
             picture = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
             assert picture.shape == (view["height"], view["width"], 3)
             assert picture.std() > 5
-    assert shown[0]["where"] == "columns 0 to 319, rows 0 to 279"
+    assert shown[0]["where"] == "columns 0 to 199, rows 0 to 179"
 
 
 @pytest.mark.parametrize(
