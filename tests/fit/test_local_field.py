@@ -5,21 +5,12 @@ from functools import lru_cache
 import numpy as np
 import pytest
 
-from sn9reg.fit import local_field
-from sn9reg.fit.local_field import LocalField, block_folds, fit_local
+from sn9reg.fit.local_field import block_folds, fit_local
 from sn9reg.fit.warp import least_squares_affine
 
 ORIGIN = np.array([435000.0, 4180000.0])
 SIDE = 1500.0
 LOOK = np.array([np.cos(0.4), np.sin(0.4)])  # direction of the parallax
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _small_solves():
-    """Linear algebra so small that it stays on one thread: on busy cores the others cost a hundred times as long."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(local_field, "_SUBSET", 80)
-        yield
 
 
 def hills(seed):
@@ -74,8 +65,8 @@ def affinely(matrix, xy, centre):
     return np.column_stack([xy - centre, np.ones(len(xy))]) @ matrix.T + centre
 
 
-@pytest.fixture(scope="module")
-def fitted() -> LocalField:
+@pytest.fixture
+def fitted():
     return fitted_to()
 
 
@@ -99,8 +90,6 @@ def test_the_main_axis_is_that_of_the_parallax(fitted):
     assert abs(fitted.axes[0] @ LOOK) > 0.98
     np.testing.assert_allclose(fitted.axes @ fitted.axes.T, np.eye(2), atol=1e-12)
     assert fitted.processes[0].amplitude > 5 * fitted.processes[1].amplitude
-
-
     # Noise across it is smoothed away.
     source, target, _, truth = sampled()
     across = np.array([-LOOK[1], LOOK[0]])
@@ -154,23 +143,21 @@ def test_refit_keeps_lengths_noise_and_directions(fitted):
     rest = (source - ORIGIN)[:, 0] < 0.7 * SIDE
     again = fitted.refit(source[rest], target[rest], sigma[rest])
     np.testing.assert_array_equal(again.axes, fitted.axes)
-    for mine, theirs in zip(again.processes, fitted.processes, strict=True):
-        assert mine.hyperparameters == theirs.hyperparameters
-        assert len(mine.source) == rest.sum()
+    for name in ("amplitude", "length", "noise"):
+        mine, theirs = ([getattr(process, name) for process in field.processes] for field in (again, fitted))
+        assert mine == theirs
+    assert len(again.processes[0].source) == rest.sum()
     inside = raster()[(raster() - ORIGIN)[:, 0] < 0.6 * SIDE]
     assert rms(again(inside) - truth(inside)) < 1.5
     assert not np.array_equal(again(inside), fitted(inside))
     np.testing.assert_allclose(fitted.refit(source, target, sigma)(raster()), fitted(raster()), atol=1e-9)
-    # The same twice, byte for byte.
-    assert fit_local(source, target, sigma, 150.0)(raster()).tobytes() == fitted(raster()).tobytes()
 
 
 def test_many_places_are_moved_as_few_are(fitted):
-    places = np.random.default_rng(7).uniform(0, SIDE, (9000, 2)) + ORIGIN
-    whole, error = fitted(places), fitted.error(places)
-    some = np.array([0, 4095, 4096, 8191, 8192, 8999])
-    np.testing.assert_allclose(whole[some], fitted(places[some]), atol=1e-9)
-    np.testing.assert_allclose(error[some], fitted.error(places[some]), atol=1e-9)
+    places = np.random.default_rng(7).uniform(0, SIDE, (4200, 2)) + ORIGIN
+    some = np.array([0, 4095, 4096, 4199])
+    for function in (fitted, fitted.error):
+        np.testing.assert_allclose(function(places)[some], function(places[some]), atol=1e-9)
     assert fitted(places[:0]).shape == (0, 2)
 
 

@@ -11,7 +11,7 @@ from rasterio.crs import CRS
 
 from sn9reg.errors import ConfigError
 from sn9reg.fit.correspondences import Correspondences
-from sn9reg.fit.warp import fit_global, global_warp, identity_warp, least_squares_affine
+from sn9reg.fit.warp import fit_global, global_warp, least_squares_affine
 from sn9reg.raster.grid import Grid
 
 ORIGIN = np.array([435000.0, 4180000.0])
@@ -94,8 +94,7 @@ def test_the_threshold_is_in_map_units(kind, unit):
     source = places(random) - ORIGIN
     target, wrong = with_outliers(source + random.normal(0, 0.3, source.shape), 0.4, random)
     target[0] = source[0] + [5, 0]
-    tight = fit_global(source / unit, target / unit, kind, 3.0 / unit)
-    loose = fit_global(source / unit, target / unit, kind, 12.0 / unit)
+    tight, loose = (fit_global(source / unit, target / unit, kind, limit / unit) for limit in (3.0, 12.0))
     assert tight.inliers[~wrong][1:].mean() > 0.95
     assert not tight.inliers[0]
     assert loose.inliers[0]
@@ -153,12 +152,3 @@ def test_a_global_warp_expects_the_residual_of_its_inliers_everywhere():
     np.testing.assert_allclose(warp(anywhere) - anywhere, [[10.0, 5.0]] * 2, atol=0.1)
     # 2 px of half a metre along either axis
     np.testing.assert_allclose(warp.error(anywhere), [1.0] * 2, rtol=0.05)
-
-
-def test_the_identity_moves_nothing_and_promises_nothing():
-    warp = identity_warp(CRS.from_epsg(32637))
-    xy = places(np.random.default_rng(0), 5).astype(int)
-    assert warp(xy).dtype == np.float64
-    np.testing.assert_array_equal(warp(xy), xy)
-    assert np.isnan(warp.error(xy)).all()
-    assert (warp.model, warp.crs) == ("identity", CRS.from_epsg(32637))
