@@ -5,23 +5,20 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from affine import Affine
 from rasterio.crs import CRS
+from support.matches import lattice, matched
+from support.rasters import UTM
 
 from sn9reg.errors import ConfigError
 from sn9reg.fit.choose import MINIMUM, MODELS, fit
-from sn9reg.fit.correspondences import Correspondences
-from sn9reg.raster.grid import Grid
 
-METRES, FEET = CRS.from_epsg(32637), CRS.from_epsg(2263)  # the latter in US survey feet
+FEET = CRS.from_epsg(2263)  # US survey feet
 SIDE = 11  # matches along each side of the scene
 
 
-def found(kind="translation", noise=1.0, wrong=0.0, seed=0, crs=METRES, pixel=0.5):
+def found(kind="translation", noise=1.0, wrong=0.0, seed=0, crs=UTM, pixel=0.5):
     """Matches on a lattice, 60 px apart, and the truth: (N, 2) common pixels -> (N, 2)."""
-    random = np.random.default_rng(seed)
-    x, y = np.meshgrid(np.arange(SIDE), np.arange(SIDE))
-    xy = np.column_stack([x.ravel(), y.ravel()]) * 60.0 + 60
+    random, xy = np.random.default_rng(seed), lattice(SIDE, 60, 60 * SIDE)
     matrix = np.eye(2) if kind == "translation" else np.array([[1.02, -0.015], [0.01, 0.99]])
 
     def move(at):
@@ -31,15 +28,12 @@ def found(kind="translation", noise=1.0, wrong=0.0, seed=0, crs=METRES, pixel=0.
     there = move(xy) + random.normal(0, noise, xy.shape)
     lost = random.random(len(xy)) < wrong
     there[lost] = xy[lost] + random.uniform(-60, 60, (int(lost.sum()), 2))
-    n, ones = len(xy), np.ones(len(xy))
-    grid = Grid(Affine(pixel, 0, 435000, 0, -pixel, 4181000), 1000, 1000, crs)
-    return Correspondences(grid, xy, there, ones, noise * ones, 0 * ones, ones, there, 80.0, 1.0, 96.0, n), move, lost
+    return matched(xy, there, pixel, radius=80.0, sigma=noise, crs=crs), move, lost
 
 
 def error_px(fitted, matches, move):
     """Largest error of the warp inside the scene, common pixels."""
-    axis = np.linspace(100, SIDE * 60 - 60, 12)
-    at = np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2)
+    at = lattice(12, 100, SIDE * 60 - 60)
     there = matches.grid.to_pixel(fitted.warp(matches.grid.to_map(at)))
     return np.linalg.norm(there - move(at), axis=1).max()
 
@@ -49,7 +43,7 @@ def error_px(fitted, matches, move):
 def test_auto_picks_the_model_that_made_the_data(kind, wrong):
     matches, move, lost = found(kind, wrong=wrong)
     result = fit(matches)
-    assert (result.warp.model, result.warp.crs) == (kind, METRES)
+    assert (result.warp.model, result.warp.crs) == (kind, UTM)
     assert (result.fitted, result.reason) == (True, "")
     errors = result.held_out
     assert set(errors) == {"translation", "affine", "local"}
@@ -122,7 +116,7 @@ def test_auto_leaves_out_what_the_scene_has_no_room_for(kind, templates, kinds):
     assert set(result.held_out) == {"translation", "affine", "local"}  # those without room are left out, not hidden
 
 
-@pytest.mark.parametrize(("crs", "unit"), [(METRES, 1.0), (FEET, 1200 / 3937)])
+@pytest.mark.parametrize(("crs", "unit"), [(UTM, 1.0), (FEET, 1200 / 3937)])
 @pytest.mark.parametrize("model", ["translation", "affine", "homography"])
 def test_the_threshold_is_in_metres_whatever_the_map_counts_in(model, crs, unit):
     """Half a metre a pixel in both: a match off by 4 m is an inlier at 6 m and none at 2.5 m."""

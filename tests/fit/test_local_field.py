@@ -4,12 +4,14 @@ from functools import lru_cache
 
 import numpy as np
 import pytest
+from support.matches import lattice
 
 from sn9reg.fit.local_field import block_folds, fit_local
 from sn9reg.fit.warp import least_squares_affine
 
 ORIGIN = np.array([435000.0, 4180000.0])
 SIDE = 1500.0
+RASTER = lattice(25, 100, SIDE - 100) + ORIGIN
 LOOK = np.array([np.cos(0.4), np.sin(0.4)])  # direction of the parallax
 
 
@@ -48,17 +50,12 @@ def fitted_to(seed=0, outliers=0.0):
     return fit_local(*sampled(seed, outliers=outliers)[:3], 150.0)
 
 
-def raster():
-    axis = np.linspace(100, SIDE - 100, 25)
-    return np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2) + ORIGIN
-
-
 def rms(difference):
     return float(np.sqrt((difference**2).sum(axis=1).mean()))
 
 
 def error_of(predictor, truth):
-    return rms(predictor(raster()) - truth(raster()))
+    return rms(predictor(RASTER) - truth(RASTER))
 
 
 def affinely(matrix, xy, centre):
@@ -79,7 +76,7 @@ def test_parallax_over_hills_is_followed_far_better_than_by_an_affine(seed):
     # Better than any one match: neighbours are averaged.
     assert local < 0.8 * rms(target - truth(source))
     # And it knows about how good it is.
-    assert 0.4 < float(np.sqrt((field.error(raster()) ** 2).mean())) / local < 2.5
+    assert 0.4 < float(np.sqrt((field.error(RASTER) ** 2).mean())) / local < 2.5
     # A few outliers that remain do little.
     wrong, clean = sampled(seed, outliers=0.05), rms(target - truth(source))
     assert rms(wrong[1] - truth(wrong[0])) > 1.25 * clean
@@ -93,7 +90,7 @@ def test_the_main_axis_is_that_of_the_parallax(fitted):
     # Noise across it is smoothed away.
     source, target, _, truth = sampled()
     across = np.array([-LOOK[1], LOOK[0]])
-    left = (fitted(raster()) - truth(raster())) @ across
+    left = (fitted(RASTER) - truth(RASTER)) @ across
     noise = (target - truth(source)) @ across
     assert np.sqrt((left**2).mean()) < 0.25 * np.sqrt((noise**2).mean())
 
@@ -147,10 +144,10 @@ def test_refit_keeps_lengths_noise_and_directions(fitted):
         mine, theirs = ([getattr(process, name) for process in field.processes] for field in (again, fitted))
         assert mine == theirs
     assert len(again.processes[0].source) == rest.sum()
-    inside = raster()[(raster() - ORIGIN)[:, 0] < 0.6 * SIDE]
+    inside = RASTER[(RASTER - ORIGIN)[:, 0] < 0.6 * SIDE]
     assert rms(again(inside) - truth(inside)) < 1.5
     assert not np.array_equal(again(inside), fitted(inside))
-    np.testing.assert_allclose(fitted.refit(source, target, sigma)(raster()), fitted(raster()), atol=1e-9)
+    np.testing.assert_allclose(fitted.refit(source, target, sigma)(RASTER), fitted(RASTER), atol=1e-9)
 
 
 def test_many_places_are_moved_as_few_are(fitted):
@@ -172,16 +169,12 @@ def test_matches_without_any_residual(shift):
 
 def test_places_in_another_unit_give_the_same_field():
     source, target, sigma, _ = sampled(n=120)
-    metres, feet = (
-        fit_local(source / u, target / u, sigma / u, 150.0 / u)(raster() / u) * u for u in (1.0, 1200 / 3937)
-    )
+    metres, feet = (fit_local(source / u, target / u, sigma / u, 150.0 / u)(RASTER / u) * u for u in (1.0, 1200 / 3937))
     np.testing.assert_allclose(feet, metres, atol=1e-3)
 
 
 def test_block_folds_hold_out_whole_squares_and_not_their_neighbours():
-    axis = np.arange(50.0, 1000, 100)
-    centres = np.stack(np.meshgrid(axis, axis), axis=-1)
-    xy = np.concatenate([[[0.0, 0.0]], *((centres + by).reshape(-1, 2) for by in (0, -40, 40))])
+    xy = np.concatenate([[[0.0, 0.0]], *(lattice(10, 50 + by, 950 + by) for by in (0, -40, 40))])
     folds = block_folds(xy, 100.0)[1:].reshape(3, 10, 10)
     assert (folds == folds[0]).all()
     assert set(folds.ravel().tolist()) == {0, 1, 2, 3, 4}

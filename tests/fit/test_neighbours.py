@@ -2,16 +2,13 @@
 
 import numpy as np
 import pytest
-from affine import Affine
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rasterio.crs import CRS
+from support.matches import lattice, matched
 
 from sn9reg.fit import neighbours
-from sn9reg.fit.correspondences import Correspondences
 from sn9reg.fit.neighbours import WITNESS_PX as TOLERANCE
 from sn9reg.fit.neighbours import distance_to, local_consistency, local_mean, neighbour_prediction, witnesses_agree
-from sn9reg.raster.grid import Grid
 
 few = settings(max_examples=10, deadline=None)
 seeds = st.integers(0, 2**32 - 1)
@@ -28,17 +25,10 @@ def smooth(xy):
     return np.column_stack([12 * x - 5 * y + 15 * np.sin(3 * x + 2 * y), 4 * y + 3 * np.cos(4 * x)])
 
 
-def matches_of(xy, there, step=1.0, pixel=0.5, footprint=96.0, radius=RADIUS):
-    grid = Grid(Affine(pixel, 0, 435000, 0, -pixel, 4181000), 5000, 5000, CRS.from_epsg(32637))
-    numbers = np.repeat([[1.0], [1.0], [0.0], [1.0]], len(xy), axis=1)
-    return Correspondences(grid, xy, there, *numbers, there, radius * step, step, footprint * step, len(xy))
-
-
 def on_lattice(shift_px, step=1.0, pixel=0.5, spacing=48.0, radius=RADIUS, side=20):
     """Matches on a regular lattice of side x side places whose witnesses saw `shift_px` (N, 2), common pixels."""
-    x, y = np.meshgrid(np.arange(side), np.arange(side))
-    xy = np.column_stack([x.ravel(), y.ravel()]) * spacing * step + 200.0
-    return matches_of(xy, xy + shift_px, step, pixel, radius=radius)
+    xy = lattice(side, 200.0, 200.0 + (side - 1) * spacing * step)
+    return matched(xy, xy + shift_px, pixel, step, radius)
 
 
 @few
@@ -108,7 +98,7 @@ def test_the_limit_is_three_times_the_scale():
 @pytest.mark.parametrize(("step", "pixel"), [(1.0, 0.5), (1.0, 10.0), (4.0, 0.5)])
 def test_witnesses_of_a_smooth_noisy_field_agree_however_dense_they_are(step, pixel, spacing):
     noise = np.random.default_rng(3).normal(0, 0.8, (400, 2))
-    x, y = (axis.ravel() * spacing / 48 for axis in np.meshgrid(np.linspace(0, 1, 20), np.linspace(0, 1, 20)))
+    x, y = lattice(20, 0, spacing / 48).T
     field = np.column_stack([20 * np.sin(2 * x + y), 10 * x * y - 5])  # pixels
     assert witnesses_agree(on_lattice((field + noise) * step, step, pixel, spacing)).mean() > 0.95
 
@@ -151,7 +141,7 @@ def turned(linear, noise=0.8, wrong=0.0):
     there = (xy - 1000) @ np.asarray(linear).T + 1000 + random.normal(0, noise, (400, 2))
     outlier = random.random(400) < wrong
     there[outlier] += random.uniform(-RADIUS, RADIUS, (int(outlier.sum()), 2))
-    return matches_of(xy, there, footprint=64.0), outlier
+    return matched(xy, there, footprint=64.0), outlier
 
 
 def predicted(matches, *arguments):
@@ -173,7 +163,7 @@ def test_matches_of_a_turned_or_scaled_pair_agree_and_outliers_do_not(degrees, z
 
 def test_random_matches_anywhere_agree_hardly_more_often_than_by_chance():
     places = np.random.default_rng(0).uniform(200, 1800, (5, 2, 400, 2))
-    shares = [witnesses_agree(matches_of(*pair, footprint=64.0, radius=800.0)).mean() for pair in places]
+    shares = [witnesses_agree(matched(*pair, footprint=64.0, radius=800.0)).mean() for pair in places]
     assert np.mean(shares) < 2 * np.pi * TOLERANCE**2 / 1600**2 + 1e-3
 
 
@@ -228,15 +218,6 @@ def test_groups_far_apart_have_means_of_their_own_drawn_a_little_to_that_of_all(
     mean = local_mean(np.concatenate([ring + centre for centre in centres]), np.repeat([1.0, 5.0], 60))
     share = COUNTED * np.exp(-2) / (COUNTED * np.exp(-2) + PRIOR)
     np.testing.assert_allclose(mean(centres), share * np.array([1, 5]) + (1 - share) * 3, rtol=1e-6)
-
-
-def test_a_slope_is_followed_and_the_mean_is_linear_in_the_values():
-    source, at = places_of(200), np.array([[100.0, 500.0], [500, 500], [900, 500], [9000, 500]])
-    found = local_mean(source, source[:, 0])(at)
-    assert (np.diff(found[:3]) > 150).all()
-    assert found[3] <= source[:, 0].max()
-    both = local_mean(source, source[:, 0] - 3 * source[:, 1])(at)
-    np.testing.assert_allclose(both, found - 3 * local_mean(source, source[:, 1])(at))
 
 
 @pytest.mark.parametrize(("n", "asked"), [(1, 1), (3, 0), (6, 7), (200, 7)])

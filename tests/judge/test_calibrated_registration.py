@@ -108,18 +108,18 @@ def test_calibration_changes_errors_and_not_the_verdict(small_registration, mode
 
 
 @pytest.mark.parametrize(
-    ("name", "option", "file"),
+    ("name", "weights"),
     [
-        ("hybrid", "weights", "slim-unet"),
-        ("descriptors", "weights", "descriptors"),
-        ("dual-encoder", "weights", "dual-encoder"),
-        ("keypoints", "sar_weights", "keypoints-sar"),
-        ("keypoints", "optical_weights", "keypoints-optical"),
+        ("hybrid", {"weights": "slim-unet"}),
+        ("descriptors", {"weights": "descriptors"}),
+        ("dual-encoder", {"weights": "dual-encoder"}),
+        ("keypoints", {"sar_weights": "keypoints-sar", "optical_weights": "keypoints-optical"}),
     ],
 )
-def test_a_matcher_says_whether_its_weights_are_its_own(name, option, file):
+def test_a_matcher_says_whether_its_weights_are_its_own(name, weights):
     assert make_matcher(name).own_weights is False
-    assert make_matcher(name, **{option: str(WEIGHTS.joinpath(f"{file}.safetensors"))}).own_weights is True
+    for option, file in weights.items():
+        assert make_matcher(name, **{option: str(WEIGHTS.joinpath(f"{file}.safetensors"))}).own_weights is True
 
 
 @pytest.mark.usefixtures("ships", "_firm")
