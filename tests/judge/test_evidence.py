@@ -85,12 +85,10 @@ def test_there_is_evidence_only_where_there_is_data(tmp_path):
 
 def affine_pair(folder, matrix, shift):
     """An optical image of 200 x 220 px, and what SAR sees of it through an affine, in speckle."""
-    height, width = SHAPE
-    ground = fields(max(SHAPE), 0)[:height, :width]
+    ground = fields(max(SHAPE), 0)[: SHAPE[0], : SHAPE[1]]
     through = np.column_stack([matrix, shift])
-    seen = cv2.warpAffine(np.ones_like(ground), through, (width, height)) > 0.99
-    sar = 500 * (1.1 - cv2.warpAffine(ground, through, (width, height)))
-    sar = sar * np.random.default_rng(1).gamma(4, 1 / 4, sar.shape) * seen
+    there, seen = (cv2.warpAffine(image, through, SHAPE[::-1]) for image in (ground, np.ones_like(ground)))
+    sar = 500 * (1.1 - there) * np.random.default_rng(1).gamma(4, 1 / 4, SHAPE) * (seen > 0.99)
     for name, values, nodata in (("optical", 200 * ground + 20, None), ("sar", sar, 0)):
         write_raster(folder / f"{name}.tif", values[None].astype(np.float32), TEXTURE_TRANSFORM, UTM, nodata=nodata)
     return open_pair(folder / "optical.tif", folder / "sar.tif")

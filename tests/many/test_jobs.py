@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 from dataclasses import replace
 from pathlib import Path
 from unittest.mock import Mock
@@ -110,28 +111,26 @@ def done(job, monkeypatch):
     return job, counted
 
 
-def test_a_finished_job_is_known_whatever_the_folder_and_the_threads(done):
+def test_a_finished_job_is_known_whatever_the_folder_and_the_threads_by_its_inputs_and_options(done):
     job, _ = done
     assert finished(replace(job, threads=7, overwrite=True)).matches == 5
     Path("out").rename("moved")
-    assert finished(replace(job, folder="moved")).matches == 5
+    job = replace(job, folder="moved")
+    assert finished(job).matches == 5
+    files = [PairFiles("s.tif", "o.tif"), PairFiles("o.tif", "s.tif", sar_nodata=7)]
+    others = {"tiepoints": None, "options": {"matcher": "hybrid"}, "sigma": True, "name": "b"}
+    for name, value in (("files", files[0]), ("files", files[1]), *others.items()):
+        assert finished(replace(job, **{name: value})) is None
 
 
-@pytest.mark.parametrize(
-    "change",
-    [{"files": PairFiles("s.tif", "o.tif")}, {"files": PairFiles("o.tif", "s.tif", sar_nodata=7)}, {"tiepoints": None},
-     {"options": {"matcher": "hybrid"}}, {"sigma": True}, {"name": "b"}],
-)  # fmt: skip
-def test_other_inputs_or_options_are_another_job(done, change):
-    assert finished(replace(done[0], **change)) is None
-
-
-def test_a_row_without_its_input_map_or_content_is_no_result(done):
-    job, _ = done
-    good = job.row.read_bytes()
-    for content in (b"", b"{", b"[]", b"{}", b'{"key": 3}', b"\xff"):
+def test_a_row_without_its_input_map_or_content_is_no_result_and_what_was_begun_may_be_begun_again(done):
+    job, counted = done
+    good, begun = job.row.read_bytes(), json.dumps({"key": job.key(), "status": "begun"}).encode()
+    for content in (b"", b"{", b"[]", b"{}", b'{"key": 3}', b"\xff", begun):
         job.row.write_bytes(content)
         assert finished(job) is None
+    assert do(job).status == REGISTERED
+    assert counted == ["a", "a"]
     job.row.write_bytes(good)
     job.offsets.rename("map")
     assert finished(job) is None
@@ -139,14 +138,6 @@ def test_a_row_without_its_input_map_or_content_is_no_result(done):
     assert finished(job) is not None
     os.utime("s.tif", ns=(1, 1))
     assert finished(job) is None
-
-
-def test_what_was_begun_is_not_finished_and_may_be_begun_again(done):
-    job, counted = done
-    job.row.write_text(json.dumps({"key": job.key(), "status": "begun"}))
-    assert finished(job) is None
-    assert do(job).status == REGISTERED
-    assert counted == ["a", "a"]
 
 
 def test_files_of_others_are_kept_unless_asked_otherwise(done):
@@ -184,38 +175,29 @@ class Broken:
         return self.how
 
 
-def _kill_oneself():
-    os.kill(os.getpid(), 9)
-
-
 @pytest.mark.parametrize(
-    ("broken", "reason"),
+    ("how", "reason"),
     [
-        (Broken(os._exit, (7,)), "ended with exit code 7 before it had a result"),
-        (Broken(_kill_oneself, ()), "was ended by SIGKILL; was there enough memory?"),
+        ((os._exit, (7,)), "ended with exit code 7 before it had a result"),
+        ((signal.raise_signal, (signal.SIGKILL,)), "was ended by SIGKILL; was there enough memory?"),
     ],
 )
-def test_a_process_that_dies_is_a_result(job, broken, reason):
-    result = run(replace(job, options={"matcher": broken}))
+def test_a_process_that_dies_is_a_result(job, how, reason):
+    result = run(replace(job, options={"matcher": Broken(*how)}))
     assert (result.name, result.status) == ("a", FAILED)
     assert reason in result.reason
     assert result.seconds > 0
 
 
-@pytest.mark.parametrize(
-    ("error", "sent"),
-    [
-        (RuntimeError("of another  library"), [Result("a", FAILED, "RuntimeError: of another library")]),
-        (KeyboardInterrupt(), []),  # who waited is interrupted, too
-    ],
-)
-def test_what_a_matcher_raises_is_a_reason_and_an_interrupt_is_none(job, monkeypatch, error, sent):
-    to = Mock()
-    monkeypatch.setattr(jobs, "do", Mock(side_effect=error))
+def test_what_a_matcher_raises_is_a_reason_and_an_interrupt_is_none(job, monkeypatch):
     monkeypatch.setattr(jobs, "_die_with_parent", lambda: None)
-    jobs._send(job, to)
-    assert [call.args[0] for call in to.send.call_args_list] == sent
-    assert to.close.called == bool(sent)
+    broken = Result("a", FAILED, "RuntimeError: of another library")
+    for error, sent in ((RuntimeError("of another  library"), [broken]), (KeyboardInterrupt(), [])):
+        to = Mock()
+        monkeypatch.setattr(jobs, "do", Mock(side_effect=error))
+        jobs._send(job, to)
+        assert [call.args[0] for call in to.send.call_args_list] == sent
+        assert to.close.called == bool(sent)
 
 
 def test_memory_is_of_this_process_at_its_peak():
