@@ -38,8 +38,8 @@ class PhaseCongruency:
 def phase_congruency(image: Tensor, valid: Tensor | None = None) -> PhaseCongruency:
     """Phase congruency of (B, H, W) float images, on any device, with a noise threshold per image and orientation.
 
-    valid: (B, H, W) bool; noise is estimated there, and there is no congruency elsewhere.
-    The image wraps around at its borders. An image without contrast has no congruency.
+    valid: (B, H, W) bool; noise is estimated there, and there is no congruency elsewhere, nor in an image without
+    contrast. The image wraps around at its borders.
     """
     inside = torch.ones_like(image, dtype=torch.bool) if valid is None else valid
     spread = _spread(image, inside)

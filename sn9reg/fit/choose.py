@@ -110,10 +110,8 @@ def _left_out(source: Points, target: Points, block: float, fitter: Fitter) -> F
 
 
 def _simplest(held_out: Mapping[str, float], matches: Correspondences) -> str:
-    """The simplest model that no more complex one beats clearly, among those for which the scene is wide enough.
-
-    In a narrow scene all matches share pixels, so that none is really held out and the most flexible model wins.
-    """
+    """The simplest model that no more complex one beats clearly, among those for which the scene is wide enough: in a
+    narrow one all matches share pixels, so that none is really held out and the most flexible model would win."""
     best = "translation"
     for name, width in _MIN_WIDTH.items():
         if matches.span >= width and held_out[name] < _SIMPLER * held_out[best]:
@@ -131,10 +129,8 @@ def _distances(matches: Correspondences, inliers: Flags, local: LocalField, warp
 
 
 def _with_error(warp: Warp, matches: Correspondences, inliers: Flags, distances: Floats) -> Warp:
-    """The warp with an expected error: the distances of the matches around each place, plus that of the field.
-
-    Matches share pixels with their neighbours, and so share their errors: a field through them looks surer than it is.
-    """
+    """The warp with an expected error: the distances of the matches around each place, plus that of the field, which
+    looks surer than it is: matches share pixels with their neighbours, and so share their errors."""
     if not len(distances):
         return warp
     source = matches.optical_map[inliers]

@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import numpy.typing as npt
 from annotated_types import Ge, Gt
 
 from sn9reg.errors import ConfigError, InputError
@@ -47,15 +46,14 @@ _SHIPPED = files("sn9reg.weights").joinpath("calibration.json")
 
 @options
 class Linear:
-    """A linear model of k standardised features."""
+    """A linear model of k standardised features: (N, k) -> (N,)."""
 
     mean: list[float]  # (k,) of the features
     scale: list[Annotated[float, Gt(0)]]  # (k,) standard deviation of the features
     weight: list[float]  # (k,) of the standardised features
     bias: float
 
-    def __call__(self, features: npt.NDArray[np.float64]) -> Floats:
-        """(N, k) -> (N,)."""
+    def __call__(self, features: Floats) -> Floats:
         values = (np.atleast_2d(features) - self.mean) / self.scale
         return np.asarray(np.clip(values, -UNSEEN, UNSEEN) @ np.asarray(self.weight) + self.bias)
 
@@ -83,7 +81,7 @@ class PairModel:
     small: Linear  # model for small scenes
     large: Linear  # model for large scenes
 
-    def __call__(self, features: npt.NDArray[np.float64], large: float) -> float:
+    def __call__(self, features: Floats, large: float) -> float:
         """The logit, from (1, k) `pair_features` and the scene's `largeness`."""
         return float((1 - large) * self.small(features)[0] + large * self.large(features)[0])
 
@@ -97,15 +95,15 @@ class Models:
     spread: Linear  # logarithm of the standard deviation of a match's error per axis, matched pixels
     field: Linear  # logarithm of the standard deviation of the map's error per axis at a place, matched pixels
 
-    def chance(self, features: npt.NDArray[np.float64]) -> Floats:
+    def chance(self, features: Floats) -> Floats:
         """(N,) probability that matches are right, from (N, k) `match_features`."""
         return np.clip(self.right(self.probability(features)), 0.0, 1.0)
 
-    def log_sigma(self, features: npt.NDArray[np.float64]) -> Floats:
+    def log_sigma(self, features: Floats) -> Floats:
         """(N,) logarithm of the matches' sigma, matched pixels, from (N, k) `match_features`."""
         return bounded(self.spread(features[:, : len(SIGMA_FEATURES)]))
 
-    def log_map_sigma(self, features: npt.NDArray[np.float64]) -> Floats:
+    def log_map_sigma(self, features: Floats) -> Floats:
         """(M,) logarithm of the map's sigma at places, matched pixels, from (M, k) `field_features`."""
         return bounded(self.field(features))
 
@@ -149,9 +147,7 @@ class Calibration:
 
 def pair_logit(matches: Correspondences, evidence: Evidence) -> float:
     """The logit of the probability that a fitted warp is right, by the model that ships, the same for all matchers.
-
-    Raises InputError where the calibration that ships is damaged.
-    """
+    Raises InputError where the calibration that ships is damaged."""
     with _reading(_SHIPPED):
         model = check(PairModel, _stored()["pair"], "pair")
         for size in ("small", "large"):

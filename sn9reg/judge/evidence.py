@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from sn9reg.fit.correspondences import Floats
 from sn9reg.fit.warp import Warp, least_squares_affine
@@ -34,11 +33,8 @@ _STRAIGHT = 0.02  # a warp that turns or scales by more has the SAR scene turned
 
 @dataclass(frozen=True)
 class Evidence:
-    """What N templates say of a warp.
-
-    Heights are those of the similarity at the place where the warp puts a template, in standard deviations of the
-    similarity in its surroundings.
-    """
+    """What N templates say of a warp. Heights are those of the similarity at the place where the warp puts a template,
+    in standard deviations of the similarity in its surroundings."""
 
     optical_xy: Points  # (N, 2) centres of the templates, pixels of the common grid
     standing: Floats  # (N,) height above the mean of the surroundings
@@ -66,8 +62,7 @@ def default_features(pair: ScenePair) -> FeatureExtractor:
     from sn9reg.matchers.base import make_matcher  # here, so that importing this does not load a matcher
 
     matcher: Any = make_matcher(DEFAULT_MATCHER)
-    extract: FeatureExtractor = matcher.extractor(pair.overview(pair.sar)[0])
-    return extract
+    return matcher.extractor(pair.overview(pair.sar)[0])
 
 
 def gather(pair: ScenePair, warp: Warp, step: float, extract: FeatureExtractor) -> Evidence:
@@ -97,7 +92,7 @@ def gather(pair: ScenePair, warp: Warp, step: float, extract: FeatureExtractor) 
     return Evidence(to_common(nodes[surfaces.usable], factor), standing, lead)
 
 
-def _heights(surfaces: npt.NDArray[np.float64]) -> tuple[Floats, float]:
+def _heights(surfaces: Floats) -> tuple[Floats, float]:
     """`Evidence.standing` and `Evidence.lead` of (N, D, D) surfaces around the warp's places."""
     surfaces = surfaces - surfaces.mean(axis=(1, 2), keepdims=True)
     surfaces = surfaces / np.maximum(surfaces.std(axis=(1, 2), keepdims=True), 1e-9)
@@ -112,7 +107,7 @@ def _heights(surfaces: npt.NDArray[np.float64]) -> tuple[Floats, float]:
     return standing, float((together[row, col] - elsewhere) / max(float(together.std()), 1e-9))
 
 
-def _nearest_affine(nodes: Points, there: Points) -> npt.NDArray[np.float64]:
+def _nearest_affine(nodes: Points, there: Points) -> Floats:
     """(3, 3) the affine nearest to the warp; the identity where there are too few places, or all lie on one line."""
     matrix = np.eye(3)
     if len(nodes) >= 4 and np.linalg.svd(nodes - nodes.mean(axis=0), compute_uv=False)[1] > 1:

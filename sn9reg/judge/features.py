@@ -3,7 +3,6 @@
 import math
 
 import numpy as np
-import numpy.typing as npt
 from scipy.spatial import cKDTree
 
 from sn9reg.fit.choose import Fit
@@ -29,13 +28,13 @@ _CLOSE = 0.1  # footprints, added to the distance to matches before its logarith
 _EVIDENCE_PLACES = 3  # nearest places whose evidence describes a match
 
 
-def pair_features(matches: Correspondences, evidence: Evidence) -> npt.NDArray[np.float64]:
+def pair_features(matches: Correspondences, evidence: Evidence) -> Floats:
     """(1, 3) `PAIR_FEATURES`, which tell whether a pair is registered."""
     confirmed = float(witnesses_agree(matches).mean()) if len(matches) else 0.0
     return np.array([[min(evidence.total, _MAX_TOTAL), evidence.lead, confirmed]])
 
 
-def match_features(matches: Correspondences, fit: Fit, evidence: Evidence, logit: float) -> npt.NDArray[np.float64]:
+def match_features(matches: Correspondences, fit: Fit, evidence: Evidence, logit: float) -> Floats:
     """(N, 10) `MATCH_FEATURES`, which tell how right each match is. logit: that the pair is registered."""
     n, count = len(matches), min(_EVIDENCE_PLACES, len(evidence))
     deviation = _deviation(matches, fit, matches.sar_map)
@@ -60,9 +59,7 @@ def match_features(matches: Correspondences, fit: Fit, evidence: Evidence, logit
     )
 
 
-def field_features(
-    raw: Floats, log_sigma: Floats, distance: Floats, standing: float, width: float
-) -> npt.NDArray[np.float64]:
+def field_features(raw: Floats, log_sigma: Floats, distance: Floats, standing: float, width: float) -> Floats:
     """(M, 5) `FIELD_FEATURES`, which tell the error of a map at M places.
 
     raw: (M,) the warp's expected error before calibration, matched pixels.

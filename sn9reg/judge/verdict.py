@@ -40,10 +40,8 @@ class Verdict:
 def judge(
     pair: ScenePair, matches: Correspondences, fit: Fit, calibration: Calibration | None
 ) -> tuple[Correspondences, Fit, Verdict]:
-    """Matches and fit, with calibrated errors where there is a calibration, and the verdict on them.
-
-    Raises InputError where a scene cannot be read.
-    """
+    """Matches and fit, with calibrated errors where there is a calibration, and the verdict on them. Raises InputError
+    where a scene cannot be read."""
     if not fit.fitted:
         return matches, fit, refused(matches, fit.reason)
     evidence = gather(pair, fit.warp, matches.step, default_features(pair))

@@ -51,8 +51,7 @@ def compare(
     offset map and a picture. extra: further options of a matcher, by its name. A matcher that is finished there, from
     the same inputs and options, is not run again. Results in the order of `matchers`.
 
-    Raises InputError for images that cannot be read, OutputError where the folder cannot be written, or holds a
-    comparison of another pair and `job.overwrite` is not set.
+    Raises InputError for images that cannot be read, OutputError where the folder cannot be written.
     """
     folder = Path(job.folder)
     check_folder(folder, "comparison", [PAGE], overwrite=True)

@@ -119,10 +119,8 @@ def do(job: Job) -> Result:
         result = Result(job.name, **facts, seconds=time.perf_counter() - start, memory_gib=peak_memory())
         _write(job, asdict(result) | {"key": key})
         return result
-    except Sn9regError as error:
-        reason = " ".join(str(error).split())
-    except MemoryError:
-        reason = "out of memory"
+    except (Sn9regError, MemoryError) as error:
+        reason = "out of memory" if isinstance(error, MemoryError) else " ".join(str(error).split())
     if _stored(job).get("status") == _BEGUN:
         job.row.unlink(missing_ok=True)
     return Result(job.name, FAILED, reason, seconds=time.perf_counter() - start, memory_gib=peak_memory())
