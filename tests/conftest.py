@@ -1,7 +1,7 @@
 """What several test modules share: a simulated scene that `align` registers, and its registration, each made once."""
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -88,6 +88,19 @@ def _blank_figures(monkeypatch):
 def small_registration(small_files) -> Registration:
     """What `structure` makes of that pair; for tests whose subject is what becomes of a registration."""
     return register(*small_files, matcher="structure")
+
+
+@pytest.fixture
+def registered_as(monkeypatch, small_registration):
+    """Called with a truth value, it makes `register` say of any pair what that registration is, registered or not."""
+
+    def known(registered=True) -> Registration:
+        verdict = replace(small_registration.verdict, registered=registered)
+        found = replace(small_registration, verdict=verdict)
+        monkeypatch.setattr("sn9reg.registration.register", lambda *_, **__: found)
+        return found
+
+    return known
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from sn9reg.fit.correspondences import Correspondences, Flags, Floats
+from sn9reg.fit.warp import least_squares_affine
 from sn9reg.raster.grid import Points
 
 _NEIGHBOURS = 12  # that predict a shift
@@ -67,8 +68,7 @@ def _steep_trend(source: Points, shift: Points) -> Points:
     design = np.column_stack([centred / reach, np.ones(len(source))])
     weight = np.ones(len(source))
     for _ in range(_ROUNDS):
-        root = np.sqrt(weight)[:, None]
-        coefficients = np.linalg.lstsq(design * root, shift * root, rcond=None)[0]
+        coefficients = least_squares_affine(centred / reach, shift, weight).T
         off = np.linalg.norm(shift - design @ coefficients, axis=1)
         weight = 1 / (1 + (off / max(2 * float(np.median(off)), 1e-9)) ** 2)
     steep = np.linalg.norm(coefficients[:2], ord=2) / reach > _STEEP

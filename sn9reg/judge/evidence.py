@@ -1,8 +1,8 @@
 """Evidence that a warp is right, from the pixels themselves, whichever matcher found it.
 
-Templates that share no pixel are cut from the optical scene. Each is compared with the SAR scene around the place where
-the warp puts it. Where the warp is right, the similarity at that place stands above all of its surroundings, for nearly
-every template. Where a pair does not belong together this may happen once by chance, but not everywhere.
+Templates that share no pixel are cut from the optical scene and compared with the SAR scene around the place where the
+warp puts them. Where it is right, the similarity there stands above all of its surroundings, for nearly every template.
+Where a pair does not belong together this may happen once by chance, but not everywhere.
 """
 
 import math

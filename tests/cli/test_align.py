@@ -91,7 +91,9 @@ def test_stdout_is_one_json_object_and_stderr_has_the_rest(aligned):
     assert (len(table), table.inlier.sum()) == (facts["matches"], facts["inliers"])
 
 
-@pytest.mark.parametrize(("name", "model"), [("m.geojson", "affine"), ("m.points", "translation"), ("m.csv", "local")])
+@pytest.mark.parametrize(
+    ("name", "model"), [("m.geojson", "affine"), ("m.points", "translation"), ("m.csv", "local")]
+)
 def test_every_model_and_format_of_tiepoints(pair, name, model):
     result = align("o.tif", "s.tif", "--tiepoints-out", name, "--model", model, "--json", "--threads", "1")
     assert json.loads(result.stdout)["model"] == model

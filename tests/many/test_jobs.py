@@ -25,12 +25,6 @@ def job(small_pair):
     return Job("a", "out", small_pair, "t.csv", options, threads=1)
 
 
-@pytest.fixture
-def registers(monkeypatch, small_registration):
-    """The registration of such a pair is known already."""
-    monkeypatch.setattr("sn9reg.registration.register", lambda *_, **__: small_registration)
-
-
 def contents():
     return sorted(path.name for path in Path("out").iterdir())
 
@@ -40,7 +34,8 @@ def bands(job):
         return written.count
 
 
-def test_a_registered_pair(job, registers):
+def test_a_registered_pair(job, registered_as):
+    registered_as(True)
     assert "none.csv: no such file" in do(replace(job, tiepoints="none.csv")).reason
     assert contents() == []
     result = do(job)
@@ -55,9 +50,8 @@ def test_a_registered_pair(job, registers):
     assert bands(job) == 2
 
 
-def test_a_refused_pair_has_a_row_and_no_map(job, monkeypatch, small_registration):
-    refused = replace(small_registration, verdict=replace(small_registration.verdict, registered=False))
-    monkeypatch.setattr("sn9reg.registration.register", lambda *_, **__: refused)
+def test_a_refused_pair_has_a_row_and_no_map(job, registered_as):
+    refused = registered_as(False)
     result = do(replace(job, sigma=True))
     assert (result.status, result.reason, result.expected_error_px) == (REFUSED, refused.verdict.reason, None)
     assert result.error_px == pytest.approx(np.hypot(9, 6), abs=0.01)  # of zeros
@@ -65,7 +59,8 @@ def test_a_refused_pair_has_a_row_and_no_map(job, monkeypatch, small_registratio
     assert finished(replace(job, sigma=True)) == result
 
 
-def test_a_page_belongs_to_a_job_that_asks_for_one(job, registers):
+def test_a_page_belongs_to_a_job_that_asks_for_one(job, registered_as):
+    registered_as(True)
     job = replace(job, report=True, sigma=True)
     result = do(job)
     assert result.status == REGISTERED, result.reason

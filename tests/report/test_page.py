@@ -3,7 +3,6 @@
 import base64
 import json
 import re
-from dataclasses import replace
 from html import unescape
 from pathlib import Path
 
@@ -211,7 +210,6 @@ def test_report_of_sixteen_bits_in_one_band_in_a_pixel_frame(tmp_path, monkeypat
     [
         (["none.tif", "o.tif", "s.tif"], 1, "none.tif: no such file"),
         (["offsets.tif", "none.tif", "s.tif"], 1, "none.tif: no such file"),
-        (["offsets.tif", "o.tif", "none.tif"], 1, "none.tif: no such file"),
         (["nan.tif", "o.tif", "s.tif"], 1, "nan.tif: holds no offset, only NaN"),
         (["offsets.tif", "small.tif", "s.tif"], 1, "offsets belong to one optical image"),
         (["o.tif", "o.tif", "s.tif", "--tiepoints", "none.csv"], 1, "none.csv: no such file"),
@@ -234,9 +232,8 @@ def test_bad_input_ends_in_one_line_and_leaves_no_folder(small_pair, arguments, 
 
 
 @pytest.mark.parametrize("registered", [True, False])
-def test_align_writes_the_report_too_and_shows_why_it_refused(small_pair, monkeypatch, small_registration, registered):
-    verdict = replace(small_registration.verdict, registered=registered)
-    monkeypatch.setattr("sn9reg.registration.register", lambda *_, **__: replace(small_registration, verdict=verdict))
+def test_align_writes_the_report_too_and_shows_why_it_refused(small_pair, registered_as, registered):
+    registered_as(registered)
     result = run("align", "o.tif", "s.tif", "--out", "d.tif", "--report", "r")
     assert result.exit_code == (0 if registered else 3), result.output
     assert Path("d.tif").exists() == registered
