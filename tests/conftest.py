@@ -1,9 +1,12 @@
 """What several test modules share: a simulated scene that `align` registers, and its registration, each made once."""
 
-from dataclasses import dataclass
+import shutil
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import cv2
 import hypothesis
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
@@ -13,6 +16,7 @@ from support.rasters import TEXTURE_TRANSFORM, UTM, textures, write_raster
 from sn9reg import register
 from sn9reg.cli import main
 from sn9reg.matchers.dense.weights import DenseOptions, save_dense
+from sn9reg.raster.scene import PairFiles
 from sn9reg.registration import Registration
 from sn9reg.simulate import SimulatedScene, simulate
 
@@ -55,18 +59,48 @@ def aligned(scene, tmp_path_factory) -> Aligned:
 
 @pytest.fixture(scope="session")
 def small_files(tmp_path_factory) -> tuple[Path, Path]:
-    """The pair of `textures` as files; do not write into them."""
+    """The pair of `textures`, 200 x 180 px, as files; do not write into them."""
     folder = tmp_path_factory.mktemp("small")
     paths = folder / "o.tif", folder / "s.tif"
-    for path, image in zip(paths, textures(), strict=True):
+    for path, image in zip(paths, textures(200, 180), strict=True):
         write_raster(path, image[None], TEXTURE_TRANSFORM, UTM)
     return paths
+
+
+@pytest.fixture
+def small_pair(small_files, tmp_path, monkeypatch) -> PairFiles:
+    """The working directory is a folder of the test's with that pair, and two of its tie-points in t.csv."""
+    monkeypatch.chdir(tmp_path)
+    for path in small_files:
+        shutil.copy(path, tmp_path)
+    Path("t.csv").write_text("sar_row,sar_col,optical_row,optical_col\n50,60,56,51\n150,160,156,151\n")
+    return PairFiles("o.tif", "s.tif")
+
+
+@pytest.fixture
+def _blank_figures(monkeypatch):
+    """A report's figures are composed, but not drawn, which takes long."""
+    blank = cv2.imencode(".png", np.zeros((8, 8, 3), np.uint8))[1].tobytes()
+    monkeypatch.setattr("sn9reg.report.figures._png", lambda _figure: blank)
 
 
 @pytest.fixture(scope="session")
 def small_registration(small_files) -> Registration:
     """What `structure` makes of that pair; for tests whose subject is what becomes of a registration."""
     return register(*small_files, matcher="structure")
+
+
+@pytest.fixture
+def registered_as(monkeypatch, small_registration):
+    """Called with a truth value, it makes `register` say of any pair what that registration is, registered or not."""
+
+    def known(registered=True) -> Registration:
+        verdict = replace(small_registration.verdict, registered=registered)
+        found = replace(small_registration, verdict=verdict)
+        monkeypatch.setattr("sn9reg.registration.register", lambda *_, **__: found)
+        return found
+
+    return known
 
 
 @pytest.fixture(scope="session")

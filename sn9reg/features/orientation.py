@@ -73,9 +73,8 @@ def orientation_features(
 
     With the complex response z of one filter the channels are |z|^2 and `phase` times the real and the imaginary part
     of z^2 (C = scales * orientations for phase 0). Squaring doubles the phase: a contrast and its negative give the
-    same value, a line and a step opposite ones, so the doubled phase sharpens the peak and does not mind contrast that
-    flips between the sensors. Per scale all channels of a pixel are brought to one length: contrast, which the
-    sensors do not share, is gone, orientation remains.
+    same value, a line and a step opposite ones. That sharpens the peak and allows contrast to flip between the sensors.
+    Per scale all channels of a pixel are brought to one length: contrast, which the sensors do not share, is gone.
     """
     response = torch.view_as_real(orientation_response(image, orientations, wavelengths))
     real, imaginary = response.unbind(dim=-1)

@@ -38,18 +38,17 @@ class PhaseCongruency:
 def phase_congruency(image: Tensor, valid: Tensor | None = None) -> PhaseCongruency:
     """Phase congruency of (B, H, W) float images, on any device, with a noise threshold per image and orientation.
 
-    valid: (B, H, W) bool; noise is estimated there, and there is no congruency elsewhere.
-    The image wraps around at its borders. An image without contrast has no congruency.
+    valid: (B, H, W) bool; noise is estimated there, and there is no congruency elsewhere, nor in an image without
+    contrast. The image wraps around at its borders.
     """
-    spread = _spread(image, valid)
+    inside = torch.ones_like(image, dtype=torch.bool) if valid is None else valid
+    spread = _spread(image, inside)
     image = image * (_SPREAD / spread.clamp_min(1e-30)) * (spread > 0)
     spectrum = torch.fft.fft2(image - image.double().mean(dim=(1, 2), keepdim=True).to(image.dtype))
     radial, angular = _bank(*image.shape[-2:])
     radial, angular = radial.to(image.device), angular.to(image.device)
     steady = sum(_FACTOR**-n for n in range(_SCALES))  # of the noise's amplitude over scales, from that of the finest
-    zero = torch.zeros_like(image)
-    numerator, denominator = zero.clone(), zero.clone()
-    xx, yy, xy, odd_x, odd_y = (zero.clone() for _ in range(5))
+    numerator, denominator, xx, yy, xy, odd_x, odd_y = (torch.zeros_like(image) for _ in range(7))
     amplitudes = []
     for o in range(_ORIENTATIONS):
         response = torch.fft.ifft2(spectrum[:, None] * (radial * angular[o]))  # (B, scales, H, W)
@@ -61,7 +60,8 @@ def phase_congruency(image: Tensor, valid: Tensor | None = None) -> PhaseCongrue
         mean_even, mean_odd = (sum_even / length)[:, None], (sum_odd / length)[:, None]
         # eq. (2): amplitude times phase deviation, the cosine less the sine's modulus
         energy = (even * mean_even + odd * mean_odd - (even * mean_odd - odd * mean_even).abs()).sum(dim=1)
-        tau = _median(amplitude[:, 0], valid) / math.sqrt(math.log(4)) * steady  # of a Rayleigh distribution
+        middle = torch.where(inside, amplitude[:, 0], math.nan).flatten(1).nanmedian(dim=1).values.nan_to_num()
+        tau = middle[:, None, None] / math.sqrt(math.log(4)) * steady  # of a Rayleigh distribution
         noise = tau * (math.sqrt(math.pi / 2) + _NOISE_DEVIATIONS * math.sqrt((4 - math.pi) / 2))
         width = (total / (largest + _EPSILON) - 1) / (_SCALES - 1)
         weight = torch.sigmoid(_SHARPNESS * (width - _CUT_OFF))
@@ -78,7 +78,6 @@ def phase_congruency(image: Tensor, valid: Tensor | None = None) -> PhaseCongrue
         amplitudes.append(total)
     xx, yy, xy = (2 / _ORIENTATIONS * moment for moment in (xx, yy, 2 * xy))
     root = torch.hypot(xy, xx - yy)
-    inside = torch.ones_like(image) if valid is None else valid.to(image.dtype)
     return PhaseCongruency(
         congruency=numerator / (denominator + _EPSILON) * inside,
         maximum=(xx + yy + root) / 2 * inside,
@@ -98,20 +97,11 @@ def _bank(height: int, width: int) -> tuple[Tensor, Tensor]:
     return radial, torch.stack(angular)
 
 
-def _spread(image: Tensor, valid: Tensor | None) -> Tensor:
-    """(B, 1, 1) standard deviation; 0 where it is but rounding."""
-    values = image.double()
-    weight = torch.ones_like(values) if valid is None else valid.double()
+def _spread(image: Tensor, inside: Tensor) -> Tensor:
+    """(B, 1, 1) standard deviation of the pixels inside; 0 where it is but rounding."""
+    values, weight = image.double(), inside.double()
     count = weight.sum(dim=(1, 2), keepdim=True).clamp_min(1)
     mean = (values * weight).sum(dim=(1, 2), keepdim=True) / count
     variance = ((values - mean) ** 2 * weight).sum(dim=(1, 2), keepdim=True) / count
     spread = variance.sqrt()
     return torch.where(spread > 1e-6 * mean.abs(), spread, 0.0).to(image.dtype)
-
-
-def _median(values: Tensor, valid: Tensor | None) -> Tensor:
-    """(B, 1, 1) median over valid pixels, 0 where there are none."""
-    if valid is None:
-        return values.flatten(1).median(dim=1).values[:, None, None]
-    per_image = [v[m].median() if bool(m.any()) else v.new_zeros(()) for v, m in zip(values, valid, strict=True)]
-    return torch.stack(per_image)[:, None, None]

@@ -24,7 +24,8 @@ _FAR = 5.0  # distances of matches to the warp are clipped to this many times th
 _MIN_WIDTH = {"affine": 2.0, "local": 3.0}
 _SIMPLER = 0.97  # a more complex model must bring the held-out error below this share
 
-Predictor = Callable[[Points], Points]
+# From a choice of matches to the model that is fitted to them, if they determine one.
+Fitter = Callable[[Flags], Callable[[Points], Points] | None]
 
 
 @dataclass(frozen=True)
@@ -47,9 +48,7 @@ def fit(matches: Correspondences, model: str = "auto", threshold: float | None =
 
     model: translation, affine (plain RANSAC, the SpaceNet 9 baseline), homography, local, or auto. The last takes
     translation, affine or local, whichever predicts held-out correspondences best, and the simpler one in a tie.
-    threshold: of the global models, metres (default 30 px).
-
-    Raises ConfigError for an unknown model.
+    threshold: of the global models, metres (default 30 px). Raises ConfigError for an unknown model.
     """
     if model not in MODELS:
         raise ConfigError(f"no model {model!r}; there are: {', '.join(MODELS)}")
@@ -68,10 +67,14 @@ def fit(matches: Correspondences, model: str = "auto", threshold: float | None =
     local = fit_local(good.optical_map, good.sar_map, good.sigma * pixel, _block(matches))
     held_out = _held_out(good, local, limit)
     chosen = _simplest(held_out, matches) if model == "auto" else model
-    fitted = _final(matches, consistent, local, chosen, limit)
-    if fitted is None:
-        return _unfitted(matches, f"the matches do not determine a model of kind {chosen}")
-    warp, inliers = fitted
+    if chosen == "local":
+        warp, inliers = Warp("local", matches.grid.crs, local, local.error), consistent
+    else:
+        kind: GlobalModel = chosen  # type: ignore[assignment]
+        found = fit_global(source, target, kind, limit, "ransac" if chosen == "affine" else "magsac")
+        if found is None:
+            return _unfitted(matches, f"the matches do not determine a model of kind {chosen}")
+        warp, inliers = global_warp(found, chosen, matches), found.inliers
     distances = _distances(matches, inliers, local, warp)
     error = float(np.median(distances)) if len(distances) else math.nan
     return Fit(_with_error(warp, matches, inliers, distances), inliers, error, held_out)
@@ -82,33 +85,20 @@ def _block(matches: Correspondences) -> float:
     return max(min(2 * matches.footprint * matches.grid.resolution, matches.extent / 4), 1e-9)
 
 
-def _final(
-    matches: Correspondences, consistent: Flags, local: LocalField, model: str, limit: float
-) -> tuple[Warp, Flags] | None:
-    if model == "local":
-        return Warp("local", matches.grid.crs, local, local.error), consistent
-    kind: GlobalModel = model  # type: ignore[assignment]
-    found = fit_global(matches.optical_map, matches.sar_map, kind, limit, "ransac" if model == "affine" else "magsac")
-    return None if found is None else (global_warp(found, model, matches), found.inliers)
-
-
 def _held_out(good: Correspondences, local: LocalField, limit: float) -> dict[str, float]:
     """Mean residual of each model of `auto` at correspondences of blocks that it was not fitted to, map units."""
     source, target, sigma = good.optical_map, good.sar_map, good.sigma * good.grid.resolution
-
-    def of(fitter: Callable[[Flags], Predictor | None]) -> float:
-        predicted = _cross_predict(source, _block(good), fitter)
-        return float(np.mean(np.hypot(*(predicted - target).T)))
-
-    return {
-        "translation": of(lambda rest: fit_global(source[rest], target[rest], "translation", limit)),
-        "affine": of(lambda rest: fit_global(source[rest], target[rest], "affine", limit, "ransac")),
-        "local": of(lambda rest: local.refit(source[rest], target[rest], sigma[rest])),
+    fitters: dict[str, Fitter] = {
+        "translation": lambda rest: fit_global(source[rest], target[rest], "translation", limit),
+        "affine": lambda rest: fit_global(source[rest], target[rest], "affine", limit, "ransac"),
+        "local": lambda rest: local.refit(source[rest], target[rest], sigma[rest]),
     }
+    block = _block(good)
+    return {name: float(np.mean(_left_out(source, target, block, fitter))) for name, fitter in fitters.items()}
 
 
-def _cross_predict(source: Points, block: float, fitter: Callable[[Flags], Predictor | None]) -> Points:
-    """(N, 2) prediction for each point by a model fitted without its block; the point itself where no model fits."""
+def _left_out(source: Points, target: Points, block: float, fitter: Fitter) -> Floats:
+    """(N,) distances to a model fitted without the point's block; to the point itself where no model fits."""
     fold = block_folds(source, block)
     predicted = source.copy()
     for k in np.unique(fold):
@@ -116,14 +106,12 @@ def _cross_predict(source: Points, block: float, fitter: Callable[[Flags], Predi
         found = fitter(rest) if rest.sum() >= MINIMUM // 2 else None
         if found is not None:
             predicted[~rest] = found(source[~rest])
-    return predicted
+    return np.hypot(*(predicted - target).T)
 
 
 def _simplest(held_out: Mapping[str, float], matches: Correspondences) -> str:
-    """The simplest model that no more complex one beats clearly, among those for which the scene is wide enough.
-
-    In a narrow scene all matches share pixels, so that none is really held out and the most flexible model wins.
-    """
+    """The simplest model that no more complex one beats clearly, among those for which the scene is wide enough: in a
+    narrow one all matches share pixels, so that none is really held out and the most flexible model would win."""
     best = "translation"
     for name, width in _MIN_WIDTH.items():
         if matches.span >= width and held_out[name] < _SIMPLER * held_out[best]:
@@ -134,21 +122,15 @@ def _simplest(held_out: Mapping[str, float], matches: Correspondences) -> str:
 def _distances(matches: Correspondences, inliers: Flags, local: LocalField, warp: Warp) -> Floats:
     """(n,) distances of the inliers to the warp, map units; for the local model, to one fitted without their block."""
     source, target = matches.optical_map[inliers], matches.sar_map[inliers]
-    if not len(source):
-        return np.zeros(0)
-    predicted = warp(source)
-    if warp.model == "local":
-        sigma = matches.sigma[inliers] * matches.grid.resolution
-        block = _block(matches)
-        predicted = _cross_predict(source, block, lambda rest: local.refit(source[rest], target[rest], sigma[rest]))
-    return np.hypot(*(predicted - target).T)
+    if warp.model != "local" or not len(source):
+        return np.hypot(*(warp(source) - target).T)
+    sigma = matches.sigma[inliers] * matches.grid.resolution
+    return _left_out(source, target, _block(matches), lambda at: local.refit(source[at], target[at], sigma[at]))
 
 
 def _with_error(warp: Warp, matches: Correspondences, inliers: Flags, distances: Floats) -> Warp:
-    """The warp with an expected error: the distances of the matches around each place, plus that of the field.
-
-    Matches share pixels with their neighbours, and so share their errors: a field through them looks surer than it is.
-    """
+    """The warp with an expected error: the distances of the matches around each place, plus that of the field, which
+    looks surer than it is: matches share pixels with their neighbours, and so share their errors."""
     if not len(distances):
         return warp
     source = matches.optical_map[inliers]

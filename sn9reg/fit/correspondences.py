@@ -60,12 +60,11 @@ class Correspondences:
 
     @property
     def optical_map(self) -> Points:
-        """(N, 2) map coordinates in the common grid's CRS."""
+        """(N, 2) `optical_xy` as map coordinates in the common grid's CRS; `sar_map` likewise."""
         return self.grid.to_map(self.optical_xy)
 
     @property
     def sar_map(self) -> Points:
-        """(N, 2) map coordinates in the common grid's CRS."""
         return self.grid.to_map(self.sar_xy)
 
     @property

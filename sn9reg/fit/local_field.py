@@ -21,8 +21,6 @@ from sn9reg.fit.correspondences import Floats
 from sn9reg.fit.warp import least_squares_affine
 from sn9reg.raster.grid import Points
 
-Matrix = npt.NDArray[np.float64]
-
 _SUBSET = 500  # correspondences by which length and noise are chosen; all of them make the field
 _CHUNK = 4096  # places computed at once
 _FOLDS = 5
@@ -36,13 +34,8 @@ class _Process:
     amplitude: float  # variance of the process
     length: float  # of the kernel
     noise: float  # variance of a typical correspondence
-    _factor: tuple[Matrix, bool] = field(repr=False)  # Cholesky factor of the correspondences' covariance
+    _factor: tuple[Floats, bool] = field(repr=False)  # Cholesky factor of the correspondences' covariance
     _alpha: Floats = field(repr=False)  # (N,) weights of the correspondences in the mean
-
-    @property
-    def hyperparameters(self) -> tuple[float, float, float]:
-        """Amplitude, length, noise."""
-        return self.amplitude, self.length, self.noise
 
     def mean(self, xy: Points) -> Floats:
         return self.amplitude * _matern(xy, self.source, self.length) @ self._alpha
@@ -53,19 +46,18 @@ class _Process:
         return np.maximum(self.amplitude - (explained**2).sum(axis=0), 0)
 
 
-def _matern(a: Points, b: Points, length: float) -> Matrix:
+def _matern(a: Points, b: Points, length: float) -> Floats:
     r = cdist(a, b) * (5**0.5 / length)
-    result: Matrix = (1 + r + r * r / 3) * np.exp(-r)
-    return result
+    return np.asarray((1 + r + r * r / 3) * np.exp(-r))
 
 
 @dataclass(frozen=True)
 class LocalField:
     """The fitted field. Call: (N, 2) optical map positions -> (N, 2) SAR map positions."""
 
-    centre: npt.NDArray[np.float64]  # (2,) mean of the correspondences' optical places
-    affine: Matrix  # (2, 3), relative to centre
-    axes: Matrix  # (2, 2), rows: the main direction and its normal
+    centre: Floats  # (2,) mean of the correspondences' optical places
+    affine: Floats  # (2, 3), relative to centre
+    axes: Floats  # (2, 2), rows: the main direction and its normal
     processes: tuple[_Process, _Process]  # of the residual along these axes
 
     def refit(self, source: Points, target: Points, sigma: Floats) -> LocalField:
@@ -84,8 +76,8 @@ class LocalField:
         main, across = self.processes
         return self._in_chunks(lambda xy: np.sqrt(main.variance(xy) + across.variance(xy)), map_xy)
 
-    def _in_chunks(self, function: Callable[[Points], Matrix], map_xy: Points) -> Matrix:
-        """What a function says of places relative to the centre, a few thousand at a time."""
+    def _in_chunks(self, function: Callable[[Points], Floats], map_xy: Points) -> Floats:
+        """The values of a function of places relative to the centre, a few thousand at a time."""
         starts = range(0, max(1, len(map_xy)), _CHUNK)
         return np.concatenate([function(map_xy[start : start + _CHUNK] - self.centre) for start in starts])
 
@@ -95,10 +87,9 @@ def fit_local(
 ) -> LocalField:
     """The field through (N, 2) correspondences, which must be consistent already. All lengths are in map units.
 
-    sigma: (N,) expected error per axis.
+    sigma: (N,) expected error per axis. like: a field whose directions, lengths and noise are taken over.
     block: side of the squares that are held out together when length and noise are chosen, so that matches which share
     pixels do not vouch for each other.
-    like: a field whose directions, lengths and noise are taken over.
     """
     centre = source.mean(axis=0)
     xy, there = source - centre, target - centre
@@ -114,20 +105,16 @@ def fit_local(
     relative = np.clip((sigma / np.median(sigma)) ** 2, 0.1, 25.0)
     processes = []
     for k, values in enumerate((residual @ axes.T).T):
-        chosen = _choose(xy, values, relative, block) if like is None else like.processes[k].hyperparameters
-        processes.append(_robust_process(xy, values, relative, *chosen))
+        model = None if like is None else like.processes[k]
+        chosen = (model.amplitude, model.length, model.noise) if model else _choose(xy, values, relative, block)
+        processes.append(_robust_process(xy, values, relative, chosen))
     return LocalField(centre, affine, axes, (processes[0], processes[1]))
 
 
-def _robust_process(
-    xy: Points, values: Floats, relative: Floats, amplitude: float, length: float, noise: float
-) -> _Process:
-    """The process on all correspondences, with Student's t noise of 4 degrees of freedom.
-
-    With that noise an outlier counts as a correspondence of larger variance.
-    """
-    base = noise * relative
-    variances = base
+def _robust_process(xy: Points, values: Floats, relative: Floats, chosen: tuple[float, float, float]) -> _Process:
+    """The process on all correspondences, with Student's t noise of 4 degrees of freedom: outliers count as noisier."""
+    amplitude, length, noise = chosen
+    base = variances = noise * relative
     covariance = amplitude * _matern(xy, xy, length)
     for _ in range(4):
         factor = cho_factor(covariance + np.diag(variances + 1e-9 * amplitude), lower=True)

@@ -10,6 +10,7 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from sn9reg.fit.correspondences import Correspondences, Flags, Floats
+from sn9reg.fit.warp import least_squares_affine
 from sn9reg.raster.grid import Points
 
 _NEIGHBOURS = 12  # that predict a shift
@@ -33,9 +34,8 @@ def neighbour_prediction(source: Points, shift: Points, scale: float, exclude: f
     The plane has Cauchy's weights and starts at the median. A steep trend of all shifts, as a rotation or another
     scale causes, is taken off first and added again.
     """
-    n = len(source)
-    predicted = np.full((n, 2), np.nan)
-    if n < 5:
+    predicted = np.full((len(source), 2), np.nan)
+    if len(source) < 5:
         return predicted
     trend = _steep_trend(source, shift)
     shift = shift - trend
@@ -50,7 +50,6 @@ def neighbour_prediction(source: Points, shift: Points, scale: float, exclude: f
     # A little pull to the median keeps a plane through neighbours on one line from tilting freely.
     ridge = np.diag([0.3, 0.3, 1e-3])
     plane = np.repeat(start[:, None], index.shape[1], axis=1)
-    value = start
     for _ in range(_ROUNDS):
         weight = counted / (1 + (np.linalg.norm(around - plane, axis=2) / (2 * scale)) ** 2)
         gram = np.einsum("nki,nk,nkj->nij", design, weight, design) + ridge
@@ -58,8 +57,7 @@ def neighbour_prediction(source: Points, shift: Points, scale: float, exclude: f
         moment[:, 2] += ridge[2, 2] * start
         coefficients = np.linalg.solve(gram, moment)
         plane = design @ coefficients
-        value = coefficients[:, 2]
-    predicted[enough] = value
+    predicted[enough] = coefficients[:, 2]
     return predicted + trend
 
 
@@ -69,10 +67,8 @@ def _steep_trend(source: Points, shift: Points) -> Points:
     reach = max(float(np.abs(centred).max()), 1e-9)
     design = np.column_stack([centred / reach, np.ones(len(source))])
     weight = np.ones(len(source))
-    coefficients = np.zeros((3, 2))
     for _ in range(_ROUNDS):
-        root = np.sqrt(weight)[:, None]
-        coefficients = np.linalg.lstsq(design * root, shift * root, rcond=None)[0]
+        coefficients = least_squares_affine(centred / reach, shift, weight).T
         off = np.linalg.norm(shift - design @ coefficients, axis=1)
         weight = 1 / (1 + (off / max(2 * float(np.median(off)), 1e-9)) ** 2)
     steep = np.linalg.norm(coefficients[:2], ord=2) / reach > _STEEP
@@ -92,8 +88,8 @@ def local_consistency(source: Points, shift: Points, scale: float) -> Flags:
 def witnesses_agree(matches: Correspondences) -> Flags:
     """(N,) whether each match's witness (`Correspondences.solo_xy`) agrees with the witnesses of its neighbours.
 
-    Neighbours that share pixels with the match do not count, so that agreement is evidence: by chance it is as rare
-    as the tolerance's share of the search area.
+    Neighbours that share pixels with the match do not count: agreement by chance is as rare as the tolerance's share
+    of the search area.
     """
     pixel = matches.step * matches.grid.resolution
     shift = matches.grid.to_map(matches.solo_xy) - matches.optical_map
@@ -105,7 +101,7 @@ def witnesses_agree(matches: Correspondences) -> Flags:
 def _neighbours(source: Points, exclude: float) -> tuple[np.ndarray, np.ndarray]:
     """(N, k) indices of the nearest others beyond `exclude`, and (N, k) which of them exist."""
     tree = cKDTree(source)
-    # Enough candidates that those within the excluded circle, however dense, can be passed over.
+    # So many that those within the excluded circle, however dense, can be passed over.
     crowd = int(tree.query_ball_point(source, exclude, return_length=True).max()) if exclude > 0 else 1
     k = min(len(source), crowd + _NEIGHBOURS)
     found = []
@@ -123,8 +119,7 @@ def local_mean(source: Points, values: Floats) -> Callable[[Points], Floats]:
 
     Nearer places weigh more. The mean of all values counts as a few more places.
     """
-    tree, count = cKDTree(source), min(len(source), _AVERAGED)
-    typical = float(values.mean())
+    tree, count, typical = cKDTree(source), min(len(source), _AVERAGED), float(values.mean())
 
     def mean(xy: Points) -> Floats:
         distance, index = (np.asarray(part).reshape(len(xy), count) for part in tree.query(xy, count))
@@ -136,9 +131,6 @@ def local_mean(source: Points, values: Floats) -> Callable[[Points], Floats]:
 
 
 def distance_to(source: Points) -> Callable[[Points], Floats]:
-    """A function from (M, 2) places to the (M,) mean distance of the nearest six places of (N, 2) `source`.
-
-    Where `source` has fewer, all of them count.
-    """
+    """A function from (M, 2) places to the (M,) mean distance of the nearest six places of `source`, or of all."""
     tree, count = cKDTree(source), min(len(source), _NEAREST)
     return lambda xy: np.asarray(tree.query(xy, count)[0]).reshape(len(xy), count).mean(axis=1)

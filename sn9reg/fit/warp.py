@@ -6,11 +6,10 @@ Global models (translation, affine, homography) are fitted with OpenCV's robust 
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 from rasterio.crs import CRS
 
 from sn9reg.errors import ConfigError
@@ -47,8 +46,8 @@ def identity_warp(crs: CRS | None) -> Warp:
 class GlobalFit:
     """A global model. Call: (N, 2) optical map positions -> (N, 2) SAR map positions."""
 
-    matrix: npt.NDArray[np.float64]  # (3, 3), in coordinates relative to `centre`
-    centre: npt.NDArray[np.float64]  # (2,) mean of the points
+    matrix: Floats  # (3, 3), in coordinates relative to `centre`
+    centre: Floats  # (2,) mean of the points
     inliers: Flags  # (N,) points within the threshold
 
     def __call__(self, map_xy: Points) -> Points:
@@ -57,21 +56,16 @@ class GlobalFit:
 
 
 def fit_global(
-    source: Points,
-    target: Points,
-    model: GlobalModel,
-    threshold: float,
-    estimator: Estimator = "magsac",
-    seed: int = 0,
+    source: Points, target: Points, model: GlobalModel, threshold: float, estimator: Estimator = "magsac", seed: int = 0
 ) -> GlobalFit | None:
     """Robust fit of `target` = model(`source`), both (N, 2) in map units; threshold in the same units.
 
     An affine by RANSAC is the transformation of the SpaceNet 9 baseline (Hänsch et al., section 3.2); MAGSAC
     (Barath et al. 2019, in OpenCV) needs no sharp threshold. The result is refitted on its inliers by least squares.
-    None where the points do not determine the model. Raises ConfigError for an unknown model.
+    seed: draws other samples for affines and homographies. OpenCV's estimators ignore `cv2.setRNGSeed`, so the seed
+    changes the order of the points; 0 keeps it.
 
-    seed: another seed draws other samples, which affines and homographies depend on, translations do not. OpenCV's
-    estimators ignore `cv2.setRNGSeed`, so the seed changes the order of the points; 0 keeps it.
+    None where the points do not determine the model. Raises ConfigError for an unknown model.
     """
     if model not in _MINIMUM:
         raise ConfigError(f"no model {model!r}; there are: {', '.join(_MINIMUM)}")
@@ -82,16 +76,13 @@ def fit_global(
     if model == "translation":
         return _translation(a, b, threshold, centre)
     method = cv2.USAC_MAGSAC if estimator == "magsac" else cv2.RANSAC
+    estimate = cv2.estimateAffine2D if model == "affine" else cv2.findHomography
     order = np.random.default_rng(seed).permutation(len(a)) if seed else np.arange(len(a))
     a, b = a[order], b[order]
     cv2.setRNGSeed(0)
+    options: dict[str, Any] = {"ransacReprojThreshold": threshold, "maxIters": _ITERATIONS, "confidence": 0.999}
     try:
-        if model == "affine":
-            matrix, mask = cv2.estimateAffine2D(
-                a, b, method=method, ransacReprojThreshold=threshold, maxIters=_ITERATIONS, confidence=0.999
-            )
-        else:
-            matrix, mask = cv2.findHomography(a, b, method, threshold, maxIters=_ITERATIONS, confidence=0.999)
+        matrix, mask = estimate(a, b, method=method, **options)
     except cv2.error:  # all points on one line, say
         return None
     if matrix is None or not np.isfinite(matrix).all():
@@ -112,15 +103,14 @@ def _on_a_line(points: Points) -> bool:
     return bool(spread[1] <= 1e-6 * spread[0])
 
 
-def least_squares_affine(source: Points, target: Points, weight: Floats | None = None) -> npt.NDArray[np.float64]:
+def least_squares_affine(source: Points, target: Points, weight: Floats | None = None) -> Floats:
     """(2, 3) matrix of the weighted least-squares affine."""
     root = np.sqrt(np.ones(len(source)) if weight is None else weight)[:, None]
     design = np.column_stack([source, np.ones(len(source))])
-    solution: npt.NDArray[np.float64] = np.linalg.lstsq(design * root, target * root, rcond=None)[0]
-    return solution.T
+    return np.asarray(np.linalg.lstsq(design * root, target * root, rcond=None)[0].T)
 
 
-def _translation(a: Points, b: Points, threshold: float, centre: npt.NDArray[np.float64]) -> GlobalFit:
+def _translation(a: Points, b: Points, threshold: float, centre: Floats) -> GlobalFit:
     """The shift with most others within the threshold, refined to a robust mean of these."""
     shift = b - a
     candidates = shift if len(shift) <= 1000 else shift[np.linspace(0, len(shift) - 1, 1000).astype(int)]

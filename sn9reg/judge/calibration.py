@@ -8,10 +8,9 @@ what the pixels around it say, and how likely the pair is registered. From these
 - a linear model gives the logarithm of its error;
 - a second linear model gives the logarithm of the map's error at any place, from the matches around it.
 
-All were fitted on pairs whose truth is known (`training/calibrate.py`) and are stored with the weights.
-
-Small and large scenes have models of their own, mixed in between. In a scene with room for few templates all matches
-share pixels and have the same error; in one with room for many each match has an error of its own.
+All were fitted on pairs whose truth is known (`training/calibrate.py`) and are stored with the weights. Small and
+large scenes have models of their own, mixed in between: in a small one all matches share pixels and have the same
+error, in a large one each has an error of its own.
 """
 
 import json
@@ -25,7 +24,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import numpy.typing as npt
 from annotated_types import Ge, Gt
 
 from sn9reg.errors import ConfigError, InputError
@@ -33,16 +31,7 @@ from sn9reg.fit.choose import Fit
 from sn9reg.fit.correspondences import Correspondences, Floats
 from sn9reg.fit.neighbours import distance_to, local_mean
 from sn9reg.judge.evidence import Evidence
-from sn9reg.judge.features import (
-    FIELD_FEATURES,
-    MATCH_FEATURES,
-    PAIR_FEATURES,
-    SIGMA_FEATURES,
-    field_features,
-    largeness,
-    match_features,
-    pair_features,
-)
+from sn9reg.judge.features import FEATURES, SIGMA_FEATURES, field_features, largeness, match_features, pair_features
 from sn9reg.options import check, options
 from sn9reg.raster.files import PathLike
 from sn9reg.raster.grid import Points
@@ -52,23 +41,19 @@ log = logging.getLogger(__name__)
 RIGHT_PX = 3.0  # matched pixels: a match is right if it lies nearer to the truth than this
 MEDIAN = math.sqrt(2 * math.log(2))  # median length of a 2-D normal deviation, in standard deviations per axis
 UNSEEN = 4.0  # features are clipped to this many standard deviations: the fit saw none beyond
-_LOG_SIGMA = (math.log(0.1), math.log(20.0))  # bounds of a sigma, matched pixels
 _SHIPPED = files("sn9reg.weights").joinpath("calibration.json")
-# The features that each linear model of `Models` takes.
-_FEATURES = {"probability": MATCH_FEATURES, "spread": SIGMA_FEATURES, "field": FIELD_FEATURES}
 
 
 @options
 class Linear:
-    """A linear model of k standardised features."""
+    """A linear model of k standardised features: (N, k) -> (N,)."""
 
     mean: list[float]  # (k,) of the features
     scale: list[Annotated[float, Gt(0)]]  # (k,) standard deviation of the features
     weight: list[float]  # (k,) of the standardised features
     bias: float
 
-    def __call__(self, features: npt.NDArray[np.float64]) -> Floats:
-        """(N, k) -> (N,)."""
+    def __call__(self, features: Floats) -> Floats:
         values = (np.atleast_2d(features) - self.mean) / self.scale
         return np.asarray(np.clip(values, -UNSEEN, UNSEEN) @ np.asarray(self.weight) + self.bias)
 
@@ -86,7 +71,7 @@ class Curve:
 
 def bounded(log_sigma: Floats) -> Floats:
     """Logarithms of standard deviations, matched pixels, clipped to 0.1 to 20 pixels."""
-    return np.clip(log_sigma, *_LOG_SIGMA)
+    return np.clip(log_sigma, math.log(0.1), math.log(20.0))
 
 
 @options
@@ -96,7 +81,7 @@ class PairModel:
     small: Linear  # model for small scenes
     large: Linear  # model for large scenes
 
-    def __call__(self, features: npt.NDArray[np.float64], large: float) -> float:
+    def __call__(self, features: Floats, large: float) -> float:
         """The logit, from (1, k) `pair_features` and the scene's `largeness`."""
         return float((1 - large) * self.small(features)[0] + large * self.large(features)[0])
 
@@ -110,15 +95,15 @@ class Models:
     spread: Linear  # logarithm of the standard deviation of a match's error per axis, matched pixels
     field: Linear  # logarithm of the standard deviation of the map's error per axis at a place, matched pixels
 
-    def chance(self, features: npt.NDArray[np.float64]) -> Floats:
+    def chance(self, features: Floats) -> Floats:
         """(N,) probability that matches are right, from (N, k) `match_features`."""
         return np.clip(self.right(self.probability(features)), 0.0, 1.0)
 
-    def log_sigma(self, features: npt.NDArray[np.float64]) -> Floats:
+    def log_sigma(self, features: Floats) -> Floats:
         """(N,) logarithm of the matches' sigma, matched pixels, from (N, k) `match_features`."""
         return bounded(self.spread(features[:, : len(SIGMA_FEATURES)]))
 
-    def log_map_sigma(self, features: npt.NDArray[np.float64]) -> Floats:
+    def log_map_sigma(self, features: Floats) -> Floats:
         """(M,) logarithm of the map's sigma at places, matched pixels, from (M, k) `field_features`."""
         return bounded(self.field(features))
 
@@ -162,13 +147,11 @@ class Calibration:
 
 def pair_logit(matches: Correspondences, evidence: Evidence) -> float:
     """The logit of the probability that a fitted warp is right, by the model that ships, the same for all matchers.
-
-    Raises InputError where the calibration that ships is damaged.
-    """
+    Raises InputError where the calibration that ships is damaged."""
     with _reading(_SHIPPED):
         model = check(PairModel, _stored()["pair"], "pair")
-        _fits(model.small, "small", PAIR_FEATURES)
-        _fits(model.large, "large", PAIR_FEATURES)
+        for size in ("small", "large"):
+            _check_count(getattr(model, size), size, FEATURES["pair"])
     return model(pair_features(matches, evidence), largeness(matches))
 
 
@@ -180,16 +163,16 @@ def calibration_for(matcher: str, own_weights: bool = False, path: PathLike | No
     """
     try:
         found = shipped_calibration(matcher) if path is None else read_calibration(path)
-        if found is not None and found.matcher != matcher:
+        if found is None:
+            log.warning("no calibration ships for %s: its scores and sigma are its own", matcher)
+        elif found.matcher != matcher:
             raise InputError(f"{path or _SHIPPED}: is a calibration of {found.matcher}, not of {matcher}")
-        if found is not None and path is None and own_weights:
+        elif path is None and own_weights:
             raise InputError(f"the calibration that ships is of other weights of {matcher}")
+        return found
     except InputError as error:
         log.warning("%s; scores and sigma are not calibrated", error)
         return None
-    if found is None:
-        log.warning("no calibration ships for %s: its scores and sigma are its own", matcher)
-    return found
 
 
 def shipped_calibration(matcher: str) -> Calibration | None:
@@ -224,14 +207,14 @@ def _stored() -> dict[str, Any]:
 def _built(content: Mapping[str, Any]) -> Calibration:
     made = check(Calibration, content, "calibration")
     for models in (made.small, made.large):
-        for name, features in _FEATURES.items():
-            _fits(getattr(models, name), name, features)
+        for name in ("probability", "spread", "field"):
+            _check_count(getattr(models, name), name, FEATURES[name])
         curve = models.right
         if not len(curve.x) == len(curve.y) > 0 or (np.diff(curve.x) <= 0).any() or (np.diff(curve.y) < 0).any():
             raise ValueError("right is no curve that rises")
     return made
 
 
-def _fits(model: Linear, name: str, features: Sequence[str]) -> None:
+def _check_count(model: Linear, name: str, features: Sequence[str]) -> None:
     if {len(model.mean), len(model.scale), len(model.weight)} != {len(features)}:
         raise ValueError(f"{name} is not a model of {len(features)} features")

@@ -1,8 +1,8 @@
 """Evidence that a warp is right, from the pixels themselves, whichever matcher found it.
 
-Templates that share no pixel are cut from the optical scene. Each is compared with the SAR scene around the place where
-the warp puts it. Where the warp is right, the similarity at that place stands above all of its surroundings, for nearly
-every template. Where a pair does not belong together this may happen once by chance, but not everywhere.
+Templates that share no pixel are cut from the optical scene and compared with the SAR scene around the place where the
+warp puts them. Where it is right, the similarity there stands above all of its surroundings, for nearly every template.
+Where a pair does not belong together this may happen once by chance, but not everywhere.
 """
 
 import math
@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from sn9reg.fit.correspondences import Floats
 from sn9reg.fit.warp import Warp, least_squares_affine
@@ -34,11 +33,8 @@ _STRAIGHT = 0.02  # a warp that turns or scales by more has the SAR scene turned
 
 @dataclass(frozen=True)
 class Evidence:
-    """What N templates say of a warp.
-
-    Heights are those of the similarity at the place where the warp puts a template, in standard deviations of the
-    similarity in its surroundings.
-    """
+    """What N templates say of a warp. Heights are those of the similarity at the place where the warp puts a template,
+    in standard deviations of the similarity in its surroundings."""
 
     optical_xy: Points  # (N, 2) centres of the templates, pixels of the common grid
     standing: Floats  # (N,) height above the mean of the surroundings
@@ -66,31 +62,26 @@ def default_features(pair: ScenePair) -> FeatureExtractor:
     from sn9reg.matchers.base import make_matcher  # here, so that importing this does not load a matcher
 
     matcher: Any = make_matcher(DEFAULT_MATCHER)
-    extract: FeatureExtractor = matcher.extractor(pair.overview(pair.sar)[0])
-    return extract
+    return matcher.extractor(pair.overview(pair.sar)[0])
 
 
 def gather(pair: ScenePair, warp: Warp, step: float, extract: FeatureExtractor) -> Evidence:
-    """Evidence for a warp.
+    """Evidence for a warp. Raises InputError where a scene cannot be read.
 
     step: side of the pixels that are compared, in common pixels. extract: the features that are compared.
-    Raises InputError where a scene cannot be read.
     """
     factor = max(1, round(step))
     window = pair.overlap
-    inside = Window(
-        window.col // factor, window.row // factor, max(1, window.width // factor), max(1, window.height // factor)
-    )
+    col, row, width, height = (n // factor for n in (window.col, window.row, window.width, window.height))
+    inside = Window(col, row, max(1, width), max(1, height))
     side = int(np.clip(min(inside.shape) // 2, _MIN_TEMPLATE, _TEMPLATE))
     lattice = Lattice.over(inside, side, side, _PLACES)
     nodes = lattice.nodes
-    optical_map = pair.grid.to_map(to_common(nodes, factor))
-    there = to_level(pair.grid.to_pixel(warp(optical_map)), factor)
+    there = to_level(pair.grid.to_pixel(warp(pair.grid.to_map(to_common(nodes, factor)))), factor)
     matrix = _nearest_affine(nodes, there)
     if np.abs(matrix[:2, :2] - np.eye(2)).max() > _STRAIGHT:
-        common = coarse_to_common(factor)
+        common, back = coarse_to_common(factor), np.linalg.inv(matrix)
         pair = pair.posed(common @ matrix @ np.linalg.inv(common))
-        back = np.linalg.inv(matrix)
         there = there @ back[:2, :2].T + back[:2, 2]
     level = Level(factor, side, _RADIUS, _MARGIN)
     tile = _CROWDED_TILE if lattice.spacing < 2 * side else TILE
@@ -101,7 +92,7 @@ def gather(pair: ScenePair, warp: Warp, step: float, extract: FeatureExtractor) 
     return Evidence(to_common(nodes[surfaces.usable], factor), standing, lead)
 
 
-def _heights(surfaces: npt.NDArray[np.float64]) -> tuple[Floats, float]:
+def _heights(surfaces: Floats) -> tuple[Floats, float]:
     """`Evidence.standing` and `Evidence.lead` of (N, D, D) surfaces around the warp's places."""
     surfaces = surfaces - surfaces.mean(axis=(1, 2), keepdims=True)
     surfaces = surfaces / np.maximum(surfaces.std(axis=(1, 2), keepdims=True), 1e-9)
@@ -116,7 +107,7 @@ def _heights(surfaces: npt.NDArray[np.float64]) -> tuple[Floats, float]:
     return standing, float((together[row, col] - elsewhere) / max(float(together.std()), 1e-9))
 
 
-def _nearest_affine(nodes: Points, there: Points) -> npt.NDArray[np.float64]:
+def _nearest_affine(nodes: Points, there: Points) -> Floats:
     """(3, 3) the affine nearest to the warp; the identity where there are too few places, or all lie on one line."""
     matrix = np.eye(3)
     if len(nodes) >= 4 and np.linalg.svd(nodes - nodes.mean(axis=0), compute_uv=False)[1] > 1:

@@ -3,7 +3,6 @@
 import math
 
 import numpy as np
-import numpy.typing as npt
 from scipy.spatial import cKDTree
 
 from sn9reg.fit.choose import Fit
@@ -18,6 +17,8 @@ MATCH_FEATURES = (
 )  # fmt: skip
 SIGMA_FEATURES = MATCH_FEATURES[:-1]  # the error of a match does not depend on the pair's logit
 FIELD_FEATURES = ("deviation", "sigma", "away", "standing", "room")
+# What the linear models of `calibration` take.
+FEATURES = {"pair": PAIR_FEATURES, "probability": MATCH_FEATURES, "spread": SIGMA_FEATURES, "field": FIELD_FEATURES}
 
 _MAX_LOGIT = 8.0  # logits of pairs are clipped to this when they serve as a feature
 _SMALL, _LARGE = 1.5, 4.0  # a scene is small up to, and large from, so many footprints side by side
@@ -27,13 +28,13 @@ _CLOSE = 0.1  # footprints, added to the distance to matches before its logarith
 _EVIDENCE_PLACES = 3  # nearest places whose evidence describes a match
 
 
-def pair_features(matches: Correspondences, evidence: Evidence) -> npt.NDArray[np.float64]:
+def pair_features(matches: Correspondences, evidence: Evidence) -> Floats:
     """(1, 3) `PAIR_FEATURES`, which tell whether a pair is registered."""
     confirmed = float(witnesses_agree(matches).mean()) if len(matches) else 0.0
     return np.array([[min(evidence.total, _MAX_TOTAL), evidence.lead, confirmed]])
 
 
-def match_features(matches: Correspondences, fit: Fit, evidence: Evidence, logit: float) -> npt.NDArray[np.float64]:
+def match_features(matches: Correspondences, fit: Fit, evidence: Evidence, logit: float) -> Floats:
     """(N, 10) `MATCH_FEATURES`, which tell how right each match is. logit: that the pair is registered."""
     n, count = len(matches), min(_EVIDENCE_PLACES, len(evidence))
     deviation = _deviation(matches, fit, matches.sar_map)
@@ -58,16 +59,13 @@ def match_features(matches: Correspondences, fit: Fit, evidence: Evidence, logit
     )
 
 
-def field_features(
-    raw: Floats, log_sigma: Floats, distance: Floats, standing: float, width: float
-) -> npt.NDArray[np.float64]:
+def field_features(raw: Floats, log_sigma: Floats, distance: Floats, standing: float, width: float) -> Floats:
     """(M, 5) `FIELD_FEATURES`, which tell the error of a map at M places.
 
     raw: (M,) the warp's expected error before calibration, matched pixels.
     log_sigma: (M,) mean of `Models.log_sigma` of the matches around, see `local_mean`.
     distance: (M,) distance to these matches, footprints, see `distance_to`.
-    standing: `Evidence.mean`.
-    width: of the scene, footprints, see `Correspondences.span`.
+    standing: `Evidence.mean`. width: of the scene, `Correspondences.span`.
     """
     everywhere = np.tile([standing, math.log(np.clip(width, 1.0, _LARGEST))], (len(raw), 1))
     return np.column_stack([np.log(np.maximum(raw, 0.05)), log_sigma, np.log(distance + _CLOSE), everywhere])

@@ -40,10 +40,8 @@ class Verdict:
 def judge(
     pair: ScenePair, matches: Correspondences, fit: Fit, calibration: Calibration | None
 ) -> tuple[Correspondences, Fit, Verdict]:
-    """Matches and fit, with calibrated errors where there is a calibration, and the verdict on them.
-
-    Raises InputError where a scene cannot be read.
-    """
+    """Matches and fit, with calibrated errors where there is a calibration, and the verdict on them. Raises InputError
+    where a scene cannot be read."""
     if not fit.fitted:
         return matches, fit, refused(matches, fit.reason)
     evidence = gather(pair, fit.warp, matches.step, default_features(pair))
@@ -59,19 +57,19 @@ def decide(matches: Correspondences, inliers: Flags, evidence: Evidence, probabi
     agreed = int(witnesses_agree(matches).sum())
     agreement, confirmed = agreed / max(1, matches.tried), agreed / max(1, len(matches))
     chance = min(1.0, math.pi * (WITNESS_PX * matches.step) ** 2 / (2 * matches.search_radius + matches.step) ** 2)
-    places = f"at {len(evidence)} places that share no pixel the images agree with the warp"
-    deviations = f"{evidence.mean:.1f} standard deviations more than with their surroundings"
-    right = f"it is right with a probability of {math.floor(100 * probability)}%"
     extent = float(np.ptp(matches.optical_xy, axis=0).max()) if len(matches) else 0.0
     unconfirmed = extent >= _WIDE * matches.footprint and confirmed < _CONFIRMED
     registered = probability >= LIKELY and not unconfirmed
     if unconfirmed:
         few = f"only {agreed} of {len(matches)} matches ({confirmed:.0%})"
         reason = f"{few} are confirmed by neighbours that share no pixel"
-    elif registered:
-        reason = f"{places}, by {deviations}: {right}"
     else:
-        reason = f"{places} by only {deviations}: {right}, and at least {LIKELY:.0%} is asked"
+        reason = (
+            f"at {len(evidence)} places that share no pixel the images agree with the warp"
+            f"{', by' if registered else ' by only'} {evidence.mean:.1f} standard deviations more than with their "
+            f"surroundings: it is right with a probability of {math.floor(100 * probability)}%"
+            f"{'' if registered else f', and at least {LIKELY:.0%} is asked'}"
+        )
     counts = (len(matches), int(inliers.sum()), matches.tried)
     shares = (agreement, chance, _coverage(matches, inliers))
     return Verdict(registered, reason, probability, *counts, *shares, evidence.mean, len(evidence), error)

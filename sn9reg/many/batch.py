@@ -12,9 +12,9 @@ from typing import Any
 
 import pandas as pd
 
-from sn9reg.errors import ConfigError, InputError, OutputError
+from sn9reg.errors import ConfigError, InputError
 from sn9reg.many.jobs import FAILED, Job, Result, do, finished, run
-from sn9reg.raster.files import PathLike, atomic_output
+from sn9reg.raster.files import PathLike, atomic_output, make_folder
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ def read_manifest(path: PathLike, folder: PathLike, template: Job) -> list[Job]:
 
     Files are looked for beside the manifest. Where no name is given it is the optical image's. template: what the jobs
     have in common. Raises InputError for a manifest that cannot be read, lacks a column, names two pairs alike or the
-    same pair twice; a file that is missing is that pair's failure, not the manifest's.
+    same pair twice; a file that is missing is that pair's failure.
     """
     try:
         table = pd.read_csv(path, dtype=str, na_filter=False, skipinitialspace=True, encoding="utf-8-sig")
@@ -66,27 +66,21 @@ def _job(path: PathLike, line: int, row: Mapping[str, str], folder: PathLike, te
 def _check_distinct(path: PathLike, jobs: Sequence[Job]) -> None:
     """Raises InputError for a pair given twice, and for two pairs of one name."""
     lines: dict[Any, int] = {}
-    for what in ("pair", "name"):
-        for line, job in enumerate(jobs, start=2):
-            this = (job.files.optical, job.files.sar) if what == "pair" else job.name.lower()
-            if (first := lines.setdefault(this, line)) != line:
-                again = "the same pair" if what == "pair" else f"another pair of the name {job.name}"
-                raise InputError(f"{path}, line {line}: {again} stands in line {first}")
+    for line, job in enumerate(jobs, start=2):
+        if (first := lines.setdefault((job.files.optical, job.files.sar), line)) != line:
+            raise InputError(f"{path}, line {line}: the same pair stands in line {first}")
+    for line, job in enumerate(jobs, start=2):
+        if (first := lines.setdefault(job.name.lower(), line)) != line:
+            raise InputError(f"{path}, line {line}: another pair of the name {job.name} stands in line {first}")
 
 
 def do_all(
     jobs: Sequence[Job], engine: Engine, workers: int, done: Callable[[int, Result], None] = lambda _n, _r: None
 ) -> list[Result]:
     """Do all jobs that are not finished; results in their order. done: called after each, with how many are done.
-
-    Raises OutputError where the folder cannot be written.
-    """
-    folder = Path(jobs[0].folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{folder}: cannot be made ({error.strerror})") from error
-    summary = folder / SUMMARY
+    Raises OutputError where the folder cannot be written."""
+    summary = Path(jobs[0].folder) / SUMMARY
+    make_folder(summary.parent)
     results = {job.name: result for job in jobs if (result := finished(job)) is not None}
     _write_summary(summary, results.values())  # now, so that a folder that cannot be written is known before any work
     if results:
@@ -113,9 +107,7 @@ def local(jobs: Sequence[Job], workers: int) -> Iterator[Result]:
 def on_ray(jobs: Sequence[Job], workers: int) -> Iterator[Result]:
     """As many jobs at once as a Ray cluster has room for: the one that RAY_ADDRESS names, else one of so many workers
     on this machine. All machines must see the same files. A job whose worker dies is begun again, up to three times.
-
-    Raises ConfigError where Ray is not installed.
-    """
+    Raises ConfigError where Ray is not installed."""
     try:
         import ray
     except ImportError as error:

@@ -9,13 +9,12 @@ from typing import Any
 
 import pandas as pd
 
-from sn9reg.errors import OutputError
 from sn9reg.many.jobs import REGISTERED, Job, Result, finished, run
 from sn9reg.matchers.base import matcher_classes
 from sn9reg.offsets import open_offsets
-from sn9reg.raster.files import atomic_output, check_output
+from sn9reg.raster.files import atomic_output, make_folder
 from sn9reg.raster.scene import PairFiles
-from sn9reg.report.page import template, uri
+from sn9reg.report.page import check_folder, template, uri
 from sn9reg.report.views import Picture, Place, checkerboard, coarse_field, open_viewer, overview_factor, png, webp
 
 PAGE, TABLE, ROWS = "compare.html", "compare.csv", "compare.json"
@@ -52,17 +51,13 @@ def compare(
     offset map and a picture. extra: further options of a matcher, by its name. A matcher that is finished there, from
     the same inputs and options, is not run again. Results in the order of `matchers`.
 
-    Raises InputError for images that cannot be read, OutputError where the folder cannot be written, or holds a
-    comparison of another pair and `job.overwrite` is not set.
+    Raises InputError for images that cannot be read, OutputError where the folder cannot be written.
     """
     folder = Path(job.folder)
-    _check_folder(folder)
+    check_folder(folder, "comparison", [PAGE], overwrite=True)
     with job.files.open():
         pass  # an image that cannot be read is no matcher's failure
-    try:
-        folder.mkdir(exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{folder}: cannot be made ({error.strerror})") from error
+    make_folder(folder, parents=False)
     jobs, results = [], []
     for name in matchers:
         options = {**job.options.get("matcher_options", {}), **(extra or {}).get(name, {})}
@@ -72,13 +67,6 @@ def compare(
         done(len(results), results[-1])
     _write(job, jobs, results)
     return results
-
-
-def _check_folder(folder: Path) -> None:
-    """Raises OutputError, before any work is done, where a folder could not be written."""
-    if folder.exists() and not folder.is_dir():
-        raise OutputError(f"{folder}: is a file; a comparison is a folder")
-    check_output(folder / PAGE if folder.exists() else folder, overwrite=True)
 
 
 def _file_name(matcher: str) -> str:
@@ -95,38 +83,29 @@ def _write(job: Job, jobs: Sequence[Job], results: Sequence[Result]) -> None:
         with atomic_output(folder / f"{_file_name(name)}.png", overwrite=True) as temporary:
             temporary.write_bytes(png(picture))
         pictures.append((name, what, uri(webp(picture))))
+    headings, formats = zip(*(_COLUMNS[name] for name in columns), strict=True)
+    cells = [[getattr(result, name) for name in columns] for result in results]
     html = template("compare.html").render(
         title=f"Matchers on {Path(pair.optical).name} and {Path(pair.sar).name}",
-        headings=[_COLUMNS[name][0] for name in columns],
-        rows=[
-            ["" if (value := getattr(result, name)) is None else _COLUMNS[name][1].format(value) for name in columns]
-            for result in results
-        ],
+        headings=headings,
+        rows=[["" if v is None else f.format(v) for f, v in zip(formats, row, strict=True)] for row in cells],
         pictures=pictures,
     )
-    for name, text in (
-        (TABLE, str(table.to_csv(index=False, float_format="%.4f"))),
-        (ROWS, json.dumps([asdict(result) for result in results], indent=1, allow_nan=False) + "\n"),
-        (PAGE, html),
-    ):
+    rows = json.dumps([asdict(result) for result in results], indent=1, allow_nan=False) + "\n"
+    for name, text in ((TABLE, table.to_csv(index=False, float_format="%.4f")), (ROWS, rows), (PAGE, html)):
         with atomic_output(folder / name, overwrite=True) as temporary:
             temporary.write_text(text, encoding="utf-8")
 
 
 def _pictures(pair: PairFiles, jobs: Sequence[Job], results: Sequence[Result]) -> Iterator[tuple[str, str, Picture]]:
     """Name, what it is, and a checkerboard of the same part of the scene: as it lies, then by every map there is."""
-    first = True
-    for job, result in zip(jobs, results, strict=True):
-        if result.status != REGISTERED:
-            continue
+    registered = [(job, result) for job, result in zip(jobs, results, strict=True) if result.status == REGISTERED]
+    for job, result in registered:
         with open_offsets(job.offsets) as offsets:
-            factor = overview_factor(offsets.grid)
-            field = coarse_field(offsets, factor)
-            with open_viewer(pair, offsets, field) as viewer:
-                grid = offsets.grid
+            grid = offsets.grid
+            with open_viewer(pair, offsets, coarse_field(offsets, overview_factor(grid))) as viewer:
                 view = viewer.zoom(Place("the middle", (grid.width - 1) / 2, (grid.height - 1) / 2))
-        if first:
+        if job is registered[0][0]:
             yield "without registration", "as the images lie", checkerboard(view, view.before, _TILES)
-            first = False
         about = "" if result.error_px is None else f"{result.error_px:.1f} px at the tie-points"
         yield result.name, about, checkerboard(view, view.after, _TILES)

@@ -1,7 +1,6 @@
 """One pair as a job, registered in a process of its own: whatever happens there ends as a row of a table.
 
-The row lies as JSON in the job's folder, written last. A job whose row is there, with the same inputs and options, need
-not be done again.
+The row lies as JSON in the job's folder, written last. Where it is, with the same inputs and options, the job is done.
 """
 
 import hashlib
@@ -30,28 +29,17 @@ REGISTERED, REFUSED, FAILED, _BEGUN = "registered", "refused", "failed", "begun"
 
 @dataclass(frozen=True)
 class Job:
-    """A pair to be registered.
+    """A pair to be registered."""
 
-    name: of the result's files in `folder`: NAME.tif, NAME.json and NAME-report.
-    folder: where the result is written.
-    files: the two images and how they are read.
-    tiepoints: path of the truth, or none.
-    options: keyword arguments of `registration.register`, plain values.
-    threads: of torch; all processors where there is no number.
-    sigma: whether the offset map has the third band.
-    report: whether a page is written.
-    overwrite: whether files that lie there are replaced.
-    """
-
-    name: str
+    name: str  # of the result's files in `folder`: NAME.tif, NAME.json and NAME-report
     folder: str
-    files: PairFiles
-    tiepoints: PathLike | None = None
-    options: Mapping[str, Any] = field(default_factory=dict)
-    threads: int | None = None
-    sigma: bool = False
-    report: bool = False
-    overwrite: bool = False
+    files: PairFiles  # the two images and how they are read
+    tiepoints: PathLike | None = None  # the truth
+    options: Mapping[str, Any] = field(default_factory=dict)  # keyword arguments of `register`, plain values
+    threads: int | None = None  # of torch; all processors where there is no number
+    sigma: bool = False  # whether the offset map has the third band
+    report: bool = False  # whether a page is written
+    overwrite: bool = False  # whether files that lie there are replaced
 
     @property
     def offsets(self) -> Path:
@@ -66,7 +54,7 @@ class Job:
         return Path(self.folder) / f"{self.name}-report"
 
     def key(self) -> str:
-        """What the result depends on: the inputs as they lie there now, and the options."""
+        """What the result depends on: the options, and which files there are, by size and time of change."""
         content = {k: v for k, v in asdict(self).items() if k not in ("folder", "threads", "overwrite")}
         files = [_state(path) for path in (self.files.optical, self.files.sar, self.tiepoints) if path]
         return hashlib.sha256(json.dumps([content, files], sort_keys=True, default=str).encode()).hexdigest()
@@ -74,32 +62,20 @@ class Job:
 
 @dataclass(frozen=True)
 class Result:
-    """What came of a job; None where there is no such number.
+    """What came of a job; None where there is no such number."""
 
-    name: the job's.
-    status: `registered`, `refused` or `failed`.
-    reason: the verdict's, or the error's message.
-    matcher, model: by which the pair was registered.
-    matches, inliers: how many there were.
-    expected_error_px: of the offset map, optical pixels.
-    error_px: mean error at the tie-points, optical pixels; of zero offsets where the pair was refused.
-    sn9_score: SpaceNet 9's score at the tie-points, likewise.
-    seconds: wall clock of the whole process.
-    memory_gib: peak of the process's resident memory.
-    """
-
-    name: str
-    status: str
-    reason: str
+    name: str  # the job's
+    status: str  # `registered`, `refused` or `failed`
+    reason: str  # the verdict's, or the error's message
     matcher: str | None = None
     model: str | None = None
     matches: int | None = None
     inliers: int | None = None
-    expected_error_px: float | None = None
-    error_px: float | None = None
-    sn9_score: float | None = None
-    seconds: float | None = None
-    memory_gib: float | None = None
+    expected_error_px: float | None = None  # of the offset map, optical pixels
+    error_px: float | None = None  # mean error at the tie-points, optical pixels; of zero offsets where refused
+    sn9_score: float | None = None  # SpaceNet 9's score at the tie-points, likewise
+    seconds: float | None = None  # wall clock of the whole process
+    memory_gib: float | None = None  # peak of the process's resident memory
 
 
 def finished(job: Job) -> Result | None:
@@ -125,14 +101,13 @@ def run(job: Job) -> Result:
         return Result(job.name, FAILED, f"no process could be started ({error.strerror})")
     theirs.close()
     try:
-        result: Result = ours.recv()
+        result: Result | None = ours.recv()
     except EOFError:
-        process.join()
-        return Result(job.name, FAILED, _ending(process.exitcode), seconds=time.perf_counter() - start)
+        result = None
     finally:
         ours.close()
     process.join()
-    return result
+    return result or Result(job.name, FAILED, _ending(process.exitcode), seconds=time.perf_counter() - start)
 
 
 def do(job: Job) -> Result:
@@ -144,10 +119,8 @@ def do(job: Job) -> Result:
         result = Result(job.name, **facts, seconds=time.perf_counter() - start, memory_gib=peak_memory())
         _write(job, asdict(result) | {"key": key})
         return result
-    except Sn9regError as error:
-        reason = " ".join(str(error).split())
-    except MemoryError:
-        reason = "out of memory"
+    except (Sn9regError, MemoryError) as error:
+        reason = "out of memory" if isinstance(error, MemoryError) else " ".join(str(error).split())
     if _stored(job).get("status") == _BEGUN:
         job.row.unlink(missing_ok=True)
     return Result(job.name, FAILED, reason, seconds=time.perf_counter() - start, memory_gib=peak_memory())
@@ -241,12 +214,8 @@ def peak_memory() -> float:
 
 
 def _state(path: PathLike) -> list[Any]:
-    """Which file it is, and which content: by size and time of change."""
-    try:
-        found = os.stat(path)
-    except OSError:
-        return [os.path.abspath(path)]
-    return [os.path.abspath(path), found.st_size, found.st_mtime_ns]
+    found = os.stat(path) if os.path.exists(path) else None
+    return [os.path.abspath(path), *((found.st_size, found.st_mtime_ns) if found else ())]
 
 
 def _stored(job: Job) -> dict[str, Any]:

@@ -139,10 +139,10 @@ def check_output(path: PathLike, overwrite: bool = False, inputs: Iterable[PathL
             raise OutputError(f"{path}: {words}")
 
 
-def make_folder(folder: PathLike) -> None:
-    """Make a folder and those that it lies in. Raises OutputError where it cannot be made."""
+def make_folder(folder: PathLike, parents: bool = True) -> None:
+    """Make a folder that is not there yet, and those that it lies in. Raises OutputError where it cannot be made."""
     try:
-        Path(folder).mkdir(parents=True, exist_ok=True)
+        Path(folder).mkdir(parents=parents, exist_ok=True)
     except OSError as error:
         raise OutputError(f"{folder}: cannot be made ({error.strerror})") from error
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import base64
 import platform
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -17,7 +17,7 @@ import numpy as np
 from sn9reg import progress
 from sn9reg.errors import ConfigError, OutputError
 from sn9reg.offsets import Block, OffsetMap
-from sn9reg.raster.files import atomic_output, check_output
+from sn9reg.raster.files import PathLike, atomic_output, check_output, make_folder
 from sn9reg.raster.scene import PairFiles
 from sn9reg.report import figures
 from sn9reg.report.figures import Scale
@@ -33,26 +33,19 @@ _FIGURES = ("before_after", "arrows", "offsets", "matches", "residuals")
 _LAYERS = {"optical": "optical", "before": "SAR before", "after": "SAR after"}
 _LARGEST = 9_500_000  # bytes of a page
 _QUALITIES = (85, 60, 30, 10, 1)  # of WebP
+Figures = dict[str, tuple[str, bytes]]  # name of the file -> what it shows, and the PNG
 
 
 @dataclass(frozen=True)
 class Run:
-    """How a result came about. command: as it was typed. seconds: stage -> time taken."""
+    """How a result came about."""
 
-    command: str = ""
-    seconds: Mapping[str, float] = field(default_factory=dict)
-
-
-class _Figure(NamedTuple):
-    """One figure: name of its file, what it shows, and the PNG."""
-
-    name: str
-    caption: str
-    png: bytes
+    command: str = ""  # as it was typed
+    seconds: Mapping[str, float] = field(default_factory=dict)  # stage -> time taken
 
 
 def write_report(
-    folder: str | Path,
+    folder: PathLike,
     pair: PairFiles,
     offsets: OffsetMap,
     *,
@@ -62,11 +55,10 @@ def write_report(
     run: Run | None = None,
     overwrite: bool = False,
 ) -> Path:
-    """Write a page about an offset map, and its figures as PNG, into a folder, which is made if it is missing.
+    """Write a page about an offset map, and its figures as PNG, into a folder, and return the page's path.
 
     tiepoints: the truth, for errors and score. matches: what the map was fitted to. places: to be shown at full
     resolution, before those that are chosen: the middle, the largest offset, the least sure place, the worst tie-point.
-    Returns the page's path.
 
     Raises InputError for images that cannot be read, tie-points outside of them and a map that holds only NaN,
     OutputError where the folder cannot be written, ConfigError where matplotlib or jinja2 is missing.
@@ -99,70 +91,69 @@ def check_installed() -> None:
         raise ConfigError(f"a report needs {error.name}: pip install 'sn9reg[report]'") from error
 
 
-def check_report(folder: str | Path, overwrite: bool = False) -> None:
+def check_report(folder: PathLike, overwrite: bool = False) -> None:
     """Raises OutputError, before any work is done, where a report could not be written in the end, ConfigError where
     what draws it is not installed."""
     check_installed()
+    check_folder(folder, "report", [PAGE, *(f"{name}.png" for name in _FIGURES)], overwrite)
+
+
+def check_folder(folder: PathLike, kind: str, names: Sequence[str], overwrite: bool) -> None:
+    """Raises OutputError where files of these names could not be written in a folder. kind: what it is to be."""
     target = Path(folder)
     if target.exists() and not target.is_dir():
-        raise OutputError(f"{folder}: is a file; a report is a folder")
-    for path in (target / PAGE, *(target / f"{name}.png" for name in _FIGURES)) if target.exists() else (target,):
+        raise OutputError(f"{folder}: is a file; a {kind} is a folder")
+    for path in [target / name for name in names] if target.exists() else [target]:
         check_output(path, overwrite)
 
 
-def _write(folder: Path, html: str, drawn: Sequence[_Figure], overwrite: bool) -> Path:
+def _write(folder: Path, html: str, drawn: Figures, overwrite: bool) -> Path:
     """The page last: where it is, all of the report is, and nothing of one before."""
-    try:
-        folder.mkdir(exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{folder}: cannot be made ({error.strerror})") from error
-    for figure in drawn:
-        with atomic_output(folder / f"{figure.name}.png", overwrite) as temporary:
-            temporary.write_bytes(figure.png)
-    for name in set(_FIGURES) - {figure.name for figure in drawn}:
+    make_folder(folder, parents=False)
+    for name, (_, png) in drawn.items():
+        with atomic_output(folder / f"{name}.png", overwrite) as temporary:
+            temporary.write_bytes(png)
+    for name in set(_FIGURES) - set(drawn):
         (folder / f"{name}.png").unlink(missing_ok=True)
     with atomic_output(folder / PAGE, overwrite) as temporary:
         temporary.write_text(html, encoding="utf-8")
     return folder / PAGE
 
 
-def _worst(scored: Score | None) -> Iterable[Place]:
-    """The tie-point that is farthest off."""
+def _worst(scored: Score | None) -> list[Place]:
+    """The tie-point that is farthest off, if there is one."""
     if scored is None:
-        return
-    points = scored.per_point()
-    error = points["error_px"].to_numpy()
-    if np.isfinite(error).any():
-        worst = points.iloc[int(np.nanargmax(error))]
-        yield Place("the worst tie-point", float(worst["optical_col"]), float(worst["optical_row"]))
+        return []
+    worst = scored.per_point().dropna(subset="error_px").nlargest(1, "error_px")[["optical_col", "optical_row"]]
+    return [Place("the worst tie-point", x, y) for x, y in worst.to_numpy(float).tolist()]
 
 
 def _figures(
     whole: View, dense: Block, pair: PairFiles, offsets: OffsetMap, matches: TiePoints | None, scored: Score | None
-) -> list[_Figure]:
+) -> Figures:
     scale = Scale.of(offsets.grid)
-    drawn = [
-        _Figure("before_after", "Before and after: edges run on from tile to tile where the two agree",
-                figures.before_and_after(whole)),
-        _Figure("arrows", "The offsets: from where the optical image has a place to where the SAR image has it",
-                figures.arrows(whole, dense, scale)),
-        _Figure("offsets", "The offset map", figures.maps(whole, dense, scale)),
-    ]  # fmt: skip
+    agree = "Before and after: edges run on from tile to tile where the two agree"
+    lead = "The offsets: from where the optical image has a place to where the SAR image has it"
+    drawn = {
+        "before_after": (agree, figures.before_and_after(whole)),
+        "arrows": (lead, figures.arrows(whole, dense, scale)),
+        "offsets": ("The offset map", figures.maps(whole, dense, scale)),
+    }
     if matches is not None and len(matches):
         ends = matches.optical_xy + reference(*pair.grids(), matches)
         inlier = np.ones(len(matches), bool) if matches.inlier is None else matches.inlier
         png = figures.matches(whole, matches.optical_xy, ends, inlier, scale)
-        drawn.append(_Figure("matches", "The matches that the map was fitted to", png))
+        drawn["matches"] = ("The matches that the map was fitted to", png)
     if scored is not None:
         points = scored.per_point()
         error = points[["dx", "dy"]].to_numpy() - points[["reference_dx", "reference_dy"]].to_numpy()
         png = figures.residuals(whole, points[["optical_col", "optical_row"]].to_numpy(float), error, scale)
-        drawn.append(_Figure("residuals", "What is left at the tie-points", png))
+        drawn["residuals"] = ("What is left at the tie-points", png)
     return drawn
 
 
 def _page(
-    views: Sequence[View], drawn: Sequence[_Figure], dense: Block, offsets: OffsetMap, scored: Score | None, run: Run
+    views: Sequence[View], drawn: Figures, dense: Block, offsets: OffsetMap, scored: Score | None, run: Run
 ) -> str:
     """The page, at the best quality of pictures with which it is small enough."""
     facts = offsets.facts
@@ -180,7 +171,7 @@ def _page(
     }
     for quality in _QUALITIES:
         shown = [_shown(view, quality) for view in views]
-        pictures = [(f.name, f.caption, uri(_smaller(f.png, quality))) for f in drawn]
+        pictures = [(name, caption, uri(_smaller(png, quality))) for name, (caption, png) in drawn.items()]
         html = template("page.html").render(content, views=shown, figures=pictures)
         if len(html) < _LARGEST:
             break
@@ -214,11 +205,10 @@ def _sentence(facts: Mapping[str, str]) -> str:
 
 
 def _shown(view: View, quality: int) -> dict[str, Any]:
-    window = view.window
+    window, (rows, cols) = view.window, view.window.slices()
     return {
         "name": view.name,
-        "where": f"columns {window.col} to {window.col + window.width - 1}, "
-        f"rows {window.row} to {window.row + window.height - 1}",
+        "where": f"columns {window.col} to {cols.stop - 1}, rows {window.row} to {rows.stop - 1}",
         "per_pixel": view.factor,
         "width": view.optical.shape[1],
         "height": view.optical.shape[0],

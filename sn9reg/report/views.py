@@ -2,7 +2,7 @@
 grid. The whole at up to 1,800 px a side, some places at full resolution; never more than that is held."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -39,12 +39,11 @@ class Place:
 
 @dataclass(frozen=True)
 class View:
-    """A part of the scene. window: in optical pixels, of which `factor` x `factor` make one pixel of the pictures;
-    optical, before, after: the pictures, black where nothing is known."""
+    """A part of the scene. The pictures are black where nothing is known."""
 
     name: str
-    window: Window
-    factor: int
+    window: Window  # in optical pixels
+    factor: int  # so many optical pixels, squared, make one pixel of the pictures
     optical: Picture
     before: Picture
     after: Picture
@@ -60,10 +59,8 @@ def coarse_field(offsets: OffsetMap, factor: int) -> Block:
 
     Raises InputError if none of them is a number.
     """
-    height, width = offsets.grid.shape
-    rows, cols = (
-        np.minimum(np.arange(-(-size // factor)) * factor + factor // 2, size - 1) for size in (height, width)
-    )
+    width = offsets.grid.width
+    rows, cols = (np.minimum(np.arange(0, n, factor) + factor // 2, n - 1) for n in offsets.grid.shape)
     lines = []
     for row in rows.tolist():
         lines.append(offsets.read(Window(0, row, width, 1))[:, 0, cols])
@@ -81,12 +78,11 @@ def overview_factor(grid: Grid) -> int:
 
 @dataclass(frozen=True)
 class Viewer:
-    """Shows parts of one pair, all with the same stretch. margin: optical pixels that the pair's grid has more than the
-    optical image, on every side."""
+    """Shows parts of one pair, all with the same stretch."""
 
     pair: ScenePair
     offsets: OffsetMap
-    margin: int
+    margin: int  # optical pixels that the pair's grid has more than the optical image, on every side
     sar_log: SarLog
     optical_range: Range
     sar_range: Range
@@ -99,9 +95,8 @@ class Viewer:
         """A place at full resolution."""
         grid = self.offsets.grid
         width, height = min(ZOOM_SIDE, grid.width), min(ZOOM_SIDE, grid.height)
-        col = int(np.clip(place.x - width / 2, 0, grid.width - width))
-        row = int(np.clip(place.y - height / 2, 0, grid.height - height))
-        window = Window(col, row, width, height)
+        corner = np.clip([place.x - width / 2, place.y - height / 2], 0, [grid.width - width, grid.height - height])
+        window = Window(int(corner[0]), int(corner[1]), width, height)
         return self._view(place.name, window, self.offsets.read(window), 1)
 
     def _view(self, name: str, window: Window, field: Block, factor: int) -> View:
@@ -130,10 +125,8 @@ class Viewer:
 
 @contextmanager
 def open_viewer(files: PairFiles, offsets: OffsetMap, field: Block) -> Iterator[Viewer]:
-    """Open a pair on the optical grid and what the offsets reach around it. field: `coarse_field`.
-
-    Raises InputError where the images cannot be read.
-    """
+    """Open a pair on the optical grid and what the offsets reach around it. field: `coarse_field`. Raises InputError
+    where the images cannot be read."""
     reach = min(float(np.nanmax(np.abs(field[:2]))), max(offsets.grid.shape) / 2)
     margin = _MARGIN * (int(reach) // _MARGIN + 2)
     while margin % overview_factor(offsets.grid):
@@ -146,15 +139,10 @@ def open_viewer(files: PairFiles, offsets: OffsetMap, field: Block) -> Iterator[
 
 
 def places_of_interest(field: Block, factor: int, known: npt.NDArray[np.bool_]) -> Iterator[Place]:
-    """Where it is worth looking closer: the middle, the largest offset, where the map is least sure.
-
-    field: `coarse_field`. known: (ny, nx) where both images show something.
-    """
+    """Where it is worth looking closer. field: `coarse_field`. known: (ny, nx) where both images show something."""
     middle = np.hypot(*(axis - (n - 1) / 2 for axis, n in zip(np.indices(known.shape), known.shape, strict=True)))
-    looks = [("the middle", -middle), ("the largest offset", np.hypot(*field[:2]))]
-    if len(field) > 2:
-        looks.append(("where the map is least sure", field[2]))
-    for name, value in looks:
+    names = "the middle", "the largest offset", "where the map is least sure"
+    for name, value in zip(names, [-middle, np.hypot(*field[:2]), *field[2:]], strict=False):
         value = np.where(known & np.isfinite(value), value, -np.inf)
         if np.isfinite(value).any():
             row, col = np.unravel_index(int(np.argmax(value)), value.shape)
@@ -179,14 +167,12 @@ def png(picture: Picture) -> bytes:
 
 
 def _range(patch: Patch) -> Range:
-    bands: Iterable[Floats32] = patch.values
-    shares = np.array([np.percentile(band[patch.valid], _SHARES) for band in bands], np.float32)
+    shares = np.array([np.percentile(band[patch.valid], _SHARES) for band in patch.values], np.float32)
     return shares[:, 0], np.maximum(shares[:, 1], shares[:, 0] + 1e-6)
 
 
 def _stretched(values: Floats32, valid: npt.NDArray[np.bool_], between: Range) -> Picture:
-    """(bands, h, w) -> (h, w, 3): three bands as red, green, blue, else the first as grey. Valid pixels are never quite
-    black."""
+    """(bands, h, w) -> (h, w, 3): three bands as colours, else the first as grey. Valid pixels are never black."""
     low, high = (limit[:, None, None] for limit in between)
     bands = np.clip((values - low) / (high - low), 0, 1) * 254 + 1
     bands = bands if len(bands) == 3 else np.repeat(bands[:1], 3, axis=0)

@@ -5,30 +5,20 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from affine import Affine
 from rasterio.crs import CRS
+from support.matches import lattice, matched
+from support.rasters import UTM
 
 from sn9reg.errors import ConfigError
-from sn9reg.fit import local_field
 from sn9reg.fit.choose import MINIMUM, MODELS, fit
-from sn9reg.fit.correspondences import Correspondences
-from sn9reg.raster.grid import Grid
 
-METRES, FEET = CRS.from_epsg(32637), CRS.from_epsg(2263)  # the latter in US survey feet
+FEET = CRS.from_epsg(2263)  # US survey feet
 SIDE = 11  # matches along each side of the scene
 
 
-@pytest.fixture(autouse=True)
-def _small_solves(monkeypatch):
-    """Linear algebra so small that it stays on one thread: on busy cores the others cost a hundred times as long."""
-    monkeypatch.setattr(local_field, "_SUBSET", 60)
-
-
-def found(kind="translation", noise=1.0, wrong=0.0, seed=0, crs=METRES, pixel=0.5):
+def found(kind="translation", noise=1.0, wrong=0.0, seed=0, crs=UTM, pixel=0.5):
     """Matches on a lattice, 60 px apart, and the truth: (N, 2) common pixels -> (N, 2)."""
-    random = np.random.default_rng(seed)
-    x, y = np.meshgrid(np.arange(SIDE), np.arange(SIDE))
-    xy = np.column_stack([x.ravel(), y.ravel()]) * 60.0 + 60
+    random, xy = np.random.default_rng(seed), lattice(SIDE, 60, 60 * SIDE)
     matrix = np.eye(2) if kind == "translation" else np.array([[1.02, -0.015], [0.01, 0.99]])
 
     def move(at):
@@ -38,15 +28,12 @@ def found(kind="translation", noise=1.0, wrong=0.0, seed=0, crs=METRES, pixel=0.
     there = move(xy) + random.normal(0, noise, xy.shape)
     lost = random.random(len(xy)) < wrong
     there[lost] = xy[lost] + random.uniform(-60, 60, (int(lost.sum()), 2))
-    n, ones = len(xy), np.ones(len(xy))
-    grid = Grid(Affine(pixel, 0, 435000, 0, -pixel, 4181000), 1000, 1000, crs)
-    return Correspondences(grid, xy, there, ones, noise * ones, 0 * ones, ones, there, 80.0, 1.0, 96.0, n), move, lost
+    return matched(xy, there, pixel, radius=80.0, sigma=noise, crs=crs), move, lost
 
 
 def error_px(fitted, matches, move):
     """Largest error of the warp inside the scene, common pixels."""
-    axis = np.linspace(100, SIDE * 60 - 60, 12)
-    at = np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2)
+    at = lattice(12, 100, SIDE * 60 - 60)
     there = matches.grid.to_pixel(fitted.warp(matches.grid.to_map(at)))
     return np.linalg.norm(there - move(at), axis=1).max()
 
@@ -56,23 +43,20 @@ def error_px(fitted, matches, move):
 def test_auto_picks_the_model_that_made_the_data(kind, wrong):
     matches, move, lost = found(kind, wrong=wrong)
     result = fit(matches)
-    assert (result.warp.model, result.warp.crs) == (kind, METRES)
+    assert (result.warp.model, result.warp.crs) == (kind, UTM)
     assert (result.fitted, result.reason) == (True, "")
-    assert set(result.held_out) == {"translation", "affine", "local"}
+    errors = result.held_out
+    assert set(errors) == {"translation", "affine", "local"}
     assert error_px(result, matches, move) < {"translation": 1.0, "affine": 3.0, "local": 5.0}[kind]
     assert result.inliers.shape == (len(matches),)
     assert result.inliers[~lost].mean() > 0.9
     if not wrong:  # the median of a Rayleigh distribution of 1 px of half a metre; a field is a little worse
         assert 0.8 * 0.589 < result.error < 1.5 * 0.589
-
-
-def test_held_out_errors_are_map_units_and_tell_the_models_apart():
-    errors = fit(found("affine", noise=1.0)[0]).held_out
-    # 1 px of half a metre along both axes: the mean of a Rayleigh distribution
-    assert errors["affine"] == pytest.approx(0.5 * np.sqrt(np.pi / 2), rel=0.15)
-    assert errors["translation"] > 3 * errors["affine"]
-    errors = fit(found("local", noise=1.0)[0]).held_out
-    assert errors["local"] < 0.5 * errors["affine"]
+        if kind == "affine":  # the mean of that distribution
+            assert errors["affine"] == pytest.approx(0.5 * np.sqrt(np.pi / 2), rel=0.15)
+            assert errors["translation"] > 3 * errors["affine"]
+        if kind == "local":
+            assert errors["local"] < 0.5 * errors["affine"]
 
 
 @pytest.mark.parametrize("model", [m for m in MODELS if m != "auto"])
@@ -132,25 +116,21 @@ def test_auto_leaves_out_what_the_scene_has_no_room_for(kind, templates, kinds):
     assert set(result.held_out) == {"translation", "affine", "local"}  # those without room are left out, not hidden
 
 
-@pytest.mark.parametrize(("crs", "unit"), [(METRES, 1.0), (FEET, 1200 / 3937)])
+@pytest.mark.parametrize(("crs", "unit"), [(UTM, 1.0), (FEET, 1200 / 3937)])
 @pytest.mark.parametrize("model", ["translation", "affine", "homography"])
 def test_the_threshold_is_in_metres_whatever_the_map_counts_in(model, crs, unit):
     """Half a metre a pixel in both: a match off by 4 m is an inlier at 6 m and none at 2.5 m."""
     matches, _, _ = found(noise=0.3, crs=crs, pixel=0.5 / unit)
     matches.sar_xy[30] += [8.0, 0]
-    assert not fit(matches, model, threshold=2.5).inliers[30]
-    assert fit(matches, model, threshold=6.0).inliers[30]
+    assert [fit(matches, model, threshold).inliers[30] for threshold in (2.5, 6.0)] == [False, True]
 
 
-def test_the_default_threshold_is_in_pixels():
+@pytest.mark.parametrize("pixel", [0.5, 10.0])
+def test_the_default_threshold_is_in_pixels(pixel):
     """Parallax of some pixels is no outlier, at any pixel size."""
-    for pixel in (0.5, 10.0):
-        matches, _, _ = found(noise=0.3, pixel=pixel)
-        matches.sar_xy[30] += [15.0, 0]
-        matches.sar_xy[60] += [60.0, 0]
-        inliers = fit(matches, "affine").inliers
-        assert inliers[30]
-        assert not inliers[60]
+    matches, _, _ = found(noise=0.3, pixel=pixel)
+    matches.sar_xy[[30, 60]] += [[15.0, 0], [60.0, 0]]
+    assert fit(matches, "affine").inliers[[30, 60]].tolist() == [True, False]
 
 
 @pytest.mark.parametrize(("kind", "noise"), [("translation", 0.5), ("affine", 2.0)])
@@ -199,9 +179,7 @@ def test_lost_matches_that_count_as_inliers_do_not_count_without_end():
 
 def test_the_same_twice_byte_for_byte():
     matches = found("local", wrong=0.1)[0]
-    first, second = (
-        (made.warp(matches.optical_map).tobytes(), made.warp.error(matches.optical_map).tobytes(), made.error,
-         made.held_out)
-        for made in (fit(matches), fit(matches))
-    )  # fmt: skip
-    assert first == second
+    first, second = fit(matches), fit(matches)
+    assert (first.error, first.held_out) == (second.error, second.held_out)
+    for of_first, of_second in ((first.warp, second.warp), (first.warp.error, second.warp.error)):
+        assert of_first(matches.optical_map).tobytes() == of_second(matches.optical_map).tobytes()

@@ -2,16 +2,13 @@
 
 import numpy as np
 import pytest
-from affine import Affine
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rasterio.crs import CRS
+from support.matches import lattice, matched
 
 from sn9reg.fit import neighbours
-from sn9reg.fit.correspondences import Correspondences
 from sn9reg.fit.neighbours import WITNESS_PX as TOLERANCE
 from sn9reg.fit.neighbours import distance_to, local_consistency, local_mean, neighbour_prediction, witnesses_agree
-from sn9reg.raster.grid import Grid
 
 few = settings(max_examples=10, deadline=None)
 seeds = st.integers(0, 2**32 - 1)
@@ -28,18 +25,10 @@ def smooth(xy):
     return np.column_stack([12 * x - 5 * y + 15 * np.sin(3 * x + 2 * y), 4 * y + 3 * np.cos(4 * x)])
 
 
-def matches_of(xy, there, step=1.0, pixel=0.5, footprint=96.0, radius=RADIUS):
-    grid = Grid(Affine(pixel, 0, 435000, 0, -pixel, 4181000), 5000, 5000, CRS.from_epsg(32637))
-    ones = np.ones(len(xy))
-    numbers = (ones, ones, 0 * ones, ones)
-    return Correspondences(grid, xy, there, *numbers, there, radius * step, step, footprint * step, len(xy))
-
-
 def on_lattice(shift_px, step=1.0, pixel=0.5, spacing=48.0, radius=RADIUS, side=20):
     """Matches on a regular lattice of side x side places whose witnesses saw `shift_px` (N, 2), common pixels."""
-    x, y = np.meshgrid(np.arange(side), np.arange(side))
-    xy = np.column_stack([x.ravel(), y.ravel()]) * spacing * step + 200.0
-    return matches_of(xy, xy + shift_px, step, pixel, radius=radius)
+    xy = lattice(side, 200.0, 200.0 + (side - 1) * spacing * step)
+    return matched(xy, xy + shift_px, pixel, step, radius)
 
 
 @few
@@ -109,7 +98,7 @@ def test_the_limit_is_three_times_the_scale():
 @pytest.mark.parametrize(("step", "pixel"), [(1.0, 0.5), (1.0, 10.0), (4.0, 0.5)])
 def test_witnesses_of_a_smooth_noisy_field_agree_however_dense_they_are(step, pixel, spacing):
     noise = np.random.default_rng(3).normal(0, 0.8, (400, 2))
-    x, y = (axis.ravel() * spacing / 48 for axis in np.meshgrid(np.linspace(0, 1, 20), np.linspace(0, 1, 20)))
+    x, y = lattice(20, 0, spacing / 48).T
     field = np.column_stack([20 * np.sin(2 * x + y), 10 * x * y - 5])  # pixels
     assert witnesses_agree(on_lattice((field + noise) * step, step, pixel, spacing)).mean() > 0.95
 
@@ -122,13 +111,6 @@ def test_witnesses_of_random_shifts_agree_by_chance_only(radius, step):
     # Uniform witnesses hit a place well inside the search area this often; predictions are means, which lie there.
     chance = np.pi * TOLERANCE**2 / (2 * radius) ** 2
     assert 0.5 * chance < share < 1.5 * chance
-
-
-def test_the_tolerance_counts_in_pixels_of_the_level():
-    noise = np.random.default_rng(1).normal(0, 6.0, (400, 2))
-    fine, coarse = (witnesses_agree(on_lattice(noise, step)).mean() for step in (1.0, 8.0))
-    assert fine < 0.4
-    assert coarse > 0.95
 
 
 def test_witnesses_that_share_pixels_do_not_vouch_for_each_other():
@@ -159,17 +141,20 @@ def turned(linear, noise=0.8, wrong=0.0):
     there = (xy - 1000) @ np.asarray(linear).T + 1000 + random.normal(0, noise, (400, 2))
     outlier = random.random(400) < wrong
     there[outlier] += random.uniform(-RADIUS, RADIUS, (int(outlier.sum()), 2))
-    return matches_of(xy, there, footprint=64.0), outlier
+    return matched(xy, there, footprint=64.0), outlier
 
 
-def shift_of(matches):
-    return matches.sar_map - matches.optical_map
+def predicted(matches, *arguments):
+    """The matches' shifts, and what is predicted of them."""
+    shift = matches.sar_map - matches.optical_map
+    return shift, neighbour_prediction(matches.optical_map, shift, 0.5, *arguments)
 
 
 @pytest.mark.parametrize(("degrees", "zoom"), [(45, 1.0), (0, 1 / 1.3), (180, 0.7), (-100, 2.0)])
 def test_matches_of_a_turned_or_scaled_pair_agree_and_outliers_do_not(degrees, zoom):
     matches, wrong = turned(similarity(degrees, zoom), wrong=0.3)
-    agreed, kept = witnesses_agree(matches), local_consistency(matches.optical_map, shift_of(matches), 0.5)
+    source = matches.optical_map
+    agreed, kept = witnesses_agree(matches), local_consistency(source, matches.sar_map - source, 0.5)
     off = np.hypot(*((matches.sar_xy - 1000) - (matches.optical_xy - 1000) @ similarity(degrees, zoom).T).T)
     assert min(agreed[~wrong].mean(), kept[~wrong].mean()) > 0.95
     assert not agreed[off > 2 * TOLERANCE].any()
@@ -178,27 +163,29 @@ def test_matches_of_a_turned_or_scaled_pair_agree_and_outliers_do_not(degrees, z
 
 def test_random_matches_anywhere_agree_hardly_more_often_than_by_chance():
     places = np.random.default_rng(0).uniform(200, 1800, (5, 2, 400, 2))
-    shares = [witnesses_agree(matches_of(*pair, footprint=64.0, radius=800.0)).mean() for pair in places]
+    shares = [witnesses_agree(matched(*pair, footprint=64.0, radius=800.0)).mean() for pair in places]
     assert np.mean(shares) < 2 * np.pi * TOLERANCE**2 / 1600**2 + 1e-3
 
 
 @pytest.mark.parametrize("linear", [similarity(3, 1.02), [[1.05, 0.02], [-0.03, 0.97]]])
 def test_only_steep_trends_are_taken_off_first(monkeypatch, linear):
     matches, _ = turned(linear, wrong=0.2)
-    now = neighbour_prediction(matches.optical_map, shift_of(matches), 0.5, 30.0)
+    now = predicted(matches, 30.0)
     monkeypatch.setattr(neighbours, "_STEEP", np.inf)
-    np.testing.assert_array_equal(neighbour_prediction(matches.optical_map, shift_of(matches), 0.5, 30.0), now)
+    np.testing.assert_array_equal(predicted(matches, 30.0), now)
     assert witnesses_agree(turned(similarity(45, 1.3))[0]).mean() < 0.8  # a steep one that is not taken off
 
 
 def test_a_steep_plane_is_predicted_up_to_the_rim_and_a_hill_on_it_is_followed():
     matches, _ = turned(similarity(45, 1.3), noise=0.0)
-    source, shift = matches.optical_map, shift_of(matches)
-    np.testing.assert_allclose(neighbour_prediction(source, shift, 0.5), shift, atol=1e-3)
+    source, (shift, found) = matches.optical_map, predicted(matches)
+    np.testing.assert_allclose(found, shift, atol=1e-3)
     hill = 12 * np.exp(-(((source - source.mean(axis=0)) / 250) ** 2).sum(axis=1))
     shift = shift + np.column_stack([hill, 0 * hill])
     assert np.median(np.hypot(*(neighbour_prediction(source, shift, 0.5) - shift).T)) < 0.6
 
+
+# --- values at places, and the distance to them ----------------------------------------------------------------------
 
 COUNTED, PRIOR = 24, 4  # the nearest 24 places count, and the mean of all as 4 more
 
@@ -213,13 +200,10 @@ def test_a_constant_stays_a_constant(n, asked):
     np.testing.assert_allclose(found, np.full(asked, -2.5))
 
 
-def test_places_on_top_of_one_another_count_alike():
+def test_two_places_are_mixed_by_their_distance_and_places_on_top_of_one_another_count_alike():
+    """The farthest place lies at two widths of the weight, by definition: exp(-2)."""
     mean = local_mean(np.full((10, 2), 5.0), np.arange(10.0))
     np.testing.assert_allclose(mean(np.array([[5.0, 5.0], [80.0, 5.0]])), 4.5)
-
-
-def test_two_places_are_mixed_by_their_distance():
-    """The farthest place lies at two widths of the weight, by definition: exp(-2)."""
     mean = local_mean(np.array([[0.0, 0.0], [10.0, 0.0]]), np.array([0.0, 1.0]))
     far = np.exp(-2)
     at_first = (far + PRIOR / 2) / (1 + far + PRIOR)
@@ -234,15 +218,6 @@ def test_groups_far_apart_have_means_of_their_own_drawn_a_little_to_that_of_all(
     mean = local_mean(np.concatenate([ring + centre for centre in centres]), np.repeat([1.0, 5.0], 60))
     share = COUNTED * np.exp(-2) / (COUNTED * np.exp(-2) + PRIOR)
     np.testing.assert_allclose(mean(centres), share * np.array([1, 5]) + (1 - share) * 3, rtol=1e-6)
-
-
-def test_a_slope_is_followed_and_the_mean_is_linear_in_the_values():
-    source, at = places_of(200), np.array([[100.0, 500.0], [500, 500], [900, 500], [9000, 500]])
-    found = local_mean(source, source[:, 0])(at)
-    assert (np.diff(found[:3]) > 150).all()
-    assert found[3] <= source[:, 0].max()
-    both = local_mean(source, source[:, 0] - 3 * source[:, 1])(at)
-    np.testing.assert_allclose(both, found - 3 * local_mean(source, source[:, 1])(at))
 
 
 @pytest.mark.parametrize(("n", "asked"), [(1, 1), (3, 0), (6, 7), (200, 7)])

@@ -4,15 +4,12 @@ import itertools
 
 import numpy as np
 import pytest
-from affine import Affine
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rasterio.crs import CRS
+from support.matches import lattice, matched
 
 from sn9reg.errors import ConfigError
-from sn9reg.fit.correspondences import Correspondences
-from sn9reg.fit.warp import fit_global, global_warp, identity_warp, least_squares_affine
-from sn9reg.raster.grid import Grid
+from sn9reg.fit.warp import fit_global, global_warp, least_squares_affine
 
 ORIGIN = np.array([435000.0, 4180000.0])
 MODELS = ("translation", "affine", "homography")
@@ -55,7 +52,7 @@ def test_a_known_transform_is_recovered_among_outliers(kind, estimator, seed):
     move, source = transform(kind, random), places(random)
     target, wrong = with_outliers(move(source) + random.normal(0, 0.5, source.shape), 0.4, random)
     fit = fit_global(source, target, kind, 3.0, estimator)
-    grid = np.stack(np.meshgrid(np.linspace(0, 2000, 9), np.linspace(0, 2000, 9)), axis=-1).reshape(-1, 2) + ORIGIN
+    grid = lattice(9, 0, 2000) + ORIGIN
     assert np.linalg.norm(fit(grid) - move(grid), axis=1).max() < 1.0
     assert fit.inliers.shape == (300,)
     # Plain RANSAC ends at a draw that is good enough; far from its three points some right matches are left out.
@@ -94,8 +91,7 @@ def test_the_threshold_is_in_map_units(kind, unit):
     source = places(random) - ORIGIN
     target, wrong = with_outliers(source + random.normal(0, 0.3, source.shape), 0.4, random)
     target[0] = source[0] + [5, 0]
-    tight = fit_global(source / unit, target / unit, kind, 3.0 / unit)
-    loose = fit_global(source / unit, target / unit, kind, 12.0 / unit)
+    tight, loose = (fit_global(source / unit, target / unit, kind, limit / unit) for limit in (3.0, 12.0))
     assert tight.inliers[~wrong][1:].mean() > 0.95
     assert not tight.inliers[0]
     assert loose.inliers[0]
@@ -141,11 +137,9 @@ def test_least_squares_affine_obeys_its_weights():
 
 
 def test_a_global_warp_expects_the_residual_of_its_inliers_everywhere():
-    random, ones = np.random.default_rng(9), np.ones(2000)
+    random = np.random.default_rng(9)
     source = random.uniform(0, 4000, (2000, 2))
-    target = source + np.array([20, -10]) + random.normal(0, 2.0, source.shape)
-    grid = Grid(Affine(0.5, 0, ORIGIN[0], 0, -0.5, ORIGIN[1]), 4000, 4000, CRS.from_epsg(32637))
-    found = Correspondences(grid, source, target, ones, ones, ones, ones, target, 40.0, 1.0, 96.0, 2000)
+    found = matched(source, source + np.array([20, -10]) + random.normal(0, 2.0, source.shape))
     fit = fit_global(found.optical_map, found.sar_map, "translation", 30.0)
     warp = global_warp(fit, "translation", found)
     assert (warp.model, warp.crs) == ("translation", found.grid.crs)
@@ -153,12 +147,3 @@ def test_a_global_warp_expects_the_residual_of_its_inliers_everywhere():
     np.testing.assert_allclose(warp(anywhere) - anywhere, [[10.0, 5.0]] * 2, atol=0.1)
     # 2 px of half a metre along either axis
     np.testing.assert_allclose(warp.error(anywhere), [1.0] * 2, rtol=0.05)
-
-
-def test_the_identity_moves_nothing_and_promises_nothing():
-    warp = identity_warp(CRS.from_epsg(32637))
-    xy = places(np.random.default_rng(0), 5).astype(int)
-    assert warp(xy).dtype == np.float64
-    np.testing.assert_array_equal(warp(xy), xy)
-    assert np.isnan(warp.error(xy)).all()
-    assert (warp.model, warp.crs) == ("identity", CRS.from_epsg(32637))

@@ -2,7 +2,7 @@
 
 import json
 import logging
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.resources import files
 
 import numpy as np
@@ -11,15 +11,12 @@ from support.calibrated import evidence_of, made_up, matches_of
 
 import sn9reg.registration
 from sn9reg.errors import InputError
-from sn9reg.fit.choose import fit
-from sn9reg.fit.correspondences import Correspondences
 from sn9reg.judge import calibration as stored_module
 from sn9reg.judge import verdict as verdict_module
 from sn9reg.judge.calibration import MEDIAN, calibration_for, pair_logit, shipped_calibration
 from sn9reg.judge.features import largeness, pair_features
 from sn9reg.judge.verdict import judge
 from sn9reg.matchers.base import make_matcher
-from sn9reg.raster.scene import open_pair
 
 WEIGHTS = files("sn9reg.weights")
 
@@ -33,7 +30,6 @@ def models():
 def ships(monkeypatch, models):
     content = {"pair": asdict(models[0]), "matchers": {"structure": asdict(models[1])}}
     monkeypatch.setattr(stored_module, "_stored", lambda: content)
-    return content
 
 
 @pytest.fixture
@@ -45,27 +41,20 @@ def own_file(tmp_path, models):
 
 
 @pytest.fixture
-def _quick(monkeypatch):
-    """Evidence from features without a network."""
-
-    def features(pair):
-        return make_matcher("structure").extractor(pair.overview(pair.sar)[0])
-
-    monkeypatch.setattr(verdict_module, "default_features", features)
-
-
-def warnings_of(caplog):
-    return [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+def _firm(monkeypatch):
+    """The pixels speak for whatever warp there is."""
+    monkeypatch.setattr(verdict_module, "default_features", lambda _pair: None)
+    monkeypatch.setattr(verdict_module, "gather", lambda *_: evidence_of(9, 7.0))
 
 
 @pytest.mark.usefixtures("ships")
 @pytest.mark.parametrize(("own_weights", "own"), [(False, False), (False, True), (True, True)])
 def test_a_calibration_that_fits_is_used_without_a_warning(own_file, models, caplog, own_weights, own):
     assert calibration_for("structure", own_weights, own_file if own else None) == models[1]
-    assert not warnings_of(caplog)
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
-@pytest.mark.usefixtures("ships")
+@pytest.mark.usefixtures("ships", "own_file")
 @pytest.mark.parametrize(
     ("matcher", "own_weights", "name", "words"),
     [
@@ -76,15 +65,14 @@ def test_a_calibration_that_fits_is_used_without_a_warning(own_file, models, cap
         ("structure", True, None, "other weights of structure"),
     ],
 )
-def test_without_a_calibration_that_fits_a_warning_says_why(
-    own_file, tmp_path, caplog, matcher, own_weights, name, words
-):
+def test_without_a_calibration_that_fits_a_warning_says_why(tmp_path, caplog, matcher, own_weights, name, words):
     assert calibration_for(matcher, own_weights, name and tmp_path / name) is None
-    (message,) = warnings_of(caplog)
+    (message,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert words in message
 
 
-def test_what_ships_is_what_judges(ships, models):
+@pytest.mark.usefixtures("ships")
+def test_what_ships_is_what_judges(models):
     matches, strong, weak = matches_of(40), evidence_of(9, 7.0), evidence_of(9, 0.5)
     assert pair_logit(matches, strong) > pair_logit(matches, weak) + 1
     assert pair_logit(matches, strong) == pytest.approx(models[0](pair_features(matches, strong), largeness(matches)))
@@ -101,13 +89,11 @@ def test_a_damaged_file_that_ships_is_named(monkeypatch, caplog, content):
     assert "calibration.json: is no calibration" in caplog.text
 
 
-@pytest.mark.usefixtures("_quick")
-def test_calibration_changes_errors_and_not_the_verdict(small_files, models):
-    with open_pair(*small_files) as pair:
-        matches = make_matcher("structure").match(pair)
-        fitted = fit(matches)
-        raw, raw_fit, verdict = judge(pair, matches, fitted, None)
-        made, made_fit, again = judge(pair, matches, fitted, models[1])
+@pytest.mark.usefixtures("_firm")
+def test_calibration_changes_errors_and_not_the_verdict(small_registration, models):
+    matches, fitted = replace(small_registration.matches, calibrated=False), small_registration.fit
+    raw, raw_fit, verdict = judge(None, matches, fitted, None)
+    made, made_fit, again = judge(None, matches, fitted, models[1])
     assert (raw, raw_fit) == (matches, fitted)
     assert verdict.registered, verdict.reason
     assert (again.registered, again.probability) == (verdict.registered, verdict.probability)
@@ -122,31 +108,30 @@ def test_calibration_changes_errors_and_not_the_verdict(small_files, models):
 
 
 @pytest.mark.parametrize(
-    ("name", "option", "file"),
+    ("name", "weights"),
     [
-        ("hybrid", "weights", "slim-unet"),
-        ("descriptors", "weights", "descriptors"),
-        ("dual-encoder", "weights", "dual-encoder"),
-        ("keypoints", "sar_weights", "keypoints-sar"),
-        ("keypoints", "optical_weights", "keypoints-optical"),
+        ("hybrid", {"weights": "slim-unet"}),
+        ("descriptors", {"weights": "descriptors"}),
+        ("dual-encoder", {"weights": "dual-encoder"}),
+        ("keypoints", {"sar_weights": "keypoints-sar", "optical_weights": "keypoints-optical"}),
     ],
 )
-def test_a_matcher_says_whether_its_weights_are_its_own(name, option, file):
+def test_a_matcher_says_whether_its_weights_are_its_own(name, weights):
     assert make_matcher(name).own_weights is False
-    assert make_matcher(name, **{option: str(WEIGHTS.joinpath(f"{file}.safetensors"))}).own_weights is True
+    for option, file in weights.items():
+        assert make_matcher(name, **{option: str(WEIGHTS.joinpath(f"{file}.safetensors"))}).own_weights is True
 
 
-@pytest.mark.usefixtures("ships", "_quick")
+@pytest.mark.usefixtures("ships", "_firm")
 @pytest.mark.parametrize("own_weights", [None, False, True])
-def test_a_registration_by_an_object_says_whether_it_is_calibrated(small_files, caplog, own_weights):
+def test_a_registration_by_an_object_says_whether_it_is_calibrated(
+    small_files, small_registration, caplog, own_weights
+):
     class Found:
         name = "structure"
 
-        def match(self, pair):
-            places = np.stack(np.meshgrid(np.arange(50.0, 150, 12), np.arange(50.0, 150, 12)), -1).reshape(-1, 2)
-            each = np.full(len(places), 0.5)
-            numbers = (each, each, each, each)
-            return Correspondences(pair.grid, places, places, *numbers, places, 10.0, 1.0, 128.0, len(places))
+        def match(self, _pair):
+            return replace(small_registration.matches, calibrated=False)
 
     matcher = Found()
     if own_weights is not None:

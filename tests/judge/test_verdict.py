@@ -5,34 +5,24 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from affine import Affine
-from rasterio.crs import CRS
+from support.matches import lattice, matched
 
-from sn9reg.fit.correspondences import Correspondences
 from sn9reg.judge.evidence import NO_EVIDENCE
 from sn9reg.judge.verdict import LIKELY, decide, refused
-from sn9reg.raster.grid import Grid
 
-GRID = Grid(Affine(0.5, 0, 435000, 0, -0.5, 4181000), 4000, 4000, CRS.from_epsg(32637))
 PLACES, STANDING = np.arange(12.0).reshape(6, 2), np.array([3.0, 4.0, 5.0, 4.5, 3.5, 4.0])
 FIRM = replace(NO_EVIDENCE, optical_xy=PLACES, standing=STANDING, lead=5.0)
 
 
-def lattice(shift, side=20, tried=None, radius=40.0, step=1.0):
+def moved(shift, side=20, **how):
     """Matches at side x side places, templates half overlapping; shift: (side^2, 2) of witness and match, pixels."""
-    x, y = np.meshgrid(np.arange(side), np.arange(side))
-    xy = np.column_stack([x.ravel(), y.ravel()]) * 48.0 + 100
-    n = len(xy)
-    ones, there = np.ones(n), xy + shift
-    return Correspondences(
-        GRID, xy, there, ones, ones, 0 * ones, ones, there, radius, step, 96.0, n if tried is None else tried
-    )
+    xy = lattice(side, 100, 100 + 48 * (side - 1))
+    return matched(xy, xy + shift, **how)
 
 
 def right(random, side=20, noise=0.8):
-    x, y = np.meshgrid(np.linspace(0, 1, side), np.linspace(0, 1, side))
-    field = np.column_stack([(20 * np.sin(2 * x + y)).ravel(), (10 * x * y - 5).ravel()])
-    return field + random.normal(0, noise, field.shape)
+    x, y = lattice(side, 0, 1).T
+    return np.column_stack([20 * np.sin(2 * x + y), 10 * x * y - 5]) + random.normal(0, noise, (side * side, 2))
 
 
 def judged(matches, inliers=None, evidence=FIRM, probability=0.9, error=1.25):
@@ -41,7 +31,7 @@ def judged(matches, inliers=None, evidence=FIRM, probability=0.9, error=1.25):
 
 @pytest.fixture(scope="module")
 def smooth():
-    return lattice(right(np.random.default_rng(0)))
+    return moved(right(np.random.default_rng(0)))
 
 
 @pytest.mark.parametrize("probability", [0.0, LIKELY - 1e-9, LIKELY, 1.0])
@@ -51,7 +41,7 @@ def test_the_probability_decides(smooth, probability):
 
 
 def test_a_wide_scene_needs_matches_that_neighbours_confirm():
-    verdict = judged(lattice(np.random.default_rng(0).uniform(-40, 40, (400, 2))), probability=1.0)
+    verdict = judged(moved(np.random.default_rng(0).uniform(-40, 40, (400, 2))), probability=1.0)
     assert not verdict.registered
     assert verdict.reason.endswith(" of 400 matches (1%) are confirmed by neighbours that share no pixel")
 
@@ -77,18 +67,18 @@ def test_evidence_and_counts_are_handed_on(smooth):
 
 def test_chance_is_the_tolerances_share_of_the_search_area():
     random = np.random.default_rng(0)
-    small, large = (judged(lattice(right(random), radius=r)).chance for r in (20.0, 80.0))
+    small, large = (judged(moved(right(random), radius=r)).chance for r in (20.0, 80.0))
     assert small / large == pytest.approx((161 / 41) ** 2)
     # A level's tolerance and search grow together.
-    assert judged(lattice(right(random), radius=20.0 * 8, step=8.0)).chance == pytest.approx(small)
-    assert judged(lattice(right(random), radius=1.0)).chance == 1
+    assert judged(moved(right(random), radius=20.0, step=8.0)).chance == pytest.approx(small)
+    assert judged(moved(right(random), radius=1.0)).chance == 1
 
 
 def test_agreement_is_a_share_of_the_places_tried_and_by_chance_as_rare_as_is_said():
     shift = right(np.random.default_rng(2))
     for tried, agreement in ((400, 1.0), (4000, 0.1)):
-        assert judged(lattice(shift, tried=tried)).agreement == pytest.approx(agreement, rel=0.05)
-    random = judged(lattice(np.random.default_rng(0).uniform(-12, 12, (400, 2)), radius=12.0))
+        assert judged(moved(shift, tried=tried)).agreement == pytest.approx(agreement, rel=0.05)
+    random = judged(moved(np.random.default_rng(0).uniform(-12, 12, (400, 2)), radius=12.0))
     assert random.agreement == pytest.approx(random.chance, abs=0.06)
 
 
@@ -100,7 +90,7 @@ def test_a_few_matches_have_no_witnesses(smooth, count):
 
 
 def test_coverage_is_the_share_of_squares_with_inliers():
-    matches = lattice(right(np.random.default_rng(0), side=18), side=18)  # 3 x 3 matches in each of the 6 x 6 cells
+    matches = moved(right(np.random.default_rng(0), side=18), side=18)  # 3 x 3 matches in each of the 6 x 6 cells
     cell = (np.arange(18) * 5.999 / 17).astype(int)
     cells = (cell[:, None] * 6 + cell[None]).ravel()
     for chosen in ([], [0, 35], list(range(36))):
@@ -108,7 +98,7 @@ def test_coverage_is_the_share_of_squares_with_inliers():
 
 
 def test_refused_carries_its_reason_and_promises_nothing():
-    matches = lattice(right(np.random.default_rng(0)), tried=500)
+    matches = moved(right(np.random.default_rng(0)), tried=500)
     verdict = refused(matches, "no such luck")
     assert (verdict.registered, verdict.reason) == (False, "no such luck")
     assert (verdict.matches, verdict.inliers, verdict.tried) == (400, 0, 500)

@@ -3,121 +3,95 @@
 import base64
 import json
 import re
-from dataclasses import replace
-from html.parser import HTMLParser
+from html import unescape
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from support.grids import constant
 from support.rasters import SHIFT, TEXTURE_TRANSFORM, UTM, textures, write_raster
 
 from sn9reg.cli import main
-from sn9reg.errors import ConfigError, InputError, OutputError
-from sn9reg.offsets import OffsetMap
+from sn9reg.errors import ConfigError, OutputError
 from sn9reg.raster.grid import Grid
-from sn9reg.raster.scene import PairFiles
 from sn9reg.report import Place, Run, write_report
 from sn9reg.report import page as module
 from sn9reg.report.page import _sentence
 from sn9reg.tiepoints import TiePoints
 
-pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
-GRID = Grid(TEXTURE_TRANSFORM, 320, 280, UTM)
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning"),
+    pytest.mark.usefixtures("_blank_figures"),
+]
+GRID = Grid(TEXTURE_TRANSFORM, 200, 180, UTM)
 FACTS = {
     "registered": "yes", "reason": "edges < agree", "expected_error_px": "1.26", "optical": "o.tif", "version": "0.1.0",
     "calibrated": "yes",
 }  # fmt: skip
 
 
-def constant(dx=SHIFT[0], dy=SHIFT[1], **facts):
-    values = np.array([dx, dy, 0.8], np.float32)[:, None, None]
-    return OffsetMap(GRID, lambda w: np.broadcast_to(values, (3, *w.shape)), sigma=True, facts=FACTS | facts)
-
-
-@pytest.fixture
-def pair(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    optical, sar = textures()
-    write_raster("o.tif", np.stack([optical] * 3), TEXTURE_TRANSFORM, UTM)
-    write_raster("s.tif", sar[None], TEXTURE_TRANSFORM, UTM)
-    return PairFiles("o.tif", "s.tif")
+def offsets(dx=SHIFT[0], dy=SHIFT[1], **facts):
+    return constant(GRID, dx, dy, 0.8, facts=FACTS | facts)
 
 
 def points(n=20, off=0.0):
-    xy = np.random.default_rng(0).uniform(30, 240, (n, 2))
+    xy = np.random.default_rng(0).uniform(30, 150, (n, 2))
     return TiePoints(xy, xy + SHIFT + [off, 0.0], inlier=np.arange(n) % 4 > 0)
 
 
-class Reader(HTMLParser):
+class Reader:
     """What a page refers to, its tables, and its text."""
 
-    def __init__(self, text):
-        super().__init__()
-        self.sources, self.tables, self.text, self.ids = [], {}, "", set()
-        self._table = self._cell = None
-        self.feed(text)
+    def __init__(self, path):
+        self.html = Path(path).read_text(encoding="utf-8")
+        self.ids = set(re.findall(r'\bid="([^"]+)"', self.html))
+        self.sources = re.findall(r'\b(?:src|href|action|srcset|data)="([^"]+)"', self.html)
+        self.text = unescape(re.sub("<[^>]+>", "", self.html))
+        tables = re.findall(r'<table id="(\w+)">(.*?)</table>', self.html, re.S)
+        self.tables = {
+            name: [self.cells(row) for row in re.findall("<tr>.*?</tr>", body, re.S)] for name, body in tables
+        }
 
-    def handle_starttag(self, tag, attrs):
-        attrs = dict(attrs)
-        self.ids.add(attrs.get("id"))
-        self.sources += [v for k, v in attrs.items() if k in ("src", "href", "action", "srcset", "data") and v]
-        if tag == "table":
-            self._table = self.tables.setdefault(attrs.get("id"), [])
-        elif tag == "tr":
-            self._table.append([])
-        elif tag in ("td", "th"):
-            self._table[-1].append("")
-            self._cell = True
-
-    def handle_endtag(self, tag):
-        if tag in ("td", "th"):
-            self._cell = False
-
-    def handle_data(self, data):
-        self.text += data
-        if self._cell:
-            self._table[-1][-1] += data
+    @staticmethod
+    def cells(row):
+        return [unescape(cell) for cell in re.findall("<t[hd][^>]*>(.*?)</t[hd]>", row, re.S)]
 
 
-def read(path):
-    return Reader(Path(path).read_text(encoding="utf-8"))
-
-
-def test_one_page_holds_everything_and_the_figures_lie_beside_it(pair):
+def test_one_page_holds_everything_and_the_figures_lie_beside_it(small_pair):
     run = Run("sn9reg align 'a b.tif'", {"match": 12.34, "fit": 0.5})
-    page = write_report("out", pair, constant(), tiepoints=points(off=2.0), matches=points(), run=run)
+    page = write_report("out", small_pair, offsets(), tiepoints=points(off=2.0), matches=points(), run=run)
     assert page == Path("out/report.html")
     names = {"before_after", "arrows", "offsets", "matches", "residuals"}
     assert {p.name for p in Path("out").iterdir()} == {"report.html", *(f"{name}.png" for name in names)}
-    found = read(page)
+    found = Reader(page)
     assert {source[:5] for source in found.sources} == {"data:"}
     assert names <= found.ids
-    text = page.read_text(encoding="utf-8")
-    assert not re.search("https?:", text)
+    assert not re.search("https?:", found.html)
     assert "Registered, right to about 1.3 optical px: edges < agree." in found.text
-    assert "edges &lt; agree" in text
+    assert "edges &lt; agree" in found.html
     assert "sn9reg align 'a b.tif'" in found.text
     assert ["match", "12.3 s"] in found.tables["times"]
     scores = {row[0]: row[1:] for row in found.tables["scores"][1:]}
     assert scores["mean, px"] == [f"{np.hypot(SHIFT[0] + 2, SHIFT[1]):.2f}", "2.00"]
     assert scores["mean, m"][1] == "1.00"
-    numbers = dict(found.tables["numbers"])
     length = np.hypot(*SHIFT)
-    assert numbers.items() >= {
-        "largest offset": f"{length:.2f} px, {length / 2:.2f} m",
-        "median sigma": "0.80 px, 0.40 m",
-        "pixels without an offset": "0.0%",
-    }.items()
+    assert (
+        dict(found.tables["numbers"]).items()
+        >= {
+            "largest offset": f"{length:.2f} px, {length / 2:.2f} m",
+            "median sigma": "0.80 px, 0.40 m",
+            "pixels without an offset": "0.0%",
+        }.items()
+    )
     assert dict(found.tables["versions"])["offset map made by sn9reg"] == "0.1.0"
     assert dict(found.tables["facts"])["expected error px"] == "1.26"
 
 
-def test_the_pictures_of_the_page_are_the_views_the_same_each_time(pair):
-    import cv2
-
+def test_the_pictures_of_the_page_are_the_views_the_same_each_time(small_pair):
     given = {"places": [Place("here", 100, 90)], "tiepoints": points()}
-    page, again = (write_report(name, pair, constant(), **given) for name in "ab")
+    page, again = (write_report(name, small_pair, offsets(), **given) for name in "ab")
     assert page.read_bytes() == again.read_bytes()
     shown = json.loads(re.search(r'id="data">(.*?)</script>', page.read_text(encoding="utf-8"), re.S)[1])
     assert [view["name"] for view in shown] == [
@@ -130,7 +104,7 @@ def test_the_pictures_of_the_page_are_the_views_the_same_each_time(pair):
             picture = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
             assert picture.shape == (view["height"], view["width"], 3)
             assert picture.std() > 5
-    assert shown[0]["where"] == "columns 0 to 319, rows 0 to 279"
+    assert shown[0]["where"] == "columns 0 to 199, rows 0 to 179"
 
 
 @pytest.mark.parametrize(
@@ -149,58 +123,38 @@ def test_the_verdict_is_one_sentence(facts, sentence):
     assert _sentence(facts) == sentence
 
 
-def test_less_is_shown_of_less_and_files_of_others_are_kept_unless_asked_otherwise(pair):
+def test_less_is_shown_of_less_and_files_of_others_are_kept_unless_asked_otherwise(small_pair):
     Path("out").mkdir()
     for name in ("mine.txt", "matches.png"):
         Path("out", name).write_text("mine")
     with pytest.raises(OutputError, match=r"matches\.png: exists; use --overwrite"):
-        write_report("out", pair, constant())
+        write_report("out", small_pair, offsets())
     assert {path.name for path in Path("out").iterdir()} == {"mine.txt", "matches.png"}
-    page = write_report("out", pair, constant(optical="<script>alert(1)</script>"), overwrite=True)
+    page = write_report("out", small_pair, offsets(optical="<script>alert(1)</script>"), overwrite=True)
     figures = {"before_after.png", "arrows.png", "offsets.png"}
     assert {p.name for p in Path("out").iterdir()} == figures | {"mine.txt", "report.html"}
-    found = read(page)
+    found = Reader(page)
     assert "scores" not in found.tables
     assert not {"matches", "residuals", "command", "times"} & found.ids
-    assert "<script>alert" not in page.read_text(encoding="utf-8")
-    before = page.read_bytes()
+    assert "<script>alert" not in found.html
     with pytest.raises(OutputError, match="exists; use --overwrite"):
-        write_report("out", pair, constant(0, 0))
-    assert page.read_bytes() == before
-
-
-@pytest.mark.parametrize(
-    ("target", "message"), [("file", "is a file; a report is a folder"), ("none/out", "its folder does not exist")]
-)
-def test_where_nothing_can_be_written_nothing_is_begun(pair, monkeypatch, target, message):
-    for work in ("sn9reg.report.page.coarse_field", "sn9reg.registration.register"):
-        monkeypatch.setattr(work, lambda *_, **__: pytest.fail("work was begun"))
-    Path("file").write_text("")
-    with pytest.raises(OutputError, match=message):
-        write_report(target, pair, constant())
-    result = run("align", "o.tif", "s.tif", "--out", "d.tif", "--report", target)
-    assert result.exit_code == 1
-    assert message in result.stderr
-
-
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        ({"tiepoints": TiePoints(np.array([[900.0, 10]]), np.array([[10.0, 10]]))}, "lies outside"),
-        ({"places": [Place("there", 500, 3)]}, "place 500,3 lies outside the optical image"),
-    ],
-)
-def test_a_failure_leaves_no_folder(pair, given, message):
-    with pytest.raises((InputError, ConfigError), match=message):
-        write_report("out", pair, constant(), **given)
-    assert not Path("out").exists()
+        write_report("out", small_pair, offsets(0, 0))
+    assert page.read_text(encoding="utf-8") == found.html
 
 
 @pytest.mark.parametrize("missing", ["matplotlib", "jinja2"])
-def test_without_what_draws_it_one_line_says_so(pair, monkeypatch, missing):
+def test_without_what_draws_it_one_line_says_so(small_pair, monkeypatch, missing):
     monkeypatch.setitem(__import__("sys").modules, missing, None)
     with pytest.raises(ConfigError, match=rf"a report needs {missing}: pip install 'sn9reg\[report\]'"):
-        write_report("out", pair, constant())
+        write_report("out", small_pair, offsets())
+
+
+def test_pictures_become_worse_before_a_page_becomes_too_large(small_pair, monkeypatch):
+    asked = []
+    monkeypatch.setattr(module, "_shown", lambda _view, quality: (asked.append(quality), "x" * 30_000 * quality)[1])
+    monkeypatch.setattr(module, "_LARGEST", 4_000_000)
+    assert write_report("out", small_pair, offsets()).stat().st_size < 4_000_000
+    assert list(dict.fromkeys(asked)) == [85, 60, 30]
 
 
 # --- the commands ----------------------------------------------------------------------------------------------------
@@ -210,38 +164,44 @@ def run(*args):
     return CliRunner().invoke(main, [str(a) for a in args])
 
 
-@pytest.fixture
-def folder(pair):
-    constant().write("offsets.tif")
-    Path("t.csv").write_text("sar_row,sar_col,optical_row,optical_col\n50,60,56,51\n150,160,156,151\n")
-    return pair
+@pytest.mark.parametrize(
+    ("target", "message"), [("file", "is a file; a report is a folder"), ("none/out", "its folder does not exist")]
+)
+def test_where_nothing_can_be_written_nothing_is_begun(small_pair, monkeypatch, target, message):
+    for work in ("sn9reg.report.page.coarse_field", "sn9reg.registration.register"):
+        monkeypatch.setattr(work, lambda *_, **__: pytest.fail("work was begun"))
+    Path("file").write_text("")
+    with pytest.raises(OutputError, match=message):
+        write_report(target, small_pair, offsets())
+    result = run("align", "o.tif", "s.tif", "--out", "d.tif", "--report", target)
+    assert result.exit_code == 1
+    assert message in result.stderr
 
 
-def test_report_from_files(folder):
+def test_report_from_files(small_pair):
+    offsets().write("offsets.tif")
     result = run(
         "report", "offsets.tif", "o.tif", "s.tif", "--tiepoints", "t.csv", "--matches", "t.csv", "--at", "100,80",
         "--out", "r", "--json",
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout) == {"page": str(Path("r/report.html"))}
-    found = read("r/report.html")
+    found = Reader("r/report.html")
     assert {row[0]: row[1:] for row in found.tables["scores"][1:]}["mean, px"][1] == "0.00"
     assert {"matches", "residuals", "command"} <= found.ids
-    assert "column 100, row 80" in Path("r/report.html").read_text()
+    assert "column 100, row 80" in found.html
 
 
 def test_report_of_sixteen_bits_in_one_band_in_a_pixel_frame(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    optical, sar = textures()
+    optical, sar = textures(120, 100)
     write_raster("o.png", (optical.astype(np.uint16) * 200)[None])
     write_raster("s.png", sar[None])
-    grid = Grid.pixel_frame(320, 280)
-    values = np.array(SHIFT, np.float32)[:, None, None]
-    OffsetMap(grid, lambda w: np.broadcast_to(values, (2, *w.shape)), facts={"frame": "pixel"}).write("d.tif")
+    constant(Grid.pixel_frame(120, 100), *SHIFT, facts={"frame": "pixel"}).write("d.tif")
     assert "use --pixel-frame" in run("report", "d.tif", "o.png", "s.png", "--out", "r").stderr
     result = run("report", "d.tif", "o.png", "s.png", "--out", "r", "--pixel-frame")
     assert result.exit_code == 0, result.output
-    numbers = dict(read("r/report.html").tables["numbers"])
+    numbers = dict(Reader("r/report.html").tables["numbers"])
     assert numbers["largest offset"] == f"{np.hypot(*SHIFT):.2f} px"
 
 
@@ -250,19 +210,20 @@ def test_report_of_sixteen_bits_in_one_band_in_a_pixel_frame(tmp_path, monkeypat
     [
         (["none.tif", "o.tif", "s.tif"], 1, "none.tif: no such file"),
         (["offsets.tif", "none.tif", "s.tif"], 1, "none.tif: no such file"),
-        (["offsets.tif", "o.tif", "none.tif"], 1, "none.tif: no such file"),
         (["nan.tif", "o.tif", "s.tif"], 1, "nan.tif: holds no offset, only NaN"),
         (["offsets.tif", "small.tif", "s.tif"], 1, "offsets belong to one optical image"),
         (["o.tif", "o.tif", "s.tif", "--tiepoints", "none.csv"], 1, "none.csv: no such file"),
+        (["offsets.tif", "o.tif", "s.tif", "--tiepoints", "far.csv"], 1, "lies outside"),
         (["offsets.tif", "o.tif", "s.tif", "--at", "7"], 2, "a place is COLUMN,ROW"),
-        (["offsets.tif", "o.tif", "s.tif", "--at", "7,900"], 2, "lies outside the optical image"),
+        (["offsets.tif", "o.tif", "s.tif", "--at", "500,3"], 2, "place 500,3 lies outside the optical image"),
         (["offsets.tif", "o.tif", "s.tif", "--pixel-frame"], 2, "leave --pixel-frame out"),
     ],
 )
-def test_bad_input_ends_in_one_line(folder, arguments, code, message):
-    constant(np.nan, np.nan, frame="map").write("nan.tif")
-    constant(frame="map").write("offsets.tif", overwrite=True)
+def test_bad_input_ends_in_one_line_and_leaves_no_folder(small_pair, arguments, code, message):
+    offsets(np.nan, np.nan, frame="map").write("nan.tif")
+    offsets(frame="map").write("offsets.tif")
     write_raster("small.tif", np.ones((1, 20, 20), np.uint8), TEXTURE_TRANSFORM, UTM)
+    Path("far.csv").write_text("sar_row,sar_col,optical_row,optical_col\n10,10,10,900\n")
     result = run("report", *arguments, "--out", "r")
     assert result.exit_code == code
     assert message in " ".join(result.stderr.split())
@@ -271,22 +232,13 @@ def test_bad_input_ends_in_one_line(folder, arguments, code, message):
 
 
 @pytest.mark.parametrize("registered", [True, False])
-def test_align_writes_the_report_too_and_shows_why_it_refused(pair, monkeypatch, small_registration, registered):
-    verdict = replace(small_registration.verdict, registered=registered)
-    monkeypatch.setattr("sn9reg.registration.register", lambda *_, **__: replace(small_registration, verdict=verdict))
+def test_align_writes_the_report_too_and_shows_why_it_refused(small_pair, registered_as, registered):
+    registered_as(registered)
     result = run("align", "o.tif", "s.tif", "--out", "d.tif", "--report", "r")
     assert result.exit_code == (0 if registered else 3), result.output
     assert Path("d.tif").exists() == registered
-    found = read("r/report.html")
+    found = Reader("r/report.html")
     assert ("Registered, right to about" if registered else "Not registered: ") in found.text
     assert {"matches", "command"} <= found.ids
     assert [row[0] for row in found.tables["times"]] == ["open", "match", "fit", "judge"]
     assert ("where the map is least sure" in found.text) == registered
-
-
-def test_pictures_become_worse_before_a_page_becomes_too_large(pair, monkeypatch):
-    asked = []
-    monkeypatch.setattr(module, "_shown", lambda _view, quality: (asked.append(quality), "x" * 30_000 * quality)[1])
-    monkeypatch.setattr(module, "_LARGEST", 4_000_000)
-    assert write_report("out", pair, constant()).stat().st_size < 4_000_000
-    assert list(dict.fromkeys(asked)) == [85, 60, 30]

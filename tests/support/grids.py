@@ -34,6 +34,14 @@ def offsets_of(array, grid, **options):
     return OffsetMap(grid, lambda window: array[(slice(None), *window.slices())], **options)
 
 
+def constant(grid, *values, **options):
+    """The map of the same offsets, and perhaps sigma, everywhere."""
+    block = np.array(values, np.float32)[:, None, None]
+    return OffsetMap(
+        grid, lambda window: np.broadcast_to(block, (len(block), *window.shape)), len(block) == 3, **options
+    )
+
+
 def places(grid):
     """(N, 2) map coordinates of the centres of a grid's pixels, row by row."""
     x, y = np.meshgrid(np.arange(grid.width), np.arange(grid.height))
