@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from support.calibrated import GRID, evidence_of, fit_of, made_up, matches_of, of, samples
 
+from sn9reg.judge.calibration import Linear
 from sn9reg.judge.features import PAIR_FEATURES, match_features, pair_features
 from sn9reg.training import calibrate as training
 from sn9reg.training.calibrate import Sample, fit_matcher, fit_pair
@@ -149,4 +150,5 @@ def test_the_mean_of_errors_is_found_whatever_their_distribution(shape):
 def test_a_scale_is_found_whatever_has_no_weight(factor):
     random = np.random.default_rng(0)
     ratio = np.append(factor * random.rayleigh(1, 20000), random.uniform(0, 99, 5000))
-    assert training._scale(ratio, np.append(np.ones(20000), np.zeros(5000))) == pytest.approx(factor, rel=0.02)
+    model = training._scaled(Linear([0.0], [1.0], [0.0], 0.0), np.zeros((25000, 1)), ratio, np.arange(25000) < 20000)
+    assert np.exp(model.bias) == pytest.approx(factor, rel=0.02)
