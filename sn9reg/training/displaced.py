@@ -86,7 +86,7 @@ def displaced(
     limits = keypoint - np.maximum([width, height] - np.array(half), half), keypoint - half
     shift = np.clip(turn @ _shift(field, random) / zoom, *limits) @ turn * zoom
     place = np.clip(middle + shift, 0, side - 1)
-    tile = np.stack(np.mgrid[:side, :side][::-1], axis=-1).astype(np.float64)
+    tile = np.mgrid[:side, :side][::-1].transpose(1, 2, 0).astype(np.float64, order="C")
     away = tile - place
     linear = np.eye(2) + random.normal(0, field.gradient, (2, 2))
     along, to = (np.array([np.cos(a), np.sin(a)]) for a in random.uniform(0, 2 * np.pi, 2))
