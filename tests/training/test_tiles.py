@@ -143,35 +143,12 @@ def test_tiles_are_centred_on_one_keypoint_and_say_where_the_other_is(made, find
             assert np.abs(np.median(images, axis=(1, 2))).max() < 0.4
 
 
-def test_beyond_a_scenes_border_there_are_zeros(made, finds):
-    """The SAR image reaches 5 m, 12.5 px, farther to the left than the optical one."""
-    optical, sar = made.images(len(INSIDE))
-    left = SIDE // 2 - round(keypoints([BORDER])[0 if finds == "sar" else 1][0][0])  # where the common grid starts
-    assert left > 5
-    assert not sar[:, :left].any()
-    assert not optical[:, : left + 12].any()
-    for image, first in ((sar, left), (optical, left + 13)):
-        assert (image[:, first:] != 0).any(axis=0).all()
-
-
 def test_partners_outside_the_tile_are_left_out_and_counted(made, scene, finds, tmp_path):
     assert made.outside == len(FAR)
     larger = tile_set(scene, finds, 96)
     assert (larger.outside, len(larger)) == (0, len(INSIDE) + 1 + len(FAR))
     none = tile_set(write_scene(tmp_path, FAR), finds, SIDE)
     assert (none.outside, none.values.shape) == (2, (0, 2, SIDE, SIDE))
-
-
-def test_sar_is_on_the_logarithm(tmp_path):
-    """What is 2.5 times as dark as the middle differs from it as much as what is 2.5 times as bright."""
-    grey = np.full((1, 300, 300), 100, np.float32)
-    grey[:, :, :130], grey[:, :, 158:] = 40, 250
-    for name in FILES[:2]:
-        write_raster(tmp_path / name, grey, SAR, UTM)
-    (tmp_path / FILES[2]).write_text(f"{HEADER}\n144,144,144,144")
-    optical, sar = tile_set(scene_files(tmp_path)[0], "sar", SIDE).images(0)[:, 32, [5, 32, 60]]
-    assert optical[1] - optical[0] == pytest.approx(60 / 150 * (optical[2] - optical[1]), rel=0.05)
-    assert sar[1] - sar[0] == pytest.approx(sar[2] - sar[1], rel=0.15)
 
 
 def same(one, other):
