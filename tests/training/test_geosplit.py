@@ -60,44 +60,36 @@ def test_temporal_split_trains_on_one_year_and_tests_on_all_else(year):
     assert places_of(train) == places_of(test) == set(PLACES)
 
 
-@pytest.mark.parametrize(
-    ("split", "acquisitions", "at", "words"),
-    [
+def test_splits_that_leave_nothing():
+    for split, acquisitions, at, words in (
         (spatial_split, ARCHIVE, 100, "training set is empty.* side of the longitude"),
         (spatial_split, ARCHIVE, np.nan, "test set is empty"),
         (temporal_split, ARCHIVE, 1999, r"training set is empty.* 1999"),
         (temporal_split, ARCHIVE[: len(SEASONS)], 2018, "test set is empty"),
-    ],
-)
-def test_splits_that_leave_nothing(split, acquisitions, at, words):
-    with pytest.raises(ConfigError, match=words):
-        split(acquisitions, at)
-
-
-@pytest.fixture
-def manifest(tmp_path):
-    """Writes rows under a header; the files a_opt.tif ... b_sar.tif are there."""
-    for name in ("a_opt", "a_sar", "b_opt", "b_sar"):
-        (tmp_path / f"{name}.tif").touch()
-
-    def write(*rows, header=HEADER):
-        (tmp_path / "manifest.csv").write_text("\n".join([header, *rows]))
-        return tmp_path / "manifest.csv"
-
-    return write
+    ):
+        with pytest.raises(ConfigError, match=words):
+            split(acquisitions, at)
 
 
 GOOD = "a_opt.tif,a_sar.tif,2.5,48.25,2018,summer"
 
 
-def test_manifest_is_read(manifest, tmp_path):
-    rows = read_manifest(manifest(GOOD, "", 'b_opt.tif, b_sar.tif ,"-2.5",-48,2020,Winter'))
+def manifest(folder, *rows, header=HEADER):
+    """Of these rows; the files a_opt.tif ... b_sar.tif are there."""
+    for name in ("a_opt", "a_sar", "b_opt", "b_sar"):
+        (folder / f"{name}.tif").touch()
+    (folder / "manifest.csv").write_text("\n".join([header, *rows]))
+    return folder / "manifest.csv"
+
+
+def test_manifest_is_read(tmp_path):
+    rows = read_manifest(manifest(tmp_path, GOOD, "", 'b_opt.tif, b_sar.tif ,"-2.5",-48,2020,Winter'))
     assert rows == [
         Acquisition(tmp_path / "a_opt.tif", tmp_path / "a_sar.tif", 2.5, 48.25, 2018, "summer"),
         Acquisition(tmp_path / "b_opt.tif", tmp_path / "b_sar.tif", -2.5, -48, 2020, "winter"),
     ]
-    path = manifest("summer,x,2018,48.25,2.5,a_sar.tif,a_opt.tif", header="\ufeffseason,note,year,lat,lon,sar,optical")
-    assert read_manifest(path) == rows[:1], "in another order, with further columns"
+    row, header = "summer,x,2018,48.25,2.5,a_sar.tif,a_opt.tif", "\ufeffseason,note,year,lat,lon,sar,optical"
+    assert read_manifest(manifest(tmp_path, row, header=header)) == rows[:1], "in another order, with further columns"
 
 
 @pytest.mark.parametrize(
@@ -118,26 +110,23 @@ def test_manifest_is_read(manifest, tmp_path):
         ("b_opt.tif,a_sar.tif,2.5,48.25,2020,summer", "a_sar.tif already stands in line 2"),
     ],
 )
-def test_rows_that_cannot_be_used_name_file_and_line(manifest, row, message):
+def test_rows_that_cannot_be_used_name_file_and_line(tmp_path, row, message):
     with pytest.raises(InputError, match=rf"manifest\.csv:3: .*{message}"):
-        read_manifest(manifest(GOOD, row))
+        read_manifest(manifest(tmp_path, GOOD, row))
 
 
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [
+def test_manifests_that_cannot_be_used(tmp_path):
+    with pytest.raises(InputError, match=r"none\.csv: cannot be read"):
+        read_manifest(tmp_path / "none.csv")
+    for content, words in (
         (b"optical,sar,lon,year\na,b,2,2018", r"bad\.csv:1: has no column lat, season"),
         (b"", "has no column"),
         (HEADER.encode(), "lists no acquisitions"),
         (bytes(range(128, 256)), "cannot be read"),
-        (None, "cannot be read"),
-    ],
-)
-def test_manifests_that_cannot_be_used(tmp_path, content, words):
-    if content is not None:
+    ):
         (tmp_path / "bad.csv").write_bytes(content)
-    with pytest.raises(InputError, match=words):
-        read_manifest(tmp_path / "bad.csv")
+        with pytest.raises(InputError, match=words):
+            read_manifest(tmp_path / "bad.csv")
 
 
 def raster(path, values, **options):

@@ -1,6 +1,5 @@
 """What holds for the training of every family: one loop, one reader of configurations, one command."""
 
-import csv
 import hashlib
 import re
 import shutil
@@ -11,6 +10,7 @@ import pytest
 import torch
 import yaml
 from click.testing import CliRunner
+from support.dual import BANDS
 from support.pairs import write_manifest, write_pairs
 from torch import nn
 from torch.nn.functional import normalize
@@ -22,15 +22,14 @@ from sn9reg.training import descriptors, dual_encoder
 from sn9reg.training.config import FAMILIES, Optimiser, as_dict, read
 from sn9reg.training.dense import DenseTask
 from sn9reg.training.descriptors import DescriptorTask
-from sn9reg.training.dual_encoder import DualTask
 from sn9reg.training.loop import train
 from sn9reg.training.task import Task, rate
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning advises on speed
 
 FILES = sorted((Path(__file__).parents[2] / "pipelines" / "training").glob("*.yaml"))
-PHASE = {"batch": 2, "accumulate": 1, "validate_every": 1, "optimiser": {"rate": 0.001}}
-STEPS = {"batch": 4, "accumulate": 1, "validate_every": 1}
+PHASE = {"batch": 2, "accumulate": 1, "validate_every": 2, "optimiser": {"rate": 0.001}}
+STEPS = {"batch": 4, "accumulate": 1, "validate_every": 2}
 DETECTOR = {"optical_encoder": "tu-test_resnet", "sar_encoder": "tu-test_resnet", "depth": 3, "decoder": [16, 8, 8]}
 # What makes any file of a family a matter of seconds.
 SMALL = {
@@ -86,8 +85,7 @@ class Small(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.encoders = nn.ModuleDict({"optical": nn.Conv2d(3, WIDTHS["optical"], CELL, CELL)})
-        self.encoders["sar"] = nn.Conv2d(1, WIDTHS["sar"], CELL, CELL)
+        self.encoders = nn.ModuleDict({kind: nn.Conv2d(BANDS[kind], n, CELL, CELL) for kind, n in WIDTHS.items()})
         self.project = nn.ModuleDict({kind: nn.Conv2d(n, 16, 1) for kind, n in WIDTHS.items()})
         self.log_variance = nn.Parameter(torch.tensor([1.0, 4.0]))
 
@@ -128,10 +126,6 @@ def weights(task):
 
 def equal(one, other):
     return one.keys() == other.keys() and all(one[key].equal(other[key]) for key in one)
-
-
-def last_stage(family, out):
-    return out / "finetuning" if family == "dual-encoder" else out
 
 
 # configurations
@@ -213,10 +207,9 @@ def test_a_training_is_written_reproduced_and_resumed(family, configured, tmp_pa
     written = command.run(configured(family), out)
     assert written == out / "weights.safetensors"
     assert written.stat().st_size > 1000
-    first = list(seen)
-    assert (last_stage(family, out) / "last.ckpt").is_file()
-    with (last_stage(family, out) / "csv" / "metrics.csv").open() as stream:
-        assert list(csv.DictReader(stream))
+    first, folder = list(seen), out / "finetuning" if family == "dual-encoder" else out
+    assert (folder / "last.ckpt").is_file()
+    assert len((folder / "csv" / "metrics.csv").read_text().splitlines()) > 1
     seen.clear()
     assert command.run(configured(family), tmp_path / "again").read_bytes() == written.read_bytes()
     assert seen == first
@@ -248,25 +241,17 @@ def test_a_dual_encoder_that_stopped_between_its_phases_begins_the_second_with_t
     assert equal(torch.load(last, weights_only=True)["state_dict"], kept)
 
 
-@pytest.mark.parametrize(
-    ("family", "kind", "held_out"),
-    [
-        ("dense", DenseTask, 0.5),
-        ("dense", DenseTask, 0.0),
-        ("descriptors", DescriptorTask, 0.5),
-        ("dual-encoder", DualTask, 0.5),
-    ],
-)
+@pytest.mark.parametrize(("kind", "held_out"), [(DenseTask, 0.5), (DenseTask, 0.0), (DescriptorTask, 0.5)])
 def test_the_best_weights_are_returned_or_the_last_if_nothing_is_held_out(
-    family, kind, held_out, configured, tmp_path, monkeypatch, quick
+    kind, held_out, configured, tmp_path, monkeypatch
 ):
-    scores, states = iter([0.1, 0.9, 0.2, 0.1, 0.9, 0.2]), []
+    family, scores, states = "dense" if kind is DenseTask else "descriptors", iter([0.1, 0.9, 0.2]), []
     monkeypatch.setattr(kind, "on_validation_epoch_end", lambda self: self.log(self.monitor, next(scores)))
     monkeypatch.setattr(kind, "on_train_batch_end", lambda self, *_: states.append(weights(self)))
-    source = {"folder": "pairs", "held_out": held_out}
-    task = train(configured(family, steps=3, sources=[source]), tmp_path / "out", progress=False)
+    changes = {"steps": 3, "validate_every": 1, "sources": [{"folder": "pairs", "held_out": held_out}]}
+    task = train(configured(family, **changes), tmp_path / "out", progress=False)
     assert equal(weights(task), states[-2] if held_out else states[-1])
-    assert (last_stage(family, tmp_path / "out") / "best.ckpt").exists() == bool(held_out)
+    assert (tmp_path / "out" / "best.ckpt").exists() == bool(held_out)
 
 
 def test_a_loss_that_is_no_number_ends_the_training(configured, tmp_path, monkeypatch):
@@ -322,7 +307,7 @@ def test_a_batch_that_does_not_fit_is_taken_in_smaller_parts_and_other_errors_pa
 
 def test_patience_ends_a_training_that_gains_nothing(configured, tmp_path, monkeypatch, seen):
     monkeypatch.setattr(DenseTask, "on_validation_epoch_end", lambda self: self.log("quality", 0.5))
-    train(configured("dense", steps=20, patience=2), tmp_path, progress=False)
+    train(configured("dense", steps=20, validate_every=1, patience=2), tmp_path, progress=False)
     assert len(seen) == 3
 
 
