@@ -14,8 +14,6 @@ from torch.utils.data import DataLoader
 from sn9reg.errors import ConfigError, InputError
 from sn9reg.training.data import Samples, Source, drawn, load
 
-# folders
-
 
 def test_a_folders_pairs_are_loaded_as_they_are(tmp_path):
     write_pairs(tmp_path, 3, 40)
@@ -71,9 +69,6 @@ def test_decibels_become_amplitude_and_a_few_negative_amplitudes_nothing(tmp_pat
         np.testing.assert_allclose(sar.values[:, sar.valid], expected[:, sar.valid], rtol=1e-5)
 
 
-# manifests
-
-
 @pytest.fixture(scope="module")
 def manifest(tmp_path_factory):
     return str(write_manifest(tmp_path_factory.mktemp("manifest")))
@@ -110,9 +105,6 @@ def test_windows_are_as_large_as_the_smallest_magnification_needs(zoom, side, ma
     train, held = load(Source(manifest=manifest, longitude=10, zoom=zoom, held_out=0.5), 0, 32)
     assert train[0][0].valid.shape == (side, side)
     assert held[0][0].valid.shape == (32, 32), "those are never magnified"
-
-
-# what is drawn
 
 
 def test_sources_are_drawn_by_weight_and_their_pairs_alike():

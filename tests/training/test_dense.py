@@ -44,9 +44,6 @@ def validating(part, **changes):
     return [samples[k] for k in range(len(samples))]
 
 
-# training
-
-
 def test_samples_are_finished_images_and_the_template_is_found_at_its_place():
     """At the place the two are opposites."""
     samples = training(20, pairs(3))
@@ -78,9 +75,6 @@ def test_photometry_and_degradation_reach_the_samples():
     assert same[1][:2] == [True, False]
 
 
-# validation
-
-
 def test_validation_shows_the_middle_and_the_templates_part_of_it():
     part = pairs(5, side=49)
     samples = validating(part, seed=2)
@@ -108,9 +102,6 @@ def test_validation_refuses_images_smaller_than_its_patch():
     assert validating(pairs(1, side=32))[0].optical.shape == (1, 32, 32)
     with pytest.raises(InputError, match=r"24 x 24 px, smaller than validation\.optical"):
         validating([*pairs(1), *pairs(1, side=24)])
-
-
-# the task
 
 
 class Alone(DenseTask):

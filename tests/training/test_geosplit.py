@@ -213,7 +213,7 @@ def test_invalid_pixels_get_the_windows_mean(tmp_path):
     assert (GeoSplit([files], 64)[0][1] == 0).all()
 
 
-def test_pairs_that_cannot_be_used(large, tmp_path):
+def test_pairs_and_windows_that_cannot_be_used(large, tmp_path):
     small, broken = raster(tmp_path / "small.tif", coordinates(200, 200)), tmp_path / "broken.tif"
     broken.write_bytes(large.sar.read_bytes()[: large.sar.stat().st_size // 4])
     for files, size, band, words in (

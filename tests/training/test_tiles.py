@@ -72,16 +72,6 @@ def copied(scene, tmp_path):
     return scene_files(shutil.copytree(scene.optical.parent, tmp_path / "copy"))[0]
 
 
-@pytest.fixture(scope="module", params=["sar", "optical"])
-def finds(request):
-    return request.param
-
-
-@pytest.fixture(scope="module")
-def made(scene, finds):
-    return tile_set(scene, finds, SIDE)
-
-
 def blob(image):
     """(x, y) of the only blob in an image."""
     weight = np.clip(image - 2.5, 0, None)
@@ -124,9 +114,10 @@ def test_folders_without_whole_scenes(tmp_path):
             scene_files(tmp_path / where)
 
 
-def test_tiles_are_centred_on_one_keypoint_and_say_where_the_other_is(made, finds):
-    centred, searched = (0, 1) if finds == "sar" else (1, 0)
-    wanted = keypoints([*INSIDE, BORDER])
+@pytest.mark.parametrize(("finds", "centred", "searched"), [("sar", 0, 1), ("optical", 1, 0)])
+def test_tiles_are_centred_on_one_keypoint_and_say_where_the_other_is(finds, centred, searched, scene):
+    """Those whose partner lies outside the tile are left out and counted."""
+    made, wanted = tile_set(scene, finds, SIDE), keypoints([*INSIDE, BORDER])
     assert made.values.shape == (len(made), 2, SIDE, SIDE) == (len(INSIDE) + 1, 2, SIDE, SIDE)
     assert made.values.dtype == np.int8
     for k in range(len(made)):
@@ -139,14 +130,9 @@ def test_tiles_are_centred_on_one_keypoint_and_say_where_the_other_is(made, find
         if k < len(INSIDE):
             assert images.max() == pytest.approx(4)  # of the blob
             assert np.abs(np.median(images, axis=(1, 2))).max() < 0.4
-
-
-def test_partners_outside_the_tile_are_left_out_and_counted(made, scene, finds, tmp_path):
     assert made.outside == len(FAR)
     larger = tile_set(scene, finds, 96)
     assert (larger.outside, len(larger)) == (0, len(INSIDE) + 1 + len(FAR))
-    none = tile_set(write_scene(tmp_path, FAR), finds, SIDE)
-    assert (none.outside, none.values.shape) == (2, (0, 2, SIDE, SIDE))
 
 
 def same(one, other):
@@ -167,6 +153,7 @@ def test_the_second_time_tiles_come_from_the_cache(tmp_path, monkeypatch):
         assert same(wanted, found[0])
         assert same(wanted, found[1])
     assert isinstance(again[0].values, np.memmap)
+    assert (again[3].outside, again[3].values.shape) == (2, (0, 2, SIDE, SIDE))
     assert len(list(cache.iterdir())) == 2 * len(every)
 
 
