@@ -22,12 +22,9 @@ SOURCE = Source("a")
 
 def pairs(count, side=48):
     """Pairs whose images are random, as the files of a folder would be read; SAR is optical reversed."""
-    random, valid, made = np.random.default_rng(0), np.ones((side, side), bool), []
-    for _ in range(count):
-        image = gaussian_filter(random.normal(size=(side, side)), 1.5)
-        image = np.clip(120 + 40 * image / image.std(), 1, 255).astype(np.uint8)[None]
-        made.append((Patch(image, valid), Patch(256 - image.astype(np.float32), valid)))
-    return made
+    ground = gaussian_filter(np.random.default_rng(0).normal(size=(count, 1, side, side)), (0, 0, 1.5, 1.5))
+    images, valid = np.clip(120 + 40 * ground / ground.std(), 1, 255).astype(np.uint8), np.ones((side, side), bool)
+    return [(Patch(image, valid), Patch(256 - image.astype(np.float32), valid)) for image in images]
 
 
 def config(**changes):
@@ -138,8 +135,7 @@ def test_the_running_mean_is_validated_and_the_network_trained(monkeypatch):
     batch = Sample(torch.zeros(2), torch.zeros(2), torch.tensor([[1, 2], [3, 4]]))
     task.loss_of(batch)
     task.validation_step(batch, 0)
-    assert used[0] is task.network
-    assert used[1] is task.mean
+    assert used == [task.network, task.mean]
     assert Alone().kept().training
 
 

@@ -96,10 +96,8 @@ def test_manifest_is_read(tmp_path):
     ("row", "message"),
     [
         ("x_opt.tif,b_sar.tif,2,48,2018,summer", "x_opt.tif: no such file"),
-        ("b_opt.tif,x_sar.tif,2,48,2018,summer", "x_sar.tif: no such file"),
         ("b_opt.tif,b_sar.tif,181,48,2018,summer", "lon is '181'; input should be less than or equal to 180"),
         ("b_opt.tif,b_sar.tif,2,-91,2018,summer", "lat is '-91'; input should be greater than or equal to -90"),
-        ("b_opt.tif,b_sar.tif,nan,48,2018,summer", "lon is 'nan'; input should be a finite number"),
         ("b_opt.tif,b_sar.tif,2,48,2018.5,summer", "year is '2018.5'; input should be a valid integer"),
         ("b_opt.tif,b_sar.tif,2,48,2018,monsoon", "season is 'monsoon'; input should be 'winter', 'spring'"),
         ("b_opt.tif,b_sar.tif,2,48,2018", "has no season"),
@@ -189,9 +187,8 @@ def test_only_the_window_is_read(large):
     before = GeoSplit([large], 32)[0]
     content, far = bytearray(large.sar.read_bytes()), 4 if before[0][0, 0, 0] < 128 else 0
     with rasterio.open(large.sar) as dataset:
-        place, size = (
-            int(dataset.get_tag_item(f"BLOCK_{what}_{far}_0", "TIFF", bidx=1)) for what in ("OFFSET", "SIZE")
-        )
+        tags = (f"BLOCK_OFFSET_{far}_0", f"BLOCK_SIZE_{far}_0")
+        place, size = (int(dataset.get_tag_item(tag, "TIFF", bidx=1)) for tag in tags)
     content[place : place + size] = bytes(size)
     large.sar.write_bytes(content)
     with rasterio.open(large.sar) as dataset, pytest.raises(RasterioIOError):

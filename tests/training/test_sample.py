@@ -147,9 +147,9 @@ def test_tilts_are_within_their_limit_and_that_of_the_room():
         assert limit / 2 < max(abs(off_quarters(slopes(pair))) for pair in crops) <= limit + 0.3
 
 
-def masked(shape=(90, 110)):
+def masked():
     """100 inside a disc, which alone is valid."""
-    row, col = np.mgrid[: shape[0], : shape[1]]
+    row, col = np.mgrid[:90, :110]
     valid = (row - 45) ** 2 + (col - 50) ** 2 < 30**2
     return Patch(np.where(valid, np.float32(100), np.float32(0))[None], valid)
 
@@ -208,7 +208,7 @@ def test_the_optical_tone_may_fall_and_the_sar_tone_never_does():
 
 
 def test_speckle_keeps_the_mean_square_and_roughens_and_blur_smooths():
-    flat, rough = np.full((200, 200), 50, np.float32), random().normal(100, 10, (90, 110)).astype(np.float32)
+    flat, rough = np.full((120, 120), 50, np.float32), random().normal(100, 10, (90, 110)).astype(np.float32)
     intensities = [augment_sar(flat, Photometry(speckle=1), random(seed)) ** 2 for seed in range(20)]
     blurred = [augment_sar(rough, Photometry(blur=2), random(seed)).std() for seed in range(20)]
     np.testing.assert_allclose(np.mean(intensities, axis=(1, 2)), 50**2, rtol=0.03)
@@ -226,8 +226,8 @@ def test_the_network_sees_in_training_what_it_sees_in_the_matcher(monkeypatch, t
     monkeypatch.setattr(Branches, "forward", lambda self, image, modality: seen.append(image.clone()) or image)
     valid = masked().valid if holes else np.ones((90, 110), bool)
     colour = np.stack([smooth(seed=k) for k in range(3)])
-    amplitude = random().rayleigh(smooth(seed=4)).astype(np.float32)[None]
-    values = 20 * np.log10(np.maximum(amplitude, 1)) - 50 if decibel else amplitude
+    values = random().rayleigh(smooth(seed=4)).astype(np.float32)[None]
+    values = 20 * np.log10(np.maximum(values, 1)) - 50 if decibel else values
     optical, sar = (Patch(np.where(valid, image, np.float32(0)), valid) for image in (colour, values))
     extract = matcher_class("slim-unet")(weights=str(file)).extractor(sar)
     extract(optical, "optical")
