@@ -30,7 +30,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning advises on speed
 FILES = sorted((Path(__file__).parents[2] / "pipelines" / "training").glob("*.yaml"))
 PHASE = {"batch": 2, "accumulate": 1, "validate_every": 2, "optimiser": {"rate": 0.001}}
 STEPS = {"batch": 4, "accumulate": 1, "validate_every": 2}
-DETECTOR = {"optical_encoder": "tu-test_resnet", "sar_encoder": "tu-test_resnet", "depth": 3, "decoder": [16, 8, 8]}
+DETECTOR = {"optical_encoder": "tu-test_resnet", "sar_encoder": "tu-test_resnet", "depth": 2, "decoder": [8, 8]}
 # What makes any file of a family a matter of seconds.
 SMALL = {
     "dense": {"geometry": {"optical": 64, "sar": 32}, "validation": {"optical": 64, "sar": 32}, **STEPS},
@@ -45,7 +45,8 @@ SMALL = {
     },
 }  # fmt: skip
 COMMON = {"sources": [{"folder": "pairs", "held_out": 0.5}], "precision": "32-true", "workers": 0}
-DENSE = {"network": {"name": "slim-unet", "options": {"widths": [8, 8, 8]}}, "loss": {"name": "soft-ce"}}
+NETWORK = {"name": "slim-unet", "options": {"widths": [8, 8]}}
+DENSE = {"network": NETWORK, "shared": True, "loss": {"name": "soft-ce"}}
 
 
 def length(family, steps):
@@ -254,7 +255,7 @@ def test_checkpoints_that_are_none_are_refused_and_run_no_code(content, configur
 
 def test_a_checkpoint_of_another_network_is_refused(configured, tmp_path):
     train(configured("dense"), tmp_path / "one", progress=False)
-    other = configured("dense", steps=4, **{"network.options": {"widths": [8, 8, 16]}})
+    other = configured("dense", steps=4, **{"network.options": {"widths": [8, 16]}})
     with pytest.raises(InputError, match="of another network"):
         train(other, tmp_path / "two", start_from=tmp_path / "one" / "last.ckpt", progress=False)
     with pytest.raises(InputError, match="of another network"):
