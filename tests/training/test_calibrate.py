@@ -95,10 +95,9 @@ def test_a_sample_in_between_counts_for_both_in_part():
 
 
 def test_a_pair_counts_as_one_however_many_matches_it_has():
-    made = samples(9, 60)
-    names = ("inputs", "off", "at", "inliers")
-    five_times = ({name: np.concatenate([getattr(s, name)] * 5) for name in names} for s in made[:20])
-    often = [replace(s, **more) for s, more in zip(made[:20], five_times, strict=True)] + made[20:]
+    made, names = samples(9, 60), ("inputs", "off", "at", "inliers")
+    often = [replace(s, **{name: np.concatenate([getattr(s, name)] * 5) for name in names}) for s in made[:20]]
+    often += made[20:]
     once, more = (fitted_to(part).large for part in (made, often))
     np.testing.assert_allclose(more.spread.weight, once.spread.weight, atol=1e-9)
     np.testing.assert_allclose(more.probability.weight, once.probability.weight, atol=0.01)

@@ -24,9 +24,8 @@ def patch(image, valid=True):
 
 def pair(keypoint=KEYPOINT, width=3.0, blobs=()):
     """A registered pair on faint texture with a bright blob at the keypoint, and more at (dx, dy, width) from it."""
-    texture = gaussian_filter(np.random.default_rng(0).normal(size=(400, 420)), 3)
+    texture, (y, x) = gaussian_filter(np.random.default_rng(0).normal(size=(400, 420)), 3), np.mgrid[:400, :420]
     image = 100 + 3 * texture / texture.std()
-    y, x = np.mgrid[:400, :420]
     for dx, dy, sigma in [(0, 0, width), *blobs]:
         image += 400 * np.exp(-((x - keypoint[0] - dx) ** 2 + (y - keypoint[1] - dy) ** 2) / (2 * sigma**2))
     return patch(image), patch(3 * image)
@@ -114,9 +113,9 @@ def test_the_keypoint_is_in_the_middle_of_one_tile_and_at_its_place_in_the_other
     images, places = pair(width=3 / zoom), []
     for seed in range(8):
         made = sample(seed, finds, field, zoom, images=images, side=side)
-        for tile in (made.optical, made.sar):
-            assert (tile.shape, tile.dtype) == ((1, side, side), torch.float32)
         centred, searched = centred_and_searched(made, finds)
+        assert centred.shape == searched.shape == (1, side, side)
+        assert centred.dtype == searched.dtype == torch.float32
         assert off(centred, [side // 2] * 2) < 0.3
         assert off(searched, made.place.numpy()) < (0.3 if field is PLAIN else 1.5)
         places.append(made.place.numpy())

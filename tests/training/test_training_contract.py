@@ -152,7 +152,6 @@ def test_every_file_that_ships_is_read_also_from_plain_values_and_its_network_an
         ({"sources": []}, "there is nothing to train on"),
         ({"sources": [{"folder": "pairs", "weight": 0}]}, "there is nothing to train on"),
     ],
-    ids=lambda value: str(value)[:30],
 )
 def test_what_is_wrong_is_said_with_the_file(family, change, words, configured, tmp_path):
     with pytest.raises(ConfigError, match=rf"^{tmp_path}/{family}\.yaml.*{re.escape(words)}"):
@@ -188,7 +187,6 @@ def test_a_training_is_written_reproduced_and_resumed(family, configured, tmp_pa
     out = tmp_path / "out"
     written = command.run(configured(family), out)
     assert written == out / "weights.safetensors"
-    assert written.stat().st_size > 1000
     first, folder = list(seen), out / "finetuning" if family == "dual-encoder" else out
     assert (folder / "last.ckpt").is_file()
     assert len((folder / "csv" / "metrics.csv").read_text().splitlines()) > 1
