@@ -120,12 +120,13 @@ def test_turn_and_stretch_are_about_the_middle_and_within_their_limits():
 
 
 @pytest.mark.parametrize("zoom", [1.0, 1.6])
-@pytest.mark.parametrize("size", [(66, 66), (70, 130)])
-def test_tilted_crops_stay_within_the_image(size, zoom):
-    """Beyond it there would be a reflection: a ramp would turn back by more than a pixel."""
+@pytest.mark.parametrize("size", [(60, 60), (70, 130)])
+def test_tilted_crops_stay_within_their_limit_and_within_the_image(size, zoom):
+    """Beyond it there would be a reflection: a ramp would turn back by more than a pixel. 60 px have room for 48 px
+    tilted by at most 17 degrees; larger tilts are none."""
     angles = []
-    for seed in range(25):
-        crops = [cut(ramp, ramp, Geometry(48, 32, tilt=45.0), zoom, random(seed)) for ramp in ramps(*size)]
+    for seed in range(40):
+        crops = [cut(ramp, ramp, Geometry(48, 32, tilt=20.0), zoom, random(seed)) for ramp in ramps(*size)]
         matrix = zoom * slopes([patch.values[0] for patch, _, _ in crops])
         np.testing.assert_allclose(matrix.T @ matrix, np.eye(2), atol=0.05)
         for (patch, template, _), length in zip(crops, size[::-1], strict=True):
@@ -133,18 +134,7 @@ def test_tilted_crops_stay_within_the_image(size, zoom):
                 assert 9.2 <= crop.values.min() <= crop.values.max() <= length + 9.8
         angles.append(off_quarters(matrix))
     assert np.mean(np.abs(angles) > 2) > 0.6
-    assert min(angles) < -5 < 5 < max(angles)
-
-
-def test_tilts_are_within_their_limit_and_that_of_the_room():
-    """50 px have room for 48 px tilted by at most 2.5 degrees; larger tilts are none."""
-    geometry = Geometry(48, 32, tilt=20.0, quarters=False)
-    small = [seed for seed in range(300) if abs(random(seed).uniform(-1, 1) * 20) <= 4]
-    for size, limit, seeds in ((150, 20.0, range(40)), (50, 2.5, small)):
-        crops = [
-            [cut(ramp, ramp, geometry, 1.0, random(seed))[0].values[0] for ramp in ramps(size, size)] for seed in seeds
-        ]
-        assert limit / 2 < max(abs(off_quarters(slopes(pair))) for pair in crops) <= limit + 0.3
+    assert -20.3 <= min(angles) < -12 < 12 < max(angles) <= (17 if zoom == 1 and size == (60, 60) else 20.3)
 
 
 def masked():
