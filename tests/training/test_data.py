@@ -128,17 +128,13 @@ def test_magnification_is_drawn_from_its_range_on_a_logarithm_in_its_share():
     assert few[few != 1].min() >= 1.2
 
 
-@pytest.mark.parametrize("parts", [[], [(Source("a"), [])], [(Source("a", weight=0), [(1, 1)]), (Source("b"), [])]])
-def test_nothing_to_train_on_is_said(parts):
-    with pytest.raises(ConfigError, match="nothing to train on"):
-        Samples(parts, lambda *_: None, 0)
-
-
-def test_pairs_without_room_are_passed_over_but_not_for_ever():
+def test_pairs_without_room_are_passed_over_but_not_for_ever_and_nothing_to_train_on_is_said():
     parts, tries = [(Source("a"), [(1, 1)])], iter([None, 5, None, None, 6])
     assert list(islice(Samples(parts, lambda *_: next(tries), 0), 2)) == [5, 6]
     with pytest.raises(ConfigError, match="no pair has room"):
         next(iter(Samples(parts, lambda *_: None, 0)))
+    with pytest.raises(ConfigError, match="nothing to train on"):
+        Samples([(Source("a", weight=0), [(1, 1)]), (Source("b"), [])], lambda *_: None, 0)
 
 
 def number(source, optical, sar, random):
