@@ -29,6 +29,8 @@ from sn9reg.judge.features import (
 from sn9reg.raster.grid import Points
 
 Array = npt.NDArray[np.float64]
+Observed = tuple[Correspondences, Fit, Evidence]
+Loss = Callable[[Floats], tuple[Floats, Floats]]  # (N,) answers -> (N,) losses and slopes
 
 _BELONGING = 0.6  # share of the pairs given to the tool that can be registered, as the verdict assumes
 _STRANGERS = 0.25  # weight of a pair that does not belong together against one that does, where matches are judged
@@ -61,29 +63,14 @@ class Sample:
 
     @classmethod
     def of(
-        cls,
-        right: bool,
-        observed: tuple[Correspondences, Fit, Evidence],
-        off: Floats,
-        field: tuple[Points, Floats, Floats],
-        weight: float = 1.0,
+        cls, right: bool, observed: Observed, off: Floats, field: tuple[Points, Floats, Floats], weight: float = 1.0
     ) -> Sample:
-        """observed: as `pair_features` takes it. field: `places`, `raw` and `true`."""
+        """field: `places`, `raw` and `true`."""
         matches, fitted, evidence = observed
-        return cls(
-            right,
-            largeness(matches),
-            matches.span,
-            pair_features(matches, evidence),
-            match_features(*observed, 0.0),
-            off,
-            matches.optical_map,
-            fitted.inliers,
-            matches.footprint * matches.grid.resolution,
-            evidence.mean,
-            *field,
-            weight,
-        )
+        large, room, at = largeness(matches), matches.span, matches.optical_map
+        pair, inputs = pair_features(matches, evidence), match_features(*observed, 0.0)
+        footprint = matches.footprint * matches.grid.resolution
+        return cls(right, large, room, pair, inputs, off, at, fitted.inliers, footprint, evidence.mean, *field, weight)
 
     def matched(self, pair: PairModel) -> Array:
         """(N, k) `match_features`, with the logit that a model gives the pair."""
@@ -94,9 +81,9 @@ class Sample:
     def field(self, log_sigma: Floats) -> Array:
         """(M, k) `field_features` of the places. log_sigma: (N,) of the matches."""
         inliers = self.at[self.inliers]
-        near, away = local_mean(inliers, log_sigma[self.inliers]), distance_to(inliers)
-        away_by = away(self.places) / self.footprint
-        return field_features(self.raw, near(self.places), away_by, self.standing, self.room)
+        near = local_mean(inliers, log_sigma[self.inliers])(self.places)
+        away = distance_to(inliers)(self.places) / self.footprint
+        return field_features(self.raw, near, away, self.standing, self.room)
 
 
 def fit_pair(samples: Sequence[Sample]) -> PairModel:
@@ -146,19 +133,15 @@ def _fit_models(samples: Sequence[Sample], pair: PairModel) -> Models:
 
 
 def _scaled(model: Linear, features: Array, off: Floats, weight: Floats) -> Linear:
-    """A model of the logarithm of (N,) errors, turned into one of their standard deviation per axis."""
-    return replace(model, bias=model.bias + math.log(_scale(off / np.exp(model(features)), weight)))
-
-
-def _scale(ratio: Floats, weight: Floats) -> float:
-    """The factor that makes standard deviations right. ratio: (N,) of errors to standard deviations.
+    """A model of the logarithm of (N,) errors, turned into one of their standard deviation per axis.
 
     Errors then lie within one and two of them as often as normal deviations do, or as nearly as one factor can do both.
     """
+    ratio = off / np.exp(model(features))
     order = np.argsort(ratio)
     share = np.cumsum(weight[order]) / weight.sum()
     one, two = (float(ratio[order][np.searchsorted(share, 1 - math.exp(-(k**2) / 2))]) / k for k in (1, 2))
-    return max(1e-3, math.sqrt(one * two))
+    return replace(model, bias=model.bias + math.log(max(1e-3, math.sqrt(one * two))))
 
 
 def _standardised(features: Array, weight: Floats) -> tuple[Floats, Floats, Array]:
@@ -188,14 +171,8 @@ def _log_mean(features: Array, off: Floats, weight: Floats) -> Linear:
     return _minimised(features, weight, loss)
 
 
-def _minimised(
-    features: Array,
-    weight: Floats,
-    loss: Callable[[Floats], tuple[Floats, Floats]],
-    ridge: float = _RIDGE,
-    positive: bool = False,
-) -> Linear:
-    """The linear model whose answers minimise a weighted loss. loss: (N,) answers -> (N,) losses and slopes."""
+def _minimised(features: Array, weight: Floats, loss: Loss, ridge: float = _RIDGE, positive: bool = False) -> Linear:
+    """The linear model whose answers minimise a weighted loss."""
     mean, scale, x = _standardised(features, weight)
     k = x.shape[1]
 
@@ -226,7 +203,6 @@ def _curve(x: Floats, y: Floats, weight: Floats) -> Curve:
     share = np.cumsum(weight) / weight.sum()
     part = np.minimum((share * _KNOTS).astype(int), _KNOTS - 1)
     present = np.unique(part)
-    xs = np.array([np.average(x[part == k], weights=weight[part == k]) for k in present])
-    ys = np.array([np.average(fitted[part == k], weights=weight[part == k]) for k in present])
+    xs, ys = (np.array([np.average(v[part == k], weights=weight[part == k]) for k in present]) for v in (x, fitted))
     distinct = np.append(True, np.diff(xs) > 1e-9)
     return Curve(xs[distinct].tolist(), np.maximum.accumulate(ys[distinct]).tolist())

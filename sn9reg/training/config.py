@@ -37,43 +37,28 @@ FAMILIES = {
 
 @options
 class Optimiser:
-    """Adam, and its learning rate over the steps.
+    """Adam, and its learning rate over the steps."""
 
-    rate: learning rate at its highest.
-    decay: decay of the weights.
-    decoupled: whether the decay is apart from the gradient (AdamW) or added to it (Adam).
-    schedule: `constant`; `cosine`, down to nothing at the last step; or `drop`, to a share of the rate all at once.
-    warmup: the step, counted from 1, at which the rate is first at its highest; it rises in a straight line.
-    drop_after: share of the steps before a drop.
-    drop: share of the rate after it.
-    clip: largest norm of the gradient; 0 for no limit.
-    """
-
-    rate: Annotated[float, Gt(0)] = 5e-4
-    decay: NotNegative = 0.0
-    decoupled: bool = True
+    rate: Annotated[float, Gt(0)] = 5e-4  # learning rate at its highest
+    decay: NotNegative = 0.0  # of the weights
+    decoupled: bool = True  # whether the decay is apart from the gradient (AdamW) or added to it (Adam)
+    # `cosine` falls to nothing at the last step, `drop` to a share of the rate all at once.
     schedule: Literal["constant", "cosine", "drop"] = "constant"
-    warmup: Count = 0
-    drop_after: Share = 0.3
-    drop: Annotated[float, Gt(0)] = 1e-2
-    clip: NotNegative = 0.0
+    warmup: Count = 0  # step, counted from 1, at which the rate is first at its highest; it rises in a straight line
+    drop_after: Share = 0.3  # share of the steps before a drop
+    drop: Annotated[float, Gt(0)] = 1e-2  # share of the rate after it
+    clip: NotNegative = 0.0  # largest norm of the gradient; 0 for no limit
 
 
 @options
 class Pace:
-    """How a network learns.
-
-    batch: samples a step.
-    accumulate: parts in which a batch is taken, as many as it takes to fit into memory.
-    patience: validations without gain before the training stops; 0 for never.
-    optimiser: how the weights follow the gradient.
-    """
+    """How a network learns."""
 
     _: KW_ONLY
-    batch: Positive = 16
-    accumulate: Positive = 1
-    patience: Count = 0
-    optimiser: Optimiser = field(default_factory=Optimiser)
+    batch: Positive = 16  # samples a step
+    accumulate: Positive = 1  # parts in which a batch is taken, as many as it takes to fit into memory
+    patience: Count = 0  # validations without gain before the training stops; 0 for never
+    optimiser: Optimiser = field(default_factory=Optimiser)  # how the weights follow the gradient
 
     def __post_init__(self) -> None:
         if self.batch % self.accumulate:
@@ -82,34 +67,25 @@ class Pace:
 
 @options
 class Plan(Pace):
-    """How a network learns, and for how long.
-
-    steps: of the optimiser.
-    validate_every: steps between validations.
-    """
+    """How a network learns, and for how long."""
 
     _: KW_ONLY
-    steps: Positive = 1000
-    validate_every: Positive = 250
+    steps: Positive = 1000  # of the optimiser
+    validate_every: Positive = 250  # steps
 
 
 @options
 class TrainingConfig:
-    """What every training needs.
-
-    sources: the pairs that are learned from.
-    precision: as Lightning names it; `auto` is bf16-mixed on a GPU and 32-true else.
-    workers: processes that make samples; 0 for none beside the training itself.
-    seed: of all that is random.
-    """
+    """What every training needs."""
 
     family: ClassVar[str]
 
     _: KW_ONLY
-    sources: tuple[Source, ...] = ()
+    sources: tuple[Source, ...] = ()  # the pairs that are learned from
+    # As Lightning names it; `auto` is bf16-mixed on a GPU and 32-true else.
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"
-    workers: Count = 1
-    seed: Annotated[int, Ge(0), Lt(2**32 - 1)] = 0  # the second stage of a training has the next one
+    workers: Count = 1  # processes that make samples; 0 for none beside the training itself
+    seed: Annotated[int, Ge(0), Lt(2**32 - 1)] = 0  # of all that is random; a second stage has the next one
 
     def __post_init__(self) -> None:
         if not any(source.weight > 0 for source in self.sources):

@@ -30,28 +30,19 @@ class Source:
     """A folder of pairs, or a manifest of large rasters (see `geosplit`).
 
     Raises ConfigError where not exactly one of folder and manifest is given.
-
-    folder: relative to the data root.
-    manifest: relative to the data root.
-    weight: share of the samples, in proportion to those of the other sources.
-    zoom: range of magnification, drawn on its logarithm.
-    zoomed: share of the samples that are magnified; the others keep their pixels.
-    held_out: share of a folder's pairs kept for validation, on ground that the others do not show; of a manifest, the
-        share of its test set that is looked at.
-    longitude: degrees at which a manifest is parted into training and test; by `year` if there is none.
-    year: of a manifest's test set.
-    sar_band: of a manifest's rasters, counted from 1.
     """
 
-    folder: str | None = None
-    manifest: str | None = None
-    weight: Annotated[float, Ge(0)] = 1.0
-    zoom: tuple[Annotated[float, Gt(0)], Annotated[float, Gt(0)]] = (1.0, 1.0)
-    zoomed: Annotated[float, Ge(0), Le(1)] = 1.0
+    folder: str | None = None  # relative to the data root
+    manifest: str | None = None  # the same
+    weight: Annotated[float, Ge(0)] = 1.0  # share of the samples, in proportion to those of the other sources
+    zoom: tuple[Annotated[float, Gt(0)], Annotated[float, Gt(0)]] = (1.0, 1.0)  # range, drawn on its logarithm
+    zoomed: Annotated[float, Ge(0), Le(1)] = 1.0  # share of the samples that are magnified; others keep their pixels
+    # Share of a folder's pairs kept for validation, on ground that the others do not show; of a manifest's test set,
+    # the share that is looked at.
     held_out: Annotated[float, Ge(0), Lt(1)] = 0.0
-    longitude: float | None = None
-    year: int = 2018
-    sar_band: Annotated[int, Ge(1)] = 1
+    longitude: float | None = None  # degrees at which a manifest is parted into training and test; if None, by year
+    year: int = 2018  # of the training set of a manifest that is parted by year
+    sar_band: Annotated[int, Ge(1)] = 1  # of a manifest's rasters, counted from 1
 
     def __post_init__(self) -> None:
         if (self.folder is None) == (self.manifest is None):
@@ -133,10 +124,8 @@ def load(source: Source, seed: int, side: int) -> tuple[Pairs, Pairs]:
     if source.held_out:
         held = hold_out([optical.values.mean(axis=0) for optical, _ in pairs], source.held_out, seed)
     log.info("%s: %d pairs, %d held out", source.name, len(pairs), int(held.sum()))
-    return (
-        [pair for pair, out in zip(pairs, held, strict=True) if not out],
-        [pair for pair, out in zip(pairs, held, strict=True) if out],
-    )
+    train, out = ([pair for pair, is_out in zip(pairs, held, strict=True) if is_out == wanted] for wanted in (0, 1))
+    return train, out
 
 
 def drawn(parts: Parts, random: np.random.Generator) -> tuple[Source, Patch, Patch]:

@@ -31,47 +31,32 @@ _LOSS_RATE = 5.0  # the loss's parameters learn faster by this than the network'
 
 @options
 class Choice:
-    """A network or a loss.
+    """A network or a loss."""
 
-    name: in the table of networks or losses.
-    options: of that one.
-    """
-
-    name: str
+    name: str  # in the table of networks or losses
     options: dict[str, Any] = field(default_factory=dict)
 
 
 @options
 class DenseConfig(TrainingConfig, Plan):
-    """A network, a loss, and samples.
-
-    network: see `matchers.dense.networks`.
-    loss: see `training.losses`.
-    shared: whether both images go through the same weights (Siamese).
-    geometry: of the samples for training.
-    validation: of those for validation, of which sides count alone.
-    photometry: what is done to grey values.
-    degradation: what a SAR sensor in flight does to its image.
-    average: decay of the weights' running mean, which is then what is validated and kept; 0 for none.
-    """
+    """A network, a loss, and samples."""
 
     family: ClassVar[str] = "dense"
 
     _: KW_ONLY
-    network: Choice
-    loss: Choice
-    shared: bool = False
-    geometry: Geometry = field(default_factory=Geometry)
-    validation: Geometry = field(default_factory=Geometry)
-    photometry: Photometry = field(default_factory=Photometry)
-    degradation: Degradation = field(default_factory=Degradation)
-    average: Share = 0.0
+    network: Choice  # see `matchers.dense.networks`
+    loss: Choice  # see `training.losses`
+    shared: bool = False  # whether both images go through the same weights (Siamese)
+    geometry: Geometry = field(default_factory=Geometry)  # of the samples for training
+    validation: Geometry = field(default_factory=Geometry)  # of those for validation: only the sides count
+    photometry: Photometry = field(default_factory=Photometry)  # what is done to grey values
+    degradation: Degradation = field(default_factory=Degradation)  # what a SAR sensor in flight does to its image
+    average: Share = 0.0  # decay of the weights' running mean, which is what is then validated and kept; 0 for none
 
     def __post_init__(self) -> None:
         TrainingConfig.__post_init__(self)
         Pace.__post_init__(self)
-        for name in ("geometry", "validation"):
-            shape = getattr(self, name)
+        for name, shape in (("geometry", self.geometry), ("validation", self.validation)):
             if not 0 < shape.sar < shape.optical:
                 raise ConfigError(f"{name}: the SAR side {shape.sar} must be smaller than the optical {shape.optical}")
 
@@ -81,13 +66,13 @@ class DenseConfig(TrainingConfig, Plan):
 
     def stages(self) -> Sequence[Stage]:
         parts, held = load_all(self.sources, self.seed, max(self.geometry.optical, self.validation.optical))
-        checks = [ValidationSamples(pairs, self) for _, pairs in held if pairs]
+        checks = [DataLoader(ValidationSamples(pairs, self), 4) for _, pairs in held if pairs]
 
         def batches(plan: Plan, done: int) -> DataLoader[Any]:
             samples = Samples(parts, self.sample, self.seed + done)
             return DataLoader(samples, plan.batch // plan.accumulate, num_workers=self.workers)
 
-        return [Stage(self, self.seed, lambda plan: DenseTask(self, plan), batches, [DataLoader(c, 4) for c in checks])]
+        return [Stage(self, self.seed, lambda plan: DenseTask(self, plan), batches, checks)]
 
     def sample(self, source: Source, optical: Patch, sar: Patch, random: np.random.Generator) -> Sample:
         """One sample for training, of a pair of a source."""
@@ -100,22 +85,16 @@ class DenseConfig(TrainingConfig, Plan):
 
 
 class Sample(NamedTuple):
-    """One sample; in a batch each field has a leading dimension.
+    """One sample; in a batch each field has a leading dimension."""
 
-    optical: (1, O, O) float32.
-    sar: (1, S, S) float32.
-    place: (2,) row, col of the SAR template in the optical patch.
-    """
-
-    optical: Tensor
-    sar: Tensor
-    place: Tensor
+    optical: Tensor  # (1, O, O) float32
+    sar: Tensor  # (1, S, S) float32
+    place: Tensor  # (2,) row, col of the SAR template in the optical patch
 
     @classmethod
     def of(cls, optical: Patch, sar: Patch, place: Any) -> Sample:
         """The sample as the network sees it."""
-        one, other = finish(optical, sar)
-        return cls(torch.from_numpy(one), torch.from_numpy(other), torch.from_numpy(np.asarray(place)))
+        return cls(*map(torch.from_numpy, (*finish(optical, sar), np.asarray(place))))
 
 
 class ValidationSamples(Dataset[Sample]):
@@ -135,20 +114,17 @@ class ValidationSamples(Dataset[Sample]):
         return len(self.pairs)
 
     def __getitem__(self, index: int) -> Sample:
-        if index >= len(self.pairs):
-            raise IndexError(index)
+        pair, shape = self.pairs[index], self.config.validation
         random = np.random.default_rng([self.config.seed, index])
-        shape = self.config.validation
         place = random.integers(0, shape.optical - shape.sar + 1, 2)
-        optical, sar = (_middle(patch, shape.optical) for patch in self.pairs[index])
-        rows, cols = (slice(n, n + shape.sar) for n in place)
-        template = self.config.degradation(sar.values[:, rows, cols].astype(np.float32), random)
-        return Sample.of(optical, Patch(template, sar.valid[rows, cols]), place)
+        optical, sar = (_part(p, [(n - shape.optical) // 2 for n in p.valid.shape], shape.optical) for p in pair)
+        template = _part(sar, place, shape.sar)
+        worse = self.config.degradation(template.values.astype(np.float32), random)
+        return Sample.of(optical, Patch(worse, template.valid), place)
 
 
-def _middle(patch: Patch, side: int) -> Patch:
-    top, left = ((n - side) // 2 for n in patch.valid.shape)
-    rows, cols = slice(top, top + side), slice(left, left + side)
+def _part(patch: Patch, place: Any, side: int) -> Patch:
+    rows, cols = (slice(n, n + side) for n in place)
     return Patch(patch.values[:, rows, cols], patch.valid[rows, cols])
 
 

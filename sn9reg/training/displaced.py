@@ -11,16 +11,8 @@ from torch import Tensor
 from sn9reg.options import options
 from sn9reg.raster.radiometry import Modality, SarLog, optical_grey
 from sn9reg.raster.scene import Patch
-from sn9reg.training.sample import (
-    Image,
-    NotNegative,
-    Photometry,
-    Share,
-    augment_optical,
-    augment_sar,
-    dihedral,
-    finish,
-)
+from sn9reg.training.config import NotNegative
+from sn9reg.training.sample import Image, Photometry, Share, augment_optical, augment_sar, dihedral, finish
 
 _APART = 6  # pixels between corners
 _CORNERS = 150  # at most, of an image
@@ -53,10 +45,9 @@ def corners(optical: Patch, sar: Patch) -> npt.NDArray[np.int64]:
     The smaller of both corner measures (least eigenvalue of the structure tensor, Shi and Tomasi), each as a share of
     what its image's strongest corners have; SAR on the logarithm and softened, so that speckle makes none.
     """
-    logarithm = SarLog.of(sar.values, sar.valid)(sar.values)
-    strength = np.minimum(
-        _cornerness(optical_grey(optical.values), optical.valid, 1.0), _cornerness(logarithm, sar.valid, 2.5)
-    )
+    of_optical = _cornerness(optical_grey(optical.values), optical.valid, 1.0)
+    of_sar = _cornerness(SarLog.of(sar.values, sar.valid)(sar.values), sar.valid, 2.5)
+    strength = np.minimum(of_optical, of_sar)
     peak = strength >= cv2.dilate(strength, np.ones((2 * _APART + 1, 2 * _APART + 1), np.uint8))
     y, x = np.nonzero(peak & (strength > 0.05))
     best = np.argsort(-strength[y, x], kind="stable")[:_CORNERS]
@@ -95,8 +86,7 @@ def displaced(
     limits = keypoint - np.maximum([width, height] - np.array(half), half), keypoint - half
     shift = np.clip(turn @ _shift(field, random) / zoom, *limits) @ turn * zoom
     place = np.clip(middle + shift, 0, side - 1)
-    y, x = np.mgrid[:side, :side].astype(np.float64)
-    tile = np.stack([x, y], axis=-1)
+    tile = np.mgrid[:side, :side][::-1].transpose(1, 2, 0).astype(np.float64, order="C")
     away = tile - place
     linear = np.eye(2) + random.normal(0, field.gradient, (2, 2))
     along, to = (np.array([np.cos(a), np.sin(a)]) for a in random.uniform(0, 2 * np.pi, 2))

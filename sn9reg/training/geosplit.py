@@ -6,7 +6,7 @@ a Multi-Year, Multi-Season Continental-Scale Dataset", sections III (the dataset
 """
 
 import csv
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -103,11 +103,7 @@ def spatial_split(acquisitions: Iterable[Acquisition], longitude: float) -> Spli
 
     Raises ConfigError where either set stays empty.
     """
-    train: list[PairRef] = []
-    test: list[PairRef] = []
-    for place, group in _locations(acquisitions).items():
-        (test if place[0] < longitude else train).extend(_combinations(place, group))
-    return _both(train, test, "all locations lie on one side of the longitude")
+    return _parted(acquisitions, lambda pair: pair.lon < longitude, "all locations lie on one side of the longitude")
 
 
 def temporal_split(acquisitions: Iterable[Acquisition], year: int = 2018) -> Split:
@@ -118,12 +114,8 @@ def temporal_split(acquisitions: Iterable[Acquisition], year: int = 2018) -> Spl
 
     Raises ConfigError where either set stays empty.
     """
-    train: list[PairRef] = []
-    test: list[PairRef] = []
-    for place, group in _locations(acquisitions).items():
-        for pair in _combinations(place, group):
-            (train if pair.optical_time[0] == pair.sar_time[0] == year else test).append(pair)
-    return _both(train, test, f"none or all of the acquisitions are of {year}")
+    why = f"none or all of the acquisitions are of {year}"
+    return _parted(acquisitions, lambda pair: not pair.optical_time[0] == pair.sar_time[0] == year, why)
 
 
 class GeoSplit(Dataset[tuple[Tensor, Tensor]]):
@@ -155,21 +147,18 @@ class GeoSplit(Dataset[tuple[Tensor, Tensor]]):
         index = range(len(self))[index]
         pair, random = self.pairs[index], np.random.default_rng([self.seed, int(self._epoch), index])
         with open_raster(pair.optical) as optical, open_raster(pair.sar) as sar:
-            width, height = optical.width, optical.height
-            if (width, height) != (sar.width, sar.height):
-                raise InputError(
-                    f"{pair.optical} is {width} x {height} px, {pair.sar} {sar.width} x {sar.height} px: "
-                    "a pair must lie on one pixel grid"
-                )
-            if min(width, height) < self.size:
-                raise InputError(f"{pair.optical}: is {width} x {height} px, smaller than a window of {self.size} px")
-            col, row = (int(random.integers(n - self.size + 1)) for n in (width, height))
+            one, other = (f"{dataset.width} x {dataset.height} px" for dataset in (optical, sar))
+            if one != other:
+                raise InputError(f"{pair.optical} is {one}, {pair.sar} {other}: a pair must lie on one pixel grid")
+            if min(optical.shape) < self.size:
+                raise InputError(f"{pair.optical}: is {one}, smaller than a window of {self.size} px")
+            col, row = (int(random.integers(n - self.size + 1)) for n in (optical.width, optical.height))
             window = Window(col, row, self.size, self.size)
             return _window(optical, data_bands(optical)[:3], window), _window(sar, [self.sar_band], window)
 
 
 def _refuse_duplicates(row: Acquisition, lines: dict[object, int], where: str, line: int) -> None:
-    """lines: where the places with times, and the files, of the rows before this one stand; this row's are added."""
+    """lines: those of the places with their times, and of the files, so far; this row's are added."""
     if (before := lines.setdefault((row.place, row.time), line)) != line:
         raise InputError(f"{where}: line {before} already has {row.season} {row.year} of this place")
     for file in (row.optical, row.sar):
@@ -193,20 +182,17 @@ def _acquisition(row: dict[str, str], folder: Path, where: str) -> Acquisition:
         raise InputError(str(error)) from error
 
 
-def _locations(acquisitions: Iterable[Acquisition]) -> dict[Place, list[Acquisition]]:
-    found: dict[Place, list[Acquisition]] = {}
+def _parted(acquisitions: Iterable[Acquisition], tested: Callable[[PairRef], bool], why: str) -> Split:
+    """Every optical with every SAR image of a place, parted. why: what would make a set empty."""
+    places: dict[Place, list[Acquisition]] = {}
     for acquisition in acquisitions:
-        found.setdefault(acquisition.place, []).append(acquisition)
-    return found
-
-
-def _combinations(place: Place, group: list[Acquisition]) -> Iterator[PairRef]:
-    """Every optical with every SAR image of a place: of n times n * n pairs."""
-    for one, other in product(group, group):
-        yield PairRef(one.optical, other.sar, *place, one.time, other.time)
-
-
-def _both(train: list[PairRef], test: list[PairRef], why: str) -> Split:
+        places.setdefault(acquisition.place, []).append(acquisition)
+    pairs = [
+        PairRef(one.optical, other.sar, *place, one.time, other.time)
+        for place, group in places.items()
+        for one, other in product(group, group)
+    ]
+    train, test = ([pair for pair in pairs if tested(pair) == wanted] for wanted in (False, True))
     if not train or not test:
         raise ConfigError(f"the {'test' if train else 'training'} set is empty: {why}")
     return train, test

@@ -7,6 +7,7 @@ is held out, csv/metrics.csv (csv-STEP for a training resumed at STEP) and Tenso
 import dataclasses
 import logging
 import textwrap
+from functools import partial
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -17,8 +18,8 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from sn9reg.errors import ConfigError, InputError
-from sn9reg.raster.files import PathLike
-from sn9reg.training.config import Plan, TrainingConfig
+from sn9reg.raster.files import PathLike, make_folder
+from sn9reg.training.config import TrainingConfig
 from sn9reg.training.task import Stage, Task
 
 log = logging.getLogger(__name__)
@@ -43,22 +44,21 @@ def train(
     before = Path(start_from) if start_from else None
     for stage in stages[-1:] if before else stages:
         folder = Path(out) / stage.folder
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         if not resume:  # those of an earlier training in the same folder
             for name in ("last.ckpt", "best.ckpt"):
                 (folder / name).unlink(missing_ok=True)
         task = _fitted(stage, folder, before, config.precision, progress)
         best = bool(stage.checks) and (folder / "best.ckpt").exists()
         before = folder / ("best.ckpt" if best else "last.ckpt")
-        begin_with(task, before, optional=())
+        begin_with(task, before)
     task.network = task.kept()
     return task
 
 
-def begin_with(task: Task, checkpoint: Path, optional: tuple[str, ...] | None = None) -> None:
-    """Take over a checkpoint's weights. All must fit, but those whose names begin as `optional` says, `task.optional`
-    if it is None. Raises InputError where they do not."""
-    optional = task.optional if optional is None else optional
+def begin_with(task: Task, checkpoint: Path, optional: tuple[str, ...] = ()) -> None:
+    """Take over a checkpoint's weights. Raises InputError where they do not fit; those whose names begin as `optional`
+    says may be missing."""
     state, present = read_checkpoint(checkpoint)["state_dict"], task.state_dict()
     apart = sorted(key for key in present.keys() ^ state.keys() if not key.startswith(optional))
     try:
@@ -80,61 +80,52 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: is no checkpoint of a training ({why})") from error
 
 
-def _steps_done(folder: Path) -> int:
-    last = folder / "last.ckpt"
-    return int(read_checkpoint(last)["global_step"]) if last.exists() else 0
-
-
 def _fitted(stage: Stage, folder: Path, before: Path | None, precision: str, progress: bool) -> Task:
     """A new task, trained; a batch that does not fit into memory is taken in smaller parts, and training goes on."""
-    plan = stage.plan
+    plan, last = stage.plan, folder / "last.ckpt"
     while True:
         lightning.seed_everything(stage.seed, verbose=False)
         task = stage.task(plan)
         if before is not None:
-            begin_with(task, before)
+            begin_with(task, before, task.optional)
+        done = int(read_checkpoint(last)["global_step"]) if last.exists() else 0
         try:
-            if _steps_done(folder) < plan.steps:
-                _fit(task, stage, folder, precision, progress)
+            if done < plan.steps:
+                _fit(task, stage, folder, done, precision, progress)
             return task
         except RuntimeError as error:  # on a GPU there is a class for it, on a CPU only a message
             if not (isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)):
                 raise
-        plan = _in_smaller_parts(plan)
+        finer = [n for n in range(2 * plan.accumulate, plan.batch + 1) if plan.batch % n == 0]
+        if not finer:
+            raise ConfigError("not even one sample fits into memory: make samples or the network smaller")
+        log.warning("a batch did not fit into memory; it is taken in %d parts from here on", finer[0])
+        plan = dataclasses.replace(plan, accumulate=finer[0])
 
 
-def _in_smaller_parts(plan: Plan) -> Plan:
-    """The batch in at least twice as many parts."""
-    finer = [n for n in range(2 * plan.accumulate, plan.batch + 1) if plan.batch % n == 0]
-    if not finer:
-        raise ConfigError("not even one sample fits into memory: make samples or the network smaller")
-    log.warning("a batch did not fit into memory; it is taken in %d parts from here on", finer[0])
-    return dataclasses.replace(plan, accumulate=finer[0])
-
-
-def _fit(task: Task, stage: Stage, folder: Path, precision: str, progress: bool) -> None:
-    """Train up to the last step, from last.ckpt where there is one."""
-    last, done, plan = folder / "last.ckpt", _steps_done(folder), task.plan
+def _fit(task: Task, stage: Stage, folder: Path, done: int, precision: Any, progress: bool) -> None:
+    """Train up to the last step, from last.ckpt if some steps are done."""
+    last, plan = folder / "last.ckpt", task.plan
     batches = stage.batches(plan, done)
     if not done:
         task.before_training(batches)
     every = min(plan.validate_every, plan.steps)
     # Lightning's save_last would keep the last best. After each validation, or where there are none.
-    every_steps = None if stage.checks else every
-    last_one = ModelCheckpoint(folder, "last", every_n_train_steps=every_steps, enable_version_counter=False)
-    callbacks: list[Callback] = [last_one]
+    checkpoint = partial(ModelCheckpoint, folder, enable_version_counter=False)
+    callbacks: list[Callback] = [checkpoint("last", every_n_train_steps=None if stage.checks else every)]
     if stage.checks:
-        best = ModelCheckpoint(folder, "best", monitor=task.monitor, mode=task.better, enable_version_counter=False)
-        callbacks.insert(0, best)
+        callbacks.insert(0, checkpoint("best", monitor=task.monitor, mode=task.better))
         if plan.patience:
             callbacks.append(EarlyStopping(task.monitor, mode=task.better, patience=plan.patience))
     by_trainer = task.automatic_optimization  # or else a task does these on its own
     accumulate = plan.accumulate if by_trainer else 1
+    if precision == "auto":
+        precision = "bf16-mixed" if torch.cuda.is_available() else "32-true"
     trainer = lightning.Trainer(
         max_steps=plan.steps,
         accumulate_grad_batches=accumulate,
         gradient_clip_val=plan.optimiser.clip or None if by_trainer else None,
-        precision=_precision(precision),
+        precision=precision,
         val_check_interval=every * accumulate,  # without epochs in an endless stream of samples: by steps
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
@@ -149,16 +140,10 @@ def _fit(task: Task, stage: Stage, folder: Path, precision: str, progress: bool)
         default_root_dir=str(folder),
     )
     try:
-        checks = list(stage.checks) or None
-        trainer.fit(task, batches, checks, ckpt_path=str(last) if done else None, weights_only=True)
+        resumed = str(last) if done else None
+        trainer.fit(task, batches, list(stage.checks) or None, ckpt_path=resumed, weights_only=True)
     except RuntimeError as error:
         if "loading state_dict" not in str(error):
             raise
         raise InputError(f"{last}: is a checkpoint of another network; train into another folder") from error
     trainer.save_checkpoint(last)  # steps after the last validation are not to be lost
-
-
-def _precision(name: str) -> Any:
-    if name != "auto":
-        return name
-    return "bf16-mixed" if torch.cuda.is_available() else "32-true"

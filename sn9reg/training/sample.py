@@ -11,11 +11,10 @@ from sn9reg.options import options
 from sn9reg.raster.degradation import blur, speckle
 from sn9reg.raster.radiometry import SarLog, optical_grey, standardise
 from sn9reg.raster.scene import Patch
+from sn9reg.training.config import NotNegative, Positive
 
 Image = npt.NDArray[np.float32]
 Share = Annotated[float, Ge(0), Le(1)]
-Positive = Annotated[int, Ge(1)]
-NotNegative = Annotated[float, Ge(0)]
 
 
 @options
@@ -58,9 +57,8 @@ def cut(
     corner = random.uniform(0, 1, 2) * np.maximum([width - need, height - need], 0)
     if zoom == 1 and not tilt:
         corner = np.floor(corner)
-    corner = corner + (need - side / zoom) / 2
     # cv2 pixel centres are integers: output p shows input corner + (p + 0.5) / zoom - 0.5
-    start = corner + 0.5 / zoom - 0.5
+    start = corner + (need - side / zoom) / 2 + 0.5 / zoom - 0.5
     base = np.array([[1 / zoom, 0, start[0]], [0, 1 / zoom, start[1]], [0, 0, 1]])
     flip, quarter = bool(random.integers(2)), int(random.integers(4))
     base = base @ dihedral(side, flip, quarter if geometry.quarters else 0)
@@ -78,9 +76,8 @@ def cut(
 
 def dihedral(side: int, flip: bool, quarter: int) -> npt.NDArray[np.float64]:
     """(3, 3) output pixel -> pixel of the upright patch, both side x side: one of the square's eight symmetries."""
-    matrix = np.diag([-1.0 if flip else 1.0, 1.0, 1.0])
     cos, sin = ((1, 0), (0, 1), (-1, 0), (0, -1))[quarter]
-    matrix = np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]]) @ matrix
+    matrix = np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]]) @ np.diag([-1.0 if flip else 1.0, 1.0, 1.0])
     half = (side - 1) / 2
     centre = np.array([[1, 0, half], [0, 1, half], [0, 0, 1]])
     return centre @ matrix @ np.linalg.inv(centre)
@@ -148,6 +145,5 @@ def _tone_curve(image: Image, random: np.random.Generator, monotone: bool) -> Im
 
 def finish(optical: Patch, sar: Patch) -> tuple[Image, Image]:
     """(1, h, w) network inputs of both, exactly as the matcher makes them."""
-    sar_log = SarLog.of(sar.values, sar.valid)
-    grey = standardise(optical_grey(optical.values), optical.valid)
-    return grey[None], standardise(sar_log(sar.values), sar.valid)[None]
+    grey, logarithm = optical_grey(optical.values), SarLog.of(sar.values, sar.valid)(sar.values)
+    return standardise(grey, optical.valid)[None], standardise(logarithm, sar.valid)[None]

@@ -1,6 +1,7 @@
 """Cutting a set of patches in two so that the parts share no ground."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import product
 
 import cv2
 import numpy as np
@@ -17,10 +18,11 @@ def ground_components(images: Sequence[npt.NDArray[np.generic]]) -> npt.NDArray[
     images: (h, w) grey. Patches of SEN1-2 are cut at half their side, so overlap means that a quadrant of one image is
     another quadrant of the other. The quadrants are compared as thumbnails without their low frequencies.
     """
-    thumbnails = np.stack([_thumbnail(quadrant) for image in images for quadrant in _quadrants(image)])
-    alike = []
-    for start in range(0, len(thumbnails), 1024):  # in parts, to bound the memory
-        alike.append(np.argwhere(thumbnails[start : start + 1024] @ thumbnails.T > _SAME) + np.array([start, 0]))
+    thumbnails = np.stack([thumbnail for image in images for thumbnail in _thumbnails(image.astype(np.float32))])
+    alike = [
+        np.argwhere(thumbnails[start : start + 1024] @ thumbnails.T > _SAME) + np.array([start, 0])
+        for start in range(0, len(thumbnails), 1024)  # in parts, to bound the memory
+    ]
     i, j = np.concatenate(alike).T // 4
     graph = coo_matrix((np.ones(len(i)), (i, j)), shape=(len(images), len(images)))
     return np.asarray(connected_components(graph, directed=False)[1], dtype=np.int64)
@@ -43,15 +45,11 @@ def hold_out(images: Sequence[npt.NDArray[np.generic]], share: float, seed: int 
     return np.isin(labels, held)
 
 
-def _quadrants(image: npt.NDArray[np.generic]) -> list[npt.NDArray[np.float32]]:
+def _thumbnails(image: npt.NDArray[np.float32]) -> Iterator[npt.NDArray[np.float32]]:
+    """(256,) of each quadrant."""
     height, width = (n // 2 for n in image.shape)
-    grey = image.astype(np.float32)
-    return [grey[r : r + height, c : c + width] for r in (0, height) for c in (0, width)]
-
-
-def _thumbnail(image: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    small = cv2.resize(image, (16, 16), interpolation=cv2.INTER_AREA)
-    small = small - cv2.GaussianBlur(small, (0, 0), 4)
-    small -= small.mean()
-    result: npt.NDArray[np.float32] = (small / (np.linalg.norm(small) + 1e-6)).ravel()
-    return result
+    for row, col in product((0, height), (0, width)):
+        small = cv2.resize(image[row : row + height, col : col + width], (16, 16), interpolation=cv2.INTER_AREA)
+        small = small - cv2.GaussianBlur(small, (0, 0), 4)
+        small -= small.mean()
+        yield (small / (np.linalg.norm(small) + 1e-6)).ravel()

@@ -15,19 +15,13 @@ from sn9reg.training.config import Optimiser, Plan
 
 
 class Task(lightning.LightningModule):
-    """A network, its loss and its score.
+    """A network, its loss and its score."""
 
-    kind: what a weights file calls the network.
-    network: what is trained; after a training it has the best weights.
-    monitor: the logged score by which the best checkpoint is chosen.
-    better: whether the largest or the smallest score is the best.
-    optional: how names of weights begin that a checkpoint to begin with may lack, or have without need.
-    """
-
-    kind: ClassVar[str]
-    network: nn.Module
-    monitor: ClassVar[str]
-    better: ClassVar[Literal["max", "min"]] = "max"
+    kind: ClassVar[str]  # what a weights file calls the network
+    network: nn.Module  # what is trained; after a training it has the best weights
+    monitor: ClassVar[str]  # the logged score by which the best checkpoint is chosen
+    better: ClassVar[Literal["max", "min"]] = "max"  # whether the largest or the smallest score is the best
+    # How names of weights begin that a checkpoint to begin with may lack, or have without need.
     optional: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, plan: Plan) -> None:
@@ -83,20 +77,12 @@ def rate(step: int, optimiser: Optimiser, steps: int) -> float:
 
 @dataclass(frozen=True)
 class Stage:
-    """One network learning one thing.
+    """One network learning one thing."""
 
-    plan: for how long, and how.
-    seed: of the new weights and of what is random in the network.
-    task: makes the task with new weights, by a plan: the stage's, or one that takes a batch in smaller parts.
-    batches: makes the endless batches that are learned from, by a plan and the number of steps done before, whose
-        samples are not to be seen again.
-    checks: batches of what is held out.
-    folder: under that of the training; empty for that itself.
-    """
-
-    plan: Plan
-    seed: int
-    task: Callable[[Plan], Task]
+    plan: Plan  # for how long, and how
+    seed: int  # of the new weights and of what is random in the network
+    task: Callable[[Plan], Task]  # with new weights, by the plan, or by one that takes a batch in smaller parts
+    # The endless batches, by a plan and the number of steps done before, whose samples are not to be seen again.
     batches: Callable[[Plan, int], DataLoader[Any]]
-    checks: Sequence[DataLoader[Any]]
-    folder: str = ""
+    checks: Sequence[DataLoader[Any]]  # batches of what is held out
+    folder: str = ""  # under that of the training; empty for that itself

@@ -16,9 +16,8 @@ import numpy.typing as npt
 from sn9reg.errors import InputError
 from sn9reg.matchers.keypoints.crops import TILE, Cropper
 from sn9reg.raster.files import PathLike, atomic_output, make_folder
-from sn9reg.raster.grid import Points
 from sn9reg.raster.radiometry import Modality
-from sn9reg.raster.scene import ScenePair, open_pair
+from sn9reg.raster.scene import open_pair
 from sn9reg.tiepoints import read_tiepoints
 
 log = logging.getLogger(__name__)
@@ -50,9 +49,8 @@ def scene_files(folder: PathLike) -> list[SceneFiles]:
     for optical in sorted(root.rglob("*_optical_*.tif")):
         area, _, rest = optical.stem.partition("_optical_")
         partners = [optical.with_name(name) for name in (f"{area}_sar_{rest}.tif", f"{area}_tiepoints_{rest}.csv")]
-        for partner in partners:
-            if not partner.is_file():
-                raise InputError(f"{optical}: has no partner {partner.name} beside it")
+        if missing := [partner.name for partner in partners if not partner.is_file()]:
+            raise InputError(f"{optical}: has no partner {missing[0]} beside it")
         found.append(SceneFiles(f"{area}_{rest}", optical, *partners))
     if not found:
         raise InputError(f"{root}: holds no scene NN_optical_SPLIT_MM.tif with its SAR image and tie-points")
@@ -61,16 +59,11 @@ def scene_files(folder: PathLike) -> list[SceneFiles]:
 
 @dataclass(frozen=True)
 class TileSet:
-    """N tiles around tie-points.
+    """N tiles around tie-points."""
 
-    values: (N, 2, S, S) int8, optical and SAR, standardised and times 127 / 4.
-    place: (N, 2) x, y of the keypoint in the tile that is searched.
-    outside: number of tie-points left out, because their partner lies outside the tile.
-    """
-
-    values: npt.NDArray[np.int8]
-    place: npt.NDArray[np.float32]
-    outside: int
+    values: npt.NDArray[np.int8]  # (N, 2, S, S) optical and SAR, standardised and times 127 / 4
+    place: npt.NDArray[np.float32]  # (N, 2) x, y of the keypoint in the tile that is searched
+    outside: int  # number of tie-points left out, because their partner lies outside the tile
 
     def __len__(self) -> int:
         return len(self.place)
@@ -104,18 +97,13 @@ def tile_set(scene: SceneFiles, finds: Modality, side: int = TILE, cache: PathLi
     return TileSet(np.load(values, mmap_mode="r"), place, content["outside"])
 
 
-def _keypoints(pair: ScenePair, scene: SceneFiles) -> tuple[Points, Points]:
-    """(N, 2) optical and (N, 2) SAR keypoints of a scene's tie-points, pixels of the common grid."""
-    points = read_tiepoints(scene.tiepoints, pair.optical.grid, pair.sar.grid)
-    return tuple(  # type: ignore[return-value]
-        pair.grid.to_pixel(grid.map_to_crs(grid.to_map(xy), pair.grid.crs))
-        for grid, xy in ((pair.optical.grid, points.optical_xy), (pair.sar.grid, points.sar_xy))
-    )
-
-
 def _cut(scene: SceneFiles, finds: Modality, side: int) -> TileSet:
     with open_pair(scene.optical, scene.sar) as pair:
-        optical_xy, sar_xy = _keypoints(pair, scene)
+        points = read_tiepoints(scene.tiepoints, pair.optical.grid, pair.sar.grid)
+        optical_xy, sar_xy = (  # pixels of the common grid
+            pair.grid.to_pixel(grid.map_to_crs(grid.to_map(xy), pair.grid.crs))
+            for grid, xy in ((pair.optical.grid, points.optical_xy), (pair.sar.grid, points.sar_xy))
+        )
         middle, wanted = (optical_xy, sar_xy) if finds == "sar" else (sar_xy, optical_xy)
         cropper = Cropper(pair, side)
         place = wanted - cropper.corner(middle)

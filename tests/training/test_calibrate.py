@@ -6,29 +6,20 @@ import numpy as np
 import pytest
 from support.calibrated import GRID, evidence_of, fit_of, made_up, matches_of, of, samples
 
+from sn9reg.judge.calibration import Linear
 from sn9reg.judge.features import PAIR_FEATURES, match_features, pair_features
 from sn9reg.training import calibrate as training
 from sn9reg.training.calibrate import Sample, fit_matcher, fit_pair
 
 
-@pytest.fixture(scope="module")
-def pair_model():
-    return made_up()[0]
+def fitted_to(samples):
+    """By a model of pairs that is the same for all sizes."""
+    pair_model = made_up()[0]
+    return fit_matcher("", samples, replace(pair_model, small=pair_model.large), {})
 
 
-@pytest.fixture(scope="module")
-def one_pair_model(pair_model):
-    """The same for all sizes."""
-    return replace(pair_model, small=pair_model.large)
-
-
-@pytest.fixture(scope="module")
-def calibration():
-    return made_up()[1]
-
-
-def test_right_pairs_are_told_from_wrong_ones(pair_model):
-    fresh = samples(2, 200)
+def test_right_pairs_are_told_from_wrong_ones():
+    fresh, pair_model = samples(2, 200), made_up()[0]
     says = np.array([pair_model(s.pair, s.large) for s in fresh])
     right = np.array([s.right for s in fresh])
     assert ((says > 0) == right).mean() > 0.97
@@ -64,7 +55,8 @@ def test_small_and_large_pairs_have_models_of_their_own_mixed_in_between():
 
 
 @pytest.mark.parametrize("step", [1.0, 2.0])
-def test_a_sample_has_the_features_of_the_matches_and_the_map_it_came_with(calibration, pair_model, step):
+def test_a_sample_has_the_features_of_the_matches_and_the_map_it_came_with(step):
+    pair_model, calibration = made_up()
     matches, evidence = matches_of(40, step=step), evidence_of()
     fitted = replace(fit_of(matches), inliers=np.arange(40) % 3 > 0)
     places = matches.optical_map[:20] + 5.0
@@ -83,43 +75,38 @@ def test_a_sample_has_the_features_of_the_matches_and_the_map_it_came_with(calib
 
 @pytest.mark.parametrize("size", ["small", "large"])
 @pytest.mark.parametrize(("right", "enough"), [(9, False), (10, True)])
-def test_a_size_with_too_few_right_pairs_has_the_models_of_all(one_pair_model, size, right, enough):
-    made = samples(7, 60)
-    rest = of({"small": "large", "large": "small"}[size], made)
-    few = [s for s in of(size, made) if s.right][:right]
-    of_all, of_few, of_rest = (
-        fit_matcher("", [replace(s, large=1.0) for s in part], one_pair_model, {}).large
-        for part in ([*few, *rest], few, rest)
+def test_a_size_with_too_few_right_pairs_has_the_models_of_all(size, right, enough):
+    made, other = samples(7, 50), {"small": "large", "large": "small"}[size]
+    few, rest = [s for s in of(size, made) if s.right][:right], of(other, made)
+    wanted, of_rest = (
+        fitted_to([replace(s, large=1.0) for s in part]).large for part in (few if enough else [*few, *rest], rest)
     )
-    found = fit_matcher("", [*few, *rest], one_pair_model, {})
-    other = found.large if size == "small" else found.small
-    assert getattr(found, size) == (of_few if enough else of_all)
-    assert other == of_rest
+    found = fitted_to([*few, *rest])
+    assert getattr(found, size) == wanted
+    assert getattr(found, other) == of_rest
 
 
-def test_a_sample_in_between_counts_for_both_in_part(one_pair_model):
+def test_a_sample_in_between_counts_for_both_in_part():
     made = samples(8, 40)
-    both = fit_matcher("", [replace(s, large=0.25) for s in made], one_pair_model, {})
+    both = fitted_to([replace(s, large=0.25) for s in made])
     for found, share in ((both.small, 0.75), (both.large, 0.25)):
-        assert found == fit_matcher("", [replace(s, large=1.0, weight=share) for s in made], one_pair_model, {}).large
+        assert found == fitted_to([replace(s, large=1.0, weight=share) for s in made]).large
     assert both.small != both.large
 
 
-def test_a_pair_counts_as_one_however_many_matches_it_has(pair_model):
-    made = samples(9, 60)
-    names = ("inputs", "off", "at", "inliers")
-    five_times = ({name: np.concatenate([getattr(s, name)] * 5) for name in names} for s in made[:20])
-    often = [replace(s, **more) for s, more in zip(made[:20], five_times, strict=True)] + made[20:]
-    once, more = (fit_matcher("", part, pair_model, {}).large for part in (made, often))
+def test_a_pair_counts_as_one_however_many_matches_it_has():
+    made, names = samples(9, 60), ("inputs", "off", "at", "inliers")
+    often = [replace(s, **{name: np.concatenate([getattr(s, name)] * 5) for name in names}) for s in made[:20]]
+    often += made[20:]
+    once, more = (fitted_to(part).large for part in (made, often))
     np.testing.assert_allclose(more.spread.weight, once.spread.weight, atol=1e-9)
     np.testing.assert_allclose(more.probability.weight, once.probability.weight, atol=0.01)
 
 
-def test_pairs_without_matches_or_without_a_fit_do_no_harm(pair_model, calibration):
-    made = samples(0, 240)
-    unfitted = [
-        replace(s, right=False, inliers=np.zeros(len(s.off), bool), raw=np.full(len(s.raw), np.nan)) for s in made[:8]
-    ]
+def test_pairs_without_matches_or_without_a_fit_do_no_harm():
+    made, (pair_model, calibration) = samples(0, 240), made_up()
+    bad = {"right": False, "inliers": np.zeros(200, bool), "raw": np.full(200, np.nan)}
+    unfitted = [replace(s, **bad) for s in made[:8]]
     empty = {"inputs": made[0].inputs[:0], "off": np.zeros(0), "at": np.zeros((0, 2)), "inliers": np.zeros(0, bool)}
     nothing = [replace(s, **empty) for s in unfitted]
     assert fit_matcher("structure", [*made, *nothing], pair_model, {"pairs": 240}) == calibration
@@ -128,11 +115,10 @@ def test_pairs_without_matches_or_without_a_fit_do_no_harm(pair_model, calibrati
     assert found.large.field.weight == pytest.approx(calibration.large.field.weight, abs=0.1)
 
 
-def test_the_error_of_a_map_that_is_not_right_does_not_count(pair_model):
+def test_the_error_of_a_map_that_is_not_right_does_not_count():
     made = samples(10, 60)
     strays = [[replace(s, right=False, true=s.true + by) for s in made[:20]] for by in (0, 15)]
-    one, other = (fit_matcher("", [*part, *made[20:]], pair_model, {}) for part in strays)
-    assert one == other
+    assert fitted_to([*strays[0], *made[20:]]) == fitted_to([*strays[1], *made[20:]])
 
 
 @pytest.mark.parametrize("shape", [1.0, 2.0])
@@ -149,4 +135,5 @@ def test_the_mean_of_errors_is_found_whatever_their_distribution(shape):
 def test_a_scale_is_found_whatever_has_no_weight(factor):
     random = np.random.default_rng(0)
     ratio = np.append(factor * random.rayleigh(1, 20000), random.uniform(0, 99, 5000))
-    assert training._scale(ratio, np.append(np.ones(20000), np.zeros(5000))) == pytest.approx(factor, rel=0.02)
+    model = training._scaled(Linear([0.0], [1.0], [0.0], 0.0), np.zeros((25000, 1)), ratio, np.arange(25000) < 20000)
+    assert np.exp(model.bias) == pytest.approx(factor, rel=0.02)

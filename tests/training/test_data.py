@@ -15,19 +15,6 @@ from sn9reg.errors import ConfigError, InputError
 from sn9reg.training.data import Samples, Source, drawn, load
 
 
-def bytes_of(part):
-    return {optical.values.tobytes() for optical, _ in part}
-
-
-# folders
-
-
-@pytest.mark.parametrize("given", [{}, {"folder": "a", "manifest": "b"}])
-def test_a_source_is_a_folder_or_a_manifest(given):
-    with pytest.raises(ConfigError, match="either a folder or a manifest"):
-        Source(**given)
-
-
 def test_a_folders_pairs_are_loaded_as_they_are(tmp_path):
     write_pairs(tmp_path, 3, 40)
     train, held = load(Source(str(tmp_path)), 0, 32)
@@ -35,36 +22,27 @@ def test_a_folders_pairs_are_loaded_as_they_are(tmp_path):
     for k, pair in enumerate(train):
         for kind, patch in zip(("opt", "sar"), pair, strict=True):
             assert patch.values.dtype == np.uint8, "four times as many fit into memory"
-            np.testing.assert_array_equal(patch.values[0], np.asarray(Image.open(tmp_path / f"{k}_{kind}.png")))
             assert patch.valid.all()
+            np.testing.assert_array_equal(patch.values[0], np.asarray(Image.open(tmp_path / f"{k}_{kind}.png")))
 
 
-def test_pairs_are_held_out_or_trained_on_and_never_both(tmp_path):
-    write_pairs(tmp_path, 20, 40)
-    everything = bytes_of(load(Source(str(tmp_path)), 0, 32)[0])
-    part = Source(str(tmp_path), held_out=0.3)
-    train, held = (bytes_of(pairs) for pairs in load(part, 0, 32))
-    assert len(held) == 6
-    assert train | held == everything
-    assert not train & held
-    assert bytes_of(load(part, 0, 32)[1]) == held
-    assert bytes_of(load(part, 1, 32)[1]) != held, "another seed"
-
-
-def test_patches_that_overlap_are_held_out_together(tmp_path):
+def test_whole_places_are_held_out_by_the_seed_and_the_others_trained_on(tmp_path):
     """Eight places with two patches each, which overlap by half."""
     places = {}
     for place in range(8):
         ground = gaussian_filter(np.random.default_rng(place).normal(size=(60, 40)), 1.5)
         ground = np.clip(120 + 40 * ground / ground.std(), 1, 255).astype(np.uint8)
         for k, part in enumerate((ground[:40], ground[20:])):
-            Image.fromarray(part).save(tmp_path / f"{place}{k}_opt.png")
-            Image.fromarray(part).save(tmp_path / f"{place}{k}_sar.png")
+            for kind in ("opt", "sar"):
+                Image.fromarray(part).save(tmp_path / f"{place}{k}_{kind}.png")
             places[part.tobytes()] = place
-    parts = load(Source(str(tmp_path), held_out=0.5), 0, 32)
-    train, held = ([places[optical.values.tobytes()] for optical, _ in part] for part in parts)
+    parts = [part for seed in (0, 0, 1) for part in load(Source(str(tmp_path), held_out=0.5), seed, 32)]
+    train, held, _, again, _, other = ([places[optical.values.tobytes()] for optical, _ in part] for part in parts)
     assert len(held) == 8
+    assert sorted(train + held) == [place for place in range(8) for _ in range(2)]
     assert not set(train) & set(held)
+    assert held == again
+    assert held != other
 
 
 def test_folders_that_cannot_be_used(tmp_path):
@@ -76,30 +54,18 @@ def test_folders_that_cannot_be_used(tmp_path):
         load(Source(str(tmp_path)), 0, 32)
 
 
-def sar_of(folder, values, nodata=None):
-    """A folder's SAR image of these values."""
-    write_raster(folder / "x_opt.tif", np.ones_like(values, np.uint8), TEXTURE_TRANSFORM, UTM)
-    write_raster(folder / "x_sar.tif", values, TEXTURE_TRANSFORM, UTM, nodata=nodata)
-    return load(Source(str(folder)), 0, 32)[0][0][1]
-
-
-def test_decibels_of_a_folder_become_amplitude(tmp_path):
+def test_decibels_become_amplitude_and_a_few_negative_amplitudes_nothing(tmp_path):
     decibel = np.random.default_rng(0).uniform(-30, 5, (1, 40, 40)).astype(np.float32)
-    decibel[0, 3, 4] = -9999
-    sar = sar_of(tmp_path, decibel, -9999)
-    assert sar.values.dtype == np.float32
-    assert sar.values[0, 3, 4] == 0
-    assert not sar.valid[3, 4]
-    np.testing.assert_allclose(sar.values[:, sar.valid], 10 ** (decibel[:, sar.valid] / 20), rtol=1e-5)
-
-
-def test_a_few_negative_amplitudes_are_none_and_make_no_decibels(tmp_path):
-    amplitude = np.random.default_rng(0).uniform(100, 900, (1, 40, 40)).astype(np.float32)
-    amplitude[0, 5, 5] = -3
-    np.testing.assert_array_equal(sar_of(tmp_path, amplitude).values, np.maximum(amplitude, 0))
-
-
-# manifests
+    amplitude = 10 ** (decibel / 20)
+    for values in (decibel, 1000 * amplitude):
+        values[0, 3, 4], values[0, 5, 5] = -9999, -3
+        write_raster(tmp_path / "x_opt.tif", np.ones_like(values, np.uint8), TEXTURE_TRANSFORM, UTM)
+        write_raster(tmp_path / "x_sar.tif", values, TEXTURE_TRANSFORM, UTM, nodata=-9999)
+        sar = load(Source(str(tmp_path)), 0, 32)[0][0][1]
+        assert (sar.values.dtype, sar.values[0, 3, 4]) == (np.float32, 0)
+        assert np.argwhere(~sar.valid).tolist() == [[3, 4]]
+        expected = 10 ** (decibel / 20) if values is decibel else np.maximum(values, 0)
+        np.testing.assert_allclose(sar.values[:, sar.valid], expected[:, sar.valid], rtol=1e-5)
 
 
 @pytest.fixture(scope="module")
@@ -107,25 +73,19 @@ def manifest(tmp_path_factory):
     return str(write_manifest(tmp_path_factory.mktemp("manifest")))
 
 
-def test_a_manifests_windows_show_one_place_and_change(manifest):
-    train, held = load(Source(manifest=manifest, longitude=10), 0, 32)
-    assert (len(train), len(held)) == (4, 0), "one place, two times of each image"
+def test_a_manifests_windows_show_one_place_and_change_but_not_those_held_out(manifest):
+    source = Source(manifest=manifest, longitude=10, held_out=0.5)
+    train, held = load(source, 0, 32)
+    assert (len(train), len(held)) == (4, 2), "one place, two times of each image; every other one of the four"
     corners = set()
     for _ in range(10):
         optical, sar = train[1]
         assert optical.values.shape == sar.values.shape == (1, 32, 32)
-        col, row = int(optical.values[0, 0, 0]), round(-1 - 20 * np.log10(sar.values[0, 0, 0]))
-        np.testing.assert_array_equal(optical.values[0], np.tile(np.arange(col, col + 32), (32, 1)))
-        decibel = -1 - np.tile(np.arange(row, row + 32)[:, None], (1, 32))
-        np.testing.assert_allclose(sar.values[0], 10 ** (decibel / 20), rtol=1e-4)
-        corners.add((col, row))
+        col, row = optical.values[0, 0], -1 - 20 * np.log10(sar.values[0, :, 0])
+        np.testing.assert_allclose(optical.values[0], np.tile(col[0] + np.arange(32), (32, 1)))
+        np.testing.assert_allclose(row, np.rint(row[0]) + np.arange(32), atol=1e-3)
+        corners.add((col[0], np.rint(row[0])))
     assert len(corners) > 5
-
-
-def test_a_manifests_held_out_windows_never_change(manifest):
-    source = Source(manifest=manifest, longitude=10, held_out=0.5)
-    train, held = load(source, 0, 32)
-    assert (len(train), len(held)) == (4, 2), "every other one of the four"
     for pairs in (held, load(source, 0, 32)[1]):
         for k in (1, 0, 1):
             for patch, wanted in zip(pairs[k], held[k], strict=True):
@@ -144,9 +104,6 @@ def test_windows_are_as_large_as_the_smallest_magnification_needs(zoom, side, ma
     train, held = load(Source(manifest=manifest, longitude=10, zoom=zoom, held_out=0.5), 0, 32)
     assert train[0][0].valid.shape == (side, side)
     assert held[0][0].valid.shape == (32, 32), "those are never magnified"
-
-
-# what is drawn
 
 
 def test_sources_are_drawn_by_weight_and_their_pairs_alike():
@@ -171,17 +128,13 @@ def test_magnification_is_drawn_from_its_range_on_a_logarithm_in_its_share():
     assert few[few != 1].min() >= 1.2
 
 
-@pytest.mark.parametrize("parts", [[], [(Source("a"), [])], [(Source("a", weight=0), [(1, 1)]), (Source("b"), [])]])
-def test_nothing_to_train_on_is_said(parts):
-    with pytest.raises(ConfigError, match="nothing to train on"):
-        Samples(parts, lambda *_: None, 0)
-
-
-def test_pairs_without_room_are_passed_over_but_not_for_ever():
+def test_pairs_without_room_are_passed_over_but_not_for_ever_and_nothing_to_train_on_is_said():
     parts, tries = [(Source("a"), [(1, 1)])], iter([None, 5, None, None, 6])
     assert list(islice(Samples(parts, lambda *_: next(tries), 0), 2)) == [5, 6]
     with pytest.raises(ConfigError, match="no pair has room"):
         next(iter(Samples(parts, lambda *_: None, 0)))
+    with pytest.raises(ConfigError, match="nothing to train on"):
+        Samples([(Source("a", weight=0), [(1, 1)]), (Source("b"), [])], lambda *_: None, 0)
 
 
 def number(source, optical, sar, random):

@@ -55,27 +55,22 @@ def off_quarters(matrix):
 
 
 @pytest.mark.parametrize("quarters", [True, False])
-@pytest.mark.parametrize("sides", [(48, 32), (47, 32), (48, 31), (90, 89)])
-def test_a_seed_gives_this_part_of_the_image_exactly(quarters, sides):
-    """The draws in their order: corner, flip, quarters, place."""
-    optical, sar = sides
+@pytest.mark.parametrize(("optical", "sar"), [(48, 32), (47, 32), (48, 31), (90, 89)])
+def test_a_seed_gives_this_part_of_the_image_exactly(quarters, optical, sar):
+    """The draws in their order: corner, flip, quarters, place. Bands become their mean."""
     image = np.arange(90 * 110, dtype=np.float32).reshape(90, 110)
     bands = Patch(np.stack([image - 2, image + 2]).astype(np.uint16) + 2, np.ones(image.shape, bool))
-    seen = set()
-    for seed in range(40):
+    for seed in range(30):
         draws = random(seed)
         col, row = np.floor(draws.uniform(0, 1, 2) * [110 - optical, 90 - optical]).astype(int)
         flip, quarter, place = draws.integers(2), draws.integers(4), draws.integers(0, optical - sar + 1, 2)
         expected = np.rot90(image[row : row + optical, col : col + optical], quarter if quarters else 0)
-        expected = expected[:, ::-1] if flip else expected
         geometry = Geometry(optical, sar, quarters=quarters)
         patch, template, found = cut(bands, whole(image), geometry, 1.0, random(seed))
         np.testing.assert_array_equal(found, place)
-        np.testing.assert_array_equal(patch.values[0], expected + 2)  # the mean of the bands
+        np.testing.assert_array_equal(patch.values[0], (expected[:, ::-1] if flip else expected) + 2)
         assert patch.values.dtype == np.float32
         np.testing.assert_array_equal(template.values[0] + 2, at(patch, place, sar))
-        seen.add((flip, quarter))
-    assert len(seen) == 8
 
 
 @pytest.mark.parametrize("tilt", [0.0, 30.0])
@@ -91,8 +86,8 @@ def test_template_and_patch_show_the_same_at_the_place(zoom, tilt):
 
 @pytest.mark.parametrize(("size", "zoom"), [(96, 0.5), (48, 1.0), (32, 1.5), (16, 3.0)])
 def test_zoom_is_the_number_of_output_pixels_per_input_pixel(size, zoom):
-    """And the patch lies within the image: beyond it there would be a reflection. Where it shows the whole image, their
-    middles are the same, for half an output pixel is not half an input pixel; and there is no room for a tilt."""
+    """The patch lies within the image: beyond it there would be a reflection. Where it shows the whole image, there is
+    no room for a tilt, and their middles are the same: half an output pixel is not half an input pixel."""
     for seed in range(4):
         for ramp in ramps(size, size):
             crop = cut(ramp, ramp, Geometry(48, 32, tilt=30), zoom, random(seed))[0].values[0]
@@ -101,14 +96,14 @@ def test_zoom_is_the_number_of_output_pixels_per_input_pixel(size, zoom):
         inner = slopes([values[4:-4, 4:-4] for values in shown])  # blur and cubic interpolation reach over the border
         np.testing.assert_allclose(np.sort(np.abs(inner)), [[0, 1 / zoom]] * 2, atol=0.01)
         for values, length in zip(shown, (110, 90), strict=True):
-            assert 10 - 0.5 - 0.2 <= values.min() < values.max() <= 10 + length - 0.5 + 0.2
+            assert 9.3 <= values.min() < values.max() <= length + 9.7
 
 
 def test_turn_and_stretch_are_about_the_middle_and_within_their_limits():
-    """Seen on ramps, whose slopes are the linear part of the mapping and whose middle is its fixed point."""
-    geometry, found = Geometry(48, 32, turn=10, stretch=0.1), []
-    for seed in range(60):
-        crops = [cut(ramp, ramp, geometry, 1.0, random(seed)) for ramp in ramps(200, 200)]
+    """Of ramps the slopes are the linear part of the mapping, and the middle is its fixed point."""
+    geometry, found, images = Geometry(48, 32, turn=10, stretch=0.1), [], ramps(200, 200)
+    for seed in range(45):
+        crops = [cut(ramp, ramp, geometry, 1.0, random(seed)) for ramp in images]
         parts, templates = [at(patch, place) for patch, _, place in crops], [t.values[0] for _, t, _ in crops]
         if not 20 < np.min(parts) <= np.max(parts) < 190:  # a template turned over the image's border sees reflections
             continue
@@ -120,66 +115,49 @@ def test_turn_and_stretch_are_about_the_middle_and_within_their_limits():
         np.testing.assert_allclose(linear, expected, atol=0.01)
         found.append((np.rad2deg(turn), scale))
     angles, scales = np.transpose(found)
-    assert len(found) > 20
     assert -10.1 < angles.min() < -5 < 5 < angles.max() < 10.1
     assert 0.899 < scales.min() < 0.95 < 1.05 < scales.max() < 1.101
 
 
 @pytest.mark.parametrize("zoom", [1.0, 1.6])
-@pytest.mark.parametrize("size", [(66, 66), (70, 130)])
-def test_tilted_crops_stay_within_the_image(size, zoom):
-    """Beyond it there would be a reflection, and a ramp would turn back: by more than a pixel, not by less than one as
-    from the interpolation at its border."""
+@pytest.mark.parametrize("size", [(60, 60), (70, 130)])
+def test_tilted_crops_stay_within_their_limit_and_within_the_image(size, zoom):
+    """Beyond it there would be a reflection: a ramp would turn back by more than a pixel. 60 px have room for 48 px
+    tilted by at most 17 degrees; larger tilts are none."""
     angles = []
-    for seed in range(25):
-        crops = [cut(ramp, ramp, Geometry(48, 32, tilt=45.0), zoom, random(seed)) for ramp in ramps(*size)]
+    for seed in range(40):
+        crops = [cut(ramp, ramp, Geometry(48, 32, tilt=20.0), zoom, random(seed)) for ramp in ramps(*size)]
         matrix = zoom * slopes([patch.values[0] for patch, _, _ in crops])
         np.testing.assert_allclose(matrix.T @ matrix, np.eye(2), atol=0.05)
         for (patch, template, _), length in zip(crops, size[::-1], strict=True):
             for crop in (patch, template):
-                assert 10 - 0.5 - 0.3 <= crop.values.min() <= crop.values.max() <= 10 + length - 0.5 + 0.3
+                assert 9.2 <= crop.values.min() <= crop.values.max() <= length + 9.8
         angles.append(off_quarters(matrix))
     assert np.mean(np.abs(angles) > 2) > 0.6
-    assert min(angles) < -5 < 5 < max(angles)
+    assert -20.3 <= min(angles) < -12 < 12 < max(angles) <= (17 if zoom == 1 and size == (60, 60) else 20.3)
 
 
-def test_tilts_are_within_their_limit_and_that_of_the_room():
-    """50 px have room for 48 px tilted by at most 2.5 degrees; larger tilts are none."""
-    for size, limit, seeds in ((150, 20.0, range(40)), (50, 2.5, range(300))):
-        geometry, angles = Geometry(48, 32, tilt=20.0, quarters=False), []
-        for seed in seeds:
-            if size == 50 and abs(random(seed).uniform(-1, 1) * 20) > 4:
-                continue
-            crops = [cut(ramp, ramp, geometry, 1.0, random(seed))[0].values[0] for ramp in ramps(size, size)]
-            angles.append(abs(off_quarters(slopes(crops))))
-        assert limit / 2 < max(angles) <= limit + 0.3
-
-
-def masked(shape=(90, 110)):
+def masked():
     """100 inside a disc, which alone is valid."""
-    row, col = np.mgrid[: shape[0], : shape[1]]
+    row, col = np.mgrid[:90, :110]
     valid = (row - 45) ** 2 + (col - 50) ** 2 < 30**2
     return Patch(np.where(valid, np.float32(100), np.float32(0))[None], valid)
 
 
 @pytest.mark.parametrize("zoom", [1.0, 1.7])
 def test_masks_go_with_the_values(zoom):
-    shares = []
+    """But for pixels at the masks' border, where those of two scales need not agree."""
     for seed in range(12):
         patch, template, place = cut(masked(), masked(), GEOMETRY, zoom, random(seed))
         for part in (patch, template):
-            assert part.valid.dtype == bool
             mask, near = part.valid.astype(np.uint8), np.ones((5, 5) if zoom != 1 else (1, 1))
             sure = cv2.dilate(mask, near) == cv2.erode(mask, near)
             if zoom != 1:  # what comes just outside is not known
                 sure[[0, 1, -2, -1]] = sure[:, [0, 1, -2, -1]] = False
             np.testing.assert_array_equal(part.valid[sure], part.values[0, sure] > 50)
         np.testing.assert_array_equal(template.valid, at(Patch(patch.valid[None], patch.valid), place))
-        shares.append(patch.valid.mean())
-    assert min(shares) < 0.6 < max(shares), "patches of more and of less valid ground"
-    patch, template, _ = cut(
-        whole(smooth()), Patch(smooth()[None], np.zeros((90, 110), bool)), GEOMETRY, zoom, random()
-    )
+    nowhere = Patch(smooth()[None], np.zeros((90, 110), bool))
+    patch, template, _ = cut(whole(smooth()), nowhere, GEOMETRY, zoom, random())
     assert patch.valid.all()
     assert not template.valid.any()
 
@@ -188,7 +166,6 @@ def test_masks_go_with_the_values(zoom):
     ("augment", "photometry", "low", "high"),
     [
         (augment_optical, Photometry(), 0, 0),
-        (augment_optical, Photometry(tone=1), 40, 40),
         (augment_optical, Photometry(tone=0.5), 12, 28),
         (augment_optical, Photometry(gain=0.3), 39, 40),
         (augment_optical, Photometry(blur=2), 6, 20),
@@ -196,7 +173,6 @@ def test_masks_go_with_the_values(zoom):
         (augment_sar, Photometry(), 0, 0),
         (augment_sar, Photometry(tone=1), 12, 28),
         (augment_sar, Photometry(gain=0.3), 39, 40),
-        (augment_sar, Photometry(speckle=1), 40, 40),
         (augment_sar, Photometry(speckle=0.5), 12, 28),
         (augment_sar, Photometry(blur=2), 35, 40),  # the smallest sigmas leave the image as it is
     ],
@@ -207,8 +183,7 @@ def test_each_change_shows_in_its_share_of_samples_and_leaves_an_image(augment, 
     for seed in range(40):
         image = augment(before, photometry, random(seed))
         assert (image.shape, image.dtype) == ((90, 110), np.float32)
-        assert np.isfinite(image).all()
-        assert (image >= 0).all()
+        assert image.min() >= 0
         changed += (image != before).any()
     np.testing.assert_array_equal(image, augment(before, photometry, random(seed)))
     np.testing.assert_array_equal(before, smooth())
@@ -217,56 +192,36 @@ def test_each_change_shows_in_its_share_of_samples_and_leaves_an_image(augment, 
 
 def test_the_optical_tone_may_fall_and_the_sar_tone_never_does():
     order = np.argsort(smooth(), axis=None)
-    falls = {}
-    for augment in (augment_optical, augment_sar):
+    for augment, least, most in ((augment_optical, 6, 24), (augment_sar, 0, 0)):
         sorted_values = [augment(smooth(), Photometry(tone=1), random(seed)).ravel()[order] for seed in range(30)]
-        falls[augment] = sum((np.diff(values) < -1e-3).any() for values in sorted_values)
-    assert 5 < falls[augment_optical] < 25
-    assert falls[augment_sar] == 0
+        assert least <= sum((np.diff(values) < -1e-3).any() for values in sorted_values) <= most
 
 
 def test_speckle_keeps_the_mean_square_and_roughens_and_blur_smooths():
-    flat, rough = np.full((200, 200), 50, np.float32), random().normal(100, 10, (90, 110)).astype(np.float32)
-    spreads, blurred = [], []
-    for seed in range(20):
-        image = augment_sar(flat, Photometry(speckle=1), random(seed))
-        assert np.mean(image**2) == pytest.approx(50**2, rel=0.03)
-        spreads.append(np.std(image**2) / 50**2)
-        blurred.append(augment_sar(rough, Photometry(blur=2), random(seed)).std())
+    flat, rough = np.full((120, 120), 50, np.float32), random().normal(100, 10, (90, 110)).astype(np.float32)
+    intensities = [augment_sar(flat, Photometry(speckle=1), random(seed)) ** 2 for seed in range(20)]
+    blurred = [augment_sar(rough, Photometry(blur=2), random(seed)).std() for seed in range(20)]
+    np.testing.assert_allclose(np.mean(intensities, axis=(1, 2)), 50**2, rtol=0.03)
+    spreads = np.std(intensities, axis=(1, 2)) / 50**2
     assert 1 / 8.5 < min(spreads) < 0.2 < 0.5 < max(spreads) < 1 / 1.3, "64 to 2 looks: 1 / 8 to 1 / sqrt(2)"
     assert min(blurred) < 2 < max(blurred) <= rough.std()
-
-
-@pytest.mark.parametrize("holes", [False, True])
-def test_network_inputs_are_standardised_over_what_is_valid(holes):
-    valid = masked().valid if holes else np.ones((90, 110), bool)
-    for image in finish(*(Patch(np.where(valid, im, 9999)[None], valid) for im in (smooth(), np.exp(smooth() / 50)))):
-        assert (image.shape, image.dtype) == ((1, 90, 110), np.float32)
-        assert (image[0, ~valid] == 0).all()
-        assert image[0, valid].mean() == pytest.approx(0, abs=0.01)
-        assert image[0, valid].std() == pytest.approx(1, abs=0.02)
 
 
 @pytest.mark.parametrize("decibel", [False, True])
 @pytest.mark.parametrize("holes", [False, True])
 def test_the_network_sees_in_training_what_it_sees_in_the_matcher(monkeypatch, tmp_path, decibel, holes):
-    network = build("slim-unet", shared=False, widths=[8, 8, 8])
-    save_dense(tmp_path / "w.safetensors", network, DenseOptions("slim-unet", False, "cc", {"widths": [8, 8, 8]}))
-    seen = {}
-
-    def record(self, image, modality):
-        seen[modality] = image.clone()
-        return image
-
-    monkeypatch.setattr(Branches, "forward", record)
+    file, network = tmp_path / "w.safetensors", build("slim-unet", shared=False, widths=[8, 8, 8])
+    save_dense(file, network, DenseOptions("slim-unet", False, "cc", {"widths": [8, 8, 8]}))
+    seen = []
+    monkeypatch.setattr(Branches, "forward", lambda self, image, modality: seen.append(image.clone()) or image)
     valid = masked().valid if holes else np.ones((90, 110), bool)
     colour = np.stack([smooth(seed=k) for k in range(3)])
-    amplitude = random().rayleigh(smooth(seed=4)).astype(np.float32)[None]
-    values = 20 * np.log10(np.maximum(amplitude, 1)) - 50 if decibel else amplitude
+    values = random().rayleigh(smooth(seed=4)).astype(np.float32)[None]
+    values = 20 * np.log10(np.maximum(values, 1)) - 50 if decibel else values
     optical, sar = (Patch(np.where(valid, image, np.float32(0)), valid) for image in (colour, values))
-    extract = matcher_class("slim-unet")(weights=str(tmp_path / "w.safetensors")).extractor(sar)
+    extract = matcher_class("slim-unet")(weights=str(file)).extractor(sar)
     extract(optical, "optical")
     extract(sar, "sar")
-    for image, modality in zip(finish(optical, sar), ("optical", "sar"), strict=True):
-        assert seen[modality].dtype == torch.float32
-        np.testing.assert_array_equal(seen[modality][0], image)
+    for image, found in zip(finish(optical, sar), seen, strict=True):
+        assert found.dtype == torch.float32
+        np.testing.assert_array_equal(found[0], image)
