@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from sn9reg.fit.correspondences import Correspondences
     from sn9reg.raster.scene import ScenePair
 
-_NO_MATCHERS = {"base", "dense", "fused"}  # what else lies in the folder
-
 
 @runtime_checkable
 class Matcher(Protocol):
@@ -43,7 +41,7 @@ class Matcher(Protocol):
 def _places() -> dict[str, str]:
     """Name of every matcher -> the module that has its class. Nothing is imported for it."""
     found = {m.name: m.name + ".matcher" * m.ispkg for m in pkgutil.iter_modules(matchers.__path__)}
-    found = {stem: place for stem, place in found.items() if stem not in _NO_MATCHERS}
+    found = {stem: place for stem, place in found.items() if stem not in ("base", "dense", "fused")}
     found |= {stem: f"dense.{stem}" for stem in dense.MATCHERS}
     named = {stem.replace("_", "-"): f"{matchers.__name__}.{place}" for stem, place in found.items()}
     return named | dict.fromkeys(NETWORKS, f"{dense.__name__}.learned")

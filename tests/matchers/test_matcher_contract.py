@@ -57,6 +57,13 @@ def small_pair(folder, name, **options):
     return pair_of(folder, shape, SHIFT, same=name not in SCENES, **options)
 
 
+def checked(matcher, pair):
+    """The matches, of which all is true that is true of any."""
+    matches = matcher.match(pair)
+    check(matches, pair.grid)
+    return matches
+
+
 @pytest.fixture(scope="module")
 def made(random_weights):
     """Name -> the matcher; with weights, if it wants some, and a template that fits into what it is shown. Each is made
@@ -89,8 +96,7 @@ def test_a_matcher_has_its_name_and_options_with_defaults(name, made):
 @pytest.mark.parametrize("name", NAMES)
 def test_match_finds_a_known_shift(name, made, tmp_path):
     with small_pair(tmp_path, name) as pair:
-        matches = made(name, max_offset=6.0).match(pair)
-        check(matches, pair.grid)
+        matches = checked(made(name, max_offset=6.0), pair)
     assert len(matches) > 0
     # To a pixel; a detector that was taught by labels of 13 px, to a fifth of that where nothing is as it has learned.
     assert off(matches, SHIFT) < (2.6 if name == "keypoints" else 1)
@@ -102,8 +108,7 @@ def test_half_a_sar_scene_is_matched_where_there_is_some_and_the_same_again(name
     with small_pair(tmp_path, name) as pair:
         half = pair.grid.width // 2
     with small_pair(tmp_path, name, empty=np.s_[:, half:]) as pair:
-        matches, again = matcher.match(pair), matcher.match(pair)
-        check(matches, pair.grid)
+        matches, again = checked(matcher, pair), matcher.match(pair)
     assert len(matches) > 0
     assert matches.optical_xy[:, 0].max() < half + 5
     assert off(matches, SHIFT) < 3
@@ -112,21 +117,13 @@ def test_half_a_sar_scene_is_matched_where_there_is_some_and_the_same_again(name
     assert matches.tried == again.tried
 
 
-def patches(place, side=96, whole=136):
-    """An optical patch, and the `side` px square at `place` (x, y) of it as SAR."""
-    image, (x, y) = 200 * fields(whole, 0)[None].astype(np.float32), place
-    sar = (image - image.mean() - 0.1)[:, y : y + side, x : x + side]
-    return Patch(image, np.ones(image.shape[1:], bool)), Patch(sar, np.ones(sar.shape[1:], bool))
-
-
 @pytest.mark.parametrize("name", [name for name in FEW if hasattr(matcher_classes()[name], "locate")])
 def test_locate_finds_a_known_place_by_what_is_valid_of_a_template(name, made):
-    matcher = made(name)
+    matcher, image = made(name), 200 * fields(136, 0)[None].astype(np.float32)
+    sar = (image - image.mean() - 0.1)[:, 8 : 8 + 96, 20 : 20 + 96]
     for valid, within in ((1.0, 1), (0.5, 2), (0.0, 40)):
-        optical, sar = patches((20, 8))
-        sar.valid[:, int(96 * valid) :] = False
-        sar.values[:, ~sar.valid] = 0
-        found = matcher.locate(optical, sar)
+        mask = np.tile(np.arange(96) < 96 * valid, (96, 1))
+        found = matcher.locate(Patch(image, np.ones((136, 136), bool)), Patch(sar * mask, mask))
         assert ((found >= 0) & (found <= 136 - 96)).all()
         assert np.abs(found - (20, 8)).max() <= within
 
@@ -136,7 +133,7 @@ def test_a_scene_smaller_than_a_template_is_no_accident(name, made, tmp_path):
     matcher = made(name)
     for shape in ((40, 40), (1, 1), (200, 17)):
         with pair_of(tmp_path, shape=shape, shift=(1, 0)) as pair:
-            check(matcher.match(pair), pair.grid)
+            checked(matcher, pair)
 
 
 @pytest.mark.parametrize("name", FEW)
@@ -147,13 +144,9 @@ def test_content_that_is_constant_or_mostly_empty_supports_no_match(name, made, 
             flat = np.full((1, *pair.grid.shape), 77.7, np.float32)
         write_raster(tmp_path / f"{constant}.tif", flat, TEXTURE_TRANSFORM, UTM)
         with open_pair(tmp_path / "optical.tif", tmp_path / "sar.tif") as pair:
-            matches = matcher.match(pair)
-            check(matches, pair.grid)
-        assert len(matches) == 0, constant
+            assert len(checked(matcher, pair)) == 0, constant
     with small_pair(tmp_path, name, empty=np.s_[:, 4:]) as pair:
-        matches = matcher.match(pair)
-        check(matches, pair.grid)
-    assert witnesses_agree(matches).sum() < 8
+        assert witnesses_agree(checked(matcher, pair)).sum() < 8
 
 
 # --- the registry ----------------------------------------------------------------------------------------------------
@@ -174,13 +167,9 @@ def test_a_new_file_is_a_new_matcher(tmp_path, monkeypatch):
     source = """
 class Guess:
     name = "good-guess"
-
     def __init__(self, luck: float = 0.5) -> None:
         self.luck = luck
-
-    def match(self, pair):
-        ...
-
+    def match(self, pair): ...
 class NotOne:
     name = "good-guess"
 """

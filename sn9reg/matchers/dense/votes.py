@@ -32,9 +32,7 @@ def centred(surfaces: Surfaces, predicted: Points) -> Tensor:
 
 
 def aggregate(centred_surfaces: Tensor, usable: npt.NDArray[np.bool_], lattice: Lattice, width: float) -> Tensor:
-    """(N, D, D) surfaces averaged over neighbours with a Gaussian of `width` nodes; unchanged for width 0."""
-    if width <= 0:
-        return centred_surfaces
+    """(N, D, D) surfaces averaged over neighbours with a Gaussian of `width` nodes."""
     size = centred_surfaces.shape[-1]
     volume = centred_surfaces.numpy().reshape(lattice.ny, lattice.nx, size, size)
     summed = gaussian_filter(volume, sigma=(width, width, 0, 0), mode="constant", truncate=3.0)

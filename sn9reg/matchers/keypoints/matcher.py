@@ -63,9 +63,7 @@ class KeypointMatcher:
     Options = KeypointOptions
 
     def __init__(self, **options: Any) -> None:
-        given = check(KeypointOptions, options, f"matcher {self.name!r}")
-        self.max_offset, self.spacing, self.max_points = given.max_offset, given.spacing, given.max_points
-        self.coarse, self.check = given.coarse, given.check
+        self.options = given = check(KeypointOptions, options, f"matcher {self.name!r}")
         how = (given.subpixel, given.structure, given.batch)
         self._sar = Detector(load_detector("sar", given.sar_weights), *how)
         self._optical = Detector(load_detector("optical", given.optical_weights), *how)
@@ -81,7 +79,7 @@ class KeypointMatcher:
                 predict = self._predict(cropper, lattice, factor)
         nodes = np.rint(lattice.nodes)  # the middle of a tile is a whole pixel
         # Detectors prefer a tile's middle a little: random shifts keep tiles that show too little from agreeing on it.
-        jitter = np.random.default_rng(0).uniform(-_JITTER, _JITTER, (2, *nodes.shape)) * self.coarse
+        jitter = np.random.default_rng(0).uniform(-_JITTER, _JITTER, (2, *nodes.shape)) * self.options.coarse
         with progress.part(start, (1 + start) / 2):
             optical = self._optical.find(cropper, nodes + predict(nodes), nodes + jitter[0])
         keypoints = np.rint(np.where(optical.usable[:, None], optical.xy, nodes))
@@ -92,7 +90,7 @@ class KeypointMatcher:
     def _correspondences(self, pair: ScenePair, optical: Found, sar: Found) -> Correspondences:
         usable = optical.usable & sar.usable
         kept = usable & (optical.height > 0) & (sar.height > 0)
-        if self.check:
+        if self.options.check:
             kept &= np.minimum(optical.height, sar.height) >= _HEIGHT
             kept &= np.hypot(*(sar.xy - optical.middle).T) <= _RETURN
         size = [pair.grid.width - 1, pair.grid.height - 1]
@@ -106,7 +104,7 @@ class KeypointMatcher:
             distance=1 - sar.height,
             rival_distance=1 - np.minimum(sar.rival, sar.height),
             solo_xy=sar.xy,
-            search_radius=_JITTER if self.coarse else TILE / 2,
+            search_radius=_JITTER if self.options.coarse else TILE / 2,
             step=_STEP,
             footprint=TILE / 2,
             tried=int(usable.sum()),
@@ -114,15 +112,15 @@ class KeypointMatcher:
 
     def _lattice(self, pair: ScenePair) -> Lattice:
         window = pair.overlap
-        spacing = self.spacing / pair.grid.metres_per_pixel
-        if self.check:  # too few nodes would neither confirm each other nor show the field
+        spacing = self.options.spacing / pair.grid.metres_per_pixel
+        if self.options.check:  # too few nodes would neither confirm each other nor show the field
             spacing = min(spacing, math.sqrt(window.width * window.height / _FEWEST))
-        return Lattice.over(window, min(TILE // 4, *window.shape), max(8.0, spacing), self.max_points)
+        return Lattice.over(window, min(TILE // 4, *window.shape), max(8.0, spacing), self.options.max_points)
 
     def _coarse_factor(self, pair: ScenePair) -> int:
         """Factor at which a tile holds the largest offset, as far as the scene is large enough; 1: no coarse pass."""
-        factor, shift = 1, self.max_offset / pair.grid.metres_per_pixel
-        while self.coarse and shift / factor > _REACH and min(pair.overlap.shape) / factor / 2 >= TILE / 2:
+        factor, shift = 1, self.options.max_offset / pair.grid.metres_per_pixel
+        while self.options.coarse and shift / factor > _REACH and min(pair.overlap.shape) / factor / 2 >= TILE / 2:
             factor *= 2
         return factor
 
