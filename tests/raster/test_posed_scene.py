@@ -6,8 +6,8 @@ from scipy.ndimage import gaussian_filter
 from support.rasters import TEXTURE_TRANSFORM, UTM, write_raster
 
 from sn9reg.raster.grid import Window
-from sn9reg.raster.posed import Posed, through
 from sn9reg.raster.scene import Patch, open_pair
+from sn9reg.raster.view import Posed, through
 
 SIDE = 200
 MIDDLE = (SIDE - 1) / 2
