@@ -1,4 +1,4 @@
-"""What can be read of a scene, by window, and what is read of it through a matrix that turns, scales or shifts it."""
+"""What is read of a scene, by window: the contract of all scenes, and scenes that are seen through a matrix."""
 
 import math
 from dataclasses import dataclass

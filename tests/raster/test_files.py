@@ -121,16 +121,13 @@ def test_atomic_output_leaves_nothing_when_it_fails(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["out.tif"]
 
 
-def test_atomic_output_turns_errors_of_the_disk_into_ours(tmp_path):
+def test_atomic_output_turns_errors_of_the_disk_into_ours_and_does_not_replace_what_appeared_meanwhile(tmp_path):
     full = pytest.raises(OutputError, match=r"out\.tif: cannot be written \(.*No space left")
     with full, atomic_output(tmp_path / "out.tif"):
         raise OSError(28, "No space left on device")
     with pytest.raises(OutputError, match="cannot be written"), atomic_output(tmp_path / "out.tif") as temporary:
         temporary.unlink()  # nothing there to rename
     assert not list(tmp_path.iterdir())
-
-
-def test_atomic_output_does_not_replace_what_appeared_meanwhile(tmp_path):
     late = tmp_path / "late.tif"
     with pytest.raises(OutputError, match="appeared while"), atomic_output(late):
         late.write_bytes(b"someone else's")
