@@ -12,7 +12,6 @@ from threading import Lock
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import rasterio
 from rasterio.dtypes import in_dtype_range
 from rasterio.enums import ColorInterp
@@ -20,30 +19,10 @@ from rasterio.io import DatasetReader, DatasetWriter
 
 from sn9reg import progress
 from sn9reg.errors import ConfigError, InputError
-from sn9reg.offsets import Block, OffsetMap
-from sn9reg.raster.files import (
-    PathLike,
-    atomic_output,
-    check_bands,
-    check_output,
-    create_raster,
-    geotiff_profile,
-    grid_of,
-    open_raster,
-    reading,
-)
+from sn9reg.offsets import OffsetMap
+from sn9reg.raster import files
 from sn9reg.raster.grid import Grid, Window
-from sn9reg.raster.resampling import (
-    RESAMPLING,
-    Floats,
-    Locate,
-    Mask,
-    Values,
-    block_means,
-    interpolate,
-    locator,
-    working_dtype,
-)
+from sn9reg.raster.resampling import RESAMPLING, Floats, Mask, Values, block_means, interpolate, locator, working_dtype
 
 _log = logging.getLogger(__name__)
 # An offset that reaches further outside the optical image than this (px) is none.
@@ -54,8 +33,8 @@ _MAX_PIXELS = 4 << 20
 
 def apply_offsets(
     offsets: OffsetMap,
-    raster: PathLike,
-    out: PathLike,
+    raster: files.PathLike,
+    out: files.PathLike,
     *,
     resampling: str | None = None,
     nodata: float | None = None,
@@ -76,19 +55,19 @@ def apply_offsets(
 
     Raises InputError if the raster cannot be used, ConfigError for options that do not fit it, OutputError.
     """
-    check_output(out, overwrite)
+    files.check_output(out, overwrite)
     if offsets.facts.get("registered") == "no":
         _log.warning("the offset map says that its pair was NOT registered; %s will not fit the optical image", out)
-    with open_raster(raster) as dataset:
+    with files.open_raster(raster) as dataset:
         chosen = list(bands or dataset.indexes)
-        check_bands(dataset, chosen, allow_complex=True)
-        source = _Source.of(dataset, chosen, grid_of(dataset, pixel_frame), offsets.grid, resampling, nodata)
-        job = _Job(offsets, source, locator(offsets.grid, source.grid))
+        files.check_bands(dataset, chosen, allow_complex=True)
+        source = _Source.of(dataset, chosen, files.grid_of(dataset, pixel_frame), offsets.grid, resampling, nodata)
+        job = _Job(offsets, source)
         profile = source.profile(offsets.grid) | dict(creation_options or {})
         with (
             rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True),
-            atomic_output(out, overwrite) as temporary,
-            create_raster(temporary, profile) as target,
+            files.atomic_output(out, overwrite) as temporary,
+            files.create_raster(temporary, profile) as target,
         ):
             source.describe(target)
             if not _write(target, job, threads):
@@ -116,7 +95,9 @@ class _Source:
         """Settle every default. Raises InputError, ConfigError."""
         if (grid.crs is None) != (optical.crs is None):
             raise InputError(f"{dataset.name}: has a CRS or the offset map has, not both; use --pixel-frame")
-        dtype = _common_dtype(dataset, bands)
+        # GeoTIFF has one type for all bands: the smallest that holds theirs.
+        names = {dataset.dtypes[band - 1] for band in bands}
+        dtype = names.pop() if len(names) == 1 else str(np.result_type(*(n.replace("_int16", "64") for n in names)))
         colours = [dataset.colorinterp[band - 1] for band in bands]
         names_things = dtype in ("int64", "uint64") or ColorInterp.palette in colours
         how = how or ("nearest" if names_things else "bilinear")
@@ -147,7 +128,7 @@ class _Source:
         rgb = "rgb" if self.colours[:3] == [ColorInterp.red, ColorInterp.green, ColorInterp.blue] else None
         options = {"nodata": self.nodata, "photometric": rgb, "alpha": "yes" if self.alpha else None}
         options = {name: value for name, value in options.items() if value is not None}
-        return geotiff_profile(grid, len(self.bands), self.dtype, **options)
+        return files.geotiff_profile(grid, len(self.bands), self.dtype, **options)
 
     def describe(self, target: DatasetWriter) -> None:
         """Copy what the raster says of its bands."""
@@ -181,7 +162,7 @@ class _Source:
 
     def _read_pixels(self, window: Window) -> tuple[Values, Mask]:
         area = window.intersect(Window(0, 0, self.dataset.width, self.dataset.height)).slices()
-        with reading(self.dataset.name):
+        with files.reading(self.dataset.name):
             dtype = None if self.dtype == "complex_int16" else self.dtype
             values = self.dataset.read(self.bands, window=area, out_dtype=dtype)
             valid = self.dataset.read_masks(self.bands, window=area) != 0
@@ -198,22 +179,29 @@ class _Job:
 
     offsets: OffsetMap
     source: _Source
-    locate: Locate
     lock: AbstractContextManager[Any] = field(default_factory=Lock)
 
     def __call__(self, window: Window) -> tuple[Values, Mask]:
         with self.lock:
-            block = self.offsets.read(window)
-        values, valid = self.sample(*_positions(window, block, self.locate))
+            dx, dy = self.offsets.read(window)[:2].astype(np.float64)
+        with np.errstate(invalid="ignore"):
+            wild = ~((np.abs(dx) < _REACH) & (np.abs(dy) < _REACH))
+        x = np.where(wild, np.nan, np.arange(window.col, window.col + window.width) + dx)
+        y = np.where(wild, np.nan, np.arange(window.row, window.row + window.height)[:, None] + dy)
+        there = locator(self.offsets.grid, self.source.grid)(x, y)
+        # Steps of 2**-20 px: the last bits of map coordinates must not blur what lies on whole pixels.
+        values, valid = self.sample(*(np.rint(u * 2**20) / 2**20 for u in there))
         return _finish(values, valid, self.source), valid
 
     def sample(self, x: Floats, y: Floats) -> tuple[Values, Mask]:
         """(bands, h, w) values and validity at pixels (x, y), each (h, w), of the source; NaN: nowhere."""
         grid, count = self.source.grid, len(self.source.bands)
+        dtype = np.dtype(self.source.dtype.replace("_int16", "64"))
+        dtype = dtype if self.source.resampling == "nearest" else working_dtype(dtype)
         with np.errstate(invalid="ignore"):
             inside = (x >= -0.5) & (x < grid.width - 0.5) & (y >= -0.5) & (y < grid.height - 0.5)
         if not inside.any():
-            return np.zeros((count, *x.shape), self._dtype), np.zeros((count, *x.shape), bool)
+            return np.zeros((count, *x.shape), dtype), np.zeros((count, *x.shape), bool)
         left, top = math.floor(x[inside].min()) - 2, math.floor(y[inside].min()) - 2
         right, bottom = math.ceil(x[inside].max()) + 3, math.ceil(y[inside].max()) + 3
         need = Window(left, top, right - left, bottom - top).intersect(grid.window)
@@ -225,13 +213,7 @@ class _Job:
             values, valid = self.source.read(need)
         x, y = np.where(inside, x - need.col, 0.0), np.where(inside, y - need.row, 0.0)
         values, valid = interpolate(values, valid, x, y, self.source.resampling)
-        return values.astype(self._dtype, copy=False), valid & inside
-
-    @property
-    def _dtype(self) -> npt.DTypeLike:
-        name = self.source.dtype
-        kept = np.dtype("complex64" if name == "complex_int16" else name)
-        return kept if self.source.resampling == "nearest" else working_dtype(kept)
+        return values.astype(dtype, copy=False), valid & inside
 
 
 def _write(target: DatasetWriter, job: _Job, threads: int) -> bool:
@@ -265,18 +247,6 @@ def _in_parallel(job: _Job, blocks: list[Window], threads: int) -> Iterator[tupl
             yield from zip(part, pool.map(job, part), strict=True)
 
 
-def _positions(window: Window, offsets: Block, locate: Locate) -> tuple[Floats, Floats]:
-    """Where in the source the optical pixels of `window` lie: x and y, (h, w) each, NaN without an offset."""
-    dx, dy = offsets[:2].astype(np.float64)
-    with np.errstate(invalid="ignore"):
-        wild = ~((np.abs(dx) < _REACH) & (np.abs(dy) < _REACH))
-    x = np.where(wild, np.nan, np.arange(window.col, window.col + window.width) + dx)
-    y = np.where(wild, np.nan, np.arange(window.row, window.row + window.height)[:, None] + dy)
-    u, v = locate(x, y)
-    # Steps of 2**-20 px: the last bits of map coordinates must not blur what lies on whole pixels.
-    return np.rint(u * 2**20) / 2**20, np.rint(v * 2**20) / 2**20
-
-
 def _joined(parts: Sequence[tuple[Values, Mask]], axis: int) -> tuple[Values, Mask]:
     values, valid = zip(*parts, strict=True)
     return np.concatenate(values, axis), np.concatenate(valid, axis)
@@ -304,12 +274,6 @@ def _beside(value: float, dtype: np.dtype[Any]) -> float:
         return value + 1 if value < np.iinfo(dtype).max else value - 1
     real = np.dtype(dtype.type(0).real.dtype).type
     return float(np.nextafter(real(value), real(0 if value else 1)))
-
-
-def _common_dtype(dataset: DatasetReader, bands: Sequence[int]) -> str:
-    """GeoTIFF has one type for all bands: the smallest that holds theirs."""
-    names = {dataset.dtypes[band - 1] for band in bands}
-    return names.pop() if len(names) == 1 else str(np.result_type(*(n.replace("_int16", "64") for n in names)))
 
 
 def _fits(nodata: float, dtype: str) -> bool:

@@ -21,10 +21,7 @@ from sn9reg.raster.resampling import cubic_weights
 
 Block = npt.NDArray[np.float32]  # (2 or 3, h, w): dx, dy[, sigma] in optical pixels
 
-BANDS = ("dx", "dy", "sigma")
 TAG_PREFIX = "SN9REG_"
-# A displacement is smooth over tens of pixels: exact at nodes this far apart, cubic between them.
-_NODE_STEP = 32
 # Offsets are stored in steps of 1/1024 px: far below any registration error, and several times faster to compress.
 _QUANTUM = np.float32(1024.0)
 
@@ -67,7 +64,7 @@ class OffsetMap:
         profile |= creation_options or {}
         with atomic_output(path, overwrite) as temporary, create_raster(temporary, profile) as target:
             target.update_tags(**{TAG_PREFIX + key.upper(): value for key, value in self.facts.items()})
-            target.descriptions, target.units = BANDS[: self.count], ["px"] * self.count
+            target.descriptions, target.units = ("dx", "dy", "sigma")[: self.count], ["px"] * self.count
             # Whole rows of blocks, so that every tile is compressed once and several in parallel.
             for row in range(0, self.grid.height, 512):
                 window = Window(0, row, self.grid.width, min(512, self.grid.height - row))
@@ -95,16 +92,15 @@ def from_nodes(grid: Grid, nodes: Block, step: int, facts: Mapping[str, str] | N
 
 def _cubic_matrix(t: npt.NDArray[np.float32], n: int) -> npt.NDArray[np.float32]:
     """(len(t), n) weights of n nodes at places t; at the ends linear extrapolation stands for the missing node."""
-    base = np.clip(t.astype(int), 0, max(0, n - 2))
+    if n == 1:
+        return np.ones((len(t), 1), np.float32)
+    base = np.clip(t.astype(int), 0, n - 2)
     matrix, rows = np.zeros((len(t), n + 2)), np.arange(len(t))
     for k, weight in enumerate(cubic_weights((t - base).astype(np.float64))):
         matrix[rows, np.minimum(base + k, n + 1)] += weight
-    if n > 1:  # node -1 = 2 * node 0 - node 1, and the same at the other end
-        for end, first, second in ((0, 1, 2), (n + 1, n, n - 1)):
-            matrix[:, first] += 2 * matrix[:, end]
-            matrix[:, second] -= matrix[:, end]
-    else:
-        matrix[:, 1] = 1
+    for end, first, second in ((0, 1, 2), (n + 1, n, n - 1)):  # node -1 = 2 * node 0 - node 1, likewise at the end
+        matrix[:, first] += 2 * matrix[:, end]
+        matrix[:, second] -= matrix[:, end]
     return matrix[:, 1 : n + 1].astype(np.float32)
 
 
@@ -113,7 +109,7 @@ def offsets_between(optical: Grid, optical_map: Points, sar_map: Points) -> npt.
     return (np.asarray(sar_map) - np.asarray(optical_map)) @ np.linalg.inv(optical.linear).T
 
 
-def node_positions(grid: Grid, step: int = _NODE_STEP) -> tuple[Points, tuple[int, int]]:
+def node_positions(grid: Grid, step: int = 32) -> tuple[Points, tuple[int, int]]:
     """Optical pixel coordinates of the nodes for `from_nodes`, row by row, and their (ny, nx)."""
     nx, ny = -(-(grid.width - 1) // step) + 1, -(-(grid.height - 1) // step) + 1
     x, y = np.meshgrid(np.arange(nx) * float(step), np.arange(ny) * float(step))

@@ -6,7 +6,7 @@ Pydantic does the checking. Matchers, weights and the YAML files of trainings al
 import inspect
 import json
 import os
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, TypeVar, dataclass_transform
 
@@ -37,17 +37,15 @@ def check(kind: type[T], given: Mapping[str, Any], owner: str, strict: bool = Tr
     from pydantic import TypeAdapter, ValidationError  # here, so that a command without options does not wait for it
 
     try:
-        content = json.dumps(dict(given), default=_as_text)
-        built: T = TypeAdapter(kind).validate_json(content, strict=strict)
+        # What JSON does not have: a path as its text, anything else as Python shows it.
+        content = json.dumps(dict(given), default=lambda v: os.fspath(v) if isinstance(v, os.PathLike) else repr(v))
+        return TypeAdapter(kind).validate_json(content, strict=strict)
     except (ValidationError, ConfigError) as error:
         told = _told(error, kind) if isinstance(error, ValidationError) else str(error)
         raise ConfigError(f"{owner}: {told}") from error
-    return built
 
 
-def check_call(
-    function: Callable[..., Any], given: Mapping[str, Any], owner: str, besides: Collection[str] = ()
-) -> None:
+def check_call(function: Callable[..., Any], given: Mapping[str, Any], owner: str, besides: Sequence[str] = ()) -> None:
     """Raises ConfigError for keyword arguments that a callable without declared options does not take.
 
     besides: parameters of the callable that are no options.
@@ -55,11 +53,6 @@ def check_call(
     known = [name for name in inspect.signature(function).parameters if name not in besides]
     if unknown := sorted(given.keys() - set(known)):
         raise ConfigError(f"{owner}: there is no option {unknown[0]}; there are: {', '.join(known) or 'none'}")
-
-
-def _as_text(value: object) -> str:
-    """What JSON does not have: a path as its text, anything else as Python shows it."""
-    return os.fspath(value) if isinstance(value, os.PathLike) else repr(value)
 
 
 def _told(error: Any, kind: Any) -> str:

@@ -20,7 +20,7 @@ from sn9reg.matchers import DEFAULT_MATCHER
 from sn9reg.matchers.base import Matcher, make_matcher
 from sn9reg.offsets import OffsetMap, from_nodes, node_positions, offsets_between
 from sn9reg.raster.files import PathLike
-from sn9reg.raster.grid import Grid, Points
+from sn9reg.raster.grid import Grid
 from sn9reg.raster.scene import PairFiles
 from sn9reg.tiepoints import TiePoints
 
@@ -67,8 +67,7 @@ class Registration:
             there = self.grid.map_to_crs(self.warp(source), self.optical.crs)
             bands = [*offsets_between(self.optical, here, there).T]
             if sigma:
-                scale = self.grid.metres_per_unit / self.optical.metres_per_pixel
-                bands.append(self.warp.error(source) * scale)
+                bands.append(self.warp.error(source) * (self.grid.metres_per_unit / self.optical.metres_per_pixel))
         else:
             bands = [np.zeros(len(places))] * 2 + [np.full(len(places), np.nan)] * sigma
         nodes = np.stack(bands).reshape(len(bands), ny, nx).astype(np.float32)
@@ -76,15 +75,14 @@ class Registration:
 
     def tiepoints(self) -> TiePoints:
         """The matches in pixels of each image, with score, sigma (optical pixels) and inlier flag."""
-        optical_xy = self._pixels(self.matches.optical_map, self.optical)
-        sar_xy = self._pixels(self.matches.sar_map, self.sar)
+        optical_xy, sar_xy = (
+            grid.to_pixel(self.grid.map_to_crs(places, grid.crs))
+            for grid, places in ((self.optical, self.matches.optical_map), (self.sar, self.matches.sar_map))
+        )
         scale = self.grid.metres_per_pixel / self.optical.metres_per_pixel
         return TiePoints(
             optical_xy, sar_xy, score=self.matches.score, sigma=self.matches.sigma * scale, inlier=self.fit.inliers
         )
-
-    def _pixels(self, map_xy: Points, grid: Grid) -> Points:
-        return grid.to_pixel(self.grid.map_to_crs(map_xy, grid.crs)) if len(map_xy) else np.zeros((0, 2))
 
     def facts(self) -> dict[str, str]:
         """What the offset map says of itself, as tags."""

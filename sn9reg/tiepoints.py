@@ -71,8 +71,7 @@ class TiePoints:
     def check_inside(self, optical: Grid, sar: Grid, name: Callable[[int], str] | None = None) -> None:
         """Raises InputError that names the first point outside its image; `name` says how, from its index."""
         for image, xy, grid in (("optical", self.optical_xy, optical), ("SAR", self.sar_xy, sar)):
-            outside = np.flatnonzero(~grid.holds(xy))
-            if len(outside):
+            if len(outside := np.flatnonzero(~grid.holds(xy))):
                 i = int(outside[0])
                 point = f"{name(i) if name else f'tie-point {i + 1}'}: row {xy[i, 1]:g}, column {xy[i, 0]:g}"
                 size = f"{grid.height} rows and {grid.width} columns"
@@ -163,8 +162,7 @@ def _rows(path: PathLike, text: str, required: tuple[str, ...], line: int = 1) -
     except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         raise InputError(f"{path}: is no table with commas between its columns ({error})") from error
     table = table.fillna("").rename(columns=str.strip)
-    missing = [name for name in required if name not in table.columns]
-    if missing:
+    if missing := [name for name in required if name not in table.columns]:
         found = ", ".join(table.columns)[:80]
         raise InputError(f"{path}: has no column {', '.join(missing)}; its header is {found}")
     table.index = pd.Index([f"line {line + 1 + i}" for i in range(len(table))])
@@ -201,14 +199,13 @@ def _geojson_text(tiepoints: TiePoints, optical: Grid, sar: Grid) -> str:
     places = (optical, tiepoints.optical_xy), (sar, tiepoints.sar_xy)
     # 9 decimals of a degree are 0.1 mm.
     ends = [np.round(grid.map_to_crs(grid.to_map(xy), _LONLAT), 9).tolist() for grid, xy in places]
-    rows = tiepoints.table().to_dict("records")
     features = [
         {
             "type": "Feature",
             "geometry": {"type": "LineString", "coordinates": [start, end]},
             "properties": {str(k): None if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()},
         }
-        for start, end, row in zip(*ends, rows, strict=True)
+        for start, end, row in zip(*ends, tiepoints.table().to_dict("records"), strict=True)
     ]
     return json.dumps({"type": "FeatureCollection", "features": features}, allow_nan=False) + "\n"
 
@@ -260,32 +257,21 @@ def _points_table(path: PathLike, text: str, optical: Grid | None, sar: Grid | N
     crs, line = sar.crs, 1
     if text.lstrip().startswith("#"):
         first, _, text = text.lstrip().partition("\n")
-        crs, line = _crs_of(path, first, crs), 2
+        line, name = 2, first.strip().removeprefix(_CRS_LINE).strip()
+        try:
+            crs = CRS.from_user_input(name) if name and first.startswith(_CRS_LINE) else crs
+        except CRSError as error:
+            raise InputError(f"{path}, line 1: {name[:60]!r} is no CRS") from error
     # Before 3.26, QGIS named the source columns pixelX and pixelY.
     text = text.replace("pixelX,pixelY", "sourceX,sourceY", 1)
     table = _rows(path, text, _PLACES, line)
     map_x, map_y, source_x, source_y = (_column(path, table, name) for name in _PLACES)
     places = Grid(sar.transform, 1, 1, crs).map_to_crs(np.column_stack([map_x, map_y]), sar.crs)
     sar_xy = sar.to_pixel(places) if len(table) else places
-    xy = _source_pixels(np.column_stack([source_x, source_y]), optical)
+    source = np.column_stack([source_x, source_y])
+    optical_xy = source * [1, -1] - 0.5
+    if optical is not None and optical.crs is not None and not optical.holds(optical_xy).all():
+        optical_xy = optical.to_pixel(source)  # map coordinates, as of a georeferenced image
     result = table.filter(["enable"]).replace("", "1").rename(columns={"enable": "inlier"})
-    result[list(COLUMNS)] = np.column_stack([sar_xy[:, ::-1], xy[:, ::-1]])
+    result[list(COLUMNS)] = np.column_stack([sar_xy[:, ::-1], optical_xy[:, ::-1]])
     return result
-
-
-def _crs_of(path: PathLike, line: str, default: CRS | None) -> CRS | None:
-    text = line.strip().removeprefix(_CRS_LINE).strip()
-    if not line.startswith(_CRS_LINE) or not text:
-        return default
-    try:
-        return CRS.from_user_input(text)
-    except CRSError as error:
-        raise InputError(f"{path}, line 1: {text[:60]!r} is no CRS") from error
-
-
-def _source_pixels(source: Points, optical: Grid | None) -> Points:
-    """Optical pixel coordinates of QGIS source coordinates, which are pixels or, of a georeferenced image, places."""
-    pixels = source * [1, -1] - 0.5
-    if optical is None or optical.crs is None or optical.holds(pixels).all():
-        return pixels
-    return optical.to_pixel(source)

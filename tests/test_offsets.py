@@ -126,14 +126,6 @@ def test_missing_offsets_stay_missing_and_a_pixel_frame_is_written_without_geore
 
 def test_write_is_whole_or_nothing(tmp_path):
     path = tmp_path / "o.tif"
-
-    def interrupted(window):
-        if window.row:
-            raise KeyboardInterrupt
-        return np.zeros((2, *window.shape), np.float32)
-
-    with pytest.raises(KeyboardInterrupt):
-        OffsetMap(Grid(TRANSFORM, 10, 1030, UTM), interrupted).write(path)
     with pytest.raises(OutputError, match="cannot be written"):
         noisy().write(path, creation_options={"blockxsize": 17})
     assert not list(tmp_path.iterdir())

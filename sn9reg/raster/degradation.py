@@ -18,7 +18,7 @@ Values = npt.NDArray[np.float32]  # (..., h, w)
 
 @options
 class Degradation:
-    """Gaussian blur, then speckle. Raises ConfigError as `blur` and `speckle` do.
+    """Gaussian blur, then speckle. Raises ConfigError for numbers that are not finite, looks <= 0 and blur < 0.
 
     The paper states no order. Blur stands for errors of the focusing, which act on the scene; speckle that is blurred
     would no longer be that of L looks.
@@ -29,7 +29,10 @@ class Degradation:
     intensity: bool = False  # see `speckle`
 
     def __post_init__(self) -> None:
-        _check(1.0 if self.looks is None else self.looks, self.blur)
+        if self.looks is not None and not 0 < self.looks < math.inf:
+            raise ConfigError(f"looks must be a number above 0, not {self.looks}")
+        if not 0 <= self.blur < math.inf:
+            raise ConfigError(f"blur must be a number of pixels, 0 or more, not {self.blur}")
 
     def __call__(self, values: Values, random: np.random.Generator) -> Values:
         """(bands, h, w) -> a new array of that shape. Raises InputError as `speckle`."""
@@ -46,9 +49,8 @@ def speckle(values: Values, looks: float, random: np.random.Generator, intensity
     8-bit products are neither: those of SEN1-2 are decibels under an unknown stretch. Amplitudes are nearer to them,
     but their bright pixels get more speckle than a sensor would give them, and their dark ones less.
 
-    Raises ConfigError for looks that are not finite and above 0, InputError for negative values: those of decibels.
+    Raises InputError for negative values: those of decibels.
     """
-    _check(looks=looks)
     if (values < 0).any():
         raise InputError("negative values look like decibels; speckle multiplies amplitude or intensity: convert first")
     gain = random.standard_gamma(looks, values.shape, dtype=np.float32) / np.float32(looks)
@@ -58,17 +60,9 @@ def speckle(values: Values, looks: float, random: np.random.Generator, intensity
 def blur(values: Values, sigma: float) -> Values:
     """Gaussian blur of `sigma` px within each band, edges mirrored; (..., h, w) -> a new array of the same shape.
 
-    Pixels that are not valid count like all others. Raises ConfigError for a sigma that is negative or not finite.
+    Pixels that are not valid count like all others.
     """
-    _check(blur=sigma)
     return np.asarray(gaussian_filter(values, (0,) * (values.ndim - 2) + (sigma, sigma)), np.float32)
-
-
-def _check(looks: float = 1.0, blur: float = 0.0) -> None:
-    if not 0 < looks < math.inf:
-        raise ConfigError(f"looks must be a number above 0, not {looks}")
-    if not 0 <= blur < math.inf:
-        raise ConfigError(f"blur must be a number of pixels, 0 or more, not {blur}")
 
 
 # Section V-C: a cross of nine configurations, its two arms sharing the middle, L = 35 and sigma = 0.5.

@@ -3,12 +3,12 @@
 import logging
 import os
 import re
-import tempfile
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import rasterio
 from rasterio.enums import ColorInterp, Interleaving, MaskFlags
@@ -100,19 +100,17 @@ def atomic_output(path: PathLike, overwrite: bool = False) -> Iterator[Path]:
     """
     check_output(path, overwrite)
     target = Path(path)
+    temporary = target.with_name(f".{target.name}.{uuid4().hex[:12]}{target.suffix}")
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=target.suffix, dir=target.parent)
-        os.close(handle)
+        temporary.touch(exist_ok=False)
+        mode = temporary.stat().st_mode
     except OSError as error:
         raise OutputError(f"{path}: cannot be written ({error.strerror})") from error
-    temporary = Path(name)
     try:
         yield temporary
         if target.exists() and not overwrite:
             raise OutputError(f"{path}: appeared while it was being computed; use --overwrite to replace it")
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
+        temporary.chmod(mode)
         temporary.replace(target)
         for stale in (".aux.xml", ".ovr", ".msk"):  # of a raster replaced: GDAL would take them for the new one's
             Path(f"{target}{stale}").unlink(missing_ok=True)

@@ -156,8 +156,7 @@ class Grid:
 
     def crop(self, window: Window) -> Grid:
         """The grid of a window of this one; it may reach outside."""
-        transform = self.transform * Affine.translation(window.col, window.row)
-        return Grid(transform, window.width, window.height, self.crs)
+        return Grid(self.transform * Affine.translation(window.col, window.row), window.width, window.height, self.crs)
 
     def coarsen(self, factor: int) -> Grid:
         """The grid of factor x factor pixels made one; the last column and row may reach outside."""

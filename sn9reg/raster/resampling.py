@@ -15,48 +15,39 @@ from sn9reg.raster.grid import Grid
 Floats = npt.NDArray[np.float64]
 Values = npt.NDArray[Any]  # (bands, h, w)
 Mask = npt.NDArray[np.bool_]  # (bands, h, w), True where there is data
-Locate = Callable[[Floats, Floats], tuple[Floats, Floats]]  # pixels (x, y) of one grid -> pixels of another
 
 RESAMPLING = ("nearest", "bilinear", "cubic")
 
-# Between two CRS, coordinates are transformed at nodes so many pixels apart and interpolated between them. Their number
-# a side is limited: a wild offset map would need millions.
-_NODE_STEP, _MAX_NODES = 16, 257
 
-
-def locator(optical: Grid, source: Grid) -> Locate:
-    """The function from optical pixels to pixels of `source`: affine in one CRS, a lattice of nodes between two."""
+def locator(optical: Grid, source: Grid) -> Callable[[Floats, Floats], tuple[Floats, Floats]]:
+    """The function from optical pixels x, y to those of `source`: affine in one CRS, a lattice of nodes between two."""
     matrix = np.linalg.inv(source.linear) @ optical.linear
 
     def affine(x: Floats, y: Floats) -> tuple[Floats, Floats]:
         u, v = source.to_pixel(optical.to_map(np.zeros((1, 2))))[0]
         return matrix[0, 0] * x + matrix[0, 1] * y + u, matrix[1, 0] * x + matrix[1, 1] * y + v
 
-    def exact(x: Floats, y: Floats) -> tuple[Floats, Floats]:
-        places = optical.to_map(np.column_stack([x.ravel(), y.ravel()]))
-        u, v = transform_coordinates(optical.crs, source.crs, places[:, 0].tolist(), places[:, 1].tolist())
-        xy = np.column_stack([u, v])
-        xy[~np.isfinite(xy).all(axis=1)] = np.nan  # a place that the raster's CRS does not know
-        xy = source.to_pixel(xy)
-        return xy[:, 0].reshape(x.shape), xy[:, 1].reshape(x.shape)
-
     def between_nodes(x: Floats, y: Floats) -> tuple[Floats, Floats]:
         known = np.isfinite(x)
         if not known.any():
             return x, y
         nodes_x, nodes_y = _nodes(x[known]), _nodes(y[known])
-        at = [(a - nodes[0]) / (nodes[1] - nodes[0]) for a, nodes in ((y, nodes_y), (x, nodes_x))]
-        at = [np.where(known, a, 0) for a in at]
         across, down = np.meshgrid(nodes_x, nodes_y)
-        u, v = (map_coordinates(node, at, order=1, mode="nearest") for node in exact(across, down))
-        return np.where(known, u, np.nan), np.where(known, v, np.nan)
+        places = optical.to_map(np.column_stack([across.ravel(), down.ravel()]))
+        xy = np.column_stack(transform_coordinates(optical.crs, source.crs, *places.T.tolist()))
+        xy[~np.isfinite(xy).all(axis=1)] = np.nan  # a place that the raster's CRS does not know
+        exact = source.to_pixel(xy).T.reshape(2, *across.shape)
+        at = [np.where(known, (a - nodes[0]) / (nodes[1] - nodes[0]), 0) for a, nodes in ((y, nodes_y), (x, nodes_x))]
+        u, v = (np.where(known, map_coordinates(node, at, order=1, mode="nearest"), np.nan) for node in exact)
+        return u, v
 
     return affine if optical.crs == source.crs else between_nodes
 
 
 def _nodes(values: Floats) -> Floats:
+    """Places 16 px apart that hold the values between them; at most 257, for a wild offset map would need millions."""
     low, high = float(values.min()), float(values.max())
-    count = min(_MAX_NODES, max(2, math.ceil((high - low) / _NODE_STEP) + 1))
+    count = min(257, max(2, math.ceil((high - low) / 16) + 1))
     return np.linspace(low, max(high, low + 1), count)
 
 

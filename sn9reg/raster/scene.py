@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -23,15 +23,10 @@ from rasterio.vrt import WarpedVRT
 from sn9reg.errors import InputError
 from sn9reg.raster.files import PathLike, alpha_band, check_bands, data_bands, grid_of, open_raster, reading
 from sn9reg.raster.grid import Grid, Points, Window, common_grid
-from sn9reg.raster.posed import Posed
-from sn9reg.raster.view import Patch, SceneView
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
+from sn9reg.raster.view import Patch, Posed, SceneView
 
 __all__ = ["PairFiles", "Patch", "Reading", "Scene", "ScenePair", "SceneView", "open_pair"]
 
-_OVERVIEW_SIDE = 1024  # an overview is at most this large
 _BLOCK = 512  # side of what is warped at once
 _LARGEST_WARP = 4  # coarser pixels are averaged from these, in memory, so that the file is read once for all of them
 _CACHE = 128 << 20  # bytes; GDAL's own default is a share of the memory
@@ -41,7 +36,7 @@ _FRAME_CRS = CRS.from_epsg(3857)
 
 @dataclass(frozen=True)
 class Scene:
-    """One open scene. `grid` is its own; `read` resamples it onto any window of any coarsening of the common grid."""
+    """One open scene, a `SceneView`. `read` resamples it onto any window of any coarsening of the common grid."""
 
     name: str
     grid: Grid
@@ -53,7 +48,6 @@ class Scene:
     _blocks: dict[tuple[int, int, int], Patch] = field(default_factory=dict, repr=False)  # the last used at the end
 
     def read(self, window: Window, factor: int = 1) -> Patch:
-        """See `SceneView`."""
         if factor > _LARGEST_WARP and factor % 2 == 0:
             twice = Window(2 * window.col, 2 * window.row, 2 * window.width, 2 * window.height)
             return _halved(self.read(twice, factor // 2))
@@ -121,7 +115,6 @@ class Scene:
         return self._vrts[factor]
 
     def outline(self) -> Points:
-        """See `SceneView`."""
         return self._common.to_pixel(self.grid.map_to_crs(self.grid.outline(), self._common.crs))
 
     def close(self) -> None:
@@ -164,9 +157,9 @@ class ScenePair:
         return ScenePair(self.optical, Posed(self.sar, matrix), self.grid)
 
     def overview(self, scene: SceneView) -> tuple[Patch, int]:
-        """The whole of `scene` on the common grid at about 1,000 px a side, and the factor of that."""
+        """The whole of `scene` on the common grid at 1,024 px a side at most, and the factor of that."""
         factor = 1
-        while max(self.grid.shape) / factor > _OVERVIEW_SIDE:
+        while max(self.grid.shape) / factor > 1024:
             factor *= 2
         return scene.read(self.grid.coarsen(factor).window, factor), factor
 
@@ -227,9 +220,9 @@ class PairFiles:
             yield pair
 
 
-def open_pair(optical: PathLike, sar: PathLike, **reading: Unpack[Reading]) -> AbstractContextManager[ScenePair]:
-    """`PairFiles(optical, sar, ...).open()`."""
-    return PairFiles(optical, sar, **reading).open()
+def open_pair(optical: PathLike, sar: PathLike, *, pixel_frame: bool = False) -> AbstractContextManager[ScenePair]:
+    """`PairFiles(optical, sar, pixel_frame).open()`."""
+    return PairFiles(optical, sar, pixel_frame).open()
 
 
 def _overlap(optical: Grid, sar: Grid) -> bool:

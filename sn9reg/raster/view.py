@@ -1,12 +1,17 @@
-"""What can be read of a scene, by window: the contract between scenes and whoever looks at them."""
+"""What is read of a scene, by window: the contract of all scenes, and scenes that are seen through a matrix."""
 
+import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
-from sn9reg.raster.grid import Grid, Points, Window
+from sn9reg.raster.grid import Grid, Points, Window, coarse_to_common
+
+# Pixels read at once. A steep perspective asks for many more; it gets what the scene has of them.
+_LARGEST = 1 << 26
 
 
 @dataclass(frozen=True)
@@ -58,3 +63,46 @@ class SceneThrough:
 
     def outline(self) -> Points:
         return self.scene.outline()
+
+
+@dataclass(frozen=True)
+class Posed(SceneThrough):
+    """A view of a scene through a matrix."""
+
+    matrix: npt.NDArray[np.float64]  # (3, 3), pixel (x, y, 1) of the view -> of the scene, both on the common grid
+
+    def outline(self) -> Points:
+        return through(np.linalg.inv(self.matrix), self.scene.outline())
+
+    def read(self, window: Window, factor: int = 1) -> Patch:
+        """As `Scene.read`, bilinear. Raises InputError if the file cannot be read."""
+        coarse = coarse_to_common(factor)
+        matrix = np.linalg.inv(coarse) @ self.matrix @ coarse @ _shift(window.col, window.row)  # to coarse pixels
+        x, y = np.meshgrid(np.linspace(-1, window.width, 9), np.linspace(-1, window.height, 9))
+        there = through(matrix, np.column_stack([x.ravel(), y.ravel()]))
+        low, high = np.floor(there.min(axis=0)) - 2, np.ceil(there.max(axis=0)) + 3
+        if np.prod(high - low) > _LARGEST:
+            edge = through(np.linalg.inv(coarse), self.scene.outline())
+            low = np.maximum(low, np.floor(edge.min(axis=0)) - 2)
+            high = np.maximum(low + 1, np.minimum(high, np.ceil(edge.max(axis=0)) + 3))
+        around = Window(*low.astype(int).tolist(), *(high - low).astype(int).tolist())
+        patch = self.scene.read(around, factor)
+        matrix = _shift(-low[0], -low[1]) @ matrix
+        zoom = min(math.sqrt(abs(np.linalg.det(matrix[:2, :2]))), max(patch.valid.shape))
+        bands = [*(patch.values * patch.valid), patch.valid.astype(np.float32)]
+        if zoom > 1.2:  # what lies between the pixels that are seen must not alias
+            bands = [cv2.GaussianBlur(band, (0, 0), 0.35 * zoom) for band in bands]
+        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        *values, share = (cv2.warpPerspective(b, matrix, (window.width, window.height), flags=flags) for b in bands)
+        valid = share > 0.5
+        return Patch(np.where(valid, np.stack(values) / np.maximum(share, 0.5), 0).astype(np.float32), valid)
+
+
+def through(matrix: npt.NDArray[Any], xy: Points) -> Points:
+    """(N, 2) points moved by a (3, 3) projective matrix."""
+    moved = np.column_stack([xy, np.ones(len(xy))]) @ matrix.T
+    return moved[:, :2] / moved[:, 2:]
+
+
+def _shift(dx: float, dy: float) -> npt.NDArray[np.float64]:
+    return np.array([[1, 0, dx], [0, 1, dy], [0, 0, 1.0]])

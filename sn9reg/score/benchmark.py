@@ -22,8 +22,6 @@ from sn9reg.raster.resampling import interpolate
 from sn9reg.raster.scene import Patch, open_pair
 from sn9reg.score.metrics import summarise
 
-_CHANGES = 1  # the random numbers of a template's turn and speckle are not those of the templates' places
-
 
 @dataclass(frozen=True)
 class PatchResult:
@@ -71,7 +69,7 @@ def bench_patches(
     chosen = np.linspace(0, len(pairs) - 1, min(limit or len(pairs), len(pairs))).round().astype(int)
     for index, files in enumerate(pairs[i] for i in chosen):
         corner = random.integers(0, reference - template + 1, 2)
-        changes = np.random.default_rng([seed, index, _CHANGES])
+        changes = np.random.default_rng([seed, index, 1])  # of turn and speckle, others than those of the places
         angle = rotate * changes.uniform(-1, 1)
         optical, sar = files.read()
         for path, patch in ((files.optical, optical), (files.sar, sar)):
@@ -81,7 +79,10 @@ def bench_patches(
         optical = _cut(optical, _middle(optical, reference), reference)
         cut = _cut(sar, _middle(sar, reference) + corner, template, angle)
         if degradation is not None:
-            cut = _degraded(cut, degradation, changes, files.sar)
+            try:
+                cut = Patch(np.where(cut.valid, degradation(cut.values, changes), 0), cut.valid)
+            except InputError as error:
+                raise InputError(f"{files.sar}: {error}") from error
         with progress.part(index / len(chosen), (index + 1) / len(chosen)):
             start = time.perf_counter()
             found = _locate(matcher, optical, cut)
@@ -114,22 +115,13 @@ def _cut(patch: Patch, corner: npt.NDArray[np.int64], side: int, angle: float = 
     return Patch(np.where(valid, np.clip(values, patch.values.min(), patch.values.max()), 0), valid[0])
 
 
-def _degraded(patch: Patch, degradation: Degradation, random: np.random.Generator, path: Path) -> Patch:
-    try:
-        values = degradation(patch.values, random)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
-    return Patch(np.where(patch.valid, values, 0), patch.valid)
-
-
 def _locate(matcher: Matcher, optical: Patch, sar: Patch) -> Points:
     """(2,) by the matcher's `locate` if it has one, else by a translation through its correspondences."""
     if hasattr(matcher, "locate"):
         place: Points = matcher.locate(optical, sar)
         return place
     with tempfile.TemporaryDirectory() as folder:
-        named = ("optical", optical), ("sar", sar)
-        paths = [save_patch(Path(folder) / f"{name}.tif", patch) for name, patch in named]
+        paths = [save_patch(Path(folder, f"{n}.tif"), patch) for n, patch in (("optical", optical), ("sar", sar))]
         with open_pair(*paths, pixel_frame=True) as pair:
             matches = matcher.match(pair)
     fit = fit_global(matches.optical_xy, matches.sar_xy, "translation", 3.0)

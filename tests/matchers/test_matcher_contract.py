@@ -22,8 +22,8 @@ from sn9reg.matchers.dense import descent
 from sn9reg.matchers.dense.networks.table import NETWORKS
 from sn9reg.matchers.dense.structure import StructureMatcher
 from sn9reg.raster.grid import coarse_to_common, to_common, to_level
-from sn9reg.raster.posed import through
 from sn9reg.raster.scene import Patch, open_pair
+from sn9reg.raster.view import through
 
 # Those that stand for many, each of which must be installed, have tests of their own.
 NAMES = [name for name, item in matcher_classes().items() if not getattr(item, "needs_variant", False)]

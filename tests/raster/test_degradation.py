@@ -72,7 +72,5 @@ def test_the_cross_has_the_papers_nine_arms():
 def test_numbers_that_make_no_sense_and_decibels_are_refused(bad, words):
     with pytest.raises(ConfigError, match=words):
         Degradation(**bad)
-    with pytest.raises(ConfigError, match=words):
-        speckle(scene(), bad["looks"], generator()) if "looks" in bad else blur(scene(), bad["blur"])
     with pytest.raises(InputError, match="decibels"):
         speckle(scene() - 100, 5, generator())

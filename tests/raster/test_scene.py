@@ -14,7 +14,7 @@ from support import grids
 
 from sn9reg.errors import InputError
 from sn9reg.raster.grid import Grid, Window, common_grid
-from sn9reg.raster.scene import Patch, open_pair
+from sn9reg.raster.scene import PairFiles, Patch, open_pair
 
 UTM, LONLAT, MERCATOR = CRS.from_epsg(32637), CRS.from_epsg(4326), CRS.from_epsg(3857)
 FEET, UTM_18 = CRS.from_epsg(2263), CRS.from_epsg(32618)
@@ -42,7 +42,7 @@ def write_both(folder, grids, values=lambda grid: noise(1, grid.shape)):
 
 def read_both(optical, sar, **options):
     """What both scenes of a pair hold."""
-    with open_pair(optical, sar, **options) as pair:
+    with PairFiles(optical, sar, **options).open() as pair:
         return pair.optical.read(pair.grid.window), pair.sar.read(pair.grid.window)
 
 
@@ -179,11 +179,12 @@ def test_nodata_counts_where_all_bands_have_it(tmp_path, dtype, nodata):
     assert_holds(read(write(tmp_path / "r.tif", values, nodata=nodata)), values, valid)
 
 
-def test_an_alpha_band_that_is_the_first(tmp_path):
+def test_an_alpha_band_that_is_the_first_and_a_mask(tmp_path):
     colours = [ColorInterp.alpha, ColorInterp.red, ColorInterp.green, ColorInterp.blue]
     values = np.concatenate([np.full((1, *GRID.shape), 255, np.uint8), noise()])
     values[0, 5:9], values[0, 20], values[3, 30] = 0, 40, 0
     assert_holds(read(write(tmp_path / "r.tif", values, colours=colours)), values[1:], values[0] > 0)
+    assert_holds(read(write(tmp_path / "m.tif", values[1:], mask=values[0])), values[1:], values[0] > 0)
 
 
 @pytest.mark.parametrize("declared", [True, False])
@@ -197,12 +198,6 @@ def test_alpha_band_and_nodata(tmp_path, declared):
     valid = (values[3] > 0) & (values[:3] != 7).any(axis=0)
     patch, _ = read_both(path, sar, optical_nodata=None if declared else 7)
     assert_holds(patch, np.pad(values[:3], ((0, 0), (10, 0), (10, 0))), np.pad(valid, ((10, 0), (10, 0))))
-
-
-def test_mask_band(tmp_path):
-    values, mask = noise(), np.full(GRID.shape, 255, np.uint8)
-    mask[:, :20] = 0
-    assert_holds(read(write(tmp_path / "r.tif", values, mask=mask)), values, mask > 0)
 
 
 @pytest.mark.parametrize(("dtype", "nodata"), [("float32", None), ("float32", -9999), ("float64", math.nan)])
@@ -233,8 +228,8 @@ def test_bands(tmp_path):
     optical, sar = read_both(path, path, optical_bands=[4, 1], sar_bands=[5])
     assert_holds(optical, values[[3, 0]], np.ones(GRID.shape, bool))
     assert_holds(sar, values[[4]], np.ones(GRID.shape, bool))
-    with pytest.raises(InputError, match="no band 6"), open_pair(path, path, sar_bands=[6]):
-        pass
+    with pytest.raises(InputError, match="no band 6"):
+        read_both(path, path, sar_bands=[6])
 
 
 @pytest.mark.parametrize("georeferenced", [True, False])

@@ -97,9 +97,6 @@ def test_places_are_pinned_and_the_same_whatever_is_done(folder):
     assert errors == pytest.approx([26.1725046566048, 47.01063709417264, 5.0990195135927845], abs=1e-12)
     assert [t.values.sum() for t in templates] == pytest.approx([516033, 680220, 455482], rel=1e-3)
     assert recorded(folder, rotate=30, degradation=Degradation(5, 1))[1] == errors
-    for plain, same in zip(templates, recorded(folder, rotate=0.0, degradation=Degradation())[0], strict=True):
-        np.testing.assert_array_equal(plain.values, same.values)
-        np.testing.assert_array_equal(plain.valid, same.valid)
 
 
 def test_every_pair_has_speckle_of_its_own_by_the_seed(folder):

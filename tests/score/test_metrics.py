@@ -34,24 +34,10 @@ def test_rmse_is_that_of_the_correct_ones():
         assert (ncm(errors), math.isnan(rmse(errors))) == (0, True)
 
 
-@pytest.mark.parametrize(
-    ("counts", "value"),
-    [
-        ((10, 20, 100), 2 * 0.5 * 0.1 / 0.6),
-        ((20, 20, 20), 1.0),
-        ((389, 389, 7021), 0.105),  # the paper's pair A, if all its matches were correct
-        ((0, 20, 100), 0.0),
-        ((0, 0, 0), 0.0),
-    ],
-)
-def test_the_f_measure_is_the_harmonic_mean_of_precision_and_recall(counts, value):
-    assert f_measure(*counts) == pytest.approx(value, rel=1e-3)
-
-
-@pytest.mark.parametrize("counts", [(-1, 2, 3), (0, 0, -1), (3, 2, 5), (1, 6, 5), (1, 2, math.nan), (1, 2, math.inf)])
-def test_counts_that_do_not_go_together_are_refused(counts):
-    with pytest.raises(ValueError, match="do not go together"):
-        f_measure(*counts)
+def test_the_f_measure_is_the_harmonic_mean_of_precision_and_recall():
+    assert f_measure(10, 20, 100) == pytest.approx(2 * 0.5 * 0.1 / 0.6)
+    assert f_measure(389, 389, 7021) == pytest.approx(0.105, rel=1e-3)  # the paper's pair A, were all matches correct
+    assert [f_measure(20, 20, 20), f_measure(0, 20, 100), f_measure(0, 0, 0)] == [1, 0, 0]
 
 
 def test_mma_averages_over_pairs_and_not_over_matches():
@@ -99,6 +85,7 @@ def test_what_is_no_list_of_errors_is_refused(errors):
             call(errors)
 
 
+BAD_COUNTS = (-1, 2, 3), (0, 0, -1), (3, 2, 5), (1, 6, 5), (1, 2, math.nan), (1, 2, math.inf)
 BAD_CLAIMS = ([], []), ([0.5], [1, 0]), ([[0.5]], [[1]]), ([1.1], [1]), ([-0.01], [0]), ([math.nan], [0])
 
 
@@ -111,8 +98,9 @@ BAD_CLAIMS = ([], []), ([0.5], [1, 0]), ([[0.5]], [[1]]), ([1.1], [1]), ([-0.01]
         (lambda: mma_of_truth([[1.0]], [0], 3), "no pairs"),
         (lambda: mma_of_truth([[1.0], [2.0]], [1], 3), "zip"),
         *((lambda c=c: ece(*c), r"confidence must be \(N,\) from 0 to 1") for c in BAD_CLAIMS),
+        *((lambda c=c: f_measure(*c), "do not go together") for c in BAD_COUNTS),
     ],
 )
-def test_pairs_and_confidences_that_are_not_there_or_do_not_go_together_are_refused(call, words):
+def test_pairs_confidences_and_counts_that_are_not_there_or_do_not_go_together_are_refused(call, words):
     with pytest.raises(ValueError, match=words):
         call()

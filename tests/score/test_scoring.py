@@ -140,10 +140,9 @@ def test_a_turned_optical_image_has_no_sn9_step():
     assert (result["sn9_mean_px"], result["mean_px"]) == (None, pytest.approx(2))
 
 
-@pytest.mark.parametrize(("optical", "sar", "image"), [((90, 3), (3, 3), "optical"), ((3, 3), (3, -1), "SAR")])
-def test_points_outside_are_named(optical, sar, image):
-    points = TiePoints([(1.0, 1.0), optical], [(1.0, 1.0), sar])
-    with pytest.raises(InputError, match=f"tie-point 2: .* outside the {image} image"):
+def test_points_outside_are_named():
+    points = TiePoints([(1.0, 1.0), (3, 3)], [(1.0, 1.0), (3, -1)])
+    with pytest.raises(InputError, match=r"tie-point 2: .* outside the SAR image"):
         score(zeros(OPTICAL), OPTICAL, sar_grid(32637), points)
 
 

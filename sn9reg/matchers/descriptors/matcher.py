@@ -36,9 +36,9 @@ from sn9reg.matchers.descriptors.pose import Matrix, agreement, find_pose
 from sn9reg.matchers.descriptors.weights import load_descriptor
 from sn9reg.options import check, options
 from sn9reg.raster.grid import Window, coarse_to_common, to_common
-from sn9reg.raster.posed import through
 from sn9reg.raster.radiometry import Image, Mask, Modality, SarLog, fill_invalid, optical_grey, standardise
 from sn9reg.raster.scene import Patch, ScenePair
+from sn9reg.raster.view import through
 
 log = logging.getLogger(__name__)
 

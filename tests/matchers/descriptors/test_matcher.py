@@ -14,7 +14,7 @@ from sn9reg.matchers.base import make_matcher
 from sn9reg.matchers.descriptors import matcher as module
 from sn9reg.matchers.descriptors.matcher import FAITHFUL, DescriptorMatcher
 from sn9reg.matchers.descriptors.pose import find_pose
-from sn9reg.raster.posed import through
+from sn9reg.raster.view import through
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 

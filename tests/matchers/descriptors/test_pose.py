@@ -7,7 +7,7 @@ import pytest
 from support.rasters import fields, seen_through, turned
 
 from sn9reg.matchers.descriptors.pose import agreement, find_pose
-from sn9reg.raster.posed import through
+from sn9reg.raster.view import through
 
 SIDE = 160
 ALL = np.ones((SIDE, SIDE), bool)
