@@ -41,8 +41,8 @@ def check(kind: type[T], given: Mapping[str, Any], owner: str, strict: bool = Tr
         content = json.dumps(dict(given), default=lambda v: os.fspath(v) if isinstance(v, os.PathLike) else repr(v))
         return TypeAdapter(kind).validate_json(content, strict=strict)
     except (ValidationError, ConfigError) as error:
-        told = _told(error, kind) if isinstance(error, ValidationError) else str(error)
-        raise ConfigError(f"{owner}: {told}") from error
+        words = _first_error(error, kind) if isinstance(error, ValidationError) else str(error)
+        raise ConfigError(f"{owner}: {words}") from error
 
 
 def check_call(function: Callable[..., Any], given: Mapping[str, Any], owner: str, besides: Sequence[str] = ()) -> None:
@@ -55,7 +55,7 @@ def check_call(function: Callable[..., Any], given: Mapping[str, Any], owner: st
         raise ConfigError(f"{owner}: there is no option {unknown[0]}; there are: {', '.join(known) or 'none'}")
 
 
-def _told(error: Any, kind: Any) -> str:
+def _first_error(error: Any, kind: Any) -> str:
     """The first error of a check in one line: where, what stands there, what belongs there."""
     first = error.errors(include_url=False)[0]
     where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).lstrip(".")

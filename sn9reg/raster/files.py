@@ -100,7 +100,7 @@ def atomic_output(path: PathLike, overwrite: bool = False) -> Iterator[Path]:
     """
     check_output(path, overwrite)
     target = Path(path)
-    temporary = target.with_name(f".{target.name}.{uuid4().hex[:12]}{target.suffix}")
+    temporary = target.with_name(f".{target.name}.{uuid4().hex[:8]}{target.suffix}")
     try:
         temporary.touch(exist_ok=False)
         mode = temporary.stat().st_mode
