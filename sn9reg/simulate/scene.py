@@ -77,7 +77,7 @@ def make_scene(
     if field is None:
         ground = terrain_field(extent, bounds, seed)
     else:
-        ground = tiepoint_field(extent, bounds, *read_given(field, field_geotransforms, OPTICAL_PIXEL, SAR_PIXEL))
+        ground = tiepoint_field(extent, bounds, *read_given(field, field_geotransforms, (OPTICAL_PIXEL, SAR_PIXEL)))
     water = make_water(bounds, extent, seed)
     world = build_world(bounds, make_roads(bounds, extent, water, seed), water, seed)
     return Scene(optical, _sar_grid(extent, seed), ground, world, seed)

@@ -28,8 +28,15 @@ from sn9reg.fit.neighbours import witnesses_agree
 from sn9reg.fit.warp import GlobalModel, fit_global
 from sn9reg.matchers.dense.at_points import compare_at
 from sn9reg.matchers.dense.search import Level
-from sn9reg.matchers.descriptors.describe import NOTHING, Described, Describer, LearnedDescriber, describe_scene
-from sn9reg.matchers.descriptors.mim import LAYOUT, MimDescriber
+from sn9reg.matchers.descriptors.describe import (
+    MIM_LAYOUT,
+    NOTHING,
+    Described,
+    Describer,
+    LearnedDescriber,
+    MimDescriber,
+    describe_scene,
+)
 from sn9reg.matchers.descriptors.nearest import nearest
 from sn9reg.matchers.descriptors.patches import PatchLayout
 from sn9reg.matchers.descriptors.pose import Matrix, agreement, find_pose
@@ -187,19 +194,12 @@ class DescriptorMatcher:
         there = sar.xy[found.index] if len(sar) else np.zeros((len(optical), 2))
         common = to_common(there, factor)
         matches = Correspondences(
-            grid=posed.grid,
-            optical_xy=to_common(optical.xy, factor),
-            sar_xy=common,
+            grid=posed.grid, optical_xy=to_common(optical.xy, factor), sar_xy=common, solo_xy=common,
             score=np.clip(1 - found.distance / np.maximum(found.rival, 1e-9), 0, 1),
-            sigma=np.full(len(optical), _LOCALISED * factor),
-            distance=found.distance,
-            rival_distance=found.rival,
-            solo_xy=common,
+            sigma=np.full(len(optical), _LOCALISED * factor), distance=found.distance, rival_distance=found.rival,
             search_radius=radius if self.options.near else max(posed.grid.shape) / 2,
-            step=float(factor),
-            footprint=float(factor),
-            tried=len(optical),
-        ).keep(found.found)
+            step=float(factor), footprint=float(factor), tried=len(optical),
+        ).keep(found.found)  # fmt: skip
         kept = np.ones(len(matches), bool)
         if self.options.adaptive:
             kept &= adaptive_ratio(matches)
@@ -246,7 +246,7 @@ def _inliers(putative: Correspondences, models: list[tuple[Matrix, Flags]]) -> C
 
 def _describer(given: MatcherOptions) -> Describer:
     """Raises ConfigError where the patches get too small or too large."""
-    network, layout = None, LAYOUT
+    network, layout = None, MIM_LAYOUT
     if given.descriptor == "learned":
         network, saved = load_descriptor(given.weights)
         layout = saved.patch

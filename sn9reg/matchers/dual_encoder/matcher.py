@@ -134,19 +134,11 @@ class DualEncoderMatcher(TemplateMatcher):
         there = here + table[:, 2:4] * factor
         # One that meets what templates say by no more than chance has no witness but itself.
         return Correspondences(
-            grid=seen.grid,
-            optical_xy=here,
-            sar_xy=there,
-            score=score,
-            sigma=sigma * factor,
-            distance=1 - value,
-            rival_distance=1 - rival,
-            solo_xy=there,
-            search_radius=float(_RADIUS * factor),
-            step=factor / CELL,
-            footprint=float(self.options.window * factor + 2 * _SEEN),
-            tried=tried,
-        )
+            grid=seen.grid, optical_xy=here, sar_xy=there, solo_xy=there,
+            score=score, sigma=sigma * factor, distance=1 - value, rival_distance=1 - rival,
+            search_radius=float(_RADIUS * factor), step=factor / CELL,
+            footprint=float(self.options.window * factor + 2 * _SEEN), tried=tried,
+        )  # fmt: skip
 
     def _tile(
         self, seen: EncodedPair, tile: Window, predicted: npt.NDArray[np.int_], factor: int, every: int

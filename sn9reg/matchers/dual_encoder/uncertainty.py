@@ -31,8 +31,6 @@ class GeometricBranch(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        if channels % 4:
-            raise ValueError(f"{channels} channels cannot be shared by 4 orientations")
         self.along = nn.Conv2d(channels, channels, 5, padding=2)
         across, diagonal = torch.zeros(5, 5), torch.eye(5)
         across[2] = 1
@@ -65,8 +63,7 @@ class ChannelAttention(nn.Module):
 class AtmosphericBranch(nn.Module):
     """Spatial attention over wide areas: convolution, ReLU, average pooling, a map that multiplies (section 3.2.2).
 
-    Pooling is over the channels, since a global one over the pixels would leave no map, and over a wide neighbourhood,
-    since haze and cloud are wide.
+    Pooling is over the channels, as a global one would leave no map, and a wide area, as haze and cloud are wide.
     """
 
     def __init__(self, channels: int, wide: int = 9) -> None:

@@ -139,19 +139,12 @@ class VismatchMatcher:
         here, there, score, rank = here[inside], there[inside], found[inside, 4], found[inside, 5]
         chosen = np.sort(np.argsort(rank, kind="stable")[: self.options.max_matches])  # the best of each tile first
         return Correspondences(
-            grid=pair.grid,
-            optical_xy=here[chosen],
-            sar_xy=there[chosen],
-            score=score[chosen],
-            sigma=np.full(len(chosen), float(factor)),
-            distance=1 - score[chosen],
-            rival_distance=np.ones(len(chosen)),
-            solo_xy=there[chosen],
-            search_radius=shift,
-            step=float(factor),
-            footprint=_FOOTPRINT * factor,
+            grid=pair.grid, optical_xy=here[chosen], sar_xy=there[chosen], solo_xy=there[chosen],
+            score=score[chosen], sigma=np.full(len(chosen), float(factor)),
+            distance=1 - score[chosen], rival_distance=np.ones(len(chosen)),
+            search_radius=shift, step=float(factor), footprint=_FOOTPRINT * factor,
             tried=proposed - (len(here) - len(chosen)),  # matches beyond max_matches do not count as tried
-        )
+        )  # fmt: skip
 
 
 def _agreeing(found: Floats) -> npt.NDArray[np.bool_]:

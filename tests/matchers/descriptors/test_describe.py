@@ -10,8 +10,7 @@ from support.rasters import fields
 
 from sn9reg.features.phase_congruency import phase_congruency
 from sn9reg.matchers.descriptors import describe as module
-from sn9reg.matchers.descriptors.describe import Described, describe_scene, orientations
-from sn9reg.matchers.descriptors.mim import MimDescriber
+from sn9reg.matchers.descriptors.describe import Described, MimDescriber, describe_scene, orientations
 from sn9reg.matchers.descriptors.nearest import nearest
 from sn9reg.matchers.descriptors.patches import PatchLayout
 from sn9reg.progress import listening

@@ -1,4 +1,4 @@
-"""descriptors/mim: histograms of the strongest orientation, which contrast and a known rotation do not change."""
+"""MimDescriber: histograms of the strongest orientation, which contrast and a known rotation do not change."""
 
 import math
 
@@ -10,7 +10,7 @@ from scipy.ndimage import gaussian_filter
 from support.rasters import turned
 
 from sn9reg.features.phase_congruency import phase_congruency
-from sn9reg.matchers.descriptors.mim import MimDescriber
+from sn9reg.matchers.descriptors.describe import MimDescriber
 from sn9reg.matchers.descriptors.patches import PatchLayout
 
 SIDE = 160

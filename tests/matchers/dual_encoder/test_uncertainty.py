@@ -97,11 +97,6 @@ def test_off_the_line_kernels_are_zero_and_stay_so():
     assert set(branch.state_dict()) == {"along.weight", "along.bias"}  # the orientations stand in no file
 
 
-def test_channels_that_four_orientations_cannot_share_are_refused():
-    with pytest.raises(ValueError, match="6 channels cannot be shared by 4 orientations"):
-        GeometricBranch(6)
-
-
 def ratio(module, seen):
     """What the module multiplied its input by."""
     with torch.no_grad():
