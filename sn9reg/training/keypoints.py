@@ -89,11 +89,8 @@ class KeypointConfig(TrainingConfig, Pace):
 
 
 def balanced_mse(heatmap: Tensor, label: Tensor) -> Tensor:
-    """Squared error of (B, H, W) heatmaps, its mean over the keypoint's region and that over the rest in equal parts.
-
-    Hänsch et al., section 3.1: the loss at the keypoint is given the same importance as that at zero-valued places. The
-    region is where the label's Gaussian is not zero, which is taken to be within three sigma.
-    """
+    """Squared error of (B, H, W) heatmaps, its mean over the keypoint's region and that over the rest in equal parts
+    (Hänsch et al., section 3.1). The region is where the label is not zero, taken to be within three sigma."""
     region = (label > _REGION).float()
     error = (heatmap - label) ** 2
     return sum((error * w).sum() / w.sum().clamp_min(1) for w in (region, 1 - region)) / 2  # type: ignore[return-value]

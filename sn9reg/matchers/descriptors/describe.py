@@ -28,7 +28,6 @@ _FELT = 12  # pixels from the border of what is valid within which phase congrue
 _INSIDE = 6  # pixels from there that keypoints keep
 _VALID = 0.6  # share of a patch's surroundings that must be valid
 _BATCH = 256  # patches in memory at once
-MIM_LAYOUT = PatchLayout(side=96, scale=1.0, inputs="energy")  # as in RIFT
 _HISTOGRAMS = 6  # of a patch, a side
 
 Band = Callable[[Patch], Image]  # one band out of a patch
@@ -86,7 +85,9 @@ class MimDescriber:
     2020.
     """
 
-    def __init__(self, layout: PatchLayout = MIM_LAYOUT) -> None:
+    LAYOUT = PatchLayout(side=96, scale=1.0, inputs="energy")  # as in RIFT
+
+    def __init__(self, layout: PatchLayout = LAYOUT) -> None:
         self.layout, self.extent = layout, layout.extent
 
     def maps(self, grey: Tensor, congruency: PhaseCongruency) -> Tensor:

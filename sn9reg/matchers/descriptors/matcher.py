@@ -1,9 +1,8 @@
 """Keypoints of phase congruency, described by a network, matched, and cleared of mismatches coarse to fine.
 
-He et al., "Deep convolutional network based on attention mechanism for matching optical and SAR images". `FAITHFUL` are
-the paper's options for inference. The others go beyond it: the SAR image is turned and scaled back first
-(`descriptors.pose`), partners are looked for near where they are expected, and in the end templates around keypoints
-are compared pixel by pixel where the warp puts them.
+He et al., "Deep convolutional network based on attention mechanism for matching optical and SAR images". Other options
+than `FAITHFUL` go beyond it: the SAR image is turned and scaled back first (`descriptors.pose`), partners are looked
+for near where they are expected, and templates around keypoints are compared pixel by pixel where the warp puts them.
 """
 
 from __future__ import annotations
@@ -28,15 +27,7 @@ from sn9reg.fit.neighbours import witnesses_agree
 from sn9reg.fit.warp import GlobalModel, fit_global
 from sn9reg.matchers.dense.at_points import compare_at
 from sn9reg.matchers.dense.search import Level
-from sn9reg.matchers.descriptors.describe import (
-    MIM_LAYOUT,
-    NOTHING,
-    Described,
-    Describer,
-    LearnedDescriber,
-    MimDescriber,
-    describe_scene,
-)
+from sn9reg.matchers.descriptors.describe import NOTHING, Described, LearnedDescriber, MimDescriber, describe_scene
 from sn9reg.matchers.descriptors.nearest import nearest
 from sn9reg.matchers.descriptors.patches import PatchLayout
 from sn9reg.matchers.descriptors.pose import Matrix, agreement, find_pose
@@ -49,7 +40,7 @@ from sn9reg.raster.scene import Patch, ScenePair
 
 log = logging.getLogger(__name__)
 
-# What makes the matcher that of the paper.
+# The paper's options for inference.
 FAITHFUL: dict[str, Any] = {"pose": "none", "near": False, "refine": False, "threshold": 3.0}
 
 _POSE_RADIUS = 0.08  # of the longer side: so far from where the pose says may a partner lie
@@ -244,9 +235,9 @@ def _inliers(putative: Correspondences, models: list[tuple[Matrix, Flags]]) -> C
     return replace(kept, sigma=np.full(len(kept), sigma), tried=len(putative))
 
 
-def _describer(given: MatcherOptions) -> Describer:
+def _describer(given: MatcherOptions) -> LearnedDescriber | MimDescriber:
     """Raises ConfigError where the patches get too small or too large."""
-    network, layout = None, MIM_LAYOUT
+    network, layout = None, MimDescriber.LAYOUT
     if given.descriptor == "learned":
         network, saved = load_descriptor(given.weights)
         layout = saved.patch

@@ -30,7 +30,7 @@ class Neighbours:
 def nearest(
     optical: Described, sar: Described, expected: Points | None = None, radius: float = 0.0, apart: float = 0.0
 ) -> Neighbours:
-    """The nearest and the second-nearest SAR keypoint of every optical one, by sqrt(2 - 2 o.s) (He et al., section 2.4).
+    """The two nearest SAR keypoints of every optical one, by the distance sqrt(2 - 2 o.s) (He et al., section 2.4).
 
     expected: (N, 2) where the partners are expected in the SAR image, from which they lie at most `radius` pixels away;
     anywhere if not given. apart: a SAR keypoint nearer than this to the nearest one is not its rival.

@@ -96,10 +96,7 @@ class DualEncoderMatcher(TemplateMatcher):
         return extract
 
     def match(self, pair: ScenePair) -> Correspondences:
-        """Mutual nearest neighbours of cells around what templates of cells predict.
-
-        Raises InputError where a scene cannot be read.
-        """
+        """Mutual nearest neighbours around what templates predict. Raises InputError where a scene cannot be read."""
         looks = [pair.overview(scene)[0] for scene in (pair.optical, pair.sar)]
         encoder = self._encoder(looks[1])
         encoder.weigh(*map(_middle, looks))

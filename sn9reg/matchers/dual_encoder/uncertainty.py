@@ -43,10 +43,8 @@ class GeometricBranch(nn.Module):
 
 
 class ChannelAttention(nn.Module):
-    """Convolution, ReLU, global pooling, two linear layers with ReLU between, sigmoid; multiplied back.
-
-    The branch for backscatter in SAR (section 3.2.1) and that for illumination in optical images (section 3.2.2).
-    """
+    """Convolution, ReLU, global pooling, two linear layers with ReLU between, sigmoid; multiplied back. The branch for
+    backscatter in SAR (section 3.2.1) and that for illumination in optical images (section 3.2.2)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -92,9 +90,8 @@ class SeasonalBranch(nn.Module):
 class AleatoricMap(nn.Module):
     """The uncertainty map (B, 1, H, W) of one sensor: dropout, its three branches, concatenation, convolution, sigmoid.
 
-    kind: `sar` (speckle, geometry, backscatter) or `optical` (atmosphere, illumination, season). The branches see the
-    features through a 1 x 1 convolution to `width` channels. The paper's text has a ReLU between the convolution and
-    the sigmoid, which no uncertainty below one half would pass; it is left out.
+    kind: `sar` or `optical`. The branches see the features through a 1 x 1 convolution to `width` channels. The paper's
+    ReLU between the convolution and the sigmoid is left out, since no uncertainty below one half would pass it.
     """
 
     def __init__(self, kind: str, channels: int, width: int = 32, dropout: float = BEFORE_HEADS) -> None:
