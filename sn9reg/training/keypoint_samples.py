@@ -111,10 +111,8 @@ def _turned(images: Image, place: Points, random: np.random.Generator) -> tuple[
 def _keypoint(
     optical: Patch, sar: Patch, side: float, random: np.random.Generator, config: KeypointConfig
 ) -> tuple[Points, Patch, Patch]:
-    """A place at least half a tile from the border, and the part of the images that is needed around it.
-
-    Large images are cut to a random part first: their corners are not worth finding all at once.
-    """
+    """A place at least half a tile from the border, and the part of the images that is needed around it, to which large
+    images are cut at random first: their corners are not worth finding all at once."""
     size = np.array(optical.valid.shape[::-1])
     need = np.minimum(np.ceil(2.5 * side).astype(int), size)
     start = random.integers(0, size - need + 1)

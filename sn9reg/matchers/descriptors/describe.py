@@ -4,7 +4,7 @@ import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import cast
 
 import cv2
 import numpy as np
@@ -48,18 +48,6 @@ class Described:
 NOTHING = Described(np.zeros((0, 2)), torch.zeros((1, 0, 1)))
 
 
-class Describer(Protocol):
-    """Describes keypoints."""
-
-    extent: float  # side of what it sees around one, pixels
-
-    def maps(self, grey: Tensor, congruency: PhaseCongruency) -> Tensor:
-        """(H, W) standardised image and its phase congruency -> (C, H, W) from which keypoints are described."""
-
-    def describe(self, maps: Tensor, xy: Tensor, angle: Tensor | None) -> Tensor:
-        """(N, D) descriptors at (N, 2) places, with patches turned to (N,) angles."""
-
-
 class LearnedDescriber:
     """A trained network on patches of a layout."""
 
@@ -69,10 +57,12 @@ class LearnedDescriber:
         self.layout, self.extent = layout, layout.extent
 
     def maps(self, grey: Tensor, congruency: PhaseCongruency) -> Tensor:
+        """(H, W) standardised image and its phase congruency -> (C, H, W) from which keypoints are described."""
         return input_maps(grey[None], self.layout)[0].to(self.device)
 
     @torch.no_grad()
     def describe(self, maps: Tensor, xy: Tensor, angle: Tensor | None) -> Tensor:
+        """(N, D) descriptors at (N, 2) places, with patches turned to (N,) angles."""
         patches = sample_patches(maps, xy, self.layout, angle).contiguous(memory_format=torch.channels_last)
         return cast(Tensor, self.network(patches)).cpu()
 
@@ -100,6 +90,9 @@ class MimDescriber:
         votes = votes[:, : cell * _HISTOGRAMS, : cell * _HISTOGRAMS]
         counts = votes.reshape(len(votes), _HISTOGRAMS, cell, _HISTOGRAMS, cell, ORIENTATIONS).sum(dim=(2, 4))
         return normalize(counts.flatten(1), dim=1)
+
+
+Describer = LearnedDescriber | MimDescriber
 
 
 def describe_scene(
