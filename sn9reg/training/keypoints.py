@@ -34,10 +34,8 @@ _REGION = math.exp(-0.5 * 3**2)  # of a label: what stands above its value at th
 
 @options
 class KeypointConfig(TrainingConfig, Pace):
-    """Defaults are the paper's (sections 3.1 and 4); where it is silent: a batch of 16.
-
-    Of the sources, `zoomed` and `held_out` do not count.
-    """
+    """Defaults are the paper's (sections 3.1 and 4); where it is silent: a batch of 16. Of the sources, `zoomed` and
+    `held_out` do not count."""
 
     family: ClassVar[str] = "keypoints"
 

@@ -49,10 +49,8 @@ def held_out(config: DescriptorConfig, parts: Parts) -> list[PatchPairs]:
 def patch_pairs(
     source: Source, optical: Patch, sar: Patch, random: Generator, config: DescriptorConfig, train: bool = True
 ) -> PatchPairs | None:
-    """`places` patch pairs out of one pair of images, None where it has no room for them.
-
-    train: with the changes of grey values, turns and scales that the configuration asks for.
-    """
+    """`places` patch pairs out of one pair of images, None where it has no room for them. train: with the changes of
+    grey values, turns and scales that the configuration asks for."""
     zoom = max(source.drawn_zoom(random), config.image / min(optical.valid.shape))
     one, other, _ = cut(optical, sar, Geometry(config.image, config.image), zoom, random)
     if train:

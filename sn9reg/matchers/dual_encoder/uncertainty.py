@@ -22,10 +22,8 @@ class SpeckleBranch(nn.Module):
 
 
 class GeometricBranch(nn.Module):
-    """Four convolutions along lines of 0, 45, 90 and 135 degrees, concatenated, ReLU (section 3.2.1).
-
-    How a convolution is made aware of an orientation the paper leaves open; here its 5 x 5 kernel is zero off the line.
-    """
+    """Four convolutions along lines of 0, 45, 90 and 135 degrees, concatenated, ReLU (section 3.2.1). How they are made
+    aware of an orientation the paper leaves open; here their 5 x 5 kernels are zero off the line."""
 
     mask: Tensor
 
