@@ -71,8 +71,7 @@ class MimDescriber:
     """Without training: in each of 6 x 6 cells around a keypoint a histogram of the orientation whose energy, summed
     over scales, is the largest (the maximum index map).
 
-    J. Li, Q. Hu, M. Ai, "RIFT: multi-modal image matching based on radiation-variation insensitive feature transform",
-    2020.
+    J. Li, Q. Hu, M. Ai, "RIFT: multi-modal image matching based on radiation-variation insensitive feature transform".
     """
 
     LAYOUT = PatchLayout(side=96, scale=1.0, inputs="energy")  # as in RIFT
