@@ -92,14 +92,10 @@ class GroundField:
             ground = shown - self.at(ground)
         return ground
 
-    def shift(self, ground: Points) -> npt.NDArray[np.float64]:
-        """(N,) displacement towards the sensor in metres, of which height is the cause; about 0 on average."""
-        return np.asarray(self.at(ground) @ self.towards_sensor - self.mean_shift)
-
     def slope(self, ground: Points, direction: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """(N,) change of `shift` per metre in a direction (unit vector)."""
-        step = 5.0 * direction
-        return (self.shift(ground + step) - self.shift(ground - step)) / 10.0
+        """(N,) change, per metre in a direction (unit vector), of the shift towards the sensor that height causes."""
+        ends = (self.at(ground + step * direction) @ self.towards_sensor - self.mean_shift for step in (5.0, -5.0))
+        return np.asarray(np.subtract(*ends) / 10.0)
 
 
 def terrain_field(scene: Bounds, bounds: Bounds, seed: int) -> GroundField:
@@ -120,9 +116,8 @@ def terrain_field(scene: Bounds, bounds: Bounds, seed: int) -> GroundField:
 def tiepoint_field(scene: Bounds, bounds: Bounds, optical_map: Points, sar_map: Points) -> GroundField:
     """The field of given tie-points, centred over `scene`, and stretched where they do not reach as far.
 
-    optical_map, sar_map: (N, 2) map coordinates in metres. Tie-points are set by hand, some metres off, so that the
-    field is as smooth as it must be to have no gradient above 0.4. Raises InputError for fewer than 4 tie-points, or if
-    they lie on a line.
+    optical_map, sar_map: (N, 2) metres. Tie-points are set by hand, some metres off: the field is as smooth as it must
+    be to have no gradient above 0.4. Raises InputError for fewer than 4 tie-points, or if they lie on a line.
     """
     shifts = sar_map - optical_map
     extent = np.ptp(optical_map, axis=0) if len(optical_map) else np.zeros(2)

@@ -14,13 +14,11 @@ from sn9reg.raster.grid import Grid, Points
 COLUMNS = ("sar_row", "sar_col", "optical_row", "optical_col")
 
 
-def read_given(
-    path: PathLike, geotransforms: PathLike | None, optical_pixel: float, sar_pixel: float
-) -> tuple[Points, Points]:
+def read_given(path: PathLike, geotransforms: PathLike | None, pixels: tuple[float, float]) -> tuple[Points, Points]:
     """(N, 2) optical and (N, 2) SAR map positions in metres of a tie-point CSV.
 
     geotransforms: JSON {stem of the CSV: {"optical": {"geotransform": [6]}, "sar": {"geotransform": [6]}}} in GDAL's
-    order; without it both images are taken to have the same origin and the given pixel sizes.
+    order; without it both images are taken to have the same origin and the sizes `pixels`, optical and SAR.
     Raises InputError if a file is missing or not what it should be.
     """
     try:
@@ -34,7 +32,7 @@ def read_given(
     if not np.isfinite(values).all():
         raise InputError(f"{path}: has a coordinate that is not a number")
     if geotransforms is None:
-        optical, sar = (Affine(size, 0, 0, 0, -size, 0) for size in (optical_pixel, sar_pixel))
+        optical, sar = (Affine(size, 0, 0, 0, -size, 0) for size in pixels)
     else:
         optical, sar = read_geotransforms(geotransforms, Path(path).stem)
     return Grid(optical, 1, 1).to_map(values[:, [3, 2]]), Grid(sar, 1, 1).to_map(values[:, [1, 0]])

@@ -76,12 +76,6 @@ class _Network:
         for i, j in np.unique(cells, axis=0).tolist():
             self._cells[i, j].append(line[(cells == [i, j]).all(axis=1)])
 
-    def near(self, place: Points, reach: float) -> cKDTree:
-        """The vertices of all roads that are within `reach` of a place, and some more."""
-        (left, bottom), (right, top) = (np.floor((place + way) / _CELL).astype(int).tolist() for way in (-reach, reach))
-        cells = itertools.product(range(left, right + 1), range(bottom, top + 1))
-        return cKDTree(np.concatenate([part for cell in cells for part in self._cells.get(cell, [])]))
-
     def branch(self, parents: list[Road], every: tuple[float, float], length: tuple[float, float], rank: int) -> None:
         """Let roads of `rank` branch off `parents`, in villages (streets) or outside (tracks)."""
         for parent in parents:
@@ -99,7 +93,10 @@ class _Network:
         """Grow one road until its length, another road (which it joins) or water."""
         heading = np.arctan2(side[1], side[0]) + self.random.normal(0, 0.22)
         bend = self.random.normal(0, 0.0016 if rank == 1 else 0.0025)
-        existing = self.near(start, length + 30)
+        reach = length + 30  # the vertices of all roads that are within it, and some more
+        (left, bottom), (right, top) = (np.floor((start + r) / _CELL).astype(int).tolist() for r in (-reach, reach))
+        cells = itertools.product(range(left, right + 1), range(bottom, top + 1))
+        existing = cKDTree(np.concatenate([part for cell in cells for part in self._cells.get(cell, [])]))
         line = [start]
         for way in _STEP * np.arange(int(length / _STEP)):
             heading += bend * _STEP + self.random.normal(0, 0.015)

@@ -103,10 +103,7 @@ def _inverse(grid: Grid, field: GroundField) -> Callable[[Window], Block]:
 def _solids(world: World, grid: Grid, field: GroundField) -> tuple[Sketch, tuple[Sketch, Values], Sketch, Sketch]:
     """Shadows; roofs and crowns where they appear, with their intensities; walls; the feet of walls."""
     near, trees, buildings = field.towards_sensor, world.trees, world.buildings
-    shadows: list[tuple[Points, float]] = []  # with widths
-    volumes: list[tuple[Points, float]] = []
-    walls: list[Points] = []
-    feet: list[Points] = []
+    shadows, volumes, walls, feet = [], [], [], []  # the first two with widths
     for outline, height in zip(buildings.outlines, buildings.height, strict=True):
         up = near * (height / TAN_INCIDENCE)
         shown = field.in_sar(outline)

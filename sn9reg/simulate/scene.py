@@ -77,7 +77,7 @@ def make_scene(
     if field is None:
         ground = terrain_field(extent, bounds, seed)
     else:
-        ground = tiepoint_field(extent, bounds, *read_given(field, field_geotransforms, OPTICAL_PIXEL, SAR_PIXEL))
+        ground = tiepoint_field(extent, bounds, *read_given(field, field_geotransforms, (OPTICAL_PIXEL, SAR_PIXEL)))
     water = make_water(bounds, extent, seed)
     world = build_world(bounds, make_roads(bounds, extent, water, seed), water, seed)
     return Scene(optical, _sar_grid(extent, seed), ground, world, seed)
@@ -90,10 +90,8 @@ def simulate(
 ) -> SimulatedScene:  # fmt: skip
     """Write a scene into `folder` (made if missing): optical and SAR image, tie-points, exact offsets.
 
-    width, height: of the optical image in px; height defaults to width.
-    looks: of the SAR speckle.
-    field, field_geotransforms: see `make_scene`.
-    empty: fraction of the SAR image that saw nothing, 0 to 0.9.
+    width, height: of the optical image in px; height defaults to width. field, field_geotransforms: see `make_scene`.
+    looks: of the SAR speckle. empty: fraction of the SAR image that saw nothing, 0 to 0.9.
     progress: is called now and then with the fraction done.
     Raises ConfigError, InputError, OutputError.
     """

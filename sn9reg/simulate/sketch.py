@@ -59,9 +59,7 @@ class Sketch:
                 cv2.fillPoly(canvas, outline, value, cv2.LINE_8, _SHIFT)
 
 
-def drawn(
-    window: Window, dtype: npt.DTypeLike, *layers: tuple[Sketch, npt.NDArray[np.generic] | int]
-) -> npt.NDArray[Any]:
+def drawn(window: Window, dtype: npt.DTypeLike, *layers: tuple[Sketch, npt.NDArray[Any] | int]) -> npt.NDArray[Any]:
     """(h, w) sketches painted one over the other with their values, see `Sketch.paint`, on 0."""
     wide = window.grow(MARGIN)
     canvas = np.zeros(wide.shape, dtype)

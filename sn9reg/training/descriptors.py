@@ -85,8 +85,7 @@ class DescriptorConfig(TrainingConfig, Plan):
 
 
 class DescriptorTask(Task):
-    """Validation logs `found`: the share of optical patches whose nearest SAR patch, of all that are held out, shows
-    the same place."""
+    """Validation logs `found`: the share of optical patches whose nearest of all SAR patches shows the same place."""
 
     network: DenseFusion
     kind = KIND

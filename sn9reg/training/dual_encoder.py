@@ -139,9 +139,7 @@ def crops(
 
 class DualTask(Task):
     """Validation logs `matched`: the share of SAR cells whose best optical position lies within 3 pixels of the true
-    one, of all positions in the crop; and `whole`: the share of SAR crops that lie there as a whole.
-
-    name: the phase. Pre-training has a contrastive loss and rotation prediction, fine-tuning matching and uncertainty.
+    one, of all positions in the crop; and `whole`: the share of SAR crops that lie there as a whole. name: the phase.
     """
 
     network: DualEncoder

@@ -18,10 +18,8 @@ _LEAST = 1e-3  # cells squared, below which a variance does not fall
 
 
 def contrastive(one: Tensor, other: Tensor, temperature: float) -> Tensor:
-    """InfoNCE, eq. (3) and (4), of (N, D) embeddings of unit length; those of one index show the same place.
-
-    The mean of both directions, with the positive in the denominator as usual, which eq. (4) leaves out.
-    """
+    """InfoNCE, eq. (3) and (4), of (N, D) embeddings of unit length; those of one index show the same place. The mean
+    of both directions, with the positive in the denominator as usual, which eq. (4) leaves out."""
     logits = one @ other.T / temperature
     same_place = torch.arange(len(one), device=one.device)
     return (cross_entropy(logits, same_place) + cross_entropy(logits.T, same_place)) / 2

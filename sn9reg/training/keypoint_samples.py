@@ -7,13 +7,13 @@ from itertools import count
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch.utils.data import Dataset, Sampler
 
 from sn9reg.errors import InputError
 from sn9reg.raster.files import PathLike
-from sn9reg.raster.radiometry import Modality
+from sn9reg.raster.grid import Points
+from sn9reg.raster.radiometry import Image, Modality
 from sn9reg.raster.scene import Patch
 from sn9reg.training.data import Parts, drawn, located, usable
 from sn9reg.training.displaced import KeypointSample, corners, displaced
@@ -27,10 +27,7 @@ Key = tuple[int, int]  # epoch, index
 
 
 class KeypointSamples(Dataset[KeypointSample]):
-    """The samples of all epochs: every tile once, then `config.samples` of registered pairs, others in each epoch.
-
-    Its length is that of an epoch.
-    """
+    """In each epoch every tile once, then other `config.samples` of registered pairs. Its length is an epoch's."""
 
     def __init__(self, config: KeypointConfig, tiles: Sequence[Tile], parts: Parts) -> None:
         self.config, self.tiles, self.parts = config, tiles, usable(parts)
@@ -54,8 +51,7 @@ class KeypointSamples(Dataset[KeypointSample]):
 class Epochs(Sampler[list[Key]]):
     """Endless batches of keys, those of each epoch in an order of its own; the last batch of an epoch may be smaller.
 
-    length: samples of an epoch.
-    first: the epoch to begin with.
+    length: samples of an epoch. first: the epoch to begin with.
     """
 
     def __init__(self, length: int, batch: int, seed: int, first: int = 0) -> None:
@@ -96,9 +92,7 @@ def load_tiles(folders: Sequence[str], finds: Modality, side: int, cache: PathLi
     return sets
 
 
-def _turned(
-    images: npt.NDArray[np.float32], place: npt.NDArray[np.float64], random: np.random.Generator
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float64]]:
+def _turned(images: Image, place: Points, random: np.random.Generator) -> tuple[Image, Points]:
     """(C, S, S) flipped and turned at random about pixel S // 2, so that what is in the middle stays there; one row and
     column, wrapped around, is another's."""
     side = images.shape[-1]
@@ -116,11 +110,9 @@ def _turned(
 
 def _keypoint(
     optical: Patch, sar: Patch, side: float, random: np.random.Generator, config: KeypointConfig
-) -> tuple[npt.NDArray[np.float64], Patch, Patch]:
-    """A place at least half a tile from the border, and the part of the images that is needed around it.
-
-    Large images are cut to a random part first: their corners are not worth finding all at once.
-    """
+) -> tuple[Points, Patch, Patch]:
+    """A place at least half a tile from the border, and the part of the images that is needed around it, to which large
+    images are cut at random first: their corners are not worth finding all at once."""
     size = np.array(optical.valid.shape[::-1])
     need = np.minimum(np.ceil(2.5 * side).astype(int), size)
     start = random.integers(0, size - need + 1)

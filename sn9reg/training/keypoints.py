@@ -34,10 +34,8 @@ _REGION = math.exp(-0.5 * 3**2)  # of a label: what stands above its value at th
 
 @options
 class KeypointConfig(TrainingConfig, Pace):
-    """Defaults are the paper's (sections 3.1 and 4); where it is silent: a batch of 16.
-
-    Of the sources, `zoomed` and `held_out` do not count.
-    """
+    """Defaults are the paper's (sections 3.1 and 4); where it is silent: a batch of 16. Of the sources, `zoomed` and
+    `held_out` do not count."""
 
     family: ClassVar[str] = "keypoints"
 
@@ -89,11 +87,8 @@ class KeypointConfig(TrainingConfig, Pace):
 
 
 def balanced_mse(heatmap: Tensor, label: Tensor) -> Tensor:
-    """Squared error of (B, H, W) heatmaps, its mean over the keypoint's region and that over the rest in equal parts.
-
-    Hänsch et al., section 3.1: the loss at the keypoint is given the same importance as that at zero-valued places. The
-    region is where the label's Gaussian is not zero, which is taken to be within three sigma.
-    """
+    """Squared error of (B, H, W) heatmaps, its mean over the keypoint's region and that over the rest in equal parts
+    (Hänsch et al., section 3.1). The region is where the label is not zero, taken to be within three sigma."""
     region = (label > _REGION).float()
     error = (heatmap - label) ** 2
     return sum((error * w).sum() / w.sum().clamp_min(1) for w in (region, 1 - region)) / 2  # type: ignore[return-value]

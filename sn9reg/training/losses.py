@@ -2,8 +2,7 @@
 
 Bertrand et al. is Learning-based SAR-Optical Registration for Navigation, whose Sec. IV-C and Table III pair each loss
 with a similarity and a mask of positives; Gazzea et al. is MARU-Net. Where they print no formula or no value, the
-docstring says what was taken. "As released" is as in github.com/Simon-Bertrand/SAROPTReg-TranslatModels, which is by
-the first author of the former.
+docstring says what was taken; "as released" is as in github.com/Simon-Bertrand/SAROPTReg-TranslatModels.
 """
 
 import math
@@ -24,16 +23,13 @@ Start = Annotated[float, Ge(TEMPERATURES[0]), Le(TEMPERATURES[1])]  # of a tempe
 
 
 class MatchingLoss(nn.Module, ABC):
-    """A loss on raw similarity surfaces. `similarity` names the surface that it is meant for, `Options` what it takes.
-
-    Where the options have a temperature, scores are divided by it.
-    """
+    """A loss on raw similarity surfaces. `similarity` names the surface that it is meant for, `Options` what it takes;
+    where there is a temperature among them, scores are divided by it."""
 
     similarity: ClassVar[Similarity]
     Options: ClassVar[type[Any]]
 
     def __init__(self, options: Any) -> None:
-        """options: an instance of the class's `Options`, checked (`make_loss`)."""
         super().__init__()
         self.options = options
         if hasattr(options, "temperature"):
@@ -127,11 +123,10 @@ class OSMNetLoss(MatchingLoss):
         E_n = [z_n + m]+ (z_n - m),    E_p = -[1 + m - z_p]+ (z_p - 1 + m)         (eqs. 6, 7).
     The double sum is a product, so it is computed as softplus(logsumexp_n + logsumexp_p), which does not overflow.
 
-    Negatives are not repelled beyond SSD_n = 1, a mean cosine of 0.5 for features of unit length. Each weight [.]+ is a
-    line in the score that it weighs, so E is a parabola: E_p = SSD_p^2 - m^2 is lowest at SSD_p = 0 (eq. 11), and
-    E_n = (1 - SSD_n)^2 - m^2, 0 beyond SSD_n = 1 + m (eq. 12), lowest at SSD_n = 1. Between 1 and 1 + m a negative is
-    even drawn back. With `detach_weights`, as released, the gradient does not run through the weights: a negative is
-    pushed away with force w_n as far as SSD_n = 1 + m, and eq. (12) is the loss's value but not what is descended.
+    Each weight [.]+ is a line in the score that it weighs, so E is a parabola: E_p = SSD_p^2 - m^2 is lowest at
+    SSD_p = 0 (eq. 11), and E_n = (1 - SSD_n)^2 - m^2, 0 beyond SSD_n = 1 + m (eq. 12), at SSD_n = 1, a mean cosine of
+    0.5. Farther negatives are not repelled, but even drawn back. With `detach_weights`, as released, no gradient runs
+    through the weights: a negative is pushed away with force w_n as far as SSD_n = 1 + m.
 
     The text gives no values: gamma 32, margin 0.25 and positives within a radius of 1 px (a cross) are as released.
     """
@@ -185,9 +180,8 @@ class FFTUNetLoss(MatchingLoss):
 class CrossCorrCELoss(FFTUNetLoss):
     """"cross-corr-ce": cross-entropy of softmax(CC / temperature) against the true place (Bertrand et al., Sec. V-C.2).
 
-    The paper's has no temperature, which is 1.0 here: its features have any length and learn their own. CC of features
-    of unit length lies in [-1, 1], where softmax at 1.0 is almost flat over thousands of places; for these take about
-    1/30, or have it trained.
+    The paper's has no temperature, which is 1.0 here: its features have any length and learn their own. For features of
+    unit length, at whose CC in [-1, 1] softmax at 1.0 is almost flat, take about 1/30, or have it trained.
     """
 
     similarity = "cc"
@@ -201,18 +195,16 @@ class MARUNetLoss(MatchingLoss):
     """"maru-net": pixelwise binary cross-entropy and a Gaussian-weighted contrast on ZNCC (Gazzea et al., eqs. 2 to 5).
 
     The cross-entropy (eq. 2, summed over the surface as printed) is of softmax(ZNCC / temperature) over the surface,
-    for Sec. II-C speaks of softmax and of one class among all places. A sigmoid per pixel would have thousands of zeros
-    outweigh the one true place. Temperature 1/96 as released (Gazzea et al. has none).
+    for Sec. II-C speaks of one class among all places, and a sigmoid per pixel would have thousands of zeros outweigh
+    the true one. Temperature 1/96 as released (Gazzea et al. has none).
 
     The contrast acts on the ZNCC itself, on whose scale the margin of 1 is: loss -Omega, with (eq. 4)
         Omega = mean of the matching region of G * ZNCC - mean of the hard negatives' ZNCC + margin.
     There is no hinge, so the margin is but a constant. G is a Gaussian around the true place that sums to 1 (eq. 3), so
     that this first mean, over N_ps pixels as printed, weighs 1 / N_ps. Its region is radius <= 2 px, clipped at a
     border: 13 pixels as in Bertrand et al.'s Table III, where eq. 3 prints < 2, which makes 9. `sigma` in px; eq. 3
-    divides by 2 sigma, which is the same at its sigma of 1.
-
-    Gazzea et al. takes the LOWEST non-zero scores outside the region as hard negatives, although the wrong places that
-    compete are the highest, as released: `negatives` says which. Either kind is pushed down.
+    divides by 2 sigma, which is the same at its sigma of 1. `negatives`: Gazzea et al. takes the LOWEST non-zero scores
+    outside the region as hard ones, although the wrong places that compete are the highest, as released.
     """
 
     similarity = "zncc"
@@ -252,9 +244,8 @@ class MARUNetLoss(MatchingLoss):
 class SoftCELoss(MatchingLoss):
     """"soft-ce": ours. Cross-entropy of softmax(CC / temperature) against a Gaussian around the true place.
 
-    The Gaussian of `sigma` px says that a neighbour is nearly right, as it is where the truth is known to a pixel, and
-    gives the peak the shape that a sub-pixel fit wants; it sums to 1 at a border, too. The temperature is trained from
-    1/30, apt for features of unit length. The minimum is the Gaussian's entropy, not 0.
+    The Gaussian of `sigma` px, which sums to 1 at a border, too, says that a neighbour is nearly right, and gives the
+    peak the shape that a sub-pixel fit wants. The temperature is trained from 1/30, apt for features of unit length.
     """
 
     similarity = "cc"

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from numpy.random import Generator
 from torch import Tensor
@@ -14,6 +13,7 @@ from sn9reg.features.phase_congruency import PhaseCongruency, phase_congruency
 from sn9reg.matchers.descriptors.corners import fast_corners
 from sn9reg.matchers.descriptors.patches import input_maps, sample_patches
 from sn9reg.raster.grid import Points
+from sn9reg.raster.radiometry import Mask
 from sn9reg.raster.scene import Patch
 from sn9reg.training.data import Parts, Source
 from sn9reg.training.sample import Geometry, augment_optical, augment_sar, cut, finish
@@ -49,10 +49,8 @@ def held_out(config: DescriptorConfig, parts: Parts) -> list[PatchPairs]:
 def patch_pairs(
     source: Source, optical: Patch, sar: Patch, random: Generator, config: DescriptorConfig, train: bool = True
 ) -> PatchPairs | None:
-    """`places` patch pairs out of one pair of images, None where it has no room for them.
-
-    train: with the changes of grey values, turns and scales that the configuration asks for.
-    """
+    """`places` patch pairs out of one pair of images, None where it has no room for them. train: with the changes of
+    grey values, turns and scales that the configuration asks for."""
     zoom = max(source.drawn_zoom(random), config.image / min(optical.valid.shape))
     one, other, _ = cut(optical, sar, Geometry(config.image, config.image), zoom, random)
     if train:
@@ -75,9 +73,7 @@ def patch_pairs(
     )
 
 
-def _places(
-    congruency: PhaseCongruency, valid: npt.NDArray[np.bool_], config: DescriptorConfig, random: Generator
-) -> Points:
+def _places(congruency: PhaseCongruency, valid: Mask, config: DescriptorConfig, random: Generator) -> Points:
     """(N, 2) places x, y, at most `places`, where both images are valid, apart from one another."""
     middle = slice(config.rim, config.image - config.rim)
     inner = np.pad(valid[middle, middle], config.rim)
@@ -90,7 +86,7 @@ def _places(
         maps = [moment[k].numpy() for k in range(2) for moment in (congruency.minimum, congruency.maximum)]
         corners = random.permutation(np.concatenate([fast_corners(m, inner)[0] for m in maps]))
     wanted = int(random.binomial(config.places, config.corners))
-    chosen: list[npt.NDArray[np.float64]] = []
+    chosen: list[Points] = []
     for candidates, upto in ((corners, wanted), (anywhere, config.places)):
         for xy in candidates:
             if len(chosen) < upto and all(np.hypot(*(xy - other)) >= config.apart for other in chosen):

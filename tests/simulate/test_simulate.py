@@ -12,7 +12,7 @@ import rasterio
 from click.testing import CliRunner
 
 from sn9reg.cli import main
-from sn9reg.errors import ConfigError, InputError, OutputError
+from sn9reg.errors import ConfigError, InputError
 from sn9reg.offsets import open_offsets
 from sn9reg.raster.grid import Window
 from sn9reg.simulate import Scene, SimulatedScene, make_scene, simulate
@@ -263,12 +263,6 @@ def test_what_is_out_of_range_is_refused_before_any_work(tmp_path: Path, change:
     with pytest.raises(ConfigError):
         simulate(tmp_path / "new", **({"width": 300} | change))
     assert not (tmp_path / "new").exists()
-
-
-def test_a_file_in_the_way(tmp_path: Path) -> None:
-    (tmp_path / "taken").touch()
-    with pytest.raises(OutputError, match=r"taken: cannot be made"):
-        simulate(tmp_path / "taken", 300)
 
 
 def test_command(tmp_path: Path) -> None:

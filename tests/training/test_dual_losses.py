@@ -91,13 +91,6 @@ def test_places_are_found_within_the_cell(places, width, within):
     torch.testing.assert_close(xy, torch.tensor(places), atol=within, rtol=0)
 
 
-def test_a_rival_far_from_the_best_does_not_pull_the_place():
-    similarity = torch.zeros(1, 1, CELLS)
-    similarity[0, 0, index(0, 2)], similarity[0, 0, index(6, 2)] = 5.0, 4.9
-    _, xy = found(similarity, SHAPE, 0.2)
-    torch.testing.assert_close(xy, torch.tensor([[[0.0, 2.0]]]), atol=1e-3, rtol=0)
-
-
 PLACES = torch.tensor([[3.0, 1.0], [0.0, 2.0], [4.0, 0.0]])  # x, y
 
 

@@ -1,21 +1,23 @@
 """Keypoints of a scene and their descriptors, window by window, each computed once."""
 
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import cast
 
 import cv2
 import numpy as np
 import torch
 from scipy.fft import next_fast_len
 from torch import Tensor
+from torch.nn.functional import normalize, one_hot
 
 from sn9reg import progress
 from sn9reg.features.phase_congruency import PhaseCongruency, phase_congruency
 from sn9reg.matchers.descriptors.corners import fast_corners, spread_evenly
 from sn9reg.matchers.descriptors.network import DenseFusion
-from sn9reg.matchers.descriptors.patches import PatchLayout, input_maps, sample_patches
+from sn9reg.matchers.descriptors.patches import ORIENTATIONS, PatchLayout, input_maps, sample_patches
 from sn9reg.matchers.fused import fused
 from sn9reg.raster.grid import Points, Window
 from sn9reg.raster.radiometry import Image, Mask, fill_invalid, standardise
@@ -26,6 +28,7 @@ _FELT = 12  # pixels from the border of what is valid within which phase congrue
 _INSIDE = 6  # pixels from there that keypoints keep
 _VALID = 0.6  # share of a patch's surroundings that must be valid
 _BATCH = 256  # patches in memory at once
+_HISTOGRAMS = 6  # of a patch, a side
 
 Band = Callable[[Patch], Image]  # one band out of a patch
 
@@ -45,18 +48,6 @@ class Described:
 NOTHING = Described(np.zeros((0, 2)), torch.zeros((1, 0, 1)))
 
 
-class Describer(Protocol):
-    """Describes keypoints."""
-
-    extent: float  # side of what it sees around one, pixels
-
-    def maps(self, grey: Tensor, congruency: PhaseCongruency) -> Tensor:
-        """(H, W) standardised image and its phase congruency -> (C, H, W) from which keypoints are described."""
-
-    def describe(self, maps: Tensor, xy: Tensor, angle: Tensor | None) -> Tensor:
-        """(N, D) descriptors at (N, 2) places, with patches turned to (N,) angles."""
-
-
 class LearnedDescriber:
     """A trained network on patches of a layout."""
 
@@ -66,12 +57,41 @@ class LearnedDescriber:
         self.layout, self.extent = layout, layout.extent
 
     def maps(self, grey: Tensor, congruency: PhaseCongruency) -> Tensor:
+        """(H, W) standardised image and its phase congruency -> (C, H, W) from which keypoints are described."""
         return input_maps(grey[None], self.layout)[0].to(self.device)
 
     @torch.no_grad()
     def describe(self, maps: Tensor, xy: Tensor, angle: Tensor | None) -> Tensor:
+        """(N, D) descriptors at (N, 2) places, with patches turned to (N,) angles."""
         patches = sample_patches(maps, xy, self.layout, angle).contiguous(memory_format=torch.channels_last)
         return cast(Tensor, self.network(patches)).cpu()
+
+
+class MimDescriber:
+    """Without training: in each of 6 x 6 cells around a keypoint a histogram of the orientation whose energy, summed
+    over scales, is the largest (the maximum index map).
+
+    J. Li, Q. Hu, M. Ai, "RIFT: multi-modal image matching based on radiation-variation insensitive feature transform".
+    """
+
+    LAYOUT = PatchLayout(side=96, scale=1.0, inputs="energy")  # as in RIFT
+
+    def __init__(self, layout: PatchLayout = LAYOUT) -> None:
+        self.layout, self.extent = layout, layout.extent
+
+    def maps(self, grey: Tensor, congruency: PhaseCongruency) -> Tensor:
+        return torch.cat([grey[None], congruency.amplitude[0]])
+
+    def describe(self, maps: Tensor, xy: Tensor, angle: Tensor | None) -> Tensor:
+        largest, index = sample_patches(maps, xy, self.layout, angle).max(dim=1)
+        votes = one_hot(index, ORIENTATIONS).to(largest) * (largest > 0)[..., None]
+        cell = self.layout.side // _HISTOGRAMS
+        votes = votes[:, : cell * _HISTOGRAMS, : cell * _HISTOGRAMS]
+        counts = votes.reshape(len(votes), _HISTOGRAMS, cell, _HISTOGRAMS, cell, ORIENTATIONS).sum(dim=(2, 4))
+        return normalize(counts.flatten(1), dim=1)
+
+
+Describer = LearnedDescriber | MimDescriber
 
 
 def describe_scene(
@@ -97,12 +117,9 @@ def describe_scene(
 
 def _tiles(window: Window) -> list[Window]:
     """Windows of about equal size that make up a window."""
-    cols, rows = (np.linspace(0, n, max(1, round(n / _TILE)) + 1).astype(int) for n in (window.width, window.height))
-    return [
-        Window(window.col + int(c), window.row + int(r), int(cols[i + 1] - c), int(rows[j + 1] - r))
-        for j, r in enumerate(rows[:-1])
-        for i, c in enumerate(cols[:-1])
-    ]
+    edges = (np.linspace(0, n, max(1, round(n / _TILE)) + 1).astype(int).tolist() for n in window.shape)
+    sides = itertools.product(*map(itertools.pairwise, edges))
+    return [Window(window.col + c, window.row + r, right - c, bottom - r) for (r, bottom), (c, right) in sides]
 
 
 def _describe(patch: Patch, grey: Band, margin: int, describer: Describer, count: int, oriented: bool) -> Described:

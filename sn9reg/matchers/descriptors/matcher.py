@@ -1,9 +1,8 @@
 """Keypoints of phase congruency, described by a network, matched, and cleared of mismatches coarse to fine.
 
-He et al., "Deep convolutional network based on attention mechanism for matching optical and SAR images". `FAITHFUL` are
-the paper's options for inference. The others go beyond it: the SAR image is turned and scaled back first
-(`descriptors.pose`), partners are looked for near where they are expected, and in the end templates around keypoints
-are compared pixel by pixel where the warp puts them.
+He et al., "Deep convolutional network based on attention mechanism for matching optical and SAR images". Other options
+than `FAITHFUL` go beyond it: the SAR image is turned and scaled back first (`descriptors.pose`), partners are looked
+for near where they are expected, and templates around keypoints are compared pixel by pixel where the warp puts them.
 """
 
 from __future__ import annotations
@@ -28,8 +27,7 @@ from sn9reg.fit.neighbours import witnesses_agree
 from sn9reg.fit.warp import GlobalModel, fit_global
 from sn9reg.matchers.dense.at_points import compare_at
 from sn9reg.matchers.dense.search import Level
-from sn9reg.matchers.descriptors.describe import NOTHING, Described, Describer, LearnedDescriber, describe_scene
-from sn9reg.matchers.descriptors.mim import LAYOUT, MimDescriber
+from sn9reg.matchers.descriptors.describe import NOTHING, Described, LearnedDescriber, MimDescriber, describe_scene
 from sn9reg.matchers.descriptors.nearest import nearest
 from sn9reg.matchers.descriptors.patches import PatchLayout
 from sn9reg.matchers.descriptors.pose import Matrix, agreement, find_pose
@@ -42,7 +40,7 @@ from sn9reg.raster.view import through
 
 log = logging.getLogger(__name__)
 
-# What makes the matcher that of the paper.
+# The paper's options for inference.
 FAITHFUL: dict[str, Any] = {"pose": "none", "near": False, "refine": False, "threshold": 3.0}
 
 _POSE_RADIUS = 0.08  # of the longer side: so far from where the pose says may a partner lie
@@ -187,19 +185,12 @@ class DescriptorMatcher:
         there = sar.xy[found.index] if len(sar) else np.zeros((len(optical), 2))
         common = to_common(there, factor)
         matches = Correspondences(
-            grid=posed.grid,
-            optical_xy=to_common(optical.xy, factor),
-            sar_xy=common,
+            grid=posed.grid, optical_xy=to_common(optical.xy, factor), sar_xy=common, solo_xy=common,
             score=np.clip(1 - found.distance / np.maximum(found.rival, 1e-9), 0, 1),
-            sigma=np.full(len(optical), _LOCALISED * factor),
-            distance=found.distance,
-            rival_distance=found.rival,
-            solo_xy=common,
+            sigma=np.full(len(optical), _LOCALISED * factor), distance=found.distance, rival_distance=found.rival,
             search_radius=radius if self.options.near else max(posed.grid.shape) / 2,
-            step=float(factor),
-            footprint=float(factor),
-            tried=len(optical),
-        ).keep(found.found)
+            step=float(factor), footprint=float(factor), tried=len(optical),
+        ).keep(found.found)  # fmt: skip
         kept = np.ones(len(matches), bool)
         if self.options.adaptive:
             kept &= adaptive_ratio(matches)
@@ -244,9 +235,9 @@ def _inliers(putative: Correspondences, models: list[tuple[Matrix, Flags]]) -> C
     return replace(kept, sigma=np.full(len(kept), sigma), tried=len(putative))
 
 
-def _describer(given: MatcherOptions) -> Describer:
+def _describer(given: MatcherOptions) -> LearnedDescriber | MimDescriber:
     """Raises ConfigError where the patches get too small or too large."""
-    network, layout = None, LAYOUT
+    network, layout = None, MimDescriber.LAYOUT
     if given.descriptor == "learned":
         network, saved = load_descriptor(given.weights)
         layout = saved.patch

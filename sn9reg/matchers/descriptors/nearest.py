@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy.spatial import cKDTree
+from scipy.spatial.distance import cdist
 from torch import Tensor
 
 from sn9reg.fit.correspondences import Flags, Floats
@@ -30,8 +30,7 @@ class Neighbours:
 def nearest(
     optical: Described, sar: Described, expected: Points | None = None, radius: float = 0.0, apart: float = 0.0
 ) -> Neighbours:
-    """The nearest and the second-nearest SAR keypoint of every optical one (He et al., section 2.4), by the distance
-    sqrt(2 - 2 o.s).
+    """The two nearest SAR keypoints of every optical one, by the distance sqrt(2 - 2 o.s) (He et al., section 2.4).
 
     expected: (N, 2) where the partners are expected in the SAR image, from which they lie at most `radius` pixels away;
     anywhere if not given. apart: a SAR keypoint nearer than this to the nearest one is not its rival.
@@ -51,7 +50,6 @@ def nearest(
         better = nearer.values < back
         back[better], back_index[better] = nearer.values[better], nearer.indices[better] + start
         around = _within(sar.xy[best.indices.numpy()], sar.xy, apart)
-        around[torch.arange(len(table)), best.indices] = True
         index[rows], distance[rows] = best.indices.numpy(), best.values.numpy()
         rival[rows] = table.masked_fill(around, _FAR).amin(dim=1).clamp_max(2**0.5).numpy()
     found = distance < _FAR
@@ -67,7 +65,4 @@ def _distances(optical: Tensor, sar: Tensor) -> Tensor:
 
 def _within(centres: Points, xy: Points, radius: float) -> Tensor:
     """(n, m) which places lie within a radius of which centres."""
-    table = torch.zeros((len(centres), len(xy)), dtype=torch.bool)
-    for row, hits in enumerate(cKDTree(xy).query_ball_point(centres, radius)):
-        table[row, hits] = True
-    return table
+    return torch.from_numpy(cdist(centres, xy, "sqeuclidean") <= radius**2)

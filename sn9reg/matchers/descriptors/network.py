@@ -31,15 +31,9 @@ class DenseFusion(nn.Module):
     """
 
     def __init__(
-        self,
-        in_channels: int = 1,
-        side: int = 224,
-        width: float = 1.0,
-        stem_stride: int = 2,
-        attention: bool = True,
-        descriptor: int = 256,
-        cells: int = 0,
-    ) -> None:
+        self, in_channels: int = 1, side: int = 224, width: float = 1.0, stem_stride: int = 2, attention: bool = True,
+        descriptor: int = 256, cells: int = 0,
+    ) -> None:  # fmt: skip
         super().__init__()
         for name, value in (("in_channels", in_channels), ("side", side), ("descriptor", descriptor)):
             if type(value) is not int or value < 1:

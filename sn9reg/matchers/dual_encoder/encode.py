@@ -119,11 +119,9 @@ class EncodedPair(ScenePair):
 @contextmanager
 def _dropping(network: nn.Module) -> Iterator[None]:
     """Dropout as in training, all else as in use."""
-    found = [module for module in network.modules() if isinstance(module, nn.Dropout | nn.Dropout2d)]
-    for module in found:
-        module.train()
+    found = nn.ModuleList(module for module in network.modules() if isinstance(module, nn.Dropout | nn.Dropout2d))
+    found.train()
     try:
         yield
     finally:
-        for module in found:
-            module.eval()
+        found.eval()

@@ -6,7 +6,6 @@ neighbours are looked for around the shift that it predicts, comparing each cell
 """
 
 import math
-from collections.abc import Iterator
 from dataclasses import astuple, fields
 from typing import Annotated, Any, ClassVar
 
@@ -96,10 +95,7 @@ class DualEncoderMatcher(TemplateMatcher):
         return extract
 
     def match(self, pair: ScenePair) -> Correspondences:
-        """Mutual nearest neighbours of cells around what templates of cells predict.
-
-        Raises InputError where a scene cannot be read.
-        """
+        """Mutual nearest neighbours around what templates predict. Raises InputError where a scene cannot be read."""
         looks = [pair.overview(scene)[0] for scene in (pair.optical, pair.sar)]
         encoder = self._encoder(looks[1])
         encoder.weigh(*map(_middle, looks))
@@ -118,7 +114,8 @@ class DualEncoderMatcher(TemplateMatcher):
         col, row, width, height = (n // factor for n in astuple(seen.overlap))
         cells = Window(col, row, max(1, width), max(1, height))
         every = max(1, math.ceil(math.sqrt(cells.width * cells.height / self.options.max_matches)))
-        found, tried, tiles = [], 0, list(_tiles(cells))
+        tiles = [Window(col + b.col, row + b.row, b.width, b.height) for b in seen.grid.crop(cells).blocks(_TILE)]
+        found, tried = [], 0
         for done, tile in enumerate(tiles):
             progress.report(done / len(tiles))
             middle = to_common(np.array([[tile.col + tile.width / 2, tile.row + tile.height / 2]]), factor)
@@ -134,19 +131,11 @@ class DualEncoderMatcher(TemplateMatcher):
         there = here + table[:, 2:4] * factor
         # One that meets what templates say by no more than chance has no witness but itself.
         return Correspondences(
-            grid=seen.grid,
-            optical_xy=here,
-            sar_xy=there,
-            score=score,
-            sigma=sigma * factor,
-            distance=1 - value,
-            rival_distance=1 - rival,
-            solo_xy=there,
-            search_radius=float(_RADIUS * factor),
-            step=factor / CELL,
-            footprint=float(self.options.window * factor + 2 * _SEEN),
-            tried=tried,
-        )
+            grid=seen.grid, optical_xy=here, sar_xy=there, solo_xy=there,
+            score=score, sigma=sigma * factor, distance=1 - value, rival_distance=1 - rival,
+            search_radius=float(_RADIUS * factor), step=factor / CELL,
+            footprint=float(self.options.window * factor + 2 * _SEEN), tried=tried,
+        )  # fmt: skip
 
     def _tile(
         self, seen: EncodedPair, tile: Window, predicted: npt.NDArray[np.int_], factor: int, every: int
@@ -192,9 +181,3 @@ def _maps(scene: EncodedScene, window: Window, factor: int) -> CellMaps:
     maps = scene.maps(window.grow(_MARGIN), factor)
     inner = slice(_MARGIN, -_MARGIN)
     return CellMaps(*(getattr(maps, f.name)[..., inner, inner] for f in fields(CellMaps)))
-
-
-def _tiles(window: Window) -> Iterator[Window]:
-    for row in range(window.row, window.row + window.height, _TILE):
-        for col in range(window.col, window.col + window.width, _TILE):
-            yield Window(col, row, _TILE, _TILE).intersect(window)

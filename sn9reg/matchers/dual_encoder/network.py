@@ -76,8 +76,8 @@ class SarEncoder(nn.Module):
 
 
 class BiFPN(nn.Module):
-    """One round down and up a pyramid, inputs weighed by learned shares (Tan et al., "EfficientDet", section 3.2).
-    last: only down, for who wants the finest level alone."""
+    """One round down and, unless it is the last, up a pyramid, inputs weighed by learned shares (Tan et al.,
+    "EfficientDet", section 3.2)."""
 
     def __init__(self, width: int, levels: int, last: bool = False) -> None:
         super().__init__()
@@ -148,8 +148,7 @@ class Structure(nn.Module):
     """(B, C, H, W) images -> (B, 128, H / 4, W / 4): orientation energies of a cell and of 5 x 5 cells around it,
     through one linear layer for both sensors.
 
-    Ours, not the paper's: two encoders that share nothing need days of training to agree. Added to what they say, this
-    lets them begin where untrained matching ends.
+    Ours: two encoders that share nothing need days to agree; with this added they begin where untrained matching ends.
     """
 
     _ORIENTATIONS, _WAVELENGTHS, _RIM = 6, (6.0, 12.0), 16
@@ -172,8 +171,7 @@ class Structure(nn.Module):
 
 
 class Projection(nn.Sequential):
-    """Two layers, 512 and 128 wide, cell by cell, into the shared space (section 3.3.1). std: of the last layer's first
-    weights, those that are usual if not given."""
+    """Two layers, 512 and 128 wide, into the shared space (section 3.3.1). std: of the last layer's first weights."""
 
     def __init__(self, channels: int, dropout: float, std: float | None = None) -> None:
         last = nn.Conv2d(512, 128, 1)
@@ -206,13 +204,8 @@ class Encoded:
 
 
 class DualEncoder(nn.Module):
-    """Both encoders, the projection to the shared space, and the uncertainty of what they say.
-
-    aleatoric: with the modules for the uncertainty of the data.
-    dropout: share of the paper's dropout rates (10 % early, 20 % before the uncertainty, 15 % at the fusion); 0 for
-    none, and no epistemic uncertainty then.
-    structure: with orientation energies beside the encoders, see `Structure`; without, the network is the paper's.
-    """
+    """Both encoders, the projection to the shared space, and the uncertainty of what they say. For the options see
+    `weights.DualOptions`; without dropout there is no epistemic uncertainty, without structure it is the paper's."""
 
     margin = 40  # pixels within which a cell feels the border; beyond, hardly
 

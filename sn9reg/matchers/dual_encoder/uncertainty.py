@@ -22,17 +22,13 @@ class SpeckleBranch(nn.Module):
 
 
 class GeometricBranch(nn.Module):
-    """Four convolutions along lines of 0, 45, 90 and 135 degrees, concatenated, ReLU (section 3.2.1).
-
-    How a convolution is made aware of an orientation the paper leaves open; here its 5 x 5 kernel is zero off the line.
-    """
+    """Four convolutions along lines of 0, 45, 90 and 135 degrees, concatenated, ReLU (section 3.2.1). How they are made
+    aware of an orientation the paper leaves open; here their 5 x 5 kernels are zero off the line."""
 
     mask: Tensor
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        if channels % 4:
-            raise ValueError(f"{channels} channels cannot be shared by 4 orientations")
         self.along = nn.Conv2d(channels, channels, 5, padding=2)
         across, diagonal = torch.zeros(5, 5), torch.eye(5)
         across[2] = 1
@@ -45,10 +41,8 @@ class GeometricBranch(nn.Module):
 
 
 class ChannelAttention(nn.Module):
-    """Convolution, ReLU, global pooling, two linear layers with ReLU between, sigmoid; multiplied back.
-
-    The branch for backscatter in SAR (section 3.2.1) and that for illumination in optical images (section 3.2.2).
-    """
+    """Convolution, ReLU, global pooling, two linear layers with ReLU between, sigmoid; multiplied back. The branch for
+    backscatter in SAR (section 3.2.1) and that for illumination in optical images (section 3.2.2)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -65,8 +59,7 @@ class ChannelAttention(nn.Module):
 class AtmosphericBranch(nn.Module):
     """Spatial attention over wide areas: convolution, ReLU, average pooling, a map that multiplies (section 3.2.2).
 
-    Pooling is over the channels, since a global one over the pixels would leave no map, and over a wide neighbourhood,
-    since haze and cloud are wide.
+    Pooling is over the channels, as a global one would leave no map, and a wide area, as haze and cloud are wide.
     """
 
     def __init__(self, channels: int, wide: int = 9) -> None:
@@ -95,9 +88,8 @@ class SeasonalBranch(nn.Module):
 class AleatoricMap(nn.Module):
     """The uncertainty map (B, 1, H, W) of one sensor: dropout, its three branches, concatenation, convolution, sigmoid.
 
-    kind: `sar` (speckle, geometry, backscatter) or `optical` (atmosphere, illumination, season). The branches see the
-    features through a 1 x 1 convolution to `width` channels. The paper's text has a ReLU between the convolution and
-    the sigmoid, which no uncertainty below one half would pass; it is left out.
+    kind: `sar` or `optical`. The branches see the features through a 1 x 1 convolution to `width` channels. The paper's
+    ReLU between the convolution and the sigmoid is left out, since no uncertainty below one half would pass it.
     """
 
     def __init__(self, kind: str, channels: int, width: int = 32, dropout: float = BEFORE_HEADS) -> None:

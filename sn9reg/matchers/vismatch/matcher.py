@@ -1,7 +1,6 @@
-"""Any matcher of the package vismatch (formerly image-matching-models), tiled over a scene.
+"""Any of the some seventy published matchers of photographs that the package vismatch has, tiled over a scene.
 
-vismatch wraps some seventy published matchers of photographs behind one call. `vismatch:NAME` names one of them. Their
-weights must be on the disk: sn9reg never downloads any.
+`vismatch:NAME` names one of them. Its weights must be on the disk: sn9reg never downloads any.
 """
 
 import contextlib
@@ -139,26 +138,16 @@ class VismatchMatcher:
         here, there, score, rank = here[inside], there[inside], found[inside, 4], found[inside, 5]
         chosen = np.sort(np.argsort(rank, kind="stable")[: self.options.max_matches])  # the best of each tile first
         return Correspondences(
-            grid=pair.grid,
-            optical_xy=here[chosen],
-            sar_xy=there[chosen],
-            score=score[chosen],
-            sigma=np.full(len(chosen), float(factor)),
-            distance=1 - score[chosen],
-            rival_distance=np.ones(len(chosen)),
-            solo_xy=there[chosen],
-            search_radius=shift,
-            step=float(factor),
-            footprint=_FOOTPRINT * factor,
+            grid=pair.grid, optical_xy=here[chosen], sar_xy=there[chosen], solo_xy=there[chosen],
+            score=score[chosen], sigma=np.full(len(chosen), float(factor)),
+            distance=1 - score[chosen], rival_distance=np.ones(len(chosen)),
+            search_radius=shift, step=float(factor), footprint=_FOOTPRINT * factor,
             tried=proposed - (len(here) - len(chosen)),  # matches beyond max_matches do not count as tried
-        )
+        )  # fmt: skip
 
 
 def _agreeing(found: Floats) -> npt.NDArray[np.bool_]:
-    """(N,) which matches of a tile agree on an affine.
-
-    Matchers of photographs may be wrong so often on SAR that a vote of neighbours could not find the right matches.
-    """
+    """(N,) which matches of a tile agree on an affine: on SAR too many may be wrong for a vote of neighbours."""
     fit = fit_global(found[:, :2], found[:, 2:4], "affine", _THRESHOLD, "ransac") if len(found) >= _FEWEST else None
     if fit is None or fit.inliers.sum() < _FEWEST:
         return np.zeros(len(found), bool)
@@ -190,8 +179,7 @@ def _package(variant: str) -> ModuleType:
         return importlib.import_module("vismatch")
     except ModuleNotFoundError as error:
         if error.name == "vismatch":
-            message = f"matcher vismatch:{variant} needs vismatch: pip install 'sn9reg[vismatch]'"
-            raise ConfigError(message) from None
+            raise ConfigError(f"matcher vismatch:{variant} needs vismatch: pip install 'sn9reg[vismatch]'") from None
         raise ConfigError(f"vismatch is installed, but not all that it needs: {_line(error)}") from error
 
 

@@ -15,11 +15,9 @@ _loading = threading.RLock()
 def no_connections() -> Iterator[list[str]]:
     """Inside, every connection of this thread raises ConnectionRefusedError. Gives the list of those refused so far."""
     _install()
-    before: list[str] | None = getattr(_local, "refused", None)
-    refused: list[str] = []
-    _local.refused = refused
+    before, _local.refused = getattr(_local, "refused", None), []
     try:
-        yield refused
+        yield _local.refused
     finally:
         _local.refused = before
 

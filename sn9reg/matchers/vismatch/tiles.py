@@ -38,7 +38,7 @@ def tiles_of(pair: ScenePair, factor: int, side: int, reach: float) -> Iterator[
     """Tiles of about equal size over the overlap of both scenes, in pixels of the common grid coarsened by `factor`.
 
     side: about the largest side of a tile. reach: pixels by which the SAR window is larger on each side.
-    Windows end with the grid, except for the pixels that make their sides multiples of 16.
+    Windows end with the grid, but for the pixels that make their sides multiples of 16.
     """
     whole, lap = pair.grid.coarsen(factor).window, int(_LAP * side)
     w = pair.overlap

@@ -67,15 +67,6 @@ def test_beyond_the_border_there_is_nothing(best):
     assert steep.tolist() == pytest.approx(best, abs=0.02)
 
 
-def test_gradients_flow_through_the_position():
-    weights = bump(9.2, 4.1)[None].requires_grad_()
-    soft_position(weights, torch.tensor([[9, 4]]))[0, 0].backward()
-    gradient = weights.grad[0]
-    assert gradient[4, 11] > 0
-    assert gradient[4, 7] < 0
-    assert gradient[:, 12:].abs().max() == 0
-
-
 def surroundings(height, width, dx, dy, channels=24, seed=0):
     """Weighed embeddings of a window, and of the same with `RADIUS` cells around, where its content lies dx, dy cells
     farther."""

@@ -36,16 +36,13 @@ def away_from_zero(**options):
 
 
 @every_branch
-def test_a_branch_keeps_the_shape_and_images_apart_and_learns(branch):
+def test_a_branch_keeps_the_shape_and_images_apart(branch):
     one, seen = made(branch, CHANNELS), features()
     whole = one(seen)
     assert whole.shape == seen.shape
     for k in range(len(seen)):
         torch.testing.assert_close(one(seen[k : k + 1])[0], whole[k], atol=1e-5, rtol=1e-4)
     assert (whole[0] - whole[1]).abs().max() > 1e-3
-    whole.square().sum().backward()
-    for name, parameter in one.named_parameters():
-        assert parameter.grad.abs().max() > 0, name
 
 
 def test_speckle_looks_at_5_x_5_pixels_of_each_channel_alone():
@@ -95,11 +92,6 @@ def test_off_the_line_kernels_are_zero_and_stay_so():
         branch.along.weight[~on_line] += 10
         torch.testing.assert_close(branch(seen), before)
     assert set(branch.state_dict()) == {"along.weight", "along.bias"}  # the orientations stand in no file
-
-
-def test_channels_that_four_orientations_cannot_share_are_refused():
-    with pytest.raises(ValueError, match="6 channels cannot be shared by 4 orientations"):
-        GeometricBranch(6)
 
 
 def ratio(module, seen):
@@ -198,7 +190,7 @@ def test_dropout_varies_the_output_in_training_alone(module, seen):
         assert without.train()(*seen).equal(without(*seen))
 
 
-def test_weights_of_a_pair_are_not_negative_and_sum_to_2():
+def test_weights_of_a_pair_are_not_negative_sum_to_2_and_depend_on_either_image():
     fusion = made(AdaptiveFusion, 12, 20)
     nn.init.normal_(fusion.weigh.weight, std=2)
     with torch.no_grad():
@@ -207,9 +199,6 @@ def test_weights_of_a_pair_are_not_negative_and_sum_to_2():
     assert weight.min() >= 0
     assert weight.sum(dim=1).tolist() == pytest.approx([2] * 6)
     assert weight[:, 0].std() > 1e-3
-
-
-def test_weights_depend_on_either_image_of_the_pair():
     fusion, (optical, sar) = made(AdaptiveFusion, 12, 20), PAIR
     with torch.no_grad():
         weight = fusion(optical, sar)
