@@ -119,13 +119,16 @@ class DescriptorTask(Task):
             means = [[self.network.cell_means(patches) for patches in batch] for batch in islice(batches, _FIRST)]
             self.network.fit_layout(*(torch.cat(part) for part in zip(*means, strict=True)))
 
+    def loss_of(self, batch: PatchPairs) -> Tensor:
+        return self._loss(*self._describe(batch))
+
     def training_step(self, batch: PatchPairs, index: int) -> None:
         optimiser: Any = self.optimizers()
         optimiser.zero_grad()
         size = -(-len(batch.optical) // self.plan.accumulate)
         parts = [PatchPairs(*both) for both in zip(batch.optical.split(size), batch.sar.split(size), strict=True)]
         if len(parts) == 1:
-            loss = self._loss(*self._describe(batch))
+            loss = self.loss_of(batch)
             self.manual_backward(loss)
         else:
             loss = self._cached(parts)

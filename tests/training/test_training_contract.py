@@ -183,6 +183,21 @@ def test_the_rate_rises_stays_falls_and_drops():
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+def test_every_stage_learns_a_batch_by_heart(family, configured, quick):
+    for stage in configured(family).stages():
+        torch.manual_seed(0)
+        task, batch, losses = stage.task(stage.plan), next(iter(stage.batches(stage.plan, 0))), []
+        task.log = lambda *_, **__: None
+        optimiser = torch.optim.Adam(task.parameters(), lr=5e-3)
+        for _ in range(12):
+            optimiser.zero_grad()
+            losses.append(task.loss_of(batch))
+            losses[-1].backward()
+            optimiser.step()
+        assert losses[-1] < 0.8 * losses[0]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_a_training_is_written_reproduced_and_resumed(family, configured, tmp_path, seen, quick):
     out = tmp_path / "out"
     written = command.run(configured(family), out)
