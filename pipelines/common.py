@@ -6,18 +6,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 import numpy as np
 
 from sn9reg.errors import Sn9regError
-from sn9reg.raster.files import atomic_output, grid_of, open_raster
+from sn9reg.raster.files import atomic_output
 from sn9reg.raster.folders import data_root
-from sn9reg.raster.grid import Grid
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 Option = Callable[[Callable[..., Any]], Callable[..., Any]]
 PATH = click.Path(path_type=Path)
@@ -45,21 +41,13 @@ class Command(click.Command):
 
 def spread(count: int, limit: int | None) -> list[int]:
     """At most `limit` of the indices 0 to count - 1, evenly apart."""
-    indices: list[int] = np.linspace(0, count - 1, min(limit or count, count)).round().astype(int).tolist()
-    return indices
+    return [round(index) for index in np.linspace(0, count - 1, min(limit or count, count))]
 
 
 def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A table in Markdown."""
-    lines = [f"| {' | '.join(row)} |" for row in [head, *rows]]
-    lines.insert(1, "|---" * len(head) + "|")
-    return "\n".join(lines) + "\n"
-
-
-def grids(*paths: Path) -> tuple[Grid, Grid]:
-    """Those of an optical and a SAR image. Raises InputError where one cannot be read."""
-    with open_raster(paths[0]) as optical, open_raster(paths[1]) as sar:
-        return grid_of(optical), grid_of(sar)
+    first, *others = (f"| {' | '.join(row)} |\n" for row in [head, *rows])
+    return f"{first}{'|---' * len(head)}|\n{''.join(others)}"
 
 
 def write(path: Path, text: str) -> None:
@@ -77,9 +65,9 @@ def apart(measure: Callable[..., dict[str, float]], *arguments: Any) -> dict[str
 @contextmanager
 def drawing(
     path: Path, dpi: int, rows: int = 1, columns: int = 1, share_y: bool = False, **options: Any
-) -> Iterator[tuple["Figure", Any]]:
-    """A figure and its (rows, columns) axes to draw on, written to `path` afterwards. options: of the figure.
-    Raises OutputError where it cannot be written."""
+) -> Iterator[tuple[Any, Any]]:
+    """A figure of matplotlib and its (rows, columns) axes to draw on, written to `path` afterwards. options: the
+    figure's. Raises OutputError where it cannot be written."""
     from matplotlib.figure import Figure
 
     figure = Figure(layout="constrained", **options)

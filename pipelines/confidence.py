@@ -21,14 +21,12 @@ from scipy.stats import spearmanr
 
 from pipelines.calibrate import RIGHT, Case, displaced, known_places, scene_cases
 from pipelines.common import DATA_OPTION, Command, out_option, write
-from sn9reg import register
 from sn9reg.fit.correspondences import Floats
 from sn9reg.matchers import DEFAULT_MATCHER
-from sn9reg.matchers.base import make_matcher
+from sn9reg.matchers.base import Matcher, make_matcher
 from sn9reg.raster.files import make_folder
 from sn9reg.raster.folders import pair_files
-from sn9reg.raster.scene import open_pair
-from sn9reg.registration import Registration
+from sn9reg.registration import register
 from sn9reg.score.metrics import ece, mma
 
 # Part -> seeds, sizes and looks of its scenes.
@@ -57,13 +55,14 @@ class Checked:
         return float(np.median(self.true)) if len(self.true) else np.inf
 
 
-def check(case: Case, registration: Registration) -> Checked:
-    """A registration against the truth."""
+def check(case: Case, matcher: Matcher, calibration: str | None) -> Checked:
+    """Register a pair and compare with the truth."""
+    registration = register(case.files, matcher=matcher, calibration=calibration)
     verdict, matches = registration.verdict, registration.matches
     if case.truth is None:
         none = np.zeros(0)
         return Checked(False, verdict.registered, none, none, none, matches.step, none, none, np.nan)
-    with open_pair(case.optical, case.sar, pixel_frame=case.pixel_frame) as pair:
+    with case.files.open() as pair:
         off = np.hypot(*(matches.sar_xy - case.truth(pair, matches.optical_xy)).T)
         places, there = known_places(pair, case.truth, 40)
     here, pixel = registration.grid.to_map(places), registration.grid.resolution
@@ -139,10 +138,7 @@ def main(
         for part in parts.split(","):
             folder, scenes = Path(scratch), SCENES.get(part)
             made = scene_cases(folder, scenes, False) if scenes else folder_cases(data / part, folder, wrong, every)
-            options: dict[str, Any] = {"matcher": matcher, "calibration": calibration}
-            found = [
-                check(case, register(case.optical, case.sar, pixel_frame=case.pixel_frame, **options)) for case in made
-            ]
+            found = [check(case, matcher, calibration) for case in made]
             together += found
             show(name, part, found, out)
     show(name, "all", together, out)

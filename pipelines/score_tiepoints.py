@@ -16,11 +16,12 @@ import click
 import numpy as np
 import pandas as pd
 
-from pipelines.common import PATH, Command, drawing, grids, out_option
+from pipelines.common import PATH, Command, drawing, out_option
 from sn9reg.errors import InputError, Sn9regError
 from sn9reg.fit.correspondences import Floats
 from sn9reg.offsets import open_offsets
 from sn9reg.raster.files import make_folder
+from sn9reg.raster.scene import PairFiles
 from sn9reg.score.scoring import Score, score
 from sn9reg.tiepoints import read_tiepoints
 from sn9reg.training.tiles import SceneFiles, scene_files
@@ -47,7 +48,7 @@ def scored(scene: SceneFiles, folder: Path) -> Score:
     if len(found) != 1:
         what = "no offset map" if not found else f"{len(found)} offset maps"
         raise InputError(f"{folder}: holds {what} of scene {scene.name}; it is named {scene.name}.tif")
-    optical, sar = grids(scene.optical, scene.sar)
+    optical, sar = PairFiles(scene.optical, scene.sar).grids()
     with open_offsets(found[0], optical) as offsets:
         return score(offsets, optical, sar, read_tiepoints(scene.tiepoints, optical, sar))
 

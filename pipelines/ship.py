@@ -26,6 +26,7 @@ from sn9reg.matchers.dual_encoder.weights import load_dual_encoder
 from sn9reg.matchers.fused import fused
 from sn9reg.raster.folders import data_root, pair_files
 from sn9reg.score.benchmark import bench_patches
+from sn9reg.score.metrics import summarise
 from sn9reg.training.config import TrainingConfig, as_dict, read
 from sn9reg.training.data import Source, load
 from sn9reg.training.dense import DenseConfig
@@ -78,10 +79,8 @@ def measure(weights: Path, config: TrainingConfig, on: tuple[str, ...], matcher:
     match config:
         case DenseConfig():
             used = make_matcher(matcher or config.network.name, weights=str(weights))
-            rates = {name: bench_patches(at, used).as_dict() for name, at in folders.items()}
-            for facts in rates.values():
-                del facts["ms_per_pair"]  # of this machine, not of the weights
-            return rates
+            errors = {name: bench_patches(at, used).errors for name, at in folders.items()}
+            return {name: {"matcher": used.name, **summarise(found)} for name, found in errors.items()}
         case DescriptorConfig():
             return {name: _nearest(weights, config, at) for name, at in folders.items()}
         case DualConfig():

@@ -40,7 +40,6 @@ changes_option = click.option(
 def main(config_path: Path, out: Path | None, changes: tuple[str, ...], resume: bool, start_from: Path | None) -> None:
     """Train by CONFIG (YAML) and write the weights."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     config = read(config_path, **parsed(changes))
     finds = getattr(config, "finds", None)
     out = out or Path("work/training") / (f"{config_path.stem}-{finds}" if finds else config_path.stem)
@@ -51,6 +50,7 @@ def run(
     config: TrainingConfig, out: Path, resume: bool = False, start_from: PathLike | None = None, progress: bool = False
 ) -> Path:
     """Train into a folder; the weights file that came out. Raises as `loop.train`, and OutputError for the folder."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     make_folder(out)
     task = train(config, out, resume=resume, start_from=start_from, progress=progress)
     save(out / WEIGHTS_FILE, task.network, task.kind, dataclasses.asdict(task.architecture()))

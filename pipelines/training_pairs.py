@@ -131,8 +131,7 @@ def write_pair(stem: Path, images: Images) -> None:
     files = (("opt.png", grey, "uint8"), ("sar.tif", radar, "uint16"), ("mask.png", valid * 255.0, "uint8"))
     for end, image, dtype in files:
         values = np.clip(np.rint(image), 0, np.iinfo(dtype).max).astype(dtype)
-        path = stem.with_name(f"{stem.name}_{end}")
-        with rasterio.open(path, "w", width=width, height=height, count=1, dtype=dtype) as target:
+        with rasterio.open(f"{stem}_{end}", "w", width=width, height=height, count=1, dtype=dtype) as target:
             target.write(values, 1)
 
 

@@ -21,12 +21,12 @@ import cv2
 import numpy as np
 
 from pipelines.common import PATH, Command, spread
-from sn9reg import register
 from sn9reg.cli.options import matcher_options
 from sn9reg.matchers.base import Matcher, make_matcher
 from sn9reg.raster.folders import RegisteredPair, pair_files
 from sn9reg.raster.scene import Patch
-from sn9reg.score.benchmark import save_patch
+from sn9reg.registration import register
+from sn9reg.score.benchmark import save_pair
 
 RIGHT = 5.0  # pixels
 
@@ -89,9 +89,9 @@ def _one(files: RegisteredPair, matcher: Matcher, angle: float, scale: float, mo
     valid = share > 0.5
     turned = Patch(np.where(valid, np.stack(bands) / np.maximum(share, 0.5), 0).astype(np.float32), valid)
     with tempfile.TemporaryDirectory() as folder:
-        paths = [save_patch(Path(folder, f"{k}.tif"), patch) for k, patch in enumerate((optical, turned))]
+        saved = save_pair(Path(folder, "pair"), optical, turned)
         start = time.perf_counter()
-        found = register(*paths, matcher=matcher, model=model, pixel_frame=True)
+        found = register(saved, matcher=matcher, model=model)
         seconds = time.perf_counter() - start
         error = None
         if found.registered:

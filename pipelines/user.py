@@ -12,8 +12,6 @@ from typing import Any, NamedTuple
 
 import click
 
-REFUSED = 3  # exit code of a pair that is not registered
-
 
 @dataclass(frozen=True)
 class Run:
@@ -46,7 +44,7 @@ def sn9reg(*arguments: str | Path, may_refuse: bool = False) -> Run:
         _, status, usage = os.wait4(process.pid, 0)
         seconds = time.perf_counter() - start
         process.returncode = os.waitstatus_to_exitcode(status)
-        refused = may_refuse and process.returncode == REFUSED
+        refused = may_refuse and process.returncode == 3
         if process.returncode and not refused:
             raise click.ClickException(f"sn9reg {' '.join(map(str, arguments))} ended with {process.returncode}")
         printed.seek(0)

@@ -11,7 +11,6 @@ sections 2.4, 3.2 and 3.3, table 3 and figure 5. Its figures are means of ten tr
 """
 
 import json
-import logging
 import tempfile
 import time
 from collections.abc import Iterator
@@ -30,8 +29,8 @@ from sn9reg.fit.correspondences import Correspondences, Flags, Floats
 from sn9reg.matchers.descriptors.matcher import FAITHFUL, DescriptorMatcher
 from sn9reg.matchers.descriptors.weights import load_descriptor
 from sn9reg.raster.folders import RegisteredPair, pair_files
-from sn9reg.raster.scene import ScenePair, open_pair
-from sn9reg.score.benchmark import save_patch
+from sn9reg.raster.scene import ScenePair
+from sn9reg.score.benchmark import save_pair
 from sn9reg.score.metrics import f_measure, ncm, rmse
 from sn9reg.training.config import read
 from sn9reg.weights.store import manifest
@@ -72,8 +71,6 @@ def main(
     folder: Path, config_path: str, out: Path, steps: int | None, seeds: int, limit: int | None, weights: str | None
 ) -> None:
     """Train with and without attention, measure on the pairs of FOLDER; write table, numbers and figure."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     files = pair_files(folder)
     files = [files[i] for i in spread(len(files), limit)]
     changes: dict[str, Any] = {} if steps is None else {"steps": steps}
@@ -134,10 +131,8 @@ def opened(files: RegisteredPair) -> Iterator[ScenePair]:
     for path, patch in zip((files.optical, files.sar), patches, strict=True):
         if not patch.valid.any():
             raise InputError(f"{path}: holds no valid pixel")
-    with tempfile.TemporaryDirectory() as folder:
-        paths = [save_patch(Path(folder, f"{k}.tif"), patch) for k, patch in enumerate(patches)]
-        with open_pair(*paths, pixel_frame=True) as pair:
-            yield pair
+    with tempfile.TemporaryDirectory() as folder, save_pair(Path(folder, "pair"), *patches).open() as pair:
+        yield pair
 
 
 def inliers(matcher: DescriptorMatcher, putative: Correspondences, seed: int) -> Flags:

@@ -14,10 +14,9 @@ The paper trains anew for every degradation; here one training, under the config
 import json
 import resource
 import time
-from collections.abc import Iterable
 from itertools import product
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import click
 import pandas as pd
@@ -152,11 +151,11 @@ def report(out: Path) -> None:
 def table(frame: pd.DataFrame) -> str:
     """Training budgets, and both main conditions of every combination that was measured under both."""
     budgets = sorted({f"{row.steps} steps of {row.batch} pairs" for row in frame.itertuples()})
-    cells, combinations = [], frame.set_index("condition").groupby("hybrid", sort=False)
-    for name, found in cast(Iterable[tuple[str, Any]], combinations):
+    cells = []
+    for name, found in frame.set_index("condition").groupby("hybrid", sort=False):
         if {"clean", "degraded"} <= set(found.index):
             clean = "{0.cmr1:.3f} / {0.cmr3:.3f} / {0.cmr5:.3f}, {0.l2:.2f} px".format(found.loc["clean"])
-            cells.append((name, clean, "{0.cmr0:.3f} / {0.cmr1:.3f} / {0.cmr2:.3f}".format(found.loc["degraded"])))
+            cells.append((str(name), clean, "{0.cmr0:.3f} / {0.cmr1:.3f} / {0.cmr2:.3f}".format(found.loc["degraded"])))
     head = ("backbone / branches / loss", "clean: CMR(1) / (3) / (5), L2", "L=8, blur 0.5: CMR(0) / (1) / (2)")
     alike = ", the same for all" if len(budgets) == 1 else ""
     return f"Reduced budget: {' or '.join(budgets)}{alike}.\n\n{markdown(head, cells)}"

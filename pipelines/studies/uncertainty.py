@@ -9,7 +9,6 @@ reliability diagram.
 """
 
 import json
-import logging
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -162,7 +161,6 @@ def mode(weights: str | None, uncertain: bool, passes: int, repeats: int = 5) ->
 @click.option("--parts", default="ablation,reliability,modes", show_default=True)
 def main(folder: Path, config_path: str, out: Path, pairs: int | None, weights: str | None, parts: str) -> None:
     """Train, match, write tables and a figure."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     make_folder(out)
     files = pair_files(folder)
     if pairs is not None:

@@ -19,7 +19,7 @@ from sn9reg.raster.files import PathLike, create_raster, geotiff_profile
 from sn9reg.raster.folders import pair_files
 from sn9reg.raster.grid import Grid, Points, Window
 from sn9reg.raster.resampling import interpolate
-from sn9reg.raster.scene import Patch, open_pair
+from sn9reg.raster.scene import PairFiles, Patch
 from sn9reg.score.metrics import summarise
 
 _CHANGES = 1  # the random numbers of a template's turn and speckle are not those of the templates' places
@@ -127,19 +127,18 @@ def _locate(matcher: Matcher, optical: Patch, sar: Patch) -> Points:
     if hasattr(matcher, "locate"):
         place: Points = matcher.locate(optical, sar)
         return place
-    with tempfile.TemporaryDirectory() as folder:
-        named = ("optical", optical), ("sar", sar)
-        paths = [save_patch(Path(folder) / f"{name}.tif", patch) for name, patch in named]
-        with open_pair(*paths, pixel_frame=True) as pair:
-            matches = matcher.match(pair)
+    with tempfile.TemporaryDirectory() as folder, save_pair(Path(folder, "pair"), optical, sar).open() as pair:
+        matches = matcher.match(pair)
     fit = fit_global(matches.optical_xy, matches.sar_xy, "translation", 3.0)
     return np.full(2, np.inf) if fit is None else -fit.matrix[:2, 2]
 
 
-def save_patch(path: Path, patch: Patch) -> Path:
-    """Write a patch as a GeoTIFF in a pixel frame, NaN where it is not valid; the path."""
-    count, height, width = patch.values.shape
-    profile = geotiff_profile(Grid.pixel_frame(width, height), count, "float32", nodata=float("nan"))
-    with create_raster(path, profile) as target:
-        target.write(np.where(patch.valid, patch.values, np.nan).astype(np.float32))
-    return path
+def save_pair(stem: Path, optical: Patch, sar: Patch) -> PairFiles:
+    """Write two patches as STEM_opt.tif and STEM_sar.tif in a pixel frame, NaN where they are not valid."""
+    files = PairFiles(f"{stem}_opt.tif", f"{stem}_sar.tif", pixel_frame=True)
+    for path, patch in ((files.optical, optical), (files.sar, sar)):
+        count, height, width = patch.values.shape
+        profile = geotiff_profile(Grid.pixel_frame(width, height), count, "float32", nodata=float("nan"))
+        with create_raster(path, profile) as target:
+            target.write(np.where(patch.valid, patch.values, np.nan).astype(np.float32))
+    return files

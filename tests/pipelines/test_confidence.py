@@ -1,7 +1,6 @@
 """pipelines.calibrate, confidence and uncertainty: the truth has the right sign, and figures add up."""
 
 from itertools import product
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,6 +14,7 @@ from pipelines.studies.uncertainty import cross_calibrated
 from sn9reg.matchers.base import make_matcher
 from sn9reg.raster.folders import pair_files
 from sn9reg.raster.grid import Window
+from sn9reg.raster.scene import PairFiles
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(observed, tmp_path, monkeyp
         return observed[int(case.name)]
 
     monkeypatch.setattr(calibrate, "observe", look)
-    cases = [Case(name, Path("o.tif"), Path("s.tif"), True, None) for name in "01"]
+    cases = [Case(name, PairFiles("o.tif", "s.tif"), None) for name in "01"]
     collect(iter(cases[:1]), None, tmp_path)
     kept = collect(iter(cases), None, tmp_path)
     assert seen == ["0", "1"]
@@ -81,7 +81,7 @@ def test_scenes_are_of_many_sizes_and_each_has_the_sar_image_of_the_one_before_t
     assert made == list(SCENES[::40])
     assert len({seed for seed, _, _ in SCENES}) == len(SCENES)
     assert len({size for _, size, _ in SCENES}) > 5
-    found = [(case.name, case.sar.parent.name, case.truth is None) for case in cases]
+    found = [(case.name, case.files.sar.parent.name, case.truth is None) for case in cases]
     right = [("scene501", "scene501", False), ("scene541", "scene541", False)]
     assert found == [*right, ("scene541_wrong", "scene501", True)]
     assert [case.name for case in scene_cases(tmp_path, SCENES[::40], wrong=False)] == ["scene501", "scene541"]

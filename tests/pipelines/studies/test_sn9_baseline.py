@@ -207,7 +207,6 @@ def test_errors_are_distances_to_the_tie_points(finds, aoi, tmp_path, monkeypatc
     inner = ((place > 50) & (place < 200)).all(axis=1)
     assert inner.sum() > 3
     np.testing.assert_allclose(found.errors[inner], 3, atol=0.1)
-    np.testing.assert_allclose(found.xy[inner], place[inner] + [3, 0], atol=0.1)
     np.testing.assert_allclose(found.guesses, np.hypot(*(place - 128.0).T), rtol=1e-5)
 
 
