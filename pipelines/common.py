@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 import numpy as np
@@ -15,15 +15,15 @@ from sn9reg.errors import Sn9regError
 from sn9reg.raster.files import atomic_output
 from sn9reg.raster.folders import data_root
 
-Option = Callable[[Callable[..., Any]], Callable[..., Any]]
+Value = TypeVar("Value")
 PATH = click.Path(path_type=Path)
-DATA_OPTION: Option = click.option(
+DATA_OPTION = click.option(
     "--data", type=PATH, default=data_root, show_default="$SN9REG_DATA, or data",
     help="Folder of the data sets, see data/README.md.",
 )  # fmt: skip
 
 
-def out_option(name: str, flag: str = "--out") -> Option:
+def out_option(name: str, flag: str = "--out") -> Callable[[Any], Any]:
     """The option of the folder that a pipeline fills."""
     return click.option(flag, type=PATH, default=Path("work") / name, show_default=True)
 
@@ -39,9 +39,9 @@ class Command(click.Command):
             sys.exit(error.exit_code)
 
 
-def spread(count: int, limit: int | None) -> list[int]:
-    """At most `limit` of the indices 0 to count - 1, evenly apart."""
-    return [round(index) for index in np.linspace(0, count - 1, min(limit or count, count))]
+def spread(values: Sequence[Value], limit: int | None) -> list[Value]:
+    """At most `limit` of the values, evenly apart."""
+    return [values[round(k)] for k in np.linspace(0, len(values) - 1, min(limit or len(values), len(values)))]
 
 
 def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -63,9 +63,7 @@ def apart(measure: Callable[..., dict[str, float]], *arguments: Any) -> dict[str
 
 
 @contextmanager
-def drawing(
-    path: Path, dpi: int, rows: int = 1, columns: int = 1, share_y: bool = False, **options: Any
-) -> Iterator[tuple[Any, Any]]:
+def drawing(path: Path, dpi: int, rows: int = 1, columns: int = 1, share_y: bool = False, **options: Any) -> Iterator[Any]:
     """A figure of matplotlib and its (rows, columns) axes to draw on, written to `path` afterwards. options: the
     figure's. Raises OutputError where it cannot be written."""
     from matplotlib.figure import Figure

@@ -113,8 +113,8 @@ def show(name: str, part: str, found: list[Checked], out: Path) -> None:
     """Print the figures of a part and write them, and what each match claimed beside its error."""
     result, stem = summary(found), f"{name}_{part.replace('/', '_')}"
     write(out / f"{stem}.json", json.dumps(result, indent=1))
-    off, sigma = (np.concatenate([getattr(c, key) for c in found if c.belongs]) for key in ("off", "sigma"))
-    np.savez(out / f"{stem}.npz", off=off, sigma=sigma)
+    claims = {key: np.concatenate([getattr(c, key) for c in found if c.belongs]) for key in ("off", "sigma")}
+    np.savez(out / f"{stem}.npz", **claims)
     click.echo(f"{name}, {part}: {json.dumps(result)}")
 
 

@@ -15,15 +15,13 @@ from sn9reg.score.scoring import score
 from sn9reg.simulate import simulate
 from sn9reg.tiepoints import read_tiepoints
 
-_SIDE = 2400
-
 
 @click.command(cls=Command)
 @click.argument("folder", type=PATH, default=Path("demo"))
 def main(folder: Path) -> None:
     """Simulate a pair into FOLDER, register it, say how right it is and show it."""
-    click.echo(f"simulating an optical and a SAR scene of about {_SIDE} x {_SIDE} px in {folder} ...")
-    files = simulate(folder, _SIDE, _SIDE, seed=1, overwrite=True)
+    click.echo(f"simulating an optical and a SAR scene of about 2400 x 2400 px in {folder} ...")
+    files = simulate(folder, 2400, 2400, seed=1, overwrite=True)
     click.echo("registering ...")
     registration = register(files.optical, files.sar)
     path = folder / "offsets.tif"

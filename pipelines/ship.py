@@ -55,15 +55,12 @@ _UNSEEN = {"dense": ("sen12/val", "gf3_1m"), "keypoints": ("scenes/held_out",)}
 @click.option("--matcher", help="Measure a dense network by this matcher [default: the network's own].")
 @click.option("--repeated", type=PATH, help="Another run of CONFIG: how much is chance?")
 @click.option("--note", default="", help="What else is to be known of this training.")
-def main(
-    config_path: Path, run: Path, changes: tuple[str, ...], on: tuple[str, ...], matcher: str | None,
-    repeated: Path | None, note: str,
-) -> None:  # fmt: skip
+def main(config_path: Path, run: Path, changes: tuple[str, ...], repeated: Path | None, note: str, **how: Any) -> None:
     """Ship the weights in RUN, trained by CONFIG."""
     config, weights = read(config_path, **parsed(changes)), run / WEIGHTS_FILE
-    entry = card(config, weights, config_path, measure(weights, config, on, matcher))
+    entry = card(config, weights, config_path, measure(weights, config, **how))
     if repeated:
-        entry["repeated"] = measure(repeated / WEIGHTS_FILE, config, on, matcher)
+        entry["repeated"] = measure(repeated / WEIGHTS_FILE, config, **how)
     if note:
         entry["note"] = note
     manifest = json.loads((WEIGHTS / "manifest.json").read_text()) | {config.ships_as: entry}

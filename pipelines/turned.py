@@ -69,7 +69,7 @@ def measure(
 ) -> list[Turned]:  # fmt: skip
     """All pairs of a folder, or `limit` of them; others: with the SAR image of another one. InputError for no pairs."""
     pairs, found = pair_files(folder), []
-    for i in spread(len(pairs), limit):
+    for i in spread(range(len(pairs)), limit):
         files, random = pairs[i], np.random.default_rng([seed, i])
         if others:
             files = replace(files, sar=pairs[(i + len(pairs) // 2) % len(pairs)].sar, mask=None)

@@ -71,8 +71,7 @@ def main(
     folder: Path, config_path: str, out: Path, steps: int | None, seeds: int, limit: int | None, weights: str | None
 ) -> None:
     """Train with and without attention, measure on the pairs of FOLDER; write table, numbers and figure."""
-    files = pair_files(folder)
-    files = [files[i] for i in spread(len(files), limit)]
+    files = spread(pair_files(folder), limit)
     changes: dict[str, Any] = {} if steps is None else {"steps": steps}
     configs = {name: read(config_path, **changes, **{"network.attention": name == WITH}) for name in (WITH, WITHOUT)}
     folders = {name: out / name.replace(" ", "-") for name in configs}
@@ -201,8 +200,7 @@ def draw(path: Path, rows: list[dict[str, Any]]) -> None:
                 axis.set(xlabel="pair", ylabel=label)
                 axis.xaxis.get_major_locator().set_params(integer=True)
                 axis.grid(alpha=0.3)
-        handles, labels = axes[0, 0].get_legend_handles_labels()
-        figure.legend(handles, labels, ncols=len(labels), loc="outside lower center")
+        figure.legend(*axes[0, 0].get_legend_handles_labels(), ncols=2, loc="outside lower center")
 
 
 if __name__ == "__main__":

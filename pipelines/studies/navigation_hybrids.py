@@ -16,7 +16,7 @@ import resource
 import time
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import click
 import pandas as pd
@@ -67,9 +67,8 @@ TURNS = {f"turn {turn}": turn for turn in (0, 2, 5, 10, 20)}
 @click.option("--limit", type=click.IntRange(1), help="Measure on so many pairs only, spread over the folder.")
 @click.option("--series", type=click.IntRange(1), help="Pairs for the series of degradations and turns [default: all].")
 def main(
-    grid: str, parts: str, config_path: str, test: Path | None, out: Path, steps: int | None, limit: int | None,
-    series: int | None,
-) -> None:  # fmt: skip
+    grid: str, parts: str, config_path: str, test: Path | None, out: Path, steps: int | None, **most: int | None
+) -> None:
     """Train and measure the grid; write table and figure."""
     everything = ["/".join(choice) for choice in product(BACKBONES, ("siamese", "pseudo"), PAPER_LOSSES)]
     hybrids = [checked(name) for name in {"best": BEST, "all": everything}.get(grid) or grid.split(",")]
@@ -83,7 +82,7 @@ def main(
         if not (folder / WEIGHTS_FILE).exists():
             click.echo(f"{hybrid}: not trained yet", err=True)
             continue
-        measured(hybrid, folder, test or data_root() / "sen12/val", wanted, limit, series or limit)
+        measured(hybrid, folder, test or data_root() / "sen12/val", wanted, **most)
         report(out)
     if "cost" in wanted:
         write(out / "cost.md", cost_table())
@@ -125,7 +124,7 @@ def measured(hybrid: str, folder: Path, test: Path, parts: list[str], limit: int
         conditions |= {name: (CENTRE, float(turn)) for name, turn in TURNS.items()}
     for name, (degradation, turn) in conditions.items():
         if name not in results:
-            sides, pairs = ((256, 192), limit) if name in ("clean", "degraded") else ((192, 128), series)
+            sides, pairs = ((256, 192), limit) if name in ("clean", "degraded") else ((192, 128), series or limit)
             found = bench_patches(test, matcher, *sides, pairs, degradation=degradation, rotate=turn)
             results[name] = found.as_dict()
             write(path, json.dumps(results))
@@ -152,10 +151,10 @@ def table(frame: pd.DataFrame) -> str:
     """Training budgets, and both main conditions of every combination that was measured under both."""
     budgets = sorted({f"{row.steps} steps of {row.batch} pairs" for row in frame.itertuples()})
     cells = []
-    for name, found in frame.set_index("condition").groupby("hybrid", sort=False):
+    for name, found in cast(Any, frame.set_index("condition").groupby("hybrid", sort=False)):
         if {"clean", "degraded"} <= set(found.index):
             clean = "{0.cmr1:.3f} / {0.cmr3:.3f} / {0.cmr5:.3f}, {0.l2:.2f} px".format(found.loc["clean"])
-            cells.append((str(name), clean, "{0.cmr0:.3f} / {0.cmr1:.3f} / {0.cmr2:.3f}".format(found.loc["degraded"])))
+            cells.append((name, clean, "{0.cmr0:.3f} / {0.cmr1:.3f} / {0.cmr2:.3f}".format(found.loc["degraded"])))
     head = ("backbone / branches / loss", "clean: CMR(1) / (3) / (5), L2", "L=8, blur 0.5: CMR(0) / (1) / (2)")
     alike = ", the same for all" if len(budgets) == 1 else ""
     return f"Reduced budget: {' or '.join(budgets)}{alike}.\n\n{markdown(head, cells)}"
@@ -189,8 +188,7 @@ def figure(series: pd.DataFrame, path: Path) -> None:
             axis.set_xlabel(title)
             axis.grid(alpha=0.3)
         axes[0].set_ylabel("CMR(1)")
-        handles, labels = axes[0].get_legend_handles_labels()
-        canvas.legend(handles, labels, fontsize=8, ncols=3, loc="outside lower center")
+        canvas.legend(*axes[0].get_legend_handles_labels(), fontsize=8, ncols=3, loc="outside lower center")
 
 
 def cost_table() -> str:

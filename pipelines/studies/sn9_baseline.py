@@ -115,9 +115,10 @@ def _without_imagery(path: Path) -> Aoi:
 
 def table_1(aois: list[Aoi]) -> str:
     """Tie-points without transformation."""
-    official = [np.hypot(*sn9_reference(aoi.optical, aoi.sar, aoi.points).T) for aoi in aois]
-    distances = [(*aoi.distances(), counted) for aoi, counted in zip(aois, official, strict=True)]
-    rows = [(a.name, f"{len(a.points)}", *_means(*d)) for a, d in zip(aois, distances, strict=True)]
+    rows = []
+    for aoi in aois:
+        official = np.hypot(*sn9_reference(aoi.optical, aoi.sar, aoi.points).T)
+        rows.append((aoi.name, f"{len(aoi.points)}", *_means(*aoi.distances(), official)))
     head = ("AOI", "tie-points", "mean distance, m", "mean distance, px", "as SpaceNet 9's scorer counts, px")
     return markdown(head, rows)
 
