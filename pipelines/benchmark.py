@@ -123,8 +123,10 @@ class Marked(NamedTuple):
     def align(self, out: Path, *options: str) -> Run:
         return sn9reg("align", *self.files, "--out", out, "--pixel-frame", "--overwrite", *options, may_refuse=True)
 
-    def score(self, out: Path) -> Any:
-        return score(out, *self.files, self.points, "--pixel-frame")
+    def errors(self, out: Path, *options: str) -> Any:
+        """At the landmarks, as `sn9reg score --json` prints them; nothing where the pair is refused."""
+        registered = self.align(out, *options).registered
+        return score(out, *self.files, self.points, "--pixel-frame") if registered else None
 
 
 def marked(data: Path) -> list[Marked]:
@@ -142,8 +144,7 @@ def landmarks(data: Path, work: Path) -> list[Row]:
     rows, out = [], work / "landmarks.tif"
     for pair in marked(data):
         measured = "refused"
-        if pair.align(out).registered:
-            found = pair.score(out)
+        if found := pair.errors(out):
             measured = f"{found['mean_px']:.2f} (without {found['without_registration']['mean_px']:.1f})"
         rows.append(Row(f"{pair.name}, `--pixel-frame`, mean px at the landmarks", "", measured))
     return rows
@@ -154,12 +155,10 @@ def descriptors(data: Path, work: Path) -> list[Row]:
     rows, out = [], work / "descriptors.tif"
     options = ("--model", "affine", "--json", "--matcher", "descriptors", "--matcher-option")
     for pair in marked(data):
-        errors = []
-        for name in ("learned", "mim"):
-            registered = pair.align(out, *options, f"descriptor={name}").registered
-            errors.append(f"{pair.score(out)['rmse_px']:.2f}" if registered else "refused")
+        found = [pair.errors(out, *options, f"descriptor={name}") for name in ("learned", "mim")]
+        learned, mim = (f"{errors['rmse_px']:.2f}" if errors else "refused" for errors in found)
         what = f"{pair.name}, `--pixel-frame --model affine`, RMSE at the landmarks"
-        rows.append(Row(what, pair.must, f"{errors[0]} ({errors[1]} by `mim`)"))
+        rows.append(Row(what, pair.must, f"{learned} ({mim} by `mim`)"))
     runs = [marked(data)[0].align(out, *options, "descriptor=learned") for _ in range(5)]
     times = [(sum(run.facts["seconds"].values()), run.seconds) for run in runs]
     measured = "{:.1f} s, {:.1f} s with the program's start".format(*np.median(times, axis=0))

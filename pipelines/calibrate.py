@@ -83,8 +83,7 @@ def observe(case: Case, matcher: Matcher) -> Sample:
 
 
 def known_places(pair: ScenePair, truth: Truth, count: int) -> tuple[Points, Points]:
-    """The middles of count x count equal parts of the overlap, pixels, each of which stands for as much of it, and
-    their counterparts; without those that have none."""
+    """The middles of count x count equal parts of the overlap, pixels, that have counterparts, and these."""
     sides = ((pair.overlap.col, pair.overlap.width), (pair.overlap.row, pair.overlap.height))
     x, y = (start - 0.5 + size * (np.arange(count) + 0.5) / count for start, size in sides)
     places = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)

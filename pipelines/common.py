@@ -6,16 +6,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
-import numpy as np
 
 from sn9reg.errors import Sn9regError
 from sn9reg.raster.files import atomic_output
 from sn9reg.raster.folders import data_root
 
-Value = TypeVar("Value")
 PATH = click.Path(path_type=Path)
 DATA_OPTION = click.option(
     "--data", type=PATH, default=data_root, show_default="$SN9REG_DATA, or data",
@@ -39,11 +37,6 @@ class Command(click.Command):
             sys.exit(error.exit_code)
 
 
-def spread(values: Sequence[Value], limit: int | None) -> list[Value]:
-    """At most `limit` of the values, evenly apart."""
-    return [values[round(k)] for k in np.linspace(0, len(values) - 1, min(limit or len(values), len(values)))]
-
-
 def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A table in Markdown."""
     first, *others = (f"| {' | '.join(row)} |\n" for row in [head, *rows])
@@ -63,12 +56,11 @@ def apart(measure: Callable[..., dict[str, float]], *arguments: Any) -> dict[str
 
 
 @contextmanager
-def drawing(path: Path, dpi: int, rows: int = 1, columns: int = 1, share_y: bool = False, **options: Any) -> Iterator[Any]:
-    """A figure of matplotlib and its (rows, columns) axes to draw on, written to `path` afterwards. options: the
-    figure's. Raises OutputError where it cannot be written."""
+def drawing(path: Path, dpi: int, rows: int = 1, columns: int = 1, sharey: bool = False, **size: Any) -> Iterator[Any]:
+    """A figure and its (rows, columns) axes, written to `path` afterwards. Raises OutputError where it cannot be."""
     from matplotlib.figure import Figure
 
-    figure = Figure(layout="constrained", **options)
-    yield figure, figure.subplots(rows, columns, sharey=share_y, squeeze=False)
+    figure = Figure(layout="constrained", **size)
+    yield figure, figure.subplots(rows, columns, sharey=sharey, squeeze=False)
     with atomic_output(path, overwrite=True) as temporary:
         figure.savefig(temporary, dpi=dpi)

@@ -83,15 +83,12 @@ def summary(found: list[Checked]) -> dict[str, Any]:
         "pairs": len(own),
         "ece": ece(np.clip(probability, 0, 1), right),
         "spearman": float(spearmanr(sigma, off)[0]),
-        "mma_1": mma([c.off for c in own], 1.0),
-        "mma_3": mma([c.off for c in own], 3.0),
-        "matches_within_1_sigma": float((off < sigma).mean()),
-        "matches_within_2_sigma": float((off < 2 * sigma).mean()),
+        **{f"mma_{radius}": mma([c.off for c in own], radius) for radius in (1, 3)},
+        **{f"matches_within_{n}_sigma": float((off < n * sigma).mean()) for n in (1, 2)},
         "registered": sum(c.registered for c in own) / len(own),
         "registered_right": sum(c.registered and c.error <= RIGHT for c in own) / len(own),
         "right_but_refused": sum(not c.registered and c.error <= RIGHT for c in own),
-        "map_within_1_sigma": float((ratio < 1).mean()),
-        "map_within_2_sigma": float((ratio < 2).mean()),
+        **{f"map_within_{n}_sigma": float((ratio < n).mean()) for n in (1, 2)},
         "true_over_expected_median": float(np.median(promise)) if len(promise) else None,
         "expected_within_factor_2": float(((promise > 0.5) & (promise < 2)).mean()) if len(promise) else None,
         "wrong_pairs": len(others),
@@ -113,8 +110,8 @@ def show(name: str, part: str, found: list[Checked], out: Path) -> None:
     """Print the figures of a part and write them, and what each match claimed beside its error."""
     result, stem = summary(found), f"{name}_{part.replace('/', '_')}"
     write(out / f"{stem}.json", json.dumps(result, indent=1))
-    claims = {key: np.concatenate([getattr(c, key) for c in found if c.belongs]) for key in ("off", "sigma")}
-    np.savez(out / f"{stem}.npz", **claims)
+    off, sigma = (np.concatenate([getattr(c, key) for c in found if c.belongs]) for key in ("off", "sigma"))
+    np.savez(out / f"{stem}.npz", off=off, sigma=sigma)
     click.echo(f"{name}, {part}: {json.dumps(result)}")
 
 

@@ -20,7 +20,7 @@ import click
 import cv2
 import numpy as np
 
-from pipelines.common import PATH, Command, spread
+from pipelines.common import PATH, Command
 from sn9reg.cli.options import matcher_options
 from sn9reg.matchers.base import Matcher, make_matcher
 from sn9reg.raster.folders import RegisteredPair, pair_files
@@ -69,8 +69,9 @@ def measure(
 ) -> list[Turned]:  # fmt: skip
     """All pairs of a folder, or `limit` of them; others: with the SAR image of another one. InputError for no pairs."""
     pairs, found = pair_files(folder), []
-    for i in spread(range(len(pairs)), limit):
-        files, random = pairs[i], np.random.default_rng([seed, i])
+    for files in pair_files(folder, limit):
+        i = pairs.index(files)
+        random = np.random.default_rng([seed, i])
         if others:
             files = replace(files, sar=pairs[(i + len(pairs) // 2) % len(pairs)].sar, mask=None)
         found.append(_one(files, matcher, random.uniform(-turn, turn), zoom ** random.uniform(-1, 1), model))

@@ -22,7 +22,7 @@ import click
 import numpy as np
 from tqdm import tqdm
 
-from pipelines.common import PATH, Command, drawing, markdown, out_option, spread, write
+from pipelines.common import PATH, Command, drawing, markdown, out_option, write
 from pipelines.train import noted, trained
 from sn9reg.errors import InputError
 from sn9reg.fit.correspondences import Correspondences, Flags, Floats
@@ -40,7 +40,8 @@ WITH, WITHOUT = "with attention", "without attention"
 FEWEST = 6  # matches without which a pair is not registered
 # Of a pair: optical keypoints, matches before RANSAC, and the correct among them.
 FIXED = ("keypoints", "putative", "putative_ncm")
-# Of a trial. matches: left by RANSAC. enough, enough_ncm: whether FEWEST are left, and whether so many are correct.
+# Of a trial. matches: left by RANSAC. rmse: NaN where none is correct. enough, enough_ncm: whether FEWEST are left, and
+# whether so many are correct.
 MEASURES = ("matches", "ncm", "precision", "recall", "f_measure", "rmse", "enough", "enough_ncm")
 PANELS = {"ncm": "NCM", "f_measure": "F-measure", "rmse": "RMSE, px"}
 COLUMNS = {
@@ -71,7 +72,7 @@ def main(
     folder: Path, config_path: str, out: Path, steps: int | None, seeds: int, limit: int | None, weights: str | None
 ) -> None:
     """Train with and without attention, measure on the pairs of FOLDER; write table, numbers and figure."""
-    files = spread(pair_files(folder), limit)
+    files = pair_files(folder, limit)
     changes: dict[str, Any] = {} if steps is None else {"steps": steps}
     configs = {name: read(config_path, **changes, **{"network.attention": name == WITH}) for name in (WITH, WITHOUT)}
     folders = {name: out / name.replace(" ", "-") for name in configs}
@@ -141,8 +142,7 @@ def inliers(matcher: DescriptorMatcher, putative: Correspondences, seed: int) ->
 
 
 def judged(name: str, putative: Correspondences, kept: list[Flags], seconds: float) -> dict[str, Any]:
-    """A pair's numbers; the truth is that both images show the same at the same pixel. `trials` are by measure, (S,)
-    for S seeds; the RMSE is NaN where no match is correct."""
+    """A pair's numbers, `trials` by measure, (S,) for S seeds. The truth: both images show the same at the same pixel."""
     errors = np.hypot(*(putative.sar_xy - putative.optical_xy).T)
     keypoints = putative.tried
     trials = []

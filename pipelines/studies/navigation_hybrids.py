@@ -34,7 +34,6 @@ from sn9reg.training.config import TrainingConfig, read
 from sn9reg.training.losses import LOSSES
 
 BACKBONES = ("mcgf", "osmnet", "fft-unet", "maru-net")
-PAPER_LOSSES = ("mcgf", "osmnet", "fft-unet", "maru-net", "cross-corr-ce")
 BEST = (
     "mcgf/pseudo/mcgf",
     "osmnet/pseudo/cross-corr-ce",
@@ -70,7 +69,8 @@ def main(
     grid: str, parts: str, config_path: str, test: Path | None, out: Path, steps: int | None, **most: int | None
 ) -> None:
     """Train and measure the grid; write table and figure."""
-    everything = ["/".join(choice) for choice in product(BACKBONES, ("siamese", "pseudo"), PAPER_LOSSES)]
+    losses = (*BACKBONES, "cross-corr-ce")  # each backbone comes with a loss of its own
+    everything = ["/".join(choice) for choice in product(BACKBONES, ("siamese", "pseudo"), losses)]
     hybrids = [checked(name) for name in {"best": BEST, "all": everything}.get(grid) or grid.split(",")]
     wanted = parts.split(",")
     if unknown := sorted(set(wanted) - set(PARTS)):
@@ -109,11 +109,8 @@ def configured(hybrid: str, config_path: str, steps: int | None) -> TrainingConf
 
 
 def measured(hybrid: str, folder: Path, test: Path, parts: list[str], limit: int | None, series: int | None) -> None:
-    """CMR under every condition asked for, kept in results.json as soon as it is known.
-
-    Without and with the central degradation at 192 px in 256; the two series at 128 px in 192, which has as many places
-    to choose from at half the cost.
-    """
+    """CMR under every condition asked for, kept in results.json as soon as it is known. The two series are at 128 px
+    in 192, which has as many places to choose from as 192 px in 256, at half the cost."""
     path = folder / "results.json"
     results: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     matcher = make_matcher(hybrid.split("/")[0], weights=str(folder / WEIGHTS_FILE))
@@ -178,7 +175,7 @@ def figure(series: pd.DataFrame, path: Path) -> None:
         "blur in px, 35 looks": sorted((d.blur, name) for name, d in CROSS.items() if d.looks == 35),
         "rotation up to, degrees": [(turn, name) for name, turn in TURNS.items()],
     }
-    with drawing(path, 110, columns=3, share_y=True, figsize=(15, 4.5)) as (canvas, (axes,)):
+    with drawing(path, 110, columns=3, sharey=True, figsize=(15, 4.5)) as (canvas, (axes,)):
         for axis, (title, points) in zip(axes, panels.items(), strict=True):
             for name, found in series.items():
                 known = [(x, found[condition]) for x, condition in points if pd.notna(found.get(condition))]

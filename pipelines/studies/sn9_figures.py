@@ -30,12 +30,11 @@ class Detections:
     outside: int  # tie-points without a tile
 
 
+@torch.inference_mode()
 def heatmaps(network: torch.nn.Module, tiles: TileSet, chosen: npt.NDArray[np.intp]) -> torch.Tensor:
     """(n, S, S) of the chosen tiles."""
     images = torch.from_numpy(np.stack([tiles.images(int(i)) for i in chosen]))
-    with torch.inference_mode():
-        found: torch.Tensor = network(images[:, :1], images[:, 1:])
-    return found
+    return network(images[:, :1], images[:, 1:])
 
 
 def detect(scene: SceneFiles, finds: Modality, weights: str | None, cache: Path) -> Detections:

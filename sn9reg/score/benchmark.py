@@ -65,11 +65,10 @@ def bench_patches(
         raise ConfigError(f"--template {template} must be smaller than --reference {reference}")
     if not 0 <= rotate <= 180:
         raise ConfigError(f"--rotate {rotate} must lie between 0 and 180 degrees")
-    random, pairs = np.random.default_rng(seed), pair_files(folder)
+    # Those of `limit` are spread over the names, which often begin with what the ground is.
+    random, pairs = np.random.default_rng(seed), pair_files(folder, limit)
     errors, seconds = [], []
-    # Spread over the names, which often begin with what the ground is.
-    chosen = np.linspace(0, len(pairs) - 1, min(limit or len(pairs), len(pairs))).round().astype(int)
-    for index, files in enumerate(pairs[i] for i in chosen):
+    for index, files in enumerate(pairs):
         corner = random.integers(0, reference - template + 1, 2)
         changes = np.random.default_rng([seed, index, _CHANGES])
         angle = rotate * changes.uniform(-1, 1)
@@ -82,7 +81,7 @@ def bench_patches(
         cut = _cut(sar, _middle(sar, reference) + corner, template, angle)
         if degradation is not None:
             cut = _degraded(cut, degradation, changes, files.sar)
-        with progress.part(index / len(chosen), (index + 1) / len(chosen)):
+        with progress.part(index / len(pairs), (index + 1) / len(pairs)):
             start = time.perf_counter()
             found = _locate(matcher, optical, cut)
             seconds.append(time.perf_counter() - start)

@@ -72,19 +72,10 @@ def test_submissions_are_ranked_by_the_mean_over_scenes():
 
 
 @pytest.mark.usefixtures("_scenes")
-@pytest.mark.parametrize(
-    ("command", "arguments", "message"),
-    [
-        (score_tiepoints.main, ["none", "entries"], "none: no such folder"),
-        (score_tiepoints.main, ["scenes", "none"], "none: no such folder"),
-        (score_tiepoints.main, ["scenes", "empty"], "holds no offset map"),
-        (compare_backends.main, ["empty", "--matchers", "structure"], "holds no scene"),
-    ],
-)
-def test_folders_that_hold_nothing(command, arguments, message):
-    result = run(command, *arguments)
-    assert result.exit_code == 1
-    assert message in result.stderr
+def test_folders_that_hold_nothing():
+    for entries, message in (("none", "none: no such folder"), ("empty", "holds no offset map")):
+        result = run(score_tiepoints.main, "scenes", entries)
+        assert (result.exit_code, message in result.stderr) == (1, True)
 
 
 @pytest.mark.usefixtures("_scenes")

@@ -63,14 +63,14 @@ def offset_map(optical, move):
     return from_nodes(optical, offsets_between(optical, here, move(here)).T.reshape(2, *shape).astype(np.float32), 32)
 
 
-def write_points(folder, points, optical=(0, 2, 0, 0, 0, -2), sar=(0, 2, 0, 0, 0, -2), crs="EPSG:32637", also=()):
+def write_points(folder, points, optical=(0, 2, 0, 0, 0, -2), sar=(0, 2, 0, 0, 0, -2), also=()):
     """Tie-points (sar row, sar col, optical row, optical col) and the images' geotransforms, without imagery."""
     folder.mkdir(parents=True, exist_ok=True)
     stems = ("02_tiepoints_train_01", *also)
     for stem in stems:
         (folder / f"{stem}.csv").write_text("\n".join([HEADER, *(",".join(map(str, point)) for point in points)]))
-    facts = {key: {"crs": crs, "optical": {"geotransform": optical}, "sar": {"geotransform": sar}} for key in stems}
-    (folder / "geotransforms.json").write_text(json.dumps(facts))
+    facts = {"crs": "EPSG:32637", "optical": {"geotransform": optical}, "sar": {"geotransform": sar}}
+    (folder / "geotransforms.json").write_text(json.dumps(dict.fromkeys(stems, facts)))
     return folder
 
 
@@ -260,9 +260,7 @@ def test_command_prints_tables_and_draws(folder, aoi, small_registration, tmp_pa
     assert int(body(third)[0][2]) > 0
     for path in (tmp_path / "out" / f"{name}.png" for name in ("training_sample", "heatmaps", "offsets")):
         assert str(path) in result.stdout
-        image = np.asarray(Image.open(path).convert("L"))
-        assert min(image.shape) > 200
-        assert len(np.unique(image)) > 20
+        assert len(np.unique(Image.open(path).convert("L"))) > 20
     assert list((tmp_path / "out" / "tiles").glob("*.npy")), "tiles are kept"
 
 
@@ -286,6 +284,5 @@ def test_command_leaves_out_tables_that_need_imagery(tmp_path):
 def test_errors_are_one_line(tmp_path, make, arguments, code, message):
     make(tmp_path / "scenes")
     result = invoke(tmp_path / "scenes", "--out", tmp_path / "out", *arguments)
-    assert result.exit_code == code
+    assert (result.exit_code, message in result.stderr) == (code, True)
     assert result.stderr.splitlines()[-1].startswith("Error: ")
-    assert message in result.stderr
