@@ -36,8 +36,8 @@ def vhr(data: Path, work: Path) -> list[Row]:
 
 def keypoints_vhr(data: Path, work: Path) -> list[Row]:
     """The SpaceNet 9 baseline's matcher on real imagery, of a sensor that its detectors did not see."""
-    options = ("--matcher", "keypoints")
-    return [on_vhr(data, work, "`--matcher keypoints`, mean px", "< 23.1", *options, may_refuse=True)]
+    what = "`--matcher keypoints`, mean px"
+    return [on_vhr(data, work, what, "< 23.1", "--matcher", "keypoints", may_refuse=True)]
 
 
 def on_vhr(data: Path, work: Path, what: str, must: str, *options: str, may_refuse: bool = False) -> Row:

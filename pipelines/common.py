@@ -1,7 +1,6 @@
 """What the pipelines share: options of their commands, errors in one line, tables and figures."""
 
 import multiprocessing
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -34,7 +33,7 @@ class Command(click.Command):
             return super().main(*given, **options)
         except Sn9regError as error:
             click.echo(f"Error: {error}", err=True)
-            sys.exit(error.exit_code)
+            raise SystemExit(error.exit_code) from error
 
 
 def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

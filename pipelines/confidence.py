@@ -125,7 +125,7 @@ def show(name: str, part: str, found: list[Checked], out: Path) -> None:
 @click.option("--calibration", help="A calibration file [default: the one that ships].")
 @click.option("--weights", help="A matcher's own weights; then name their calibration, too.")
 def main(
-    name: str, data: Path, parts: str, wrong: int, every: int, out: Path, calibration: str | None, weights: str | None
+    name: str, data: Path, parts: str, out: Path, calibration: str | None, weights: str | None, **drawn: int
 ) -> None:
     """Register, compare, print."""
     make_folder(out)
@@ -134,7 +134,7 @@ def main(
     with tempfile.TemporaryDirectory() as scratch:
         for part in parts.split(","):
             folder, scenes = Path(scratch), SCENES.get(part)
-            made = scene_cases(folder, scenes, False) if scenes else folder_cases(data / part, folder, wrong, every)
+            made = scene_cases(folder, scenes, False) if scenes else folder_cases(data / part, folder, **drawn)
             found = [check(case, matcher, calibration) for case in made]
             together += found
             show(name, part, found, out)

@@ -1,6 +1,5 @@
 """Register a simulated pair: align, score, report, by `python -m pipelines.demo FOLDER`."""
 
-import sys
 from pathlib import Path
 
 import click
@@ -40,7 +39,7 @@ def main(folder: Path) -> None:
         click.echo(f"{label:20}{before[key]:10.2f}{result[key]:9.2f}")
     click.echo(f"\nopen {page} in a browser, or look at {page.parent / 'before_after.png'}")
     if not registration.registered:
-        sys.exit(3)
+        raise SystemExit(3)
 
 
 if __name__ == "__main__":

@@ -2,10 +2,9 @@
 
     python -m pipelines.turned FOLDER [--turn 45] [--zoom 1.25] [--matcher descriptors] [--json]
 
-Each SAR image is turned about its middle by an angle drawn from +-turn and scaled by a factor drawn from 1 / zoom to
-zoom, in a frame of its size, so that its corners are lost. A pair counts where its offset map is off by at most 5 px in
-the mean over the optical pixels whose partners the SAR image shows. With --others each optical image is given the SAR
-image of another pair: none should be registered.
+Each SAR image is turned about its middle by a random angle within +-turn and scaled by a random factor from 1 / zoom to
+zoom, in a frame of its size. A pair counts where its offset map is off by at most 5 px in the mean over the optical
+pixels whose partners are shown. With --others each gets the SAR image of another pair: none should be registered.
 """
 
 import json

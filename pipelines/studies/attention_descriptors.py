@@ -142,7 +142,7 @@ def inliers(matcher: DescriptorMatcher, putative: Correspondences, seed: int) ->
 
 
 def judged(name: str, putative: Correspondences, kept: list[Flags], seconds: float) -> dict[str, Any]:
-    """A pair's numbers, `trials` by measure, (S,) for S seeds. The truth: both images show the same at the same pixel."""
+    """A pair's numbers, `trials` by measure, (S,) for S seeds. Both images show the same at the same pixel."""
     errors = np.hypot(*(putative.sar_xy - putative.optical_xy).T)
     keypoints = putative.tried
     trials = []

@@ -65,9 +65,7 @@ TURNS = {f"turn {turn}": turn for turn in (0, 2, 5, 10, 20)}
 @click.option("--steps", type=click.IntRange(1), help="In place of the config's.")
 @click.option("--limit", type=click.IntRange(1), help="Measure on so many pairs only, spread over the folder.")
 @click.option("--series", type=click.IntRange(1), help="Pairs for the series of degradations and turns [default: all].")
-def main(
-    grid: str, parts: str, config_path: str, test: Path | None, out: Path, steps: int | None, **most: int | None
-) -> None:
+def main(grid: str, parts: str, config_path: str, test: Path | None, out: Path, steps: int | None, **most: Any) -> None:
     """Train and measure the grid; write table and figure."""
     losses = (*BACKBONES, "cross-corr-ce")  # each backbone comes with a loss of its own
     everything = ["/".join(choice) for choice in product(BACKBONES, ("siamese", "pseudo"), losses)]

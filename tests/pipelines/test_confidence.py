@@ -77,9 +77,8 @@ def test_scenes_are_of_many_sizes_and_each_has_the_sar_image_of_the_one_before_t
     assert made == list(SCENES[::40])
     assert len({seed for seed, _, _ in SCENES}) == len(SCENES)
     assert len({size for _, size, _ in SCENES}) > 5
-    found = [(case.name, case.files.sar.parent.name, case.truth is None) for case in cases]
-    right = [("scene501", "scene501", False), ("scene541", "scene541", False)]
-    assert found == [*right, ("scene541_wrong", "scene501", True)]
+    found = [(case.files.sar.parent.name, case.truth is None) for case in cases]
+    assert found == [("scene501", False), ("scene541", False), ("scene501", True)]
     assert [case.name for case in scene_cases(tmp_path, SCENES[::40], wrong=False)] == ["scene501", "scene541"]
 
 
@@ -87,13 +86,10 @@ def test_the_summary_counts():
     off, true = np.array([0.0, 1.0, 5.0]), np.array([0.5, 1.5, 2.5])
     found = (off, np.array([0.9, 0.8, 0.1]), off + 0.5, 1.0, true, np.ones(3), 1.0)
     result = summary([Checked(*kind, *found) for kind in product((True, False), (True, False))])
-    assert (result["pairs"], result["wrong_pairs"], result["wrong_registered"]) == (2, 2, 1)
-    assert (result["registered"], result["registered_right"], result["right_but_refused"]) == (0.5, 0.5, 1)
-    assert result["mma_1"] == pytest.approx(2 / 3)
-    assert result["spearman"] == pytest.approx(1)
-    assert (result["map_within_1_sigma"], result["map_within_2_sigma"]) == pytest.approx((1 / 3, 2 / 3))
-    assert result["true_over_expected_median"] == 1.5
-    assert result["ece"] == pytest.approx((0.1 + 0.2 + 0.1) / 3)
+    expected = {"pairs": 2, "wrong_pairs": 2, "wrong_registered": 1, "registered": 0.5, "registered_right": 0.5}
+    expected |= {"right_but_refused": 1, "mma_1": 2 / 3, "spearman": 1, "ece": (0.1 + 0.2 + 0.1) / 3}
+    expected |= {"map_within_1_sigma": 1 / 3, "map_within_2_sigma": 2 / 3, "true_over_expected_median": 1.5}
+    assert {name: result[name] for name in expected} == pytest.approx(expected)
 
 
 def test_each_half_is_calibrated_on_the_other():

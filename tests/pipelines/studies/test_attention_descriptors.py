@@ -15,14 +15,13 @@ from pipelines import train
 from pipelines.studies import attention_descriptors as study
 from pipelines.studies.attention_descriptors import FEWEST, MEASURES, PROTOCOLS, WITH, WITHOUT
 from sn9reg.errors import InputError
-from sn9reg.fit.warp import fit_global
 from sn9reg.matchers.descriptors.weights import load_descriptor
 from sn9reg.raster.folders import pair_files
 
 pytestmark = [pytest.mark.study, pytest.mark.filterwarnings("ignore")]  # Lightning advises on speed
 
 UNTRAINED = "untrained (mim)"
-STEPS, BATCH, SEEDS, PAIRS, SIDE = 2, 4, 2, 2, 96
+STEPS, BATCH, SEEDS, PAIRS = 2, 4, 2, 2
 TRAINED = ("with-attention", "without-attention")
 
 
@@ -44,10 +43,7 @@ def _small():
 def done(_small, tmp_path_factory) -> Path:
     """A folder with tiny.yaml, pairs/, and out/ as the study filled it. Not to be written into."""
     folder = tmp_path_factory.mktemp("attention")
-    pairs = write_pairs(folder / "pairs", count=PAIRS, side=SIDE)
-    mask = np.full((SIDE, SIDE), 255, np.uint8)
-    mask[:, :20] = 0
-    Image.fromarray(mask).save(pairs / "1_mask.png")
+    pairs = write_pairs(folder / "pairs", count=PAIRS, side=96)
     config = {
         "train": "descriptors",
         "network": {"width": 0.35, "descriptor": 16},
@@ -87,6 +83,7 @@ def test_both_are_trained_alike_but_for_the_attention(done):
 
 def test_the_numbers_of_a_pair_go_together(done):
     found = results(done)
+    assert any(row["std"]["matches"] for row in found.values())  # another seed draws other samples
     assert list(found) == [(name, protocol) for name in (WITH, WITHOUT, UNTRAINED) for protocol in PROTOCOLS]
     for row in found.values():
         assert [pair["name"] for pair in row["pairs"]] == ["0", "1"]
@@ -196,11 +193,3 @@ def test_pairs_without_valid_pixels_or_of_two_sizes_are_named(tmp_path):
     for files, message in zip(pair_files(pairs), messages, strict=True):
         with pytest.raises(InputError, match=message), study.opened(files):
             pass
-
-
-def test_another_seed_draws_other_samples():
-    random = np.random.default_rng(0)
-    source = random.uniform(0, 500, (200, 2))
-    target = np.vstack([source[:60] + random.normal(0, 1.5, (60, 2)), random.uniform(0, 500, (140, 2))])
-    fits = [fit_global(source, target, "affine", 3.0, "ransac", **seed) for seed in ({}, {"seed": 0}, {"seed": 1})]
-    assert fits[0].matrix.tobytes() == fits[1].matrix.tobytes() != fits[2].matrix.tobytes()

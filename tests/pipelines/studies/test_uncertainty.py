@@ -14,15 +14,12 @@ pytestmark = pytest.mark.study
 def test_tables_and_diagram_are_written(tmp_path, monkeypatch):
     configs, random = [], np.random.default_rng(0)
     matched = study.Matched(list(random.uniform(0, 6, (2, 50))), list(random.random((2, 50))), [60, 60])
-    for name, result in {
-        "trained": lambda config, folder: configs.append(config) or folder,
-        "pair_files": lambda folder: ["a", "b"],
-        "load_dual_encoder": lambda weights=None: None,
-        "fused": lambda network: network,
-        "match_folder": lambda network, files, passes: matched,
-        "apart": lambda *_: {"ms": 1.5, "GiB": 2.0},
-    }.items():
-        monkeypatch.setattr(study, name, result)
+    monkeypatch.setattr(study, "trained", lambda config, folder: configs.append(config) or folder)
+    monkeypatch.setattr(study, "pair_files", lambda folder: ["a", "b"])
+    for name in ("load_dual_encoder", "fused"):
+        monkeypatch.setattr(study, name, lambda network=None: network)
+    monkeypatch.setattr(study, "match_folder", lambda network, files, passes: matched)
+    monkeypatch.setattr(study, "apart", lambda *_: {"ms": 1.5, "GiB": 2.0})
     result = CliRunner().invoke(study.main, ["pairs", "--out", str(tmp_path)])
     assert result.exit_code == 0, result.output
     assert [config.pretraining.steps > 0 for config in configs] == [False] * 4 + [True] * 2
