@@ -37,7 +37,6 @@ class Command(click.Command):
 
 
 def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table in Markdown."""
     first, *others = (f"| {' | '.join(row)} |\n" for row in [head, *rows])
     return f"{first}{'|---' * len(head)}|\n{''.join(others)}"
 

@@ -72,7 +72,6 @@ def check(case: Case, matcher: Matcher, calibration: str | None) -> Checked:
 
 
 def summary(found: list[Checked]) -> dict[str, Any]:
-    """The figures of a set."""
     own, others = [c for c in found if c.belongs], [c for c in found if not c.belongs]
     off, probability, sigma = (np.concatenate([getattr(c, k) for c in own]) for k in ("off", "probability", "sigma"))
     right = np.concatenate([c.off <= RIGHT * c.step for c in own])
@@ -125,7 +124,7 @@ def show(name: str, part: str, found: list[Checked], out: Path) -> None:
 @click.option("--calibration", help="A calibration file [default: the one that ships].")
 @click.option("--weights", help="A matcher's own weights; then name their calibration, too.")
 def main(
-    name: str, data: Path, parts: str, out: Path, calibration: str | None, weights: str | None, **drawn: int
+    name: str, data: Path, parts: str, wrong: int, every: int, out: Path, calibration: str | None, weights: str | None
 ) -> None:
     """Register, compare, print."""
     make_folder(out)
@@ -134,7 +133,7 @@ def main(
     with tempfile.TemporaryDirectory() as scratch:
         for part in parts.split(","):
             folder, scenes = Path(scratch), SCENES.get(part)
-            made = scene_cases(folder, scenes, False) if scenes else folder_cases(data / part, folder, **drawn)
+            made = scene_cases(folder, scenes, False) if scenes else folder_cases(data / part, folder, wrong, every)
             found = [check(case, matcher, calibration) for case in made]
             together += found
             show(name, part, found, out)

@@ -29,7 +29,6 @@ from sn9reg.raster.radiometry import optical_grey
 from sn9reg.simulate import simulate
 
 SIDE = 512
-SIMULATED = {500 + k: 2 ** (k % 4) for k in range(12)}
 FOLDERS = {1: "full", 2: "half", 4: "quarter"}
 # (h, w) grey values, radar amplitude and validity of two rasters of one grid.
 Images = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.bool_]]
@@ -43,8 +42,8 @@ def main(data: Path) -> None:
     out = data / "pairs"
     if (data / "sentinel_la").is_dir():
         los_angeles(data / "sentinel_la", out / "sentinel_la")
-    for seed, looks in SIMULATED.items():
-        simulated(out / "simulated", seed, looks)
+    for k in range(12):
+        simulated(out / "simulated", 500 + k, 2 ** (k % 4))
     for seed in range(601, 609):
         whole(out / "scenes", aoi(data / "scenes/aoi", seed, (5000, 4000)))
     aoi(data / "scenes/dev", 13, (4000, 3000))

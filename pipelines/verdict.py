@@ -24,8 +24,7 @@ def crop(path: Path, corner: tuple[int, int], side: int, out: Path) -> Path:
     """A square of a raster as a plain image without georeference."""
     with open_raster(path) as source:
         values = source.read(window=Window(*corner, side, side).slices())
-    profile = geotiff_profile(Grid.pixel_frame(side, side), len(values), str(values.dtype))
-    with create_raster(out, profile) as target:
+    with create_raster(out, geotiff_profile(Grid.pixel_frame(side, side), len(values), str(values.dtype))) as target:
         target.write(values)
     return out
 

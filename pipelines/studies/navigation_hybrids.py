@@ -33,7 +33,7 @@ from sn9reg.score.benchmark import bench_patches
 from sn9reg.training.config import TrainingConfig, read
 from sn9reg.training.losses import LOSSES
 
-BACKBONES = ("mcgf", "osmnet", "fft-unet", "maru-net")
+BACKBONES = ("mcgf", "osmnet", "fft-unet", "maru-net")  # the losses of their papers have their names
 BEST = (
     "mcgf/pseudo/mcgf",
     "osmnet/pseudo/cross-corr-ce",
@@ -67,8 +67,7 @@ TURNS = {f"turn {turn}": turn for turn in (0, 2, 5, 10, 20)}
 @click.option("--series", type=click.IntRange(1), help="Pairs for the series of degradations and turns [default: all].")
 def main(grid: str, parts: str, config_path: str, test: Path | None, out: Path, steps: int | None, **most: Any) -> None:
     """Train and measure the grid; write table and figure."""
-    losses = (*BACKBONES, "cross-corr-ce")  # each backbone comes with a loss of its own
-    everything = ["/".join(choice) for choice in product(BACKBONES, ("siamese", "pseudo"), losses)]
+    everything = ["/".join(c) for c in product(BACKBONES, ("siamese", "pseudo"), (*BACKBONES, "cross-corr-ce"))]
     hybrids = [checked(name) for name in {"best": BEST, "all": everything}.get(grid) or grid.split(",")]
     wanted = parts.split(",")
     if unknown := sorted(set(wanted) - set(PARTS)):
@@ -167,7 +166,6 @@ def series_table(series: pd.DataFrame) -> str:
 
 
 def figure(series: pd.DataFrame, path: Path) -> None:
-    """CMR(1) against looks, blur and rotation."""
     panels: dict[str, list[tuple[float, str]]] = {
         "looks, blur 0.5 px": sorted((d.looks, name) for name, d in CROSS.items() if d.looks and d.blur == 0.5),
         "blur in px, 35 looks": sorted((d.blur, name) for name, d in CROSS.items() if d.looks == 35),

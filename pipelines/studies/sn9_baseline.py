@@ -114,7 +114,6 @@ def _without_imagery(path: Path) -> Aoi:
 
 
 def table_1(aois: list[Aoi]) -> str:
-    """Tie-points without transformation."""
     rows = []
     for aoi in aois:
         official = np.hypot(*sn9_reference(aoi.optical, aoi.sar, aoi.points).T)
@@ -131,7 +130,6 @@ def table_2(aois: list[Aoi]) -> str:
 
 
 def table_3(aois: list[Aoi], weights: dict[str, Any], switches: list[str]) -> str:
-    """Detected keypoints with RANSAC."""
     rows = []
     for aoi, name in product(aois, switches):
         matcher = make_matcher("keypoints", **FAITHFUL | SWITCHES[name], **weights)

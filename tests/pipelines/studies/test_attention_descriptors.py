@@ -180,9 +180,8 @@ def test_the_rmse_is_that_of_the_pairs_that_have_one_or_null_and_not_drawn(tmp_p
 def test_errors_are_one_line(copied, code, message, options):
     (copied / "heads.yaml").write_text("train: descriptors\nheads: 3")
     result = run(copied, *(option.format(copied) for option in options))
-    assert (result.exit_code, result.stderr.count("\n")) == (code, 1)
+    assert (result.exit_code, result.stderr.count("\n"), message.format(copied) in result.stderr) == (code, 1, True)
     assert result.stderr.startswith("Error: ")
-    assert message.format(copied) in result.stderr
 
 
 def test_pairs_without_valid_pixels_or_of_two_sizes_are_named(tmp_path):

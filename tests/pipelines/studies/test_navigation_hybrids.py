@@ -136,8 +136,8 @@ def test_parts_choose_the_conditions(copied, monkeypatch):
     assert run(copied, grid=GRID[0], parts="rotation").exit_code == 0
     assert asked == [(CENTRE, float(turn)) for turn in TURNS.values()]
     series = (copied / "out" / "table.md").read_text().split("\n\n")[-1].splitlines()
-    assert series[0] == f"| CMR(1), 128 in 192 px | {GRID[0]} |"
-    assert len(series) == 2 + len(DEGRADATION_CROSS) + len(TURNS)
+    head = f"| CMR(1), 128 in 192 px | {GRID[0]} |"
+    assert (series[0], len(series)) == (head, 2 + len(DEGRADATION_CROSS) + len(TURNS))
     assert (series[2], series[-1]) == ("| 5 looks, 0.5 px | 0.010 |", "| 20 degrees | 0.050 |")
 
 

@@ -271,7 +271,6 @@ def test_command_leaves_out_tables_that_need_imagery(tmp_path):
 @pytest.mark.parametrize(
     ("make", "arguments", "code", "message"),
     [
-        (lambda folder: folder.mkdir(), (), 1, "holds no scene"),
         (lambda folder: write_points(folder, [(1, 2, 3, "x")]), (), 1, "optical_col is 'x', not a number"),
         (lambda folder: write_points(folder, [(1, 2, 3, 4)]), ("--tables", "7"), 2, "no table '7'; there are 1, 2"),
     ],
