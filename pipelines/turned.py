@@ -40,10 +40,6 @@ class Turned:
     error: float | None  # mean over the optical image, pixels; None where the pair was not registered
     seconds: float  # that its registration took
 
-    @property
-    def right(self) -> bool:
-        return self.error is not None and self.error <= RIGHT
-
 
 @click.command(cls=Command)
 @click.argument("folder", type=PATH)
@@ -106,10 +102,11 @@ def _one(files: RegisteredPair, matcher: Matcher, angle: float, scale: float, mo
 def summary(found: list[Turned]) -> str:
     """The counts in words."""
     errors = np.array([one.error for one in found if one.error is not None])
-    text = f"{sum(one.right for one in found)} of {len(found)} registered within {RIGHT:g} px"
-    text += f" ({np.mean([one.right for one in found]):.0%}); {len(found) - len(errors)} refused"
+    right = int((errors <= RIGHT).sum())
+    text = f"{right} of {len(found)} registered within {RIGHT:g} px ({right / len(found):.0%})"
+    text += f"; {len(found) - len(errors)} refused"
     if len(errors):
-        text += f", {int((errors > RIGHT).sum())} wrong; median error {np.median(errors):.2f} px"
+        text += f", {len(errors) - right} wrong; median error {np.median(errors):.2f} px"
     return text + f"; {np.median([one.seconds for one in found]):.1f} s a pair"
 
 
