@@ -36,8 +36,8 @@ def vhr(data: Path, work: Path) -> list[Row]:
 
 def keypoints_vhr(data: Path, work: Path) -> list[Row]:
     """The SpaceNet 9 baseline's matcher on real imagery, of a sensor that its detectors did not see."""
-    options = ("--matcher", "keypoints")
-    return [on_vhr(data, work, "`--matcher keypoints`, mean px", "< 23.1", *options, may_refuse=True)]
+    what = "`--matcher keypoints`, mean px"
+    return [on_vhr(data, work, what, "< 23.1", "--matcher", "keypoints", may_refuse=True)]
 
 
 def on_vhr(data: Path, work: Path, what: str, must: str, *options: str, may_refuse: bool = False) -> Row:
@@ -51,24 +51,21 @@ def on_vhr(data: Path, work: Path, what: str, must: str, *options: str, may_refu
 
 def sentinel_la(data: Path, work: Path) -> list[Row]:
     """The SAR scene warped by a known field of up to 20 px: the field found with the warp minus that found without."""
-    folder, warped = data / "sentinel_la", work / "la_warped"
+    folder, warped = data / "sentinel_la", work / "la_warped_sar.tif"
     optical, sar = scene(folder)
-    make_folder(warped)
     with rasterio.open(sar) as source:
         image, profile = source.read(1), source.profile
     y, x = np.indices(image.shape, np.float32)
     # The warped image at y shows what the given one shows at y + pull(y): content moves by -pull.
     px, py = pull(x, y)
     moved = cv2.remap(image, x + px, y + py, cv2.INTER_CUBIC)
-    with rasterio.open(warped / "sar.tif", "w", **profile) as target:
+    with rasterio.open(warped, "w", **profile) as target:
         target.write(moved, 1)
-    (warped / "optical.tif").unlink(missing_ok=True)
-    (warped / "optical.tif").symlink_to(optical.resolve())
     align(folder, work / "la_plain.tif")
-    align(warped, work / "la_warped.tif")
+    sn9reg("align", optical, warped, "--out", work / "la_warped.tif", "--overwrite")
     with open_offsets(work / "la_plain.tif") as plain, open_offsets(work / "la_warped.tif") as bent:
-        at = np.stack(np.meshgrid(*(np.arange(64.0, side - 64, 64) for side in plain.grid.shape[::-1])), -1)
-        at = at.reshape(-1, 2)
+        sides = (np.arange(64.0, side - 64, 64) for side in plain.grid.shape[::-1])
+        at = np.stack(np.meshgrid(*sides), -1).reshape(-1, 2)
         before, after = plain.sample(at), bent.sample(at)
     # A place p lies at p + before without, and at y with the warp, where y + pull(y) = p + before.
     there = at + before
@@ -124,12 +121,12 @@ class Marked(NamedTuple):
     must: str  # the error that the descriptors must reach
 
     def align(self, out: Path, *options: str) -> Run:
-        """Align it as somebody new to the tool would."""
         return sn9reg("align", *self.files, "--out", out, "--pixel-frame", "--overwrite", *options, may_refuse=True)
 
-    def score(self, out: Path) -> Any:
-        """Errors at the landmarks."""
-        return score(out, *self.files, self.points, "--pixel-frame")
+    def errors(self, out: Path, *options: str) -> Any:
+        """At the landmarks, as `sn9reg score --json` prints them; nothing where the pair is refused."""
+        registered = self.align(out, *options).registered
+        return score(out, *self.files, self.points, "--pixel-frame") if registered else None
 
 
 def marked(data: Path) -> list[Marked]:
@@ -147,8 +144,7 @@ def landmarks(data: Path, work: Path) -> list[Row]:
     rows, out = [], work / "landmarks.tif"
     for pair in marked(data):
         measured = "refused"
-        if pair.align(out).registered:
-            found = pair.score(out)
+        if found := pair.errors(out):
             measured = f"{found['mean_px']:.2f} (without {found['without_registration']['mean_px']:.1f})"
         rows.append(Row(f"{pair.name}, `--pixel-frame`, mean px at the landmarks", "", measured))
     return rows
@@ -159,12 +155,10 @@ def descriptors(data: Path, work: Path) -> list[Row]:
     rows, out = [], work / "descriptors.tif"
     options = ("--model", "affine", "--json", "--matcher", "descriptors", "--matcher-option")
     for pair in marked(data):
-        errors = []
-        for name in ("learned", "mim"):
-            registered = pair.align(out, *options, f"descriptor={name}").registered
-            errors.append(f"{pair.score(out)['rmse_px']:.2f}" if registered else "refused")
+        found = [pair.errors(out, *options, f"descriptor={name}") for name in ("learned", "mim")]
+        learned, mim = (f"{errors['rmse_px']:.2f}" if errors else "refused" for errors in found)
         what = f"{pair.name}, `--pixel-frame --model affine`, RMSE at the landmarks"
-        rows.append(Row(what, pair.must, f"{errors[0]} ({errors[1]} by `mim`)"))
+        rows.append(Row(what, pair.must, f"{learned} ({mim} by `mim`)"))
     runs = [marked(data)[0].align(out, *options, "descriptor=learned") for _ in range(5)]
     times = [(sum(run.facts["seconds"].values()), run.seconds) for run in runs]
     measured = "{:.1f} s, {:.1f} s with the program's start".format(*np.median(times, axis=0))
@@ -172,7 +166,6 @@ def descriptors(data: Path, work: Path) -> list[Row]:
 
 
 def turned(data: Path, work: Path) -> list[Row]:
-    """SAR images turned and scaled at random."""
     measured = summary(measure(data / "gf3_1m", make_matcher("descriptors"), 45.0, 1.25, "affine"))
     return [Row("gf3_1m, SAR turned by up to 45 degrees, scaled by 0.8 to 1.25", ">= 60 %, aim 80 %", measured)]
 
@@ -211,10 +204,8 @@ def main(data: Path, work: Path, rows: str, as_json: bool) -> None:
             continue
         table += make(data, work)
         click.echo(f"{name}: done", err=True)
-    if as_json:
-        click.echo(json.dumps([row._asdict() for row in table]))
-    else:
-        click.echo(markdown(Row._fields, table), nl=False)
+    text = json.dumps([row._asdict() for row in table]) + "\n" if as_json else markdown(Row._fields, table)
+    click.echo(text, nl=False)
 
 
 if __name__ == "__main__":

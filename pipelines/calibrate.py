@@ -28,8 +28,8 @@ from sn9reg.offsets import open_offsets
 from sn9reg.raster.files import make_folder
 from sn9reg.raster.folders import RegisteredPair, pair_files
 from sn9reg.raster.grid import Points
-from sn9reg.raster.scene import Patch, ScenePair, open_pair
-from sn9reg.score.benchmark import save_patch
+from sn9reg.raster.scene import PairFiles, Patch, ScenePair
+from sn9reg.score.benchmark import save_pair
 from sn9reg.simulate import simulate
 from sn9reg.training.calibrate import Sample, fit_matcher, fit_pair
 from sn9reg.training.split import hold_out
@@ -58,9 +58,7 @@ class Case:
     """One pair to be matched."""
 
     name: str
-    optical: Path
-    sar: Path
-    pixel_frame: bool
+    files: PairFiles
     truth: Truth | None  # where its optical places lie in the SAR image; None where they lie nowhere
     tolerance: float = RIGHT  # median error, matched pixels, up to which its warp is right
     weight: float = 1.0  # how much it counts in the calibration
@@ -68,7 +66,7 @@ class Case:
 
 def observe(case: Case, matcher: Matcher) -> Sample:
     """What a matcher makes of a pair, and the truth."""
-    with open_pair(case.optical, case.sar, pixel_frame=case.pixel_frame) as pair:
+    with case.files.open() as pair:
         matches = matcher.match(pair)
         fitted = fit(matches)
         evidence = gather(pair, fitted.warp, matches.step, default_features(pair)) if fitted.fitted else NO_EVIDENCE
@@ -85,8 +83,7 @@ def observe(case: Case, matcher: Matcher) -> Sample:
 
 
 def known_places(pair: ScenePair, truth: Truth, count: int) -> tuple[Points, Points]:
-    """The middles of count x count equal parts of the overlap, pixels, each of which stands for as much of it, and
-    their counterparts; without those that have none."""
+    """The middles of count x count equal parts of the overlap, pixels, that have counterparts, and these."""
     sides = ((pair.overlap.col, pair.overlap.width), (pair.overlap.row, pair.overlap.height))
     x, y = (start - 0.5 + size * (np.arange(count) + 0.5) / count for start, size in sides)
     places = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
@@ -108,12 +105,11 @@ def displaced(name: str, pair: RegisteredPair, other: RegisteredPair, scratch: P
     shift = random.integers(-SHIFT, SHIFT + 1, 2)
     optical, sar = pair.read()[0], other.read()[1]
     height, width = (min(a, b) - 2 * SHIFT for a, b in zip(optical.valid.shape, sar.valid.shape, strict=True))
-    paths = []
-    for patch, (x, y), kind in ((optical, (SHIFT, SHIFT), "opt"), (sar, SHIFT - shift, "sar")):
+    parts = []
+    for patch, (x, y) in ((optical, (SHIFT, SHIFT)), (sar, SHIFT - shift)):
         rows, cols = slice(y, y + height), slice(x, x + width)
-        part = Patch(patch.values[:, rows, cols], patch.valid[rows, cols])
-        paths.append(save_patch(scratch / f"{name}_{kind}.tif", part))
-    return Case(name, paths[0], paths[1], True, (lambda _, xy: xy + shift) if pair is other else None)
+        parts.append(Patch(patch.values[:, rows, cols], patch.valid[rows, cols]))
+    return Case(name, save_pair(scratch / name, *parts), (lambda _, xy: xy + shift) if pair is other else None)
 
 
 def scene_cases(scratch: Path, scenes: Iterable[Scene], wrong: bool = True) -> Iterator[Case]:
@@ -121,9 +117,9 @@ def scene_cases(scratch: Path, scenes: Iterable[Scene], wrong: bool = True) -> I
     before: Path | None = None
     for seed, size, looks in scenes:
         scene = simulate(scratch / f"scene{seed}", *size, seed=seed, looks=looks)
-        yield Case(f"scene{seed}", scene.optical, scene.sar, False, offsets_truth(scene.offsets), 10 * RIGHT)
+        yield Case(f"scene{seed}", PairFiles(scene.optical, scene.sar), offsets_truth(scene.offsets), 10 * RIGHT)
         if wrong and before is not None:
-            yield Case(f"scene{seed}_wrong", scene.optical, before, True, None)
+            yield Case(f"scene{seed}_wrong", PairFiles(scene.optical, before, pixel_frame=True), None)
         before = scene.sar
 
 

@@ -1,33 +1,26 @@
 """What the pipelines share: options of their commands, errors in one line, tables and figures."""
 
 import multiprocessing
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
-import numpy as np
 
 from sn9reg.errors import Sn9regError
-from sn9reg.raster.files import atomic_output, grid_of, open_raster
+from sn9reg.raster.files import atomic_output
 from sn9reg.raster.folders import data_root
-from sn9reg.raster.grid import Grid
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-Option = Callable[[Callable[..., Any]], Callable[..., Any]]
 PATH = click.Path(path_type=Path)
-DATA_OPTION: Option = click.option(
+DATA_OPTION = click.option(
     "--data", type=PATH, default=data_root, show_default="$SN9REG_DATA, or data",
     help="Folder of the data sets, see data/README.md.",
 )  # fmt: skip
 
 
-def out_option(name: str, flag: str = "--out") -> Option:
+def out_option(name: str, flag: str = "--out") -> Callable[[Any], Any]:
     """The option of the folder that a pipeline fills."""
     return click.option(flag, type=PATH, default=Path("work") / name, show_default=True)
 
@@ -40,26 +33,12 @@ class Command(click.Command):
             return super().main(*given, **options)
         except Sn9regError as error:
             click.echo(f"Error: {error}", err=True)
-            sys.exit(error.exit_code)
-
-
-def spread(count: int, limit: int | None) -> list[int]:
-    """At most `limit` of the indices 0 to count - 1, evenly apart."""
-    indices: list[int] = np.linspace(0, count - 1, min(limit or count, count)).round().astype(int).tolist()
-    return indices
+            raise SystemExit(error.exit_code) from error
 
 
 def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table in Markdown."""
-    lines = [f"| {' | '.join(row)} |" for row in [head, *rows]]
-    lines.insert(1, "|---" * len(head) + "|")
-    return "\n".join(lines) + "\n"
-
-
-def grids(*paths: Path) -> tuple[Grid, Grid]:
-    """Those of an optical and a SAR image. Raises InputError where one cannot be read."""
-    with open_raster(paths[0]) as optical, open_raster(paths[1]) as sar:
-        return grid_of(optical), grid_of(sar)
+    first, *others = (f"| {' | '.join(row)} |\n" for row in [head, *rows])
+    return f"{first}{'|---' * len(head)}|\n{''.join(others)}"
 
 
 def write(path: Path, text: str) -> None:
@@ -75,14 +54,11 @@ def apart(measure: Callable[..., dict[str, float]], *arguments: Any) -> dict[str
 
 
 @contextmanager
-def drawing(
-    path: Path, dpi: int, rows: int = 1, columns: int = 1, share_y: bool = False, **options: Any
-) -> Iterator[tuple["Figure", Any]]:
-    """A figure and its (rows, columns) axes to draw on, written to `path` afterwards. options: of the figure.
-    Raises OutputError where it cannot be written."""
+def drawing(path: Path, dpi: int, rows: int = 1, columns: int = 1, sharey: bool = False, **size: Any) -> Iterator[Any]:
+    """A figure and its (rows, columns) axes, written to `path` afterwards. Raises OutputError where it cannot be."""
     from matplotlib.figure import Figure
 
-    figure = Figure(layout="constrained", **options)
-    yield figure, figure.subplots(rows, columns, sharey=share_y, squeeze=False)
+    figure = Figure(layout="constrained", **size)
+    yield figure, figure.subplots(rows, columns, sharey=sharey, squeeze=False)
     with atomic_output(path, overwrite=True) as temporary:
         figure.savefig(temporary, dpi=dpi)

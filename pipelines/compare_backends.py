@@ -8,7 +8,6 @@ of its mean error over the scenes, as the leaderboard takes it: a pair that it r
 have to be submitted; one on which it failed leaves it without a score. A stopped run goes on where it was.
 """
 
-import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -26,8 +25,8 @@ from sn9reg.training.tiles import scene_files
 
 def means(table: pd.DataFrame) -> pd.DataFrame:
     """A row per matcher, best first, of a table with one per scene and matcher."""
-    marked = table.assign(registered=table["status"] == REGISTERED, failed=table["status"] == FAILED)
-    marked.loc[marked["failed"], "error_px"] = math.nan
+    registered, failed = (table["status"] == status for status in (REGISTERED, FAILED))
+    marked = table.assign(registered=registered, failed=failed, error_px=table["error_px"].mask(failed))
     result = marked.groupby("matcher_name", sort=False).agg(
         scenes=("status", "size"),
         registered=("registered", "sum"),

@@ -21,14 +21,12 @@ from scipy.stats import spearmanr
 
 from pipelines.calibrate import RIGHT, Case, displaced, known_places, scene_cases
 from pipelines.common import DATA_OPTION, Command, out_option, write
-from sn9reg import register
 from sn9reg.fit.correspondences import Floats
 from sn9reg.matchers import DEFAULT_MATCHER
-from sn9reg.matchers.base import make_matcher
+from sn9reg.matchers.base import Matcher, make_matcher
 from sn9reg.raster.files import make_folder
 from sn9reg.raster.folders import pair_files
-from sn9reg.raster.scene import open_pair
-from sn9reg.registration import Registration
+from sn9reg.registration import register
 from sn9reg.score.metrics import ece, mma
 
 # Part -> seeds, sizes and looks of its scenes.
@@ -57,13 +55,14 @@ class Checked:
         return float(np.median(self.true)) if len(self.true) else np.inf
 
 
-def check(case: Case, registration: Registration) -> Checked:
-    """A registration against the truth."""
+def check(case: Case, matcher: Matcher, calibration: str | None) -> Checked:
+    """Register a pair and compare with the truth."""
+    registration = register(case.files, matcher=matcher, calibration=calibration)
     verdict, matches = registration.verdict, registration.matches
     if case.truth is None:
         none = np.zeros(0)
         return Checked(False, verdict.registered, none, none, none, matches.step, none, none, np.nan)
-    with open_pair(case.optical, case.sar, pixel_frame=case.pixel_frame) as pair:
+    with case.files.open() as pair:
         off = np.hypot(*(matches.sar_xy - case.truth(pair, matches.optical_xy)).T)
         places, there = known_places(pair, case.truth, 40)
     here, pixel = registration.grid.to_map(places), registration.grid.resolution
@@ -73,7 +72,6 @@ def check(case: Case, registration: Registration) -> Checked:
 
 
 def summary(found: list[Checked]) -> dict[str, Any]:
-    """The figures of a set."""
     own, others = [c for c in found if c.belongs], [c for c in found if not c.belongs]
     off, probability, sigma = (np.concatenate([getattr(c, k) for c in own]) for k in ("off", "probability", "sigma"))
     right = np.concatenate([c.off <= RIGHT * c.step for c in own])
@@ -84,15 +82,12 @@ def summary(found: list[Checked]) -> dict[str, Any]:
         "pairs": len(own),
         "ece": ece(np.clip(probability, 0, 1), right),
         "spearman": float(spearmanr(sigma, off)[0]),
-        "mma_1": mma([c.off for c in own], 1.0),
-        "mma_3": mma([c.off for c in own], 3.0),
-        "matches_within_1_sigma": float((off < sigma).mean()),
-        "matches_within_2_sigma": float((off < 2 * sigma).mean()),
+        **{f"mma_{radius}": mma([c.off for c in own], radius) for radius in (1, 3)},
+        **{f"matches_within_{n}_sigma": float((off < n * sigma).mean()) for n in (1, 2)},
         "registered": sum(c.registered for c in own) / len(own),
         "registered_right": sum(c.registered and c.error <= RIGHT for c in own) / len(own),
         "right_but_refused": sum(not c.registered and c.error <= RIGHT for c in own),
-        "map_within_1_sigma": float((ratio < 1).mean()),
-        "map_within_2_sigma": float((ratio < 2).mean()),
+        **{f"map_within_{n}_sigma": float((ratio < n).mean()) for n in (1, 2)},
         "true_over_expected_median": float(np.median(promise)) if len(promise) else None,
         "expected_within_factor_2": float(((promise > 0.5) & (promise < 2)).mean()) if len(promise) else None,
         "wrong_pairs": len(others),
@@ -139,10 +134,7 @@ def main(
         for part in parts.split(","):
             folder, scenes = Path(scratch), SCENES.get(part)
             made = scene_cases(folder, scenes, False) if scenes else folder_cases(data / part, folder, wrong, every)
-            options: dict[str, Any] = {"matcher": matcher, "calibration": calibration}
-            found = [
-                check(case, register(case.optical, case.sar, pixel_frame=case.pixel_frame, **options)) for case in made
-            ]
+            found = [check(case, matcher, calibration) for case in made]
             together += found
             show(name, part, found, out)
     show(name, "all", together, out)

@@ -16,11 +16,12 @@ import click
 import numpy as np
 import pandas as pd
 
-from pipelines.common import PATH, Command, drawing, grids, out_option
+from pipelines.common import PATH, Command, drawing, out_option
 from sn9reg.errors import InputError, Sn9regError
 from sn9reg.fit.correspondences import Floats
 from sn9reg.offsets import open_offsets
 from sn9reg.raster.files import make_folder
+from sn9reg.raster.scene import PairFiles
 from sn9reg.score.scoring import Score, score
 from sn9reg.tiepoints import read_tiepoints
 from sn9reg.training.tiles import SceneFiles, scene_files
@@ -47,21 +48,20 @@ def scored(scene: SceneFiles, folder: Path) -> Score:
     if len(found) != 1:
         what = "no offset map" if not found else f"{len(found)} offset maps"
         raise InputError(f"{folder}: holds {what} of scene {scene.name}; it is named {scene.name}.tif")
-    optical, sar = grids(scene.optical, scene.sar)
+    optical, sar = PairFiles(scene.optical, scene.sar).grids()
     with open_offsets(found[0], optical) as offsets:
         return score(offsets, optical, sar, read_tiepoints(scene.tiepoints, optical, sar))
 
 
 def leaderboard(table: pd.DataFrame) -> pd.DataFrame:
     """A row per submission, best first: its mean error over the scenes and the score of that, or why there is none."""
-    rows = []
-    for name, part in table.groupby("submission", sort=False):
-        failed = part[part["reason"] != ""]
-        mean = float(part["sn9_mean_px"].mean(skipna=False)) if failed.empty else math.nan
-        reason = "; ".join(f"{scene}: {why}" for scene, why in zip(failed["scene"], failed["reason"], strict=True))
-        rows.append((name, len(part), mean, 100 / (1 + 0.01 * mean), reason))
-    result = pd.DataFrame(rows, columns=["submission", "scenes", "mean_px", "score", "reason"])
-    return result.sort_values("score", ascending=False, na_position="last", kind="stable").reset_index(drop=True)
+    failed = table["reason"] != ""
+    known = table.assign(sn9_mean_px=table["sn9_mean_px"].astype(float).mask(failed)).groupby("submission", sort=False)
+    result = known.agg(scenes=("scene", "size"), mean_px=("sn9_mean_px", lambda errors: errors.mean(skipna=False)))
+    result["score"] = 100 / (1 + 0.01 * result["mean_px"])
+    reasons = (table["scene"] + ": " + table["reason"])[failed].groupby(table["submission"]).agg("; ".join)
+    result["reason"] = reasons.reindex(result.index, fill_value="")
+    return result.sort_values("score", ascending=False, na_position="last", kind="stable").reset_index()
 
 
 def draw(errors: dict[str, list[Floats]], path: Path) -> None:

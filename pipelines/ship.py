@@ -26,6 +26,7 @@ from sn9reg.matchers.dual_encoder.weights import load_dual_encoder
 from sn9reg.matchers.fused import fused
 from sn9reg.raster.folders import data_root, pair_files
 from sn9reg.score.benchmark import bench_patches
+from sn9reg.score.metrics import summarise
 from sn9reg.training.config import TrainingConfig, as_dict, read
 from sn9reg.training.data import Source, load
 from sn9reg.training.dense import DenseConfig
@@ -54,15 +55,12 @@ _UNSEEN = {"dense": ("sen12/val", "gf3_1m"), "keypoints": ("scenes/held_out",)}
 @click.option("--matcher", help="Measure a dense network by this matcher [default: the network's own].")
 @click.option("--repeated", type=PATH, help="Another run of CONFIG: how much is chance?")
 @click.option("--note", default="", help="What else is to be known of this training.")
-def main(
-    config_path: Path, run: Path, changes: tuple[str, ...], on: tuple[str, ...], matcher: str | None,
-    repeated: Path | None, note: str,
-) -> None:  # fmt: skip
+def main(config_path: Path, run: Path, changes: tuple[str, ...], repeated: Path | None, note: str, **how: Any) -> None:
     """Ship the weights in RUN, trained by CONFIG."""
     config, weights = read(config_path, **parsed(changes)), run / WEIGHTS_FILE
-    entry = card(config, weights, config_path, measure(weights, config, on, matcher))
+    entry = card(config, weights, config_path, measure(weights, config, **how))
     if repeated:
-        entry["repeated"] = measure(repeated / WEIGHTS_FILE, config, on, matcher)
+        entry["repeated"] = measure(repeated / WEIGHTS_FILE, config, **how)
     if note:
         entry["note"] = note
     manifest = json.loads((WEIGHTS / "manifest.json").read_text()) | {config.ships_as: entry}
@@ -78,10 +76,8 @@ def measure(weights: Path, config: TrainingConfig, on: tuple[str, ...], matcher:
     match config:
         case DenseConfig():
             used = make_matcher(matcher or config.network.name, weights=str(weights))
-            rates = {name: bench_patches(at, used).as_dict() for name, at in folders.items()}
-            for facts in rates.values():
-                del facts["ms_per_pair"]  # of this machine, not of the weights
-            return rates
+            errors = {name: bench_patches(at, used).errors for name, at in folders.items()}
+            return {name: {"matcher": used.name, **summarise(found)} for name, found in errors.items()}
         case DescriptorConfig():
             return {name: _nearest(weights, config, at) for name, at in folders.items()}
         case DualConfig():

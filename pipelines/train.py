@@ -40,28 +40,25 @@ changes_option = click.option(
 def main(config_path: Path, out: Path | None, changes: tuple[str, ...], resume: bool, start_from: Path | None) -> None:
     """Train by CONFIG (YAML) and write the weights."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     config = read(config_path, **parsed(changes))
     finds = getattr(config, "finds", None)
     out = out or Path("work/training") / (f"{config_path.stem}-{finds}" if finds else config_path.stem)
-    click.echo(str(run(config, out, resume=resume, start_from=start_from, progress=sys.stderr.isatty())))
+    click.echo(str(run(config, out, resume, start_from)))
 
 
-def run(
-    config: TrainingConfig, out: Path, resume: bool = False, start_from: PathLike | None = None, progress: bool = False
-) -> Path:
+def run(config: TrainingConfig, out: Path, resume: bool = False, start_from: PathLike | None = None) -> Path:
     """Train into a folder; the weights file that came out. Raises as `loop.train`, and OutputError for the folder."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     make_folder(out)
-    task = train(config, out, resume=resume, start_from=start_from, progress=progress)
+    task = train(config, out, resume=resume, start_from=start_from, progress=sys.stderr.isatty())
     save(out / WEIGHTS_FILE, task.network, task.kind, dataclasses.asdict(task.architecture()))
     return out / WEIGHTS_FILE
 
 
 def trained(config: TrainingConfig, folder: Path) -> Path:
-    """The weights file in `folder`, trained by `config` unless it is there already.
+    """The weights file in `folder`, trained by `config` unless it is there; a stopped training by the same goes on.
 
-    A stopped training goes on if it was one by the same configuration. `training.json` in the folder holds the
-    configuration and the seconds that it took. Raises OutputError where the folder cannot be made.
+    `training.json` holds the configuration and the seconds taken. Raises OutputError where the folder cannot be made.
     """
     weights, asked = folder / WEIGHTS_FILE, json.loads(json.dumps(as_dict(config)))
     known = {name: value for name, value in noted(folder).items() if name != "seconds"}
@@ -72,7 +69,7 @@ def trained(config: TrainingConfig, folder: Path) -> Path:
     make_folder(folder)
     write(folder / "training.json", json.dumps(asked))
     start = time.perf_counter()
-    run(config, folder, resume=known == asked, progress=sys.stderr.isatty())
+    run(config, folder, resume=known == asked)
     write(folder / "training.json", json.dumps(asked | {"seconds": round(time.perf_counter() - start)}))
     return weights
 

@@ -29,10 +29,6 @@ from sn9reg.raster.radiometry import optical_grey
 from sn9reg.simulate import simulate
 
 SIDE = 512
-SIMULATED = {500 + k: 2 ** (k % 4) for k in range(12)}
-SCENE = 2048
-AOIS, AOI_SIZE = range(601, 609), (5000, 4000)
-DEV, DEV_SIZE = 13, (4000, 3000)
 FOLDERS = {1: "full", 2: "half", 4: "quarter"}
 # (h, w) grey values, radar amplitude and validity of two rasters of one grid.
 Images = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.bool_]]
@@ -46,11 +42,11 @@ def main(data: Path) -> None:
     out = data / "pairs"
     if (data / "sentinel_la").is_dir():
         los_angeles(data / "sentinel_la", out / "sentinel_la")
-    for seed, looks in SIMULATED.items():
-        simulated(out / "simulated", seed, looks)
-    for seed in AOIS:
-        whole(out / "scenes", aoi(data / "scenes/aoi", seed, AOI_SIZE), f"s{seed}")
-    aoi(data / "scenes/dev", DEV, DEV_SIZE)
+    for k in range(12):
+        simulated(out / "simulated", 500 + k, 2 ** (k % 4))
+    for seed in range(601, 609):
+        whole(out / "scenes", aoi(data / "scenes/aoi", seed, (5000, 4000)))
+    aoi(data / "scenes/dev", 13, (4000, 3000))
 
 
 def los_angeles(folder: Path, out: Path) -> None:
@@ -67,7 +63,7 @@ def simulated(out: Path, seed: int, looks: float) -> None:
     """One simulated scene, registered by its exact offsets, in tiles of three resolutions."""
     if any(out.glob(f"s{seed}_*_opt.png")):
         return
-    files = simulate(out / "scene", SCENE, seed=seed, looks=looks, overwrite=True)
+    files = simulate(out / "scene", 2048, seed=seed, looks=looks, overwrite=True)
     with open_offsets(files.offsets) as offsets:
         tiles(out, f"s{seed}", registered(out, offsets, files.optical, files.sar), tuple(FOLDERS))
 
@@ -80,9 +76,9 @@ def aoi(out: Path, seed: int, size: tuple[int, int]) -> Path:
     return folder
 
 
-def whole(out: Path, scene: Path, name: str) -> None:
+def whole(out: Path, scene: Path) -> None:
     """A simulated scene, registered by its exact offsets, at three resolutions."""
-    if (out / FOLDERS[4] / f"{name}_mask.png").exists():
+    if (out / FOLDERS[4] / f"{scene.name}_mask.png").exists():
         return
     make_folder(out)
     optical, sar, truth = (next(scene.glob(f"*_{kind}_*.tif")) for kind in ("optical", "sar", "offsets"))
@@ -90,7 +86,7 @@ def whole(out: Path, scene: Path, name: str) -> None:
         images = registered(out, offsets, optical, sar)
     for factor, folder in FOLDERS.items():
         make_folder(out / folder)
-        write_pair(out / folder / name, coarse(images, factor))
+        write_pair(out / folder / scene.name, coarse(images, factor))
 
 
 def registered(out: Path, offsets: OffsetMap, optical: Path, sar: Path, nodata: float | None = None) -> Images:
@@ -131,8 +127,7 @@ def write_pair(stem: Path, images: Images) -> None:
     files = (("opt.png", grey, "uint8"), ("sar.tif", radar, "uint16"), ("mask.png", valid * 255.0, "uint8"))
     for end, image, dtype in files:
         values = np.clip(np.rint(image), 0, np.iinfo(dtype).max).astype(dtype)
-        path = stem.with_name(f"{stem.name}_{end}")
-        with rasterio.open(path, "w", width=width, height=height, count=1, dtype=dtype) as target:
+        with rasterio.open(f"{stem}_{end}", "w", width=width, height=height, count=1, dtype=dtype) as target:
             target.write(values, 1)
 
 

@@ -2,10 +2,9 @@
 
     python -m pipelines.turned FOLDER [--turn 45] [--zoom 1.25] [--matcher descriptors] [--json]
 
-Each SAR image is turned about its middle by an angle drawn from +-turn and scaled by a factor drawn from 1 / zoom to
-zoom, in a frame of its size, so that its corners are lost. A pair counts where its offset map is off by at most 5 px in
-the mean over the optical pixels whose partners the SAR image shows. With --others each optical image is given the SAR
-image of another pair: none should be registered.
+Each SAR image is turned about its middle by a random angle within +-turn and scaled by a random factor from 1 / zoom to
+zoom, in a frame of its size. A pair counts where its offset map is off by at most 5 px in the mean over the optical
+pixels whose partners are shown. With --others each gets the SAR image of another pair: none should be registered.
 """
 
 import json
@@ -20,13 +19,13 @@ import click
 import cv2
 import numpy as np
 
-from pipelines.common import PATH, Command, spread
-from sn9reg import register
+from pipelines.common import PATH, Command
 from sn9reg.cli.options import matcher_options
 from sn9reg.matchers.base import Matcher, make_matcher
 from sn9reg.raster.folders import RegisteredPair, pair_files
 from sn9reg.raster.scene import Patch
-from sn9reg.score.benchmark import save_patch
+from sn9reg.registration import register
+from sn9reg.score.benchmark import save_pair
 
 RIGHT = 5.0  # pixels
 
@@ -40,10 +39,6 @@ class Turned:
     zoom: float  # of the SAR image
     error: float | None  # mean over the optical image, pixels; None where the pair was not registered
     seconds: float  # that its registration took
-
-    @property
-    def right(self) -> bool:
-        return self.error is not None and self.error <= RIGHT
 
 
 @click.command(cls=Command)
@@ -69,8 +64,9 @@ def measure(
 ) -> list[Turned]:  # fmt: skip
     """All pairs of a folder, or `limit` of them; others: with the SAR image of another one. InputError for no pairs."""
     pairs, found = pair_files(folder), []
-    for i in spread(len(pairs), limit):
-        files, random = pairs[i], np.random.default_rng([seed, i])
+    for files in pair_files(folder, limit):
+        i = pairs.index(files)
+        random = np.random.default_rng([seed, i])
         if others:
             files = replace(files, sar=pairs[(i + len(pairs) // 2) % len(pairs)].sar, mask=None)
         found.append(_one(files, matcher, random.uniform(-turn, turn), zoom ** random.uniform(-1, 1), model))
@@ -89,9 +85,9 @@ def _one(files: RegisteredPair, matcher: Matcher, angle: float, scale: float, mo
     valid = share > 0.5
     turned = Patch(np.where(valid, np.stack(bands) / np.maximum(share, 0.5), 0).astype(np.float32), valid)
     with tempfile.TemporaryDirectory() as folder:
-        paths = [save_patch(Path(folder, f"{k}.tif"), patch) for k, patch in enumerate((optical, turned))]
+        saved = save_pair(Path(folder, "pair"), optical, turned)
         start = time.perf_counter()
-        found = register(*paths, matcher=matcher, model=model, pixel_frame=True)
+        found = register(saved, matcher=matcher, model=model)
         seconds = time.perf_counter() - start
         error = None
         if found.registered:
@@ -106,10 +102,11 @@ def _one(files: RegisteredPair, matcher: Matcher, angle: float, scale: float, mo
 def summary(found: list[Turned]) -> str:
     """The counts in words."""
     errors = np.array([one.error for one in found if one.error is not None])
-    text = f"{sum(one.right for one in found)} of {len(found)} registered within {RIGHT:g} px"
-    text += f" ({np.mean([one.right for one in found]):.0%}); {len(found) - len(errors)} refused"
+    right = int((errors <= RIGHT).sum())
+    text = f"{right} of {len(found)} registered within {RIGHT:g} px ({right / len(found):.0%})"
+    text += f"; {len(found) - len(errors)} refused"
     if len(errors):
-        text += f", {int((errors > RIGHT).sum())} wrong; median error {np.median(errors):.2f} px"
+        text += f", {len(errors) - right} wrong; median error {np.median(errors):.2f} px"
     return text + f"; {np.median([one.seconds for one in found]):.1f} s a pair"
 
 

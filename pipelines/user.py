@@ -12,8 +12,6 @@ from typing import Any, NamedTuple
 
 import click
 
-REFUSED = 3  # exit code of a pair that is not registered
-
 
 @dataclass(frozen=True)
 class Run:
@@ -46,7 +44,7 @@ def sn9reg(*arguments: str | Path, may_refuse: bool = False) -> Run:
         _, status, usage = os.wait4(process.pid, 0)
         seconds = time.perf_counter() - start
         process.returncode = os.waitstatus_to_exitcode(status)
-        refused = may_refuse and process.returncode == REFUSED
+        refused = may_refuse and process.returncode == 3
         if process.returncode and not refused:
             raise click.ClickException(f"sn9reg {' '.join(map(str, arguments))} ended with {process.returncode}")
         printed.seek(0)
@@ -63,19 +61,14 @@ def scene(folder: Path) -> tuple[Path, Path]:
     return next(folder.glob("*optical*.tif")), next(folder.glob("*sar*.tif"))
 
 
-def tiepoints(folder: Path) -> Path:
-    """The tie-points of a simulated scene."""
-    return next(folder.glob("*tiepoints*.csv"))
-
-
 def score(offsets: Path, optical: Path, sar: Path, points: Path, *options: str) -> Any:
     """Errors at the tie-points, as `sn9reg score --json` prints them."""
     return sn9reg("score", offsets, optical, sar, points, *options, "--json").facts
 
 
-def mean_px(offsets: Path, folder: Path) -> Any:
-    """Mean error at a simulated scene's tie-points, optical pixels."""
-    return score(offsets, *scene(folder), tiepoints(folder))["mean_px"]
+def errors(offsets: Path, folder: Path) -> Any:
+    """`score` of a simulated scene."""
+    return score(offsets, *scene(folder), next(folder.glob("*tiepoints*.csv")))
 
 
 def simulate(work: Path, size: str, seed: int, *options: str | Path, name: str = "") -> Path:

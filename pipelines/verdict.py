@@ -24,8 +24,7 @@ def crop(path: Path, corner: tuple[int, int], side: int, out: Path) -> Path:
     """A square of a raster as a plain image without georeference."""
     with open_raster(path) as source:
         values = source.read(window=Window(*corner, side, side).slices())
-    profile = geotiff_profile(Grid.pixel_frame(side, side), len(values), str(values.dtype))
-    with create_raster(out, profile) as target:
+    with create_raster(out, geotiff_profile(Grid.pixel_frame(side, side), len(values), str(values.dtype))) as target:
         target.write(values)
     return out
 
@@ -51,16 +50,13 @@ def main(data: Path, side: int, places: int, name: str) -> None:
             for j in ((i + 1) % places, (i + 5) % places)
             if max(abs(a - b) for a, b in zip(corners[i], corners[j], strict=True)) > side + 60
         ]
-        verdicts = {
-            kind: [register(optical, sar, matcher=matcher, pixel_frame=True).verdict for optical, sar in chosen]
-            for kind, chosen in (("together", pairs), ("apart", apart))
-        }
-    for kind, found in verdicts.items():
-        probability, standing = (sorted(getattr(v, name) for v in found) for name in ("probability", "standing"))
-        click.echo(
-            f"{side} px, {kind}: {len(found)} pairs, {sum(v.registered for v in found)} registered; probability "
-            f"{probability[0]:.3f} to {probability[-1]:.3f}, standing {standing[0]:.1f} to {standing[-1]:.1f}"
-        )
+        for kind, chosen in (("together", pairs), ("apart", apart)):
+            found = [register(optical, sar, matcher=matcher, pixel_frame=True).verdict for optical, sar in chosen]
+            probability, standing = (sorted(getattr(v, name) for v in found) for name in ("probability", "standing"))
+            click.echo(
+                f"{side} px, {kind}: {len(found)} pairs, {sum(v.registered for v in found)} registered; probability "
+                f"{probability[0]:.3f} to {probability[-1]:.3f}, standing {standing[0]:.1f} to {standing[-1]:.1f}"
+            )
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ sections 2.4, 3.2 and 3.3, table 3 and figure 5. Its figures are means of ten tr
 """
 
 import json
-import logging
 import tempfile
 import time
 from collections.abc import Iterator
@@ -23,15 +22,15 @@ import click
 import numpy as np
 from tqdm import tqdm
 
-from pipelines.common import PATH, Command, drawing, markdown, out_option, spread, write
+from pipelines.common import PATH, Command, drawing, markdown, out_option, write
 from pipelines.train import noted, trained
 from sn9reg.errors import InputError
 from sn9reg.fit.correspondences import Correspondences, Flags, Floats
 from sn9reg.matchers.descriptors.matcher import FAITHFUL, DescriptorMatcher
 from sn9reg.matchers.descriptors.weights import load_descriptor
 from sn9reg.raster.folders import RegisteredPair, pair_files
-from sn9reg.raster.scene import ScenePair, open_pair
-from sn9reg.score.benchmark import save_patch
+from sn9reg.raster.scene import ScenePair
+from sn9reg.score.benchmark import save_pair
 from sn9reg.score.metrics import f_measure, ncm, rmse
 from sn9reg.training.config import read
 from sn9reg.weights.store import manifest
@@ -41,7 +40,8 @@ WITH, WITHOUT = "with attention", "without attention"
 FEWEST = 6  # matches without which a pair is not registered
 # Of a pair: optical keypoints, matches before RANSAC, and the correct among them.
 FIXED = ("keypoints", "putative", "putative_ncm")
-# Of a trial. matches: left by RANSAC. enough, enough_ncm: whether FEWEST are left, and whether so many are correct.
+# Of a trial. matches: left by RANSAC. rmse: NaN where none is correct. enough, enough_ncm: whether FEWEST are left, and
+# whether so many are correct.
 MEASURES = ("matches", "ncm", "precision", "recall", "f_measure", "rmse", "enough", "enough_ncm")
 PANELS = {"ncm": "NCM", "f_measure": "F-measure", "rmse": "RMSE, px"}
 COLUMNS = {
@@ -72,10 +72,7 @@ def main(
     folder: Path, config_path: str, out: Path, steps: int | None, seeds: int, limit: int | None, weights: str | None
 ) -> None:
     """Train with and without attention, measure on the pairs of FOLDER; write table, numbers and figure."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    files = pair_files(folder)
-    files = [files[i] for i in spread(len(files), limit)]
+    files = pair_files(folder, limit)
     changes: dict[str, Any] = {} if steps is None else {"steps": steps}
     configs = {name: read(config_path, **changes, **{"network.attention": name == WITH}) for name in (WITH, WITHOUT)}
     folders = {name: out / name.replace(" ", "-") for name in configs}
@@ -134,10 +131,8 @@ def opened(files: RegisteredPair) -> Iterator[ScenePair]:
     for path, patch in zip((files.optical, files.sar), patches, strict=True):
         if not patch.valid.any():
             raise InputError(f"{path}: holds no valid pixel")
-    with tempfile.TemporaryDirectory() as folder:
-        paths = [save_patch(Path(folder, f"{k}.tif"), patch) for k, patch in enumerate(patches)]
-        with open_pair(*paths, pixel_frame=True) as pair:
-            yield pair
+    with tempfile.TemporaryDirectory() as folder, save_pair(Path(folder, "pair"), *patches).open() as pair:
+        yield pair
 
 
 def inliers(matcher: DescriptorMatcher, putative: Correspondences, seed: int) -> Flags:
@@ -147,8 +142,7 @@ def inliers(matcher: DescriptorMatcher, putative: Correspondences, seed: int) ->
 
 
 def judged(name: str, putative: Correspondences, kept: list[Flags], seconds: float) -> dict[str, Any]:
-    """A pair's numbers; the truth is that both images show the same at the same pixel. `trials` are by measure, (S,)
-    for S seeds; the RMSE is NaN where no match is correct."""
+    """A pair's numbers, `trials` by measure, (S,) for S seeds. Both images show the same at the same pixel."""
     errors = np.hypot(*(putative.sar_xy - putative.optical_xy).T)
     keypoints = putative.tried
     trials = []
@@ -206,8 +200,7 @@ def draw(path: Path, rows: list[dict[str, Any]]) -> None:
                 axis.set(xlabel="pair", ylabel=label)
                 axis.xaxis.get_major_locator().set_params(integer=True)
                 axis.grid(alpha=0.3)
-        handles, labels = axes[0, 0].get_legend_handles_labels()
-        figure.legend(handles, labels, ncols=len(labels), loc="outside lower center")
+        figure.legend(*axes[0, 0].get_legend_handles_labels(), ncols=2, loc="outside lower center")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ The paper trains anew for every degradation; here one training, under the config
 import json
 import resource
 import time
-from collections.abc import Iterable
 from itertools import product
 from pathlib import Path
 from typing import Any, cast
@@ -34,8 +33,7 @@ from sn9reg.score.benchmark import bench_patches
 from sn9reg.training.config import TrainingConfig, read
 from sn9reg.training.losses import LOSSES
 
-BACKBONES = ("mcgf", "osmnet", "fft-unet", "maru-net")
-PAPER_LOSSES = ("mcgf", "osmnet", "fft-unet", "maru-net", "cross-corr-ce")
+BACKBONES = ("mcgf", "osmnet", "fft-unet", "maru-net")  # the losses of their papers have their names
 BEST = (
     "mcgf/pseudo/mcgf",
     "osmnet/pseudo/cross-corr-ce",
@@ -67,12 +65,9 @@ TURNS = {f"turn {turn}": turn for turn in (0, 2, 5, 10, 20)}
 @click.option("--steps", type=click.IntRange(1), help="In place of the config's.")
 @click.option("--limit", type=click.IntRange(1), help="Measure on so many pairs only, spread over the folder.")
 @click.option("--series", type=click.IntRange(1), help="Pairs for the series of degradations and turns [default: all].")
-def main(
-    grid: str, parts: str, config_path: str, test: Path | None, out: Path, steps: int | None, limit: int | None,
-    series: int | None,
-) -> None:  # fmt: skip
+def main(grid: str, parts: str, config_path: str, test: Path | None, out: Path, steps: int | None, **most: Any) -> None:
     """Train and measure the grid; write table and figure."""
-    everything = ["/".join(choice) for choice in product(BACKBONES, ("siamese", "pseudo"), PAPER_LOSSES)]
+    everything = ["/".join(c) for c in product(BACKBONES, ("siamese", "pseudo"), (*BACKBONES, "cross-corr-ce"))]
     hybrids = [checked(name) for name in {"best": BEST, "all": everything}.get(grid) or grid.split(",")]
     wanted = parts.split(",")
     if unknown := sorted(set(wanted) - set(PARTS)):
@@ -84,7 +79,7 @@ def main(
         if not (folder / WEIGHTS_FILE).exists():
             click.echo(f"{hybrid}: not trained yet", err=True)
             continue
-        measured(hybrid, folder, test or data_root() / "sen12/val", wanted, limit, series or limit)
+        measured(hybrid, folder, test or data_root() / "sen12/val", wanted, **most)
         report(out)
     if "cost" in wanted:
         write(out / "cost.md", cost_table())
@@ -111,11 +106,8 @@ def configured(hybrid: str, config_path: str, steps: int | None) -> TrainingConf
 
 
 def measured(hybrid: str, folder: Path, test: Path, parts: list[str], limit: int | None, series: int | None) -> None:
-    """CMR under every condition asked for, kept in results.json as soon as it is known.
-
-    Without and with the central degradation at 192 px in 256; the two series at 128 px in 192, which has as many places
-    to choose from at half the cost.
-    """
+    """CMR under every condition asked for, kept in results.json as soon as it is known. The two series are at 128 px
+    in 192, which has as many places to choose from as 192 px in 256, at half the cost."""
     path = folder / "results.json"
     results: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     matcher = make_matcher(hybrid.split("/")[0], weights=str(folder / WEIGHTS_FILE))
@@ -126,7 +118,7 @@ def measured(hybrid: str, folder: Path, test: Path, parts: list[str], limit: int
         conditions |= {name: (CENTRE, float(turn)) for name, turn in TURNS.items()}
     for name, (degradation, turn) in conditions.items():
         if name not in results:
-            sides, pairs = ((256, 192), limit) if name in ("clean", "degraded") else ((192, 128), series)
+            sides, pairs = ((256, 192), limit) if name in ("clean", "degraded") else ((192, 128), series or limit)
             found = bench_patches(test, matcher, *sides, pairs, degradation=degradation, rotate=turn)
             results[name] = found.as_dict()
             write(path, json.dumps(results))
@@ -152,8 +144,8 @@ def report(out: Path) -> None:
 def table(frame: pd.DataFrame) -> str:
     """Training budgets, and both main conditions of every combination that was measured under both."""
     budgets = sorted({f"{row.steps} steps of {row.batch} pairs" for row in frame.itertuples()})
-    cells, combinations = [], frame.set_index("condition").groupby("hybrid", sort=False)
-    for name, found in cast(Iterable[tuple[str, Any]], combinations):
+    cells = []
+    for name, found in cast(Any, frame.set_index("condition").groupby("hybrid", sort=False)):
         if {"clean", "degraded"} <= set(found.index):
             clean = "{0.cmr1:.3f} / {0.cmr3:.3f} / {0.cmr5:.3f}, {0.l2:.2f} px".format(found.loc["clean"])
             cells.append((name, clean, "{0.cmr0:.3f} / {0.cmr1:.3f} / {0.cmr2:.3f}".format(found.loc["degraded"])))
@@ -174,13 +166,12 @@ def series_table(series: pd.DataFrame) -> str:
 
 
 def figure(series: pd.DataFrame, path: Path) -> None:
-    """CMR(1) against looks, blur and rotation."""
     panels: dict[str, list[tuple[float, str]]] = {
         "looks, blur 0.5 px": sorted((d.looks, name) for name, d in CROSS.items() if d.looks and d.blur == 0.5),
         "blur in px, 35 looks": sorted((d.blur, name) for name, d in CROSS.items() if d.looks == 35),
         "rotation up to, degrees": [(turn, name) for name, turn in TURNS.items()],
     }
-    with drawing(path, 110, columns=3, share_y=True, figsize=(15, 4.5)) as (canvas, (axes,)):
+    with drawing(path, 110, columns=3, sharey=True, figsize=(15, 4.5)) as (canvas, (axes,)):
         for axis, (title, points) in zip(axes, panels.items(), strict=True):
             for name, found in series.items():
                 known = [(x, found[condition]) for x, condition in points if pd.notna(found.get(condition))]
@@ -190,8 +181,7 @@ def figure(series: pd.DataFrame, path: Path) -> None:
             axis.set_xlabel(title)
             axis.grid(alpha=0.3)
         axes[0].set_ylabel("CMR(1)")
-        handles, labels = axes[0].get_legend_handles_labels()
-        canvas.legend(handles, labels, fontsize=8, ncols=3, loc="outside lower center")
+        canvas.legend(*axes[0].get_legend_handles_labels(), fontsize=8, ncols=3, loc="outside lower center")
 
 
 def cost_table() -> str:

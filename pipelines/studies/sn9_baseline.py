@@ -8,7 +8,6 @@ tie-points, unrounded and in optical pixels, exactly as `sn9reg score` counts `m
 """
 
 import json
-import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ import numpy as np
 from rasterio.crs import CRS
 from rasterio.errors import CRSError
 
-from pipelines.common import PATH, Command, grids, markdown, out_option
+from pipelines.common import PATH, Command, markdown, out_option
 from pipelines.studies.sn9_figures import detect, draw_all
 from sn9reg import register
 from sn9reg.errors import InputError
@@ -33,7 +32,7 @@ from sn9reg.matchers.keypoints.matcher import FAITHFUL
 from sn9reg.offsets import offsets_between
 from sn9reg.raster.grid import Grid, Points
 from sn9reg.raster.radiometry import Modality
-from sn9reg.raster.scene import open_pair
+from sn9reg.raster.scene import PairFiles, open_pair
 from sn9reg.score.scoring import metres, reference, sn9_reference
 from sn9reg.simulate.given import read_geotransforms
 from sn9reg.tiepoints import TiePoints, read_tiepoints
@@ -74,16 +73,15 @@ class Aoi:
         """The affine fitted to the tie-points themselves, with or without RANSAC. Raises InputError for too few."""
         source = self.optical.to_map(self.points.optical_xy)
         target = self.sar.map_to_crs(self.sar.to_map(self.points.sar_xy), self.optical.crs)
-        if (count := len(source)) < 3:
-            there = "is" if count == 1 else "are"
-            raise InputError(f"{self.name}: an affine needs 3 tie-points, there {there} {count}")
+        if (n := len(source)) < 3:
+            raise InputError(f"{self.name}: an affine needs 3 tie-points, there {'is' if n == 1 else 'are'} {n}")
         if not ransac:
             centre = source.mean(axis=0)
             matrix = np.vstack([least_squares_affine(source - centre, target - centre), [0, 0, 1]])
             return GlobalFit(matrix, centre, np.ones(len(source), bool))
         found = fit_global(source, target, "affine", THRESHOLD_PX * self.optical.resolution, "ransac")
         if found is None:
-            raise InputError(f"{self.name}: its {count} tie-points do not determine an affine")
+            raise InputError(f"{self.name}: its {n} tie-points do not determine an affine")
         return found
 
 
@@ -95,7 +93,7 @@ def read_aois(folder: Path) -> list[Aoi]:
         raise InputError(f"{folder}: holds a geotransforms.json and no tie-points NN_tiepoints_SPLIT_MM.csv")
     found = []
     for files in scene_files(folder):
-        optical, sar = grids(files.optical, files.sar)
+        optical, sar = PairFiles(files.optical, files.sar).grids()
         name = files.name if files.optical.parent == folder else f"{files.optical.parent.name}/{files.name}"
         found.append(Aoi(name, optical, sar, read_tiepoints(files.tiepoints, optical, sar), files))
     return found
@@ -116,12 +114,10 @@ def _without_imagery(path: Path) -> Aoi:
 
 
 def table_1(aois: list[Aoi]) -> str:
-    """Tie-points without transformation."""
     rows = []
     for aoi in aois:
-        m, px = aoi.distances()
         official = np.hypot(*sn9_reference(aoi.optical, aoi.sar, aoi.points).T)
-        rows.append((aoi.name, f"{len(aoi.points)}", *_means(m, px, official)))
+        rows.append((aoi.name, f"{len(aoi.points)}", *_means(*aoi.distances(), official)))
     head = ("AOI", "tie-points", "mean distance, m", "mean distance, px", "as SpaceNet 9's scorer counts, px")
     return markdown(head, rows)
 
@@ -134,7 +130,6 @@ def table_2(aois: list[Aoi]) -> str:
 
 
 def table_3(aois: list[Aoi], weights: dict[str, Any], switches: list[str]) -> str:
-    """Detected keypoints with RANSAC."""
     rows = []
     for aoi, name in product(aois, switches):
         matcher = make_matcher("keypoints", **FAITHFUL | SWITCHES[name], **weights)
@@ -199,7 +194,6 @@ def table_detectors(aois: list[Aoi], weights: dict[str, Any], cache: Path) -> st
 @click.option("--figures/--no-figures", default=True, show_default=True, help="Pictures like the paper's, into --out.")
 def main(scenes: Path, out: Path, tables: str, switches: str, figures: bool, **files: str | None) -> None:
     """Print the paper's tables for the scenes in SCENES_DIR."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
     aois, cache, chosen = read_aois(scenes), out / "tiles", switches.split(",")
     imagery = all(aoi.scene for aoi in aois)
     weights = {name: file for name, file in files.items() if file}

@@ -15,7 +15,6 @@ from sn9reg.fit.correspondences import Floats
 from sn9reg.matchers.keypoints.heatmap import gaussian, read_keypoints
 from sn9reg.matchers.keypoints.weights import load_detector
 from sn9reg.raster.files import make_folder
-from sn9reg.raster.grid import Points
 from sn9reg.raster.radiometry import Modality
 from sn9reg.training.tiles import SceneFiles, TileSet, tile_set
 
@@ -26,18 +25,16 @@ _BATCH = 16
 class Detections:
     """What a detector found on a scene's tiles."""
 
-    xy: Points  # (N, 2) keypoints
-    errors: Floats  # (N,) their distances to the tie-points, pixels
+    errors: Floats  # (N,) distances of the keypoints to the tie-points, pixels
     guesses: Floats  # (N,) distances of the tiles' middles to the tie-points, pixels
     outside: int  # tie-points without a tile
 
 
+@torch.inference_mode()
 def heatmaps(network: torch.nn.Module, tiles: TileSet, chosen: npt.NDArray[np.intp]) -> torch.Tensor:
     """(n, S, S) of the chosen tiles."""
     images = torch.from_numpy(np.stack([tiles.images(int(i)) for i in chosen]))
-    with torch.inference_mode():
-        found: torch.Tensor = network(images[:, :1], images[:, 1:])
-    return found
+    return network(images[:, :1], images[:, 1:])
 
 
 def detect(scene: SceneFiles, finds: Modality, weights: str | None, cache: Path) -> Detections:
@@ -48,7 +45,7 @@ def detect(scene: SceneFiles, finds: Modality, weights: str | None, cache: Path)
     found = [read_keypoints(heatmaps(network, tiles, part)).xy.double().numpy() for part in parts]
     xy = np.concatenate([np.zeros((0, 2)), *found])
     guesses = np.hypot(*(tiles.place.astype(np.float64) - tiles.values.shape[-1] // 2).T)
-    return Detections(xy, np.hypot(*(xy - tiles.place).T), guesses, tiles.outside)
+    return Detections(np.hypot(*(xy - tiles.place).T), guesses, tiles.outside)
 
 
 def draw_all(scene: SceneFiles, weights: dict[str, Any], cache: Path, out: Path) -> list[Path]:

@@ -34,8 +34,8 @@ def data_root() -> Path:
     return Path(os.environ.get("SN9REG_DATA", "data"))
 
 
-def pair_files(folder: PathLike) -> list[RegisteredPair]:
-    """The pairs of a folder, by name. Raises InputError where there are none."""
+def pair_files(folder: PathLike, limit: int | None = None) -> list[RegisteredPair]:
+    """The pairs of a folder, by name; at most `limit`, evenly apart. Raises InputError where there are none."""
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder")
@@ -47,7 +47,7 @@ def pair_files(folder: PathLike) -> list[RegisteredPair]:
             found.append(RegisteredPair(name, optical, sar[0], mask[0] if mask else None))
     if not found:
         raise InputError(f"{folder}: holds no pairs NAME_opt.* and NAME_sar.*")
-    return found
+    return [found[round(k)] for k in np.linspace(0, len(found) - 1, min(limit or len(found), len(found)))]
 
 
 def _rasters(folder: Path, stem: str) -> list[Path]:

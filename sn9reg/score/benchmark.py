@@ -19,7 +19,7 @@ from sn9reg.raster.files import PathLike, create_raster, geotiff_profile
 from sn9reg.raster.folders import pair_files
 from sn9reg.raster.grid import Grid, Points, Window
 from sn9reg.raster.resampling import interpolate
-from sn9reg.raster.scene import Patch, open_pair
+from sn9reg.raster.scene import PairFiles, Patch
 from sn9reg.score.metrics import summarise
 
 
@@ -63,11 +63,10 @@ def bench_patches(
         raise ConfigError(f"--template {template} must be smaller than --reference {reference}")
     if not 0 <= rotate <= 180:
         raise ConfigError(f"--rotate {rotate} must lie between 0 and 180 degrees")
-    random, pairs = np.random.default_rng(seed), pair_files(folder)
+    # Those of `limit` are spread over the names, which often begin with what the ground is.
+    random, pairs = np.random.default_rng(seed), pair_files(folder, limit)
     errors, seconds = [], []
-    # Spread over the names, which often begin with what the ground is.
-    chosen = np.linspace(0, len(pairs) - 1, min(limit or len(pairs), len(pairs))).round().astype(int)
-    for index, files in enumerate(pairs[i] for i in chosen):
+    for index, files in enumerate(pairs):
         corner = random.integers(0, reference - template + 1, 2)
         changes = np.random.default_rng([seed, index, 1])  # of turn and speckle, others than those of the places
         angle = rotate * changes.uniform(-1, 1)
@@ -83,7 +82,7 @@ def bench_patches(
                 cut = Patch(np.where(cut.valid, degradation(cut.values, changes), 0), cut.valid)
             except InputError as error:
                 raise InputError(f"{files.sar}: {error}") from error
-        with progress.part(index / len(chosen), (index + 1) / len(chosen)):
+        with progress.part(index / len(pairs), (index + 1) / len(pairs)):
             start = time.perf_counter()
             found = _locate(matcher, optical, cut)
             seconds.append(time.perf_counter() - start)
@@ -120,18 +119,18 @@ def _locate(matcher: Matcher, optical: Patch, sar: Patch) -> Points:
     if hasattr(matcher, "locate"):
         place: Points = matcher.locate(optical, sar)
         return place
-    with tempfile.TemporaryDirectory() as folder:
-        paths = [save_patch(Path(folder, f"{n}.tif"), patch) for n, patch in (("optical", optical), ("sar", sar))]
-        with open_pair(*paths, pixel_frame=True) as pair:
-            matches = matcher.match(pair)
+    with tempfile.TemporaryDirectory() as folder, save_pair(Path(folder, "pair"), optical, sar).open() as pair:
+        matches = matcher.match(pair)
     fit = fit_global(matches.optical_xy, matches.sar_xy, "translation", 3.0)
     return np.full(2, np.inf) if fit is None else -fit.matrix[:2, 2]
 
 
-def save_patch(path: Path, patch: Patch) -> Path:
-    """Write a patch as a GeoTIFF in a pixel frame, NaN where it is not valid; the path."""
-    count, height, width = patch.values.shape
-    profile = geotiff_profile(Grid.pixel_frame(width, height), count, "float32", nodata=float("nan"))
-    with create_raster(path, profile) as target:
-        target.write(np.where(patch.valid, patch.values, np.nan).astype(np.float32))
-    return path
+def save_pair(stem: Path, optical: Patch, sar: Patch) -> PairFiles:
+    """Write two patches as STEM_opt.tif and STEM_sar.tif in a pixel frame, NaN where they are not valid."""
+    files = PairFiles(f"{stem}_opt.tif", f"{stem}_sar.tif", pixel_frame=True)
+    for path, patch in ((files.optical, optical), (files.sar, sar)):
+        count, height, width = patch.values.shape
+        profile = geotiff_profile(Grid.pixel_frame(width, height), count, "float32", nodata=float("nan"))
+        with create_raster(path, profile) as target:
+            target.write(np.where(patch.valid, patch.values, np.nan).astype(np.float32))
+    return files

@@ -63,21 +63,19 @@ def offset_map(optical, move):
     return from_nodes(optical, offsets_between(optical, here, move(here)).T.reshape(2, *shape).astype(np.float32), 32)
 
 
-def write_points(folder, points, optical=(0, 2, 0, 0, 0, -2), sar=(0, 2, 0, 0, 0, -2), crs="EPSG:32637", also=()):
+def write_points(folder, points, optical=(0, 2, 0, 0, 0, -2), sar=(0, 2, 0, 0, 0, -2), also=()):
     """Tie-points (sar row, sar col, optical row, optical col) and the images' geotransforms, without imagery."""
     folder.mkdir(parents=True, exist_ok=True)
     stems = ("02_tiepoints_train_01", *also)
     for stem in stems:
         (folder / f"{stem}.csv").write_text("\n".join([HEADER, *(",".join(map(str, point)) for point in points)]))
-    facts = {key: {"crs": crs, "optical": {"geotransform": optical}, "sar": {"geotransform": sar}} for key in stems}
-    (folder / "geotransforms.json").write_text(json.dumps(facts))
+    facts = {"crs": "EPSG:32637", "optical": {"geotransform": optical}, "sar": {"geotransform": sar}}
+    (folder / "geotransforms.json").write_text(json.dumps(dict.fromkeys(stems, facts)))
     return folder
 
 
 def test_scenes_have_their_grids_tie_points_and_names(aoi, folder, tmp_path):
-    files = scene_files(folder)[0]
-    assert (aoi.name, aoi.scene) == ("02_train_01", files)
-    assert (aoi.optical.width, aoi.optical.height) == (700, 600)
+    assert (aoi.name, [aoi.scene], aoi.optical.shape) == ("02_train_01", scene_files(folder), (600, 700))
     for name in ("west", "east"):
         shutil.copytree(folder, tmp_path / "all" / name)
     assert [aoi.name for aoi in read_aois(tmp_path / "all")] == ["east/02_train_01", "west/02_train_01"]
@@ -98,7 +96,6 @@ def test_tie_points_do_without_imagery(tmp_path):
 
 def test_table_1_is_the_score_of_no_offsets(aoi):
     expected = score(offset_map(aoi.optical, lambda xy: xy), aoi.optical, aoi.sar, aoi.points)
-    np.testing.assert_allclose(aoi.distances()[1], expected.per_point().error_px, rtol=1e-9)
     means = (f"{x:.2f}" for x in (expected.mean_m, expected.mean_px, expected.sn9_mean_px))
     assert body(table_1([aoi])) == [[aoi.name, str(len(aoi.points)), *means]]
 
@@ -123,9 +120,9 @@ def test_table_2_is_the_score_of_the_affines_offsets(aoi):
     for ransac, row in zip((False, True), body(table_2([aoi])), strict=True):
         fit = aoi.best_affine(ransac)
         expected = score(offset_map(aoi.optical, fit), aoi.optical, aoi.sar, aoi.points)
-        assert row[1] == ("affine with RANSAC" if ransac else "affine without RANSAC")
-        assert np.mean(aoi.distances(fit), axis=1) == pytest.approx([expected.mean_m, expected.mean_px], abs=1e-3)
-        assert row[2:] == [f"{distances.mean():.2f}" for distances in aoi.distances(fit)]
+        means = np.mean(aoi.distances(fit), axis=1)
+        assert means == pytest.approx([expected.mean_m, expected.mean_px], abs=1e-3)
+        assert row[1:] == [f"affine {'with' if ransac else 'without'} RANSAC", *(f"{mean:.2f}" for mean in means)]
 
 
 def test_ransac_leaves_outliers_out_and_least_squares_does_not(tmp_path):
@@ -207,12 +204,10 @@ def test_errors_are_distances_to_the_tie_points(finds, aoi, tmp_path, monkeypatc
     inner = ((place > 50) & (place < 200)).all(axis=1)
     assert inner.sum() > 3
     np.testing.assert_allclose(found.errors[inner], 3, atol=0.1)
-    np.testing.assert_allclose(found.xy[inner], place[inner] + [3, 0], atol=0.1)
     np.testing.assert_allclose(found.guesses, np.hypot(*(place - 128.0).T), rtol=1e-5)
 
 
 def test_table_of_models_has_a_row_per_scene(aoi, monkeypatch):
-    """`register` is given matchers and models; pixels and refusals are shown."""
     asked = []
 
     def recorded(optical, sar, **options):
@@ -261,9 +256,7 @@ def test_command_prints_tables_and_draws(folder, aoi, small_registration, tmp_pa
     assert int(body(third)[0][2]) > 0
     for path in (tmp_path / "out" / f"{name}.png" for name in ("training_sample", "heatmaps", "offsets")):
         assert str(path) in result.stdout
-        image = np.asarray(Image.open(path).convert("L"))
-        assert min(image.shape) > 200
-        assert len(np.unique(image)) > 20
+        assert len(np.unique(Image.open(path).convert("L"))) > 20
     assert list((tmp_path / "out" / "tiles").glob("*.npy")), "tiles are kept"
 
 
@@ -278,8 +271,6 @@ def test_command_leaves_out_tables_that_need_imagery(tmp_path):
 @pytest.mark.parametrize(
     ("make", "arguments", "code", "message"),
     [
-        (lambda folder: None, (), 1, "no such folder"),
-        (lambda folder: folder.mkdir(), (), 1, "holds no scene"),
         (lambda folder: write_points(folder, [(1, 2, 3, "x")]), (), 1, "optical_col is 'x', not a number"),
         (lambda folder: write_points(folder, [(1, 2, 3, 4)]), ("--tables", "7"), 2, "no table '7'; there are 1, 2"),
     ],
@@ -287,6 +278,5 @@ def test_command_leaves_out_tables_that_need_imagery(tmp_path):
 def test_errors_are_one_line(tmp_path, make, arguments, code, message):
     make(tmp_path / "scenes")
     result = invoke(tmp_path / "scenes", "--out", tmp_path / "out", *arguments)
-    assert result.exit_code == code
+    assert (result.exit_code, message in result.stderr) == (code, True)
     assert result.stderr.splitlines()[-1].startswith("Error: ")
-    assert message in result.stderr

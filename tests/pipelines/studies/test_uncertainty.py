@@ -16,8 +16,8 @@ def test_tables_and_diagram_are_written(tmp_path, monkeypatch):
     matched = study.Matched(list(random.uniform(0, 6, (2, 50))), list(random.random((2, 50))), [60, 60])
     monkeypatch.setattr(study, "trained", lambda config, folder: configs.append(config) or folder)
     monkeypatch.setattr(study, "pair_files", lambda folder: ["a", "b"])
-    monkeypatch.setattr(study, "load_dual_encoder", lambda weights=None: None)
-    monkeypatch.setattr(study, "fused", lambda network: network)
+    for name in ("load_dual_encoder", "fused"):
+        monkeypatch.setattr(study, name, lambda network=None: network)
     monkeypatch.setattr(study, "match_folder", lambda network, files, passes: matched)
     monkeypatch.setattr(study, "apart", lambda *_: {"ms": 1.5, "GiB": 2.0})
     result = CliRunner().invoke(study.main, ["pairs", "--out", str(tmp_path)])
