@@ -1,4 +1,4 @@
-# Each command does all its own set-up. `make test` is quick; `make test-all` runs every tier of tests, as CI does.
+# Each command does all its own set-up. `make test` is quick; `make lint test-all` runs every tier of tests, as CI does.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -26,7 +26,7 @@ lint: $(VENV)/.installed
 test: lint
 	$(PYTEST) -m "not (notebook or browser or ray or study or gdal)"
 
-test-all: lint
+test-all: $(VENV)/.installed
 	$(PYTEST)
 
 benchmark: $(VENV)/.installed

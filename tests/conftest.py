@@ -25,6 +25,11 @@ hypothesis.settings.register_profile("untimed", deadline=None, max_examples=40)
 hypothesis.settings.load_profile("untimed")
 
 
+def pytest_collection_modifyitems(items):
+    """What takes longest comes first, so that in the end no worker waits for another."""
+    items.sort(key=lambda item: item.get_closest_marker("notebook") is None)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread():
     """Two cores are shared with others here; threads that wait for each other take many times as long."""
