@@ -12,7 +12,7 @@ PYTEST := $(KEPT) $(BIN)/python -m pytest --numprocesses auto --dist worksteal
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[dev,report,train]'
+	$(BIN)/python -m pip install --quiet --no-compile --editable '.[dev,report,train]'
 	touch $@
 
 demo: $(VENV)/.installed
