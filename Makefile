@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 KEPT := MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=4294967296
 PYTEST := $(KEPT) $(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
-.PHONY: demo test test-all lint benchmark clean
+.PHONY: demo test test-quick test-all lint benchmark clean
 
 # Rebuilt whenever the dependencies change.
 $(VENV)/.installed: pyproject.toml
@@ -23,7 +23,11 @@ lint: $(VENV)/.installed
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: lint
+# The linter runs beside the tests.
+test: $(VENV)/.installed
+	$(MAKE) --jobs 2 lint test-quick
+
+test-quick: $(VENV)/.installed
 	$(PYTEST) -m "not (notebook or browser or ray or study or gdal)"
 
 test-all: $(VENV)/.installed

@@ -174,18 +174,6 @@ def test_bands_and_nodata_can_be_chosen(pair):
     assert "no valid pixel" in result.stderr
 
 
-def test_verbose_words_go_to_stderr(pair):
-    """Seen by a process only: pytest takes the log for itself."""
-    done = subprocess.run(
-        [sys.executable, "-m", "sn9reg", "-v", "align", "o.tif", "s.tif", "--out", "x.tif", "--max-offset", "10",
-         "--matcher", "structure", "--json"], capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 0
-    assert json.loads(done.stdout)["registered"] is True
-    assert "sn9reg: match: " in done.stderr
-    assert all(line.startswith("sn9reg: ") for line in done.stderr.splitlines())
-
-
 def test_the_list_of_matchers():
     table = json.loads(run("matchers", "--json").stdout)
     assert table["structure"]["options"]["max_offset"] == 150

@@ -352,10 +352,10 @@ main(prog_name="sn9reg")
 
 @pytest.mark.parametrize("where", ["matching", "writing"])
 def test_ctrl_c(folder, where):
-    """The signal comes when the process says that it is there, and finds it at work."""
+    """The signal comes when the process says that it is there, and finds it at work. With -v, stderr says more."""
     before = contents()
     pair = ("o.tif", "s.tif", "--max-offset", "10", "--matcher", "structure")
-    call = [sys.executable, "-c", SLOW, where, "align", *pair, "--out", "x.tif"]
+    call = [sys.executable, "-c", SLOW, where, "-v", "align", *pair, "--out", "x.tif"]
     process = subprocess.Popen(call, env=ENVIRONMENT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     try:
         assert process.stdout.readline() == "here\n"
@@ -366,8 +366,10 @@ def test_ctrl_c(folder, where):
     finally:
         process.kill()
     assert process.returncode == 130
-    assert stderr.startswith("sn9reg: interrupted")
-    assert stderr.count("\n") == 1
+    *lines, last = stderr.splitlines()
+    assert last.startswith("sn9reg: interrupted")
+    assert all(line.startswith("sn9reg: ") for line in lines)
+    assert any(line.startswith(f"sn9reg: {'open' if where == 'matching' else 'match'}: ") for line in lines)
     assert contents() == before
 
 
