@@ -32,7 +32,7 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread():
-    """Two cores are shared with others here; threads that wait for each other take many times as long."""
+    """Tests run side by side; threads that wait for each other take many times as long."""
     torch.set_num_threads(1)
 
 

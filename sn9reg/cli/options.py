@@ -33,7 +33,9 @@ POSITIVE = _Positive()
 
 overwrite = click.option("--overwrite", is_flag=True, help="Replace existing files.")
 as_json = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
-pixel_frame = click.option("--pixel-frame", is_flag=True, help="Ignore georeference: both lie on one grid of pixels.")
+pixel_frame = click.option(
+    "--pixel-frame", is_flag=True, help="Ignore georeference: both images lie on one pixel grid, 1 px = 1 unit."
+)
 matcher = click.option("--matcher", default=DEFAULT_MATCHER, show_default=True, help="See `sn9reg matchers`.")
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -76,7 +78,9 @@ registering = _all_of(
                  help="Largest shift looked for, metres (pixels with --pixel-frame)."),
     reading,
 )
-calibration = click.option("--calibration", metavar="FILE", help="Calibration of the matcher [default: as it ships].")
+calibration = click.option(
+    "--calibration", metavar="FILE", help="Calibration of the matcher [default: that which ships]."
+)
 _READING = ("pixel_frame", "optical_bidx", "sar_bidx", "optical_nodata", "sar_nodata")
 
 
@@ -121,9 +125,11 @@ def _matcher_options(values: tuple[str, ...]) -> dict[str, Any]:
 
 def _creation_options(values: tuple[str, ...]) -> dict[str, Any]:
     """Names in lower case. Raises click.BadParameter for what is a fact of the raster itself."""
-    result = {name.strip().lower(): content for name, content in _pairs(values)}
-    if wrong := result.keys() & _NO_OPTIONS:
-        raise click.BadParameter(f"{min(wrong)!r} is no creation option of a GeoTIFF")
+    result = {}
+    for name, content in _pairs(values):
+        if (key := name.strip().lower()) in _NO_OPTIONS:
+            raise click.BadParameter(f"{f'{name}={content}'!r} is no creation option of a GeoTIFF")
+        result[key] = content
     return result
 
 
