@@ -6,6 +6,9 @@ BIN := $(VENV)/bin
 KEPT := MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=4294967296
 PYTEST := $(KEPT) $(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
+# What Python compiled is kept for its next process, whatever the environment says.
+export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: demo test test-quick test-all lint benchmark clean
 
 # Rebuilt whenever the dependencies change.
