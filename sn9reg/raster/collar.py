@@ -20,6 +20,7 @@ Mask = npt.NDArray[np.bool_]
 
 _AT_BORDER, _INSIDE = 5e-3, 1e-2  # least share of the pixels of an area of one value that reaches the border, or not
 _BLENDED = 2  # pixels around that resampling or compression has blended with it
+_WIDEST = 9  # pixels, width from which a line is an area
 _STROKE = 8  # least number of pixels of a mark
 _REACH = 12  # pixels, from which the values come that a mark is painted over with
 _BLOCK = 512  # side of what is read at once, pixels
@@ -60,7 +61,7 @@ def taken_out(scene: SceneView) -> list[str]:
 
 def trimmed(scene: SceneView, overview: Patch, factor: int) -> SceneView:
     """The scene without its collar; itself where it has none. overview: the whole scene at `factor`."""
-    areas = _areas(overview)
+    areas = _areas(overview, max(3, _WIDEST // factor | 1))
     if not areas:
         return scene
     empty = np.logical_or.reduce(list(areas.values())) & overview.valid
@@ -70,14 +71,15 @@ def trimmed(scene: SceneView, overview: Patch, factor: int) -> SceneView:
     return Trimmed(scene, wide, factor, float(empty.sum() / overview.valid.sum()))
 
 
-def _areas(patch: Patch) -> dict[float, Mask]:
-    """Value -> its connected areas that are large, or reach the border of what is valid and are not small."""
+def _areas(patch: Patch, thick: int) -> dict[float, Mask]:
+    """Value -> its connected areas that are large, or reach the border of what is valid and are not small. Lines less
+    than `thick` pixels wide are no areas."""
     keys, valid, pixels = _keys(patch.values), patch.valid, int(patch.valid.sum())
     values, counts = np.unique(keys[valid], return_counts=True)
     rim = valid & ~_inner(valid)
     areas: dict[float, Mask] = {}
     for value in values[counts >= _AT_BORDER * pixels]:
-        here = ((keys == value) & valid).astype(np.uint8)
+        here = _opened((keys == value) & valid, thick)
         _, labels, stats, _ = cv2.connectedComponentsWithStats(here, connectivity=4)
         size = stats[:, cv2.CC_STAT_AREA].copy()
         size[0] = 0
@@ -178,8 +180,9 @@ def _starts(size: int, side: int) -> list[int]:
 
 
 def _strokes(mask: Mask) -> Mask:
-    """The parts of a mask that are large enough for a stroke."""
-    _, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
+    """The parts of a mask that are thin, and large enough for a stroke."""
+    thin = mask & ~_opened(mask, _WIDEST).astype(bool)
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(thin.astype(np.uint8), connectivity=8)
     large = stats[:, cv2.CC_STAT_AREA] >= _STROKE
     large[0] = False
     return np.asarray(large[labels], bool)
@@ -199,6 +202,11 @@ def _keys(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
     """(h, w) one number for the values of all bands of a pixel; others have another."""
     weights = np.sqrt(np.arange(2, len(values) + 2, dtype=np.float64)) if len(values) > 1 else np.ones(1)
     return np.asarray(np.tensordot(weights, values.astype(np.float64), 1))
+
+
+def _opened(mask: Mask, side: int) -> npt.NDArray[np.uint8]:
+    """The parts of a mask into which a square of a side fits."""
+    return np.asarray(cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_OPEN, np.ones((side, side), np.uint8)))
 
 
 def _grown(mask: Mask, pixels: int) -> Mask:
