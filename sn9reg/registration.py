@@ -21,6 +21,7 @@ from sn9reg.matchers.base import Matcher, make_matcher
 from sn9reg.offsets import OffsetMap, from_nodes, node_positions, offsets_between
 from sn9reg.raster.files import PathLike
 from sn9reg.raster.grid import Grid
+from sn9reg.raster.radiometry import SarLog
 from sn9reg.raster.scene import PairFiles
 from sn9reg.tiepoints import TiePoints
 
@@ -42,6 +43,7 @@ class Registration:
     matcher: str  # its name
     names: tuple[str, str]  # of the optical and the SAR file
     seconds: Mapping[str, float]  # stage -> time taken
+    sar_scale: str  # whether the SAR values were taken for dB or for linear ones, and why
 
     @property
     def registered(self) -> bool:
@@ -94,6 +96,7 @@ class Registration:
             "optical": self.names[0],
             "sar": self.names[1],
             "frame": "pixel" if self.optical.crs is None else "map",
+            "sar_scale": self.sar_scale,
             "matcher": self.matcher,
             "model": self.warp.model,
             "matches": str(v.matches),
@@ -116,6 +119,7 @@ class Registration:
             "reason": v.reason,
             "model": self.warp.model,
             "matcher": self.matcher,
+            "sar_scale": self.sar_scale,
             **{name: getattr(v, name) for name in ("matches", "inliers", "tried")},
             **{name: number(getattr(v, name)) for name in ("agreement", "chance", "coverage", "standing")},
             "places": v.places,
@@ -153,6 +157,8 @@ def register(
         log.info("%s: %.1f s", stage, seconds[stage])
 
     with files.open() as pair:
+        look = pair.overview(pair.sar)[0]
+        scale = SarLog.of(look.values, look.valid, look.decibel).scale
         lap("open")
         with progress.part(0.0, _MATCHING, "match"):
             matches = source.match(pair)
@@ -169,4 +175,4 @@ def register(
         lap("judge")
         names = (Path(files.optical).name, Path(files.sar).name)
         grids = (pair.optical.grid, pair.sar.grid, pair.grid)
-        return Registration(*grids, matches, fitted, verdict, source.name, names, seconds)
+        return Registration(*grids, matches, fitted, verdict, source.name, names, seconds, scale)
