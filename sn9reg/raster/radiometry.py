@@ -47,13 +47,13 @@ def says_decibel(dataset: DatasetReader, bands: Sequence[int]) -> bool | None:
 def are_decibels(pixels: npt.NDArray[np.float32]) -> bool:
     """Whether values are distributed as decibels are: with negative ones, and without a long tail of large ones.
 
-    Linear intensities of which the noise was subtracted may be negative, too. From the median to the highest percent it
-    is twice as far and more as to the lowest; of decibels, half as far to twice.
+    Linear intensities of which the noise was subtracted may be negative, too. From their median to the highest percent
+    it is twice as far and more as to the lowest, and where the median itself is noise, further by far.
     """
     if not pixels.size or not (pixels < 0).mean() > 0.01:
         return False
     low, middle, high = np.quantile(pixels.astype(np.float64), [0.01, 0.5, 0.99])
-    return bool(high - middle < (middle - low) * (1.5 if middle > 0 else 6))
+    return bool(high - middle <= 1.5 * (middle - low) if middle > 0 else high <= -6 * low)
 
 
 @dataclass(frozen=True)

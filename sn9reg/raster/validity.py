@@ -4,28 +4,27 @@ GDAL warps by one rule at a time, nodata or mask or alpha, counts all bands, and
 fast, see `gdal_suffices`; else `data_view` shows the file with one mask that says it all, and palettes as colours.
 """
 
-import warnings
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import product
 from typing import Any
 from xml.sax.saxutils import escape
 
 import numpy as np
 import numpy.typing as npt
 import rasterio
+from affine import Affine
 from rasterio.dtypes import dtype_rev, typename_fwd
 from rasterio.enums import ColorInterp, MaskFlags
-from rasterio.errors import NotGeoreferencedWarning
 from rasterio.io import DatasetReader, MemoryFile
 
-from sn9reg.raster.files import alpha_band, data_bands
+from sn9reg.raster.files import alpha_band
 from sn9reg.raster.grid import Window
 
 Values = npt.NDArray[Any]  # (bands, h, w)
 Mask = npt.NDArray[np.bool_]
 
-_AT_ONCE = 1 << 22  # pixels
+_AT_ONCE = 1 << 23  # values
 
 
 def nodata_of(dataset: DatasetReader, band: int, given: float | None = None) -> float | None:
@@ -55,16 +54,14 @@ def expanded(dataset: DatasetReader, bands: Sequence[int]) -> tuple[int, ...]:
 
 def gdal_suffices(dataset: DatasetReader, bands: Sequence[int], nodata: float | None = None) -> bool:
     """Whether GDAL's warper itself finds the pixels of these bands that are data, but for those that are not finite."""
-    alpha, flags = alpha_band(dataset), {str(dataset.mask_flag_enums[band - 1]) for band in bands}
-    values = {str(nodata_of(dataset, band, nodata)) for band in data_bands(dataset)}
-    if alpha in bands or len(flags) > 1 or any(colours_of(dataset, band) is not None for band in bands):
+    alpha = alpha_band(dataset)
+    values = {str(nodata_of(dataset, band, nodata)) for band in dataset.indexes if band != alpha}
+    masks = {"+".join(flag.name for flag in dataset.mask_flag_enums[band - 1]) for band in bands}
+    if alpha in bands or any(colours_of(dataset, band) is not None for band in bands):
         return False
     if values == {"None"}:
-        return flags <= {str([MaskFlags.all_valid]), str([MaskFlags.per_dataset, MaskFlags.alpha])} or (
-            flags == {str([MaskFlags.per_dataset])} and not alpha
-        )
-    plain = flags <= {str([MaskFlags.all_valid]), str([MaskFlags.nodata])}
-    return plain and len(values) == 1 and not alpha and set(bands) == set(dataset.indexes)
+        return masks in ([{"per_dataset+alpha"}] if alpha else [{"all_valid"}, {"per_dataset"}])
+    return not alpha and masks <= {"all_valid", "nodata"} and len(values) == 1 and {*bands} == {*dataset.indexes}
 
 
 def has_data(
@@ -110,24 +107,24 @@ def read_data(
 
 @contextmanager
 def data_view(dataset: DatasetReader, bands: Sequence[int], nodata: float | None = None) -> Iterator[DatasetReader]:
-    """Bands, palettes `expanded`, as a file of their own, without georeference, whose only mask is that of `read_data`.
+    """Bands, palettes `expanded`, as a file of their own, somewhere, whose only mask is that of `read_data`.
 
-    The mask is held compressed, in memory, an eighth of a byte or less for most pixels.
+    The mask is held in memory, compressed: less than a bit for most pixels.
     """
     whole = Window(0, 0, dataset.width, dataset.height)
     profile = {"driver": "GTiff", "width": whole.width, "height": whole.height, "count": 1, "dtype": "uint8"}
-    # Whole blocks of the file, so that each is decoded once.
+    profile |= {"transform": Affine.scale(2, -2), "tiled": True, "compress": "deflate", "zlevel": 1}
+    # Whole blocks of the file, so that each is decoded once, but of large ones only as much as is bearable.
     high, wide = dataset.block_shapes[bands[0] - 1]
-    wide *= -(-2048 // wide)
-    high *= max(1, _AT_ONCE // (min(wide, whole.width) * high))
-    with warnings.catch_warnings(), MemoryFile(ext=".tif") as memory:
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        with memory.open(**profile, tiled=True, compress="deflate", zlevel=1) as target:
-            for row in range(0, whole.height, high):
-                for col in range(0, whole.width, wide):
-                    area = Window(col, row, wide, high).intersect(whole).slices()
-                    valid = read_data(dataset, sorted(set(bands)), area, nodata)[1]
-                    target.write(valid * np.uint8(255), 1, window=area)
+    wide = min(wide * -(-2048 // wide), whole.width)
+    rows = _AT_ONCE // (wide * len(bands))
+    high = max(1, high * (rows // high) or min(high, 4 * rows))
+    with MemoryFile(ext=".tif") as memory:
+        with memory.open(**profile) as target:
+            for row, col in product(range(0, whole.height, high), range(0, whole.width, wide)):
+                area = Window(col, row, wide, high).intersect(whole).slices()
+                valid = read_data(dataset, sorted(set(bands)), area, nodata)[1]
+                target.write(valid * np.uint8(255), 1, window=area)
         with rasterio.open(_virtual(dataset, bands, memory.name)) as view:
             yield view
 
@@ -136,17 +133,16 @@ def _virtual(dataset: DatasetReader, bands: Sequence[int], mask: str) -> str:
     """GDAL's XML of a virtual raster."""
 
     def source(dtype: str, name: str, band: int, component: str = "") -> str:
-        name = f'<SourceFilename relativeToVRT="0" shared="0">{escape(name)}</SourceFilename>'
-        inside = f"<ComplexSource>{name}<SourceBand>{band}</SourceBand>{component}</ComplexSource>"
+        kind = "ComplexSource" if component else "SimpleSource"
+        file = f'<SourceFilename relativeToVRT="0" shared="0">{escape(name)}</SourceFilename>'
+        inside = f"<{kind}>{file}<SourceBand>{band}</SourceBand>{component}</{kind}>"
         return f'<VRTRasterBand dataType="{dtype}">{inside}</VRTRasterBand>'
 
-    sources, seen = [], Counter[int]()
-    for band in bands:
+    shown = f"<GeoTransform>0,1,0,0,0,-1</GeoTransform><MaskBand>{source('Byte', mask, 1)}</MaskBand>"
+    for place, band in enumerate(bands):
         if colours_of(dataset, band) is None:
-            sources.append(source(typename_fwd[dtype_rev[dataset.dtypes[band - 1]]], dataset.name, band))
+            shown += source(typename_fwd[dtype_rev[dataset.dtypes[band - 1]]], dataset.name, band)
         else:
-            component = f"<ColorTableComponent>{seen[band] % 3 + 1}</ColorTableComponent>"
-            sources.append(source("Byte", dataset.name, band, component))
-            seen[band] += 1
-    size = f'rasterXSize="{dataset.width}" rasterYSize="{dataset.height}"'
-    return f"<VRTDataset {size}>{''.join(sources)}<MaskBand>{source('Byte', mask, 1)}</MaskBand></VRTDataset>"
+            colour = f"<ColorTableComponent>{bands[:place].count(band) % 3 + 1}</ColorTableComponent>"
+            shown += source("Byte", dataset.name, band, colour)
+    return f'<VRTDataset rasterXSize="{dataset.width}" rasterYSize="{dataset.height}">{shown}</VRTDataset>'

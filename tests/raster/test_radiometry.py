@@ -89,6 +89,9 @@ def test_intensities_less_their_noise_are_not_decibels_though_some_are_negative(
             assert are_decibels(10 * np.log10(intensity) + offset) == bool(
                 (10 * np.log10(intensity) < -offset).mean() > 0.01
             )
+    sea = np.where(random.random(intensity.shape) < 0.7, 0, intensity) + 0.01 * random.standard_normal(intensity.shape)
+    assert not are_decibels(sea)
+    assert are_decibels(np.maximum(10 * np.log10(intensity), -12))  # more than half of it was cut
     valid = np.ones((200, 200), bool)
     assert SarLog.of(intensity, valid, True).scale == "dB, as the file says"
     assert SarLog.of(intensity, valid).scale == "linear, judged by the values"

@@ -236,7 +236,8 @@ HOLES = {
     "given, a decimal": (with_holes(-9999.9), {"nodata": 0}, {"nodata": -9999.9}, EMPTY),
     "mask and nodata": (with_holes(-9), {"nodata": -9, "mask": np.where(OTHER, 0, 255)}, {}, EMPTY | OTHER),
     "alpha and nodata": (
-        np.insert(with_holes(-9), 1, np.where(OTHER, 0, 255), axis=0), {"nodata": -9, "alpha": "yes"}, {}, EMPTY | OTHER,
+        np.insert(with_holes(-9), 1, np.where(OTHER, 0, 255), axis=0), {"nodata": -9, "alpha": "yes"},
+        {}, EMPTY | OTHER,
     ),
 }  # fmt: skip
 
