@@ -103,8 +103,8 @@ class Scene:
                 extras |= {"XSCALE": 1, "YSCALE": 1}
             # An alpha band of the scene's own serves; its nodata must not become the alpha of the padding.
             extras |= {"nodata": None} if not exact and alpha_band(self._dataset) else {"add_alpha": True}
-            if self._nodata is not None and not exact:
-                extras["src_nodata"] = nodata_of(self._dataset, self.bands[0], self._nodata)
+            if not exact and (nodata := nodata_of(self._dataset, self.bands[0], self._nodata)) is not None:
+                extras["src_nodata"] = nodata
             with reading(self.name):
                 self._vrts[factor, exact] = WarpedVRT(
                     self._view if exact else self._dataset,

@@ -234,6 +234,7 @@ HOLES = {
     "not used, nodata given": (beside_a_constant(-9), {}, {"bands": [1], "nodata": -9}, EMPTY),
     "given, as GDAL prints it": (with_holes(-3.4028235e38), {}, {"nodata": -3.4028235e38}, EMPTY),
     "given, a decimal": (with_holes(-9999.9), {"nodata": 0}, {"nodata": -9999.9}, EMPTY),
+    "declared by a format that rounds nothing": (with_holes(0.1), {"driver": "ENVI", "nodata": 0.1}, {}, EMPTY),
     "mask and nodata": (with_holes(-9), {"nodata": -9, "mask": np.where(OTHER, 0, 255)}, {}, EMPTY | OTHER),
     "alpha and nodata": (
         np.insert(with_holes(-9), 1, np.where(OTHER, 0, 255), axis=0), {"nodata": -9, "alpha": "yes"},
