@@ -23,6 +23,7 @@ from sn9reg.offsets import OffsetMap
 from sn9reg.raster import files
 from sn9reg.raster.grid import Grid, Window
 from sn9reg.raster.resampling import RESAMPLING, Floats, Mask, Values, block_means, interpolate, locator, working_dtype
+from sn9reg.raster.validity import has_data
 
 _log = logging.getLogger(__name__)
 # An offset that reaches further outside the optical image than this (px) is none.
@@ -165,11 +166,10 @@ class _Source:
         with files.reading(self.dataset.name):
             dtype = None if self.dtype == "complex_int16" else self.dtype
             values = self.dataset.read(self.bands, window=area, out_dtype=dtype)
-            valid = self.dataset.read_masks(self.bands, window=area) != 0
+            told, shown = has_data(self.dataset, self.bands, values, area, self.marker)
         alpha = [colour == ColorInterp.alpha for colour in self.colours]
-        valid[alpha] = values[alpha] != 0
-        if self.marker is not None:
-            valid &= values != self.marker
+        told[alpha] = True
+        valid = told & shown & (values[alpha] != 0).all(axis=0)
         return values, valid & ~np.isnan(values) if values.dtype.kind in "fc" else valid
 
 

@@ -104,7 +104,8 @@ def cubic_weights(f: Floats) -> list[Floats]:
 
 
 def block_means(values: Values, valid: Mask, k: int, shape: tuple[int, int]) -> tuple[Values, Mask]:
-    """Means of the valid pixels of each k x k block; valid where at least half of a block is, and inside the array."""
+    """Means of each k x k block's valid, finite pixels; valid where at least half of it is, and inside the array."""
+    valid = valid & np.isfinite(values)
     short = [(0, 0), *((0, n * k - have) for n, have in zip(shape, values.shape[1:], strict=True))]
     blocks = (len(values), shape[0], k, shape[1], k)
     values, valid = (np.pad(array, short).reshape(blocks) for array in (values, valid))
