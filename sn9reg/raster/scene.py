@@ -14,15 +14,13 @@ from typing import Any, TypedDict
 import numpy as np
 import numpy.typing as npt
 import rasterio
-from affine import Affine
-from rasterio.crs import CRS
 from rasterio.enums import Resampling
 from rasterio.io import DatasetReader
 from rasterio.vrt import WarpedVRT
 
 from sn9reg.errors import InputError
 from sn9reg.raster.files import PathLike, alpha_band, check_bands, data_bands, grid_of, open_raster, reading
-from sn9reg.raster.grid import Grid, Points, Window, common_grid
+from sn9reg.raster.grid import Grid, Points, Window, common_grid, for_gdal
 from sn9reg.raster.view import Patch, Posed, SceneView
 
 __all__ = ["PairFiles", "Patch", "Reading", "Scene", "ScenePair", "SceneView", "open_pair"]
@@ -30,8 +28,6 @@ __all__ = ["PairFiles", "Patch", "Reading", "Scene", "ScenePair", "SceneView", "
 _BLOCK = 512  # side of what is warped at once
 _LARGEST_WARP = 4  # coarser pixels are averaged from these, in memory, so that the file is read once for all of them
 _CACHE = 128 << 20  # bytes; GDAL's own default is a share of the memory
-# WarpedVRT wants some CRS; in a pixel frame both sides get this one, so nothing is ever transformed.
-_FRAME_CRS = CRS.from_epsg(3857)
 
 
 @dataclass(frozen=True)
@@ -98,13 +94,14 @@ class Scene:
             extras |= {"nodata": None} if alpha_band(self._dataset) else {"add_alpha": True}
             if self._nodata is not None:
                 extras["src_nodata"] = self._nodata
+            source, there = for_gdal(self.grid, target.crs), for_gdal(target, self.grid.crs)
             with reading(self.name):
                 self._vrts[factor] = WarpedVRT(
                     self._dataset,
-                    src_crs=self.grid.crs or _FRAME_CRS,
-                    src_transform=_upright(self.grid),
-                    crs=target.crs or _FRAME_CRS,
-                    transform=_upright(target),
+                    src_crs=source.crs,
+                    src_transform=source.transform,
+                    crs=there.crs,
+                    transform=there.transform,
                     width=target.width,
                     height=target.height,
                     # An average over less than one source pixel is nearest neighbour: half a pixel of jitter.
@@ -129,11 +126,6 @@ def _halved(patch: Patch) -> Patch:
     count = patch.valid.reshape(blocks).sum(axis=(1, 3), dtype=np.float32)
     total = patch.values.reshape(bands, *blocks).sum(axis=(2, 4))
     return Patch(total / np.maximum(count, 1), count > 0)
-
-
-def _upright(grid: Grid) -> Affine:
-    """The geotransform given to GDAL; a pixel frame's y axis is turned up, as map axes are."""
-    return grid.transform if grid.crs is not None else Affine.scale(1, -1) * grid.transform
 
 
 @dataclass(frozen=True)
@@ -189,7 +181,11 @@ class PairFiles:
     def grids(self) -> tuple[Grid, Grid]:
         """The images' own grids. Raises InputError for a file that cannot be read or has no georeference."""
         with open_raster(self.optical) as optical, open_raster(self.sar) as sar:
-            return grid_of(optical, self.pixel_frame), grid_of(sar, self.pixel_frame)
+            return self._grids(optical, sar)
+
+    def _grids(self, optical: DatasetReader, sar: DatasetReader) -> tuple[Grid, Grid]:
+        grid = grid_of(optical, self.pixel_frame)
+        return grid, grid_of(sar, self.pixel_frame).beside(grid)
 
     @contextmanager
     def open(self, grid: Grid | None = None) -> Iterator[ScenePair]:
@@ -199,7 +195,7 @@ class PairFiles:
         """
         with rasterio.Env(GDAL_CACHEMAX=_CACHE), ExitStack() as stack:
             optical, sar = (stack.enter_context(open_raster(path)) for path in (self.optical, self.sar))
-            grids = grid_of(optical, self.pixel_frame), grid_of(sar, self.pixel_frame)
+            grids = self._grids(optical, sar)
             optical_bands = tuple(self.optical_bands) or tuple(data_bands(optical)[:3])
             sar_bands = tuple(self.sar_bands) or tuple(data_bands(sar))
             check_bands(optical, optical_bands)
@@ -229,6 +225,9 @@ def _overlap(optical: Grid, sar: Grid) -> bool:
     """Whether the two extents share any area, judged in the optical scene's pixels."""
     if (optical.crs is None) != (sar.crs is None):
         return True  # common_grid says what is wrong
-    there = optical.to_pixel(sar.map_to_crs(sar.outline(), optical.crs)) + 0.5
+    # Not the outline alone: around a pole it says nothing of what lies within.
+    x, y = np.meshgrid(*(np.linspace(-0.5, side - 0.5, 21) for side in (sar.width, sar.height)))
+    places = sar.to_map(np.column_stack([x.ravel(), y.ravel()]))
+    there = optical.to_pixel(sar.map_to_crs(places, optical.crs)) + 0.5
     low, high = there.min(axis=0), there.max(axis=0)
     return bool((high > 0).all() and (low < [optical.width, optical.height]).all())
