@@ -135,6 +135,13 @@ class Grid:
         """By how much x grows once around the Earth; 0 where it does not, as in UTM and around a pole."""
         return 0.0 if self.crs is None else _turn(self.crs)
 
+    @property
+    def reaches_a_pole(self) -> bool:
+        """Whether rows of longitudes end in a pole, which is a line of the image and one place on Earth."""
+        if self.crs is None or not self.crs.is_geographic:
+            return False
+        return bool(np.abs(self.outline()[:, 1]).max() >= self.turn / 4 - self.pixel_size[1])
+
     def to_map(self, xy: Points) -> Points:
         """(N, 2) pixel coordinates -> (N, 2) map coordinates."""
         xy = np.asarray(xy, dtype=np.float64)
@@ -172,16 +179,16 @@ class Grid:
         if self.crs is None or crs is None:
             raise InputError("one raster has a CRS and the other is in a pixel frame: use --pixel-frame for both")
         if is_plane(self.crs) or is_plane(crs):
-            way = f"no way from {_name(self.crs)} to {_name(crs)}: a local CRS does not say where on Earth it lies"
-            raise InputError(f"{way}; give both rasters one CRS, or use --pixel-frame")
+            names = f"{crs_name(self.crs)} and {crs_name(crs)}"
+            raise InputError(f"{names}: a local CRS has no way to another; give both one CRS, or use --pixel-frame")
         try:
             xs, ys = transform_coordinates(self.crs, crs, map_xy[:, 0].tolist(), map_xy[:, 1].tolist())
         except (CPLE_BaseError, RasterioError) as error:
-            way = f"no way from {_name(self.crs)} to {_name(crs)} ({error})"
+            way = f"no way from {crs_name(self.crs)} to {crs_name(crs)} ({error})"
             raise InputError(f"{way}: check both CRS, or use --pixel-frame") from error
         result = np.column_stack([xs, ys]).astype(np.float64)
         if not np.isfinite(result).all():
-            lost = f"some coordinates in {_name(self.crs)} do not exist in {_name(crs)}"
+            lost = f"some coordinates in {crs_name(self.crs)} do not exist in {crs_name(crs)}"
             raise InputError(f"{lost}: check both rasters' CRS")
         return result
 
@@ -238,8 +245,10 @@ def coarse_to_common(factor: float) -> npt.NDArray[np.float64]:
     return np.array([[factor, 0, (factor - 1) / 2], [0, factor, (factor - 1) / 2], [0, 0, 1.0]])
 
 
-def _name(crs: CRS) -> str:
+def crs_name(crs: CRS | None) -> str:
     """An authority's code, or the name that the WKT gives it: a whole WKT is no part of a sentence."""
+    if crs is None:
+        return "pixels"
     text = str(crs.to_string())
     return text if len(text) < 40 else (re.search(r'"([^"]+)"', text) or [text, text])[1]
 

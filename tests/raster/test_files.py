@@ -1,8 +1,13 @@
 """Rasters: messages that say what to do, and files that are whole or not there."""
 
+import gzip
 import os
 import stat
+import tarfile
+import zipfile
 from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
 
 import numpy as np
 import pytest
@@ -17,9 +22,11 @@ from sn9reg.errors import InputError, OutputError
 from sn9reg.raster.files import (
     alpha_band,
     atomic_output,
+    beside,
     check_bands,
     check_output,
     data_bands,
+    disk_file,
     geotiff_profile,
     grid_of,
     make_folder,
@@ -42,13 +49,88 @@ def raster(tmp_path):
 # Files that cannot be read or have no georeference: tests/cli/test_bad_input.py.
 
 
-def test_open_raster_takes_a_subdataset_but_no_url(raster):
-    with open_raster(f"GTIFF_DIR:1:{raster}") as dataset:
+@pytest.fixture
+def archives(raster):
+    """A zip, a tar and a gz of the raster, beside it."""
+    with zipfile.ZipFile(raster.with_name("a.zip"), "w") as target:
+        target.write(raster, "in/r.tif")
+    with tarfile.open(raster.with_name("a.tar"), "w") as target:
+        target.add(raster, "r.tif")
+    raster.with_name("r.tif.gz").write_bytes(gzip.compress(raster.read_bytes()))
+    return raster.parent
+
+
+VIRTUAL = {
+    "GTIFF_DIR:1:{}/r.tif": "r.tif",
+    "/vsizip/{}/a.zip/in/r.tif": "a.zip",
+    "/vsizip/{{{}/a.zip}}/in/r.tif": "a.zip",
+    "zip://{}/a.zip!in/r.tif": "a.zip",
+    "/vsitar/{}/a.tar/r.tif": "a.tar",
+    "/vsigzip/{}/r.tif.gz": "r.tif.gz",
+    "vrt://{}/r.tif?bands=1": "r.tif",
+    "GTIFF_DIR:1:/vsizip/{}/a.zip/in/r.tif": "a.zip",
+}
+
+
+@pytest.mark.parametrize("name", VIRTUAL)
+def test_open_raster_takes_subdatasets_and_archives(archives, name):
+    path = name.format(archives)
+    with open_raster(path) as dataset:
         assert grid_of(dataset) == GRID
         assert dataset.read(1)[1, 2] == 62
     assert dataset.closed
-    with pytest.raises(InputError, match="no such file"), open_raster("https://example.invalid/a.tif"):
+    assert os.path.samefile(disk_file(path), archives / VIRTUAL[name])
+    with pytest.raises(OutputError, match="is an input too"):
+        check_output(archives / VIRTUAL[name], True, [path])
+    assert beside("folder", path) == path
+    missing = path.replace("r.tif", "none.tif")
+    with pytest.raises(InputError, match="not a raster that GDAL can read"), open_raster(missing):
         pass
+
+
+@pytest.fixture
+def server():
+    """The address of a local server, and what it was asked for."""
+    asked = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            self.send_error(404)
+
+        do_HEAD = do_GET
+        log_message = print
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/a.tif", asked
+        server.shutdown()
+
+
+def test_nothing_is_fetched_from_a_network(tmp_path, raster, server):
+    url, asked = server
+    names = [url, f"/vsicurl/{url}", f"/vsicurl_streaming/{url}", f"/vsizip//vsicurl/{url}/a.tif", f"zip+{url}!a.tif"]
+    names += ["ftp://host/a.tif", "s3://bucket/a.tif", "/vsis3/bucket/a.tif", "/vsigs/bucket/a.tif", "gs://bucket/a"]
+    names += [f'NETCDF:"{url}":a', f"GTIFF_DIR:1:/vsicurl/{url}", f"WMS:{url}", "EEDAI:a", f"vrt://{url}"]
+    source = "<SimpleSource><SourceFilename>{}</SourceFilename><SourceBand>1</SourceBand></SimpleSource>"
+    vrt = '<VRTDataset rasterXSize="9" rasterYSize="9"><VRTRasterBand dataType="Byte" band="1">{}</VRTRasterBand>'
+    made_of = url, f"/vsicurl/{url}", url.replace(":", "&#58;"), tmp_path / "0.vrt", tmp_path / "3.vrt"
+    for i, name in enumerate(made_of):
+        names.append(tmp_path / f"{i}.vrt")
+        names[-1].write_text(vrt.format(source.format(name)) + "</VRTDataset>")
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as target:
+        target.write(tmp_path / "0.vrt", "0.vrt")
+    names.append(f"/vsizip/{tmp_path}/a.zip/0.vrt")
+    window = "".join(f"<{k}>{v}</{k}>" for k, v in (("UpperLeftX", 0), ("UpperLeftY", 9), ("LowerRightX", 9)))
+    window += "<LowerRightY>0</LowerRightY><TileLevel>3</TileLevel><TileCountX>1</TileCountX><TileCountY>1</TileCountY>"
+    service = f'<Service name="TMS"><ServerUrl>{url}</ServerUrl></Service><DataWindow>{window}</DataWindow>'
+    names.append(tmp_path / "wms.xml")
+    names[-1].write_text(f"<GDAL_WMS>{service}<Projection>EPSG:3857</Projection><BandsCount>3</BandsCount></GDAL_WMS>")
+    for name in names:
+        with pytest.raises(InputError, match="lies on a network") as caught, open_raster(name):
+            pass
+        assert str(caught.value).startswith(f"{name}: ")
+    assert not asked
 
 
 def test_grid_of_names_the_way_out(raster):
