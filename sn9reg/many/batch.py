@@ -54,9 +54,10 @@ def _job(path: PathLike, line: int, row: Mapping[str, str], folder: PathLike, te
     for column in COLUMNS[:2]:
         if not row[column]:
             raise InputError(f"{path}, line {line}: {column} is missing")
-    folder_of_rows = Path(path).parent
-    files = replace(template.files, **{column: beside(folder_of_rows, row[column]) for column in COLUMNS[:2]})
-    tiepoints = beside(folder_of_rows, row["tiepoints"]) if row.get("tiepoints") else None
+    there = Path(path).parent
+    optical, sar = (beside(there, row[column]) for column in COLUMNS[:2])
+    files = replace(template.files, optical=optical, sar=sar)
+    tiepoints = beside(there, row["tiepoints"]) if row.get("tiepoints") else None
     name = row.get("name") or Path(row["optical"]).stem
     if not re.fullmatch(r"[\w][\w .+=@-]*", name) or f"{name}.csv" == SUMMARY:
         raise InputError(f"{path}, line {line}: {name!r} cannot be the name of files; use letters, digits, - and _")

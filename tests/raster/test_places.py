@@ -1,5 +1,7 @@
 """No place on Earth is special: where longitude begins again and around the poles, all is as elsewhere."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import rasterio
@@ -9,8 +11,9 @@ from rasterio.warp import transform
 from support import grids
 
 from sn9reg.apply import apply_offsets
+from sn9reg.fit.warp import Warp
 from sn9reg.offsets import offsets_between
-from sn9reg.raster.grid import Grid
+from sn9reg.raster.grid import Grid, common_grid
 from sn9reg.raster.scene import PairFiles
 from sn9reg.score.scoring import score
 from sn9reg.tiepoints import TiePoints, read_tiepoints, write_tiepoints
@@ -120,3 +123,15 @@ def test_a_raster_of_the_whole_earth_has_no_seam(tmp_path):
     apply_offsets(grids.constant(optical, 0, 0), tmp_path / "s.tif", tmp_path / "out.tif", resampling="nearest")
     with rasterio.open(tmp_path / "out.tif") as out:
         assert out.read(1)[0].tolist() == [358, 359, 359, 360, 360, 1, 1, 2, 2, 3]
+
+
+@pytest.mark.parametrize(("optical", "sar"), [("degrees over 180", "Mercator over 180"), PAIRS[0], PAIRS[5]])
+def test_a_warp_holds_on_both_sides_of_180_degrees(small_registration, optical, sar):
+    """Far from its middle this one would move by kilometres."""
+    optical, sar = GRIDS[optical], GRIDS[sar]
+    common = common_grid(optical, sar)
+    warp = Warp("affine", common.crs, lambda xy: (xy - common.centre) * 1.0005 + common.centre, lambda xy: xy[:, 0])
+    verdict = replace(small_registration.verdict, registered=True)
+    made = replace(small_registration, optical=optical, sar=sar, grid=common, verdict=verdict)
+    made = replace(made, fit=replace(made.fit, warp=warp))
+    assert np.abs(made.offsets().read(optical.window)).max() < 0.05
