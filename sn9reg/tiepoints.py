@@ -266,7 +266,7 @@ def _pixels(where: Sequence[str], crs: CRS | None, places: Points, grid: Grid) -
             _pixels(where[i : i + 1], crs, places[i : i + 1], grid)
         x, y = places[0]
         lost = f"{where[0]}: {x:.10g}, {y:.10g} in {crs_name(crs)} is no place that exists in {crs_name(grid.crs)}"
-        raise InputError(f"{lost}, the CRS of an image") from error
+        raise InputError(f"{lost}, in which an image lies") from error
 
 
 def _points_text(tiepoints: TiePoints, optical: Grid, sar: Grid) -> str:

@@ -248,7 +248,7 @@ def coarse_to_common(factor: float) -> npt.NDArray[np.float64]:
 def crs_name(crs: CRS | None) -> str:
     """An authority's code, or the name that the WKT gives it: a whole WKT is no part of a sentence."""
     if crs is None:
-        return "pixels"
+        return "a pixel frame"
     text = str(crs.to_string())
     return text if len(text) < 40 else (re.search(r'"([^"]+)"', text) or [text, text])[1]
 

@@ -121,11 +121,11 @@ def test_nothing_is_fetched_from_a_network(tmp_path, raster, server):
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as target:
         target.write(tmp_path / "0.vrt", "0.vrt")
     names.append(f"/vsizip/{tmp_path}/a.zip/0.vrt")
-    window = "".join(f"<{k}>{v}</{k}>" for k, v in (("UpperLeftX", 0), ("UpperLeftY", 9), ("LowerRightX", 9)))
-    window += "<LowerRightY>0</LowerRightY><TileLevel>3</TileLevel><TileCountX>1</TileCountX><TileCountY>1</TileCountY>"
-    service = f'<Service name="TMS"><ServerUrl>{url}</ServerUrl></Service><DataWindow>{window}</DataWindow>'
     names.append(tmp_path / "wms.xml")
-    names[-1].write_text(f"<GDAL_WMS>{service}<Projection>EPSG:3857</Projection><BandsCount>3</BandsCount></GDAL_WMS>")
+    corners = [f"<{x}>0</{x}><{y}>9</{y}>" for x, y in (("UpperLeftX", "UpperLeftY"), ("LowerRightY", "LowerRightX"))]
+    corners += ["<TileLevel>3</TileLevel><TileCountX>1</TileCountX><TileCountY>1</TileCountY>"]
+    service = f'<Service name="TMS"><ServerUrl>{url}</ServerUrl></Service><BandsCount>3</BandsCount>'
+    names[-1].write_text(f"<GDAL_WMS>{service}<DataWindow>{''.join(corners)}</DataWindow></GDAL_WMS>")
     for name in names:
         with pytest.raises(InputError, match="lies on a network") as caught, open_raster(name):
             pass
