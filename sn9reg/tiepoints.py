@@ -174,7 +174,8 @@ def _column(path: PathLike, table: pd.DataFrame, name: str, optional: bool = Fal
     """A column's numbers; an empty cell of an optional one is NaN. Raises InputError that names the cell."""
     numbers = []
     for where, value in table[name].items():
-        text = "" if value is None else str(value).strip()
+        plain = value is None or isinstance(value, (str, int, float))
+        text = str("" if value is None else value if plain else type(value).__name__).strip()
         if name == "inlier":
             text = {"true": "1", "false": "0"}.get(text.lower(), text)
         try:
@@ -249,12 +250,13 @@ def _ends_of_line(
 
 def _named_crs(where: str, name: Any) -> CRS:
     """The CRS of that name. Raises InputError for one that is not known here: none is fetched from a network."""
+    text = name if isinstance(name, str) else type(name).__name__
     try:
-        if "://" in str(name) and "://www.opengis.net/def/crs/" not in str(name):
-            raise CRSError("nothing is fetched from a network")
-        return CRS.from_user_input(name)
-    except (CRSError, TypeError) as error:
-        raise InputError(f"{where}: {str(name)[:60]!r} is no CRS that is known") from error
+        if "://" in text and "://www.opengis.net/def/crs/" not in text:
+            raise CRSError("it lies on a network")
+        return CRS.from_user_input(text)
+    except CRSError as error:
+        raise InputError(f"{where}: {text[:60]!r} is no CRS that is known") from error
 
 
 def _pixels(where: Sequence[str], crs: CRS | None, places: Points, grid: Grid) -> Points:

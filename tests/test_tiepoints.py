@@ -95,7 +95,9 @@ def drawn(*line, kind="LineString", **more):
         (drawn([4e5, 4e6], [4e5, 4e6]), "feature 1: 400000, 4000000 in EPSG:4326 is no place"),
         (drawn([1, 2], [3, 4], crs={"properties": {"name": "EPSG:99"}}), "crs: 'EPSG:99' is no CRS"),
         (drawn([1, 2], [3, 4], crs={"properties": {"name": "http://localhost/4326"}}), "is no CRS"),
+        (drawn([1, 2], [3, 4], crs={"properties": {"name": [1]}}), "'list' is no CRS"),
         (drawn([1, 2], [3, 4], crs={"type": "link"}), "is no GeoJSON"),
+        (json.dumps({"features": [{"properties": {key: {} for key in COLUMNS}}]}), "is 'dict', not a number"),
     ],
 )
 def test_errors_name_the_place(tmp_path, text, said):
