@@ -135,13 +135,6 @@ class Grid:
         """By how much x grows once around the Earth; 0 where it does not, as in UTM and around a pole."""
         return 0.0 if self.crs is None else _turn(self.crs)
 
-    @property
-    def reaches_a_pole(self) -> bool:
-        """Whether rows of longitudes end in a pole, which is a line of the image and one place on Earth."""
-        if self.crs is None or not self.crs.is_geographic:
-            return False
-        return bool(np.abs(self.outline()[:, 1]).max() >= self.turn / 4 - self.pixel_size[1])
-
     def to_map(self, xy: Points) -> Points:
         """(N, 2) pixel coordinates -> (N, 2) map coordinates."""
         xy = np.asarray(xy, dtype=np.float64)

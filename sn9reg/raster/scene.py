@@ -94,9 +94,11 @@ class Scene:
             extras |= {"nodata": None} if alpha_band(self._dataset) else {"add_alpha": True}
             if self._nodata is not None:
                 extras["src_nodata"] = self._nodata
-            if self.grid.reaches_a_pole:  # else GDAL reads what lies under the target's edges, not around the pole
-                extras |= {"SAMPLE_GRID": "YES", "SAMPLE_STEPS": "ALL"}
             source, there = for_gdal(self.grid, target.crs), for_gdal(target, self.grid.crs)
+            reach = np.abs(self.grid.outline()[:, 1]).max() + self.grid.pixel_size[1]
+            if source.crs and source.crs.is_geographic and reach >= self.grid.turn / 4:
+                # A pole is a line of the image; else GDAL reads what lies under the target's edges, not around the pole
+                extras |= {"SAMPLE_GRID": "YES", "SAMPLE_STEPS": "ALL"}
             with reading(self.name):
                 self._vrts[factor] = WarpedVRT(
                     self._dataset,
