@@ -287,7 +287,10 @@ def _finer(optical: Grid, raster: Grid) -> int:
     """How many pixels of the raster, a side, lie in one of the optical image; at least 1."""
     if optical.crs == raster.crs:
         return max(1, round(optical.resolution / raster.resolution))
-    corners = (np.array([optical.width, optical.height]) - 1) / 2 + np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
-    u, v = raster.to_pixel(optical.map_to_crs(optical.to_map(corners), raster.crs)).T
-    area = abs((u[1] - u[0]) * (v[2] - v[0]) - (u[2] - u[0]) * (v[1] - v[0]))
-    return max(1, round(math.sqrt(area)))
+    # At several places, for a pole says nothing of the pixels around it.
+    share = np.array([[0.5, 0.5], [0.25, 0.25], [0.25, 0.75], [0.75, 0.25], [0.75, 0.75]])
+    corner = np.array([optical.width, optical.height]) * share - 0.5
+    places = np.array([[0, 0], [1, 0], [0, 1]])[:, None] + corner
+    u, v = raster.to_pixel(optical.map_to_crs(optical.to_map(places.reshape(-1, 2)), raster.crs)).T.reshape(2, 3, 5)
+    area = np.abs((u[1] - u[0]) * (v[2] - v[0]) - (u[2] - u[0]) * (v[1] - v[0]))
+    return max(1, round(math.sqrt(np.median(area))))

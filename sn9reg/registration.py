@@ -66,7 +66,7 @@ class Registration:
         places, (ny, nx) = node_positions(self.optical, step)
         here = self.optical.to_map(places)
         if self.registered:
-            source = self.optical.map_to_crs(here, self.grid.crs)
+            source = self.optical.map_to(here, self.grid)
             there = self.grid.map_to_crs(self.warp(source), self.optical.crs)
             bands = [*offsets_between(self.optical, here, there).T]
             if sigma:

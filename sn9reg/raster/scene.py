@@ -15,8 +15,6 @@ from typing import Any, TypedDict
 import numpy as np
 import numpy.typing as npt
 import rasterio
-from affine import Affine
-from rasterio.crs import CRS
 from rasterio.enums import Resampling
 from rasterio.io import DatasetReader
 from rasterio.vrt import WarpedVRT
@@ -24,7 +22,7 @@ from rasterio.vrt import WarpedVRT
 from sn9reg.errors import InputError
 from sn9reg.raster.collar import trimmed, unmarked
 from sn9reg.raster.files import PathLike, alpha_band, check_bands, data_bands, grid_of, open_raster, reading
-from sn9reg.raster.grid import Grid, Points, Window, common_grid
+from sn9reg.raster.grid import Grid, Points, Window, common_grid, for_gdal
 from sn9reg.raster.radiometry import says_decibel
 from sn9reg.raster.validity import data_view, expanded, gdal_suffices, nodata_of
 from sn9reg.raster.view import Patch, Posed, SceneView, halved
@@ -34,8 +32,6 @@ __all__ = ["PairFiles", "Patch", "Reading", "Scene", "ScenePair", "SceneView", "
 _BLOCK = 512  # side of what is warped at once
 _LARGEST_WARP = 4  # coarser pixels are averaged from these, in memory, so that the file is read once for all of them
 _CACHE = 128 << 20  # bytes; GDAL's own default is a share of the memory
-# WarpedVRT wants some CRS; in a pixel frame both sides get this one, so nothing is ever transformed.
-_FRAME_CRS = CRS.from_epsg(3857)
 
 
 @dataclass(frozen=True)
@@ -106,13 +102,18 @@ class Scene:
             extras |= {"nodata": None} if not exact and alpha_band(self._dataset) else {"add_alpha": True}
             if not exact and (nodata := nodata_of(self._dataset, self.bands[0], self._nodata)) is not None:
                 extras["src_nodata"] = nodata
+            source, there = for_gdal(self.grid, target.crs), for_gdal(target, self.grid.crs)
+            reach = np.abs(self.grid.outline()[:, 1]).max() + self.grid.pixel_size[1]
+            if source.crs and source.crs.is_geographic and reach >= self.grid.turn / 4:
+                # A pole is a line of the image; else GDAL reads what lies under the target's edges, not around the pole
+                extras |= {"SAMPLE_GRID": "YES", "SAMPLE_STEPS": "ALL"}
             with reading(self.name):
                 self._vrts[factor, exact] = WarpedVRT(
                     self._view if exact else self._dataset,
-                    src_crs=self.grid.crs or _FRAME_CRS,
-                    src_transform=_upright(self.grid),
-                    crs=target.crs or _FRAME_CRS,
-                    transform=_upright(target),
+                    src_crs=source.crs,
+                    src_transform=source.transform,
+                    crs=there.crs,
+                    transform=there.transform,
                     width=target.width,
                     height=target.height,
                     # An average over less than one source pixel is nearest neighbour: half a pixel of jitter.
@@ -137,11 +138,6 @@ class Scene:
         for vrt in self._vrts.values():
             vrt.close()
         self._open.close()
-
-
-def _upright(grid: Grid) -> Affine:
-    """The geotransform given to GDAL; a pixel frame's y axis is turned up, as map axes are."""
-    return grid.transform if grid.crs is not None else Affine.scale(1, -1) * grid.transform
 
 
 @dataclass(frozen=True)
@@ -205,7 +201,11 @@ class PairFiles:
     def grids(self) -> tuple[Grid, Grid]:
         """The images' own grids. Raises InputError for a file that cannot be read or has no georeference."""
         with open_raster(self.optical) as optical, open_raster(self.sar) as sar:
-            return grid_of(optical, self.pixel_frame), grid_of(sar, self.pixel_frame)
+            return self._grids(optical, sar)
+
+    def _grids(self, optical: DatasetReader, sar: DatasetReader) -> tuple[Grid, Grid]:
+        grid = grid_of(optical, self.pixel_frame)
+        return grid, grid_of(sar, self.pixel_frame).beside(grid)
 
     @contextmanager
     def open(self, grid: Grid | None = None) -> Iterator[ScenePair]:
@@ -215,7 +215,7 @@ class PairFiles:
         """
         with rasterio.Env(GDAL_CACHEMAX=_CACHE), ExitStack() as stack:
             optical, sar = (stack.enter_context(open_raster(path)) for path in (self.optical, self.sar))
-            grids = grid_of(optical, self.pixel_frame), grid_of(sar, self.pixel_frame)
+            grids = self._grids(optical, sar)
             optical_bands = tuple(self.optical_bands) or tuple(data_bands(optical)[:3])
             sar_bands = tuple(self.sar_bands) or tuple(data_bands(sar))
             check_bands(optical, optical_bands)
@@ -246,6 +246,9 @@ def _overlap(optical: Grid, sar: Grid) -> bool:
     """Whether the two extents share any area, judged in the optical scene's pixels."""
     if (optical.crs is None) != (sar.crs is None):
         return True  # common_grid says what is wrong
-    there = optical.to_pixel(sar.map_to_crs(sar.outline(), optical.crs)) + 0.5
+    # Not the outline alone: around a pole it says nothing of what lies within.
+    x, y = np.meshgrid(*(np.linspace(-0.5, side - 0.5, 21) for side in (sar.width, sar.height)))
+    places = sar.to_map(np.column_stack([x.ravel(), y.ravel()]))
+    there = optical.to_pixel(sar.map_to_crs(places, optical.crs)) + 0.5
     low, high = there.min(axis=0), there.max(axis=0)
     return bool((high > 0).all() and (low < [optical.width, optical.height]).all())
