@@ -291,7 +291,7 @@ def test_the_file_says_that_its_values_are_decibels(tmp_path):
     with rasterio.open(path, "r+") as target:
         target.units = ("dB", "degree")
     for bands, expected in (((1,), True), ((2,), None)):
-        with PairFiles(plain, path, sar_bands=bands).open() as pair:
+        with open_plain(plain, path, sar_bands=bands) as pair:
             for seen in (pair, pair.posed(np.eye(3))):
                 assert seen.overview(seen.sar)[0].decibel is expected
 
