@@ -29,7 +29,7 @@ def folder(tmp_path):
     for seed in range(3):
         ground = gaussian_filter(np.random.default_rng(seed).normal(size=(140, 140)), 5) > 0
         speckle = np.random.default_rng(100 + seed).gamma(4, 0.25, ground.shape)
-        grain = np.random.default_rng(200 + seed).normal(0, 3, ground.shape)
+        grain = np.random.default_rng(200 + seed).normal(0, 1, ground.shape)
         save(tmp_path / f"{seed}_opt.png", 60 + 120 * ground + grain)
         save(tmp_path / f"{seed}_sar.png", np.clip((30 + 90 * ~ground) * speckle, 0, 255))
     return tmp_path
