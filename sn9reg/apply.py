@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from threading import Lock
 from typing import Any
 
@@ -29,6 +30,7 @@ _log = logging.getLogger(__name__)
 _REACH = 16384
 # Pixels of the raster that one block may need at once; a block that needs more is cut in two.
 _MAX_PIXELS = 4 << 20
+_MAX_BANDS = 16  # that are computed at once
 
 
 def apply_offsets(
@@ -63,7 +65,7 @@ def apply_offsets(
         files.check_bands(dataset, chosen, allow_complex=True)
         source = _Source.of(dataset, chosen, files.grid_of(dataset, pixel_frame), offsets.grid, resampling, nodata)
         job = _Job(offsets, source)
-        profile = source.profile(offsets.grid) | dict(creation_options or {})
+        profile = files.check_creation(out, source.profile(offsets.grid), creation_options)
         with (
             rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True),
             files.atomic_output(out, overwrite) as temporary,
@@ -110,6 +112,9 @@ class _Source:
             raise ConfigError(f"nodata {nodata:g} does not fit into the raster's type {dtype}")
         kept = declared if nodata is None and declared is not None and _fits(declared, dtype) else nodata
         factor = 1 if how == "nearest" else _finer(optical, grid)
+        if factor > 1 and optical.width * optical.height * factor**2 > files.MOST_PIXELS:
+            words = f"its pixels are {factor} times as fine as the optical image's, too many to be averaged"
+            raise InputError(f"{dataset.name}: {words}; use --resampling nearest")
         marker = nodata if declared is None else None
         return cls(dataset, grid.coarsen(factor), factor, bands, colours, dtype, how, kept, marker)
 
@@ -153,6 +158,9 @@ class _Source:
             return self._read_pixels(window)
         # Strip by strip: of a much finer raster, the pixels under one block could fill the memory.
         k, strips = self.factor, []
+        if window.width > 1 and window.width * k**2 > _MAX_PIXELS:
+            axis = 2 if window.width >= window.height else 1
+            return _joined([self.read(half) for half in window.halves()], axis)
         rows = max(1, _MAX_PIXELS // (window.width * k**2))
         for top in range(window.row, window.row + window.height, rows):
             height = min(rows, window.row + window.height - top)
@@ -193,6 +201,15 @@ class _Job:
         values, valid = self.sample(*(np.rint(u * 2**20) / 2**20 for u in there))
         return _finish(values, valid, self.source), valid
 
+    def parts(self) -> list[tuple[list[int], _Job]]:
+        """Bands of the output, from 1, and the job that computes them: never many at once, except beside an alpha."""
+        bands, colours = self.source.bands, self.source.colours
+        step, parts = len(bands) if self.source.alpha else _MAX_BANDS, []
+        for k in range(0, len(bands), step):
+            source = replace(self.source, bands=bands[k : k + step], colours=colours[k : k + step])
+            parts.append((list(range(k + 1, k + 1 + len(source.bands))), replace(self, source=source)))
+        return parts
+
     def sample(self, x: Floats, y: Floats) -> tuple[Values, Mask]:
         """(bands, h, w) values and validity at pixels (x, y), each (h, w), of the source; NaN: nowhere."""
         grid, count = self.source.grid, len(self.source.bands)
@@ -216,35 +233,42 @@ class _Job:
         return values.astype(dtype, copy=False), valid & inside
 
 
+_Task = tuple[Window, list[int], _Job]  # a block, and one of the parts of the job
+
+
 def _write(target: DatasetWriter, job: _Job, threads: int) -> bool:
     """Compute and write every block; whether any pixel got data."""
-    masking, any_data = False, False
+    masking, any_data, seen = False, False, np.zeros(0, bool)
     can_mask = job.source.nodata is None and not job.source.alpha
-    blocks = list(job.offsets.grid.blocks(512))
-    for count, (window, (values, valid)) in enumerate(_in_parallel(job, blocks, threads), start=1):
+    blocks, parts = list(job.offsets.grid.blocks(512)), job.parts()
+    tasks = [(block, *part) for block in blocks for part in parts]
+    for count, ((window, bands, _), (values, valid)) in enumerate(_in_parallel(tasks, threads), start=1):
         area = window.slices()
-        target.write(values, window=area)
-        seen = valid.any(axis=0)
+        target.write(values, indexes=bands, window=area)
+        seen = valid.any(axis=0) | (seen if bands[0] > 1 else False)
+        if bands[-1] < target.count:
+            continue
         any_data |= bool(seen.any())
         if can_mask and not masking and not seen.all():
             masking = True  # a new mask starts all invalid
-            for earlier in blocks[: count - 1]:
+            for earlier in blocks[: count // len(parts) - 1]:
                 target.write_mask(True, window=earlier.slices())
         if masking:
             target.write_mask(seen, window=area)
-        progress.report(count / len(blocks))
+        progress.report(count / len(tasks))
     return any_data
 
 
-def _in_parallel(job: _Job, blocks: list[Window], threads: int) -> Iterator[tuple[Window, tuple[Values, Mask]]]:
-    """Blocks in order, computed by `threads` at once, a few ahead of the one that is written."""
+def _in_parallel(tasks: list[_Task], threads: int) -> Iterator[tuple[_Task, tuple[Values, Mask]]]:
+    """Tasks in order, computed by `threads` at once, a few ahead of the one that is written."""
     if threads == 1:
-        yield from ((block, job(block)) for block in blocks)
+        yield from ((task, task[2](task[0])) for task in tasks)
         return
+    threads = min(threads, os.cpu_count() or 1)
     with ThreadPoolExecutor(threads) as pool:
-        for start in range(0, len(blocks), 4 * threads):
-            part = blocks[start : start + 4 * threads]
-            yield from zip(part, pool.map(job, part), strict=True)
+        for start in range(0, len(tasks), 4 * threads):
+            some = tasks[start : start + 4 * threads]
+            yield from zip(some, pool.map(lambda task: task[2](task[0]), some), strict=True)
 
 
 def _joined(parts: Sequence[tuple[Values, Mask]], axis: int) -> tuple[Values, Mask]:

@@ -154,6 +154,7 @@ def register(
 
     with files.open() as pair:
         lap("open")
+        calibrated = calibration_for(source.name, getattr(source, "own_weights", False), calibration)
         with progress.part(0.0, _MATCHING, "match"):
             matches = source.match(pair)
         if ratio_filter:
@@ -163,7 +164,6 @@ def register(
         lap("match")
         fitted = fit(matches, model, threshold)
         lap("fit")
-        calibrated = calibration_for(source.name, getattr(source, "own_weights", False), calibration)
         with progress.part(_MATCHING, 1.0, "judge"):
             matches, fitted, verdict = judge(pair, matches, fitted, calibrated)
         lap("judge")

@@ -11,8 +11,10 @@ from sn9reg.cli import options
 from sn9reg.cli.bar import progress_bar
 from sn9reg.cli.report import typed
 from sn9reg.errors import ConfigError, NotRegisteredError
+from sn9reg.offsets import profile_of
 from sn9reg.progress import part
-from sn9reg.raster.files import check_output
+from sn9reg.raster.files import check_creation, check_output
+from sn9reg.raster.grid import Grid
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +31,7 @@ log = logging.getLogger(__name__)
 @click.option("--tiepoints-out", metavar="FILE", help="Write the matches as .csv, .geojson or QGIS .points.")
 @click.option("--allow-unregistered", is_flag=True, help="Write an offset map of zeros if the pair is not registered.")
 @click.option("--report", metavar="DIR", help="Write a page that shows the result, too, registered or not.")
-@click.option("--threads", type=click.IntRange(min=1), help="Processors to use [default: all].")
+@click.option("--threads", type=options.THREADS, help="Processors to use [default: all].")
 @options.creation
 @options.overwrite
 @options.as_json
@@ -53,6 +55,7 @@ def align(
     --allow-unregistered).
     """
     check_output(out, overwrite, (optical, sar))
+    check_creation(out, profile_of(Grid.pixel_frame(16, 16), 3 if sigma else 2), creation_options)
     if tiepoints_out:
         from sn9reg.tiepoints import check_format
 
@@ -71,7 +74,7 @@ def align(
     from sn9reg.tiepoints import write_tiepoints
 
     if threads:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(min(threads, os.cpu_count() or 1))
     with progress_bar("align"):
         with part(0.0, 0.8 if report else 0.9):
             registration = register(files, **options.as_registering(given))

@@ -10,18 +10,23 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import numpy as np
 import rasterio
+from rasterio._err import CPLE_BaseError
 from rasterio.enums import ColorInterp, Interleaving, MaskFlags
 from rasterio.errors import NotGeoreferencedWarning, RasterioError, RasterioIOError
-from rasterio.io import DatasetReader, DatasetWriter
+from rasterio.io import DatasetReader, DatasetWriter, MemoryFile
 
-from sn9reg.errors import InputError, OutputError
+from sn9reg.errors import ConfigError, InputError, OutputError
 from sn9reg.raster.grid import Grid
 
 PathLike = str | os.PathLike[str]
 
 # DRIVER:file, DRIVER:"file":name; no URL, for nothing is fetched from a network.
 _SUBDATASET = re.compile(r"[A-Za-z]\w+:(?!//)")
+MOST_PIXELS = 10**10  # of what is read as a whole: 100,000 x 100,000
+_SURROGATE = re.compile("[\ud800-\udfff]")  # what stands in a name for a byte that is not UTF-8
+_NO_UTF8 = "its name is not UTF-8, as GDAL wants names; give it another one"
 # GDAL's errors are raised as exceptions; rasterio's log would print them a second time.
 logging.getLogger("rasterio._env").setLevel(logging.CRITICAL)
 
@@ -31,8 +36,9 @@ def open_raster(path: PathLike) -> Iterator[DatasetReader]:
     """A raster opened for reading. Raises InputError if the file is missing, is no raster, or has no bands."""
     if not os.path.exists(path) and not _SUBDATASET.match(str(path)):
         raise InputError(f"{path}: no such file")
-    if os.path.isdir(path):
-        raise InputError(f"{path}: is a folder, not a raster")
+    check_regular(path)
+    if _SURROGATE.search(str(path)):
+        raise InputError(f"{path}: {_NO_UTF8}")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
@@ -45,6 +51,13 @@ def open_raster(path: PathLike) -> Iterator[DatasetReader]:
         yield dataset
 
 
+def check_regular(path: PathLike) -> None:
+    """Raises InputError for a folder, and for a pipe or a device, which may keep a reader waiting. What does not exist
+    passes."""
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise InputError(f"{path}: is {'a folder' if os.path.isdir(path) else 'a pipe or a device'}, not a file")
+
+
 @contextmanager
 def reading(name: PathLike) -> Iterator[None]:
     """Raises InputError that names the file for every read error inside the block."""
@@ -52,6 +65,8 @@ def reading(name: PathLike) -> Iterator[None]:
         yield
     except RasterioIOError as error:
         raise InputError(f"{name}: cannot be read, the file may be truncated ({_first_line(error)})") from error
+    except MemoryError as error:
+        raise InputError(f"{name}: what is read of it at once does not fit into the memory") from error
 
 
 def grid_of(dataset: DatasetReader, pixel_frame: bool = False) -> Grid:
@@ -132,6 +147,7 @@ def check_output(path: PathLike, overwrite: bool = False, inputs: Iterable[PathL
         (exists and not overwrite, "exists; use --overwrite to replace it"),
         (not os.path.isdir(target.parent), "its folder does not exist"),
         (not os.access(target.parent, os.W_OK), "its folder is not writable"),
+        (_SURROGATE.search(str(path)), _NO_UTF8),
     ):
         if wrong:
             raise OutputError(f"{path}: {words}")
@@ -139,6 +155,8 @@ def check_output(path: PathLike, overwrite: bool = False, inputs: Iterable[PathL
 
 def make_folder(folder: PathLike, parents: bool = True) -> None:
     """Make a folder that is not there yet, and those that it lies in. Raises OutputError where it cannot be made."""
+    if _SURROGATE.search(str(folder)):
+        raise OutputError(f"{folder}: {_NO_UTF8}")
     try:
         Path(folder).mkdir(parents=parents, exist_ok=True)
     except OSError as error:
@@ -157,6 +175,46 @@ def geotiff_profile(grid: Grid, count: int, dtype: str, **options: Any) -> dict[
     if grid.crs is not None:
         profile |= {"crs": grid.crs, "transform": grid.transform}
     return profile | options
+
+
+def check_creation(path: PathLike, profile: Mapping[str, Any], options: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The creation profile with creation options. Makes a raster of few pixels in memory, and raises ConfigError for an
+    option or a value that GDAL does not know, of which it only warns, OutputError for options that do not fit."""
+    if options:
+        small = {**profile, "num_threads": 1, **options, "width": 16, "height": 16}
+        values = np.zeros((small["count"], 16, 16), small["dtype"].replace("_int16", "64"))
+        try:
+            with _warned() as said, MemoryFile() as file, file.open(**small) as target:
+                target.write(values)
+        except (RasterioError, CPLE_BaseError, ValueError) as error:
+            raise OutputError(f"{path}: cannot be written ({_first_line(error)})") from error
+        if said:
+            raise ConfigError(f"GDAL does not know such a creation option of a GeoTIFF: {said[0]}")
+    return {**profile, **(options or {})}
+
+
+@contextmanager
+def _warned() -> Iterator[list[str]]:
+    """What GDAL warns of inside where it does not know what it was told."""
+    said: list[str] = []
+
+    def keep(record: logging.LogRecord) -> bool:
+        kind, _, words = record.getMessage().partition(" in ")
+        if kind in ("CPLE_NotSupported", "CPLE_IllegalArg") or words.startswith("Invalid value"):
+            said.append(words.removesuffix(", ignoring."))
+        return False
+
+    logger = logging.getLogger("rasterio._env")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    logger.addFilter(keep)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            yield said
+    finally:
+        logger.removeFilter(keep)
+        logger.setLevel(level)
 
 
 @contextmanager

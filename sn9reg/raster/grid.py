@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -50,6 +50,13 @@ class Window:
     def grow(self, margin: int) -> Window:
         """The window with `margin` pixels more on each side."""
         return Window(self.col - margin, self.row - margin, self.width + 2 * margin, self.height + 2 * margin)
+
+    def halves(self) -> tuple[Window, Window]:
+        """The window in two parts, one above the other where it is higher than wide, else side by side."""
+        upper, left = self.height // 2, self.width // 2
+        if self.height > self.width:
+            return replace(self, height=upper), replace(self, row=self.row + upper, height=self.height - upper)
+        return replace(self, width=left), replace(self, col=self.col + left, width=self.width - left)
 
     def intersect(self, other: Window) -> Window:
         """The common part; `empty` if there is none."""

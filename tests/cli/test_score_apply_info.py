@@ -123,6 +123,21 @@ def test_apply_pulls_the_sar_image_onto_the_optical(files):
     assert run("apply", "offsets.tif", "sar.tif", "-o", "o.tif", "--overwrite", "--threads", "2").exit_code == 0
 
 
+def test_many_bands_are_applied_in_parts(files, monkeypatch):
+    three = np.random.default_rng(3).integers(0, 255, (3, *OPTICAL.shape)).astype(np.uint8)
+    write_raster("three.tif", three, OPTICAL.transform, UTM, interleave="band")
+    for name, most in (("whole.tif", 16), ("parts.tif", 1)):
+        monkeypatch.setattr("sn9reg.apply._MAX_BANDS", most)
+        bands = ("-b", "3", "-b", "1", "-b", "3")
+        assert run("apply", "offsets.tif", "three.tif", "-o", name, "--threads", "1000", *bands).exit_code == 0
+    assert Path("whole.tif").read_bytes() == Path("parts.tif").read_bytes()
+    with rasterio.open("parts.tif") as out:
+        np.testing.assert_array_equal(out.read()[:, 2:, :-4], three[[2, 0, 2], :-2, 4:])
+        assert not out.dataset_mask().all()
+    write_image("fine.tif", Grid(Affine(1e-4, 0, 435000, 0, -1e-4, 4181000), 60, 40, UTM))
+    refused("apply", "offsets.tif", "fine.tif", "-o", "o.tif", said="5000 times as fine")
+
+
 def test_apply_with_a_bare_submission(files):
     write_offsets("bare.tif", grid=FRAME)
     refused("apply", "bare.tif", "sar.tif", "-o", "o.tif", said="--optical")
@@ -158,6 +173,8 @@ def test_info(files):
     text = run("info", "offsets.tif").stdout
     assert "matcher     test" in text
     assert "length, m" in text
+    write_offsets("forged.tif", optical="a\x9b31m\nregistered  yes", expected_error_px="abc")
+    assert "optical     a\\x9b31m\\nregistered  yes\n" in run("info", "forged.tif").stdout
 
 
 def test_info_finds_the_direction(files):
