@@ -238,14 +238,15 @@ _Task = tuple[Window, list[int], _Job]  # a block, and one of the parts of the j
 
 def _write(target: DatasetWriter, job: _Job, threads: int) -> bool:
     """Compute and write every block; whether any pixel got data."""
-    masking, any_data, seen = False, False, np.zeros(0, bool)
+    masking, any_data = False, False
+    seen: Any = False  # which pixels of a block have data, in the parts so far
     can_mask = job.source.nodata is None and not job.source.alpha
     blocks, parts = list(job.offsets.grid.blocks(512)), job.parts()
     tasks = [(block, *part) for block in blocks for part in parts]
     for count, ((window, bands, _), (values, valid)) in enumerate(_in_parallel(tasks, threads), start=1):
         area = window.slices()
         target.write(values, indexes=bands, window=area)
-        seen = valid.any(axis=0) | (seen if bands[0] > 1 else False)
+        seen = (seen if bands[0] > 1 else False) | valid.any(axis=0)
         if bands[-1] < target.count:
             continue
         any_data |= bool(seen.any())

@@ -146,7 +146,7 @@ def check_output(path: PathLike, overwrite: bool = False, inputs: Iterable[PathL
         (exists and not target.is_file(), "is not a regular file; give another name"),
         (exists and not overwrite, "exists; use --overwrite to replace it"),
         (not os.path.isdir(target.parent), "its folder does not exist"),
-        (not os.access(target.parent, os.W_OK), "its folder is not writable"),
+        (not os.access(target.parent, os.W_OK | os.X_OK), "its folder is not writable"),
         (_SURROGATE.search(str(path)), _NO_UTF8),
     ):
         if wrong:
