@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from threading import Lock
 from typing import Any
 
@@ -30,7 +30,7 @@ _log = logging.getLogger(__name__)
 _REACH = 16384
 # Pixels of the raster that one block may need at once; a block that needs more is cut in two.
 _MAX_PIXELS = 4 << 20
-_MAX_BANDS = 16  # that are computed at once
+_MAX_BANDS = 512  # a block of so many takes 2 GiB
 
 
 def apply_offsets(
@@ -63,6 +63,8 @@ def apply_offsets(
     with files.open_raster(raster) as dataset:
         chosen = list(bands or dataset.indexes)
         files.check_bands(dataset, chosen, allow_complex=True)
+        if len(chosen) > _MAX_BANDS:
+            raise InputError(f"{raster}: {len(chosen)} bands are too many at once; name {_MAX_BANDS} with --bidx")
         source = _Source.of(dataset, chosen, files.grid_of(dataset, pixel_frame), offsets.grid, resampling, nodata)
         job = _Job(offsets, source)
         profile = files.check_creation(out, source.profile(offsets.grid), creation_options)
@@ -201,15 +203,6 @@ class _Job:
         values, valid = self.sample(*(np.rint(u * 2**20) / 2**20 for u in there))
         return _finish(values, valid, self.source), valid
 
-    def parts(self) -> list[tuple[list[int], _Job]]:
-        """Bands of the output, from 1, and the job that computes them: never many at once, except beside an alpha."""
-        bands, colours = self.source.bands, self.source.colours
-        step, parts = len(bands) if self.source.alpha else _MAX_BANDS, []
-        for k in range(0, len(bands), step):
-            source = replace(self.source, bands=bands[k : k + step], colours=colours[k : k + step])
-            parts.append((list(range(k + 1, k + 1 + len(source.bands))), replace(self, source=source)))
-        return parts
-
     def sample(self, x: Floats, y: Floats) -> tuple[Values, Mask]:
         """(bands, h, w) values and validity at pixels (x, y), each (h, w), of the source; NaN: nowhere."""
         grid, count = self.source.grid, len(self.source.bands)
@@ -233,43 +226,36 @@ class _Job:
         return values.astype(dtype, copy=False), valid & inside
 
 
-_Task = tuple[Window, list[int], _Job]  # a block, and one of the parts of the job
-
-
 def _write(target: DatasetWriter, job: _Job, threads: int) -> bool:
     """Compute and write every block; whether any pixel got data."""
     masking, any_data = False, False
-    seen: Any = False  # which pixels of a block have data, in the parts so far
     can_mask = job.source.nodata is None and not job.source.alpha
-    blocks, parts = list(job.offsets.grid.blocks(512)), job.parts()
-    tasks = [(block, *part) for block in blocks for part in parts]
-    for count, ((window, bands, _), (values, valid)) in enumerate(_in_parallel(tasks, threads), start=1):
+    blocks = list(job.offsets.grid.blocks(512))
+    for count, (window, (values, valid)) in enumerate(_in_parallel(job, blocks, threads), start=1):
         area = window.slices()
-        target.write(values, indexes=bands, window=area)
-        seen = (seen if bands[0] > 1 else False) | valid.any(axis=0)
-        if bands[-1] < target.count:
-            continue
+        target.write(values, window=area)
+        seen = valid.any(axis=0)
         any_data |= bool(seen.any())
         if can_mask and not masking and not seen.all():
             masking = True  # a new mask starts all invalid
-            for earlier in blocks[: count // len(parts) - 1]:
+            for earlier in blocks[: count - 1]:
                 target.write_mask(True, window=earlier.slices())
         if masking:
             target.write_mask(seen, window=area)
-        progress.report(count / len(tasks))
+        progress.report(count / len(blocks))
     return any_data
 
 
-def _in_parallel(tasks: list[_Task], threads: int) -> Iterator[tuple[_Task, tuple[Values, Mask]]]:
-    """Tasks in order, computed by `threads` at once, a few ahead of the one that is written."""
+def _in_parallel(job: _Job, blocks: list[Window], threads: int) -> Iterator[tuple[Window, tuple[Values, Mask]]]:
+    """Blocks in order, computed by `threads` at once, a few ahead of the one that is written."""
     if threads == 1:
-        yield from ((task, task[2](task[0])) for task in tasks)
+        yield from ((block, job(block)) for block in blocks)
         return
     threads = min(threads, os.cpu_count() or 1)
     with ThreadPoolExecutor(threads) as pool:
-        for start in range(0, len(tasks), 4 * threads):
-            some = tasks[start : start + 4 * threads]
-            yield from zip(some, pool.map(lambda task: task[2](task[0]), some), strict=True)
+        for start in range(0, len(blocks), 4 * threads):
+            part = blocks[start : start + 4 * threads]
+            yield from zip(part, pool.map(job, part), strict=True)
 
 
 def _joined(parts: Sequence[tuple[Values, Mask]], axis: int) -> tuple[Values, Mask]:

@@ -180,23 +180,10 @@ def geotiff_profile(grid: Grid, count: int, dtype: str, **options: Any) -> dict[
 def check_creation(path: PathLike, profile: Mapping[str, Any], options: Mapping[str, Any] | None) -> dict[str, Any]:
     """The creation profile with creation options. Makes a raster of few pixels in memory, and raises ConfigError for an
     option or a value that GDAL does not know, of which it only warns, OutputError for options that do not fit."""
-    if options:
-        small = {**profile, "num_threads": 1, **options, "width": 16, "height": 16}
-        values = np.zeros((small["count"], 16, 16), small["dtype"].replace("_int16", "64"))
-        try:
-            with _warned() as said, MemoryFile() as file, file.open(**small) as target:
-                target.write(values)
-        except (RasterioError, CPLE_BaseError, ValueError) as error:
-            raise OutputError(f"{path}: cannot be written ({_first_line(error)})") from error
-        if said:
-            raise ConfigError(f"GDAL does not know such a creation option of a GeoTIFF: {said[0]}")
-    return {**profile, **(options or {})}
-
-
-@contextmanager
-def _warned() -> Iterator[list[str]]:
-    """What GDAL warns of inside where it does not know what it was told."""
-    said: list[str] = []
+    if not options:
+        return dict(profile)
+    made, said = {**profile, **options}, list[str]()
+    small = {"num_threads": 1, **options, "width": 16, "height": 16}
 
     def keep(record: logging.LogRecord) -> bool:
         kind, _, words = record.getMessage().partition(" in ")
@@ -205,16 +192,21 @@ def _warned() -> Iterator[list[str]]:
         return False
 
     logger = logging.getLogger("rasterio._env")
-    level = logger.level
     logger.setLevel(logging.WARNING)
     logger.addFilter(keep)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), MemoryFile() as file:
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            yield said
+            with file.open(**(made | small)) as target:
+                target.write(np.zeros((target.count, 16, 16), made["dtype"].replace("_int16", "64")))
+    except (RasterioError, CPLE_BaseError, ValueError) as error:
+        raise OutputError(f"{path}: cannot be written ({_first_line(error)})") from error
     finally:
         logger.removeFilter(keep)
-        logger.setLevel(level)
+        logger.setLevel(logging.CRITICAL)
+    if said:
+        raise ConfigError(f"GDAL does not know such a creation option of a GeoTIFF: {said[0]}")
+    return made
 
 
 @contextmanager

@@ -123,21 +123,6 @@ def test_apply_pulls_the_sar_image_onto_the_optical(files):
     assert run("apply", "offsets.tif", "sar.tif", "-o", "o.tif", "--overwrite", "--threads", "2").exit_code == 0
 
 
-def test_many_bands_are_applied_in_parts(files, monkeypatch):
-    three = np.random.default_rng(3).integers(0, 255, (3, *OPTICAL.shape)).astype(np.uint8)
-    write_raster("three.tif", three, OPTICAL.transform, UTM, interleave="band")
-    for name, most in (("whole.tif", 16), ("parts.tif", 1)):
-        monkeypatch.setattr("sn9reg.apply._MAX_BANDS", most)
-        bands = ("-b", "3", "-b", "1", "-b", "3")
-        assert run("apply", "offsets.tif", "three.tif", "-o", name, "--threads", "1000", *bands).exit_code == 0
-    assert Path("whole.tif").read_bytes() == Path("parts.tif").read_bytes()
-    with rasterio.open("parts.tif") as out:
-        np.testing.assert_array_equal(out.read()[:, 2:, :-4], three[[2, 0, 2], :-2, 4:])
-        assert not out.dataset_mask().all()
-    write_image("fine.tif", Grid(Affine(1e-4, 0, 435000, 0, -1e-4, 4181000), 60, 40, UTM))
-    refused("apply", "offsets.tif", "fine.tif", "-o", "o.tif", said="5000 times as fine")
-
-
 def test_apply_with_a_bare_submission(files):
     write_offsets("bare.tif", grid=FRAME)
     refused("apply", "bare.tif", "sar.tif", "-o", "o.tif", said="--optical")
@@ -152,6 +137,9 @@ def test_apply_with_a_bare_submission(files):
 def test_apply_refuses(files):
     refused("apply", "offsets.tif", "t.csv", "-o", "o.tif", said="not a raster")
     refused("apply", "offsets.tif", "sar.tif", "-o", "o.tif", "--bidx", "2", said="no band 2")
+    refused("apply", "offsets.tif", "sar.tif", "-o", "o.tif", *["--bidx", "1"] * 513, said="513 bands are too many")
+    write_image("fine.tif", Grid(Affine(1e-4, 0, 435000, 0, -1e-4, 4181000), 60, 40, UTM))
+    refused("apply", "offsets.tif", "fine.tif", "-o", "o.tif", said="5000 times as fine")
     refused("apply", "offsets.tif", "sar.tif", "-o", "no/o.tif", said="folder")
     refused("apply", "offsets.tif", "frame.tif", "-o", "o.tif", said="--pixel-frame")
     refused("apply", "offsets.tif", "sar.tif", "-o", "o.tif", "--nodata", "-1", code=2, said="does not fit")
