@@ -55,7 +55,6 @@ def align(
     --allow-unregistered).
     """
     check_output(out, overwrite, (optical, sar))
-    check_creation(out, profile_of(Grid.pixel_frame(16, 16), 3 if sigma else 2), creation_options)
     if tiepoints_out:
         from sn9reg.tiepoints import check_format
 
@@ -63,6 +62,7 @@ def align(
         check_output(tiepoints_out, overwrite, (optical, sar))
         if os.path.realpath(tiepoints_out) == os.path.realpath(out):
             raise ConfigError(f"{tiepoints_out}: --out and --tiepoints-out are the same file")
+    check_creation(out, profile_of(Grid.pixel_frame(16, 16), 3 if sigma else 2), creation_options)
     if report:
         from sn9reg.report import Run, check_report, write_report
 

@@ -36,6 +36,8 @@ def open_raster(path: PathLike) -> Iterator[DatasetReader]:
     """A raster opened for reading. Raises InputError if the file is missing, is no raster, or has no bands."""
     if not os.path.exists(path) and not _SUBDATASET.match(str(path)):
         raise InputError(f"{path}: no such file")
+    if os.path.isdir(path):
+        raise InputError(f"{path}: is a folder, not a raster")
     check_regular(path)
     if _SURROGATE.search(str(path)):
         raise InputError(f"{path}: {_NO_UTF8}")
@@ -52,10 +54,9 @@ def open_raster(path: PathLike) -> Iterator[DatasetReader]:
 
 
 def check_regular(path: PathLike) -> None:
-    """Raises InputError for a folder, and for a pipe or a device, which may keep a reader waiting. What does not exist
-    passes."""
-    if os.path.exists(path) and not os.path.isfile(path):
-        raise InputError(f"{path}: is {'a folder' if os.path.isdir(path) else 'a pipe or a device'}, not a file")
+    """Raises InputError for a pipe or a device, which may keep a reader waiting."""
+    if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
+        raise InputError(f"{path}: is a pipe or a device, not a file")
 
 
 @contextmanager

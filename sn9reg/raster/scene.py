@@ -211,13 +211,13 @@ class PairFiles:
             sar_bands = tuple(self.sar_bands) or tuple(data_bands(sar))
             check_bands(optical, optical_bands)
             check_bands(sar, sar_bands)
+            if not _overlap(*grids):
+                both = f"{self.optical} and {self.sar}"
+                raise InputError(f"{both} do not overlap: check that they show the same place and their CRS")
             for image, bands, option in ((optical, optical_bands, "--optical-bidx"), (sar, sar_bands, "--sar-bidx")):
                 _check_size(image.name, image)
                 if len(bands) > _MOST_BANDS:
                     raise InputError(f"{image.name}: {len(bands)} bands are too many; name fewer with {option}")
-            if not _overlap(*grids):
-                both = f"{self.optical} and {self.sar}"
-                raise InputError(f"{both} do not overlap: check that they show the same place and their CRS")
             common = grid or common_grid(*grids)
             _check_size(f"{self.optical} and {self.sar}, together", common)
             scenes = (

@@ -93,7 +93,7 @@ def _read(path: Path, sha256: str | None) -> tuple[str, dict[str, torch.Tensor]]
     check_regular(path)
     try:
         content = path.read_bytes()
-    except FileNotFoundError:
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         raise InputError(f"{path}: no such weights file") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
