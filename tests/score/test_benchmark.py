@@ -165,6 +165,7 @@ def test_a_quarter_turn_is_exact_and_corners_come_from_the_surroundings_or_are_n
 @pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 def test_conditions_that_cannot_be_met(folder):
     bad = ("--looks", "0"), ("--looks", "nan"), ("--blur", "-1"), ("--rotate", "nan"), ("--matcher-option", "speed=9")
+    bad += ("--seed", "-1"), ("--reference", "9" * 30)
     for option in bad:
         assert bench(folder, *option).exit_code == 2
     (folder / "1_sar.png").unlink()
