@@ -130,10 +130,10 @@ def unmarked(optical: SceneView, sar: SceneView, common: Grid) -> tuple[SceneVie
         window = Window(col, row, 2 * _BLOCK, 2 * _BLOCK).intersect(common.window)
         there = Window(window.col + shift[0], window.row + shift[1], window.width, window.height)
         found |= _mark_values(optical.read(window), sar.read(there))
-    for here, there in sorted(found):
+    for value, other in sorted(found):
         optical, sar = (
-            Unmarked(optical, sar, shift, (here, there)),
-            Unmarked(sar, optical, (-shift[0], -shift[1]), (there, here)),
+            Unmarked(optical, sar, shift, (value, other)),
+            Unmarked(sar, optical, (-shift[0], -shift[1]), (other, value)),
         )
     return optical, sar
 
