@@ -87,7 +87,7 @@ class MatcherOptions:
     turn: Annotated[float, Ge(0), Le(180)] = 180.0  # largest rotation looked for, degrees
     zoom: Annotated[float, Ge(1), Le(8)] = 2.0  # largest scale, and its inverse the smallest
     near: bool = True  # partners are looked for within max_offset, or near the pose; else everywhere
-    max_offset: MaxOffset = 150.0  # largest shift looked for, metres
+    max_offset: MaxOffset = 150.0  # largest shift looked for, metres; where a pose is searched for, any is
     max_points: Count = 600  # optical keypoints, about
     oriented: bool = False  # keypoints are described along their orientations, which survives rotations without a pose
     mutual: bool = False  # a match must be the nearest from either side
