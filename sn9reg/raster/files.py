@@ -1,14 +1,17 @@
 """Opening rasters with errors that say what to do, and writing files that are whole or not there."""
 
+import fcntl
 import logging
 import os
 import re
+import shutil
 import warnings
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
-from uuid import uuid4
+from tempfile import mkdtemp
+from typing import TYPE_CHECKING, Any
 
 import rasterio
 from rasterio.enums import ColorInterp, Interleaving, MaskFlags
@@ -17,6 +20,9 @@ from rasterio.io import DatasetReader, DatasetWriter
 
 from sn9reg.errors import InputError, OutputError
 from sn9reg.raster.grid import Grid
+
+if TYPE_CHECKING:  # for the type alone: reading and writing rasters does not wait for it
+    import pandas as pd
 
 PathLike = str | os.PathLike[str]
 
@@ -94,35 +100,77 @@ def check_bands(dataset: DatasetReader, bands: Iterable[int], allow_complex: boo
 
 @contextmanager
 def atomic_output(path: PathLike, overwrite: bool = False) -> Iterator[Path]:
-    """A temporary path beside `path`, renamed to it when the block ends well and removed when it does not.
+    """A temporary path, moved to `path` when the block ends well and removed when it does not.
 
-    Raises OutputError if the target exists and `overwrite` is not set, or cannot be written.
+    It has the target's name, in a folder of its own beside it: what else the block leaves there, as GDAL leaves a world
+    file, is moved too. Raises OutputError if a target exists and `overwrite` is not set, or cannot be written.
     """
     check_output(path, overwrite)
     target = Path(path)
-    temporary = target.with_name(f".{target.name}.{uuid4().hex[:8]}{target.suffix}")
     try:
-        temporary.touch(exist_ok=False)
-        mode = temporary.stat().st_mode
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written ({error.strerror})") from error
-    try:
-        yield temporary
-        if target.exists() and not overwrite:
-            raise OutputError(f"{path}: appeared while it was being computed; use --overwrite to replace it")
-        temporary.chmod(mode)
-        temporary.replace(target)
-        for stale in (".aux.xml", ".ovr", ".msk"):  # of a raster replaced: GDAL would take them for the new one's
-            Path(f"{target}{stale}").unlink(missing_ok=True)
+        with _own_folder(target) as folder:
+            temporary = folder / target.name
+            temporary.touch()
+            mode = temporary.stat().st_mode
+            yield temporary
+            if target.exists() and not overwrite:
+                raise OutputError(f"{path}: appeared while it was being computed; use --overwrite to replace it")
+            temporary.chmod(mode)
+            beside = [found.name for found in folder.iterdir() if found != temporary]
+            if taken := [name for name in beside if target.with_name(name).exists() and not overwrite]:
+                raise OutputError(f"{target.with_name(taken[0])}: exists; use --overwrite to replace it")
+            for name in (*beside, target.name):
+                (folder / name).replace(target.with_name(name))
+            for suffix in (".aux.xml", ".ovr", ".msk"):  # of a raster replaced: GDAL would take them for the new one's
+                stale = f"{target.name}{suffix}"
+                if stale not in beside and os.path.exists(target.with_name(stale)):  # its name may be too long
+                    target.with_name(stale).unlink()
     except (OSError, RasterioError) as error:
-        raise OutputError(f"{path}: cannot be written ({_first_line(error)})") from error
+        words = error.strerror if isinstance(error, OSError) and error.strerror else _first_line(error)
+        raise OutputError(f"{path}: cannot be written ({words})") from error
+
+
+@contextmanager
+def _own_folder(target: Path) -> Iterator[Path]:
+    """A new folder beside `target`, gone in the end, and locked until then: see `_take_away_leftovers`."""
+    folder = Path(mkdtemp(prefix=_folder_prefix(target), dir=target.parent))
+    try:
+        with ExitStack() as stack:
+            with suppress(OSError):  # not every file system has locks
+                stack.enter_context(_locked(folder))
+            yield folder
     finally:
-        for leftover in (temporary, Path(f"{temporary}.aux.xml")):
-            leftover.unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _folder_prefix(target: Path) -> str:
+    return f".sn9reg-{zlib.crc32(os.fsencode(target.name)):08x}-"
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Raises OSError where another process has the folder locked. The lock ends with the process, however it ends."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _take_away_leftovers(target: Path) -> None:
+    """Remove what killed processes left of `target`. A folder that is in use is locked, or empty before it is."""
+    for folder in target.parent.glob(f"{_folder_prefix(target)}*"):
+        with suppress(OSError), _locked(folder):
+            if any(folder.iterdir()):
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def check_output(path: PathLike, overwrite: bool = False, inputs: Iterable[PathLike | None] = ()) -> None:
-    """Raises OutputError where `path` cannot be written or is one of `inputs`; to be called before any work is done."""
+    """Raises OutputError where `path` cannot be written or is one of `inputs`; to be called before any work is done.
+
+    What a killed process left of it is taken away.
+    """
     target, exists = Path(path), os.path.exists(path)
     is_input = exists and any(same is not None and os.path.exists(same) and target.samefile(same) for same in inputs)
     for wrong, words in (
@@ -135,6 +183,7 @@ def check_output(path: PathLike, overwrite: bool = False, inputs: Iterable[PathL
     ):
         if wrong:
             raise OutputError(f"{path}: {words}")
+    _take_away_leftovers(target)
 
 
 def make_folder(folder: PathLike, parents: bool = True) -> None:
@@ -143,6 +192,36 @@ def make_folder(folder: PathLike, parents: bool = True) -> None:
         Path(folder).mkdir(parents=parents, exist_ok=True)
     except OSError as error:
         raise OutputError(f"{folder}: cannot be made ({error.strerror})") from error
+
+
+@contextmanager
+def new_folder(folder: PathLike) -> Iterator[None]:
+    """As `make_folder`, and where the block fails, folders that were made for it and are empty are removed."""
+    made = [path for path in (Path(folder), *Path(folder).parents) if not path.exists()]
+    make_folder(folder)
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):
+            for path in made:
+                path.rmdir()
+        raise
+
+
+def write_csv(path: PathLike, table: "pd.DataFrame") -> None:
+    """Write or replace a table, whole or not at all. Raises OutputError.
+
+    A text that a spreadsheet would compute gets an apostrophe in front.
+    """
+    with atomic_output(path, overwrite=True) as temporary:
+        table.map(_not_computed).to_csv(temporary, index=False, float_format="%.4f")
+
+
+def _not_computed(cell: object) -> object:
+    if not isinstance(cell, str):
+        return cell
+    line = re.sub(r"[\r\n]", " ", cell)
+    return f"'{line}" if line.startswith(("=", "+", "-", "@", "\t", " ")) else line
 
 
 def geotiff_profile(grid: Grid, count: int, dtype: str, **options: Any) -> dict[str, Any]:
