@@ -1,5 +1,8 @@
 """One family of errors. Each message says what is wrong, with which file, and what to do; each has an exit code."""
 
+import signal
+import threading
+
 
 class Sn9regError(Exception):
     """Base of every error that sn9reg raises on purpose."""
@@ -25,3 +28,24 @@ class NotRegisteredError(Sn9regError):
     """The pair was not registered: the evidence does not carry a warp."""
 
     exit_code = 3
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal asked this process to end: the first argument is its number."""
+
+
+def interrupt_by(*numbers: int) -> None:
+    """From now on these signals, unless somebody has seen to them, break off the work as Ctrl-C does. Only the first one
+    does, so that nothing breaks off the cleaning up. To be called in the main thread; in others it does nothing."""
+    usual = (signal.SIG_DFL, signal.default_int_handler)
+    if threading.current_thread() is not threading.main_thread():
+        return
+
+    def interrupt(number: int, _frame: object) -> None:
+        for other in ours:
+            signal.signal(other, lambda *_: None)
+        raise Interrupted(number)
+
+    ours = [number for number in numbers if signal.getsignal(number) in usual]
+    for number in ours:
+        signal.signal(number, interrupt)

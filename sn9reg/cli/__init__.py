@@ -5,25 +5,16 @@ import logging
 import os
 import signal
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
 import click
 
-from sn9reg.errors import Sn9regError
+from sn9reg.errors import Interrupted, Sn9regError, interrupt_by
 
 # command -> module in this folder; loaded only when called, so that `--help` does not wait for torch.
 COMMANDS = ("align", "apply", "batch", "bench", "compare", "info", "matchers", "report", "score", "simulate")
-
-
-# Signals that ask a process to end; left alone, Python would end without cleaning up.
-_ENDING = (signal.SIGTERM, signal.SIGHUP)
-
-
-class _Ended(KeyboardInterrupt):
-    """One of `_ENDING` came. The work is broken off as by Ctrl-C."""
 
 
 class _Commands(click.Group):
@@ -42,48 +33,29 @@ class _Commands(click.Group):
             return super().invoke(ctx)
 
     def main(self, *args: Any, **options: Any) -> Any:
-        try:
+        with errors_in_one_line():  # of what is printed before there is a command, too
             return super().main(*args, **options)
-        except OSError as error:  # of files, the commands have said more; a pipe that nobody reads ends in click
-            if sys.stdout is sys.__stdout__:  # what could not be printed is tried again in the end
-                os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-            _fail(f"{error.filename or 'standard output'}: {error.strerror or error}", 1)
 
 
 @contextmanager
 def errors_in_one_line() -> Iterator[None]:
     """What breaks off inside ends in one line on stderr and the error's exit code."""
+    interrupt_by(signal.SIGTERM, signal.SIGHUP)
     try:
-        with _ending_signals():
-            yield
+        yield
     except Sn9regError as error:
         _fail(str(error), error.exit_code)
+    except BrokenPipeError:
+        raise  # click ends without a word
+    except OSError as error:  # a command says more of its files
+        if sys.stdout is sys.__stdout__:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python prints once more what it could not print
+        _fail(f"{error.filename or 'standard output'}: {error.strerror or error}", 1)
     except MemoryError:
         _fail("out of memory; close other programs or register a smaller part of the scene", 1)
     except KeyboardInterrupt as error:
-        number = error.args[0] if isinstance(error, _Ended) else signal.SIGINT
+        number = error.args[0] if isinstance(error, Interrupted) else signal.SIGINT
         _fail("interrupted; nothing was left half written", 128 + number)  # as shells count
-
-
-@contextmanager
-def _ending_signals() -> Iterator[None]:
-    """Inside, signals that ask the process to end raise `_Ended`, once, unless somebody else has seen to them."""
-    ours = [number for number in _ENDING if signal.getsignal(number) is signal.SIG_DFL]
-    if threading.current_thread() is not threading.main_thread():
-        ours = []
-
-    def end(number: int, _frame: object) -> None:
-        for other in ours:
-            signal.signal(other, lambda *_: None)  # nothing breaks off the cleaning up
-        raise _Ended(number)
-
-    for number in ours:
-        signal.signal(number, end)
-    try:
-        yield
-    finally:
-        for number in ours:
-            signal.signal(number, signal.SIG_DFL)
 
 
 def _fail(message: str, exit_code: int) -> None:

@@ -19,7 +19,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from sn9reg.errors import OutputError, Sn9regError
+from sn9reg.errors import OutputError, Sn9regError, interrupt_by
 from sn9reg.raster.files import PathLike, atomic_output
 from sn9reg.raster.scene import PairFiles
 
@@ -27,7 +27,6 @@ log = logging.getLogger(__name__)
 _running: set[BaseProcess] = set()
 
 REGISTERED, REFUSED, FAILED, _BEGUN = "registered", "refused", "failed", "begun"
-_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @dataclass(frozen=True)
@@ -204,14 +203,7 @@ def _send(job: Job, to: Connection) -> None:
 def _end_when_asked() -> None:
     """Signals that ask this process to end are an interrupt. One comes when the process that waits for this one ends:
     else it would go on for nobody."""
-
-    def interrupt(*_: object) -> None:
-        for number in _ENDING:
-            signal.signal(number, lambda *_: None)  # nothing breaks off the cleaning up
-        raise KeyboardInterrupt
-
-    for number in _ENDING:
-        signal.signal(number, interrupt)
+    interrupt_by(signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     if sys.platform == "linux":
         import ctypes
 

@@ -133,7 +133,7 @@ def atomic_output(path: PathLike, overwrite: bool = False) -> Iterator[Path]:
 @contextmanager
 def _own_folder(target: Path) -> Iterator[Path]:
     """A new folder beside `target`, gone in the end, and locked until then: see `_take_away_leftovers`."""
-    folder = Path(mkdtemp(prefix=_folder_prefix(target), dir=target.parent))
+    folder = Path(mkdtemp(prefix=_prefix(target), dir=target.parent))
     try:
         with ExitStack() as stack:
             with suppress(OSError):  # not every file system has locks
@@ -141,10 +141,6 @@ def _own_folder(target: Path) -> Iterator[Path]:
             yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _folder_prefix(target: Path) -> str:
-    return f".sn9reg-{zlib.crc32(os.fsencode(target.name)):08x}-"
 
 
 @contextmanager
@@ -160,10 +156,14 @@ def _locked(folder: Path) -> Iterator[None]:
 
 def _take_away_leftovers(target: Path) -> None:
     """Remove what killed processes left of `target`. A folder that is in use is locked, or empty before it is."""
-    for folder in target.parent.glob(f"{_folder_prefix(target)}*"):
+    for folder in target.parent.glob(f"{_prefix(target)}*"):
         with suppress(OSError), _locked(folder):
             if any(folder.iterdir()):
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+def _prefix(target: Path) -> str:
+    return f".sn9reg-{zlib.crc32(os.fsencode(target.name)):08x}-"
 
 
 def check_output(path: PathLike, overwrite: bool = False, inputs: Iterable[PathLike | None] = ()) -> None:
@@ -192,20 +192,6 @@ def make_folder(folder: PathLike, parents: bool = True) -> None:
         Path(folder).mkdir(parents=parents, exist_ok=True)
     except OSError as error:
         raise OutputError(f"{folder}: cannot be made ({error.strerror})") from error
-
-
-@contextmanager
-def new_folder(folder: PathLike) -> Iterator[None]:
-    """As `make_folder`, and where the block fails, folders that were made for it and are empty are removed."""
-    made = [path for path in (Path(folder), *Path(folder).parents) if not path.exists()]
-    make_folder(folder)
-    try:
-        yield
-    except BaseException:
-        with suppress(OSError):
-            for path in made:
-                path.rmdir()
-        raise
 
 
 def write_csv(path: PathLike, table: "pd.DataFrame") -> None:

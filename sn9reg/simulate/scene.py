@@ -14,7 +14,7 @@ from rasterio.windows import Window as RasterioWindow
 
 from sn9reg.errors import ConfigError
 from sn9reg.offsets import OffsetMap, from_nodes, node_positions, offsets_between
-from sn9reg.raster.files import PathLike, atomic_output, check_output, create_raster, geotiff_profile, new_folder
+from sn9reg.raster.files import PathLike, atomic_output, check_output, create_raster, geotiff_profile, make_folder
 from sn9reg.raster.grid import Grid, Points, Window
 from sn9reg.simulate.field import Bounds, GroundField, terrain_field, tiepoint_field
 from sn9reg.simulate.given import COLUMNS, read_given
@@ -103,19 +103,13 @@ def simulate(
     _check(width, height, seed)
     names = ("02_optical_train_01.tif", "02_sar_train_01.tif", "02_tiepoints_train_01.csv", "02_offsets_train_01.tif")
     files = SimulatedScene(*(Path(folder) / name for name in names))
-    with new_folder(folder):
-        for path in astuple(files):
-            check_output(path, overwrite, (field, field_geotransforms))
-        scene = make_scene(width, height, seed, field, field_geotransforms)
-        _draw(scene, files, looks, empty, overwrite, progress or (lambda fraction: None))
-    return files
-
-
-def _draw(
-    scene: Scene, files: SimulatedScene, looks: float, empty: float, overwrite: bool, report: Callable[[float], None]
-) -> None:
-    optical = Optical(scene.world, scene.optical, scene.field, scene.seed)
-    sar = Sar(scene.world, scene.sar, np.array(_ORIGIN), scene.field, scene.seed, looks, empty)
+    for path in astuple(files) if Path(folder).exists() else ():
+        check_output(path, overwrite, (field, field_geotransforms))
+    scene = make_scene(width, height, seed, field, field_geotransforms)
+    make_folder(folder)  # not before it is known what is to be drawn
+    optical = Optical(scene.world, scene.optical, scene.field, seed)
+    sar = Sar(scene.world, scene.sar, np.array(_ORIGIN), scene.field, seed, looks, empty)
+    report = progress or (lambda fraction: None)
     rgb = geotiff_profile(scene.optical, 3, "uint8") | {"photometric": "rgb"}
     _write(files.optical, rgb, scene.optical, optical.render, overwrite, lambda f: report(0.6 * f))
     amplitude = geotiff_profile(scene.sar, 1, "uint16", nodata=0)
@@ -124,6 +118,7 @@ def _draw(
     with atomic_output(files.tiepoints, overwrite) as temporary:
         np.savetxt(temporary, tiepoints(scene, sar), "%d", ",", header=",".join(COLUMNS), comments="")
     report(1.0)
+    return files
 
 
 def _check(width: int, height: int, seed: int) -> None:

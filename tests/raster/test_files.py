@@ -4,7 +4,6 @@ import os
 import stat
 import subprocess
 import sys
-from contextlib import suppress
 from functools import partial
 
 import numpy as np
@@ -27,7 +26,6 @@ from sn9reg.raster.files import (
     geotiff_profile,
     grid_of,
     make_folder,
-    new_folder,
     open_raster,
     write_csv,
 )
@@ -189,15 +187,6 @@ def test_what_a_killed_process_left_is_taken_away_and_what_another_works_on_is_n
         working.write_text("whole")
     check_output(other)
     assert [path.name for path in tmp_path.iterdir()] == [target.name]
-
-
-def test_a_new_folder_goes_where_nothing_comes_of_it(tmp_path):
-    folder = tmp_path / "a" / "b"
-    for content, left in (("c.txt/no", False), ("c.txt", True)):
-        with suppress(OSError, KeyboardInterrupt), new_folder(folder):
-            (folder / content).touch()
-            raise KeyboardInterrupt
-        assert folder.exists() == folder.parent.exists() == left
 
 
 def test_no_spreadsheet_computes_a_text(tmp_path):
