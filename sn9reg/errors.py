@@ -35,7 +35,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 def interrupt_by(*numbers: int) -> None:
-    """From now on these signals, unless somebody has seen to them, break off the work as Ctrl-C does. Only the first one
+    """From now on these signals, unless somebody has seen to them, break off the work as Ctrl-C does. Only the first
     does, so that nothing breaks off the cleaning up. To be called in the main thread; in others it does nothing."""
     usual = (signal.SIG_DFL, signal.default_int_handler)
     if threading.current_thread() is not threading.main_thread():

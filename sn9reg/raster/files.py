@@ -43,7 +43,7 @@ def open_raster(path: PathLike) -> Iterator[DatasetReader]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
             dataset = rasterio.open(path)
-    except RasterioError as error:
+    except (RasterioError, UnicodeDecodeError) as error:  # GDAL's words may repeat the bytes of a damaged file
         raise InputError(f"{path}: not a raster that GDAL can read ({_first_line(error)})") from error
     with dataset:
         if dataset.count == 0:
