@@ -56,7 +56,7 @@ def reading(name: PathLike) -> Iterator[None]:
     """Raises InputError that names the file for every read error inside the block."""
     try:
         yield
-    except RasterioIOError as error:
+    except (RasterioIOError, UnicodeDecodeError) as error:
         raise InputError(f"{name}: cannot be read, the file may be truncated ({_first_line(error)})") from error
 
 
