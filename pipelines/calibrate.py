@@ -17,6 +17,8 @@ from typing import Any
 
 import click
 import numpy as np
+from affine import Affine
+from rasterio.enums import Resampling
 
 from pipelines.common import DATA_OPTION, Command, out_option, write
 from sn9reg.fit.choose import fit
@@ -25,9 +27,9 @@ from sn9reg.judge.evidence import NO_EVIDENCE, default_features, gather
 from sn9reg.matchers import DEFAULT_MATCHER
 from sn9reg.matchers.base import Matcher, make_matcher
 from sn9reg.offsets import open_offsets
-from sn9reg.raster.files import make_folder
+from sn9reg.raster.files import create_raster, geotiff_profile, make_folder, open_raster
 from sn9reg.raster.folders import RegisteredPair, pair_files
-from sn9reg.raster.grid import Points
+from sn9reg.raster.grid import Grid, Points, Window
 from sn9reg.raster.scene import PairFiles, Patch, ScenePair
 from sn9reg.score.benchmark import save_pair
 from sn9reg.simulate import simulate
@@ -123,15 +125,39 @@ def scene_cases(scratch: Path, scenes: Iterable[Scene], wrong: bool = True) -> I
         before = scene.sar
 
 
+def small_cases(scratch: Path, seeds: Iterable[int]) -> Iterator[Case]:
+    """Simulated scenes whose optical image is averaged down to sides of 200 to 500 px, in which a displacement varies
+    as much as in a large scene."""
+    for seed in seeds:
+        random = np.random.default_rng(seed)
+        times, looks = int(random.choice([4, 8, 16])), float(random.choice([1, 2, 4, 8]))
+        width, height = (times * int(side) for side in random.integers(200, min(500, 3200 // times) + 1, 2))
+        scene = simulate(scratch / f"small{seed}", width, height, seed=seed, looks=looks)
+        optical = averaged(scene.optical, times, scratch / f"small{seed}_optical.tif")
+        yield Case(f"small{seed}", PairFiles(optical, scene.sar), offsets_truth(scene.offsets), 2 * RIGHT)
+
+
+def averaged(path: Path, times: int, out: Path) -> Path:
+    """A raster whose pixels are the means of `times` x `times` pixels of another."""
+    with open_raster(path) as source:
+        size = (source.height // times, source.width // times)
+        window = Window(0, 0, size[1] * times, size[0] * times).slices()
+        values = source.read(out_shape=(source.count, *size), window=window, resampling=Resampling.average)
+        grid = Grid(source.transform * Affine.scale(times), size[1], size[0], source.crs)
+    with create_raster(out, geotiff_profile(grid, len(values), str(values.dtype))) as target:
+        target.write(values)
+    return out
+
+
 def offsets_truth(path: Path) -> Truth:
     """The exact field of a simulated scene; NaN outside of the optical image."""
 
     def truth(pair: ScenePair, xy: Points) -> Points:
-        grid = pair.optical.grid
-        here = grid.to_pixel(pair.grid.map_to_crs(pair.grid.to_map(xy), grid.crs))
-        inside = grid.holds(here)
-        moved = np.full_like(here, np.nan)
         with open_offsets(path) as exact:
+            grid = exact.grid
+            here = grid.to_pixel(pair.grid.map_to_crs(pair.grid.to_map(xy), grid.crs))
+            inside = grid.holds(here)
+            moved = np.full_like(here, np.nan)
             moved[inside] = here[inside] + exact.sample(here[inside])[:, :2]
         return pair.grid.to_pixel(grid.map_to_crs(grid.to_map(moved), pair.grid.crs))
 
@@ -148,6 +174,8 @@ def cases(parts: list[str], data: Path, scratch: Path, every: int) -> Iterator[C
     if "3mos" in parts:
         for case in folder_cases("3mos", pair_files(data / "3mos")[:: 4 * every], scratch):
             yield replace(case, weight=0.3)
+    if "small-scenes" in parts:
+        yield from small_cases(scratch, range(601, 601 + 60, every))
     if "scenes" in parts:
         yield from scene_cases(scratch, SCENES[::every])
 

@@ -3,9 +3,12 @@
     python -m pipelines.confidence [--matcher hybrid] [--parts sen12/val,gf3_1m,scenes,large-scenes] [...]
 
 Registers each pair of the folders with its SAR image displaced by up to 20 px, as many pairs as asked for that do not
-belong together, and simulated scenes of other seeds. Prints, per set and for all, how well the matches' probabilities
-are calibrated, how predicted and true errors go together (39 and 86 % of normal deviations in the plane lie within one
-and two sigma), and what the verdict and its expected error were worth.
+belong together, and simulated scenes of other seeds. Further parts are pairs that tempt a matcher (`hostile_pairs`):
+frames (60 under the same border, 60 under the same turned outline), shared (wrong pairs with the same border, outline,
+wedge, grid lines or label), mirrored, lattice; and small-scenes, of 200 to 500 px, in which the displacement varies.
+Prints, per set and for all, how well the matches' probabilities are calibrated, how predicted and true errors go
+together (39 and 86 % of normal deviations in the plane lie within one and two sigma), and what the verdict and its
+expected error were worth.
 """
 
 import json
@@ -19,7 +22,8 @@ import click
 import numpy as np
 from scipy.stats import spearmanr
 
-from pipelines.calibrate import RIGHT, Case, displaced, known_places, scene_cases
+from pipelines import hostile_pairs
+from pipelines.calibrate import RIGHT, Case, displaced, known_places, scene_cases, small_cases
 from pipelines.common import DATA_OPTION, Command, out_option, write
 from sn9reg.fit.correspondences import Floats
 from sn9reg.matchers import DEFAULT_MATCHER
@@ -34,6 +38,9 @@ SCENES = {
     "scenes": [(1001 + k, (1200, 1000), 2 ** (k % 4)) for k in range(26)],
     "large-scenes": [(1101 + k, (2400, 2000), 2 ** (k % 4)) for k in range(12)],
 }
+
+SMALL_SEEDS = range(1201, 1241)
+TEMPTED = ("sen12/val", "gf3_1m")  # folders whose pairs are made hostile
 
 
 @dataclass(frozen=True)
@@ -73,6 +80,9 @@ def check(case: Case, matcher: Matcher, calibration: str | None) -> Checked:
 
 def summary(found: list[Checked]) -> dict[str, Any]:
     own, others = [c for c in found if c.belongs], [c for c in found if not c.belongs]
+    strangers = {"wrong_pairs": len(others), "wrong_registered": sum(c.registered for c in others)}
+    if not own:
+        return strangers
     off, probability, sigma = (np.concatenate([getattr(c, k) for c in own]) for k in ("off", "probability", "sigma"))
     right = np.concatenate([c.off <= RIGHT * c.step for c in own])
     good = [c for c in own if c.registered]
@@ -86,13 +96,27 @@ def summary(found: list[Checked]) -> dict[str, Any]:
         **{f"matches_within_{n}_sigma": float((off < n * sigma).mean()) for n in (1, 2)},
         "registered": sum(c.registered for c in own) / len(own),
         "registered_right": sum(c.registered and c.error <= RIGHT for c in own) / len(own),
+        "registered_and_wrong": sum(c.error > RIGHT for c in good),
         "right_but_refused": sum(not c.registered and c.error <= RIGHT for c in own),
         **{f"map_within_{n}_sigma": float((ratio < n).mean()) for n in (1, 2)},
         "true_over_expected_median": float(np.median(promise)) if len(promise) else None,
         "expected_within_factor_2": float(((promise > 0.5) & (promise < 2)).mean()) if len(promise) else None,
-        "wrong_pairs": len(others),
-        "wrong_registered": sum(c.registered for c in others),
+        **strangers,
     }
+
+
+def cases(part: str, data: Path, scratch: Path, wrong: int, every: int) -> Iterator[Case]:
+    """The cases of a part, by its name."""
+    if part in SCENES:
+        return scene_cases(scratch, SCENES[part], False)
+    if part == "small-scenes":
+        return small_cases(scratch, SMALL_SEEDS[::every])
+    if part == "lattice":
+        return hostile_pairs.lattice(wrong, scratch)
+    if part in ("frames", "shared", "mirrored"):
+        pairs = [pair for both in zip(*(pair_files(data / name) for name in TEMPTED), strict=False) for pair in both]
+        return hostile_pairs.tempting(part, pairs, wrong, every, scratch)
+    return folder_cases(data / part, scratch, wrong, every)
 
 
 def folder_cases(folder: Path, scratch: Path, wrong: int, every: int) -> Iterator[Case]:
@@ -109,7 +133,9 @@ def show(name: str, part: str, found: list[Checked], out: Path) -> None:
     """Print the figures of a part and write them, and what each match claimed beside its error."""
     result, stem = summary(found), f"{name}_{part.replace('/', '_')}"
     write(out / f"{stem}.json", json.dumps(result, indent=1))
-    off, sigma = (np.concatenate([getattr(c, key) for c in found if c.belongs]) for key in ("off", "sigma"))
+    off, sigma = (
+        np.concatenate([np.zeros(0), *(getattr(c, key) for c in found if c.belongs)]) for key in ("off", "sigma")
+    )
     np.savez(out / f"{stem}.npz", off=off, sigma=sigma)
     click.echo(f"{name}, {part}: {json.dumps(result)}")
 
@@ -132,8 +158,7 @@ def main(
     together: list[Checked] = []
     with tempfile.TemporaryDirectory() as scratch:
         for part in parts.split(","):
-            folder, scenes = Path(scratch), SCENES.get(part)
-            made = scene_cases(folder, scenes, False) if scenes else folder_cases(data / part, folder, wrong, every)
+            made = cases(part, data, Path(scratch), wrong, every)
             found = [check(case, matcher, calibration) for case in made]
             together += found
             show(name, part, found, out)

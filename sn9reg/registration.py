@@ -20,6 +20,7 @@ from sn9reg.judge.verdict import Verdict, judge
 from sn9reg.matchers import DEFAULT_MATCHER
 from sn9reg.matchers.base import Matcher, make_matcher
 from sn9reg.offsets import OffsetMap, from_nodes, node_positions, offsets_between
+from sn9reg.raster.collar import taken_out
 from sn9reg.raster.files import PathLike
 from sn9reg.raster.grid import Grid
 from sn9reg.raster.scene import PairFiles
@@ -154,6 +155,9 @@ def register(
         log.info("%s: %.1f s", stage, seconds[stage])
 
     with files.open() as pair:
+        for scene in (pair.optical, pair.sar):
+            for said in taken_out(scene):
+                log.warning("%s: %s; --keep-collar keeps them", scene.name, said)
         lap("open")
         with progress.part(0.0, _MATCHING, "match"):
             matches = source.match(pair)

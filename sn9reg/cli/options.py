@@ -67,6 +67,8 @@ reading = _all_of(
     click.option("--sar-bidx", type=int, multiple=True, help="Band of the SAR image [default: all]."),
     click.option("--optical-nodata", type=float, help="Nodata value of the optical image, in place of its own."),
     click.option("--sar-nodata", type=float, help="Nodata value of the SAR image, in place of its own."),
+    click.option("--keep-collar", is_flag=True,
+                 help="Areas of one value at the border, and lines and labels that both images share, are data, too."),
 )
 # `as_registering` takes the values, with those of matcher, matcher_options and calibration where a command has them.
 registering = _all_of(
@@ -81,7 +83,7 @@ registering = _all_of(
 calibration = click.option(
     "--calibration", metavar="FILE", help="Calibration of the matcher [default: that which ships]."
 )
-_READING = ("pixel_frame", "optical_bidx", "sar_bidx", "optical_nodata", "sar_nodata")
+_READING = ("pixel_frame", "optical_bidx", "sar_bidx", "optical_nodata", "sar_nodata", "keep_collar")
 
 
 def pair_files(optical: str, sar: str, given: Mapping[str, Any]) -> PairFiles:

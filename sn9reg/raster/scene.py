@@ -21,9 +21,10 @@ from rasterio.io import DatasetReader
 from rasterio.vrt import WarpedVRT
 
 from sn9reg.errors import InputError
+from sn9reg.raster.collar import trimmed, unmarked
 from sn9reg.raster.files import PathLike, alpha_band, check_bands, data_bands, grid_of, open_raster, reading
 from sn9reg.raster.grid import Grid, Points, Window, common_grid
-from sn9reg.raster.view import Patch, Posed, SceneView
+from sn9reg.raster.view import Patch, Posed, SceneView, halved
 
 __all__ = ["PairFiles", "Patch", "Reading", "Scene", "ScenePair", "SceneView", "open_pair"]
 
@@ -50,7 +51,7 @@ class Scene:
     def read(self, window: Window, factor: int = 1) -> Patch:
         if factor > _LARGEST_WARP and factor % 2 == 0:
             twice = Window(2 * window.col, 2 * window.row, 2 * window.width, 2 * window.height)
-            return _halved(self.read(twice, factor // 2))
+            return halved(self.read(twice, factor // 2))
         values, valid = np.zeros((len(self.bands), *window.shape), np.float32), np.zeros(window.shape, bool)
         whole = self._common.coarsen(factor)
         inside = window.intersect(whole.window)
@@ -122,15 +123,6 @@ class Scene:
             vrt.close()
 
 
-def _halved(patch: Patch) -> Patch:
-    """2 x 2 pixels made one: the mean of the valid ones, valid where any is."""
-    bands, height, width = patch.values.shape
-    blocks = (height // 2, 2, width // 2, 2)
-    count = patch.valid.reshape(blocks).sum(axis=(1, 3), dtype=np.float32)
-    total = patch.values.reshape(bands, *blocks).sum(axis=(2, 4))
-    return Patch(total / np.maximum(count, 1), count > 0)
-
-
 def _upright(grid: Grid) -> Affine:
     """The geotransform given to GDAL; a pixel frame's y axis is turned up, as map axes are."""
     return grid.transform if grid.crs is not None else Affine.scale(1, -1) * grid.transform
@@ -164,6 +156,12 @@ class ScenePair:
         return scene.read(self.grid.coarsen(factor).window, factor), factor
 
 
+def cleaned(pair: ScenePair) -> ScenePair:
+    """The pair without collars and marks, which show no ground."""
+    scenes = [trimmed(scene, *pair.overview(scene)) for scene in (pair.optical, pair.sar)]
+    return ScenePair(*unmarked(*scenes, pair.grid), pair.grid)
+
+
 class Reading(TypedDict, total=False):
     """How the images of a pair are read: the fields of `PairFiles` beside the two paths."""
 
@@ -172,11 +170,12 @@ class Reading(TypedDict, total=False):
     sar_bands: Sequence[int]
     optical_nodata: float | None
     sar_nodata: float | None
+    keep_collar: bool
 
 
 @dataclass(frozen=True)
 class PairFiles:
-    """The two images of a pair. Validity comes from nodata, alpha, mask band and NaN, and is never guessed."""
+    """The two images of a pair. Not valid are nodata, what alpha or a mask band hide, NaN, and collars and marks."""
 
     optical: PathLike
     sar: PathLike
@@ -185,6 +184,7 @@ class PairFiles:
     sar_bands: Sequence[int] = ()  # from 1; where none are given, all that are not alpha
     optical_nodata: float | None = None  # replaces the file's nodata value
     sar_nodata: float | None = None  # replaces the file's nodata value
+    keep_collar: bool = False  # collars and marks (see `collar`) are valid, too
 
     def grids(self) -> tuple[Grid, Grid]:
         """The images' own grids. Raises InputError for a file that cannot be read or has no georeference."""
@@ -217,7 +217,7 @@ class PairFiles:
                 stack.callback(scene.close)
                 if not pair.overview(scene)[0].valid.any():
                     raise InputError(f"{scene.name}: holds no valid pixel (all nodata, masked or NaN)")
-            yield pair
+            yield pair if self.keep_collar else cleaned(pair)
 
 
 def open_pair(optical: PathLike, sar: PathLike, *, pixel_frame: bool = False) -> AbstractContextManager[ScenePair]:

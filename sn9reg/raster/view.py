@@ -98,6 +98,15 @@ class Posed(SceneThrough):
         return Patch(np.where(valid, np.stack(values) / np.maximum(share, 0.5), 0).astype(np.float32), valid)
 
 
+def halved(patch: Patch) -> Patch:
+    """2 x 2 pixels made one: the mean of the valid ones, valid where any is."""
+    bands, height, width = patch.values.shape
+    blocks = (height // 2, 2, width // 2, 2)
+    count = patch.valid.reshape(blocks).sum(axis=(1, 3), dtype=np.float32)
+    total = patch.values.reshape(bands, *blocks).sum(axis=(2, 4))
+    return Patch(total / np.maximum(count, 1), count > 0)
+
+
 def through(matrix: npt.NDArray[Any], xy: Points) -> Points:
     """(N, 2) points moved by a (3, 3) projective matrix."""
     moved = np.column_stack([xy, np.ones(len(xy))]) @ matrix.T

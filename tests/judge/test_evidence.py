@@ -5,14 +5,13 @@ from dataclasses import replace
 import cv2
 import numpy as np
 import pytest
-from support.rasters import TEXTURE_TRANSFORM, UTM, fields, pair_of, write_raster
+from support.rasters import TEXTURE_TRANSFORM, UTM, fields, open_plain, pair_of, write_raster
 
 from sn9reg.fit.warp import Warp
 from sn9reg.judge import evidence as module
 from sn9reg.judge.evidence import NO_EVIDENCE, gather
 from sn9reg.matchers.base import make_matcher
 from sn9reg.matchers.dense.search import Level, search
-from sn9reg.raster.scene import open_pair
 
 SHAPE, SHIFT = (200, 220), (9, -6)
 
@@ -91,7 +90,7 @@ def affine_pair(folder, matrix, shift):
     sar = 500 * (1.1 - there) * np.random.default_rng(1).gamma(4, 1 / 4, SHAPE) * (seen > 0.99)
     for name, values, nodata in (("optical", 200 * ground + 20, None), ("sar", sar, 0)):
         write_raster(folder / f"{name}.tif", values[None].astype(np.float32), TEXTURE_TRANSFORM, UTM, nodata=nodata)
-    return open_pair(folder / "optical.tif", folder / "sar.tif")
+    return open_plain(folder / "optical.tif", folder / "sar.tif")
 
 
 @pytest.mark.parametrize(("scale", "degrees"), [(1.15, 0), (1.1, -15)])

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
-from support.rasters import TEXTURE_TRANSFORM, UTM, write_raster
+from support.rasters import TEXTURE_TRANSFORM, UTM, open_plain, write_raster
 
 from sn9reg.raster.grid import Window
-from sn9reg.raster.scene import Patch, open_pair
+from sn9reg.raster.scene import Patch
 from sn9reg.raster.view import Posed, through
 
 SIDE = 200
@@ -23,7 +23,7 @@ def pair(tmp_path_factory):
     holes[EMPTY] = 0
     write_raster(folder / "optical.tif", values[:1], TEXTURE_TRANSFORM, UTM)
     write_raster(folder / "sar.tif", holes, TEXTURE_TRANSFORM, UTM, nodata=0)
-    with open_pair(folder / "optical.tif", folder / "sar.tif") as opened:
+    with open_plain(folder / "optical.tif", folder / "sar.tif") as opened:
         yield opened
 
 

@@ -11,10 +11,11 @@ from rasterio.crs import CRS
 from rasterio.enums import ColorInterp
 from scipy.ndimage import binary_erosion
 from support import grids
+from support.rasters import open_plain
 
 from sn9reg.errors import InputError
 from sn9reg.raster.grid import Grid, Window, common_grid
-from sn9reg.raster.scene import PairFiles, Patch, open_pair
+from sn9reg.raster.scene import Patch
 
 UTM, LONLAT, MERCATOR = CRS.from_epsg(32637), CRS.from_epsg(4326), CRS.from_epsg(3857)
 FEET, UTM_18 = CRS.from_epsg(2263), CRS.from_epsg(32618)
@@ -42,7 +43,7 @@ def write_both(folder, grids, values=lambda grid: noise(1, grid.shape)):
 
 def read_both(optical, sar, **options):
     """What both scenes of a pair hold."""
-    with PairFiles(optical, sar, **options).open() as pair:
+    with open_plain(optical, sar, **options) as pair:
         return pair.optical.read(pair.grid.window), pair.sar.read(pair.grid.window)
 
 
@@ -92,7 +93,7 @@ def test_both_scenes_lie_where_the_map_says(tmp_path, case):
     common = common_grid(optical, sar)
     paths = write_both(tmp_path, (optical, sar), lambda grid: ramp(grid, common))
     truth = ramp(common, common)
-    with open_pair(*paths) as pair:
+    with open_plain(*paths) as pair:
         assert pair.grid == common
         for scene in (pair.optical, pair.sar):
             patch = scene.read(common.window)
@@ -134,7 +135,7 @@ def test_the_finer_scene_is_averaged_over_each_coarse_pixel(tmp_path, factor, dt
 def test_what_is_finer_is_told_on_the_ground_and_not_by_numbers(tmp_path):
     """Pixels of 1 foot under pixels of 1 metre: averaged, or their noise would pass for detail."""
     optical, sar, _ = PLACED["sar in feet, finer though as long in units"]
-    with open_pair(*write_both(tmp_path, (optical, sar), lambda grid: noise(1, grid.shape, "float32"))) as pair:
+    with open_plain(*write_both(tmp_path, (optical, sar), lambda grid: noise(1, grid.shape, "float32"))) as pair:
         patch = pair.sar.read(pair.overlap)
     assert patch.values[0, 3:-3, 3:-3].std() < 0.37 * noise(1, sar.shape, "float32").std()
 
@@ -154,7 +155,7 @@ def test_only_valid_pixels_are_averaged(tmp_path):
 
 def test_padding_is_not_valid(tmp_path):
     """The union of two scenes that overlap in part, and windows beyond it."""
-    with open_pair(*write_both(tmp_path, (GRID, GRID.crop(Window(20, 10, 60, 40))))) as pair:
+    with open_plain(*write_both(tmp_path, (GRID, GRID.crop(Window(20, 10, 60, 40))))) as pair:
         assert pair.grid.shape == (50, 80)
         assert pair.overlap == Window(20, 10, 40, 30)
         optical, radar = pair.optical.read(pair.grid.window), pair.sar.read(pair.grid.window)
@@ -223,7 +224,7 @@ def test_a_nodata_that_is_given_replaces_the_files_own(tmp_path):
 def test_bands(tmp_path):
     values = noise(5)
     path = write(tmp_path / "r.tif", values)
-    with open_pair(path, path) as pair:
+    with open_plain(path, path) as pair:
         assert (pair.optical.bands, pair.sar.bands) == ((1, 2, 3), (1, 2, 3, 4, 5))
     optical, sar = read_both(path, path, optical_bands=[4, 1], sar_bands=[5])
     assert_holds(optical, values[[3, 0]], np.ones(GRID.shape, bool))
@@ -240,7 +241,7 @@ def test_pixel_frame(tmp_path, georeferenced):
     optical, sar = noise(1), noise(1, there.shape, seed=1)
     optical[0, 0, :], optical[0, :, 0] = 200, 210
     paths = write(tmp_path / "o.tif", optical, here), write(tmp_path / "s.tif", sar, there)
-    with open_pair(*paths, pixel_frame=True) as pair:
+    with open_plain(*paths, pixel_frame=True) as pair:
         assert pair.grid == Grid.pixel_frame(80, 40)
         assert pair.overlap == Window(0, 0, 60, 30)
         patch, radar = pair.optical.read(pair.grid.window), pair.sar.read(pair.grid.window)
@@ -255,7 +256,7 @@ def test_pixel_frame(tmp_path, georeferenced):
 def test_coarse_pixels_are_the_means_of_their_pixels(tmp_path, factor):
     values = noise(2, dtype="float32")
     path = write(tmp_path / "r.tif", values)
-    with open_pair(path, path) as pair:
+    with open_plain(path, path) as pair:
         patch = pair.optical.read(pair.grid.coarsen(factor).window, factor)
         part = pair.optical.read(Window(2, 1, 4, 3), factor)
     assert patch.valid.shape == GRID.coarsen(factor).shape
@@ -276,12 +277,12 @@ def test_reading_by_windows_equals_reading_whole(tmp_path, case, factor):
     """In whichever order: nothing depends on what was read before."""
     optical, sar, _ = PLACED[case]
     paths = write_both(tmp_path, (optical, sar))
-    with open_pair(*paths) as pair:
+    with open_plain(*paths) as pair:
         coarse = pair.grid.coarsen(factor)
         whole = [scene.read(coarse.window, factor) for scene in (pair.optical, pair.sar)]
         assert all(patch.valid.any() for patch in whole)
     blocks = [block.grow(3).intersect(coarse.window) for block in coarse.blocks(57)]
-    with open_pair(*paths) as pair:
+    with open_plain(*paths) as pair:
         for block in reversed(blocks):
             for scene, expected in zip((pair.optical, pair.sar), whole, strict=True):
                 part = scene.read(block, factor)
@@ -292,7 +293,7 @@ def test_reading_by_windows_equals_reading_whole(tmp_path, case, factor):
 def test_what_is_done_to_a_patch_does_not_reach_the_next_and_gdals_cache_is_bounded(tmp_path):
     """GDAL's cache is of so many bytes: one that holds nothing reads every tile again for every block."""
     path = write(tmp_path / "r.tif", noise(1))
-    with open_pair(path, path) as pair:
+    with open_plain(path, path) as pair:
         assert 64 << 20 <= get_gdal_config("GDAL_CACHEMAX") <= 512 << 20
         for _ in range(2):
             patch = pair.optical.read(pair.grid.window)
@@ -302,7 +303,7 @@ def test_what_is_done_to_a_patch_does_not_reach_the_next_and_gdals_cache_is_boun
 
 def test_overlap_across_crs(tmp_path):
     paths = write_both(tmp_path, PLACED["sar in Mercator"][:2])
-    with open_pair(*paths) as pair:
+    with open_plain(*paths) as pair:
         area = pair.overlap
     both = np.logical_and(*(patch.valid for patch in read_both(*paths)))
     rows, cols = np.nonzero(both)
@@ -315,10 +316,10 @@ def test_scenes_that_do_not_overlap(tmp_path):
     beside = write(tmp_path / "beside.tif", noise(1), GRID.crop(Window(60, 0, 60, 40)))
     far = write(tmp_path / "far.tif", noise(1), around(*NEW_YORK, UTM_18, 0.5, 60).crop(Window(0, 0, 60, 40)))
     for pair in ((optical, beside), (beside, optical), (optical, far)):
-        with pytest.raises(InputError, match="do not overlap"), open_pair(*pair):
+        with pytest.raises(InputError, match="do not overlap"), open_plain(*pair):
             pass
     touching = write(tmp_path / "touching.tif", noise(1), GRID.crop(Window(59, 39, 60, 40)))
-    with open_pair(optical, touching) as opened:
+    with open_plain(optical, touching) as opened:
         assert opened.overlap == Window(59, 39, 1, 1)
 
 
@@ -329,11 +330,11 @@ def test_overview(tmp_path):
     only = np.zeros(wide.shape, np.uint8)
     only[33, 1777] = 9  # one valid pixel is found in a large scene
     assert read_both(write(tmp_path / "only.tif", only, wide, nodata=0), small)[0].valid.sum() == 1
-    with open_pair(small, small) as pair:
+    with open_plain(small, small) as pair:
         patch, factor = pair.overview(pair.optical)
         assert factor == 1
         np.testing.assert_array_equal(patch.values, noise(1))
-    with open_pair(large, small) as pair:
+    with open_plain(large, small) as pair:
         patch, factor = pair.overview(pair.optical)
         other, same_factor = pair.overview(pair.sar)
         assert patch.valid.shape == other.valid.shape == pair.grid.coarsen(factor).shape

@@ -10,7 +10,7 @@ from affine import Affine
 from rasterio.crs import CRS
 from scipy.ndimage import gaussian_filter
 
-from sn9reg.raster.scene import open_pair
+from sn9reg.raster.scene import PairFiles
 
 UTM = CRS.from_epsg(32637)
 # (dx, dy) from optical to SAR of `textures`, in pixels.
@@ -67,6 +67,11 @@ def seen_through(ground, matrix, side):
     return ground[rim : rim + side, rim : rim + side].copy(), moved
 
 
+def open_plain(optical, sar, **options):
+    """A pair opened with all that it holds: a part of one value is no collar."""
+    return PairFiles(optical, sar, keep_collar=True, **options).open()
+
+
 @contextmanager
 def pair_of(folder, shape=(300, 330), shift=(9, -6), looks=4.0, seed=0, empty=None, same=False):
     """Opened: an optical image, and a SAR image of reversed contrast in speckle, its content `shift` px away; if
@@ -85,5 +90,5 @@ def pair_of(folder, shape=(300, 330), shift=(9, -6), looks=4.0, seed=0, empty=No
     for name, values, nodata in (("optical", 200 * optical + 20, None), ("sar", sar, 0)):
         values = values[None].astype(np.float32)
         write_raster(folder / f"{name}.tif", values, TEXTURE_TRANSFORM, UTM, nodata=nodata)
-    with open_pair(folder / "optical.tif", folder / "sar.tif") as pair:
+    with open_plain(folder / "optical.tif", folder / "sar.tif") as pair:
         yield pair
