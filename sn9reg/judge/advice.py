@@ -48,9 +48,10 @@ def _little_shared(pair: ScenePair, optical: Patch, sar: Patch, factor: int) -> 
 def _one_value(patch: Patch, modality: Modality) -> str:
     pixels = patch.values[:, patch.valid]
     values, counts = np.unique(pixels[0], return_counts=True)
+    if len(values) < 2:
+        return ""
     value = values[counts.argmax()]
-    share = float((pixels == value).all(axis=0).mean())
-    if share < _SAME or len(values) == 1:
+    if (share := float((pixels == value).all(axis=0).mean())) < _SAME:
         return ""
     number = f"{value if abs(value) < 3e38 else math.copysign(3.4028235e38, value):.9g}"  # a scene clips what is larger
     name = modality.replace("sar", "SAR")
