@@ -23,6 +23,7 @@ from sn9reg.offsets import OffsetMap
 from sn9reg.raster import files
 from sn9reg.raster.grid import Grid, Window
 from sn9reg.raster.resampling import RESAMPLING, Floats, Mask, Values, block_means, interpolate, locator, working_dtype
+from sn9reg.raster.validity import has_data
 
 _log = logging.getLogger(__name__)
 # An offset that reaches further outside the optical image than this (px) is none.
@@ -165,11 +166,10 @@ class _Source:
         with files.reading(self.dataset.name):
             dtype = None if self.dtype == "complex_int16" else self.dtype
             values = self.dataset.read(self.bands, window=area, out_dtype=dtype)
-            valid = self.dataset.read_masks(self.bands, window=area) != 0
+            told, shown = has_data(self.dataset, self.bands, values, area, self.marker)
         alpha = [colour == ColorInterp.alpha for colour in self.colours]
-        valid[alpha] = values[alpha] != 0
-        if self.marker is not None:
-            valid &= values != self.marker
+        told[alpha] = True
+        valid = told & shown & (values[alpha] != 0).all(axis=0)
         return values, valid & ~np.isnan(values) if values.dtype.kind in "fc" else valid
 
 
@@ -287,7 +287,10 @@ def _finer(optical: Grid, raster: Grid) -> int:
     """How many pixels of the raster, a side, lie in one of the optical image; at least 1."""
     if optical.crs == raster.crs:
         return max(1, round(optical.resolution / raster.resolution))
-    corners = (np.array([optical.width, optical.height]) - 1) / 2 + np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
-    u, v = raster.to_pixel(optical.map_to_crs(optical.to_map(corners), raster.crs)).T
-    area = abs((u[1] - u[0]) * (v[2] - v[0]) - (u[2] - u[0]) * (v[1] - v[0]))
-    return max(1, round(math.sqrt(area)))
+    # At several places, for a pole says nothing of the pixels around it.
+    share = np.array([[0.5, 0.5], [0.25, 0.25], [0.25, 0.75], [0.75, 0.25], [0.75, 0.75]])
+    corner = np.array([optical.width, optical.height]) * share - 0.5
+    places = np.array([[0, 0], [1, 0], [0, 1]])[:, None] + corner
+    u, v = raster.to_pixel(optical.map_to_crs(optical.to_map(places.reshape(-1, 2)), raster.crs)).T.reshape(2, 3, 5)
+    area = np.abs((u[1] - u[0]) * (v[2] - v[0]) - (u[2] - u[0]) * (v[1] - v[0]))
+    return max(1, round(math.sqrt(np.median(area))))

@@ -106,7 +106,7 @@ def _cubic_matrix(t: npt.NDArray[np.float32], n: int) -> npt.NDArray[np.float32]
 
 def offsets_between(optical: Grid, optical_map: Points, sar_map: Points) -> npt.NDArray[np.float64]:
     """(N, 2) offsets in optical pixels from map positions of both, in the optical CRS."""
-    return (np.asarray(sar_map) - np.asarray(optical_map)) @ np.linalg.inv(optical.linear).T
+    return optical.less_turns(np.asarray(sar_map) - np.asarray(optical_map)) @ np.linalg.inv(optical.linear).T
 
 
 def node_positions(grid: Grid, step: int = 32) -> tuple[Points, tuple[int, int]]:

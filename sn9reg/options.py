@@ -43,6 +43,8 @@ def check(kind: type[T], given: Mapping[str, Any], owner: str, strict: bool = Tr
     except (ValidationError, ConfigError) as error:
         words = _first_error(error, kind) if isinstance(error, ValidationError) else str(error)
         raise ConfigError(f"{owner}: {words}") from error
+    except (ValueError, OverflowError, RecursionError) as error:  # numbers too long, lists too deep
+        raise ConfigError(f"{owner}: {error}") from error
 
 
 def check_call(function: Callable[..., Any], given: Mapping[str, Any], owner: str, besides: Sequence[str] = ()) -> None:
@@ -64,4 +66,4 @@ def _first_error(error: Any, kind: Any) -> str:
     if first["type"] == "unexpected_keyword_argument":
         known = ", ".join(field.name for field in fields(kind)) or "none"
         return f"there is no option {where}" + (f"; there are: {known}" if len(first["loc"]) == 1 else "")
-    return f"{where} is {first['input']!r}; {first['msg'][:1].lower()}{first['msg'][1:]}"
+    return f"{where} is {repr(first['input'])[:80]}; {first['msg'][:1].lower()}{first['msg'][1:]}"

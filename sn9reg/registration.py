@@ -23,6 +23,7 @@ from sn9reg.offsets import OffsetMap, from_nodes, node_positions, offsets_betwee
 from sn9reg.raster.collar import taken_out
 from sn9reg.raster.files import PathLike
 from sn9reg.raster.grid import Grid
+from sn9reg.raster.radiometry import SarLog
 from sn9reg.raster.scene import PairFiles
 from sn9reg.tiepoints import TiePoints
 
@@ -44,6 +45,7 @@ class Registration:
     matcher: str  # its name
     names: tuple[str, str]  # of the optical and the SAR file
     seconds: Mapping[str, float]  # stage -> time taken
+    sar_scale: str  # whether the SAR values were taken for dB or for linear ones, and why
 
     @property
     def registered(self) -> bool:
@@ -65,7 +67,7 @@ class Registration:
         places, (ny, nx) = node_positions(self.optical, step)
         here = self.optical.to_map(places)
         if self.registered:
-            source = self.optical.map_to_crs(here, self.grid.crs)
+            source = self.optical.map_to(here, self.grid)
             there = self.grid.map_to_crs(self.warp(source), self.optical.crs)
             bands = [*offsets_between(self.optical, here, there).T]
             if sigma:
@@ -96,6 +98,7 @@ class Registration:
             "optical": self.names[0],
             "sar": self.names[1],
             "frame": "pixel" if self.optical.crs is None else "map",
+            "sar_scale": self.sar_scale,
             "matcher": self.matcher,
             "model": self.warp.model,
             "matches": str(v.matches),
@@ -118,6 +121,7 @@ class Registration:
             "reason": v.reason,
             "model": self.warp.model,
             "matcher": self.matcher,
+            "sar_scale": self.sar_scale,
             **{name: getattr(v, name) for name in ("matches", "inliers", "tried")},
             **{name: number(getattr(v, name)) for name in ("agreement", "chance", "coverage", "standing")},
             "places": v.places,
@@ -158,6 +162,8 @@ def register(
         for scene in (pair.optical, pair.sar):
             for said in taken_out(scene):
                 log.warning("%s: %s; --keep-collar keeps them", scene.name, said)
+        look = pair.overview(pair.sar)[0]
+        scale = SarLog.of(look.values, look.valid, look.decibel).scale
         lap("open")
         with progress.part(0.0, _MATCHING, "match"):
             matches = source.match(pair)
@@ -177,4 +183,4 @@ def register(
         lap("judge")
         names = (Path(files.optical).name, Path(files.sar).name)
         grids = (pair.optical.grid, pair.sar.grid, pair.grid)
-        return Registration(*grids, matches, fitted, verdict, source.name, names, seconds)
+        return Registration(*grids, matches, fitted, verdict, source.name, names, seconds, scale)

@@ -6,19 +6,20 @@ import io
 import json
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+from affine import Affine
 from rasterio.crs import CRS
 from rasterio.errors import CRSError
 
 from sn9reg.errors import ConfigError, InputError
 from sn9reg.raster.files import PathLike, atomic_output
-from sn9reg.raster.grid import Grid, Points
+from sn9reg.raster.grid import Grid, Points, crs_name, is_plane
 
 if TYPE_CHECKING:  # for the types alone: reading and writing tables imports it, and a registration does neither
     import pandas as pd
@@ -81,10 +82,9 @@ class TiePoints:
 def read_tiepoints(path: PathLike, optical: Grid | None = None, sar: Grid | None = None) -> TiePoints:
     """Read tie-points; .geojson (.json) and .points by their extension, anything else as SpaceNet 9 CSV.
 
-    GeoJSON: pixel coordinates from the properties; without those, lines drawn from the optical to the SAR place, for
-    which both grids are needed. QGIS .points: the SAR grid is needed; sources within the optical image's pixels are
-    pixels, any others map coordinates of the optical image, as QGIS saves them for an image with georeference. With
-    both grids, every point must lie inside its image.
+    GeoJSON: pixel coordinates from the properties; without those, lines drawn from the optical to the SAR place, in
+    longitude and latitude or the CRS that a member `crs` names. QGIS .points: sources are pixels or map coordinates of
+    the optical image, see `_source_pixels`. Both need both grids, with which every point must lie inside its image.
 
     Raises InputError that names the file, the line (feature) and what is wrong with it.
     """
@@ -109,25 +109,26 @@ def write_tiepoints(path: PathLike, tiepoints: TiePoints, optical: Grid, sar: Gr
 
     .csv: SpaceNet 9's columns (whole numbers where all of a column are), then score, sigma, inlier where known.
     .geojson: RFC 7946, one line from the optical to the SAR place per point, in longitude and latitude, all columns
-    as properties. .points: QGIS georeferencer; source is the optical image in pixels, from the edge and y negative
-    downwards, as QGIS has it without georeference; map is the place in the SAR image's CRS, enable the inlier flag.
+    as properties. .points: QGIS georeferencer from 3.26 on; source is the place in the optical image's CRS, in a pixel
+    frame pixels from the edge and y negative downwards; map is that in the SAR image's CRS, enable the inlier flag.
 
     Raises ConfigError for another extension and for GeoJSON of a pixel frame, OutputError if it cannot be written.
     """
-    check_format(path, optical.crs is None or sar.crs is None)
+    check_format(path, is_plane(optical.crs) or is_plane(sar.crs))
     writers = {".csv": _csv_text, ".geojson": _geojson_text, ".points": _points_text}
     text = writers[Path(path).suffix.lower()](tiepoints, optical, sar)
     with atomic_output(path, overwrite) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="\n")
 
 
-def check_format(path: PathLike, pixel_frame: bool = False) -> None:
-    """Raises ConfigError for what `write_tiepoints` refuses: other extensions, and GeoJSON of a pixel frame."""
+def check_format(path: PathLike, plane: bool = False) -> None:
+    """Raises ConfigError for what `write_tiepoints` refuses: other extensions, and GeoJSON of what lies on a plane."""
     suffix = Path(path).suffix.lower()
     if suffix not in (".csv", ".geojson", ".points"):
         raise ConfigError(f"{path}: tie-points are written as .csv, .geojson or .points, not {suffix or 'without one'}")
-    if suffix == ".geojson" and pixel_frame:
-        raise ConfigError("GeoJSON is in longitude and latitude, and a pixel frame has none: write .csv or .points")
+    if suffix == ".geojson" and plane:
+        what = "GeoJSON is in longitude and latitude, and a pixel frame or a local CRS has none"
+        raise ConfigError(f"{path}: {what}; write .csv or .points")
 
 
 def _text(path: PathLike) -> str:
@@ -173,16 +174,17 @@ def _column(path: PathLike, table: pd.DataFrame, name: str, optional: bool = Fal
     """A column's numbers; an empty cell of an optional one is NaN. Raises InputError that names the cell."""
     numbers = []
     for where, value in table[name].items():
-        text = "" if value is None else str(value).strip()
+        plain = value is None or isinstance(value, (str, int, float))
+        text = str("" if value is None else value if plain else type(value).__name__).strip()
         if name == "inlier":
             text = {"true": "1", "false": "0"}.get(text.lower(), text)
         try:
             number = math.nan if optional and not text else float(text)
         except ValueError:
-            what = f"is {text!r}, not a number" if text else "is missing"
+            what = f"is {text[:60]!r}, not a number" if text else "is missing"
             raise InputError(f"{path}, {where}: {name} {what}") from None
         if not math.isfinite(number) and not optional:
-            raise InputError(f"{path}, {where}: {name} is {text}, not a finite number")
+            raise InputError(f"{path}, {where}: {name} is {text[:60]}, not a finite number")
         numbers.append(number)
     return np.array(numbers, dtype=np.float64)
 
@@ -196,9 +198,10 @@ def _csv_text(tiepoints: TiePoints, _optical: Grid, _sar: Grid) -> str:
 
 
 def _geojson_text(tiepoints: TiePoints, optical: Grid, sar: Grid) -> str:
-    places = (optical, tiepoints.optical_xy), (sar, tiepoints.sar_xy)
-    # 9 decimals of a degree are 0.1 mm.
-    ends = [np.round(grid.map_to_crs(grid.to_map(xy), _LONLAT), 9).tolist() for grid, xy in places]
+    lonlat, places = Grid(Affine.identity(), 1, 1, _LONLAT), ((optical, tiepoints.optical_xy), (sar, tiepoints.sar_xy))
+    start, end = (lonlat.less_turns(grid.map_to_crs(grid.to_map(xy), _LONLAT)) for grid, xy in places)
+    end = lonlat.less_turns(end, start[:, 0])  # a line over 180 degrees does not go around the Earth
+    ends = [np.round(xy, 9).tolist() for xy in (start, end)]  # 9 decimals of a degree are 0.1 mm
     features = [
         {
             "type": "Feature",
@@ -214,36 +217,65 @@ def _geojson_table(path: PathLike, text: str, optical: Grid | None, sar: Grid | 
     import pandas as pd
 
     try:
-        features = json.loads(text)["features"]
+        content = json.loads(text)
+        features = content["features"]
         rows = [dict(feature.get("properties") or {}) for feature in features]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        name = (content.get("crs") or {"properties": {"name": "EPSG:4326"}})["properties"]["name"]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{path}: is no GeoJSON collection of features ({error})") from error
+    crs = _named_crs(f"{path}, crs", name)
     for i, (feature, row) in enumerate(zip(features, rows, strict=True), start=1):
         if any(row.get(name) is None for name in COLUMNS):
-            row |= _ends_of_line(f"{path}, feature {i}", feature, optical, sar)
+            row |= _ends_of_line(f"{path}, feature {i}", feature, crs, optical, sar)
     table = pd.DataFrame(rows, index=[f"feature {i}" for i in range(1, len(rows) + 1)], dtype=object)
     return table.where(table.notna(), None)
 
 
-def _ends_of_line(where: str, feature: dict[str, Any], optical: Grid | None, sar: Grid | None) -> dict[str, float]:
-    """The pixel coordinates of a line that someone drew from the optical to the SAR place."""
+def _ends_of_line(
+    where: str, feature: dict[str, Any], crs: CRS, optical: Grid | None, sar: Grid | None
+) -> dict[str, float]:
+    """The pixel coordinates of a line that someone drew from the optical to the SAR place; it may have parts."""
     if optical is None or sar is None or optical.crs is None or sar.crs is None:
         raise InputError(f"{where}: has no {', '.join(COLUMNS)}, and its line says nothing without both rasters' CRS")
     try:
         points = feature["geometry"]["coordinates"]
+        if feature["geometry"]["type"] == "MultiLineString":
+            points = [point for part in points for point in part]
         line = np.array([points[0][:2], points[-1][:2]], dtype=np.float64).reshape(2, 2)
-    except (TypeError, KeyError, ValueError, IndexError):
+    except (TypeError, KeyError, ValueError, IndexError, OverflowError):
         raise InputError(f"{where}: is no line from the optical to the SAR place") from None
-    lonlat = Grid(optical.transform, 1, 1, _LONLAT)
-    ends = ((sar, line[1]), (optical, line[0]))
-    (u, v), (x, y) = (grid.to_pixel(lonlat.map_to_crs(end[None], grid.crs))[0].tolist() for grid, end in ends)
-    return dict(zip(COLUMNS, (v, u, y, x), strict=True))
+    (u, v), (x, y) = _pixels([where], crs, line[1:], sar)[0], _pixels([where], crs, line[:1], optical)[0]
+    return dict(zip(COLUMNS, map(float, (v, u, y, x)), strict=True))
 
 
-def _points_text(tiepoints: TiePoints, _optical: Grid, sar: Grid) -> str:
+def _named_crs(where: str, name: Any) -> CRS:
+    """The CRS of that name. Raises InputError for one that is not known here: none is fetched from a network."""
+    text = name if isinstance(name, str) else type(name).__name__
+    try:
+        if "://" in text and "://www.opengis.net/def/crs/" not in text:
+            raise CRSError("it lies on a network")
+        return CRS.from_user_input(text)
+    except CRSError as error:
+        raise InputError(f"{where}: {text[:60]!r} is no CRS that is known") from error
+
+
+def _pixels(where: Sequence[str], crs: CRS | None, places: Points, grid: Grid) -> Points:
+    """(N, 2) pixels of `grid` at places in `crs`. Raises InputError that names, by `where`, the first that is none."""
+    try:
+        return grid.to_pixel(Grid(Affine.identity(), 1, 1, crs).map_to_crs(places, grid.crs))
+    except InputError as error:
+        for i in range(len(places) if len(places) > 1 else 0):
+            _pixels(where[i : i + 1], crs, places[i : i + 1], grid)
+        x, y = places[0]
+        lost = f"{where[0]}: {x:.10g}, {y:.10g} in {crs_name(crs)} is no place that exists in {crs_name(grid.crs)}"
+        raise InputError(f"{lost}, in which an image lies") from error
+
+
+def _points_text(tiepoints: TiePoints, optical: Grid, sar: Grid) -> str:
     table = tiepoints.table()[[]]
     table[["mapX", "mapY"]] = sar.to_map(tiepoints.sar_xy)
-    table[["sourceX", "sourceY"]] = (tiepoints.optical_xy + 0.5) * [1, -1]
+    xy = tiepoints.optical_xy
+    table[["sourceX", "sourceY"]] = (xy + 0.5) * [1, -1] if optical.crs is None else optical.to_map(xy)
     enabled = 1 if tiepoints.inlier is None else tiepoints.inlier.astype(np.int64)
     table = table.assign(enable=enabled, dX=0, dY=0, residual=0)
     # QGIS 3.26 and later read the CRS of the map coordinates from the first line.
@@ -252,26 +284,38 @@ def _points_text(tiepoints: TiePoints, _optical: Grid, sar: Grid) -> str:
 
 
 def _points_table(path: PathLike, text: str, optical: Grid | None, sar: Grid | None) -> pd.DataFrame:
-    if sar is None:
-        raise InputError(f"{path}: QGIS points hold map coordinates; they can be read only with the SAR raster's grid")
+    if optical is None or sar is None:
+        raise InputError(f"{path}: QGIS points hold map coordinates; they can be read only with both rasters' grids")
     crs, line = sar.crs, 1
     if text.lstrip().startswith("#"):
         first, _, text = text.lstrip().partition("\n")
         line, name = 2, first.strip().removeprefix(_CRS_LINE).strip()
-        try:
-            crs = CRS.from_user_input(name) if name and first.startswith(_CRS_LINE) else crs
-        except CRSError as error:
-            raise InputError(f"{path}, line 1: {name[:60]!r} is no CRS") from error
+        crs = _named_crs(f"{path}, line 1", name) if name and first.startswith(_CRS_LINE) else crs
     # Before 3.26, QGIS named the source columns pixelX and pixelY.
+    named_pixels = "pixelX,pixelY" in text
     text = text.replace("pixelX,pixelY", "sourceX,sourceY", 1)
     table = _rows(path, text, _PLACES, line)
     map_x, map_y, source_x, source_y = (_column(path, table, name) for name in _PLACES)
-    places = Grid(sar.transform, 1, 1, crs).map_to_crs(np.column_stack([map_x, map_y]), sar.crs)
-    sar_xy = sar.to_pixel(places) if len(table) else places
-    source = np.column_stack([source_x, source_y])
-    optical_xy = source * [1, -1] - 0.5
-    if optical is not None and optical.crs is not None and not optical.holds(optical_xy).all():
-        optical_xy = optical.to_pixel(source)  # map coordinates, as of a georeferenced image
+    where, places = [f"{path}, {row}" for row in table.index], np.column_stack([map_x, map_y])
+    sar_xy, optical_xy = places, np.column_stack([source_x, source_y])
+    if len(table):
+        sar_xy = _pixels(where, crs, places, sar)
+        optical_xy = _source_pixels(optical_xy, named_pixels, optical, _pixels(where, crs, places, optical))
     result = table.filter(["enable"]).replace("", "1").rename(columns={"enable": "inlier"})
     result[list(COLUMNS)] = np.column_stack([sar_xy[:, ::-1], optical_xy[:, ::-1]])
     return result
+
+
+def _source_pixels(source: Points, named_pixels: bool, optical: Grid, there: Points) -> Points:
+    """(N, 2) optical pixels of QGIS's sources; there: those at which the georeference puts the same points' SAR places.
+
+    For an image with georeference they are map coordinates from 3.26 on. Before, and for one without, they are pixels
+    from the edge, y negative downwards. Both occur under either name: that of the columns holds unless the other
+    meaning puts the sources at least four times as near to the SAR places, at the median.
+    """
+    pixels = source * [1, -1] - 0.5
+    if optical.crs is None:
+        return pixels
+    meanings = [pixels, optical.to_pixel(source)] if named_pixels else [optical.to_pixel(source), pixels]
+    named, other = (float(np.median(np.hypot(*(xy - there).T))) for xy in meanings)
+    return meanings[4 * other < named]

@@ -140,6 +140,24 @@ def test_a_finer_raster_is_averaged_and_with_nearest_is_not(tmp_path):
     assert set(np.unique(run(tmp_path, constant(0, 0), raster, resampling="nearest")[0])) == {0, 200}
 
 
+def test_what_is_not_finite_does_not_enter_averages_and_every_rule_of_no_data_counts(tmp_path):
+    """NaN and infinities under one coarse pixel; pixels that alpha hides, or a mask, beside others that are nodata."""
+    fine = Grid(Affine(0.1, 0, 435000, 0, -0.1, 4181000), 300, 200, UTM)
+    holes = np.where(np.random.default_rng(0).random((2, *fine.shape)) < 0.1, np.float32(np.inf), np.float32(7))
+    holes[1, ::7, ::7] = np.nan
+    values, valid, _ = run(tmp_path, constant(0, 0), write(tmp_path / "r.tif", holes, grid=fine))
+    assert valid.all()
+    np.testing.assert_allclose(values, 7)
+    array, hidden = np.full((2, *OPTICAL.shape), 90, np.uint8), np.full(OPTICAL.shape, 255, np.uint8)
+    array[:, 5:10, 5:10], hidden[20:30, 20:30] = 3, 0
+    array[0, 20:30, 20:30] = 200
+    for bands, rule in ((np.stack([array[0], hidden]), {"alpha": "yes"}), (array, {"mask": hidden})):
+        raster = write(tmp_path / "h.tif", bands, nodata=3, **rule)
+        values, valid, _ = run(tmp_path, constant(0.4, 0), raster, bands=[1])
+        assert set(values[valid]) == {90}
+        assert valid.sum() == 40 * 60 - 25 - 100
+
+
 def test_blocks_and_threads_do_not_show(tmp_path, monkeypatch):
     grid = Grid(OPTICAL.transform, 560, 540, UTM)
     array = np.random.default_rng(1).integers(1, 255, (2, *grid.shape)).astype(np.uint8)

@@ -28,6 +28,11 @@ def test_values_are_taken_as_json_has_them():
     assert check(Options, given, "options") == Options(3, sizes=(1, 2), inner=Inner(1.0))
 
 
+deep = []
+for _ in range(100_000):
+    deep = [deep]
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -40,6 +45,8 @@ def test_values_are_taken_as_json_has_them():
         ({"sizes": [1, "2"]}, "sizes[1] is '2'"),
         ({"inner": {"rate": float("nan")}}, "inner.rate is "),
         ({"inner": {"speed": 1}}, "there is no option inner.speed"),
+        ({"count": 10**5000}, "Exceeds the limit"),
+        ({"sizes": deep}, "maximum recursion depth"),
         ({"colour": 1}, "there is no option colour; there are: count, kind, sizes, quick, inner"),
     ],
 )

@@ -83,6 +83,7 @@ def test_the_registration_carries_its_evidence(scene, truth):
     assert len(registration.tiepoints()) == len(registration.matches) == registration.verdict.matches
     assert (registration.optical.shape, registration.grid.crs) == (truth.shape[1:], registration.optical.crs)
     expected = registration.as_dict()
+    assert expected["sar_scale"] == registration.facts()["sar_scale"] == "linear, judged by the values"
     assert expected["expected_error_px"] * registration.optical.resolution == pytest.approx(
         expected["expected_error_m"]
     )

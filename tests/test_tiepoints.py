@@ -1,6 +1,7 @@
 """Tie-points: what is read, what is refused and how, and that each format gives back what was written."""
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from rasterio.crs import CRS
 
 from sn9reg.errors import ConfigError, InputError, OutputError
 from sn9reg.raster.grid import Grid
-from sn9reg.tiepoints import TiePoints, read_tiepoints, write_tiepoints
+from sn9reg.tiepoints import COLUMNS, TiePoints, read_tiepoints, write_tiepoints
 
 UTM = CRS.from_epsg(32637)
 OPTICAL = Grid(Affine(0.5, 0, 600000, 0, -0.5, 4100000), 300, 200, UTM)
@@ -59,7 +60,12 @@ def test_round_trip(tmp_path, tiepoints, suffix, sar):
         assert read.table().equals(tiepoints.table())
 
 
-HEAD = "sar_row,sar_col,optical_row,optical_col"
+HEAD = ",".join(COLUMNS)
+
+
+def drawn(*line, kind="LineString", **more):
+    """GeoJSON of one line, without properties."""
+    return json.dumps({"features": [{"geometry": {"type": kind, "coordinates": line}}]} | more)
 
 
 @pytest.mark.parametrize(
@@ -81,6 +87,17 @@ HEAD = "sar_row,sar_col,optical_row,optical_col"
         ('{"features": 3}', "is no GeoJSON"),
         ('{"features": []}', "no tie-points"),
         ('{"features": [{"geometry": null}]}', "feature 1: is no line"),
+        ("[" * 100_000, "is no GeoJSON"),
+        (drawn([1, 2], [10**400, 3]), "feature 1: is no line"),
+        (json.dumps({"features": [{"properties": dict.fromkeys(COLUMNS, 10**400)}]}), "000, not a finite number"),
+        (drawn([40, 37], [40, 95]), "feature 1: 40, 95 in EPSG:4326 is no place that exists in EPSG:32637"),
+        (drawn([40, math.nan], [40, 37]), "feature 1: 40, nan in EPSG:4326 is no place"),
+        (drawn([4e5, 4e6], [4e5, 4e6]), "feature 1: 400000, 4000000 in EPSG:4326 is no place"),
+        (drawn([1, 2], [3, 4], crs={"properties": {"name": "EPSG:99"}}), "crs: 'EPSG:99' is no CRS"),
+        (drawn([1, 2], [3, 4], crs={"properties": {"name": "http://localhost/4326"}}), "is no CRS"),
+        (drawn([1, 2], [3, 4], crs={"properties": {"name": [1]}}), "'list' is no CRS"),
+        (drawn([1, 2], [3, 4], crs={"type": "link"}), "is no GeoJSON"),
+        (json.dumps({"features": [{"properties": {key: {} for key in COLUMNS}}]}), "is 'dict', not a number"),
     ],
 )
 def test_errors_name_the_place(tmp_path, text, said):
@@ -128,6 +145,8 @@ def test_a_pixel_frame_has_no_geojson_but_points(tmp_path, tiepoints):
     optical, sar = Grid.pixel_frame(300, 200), Grid.pixel_frame(180, 150)
     with pytest.raises(ConfigError, match="pixel frame"):
         write_tiepoints(tmp_path / "t.geojson", tiepoints, optical, sar)
+    with pytest.raises(ConfigError, match="a local CRS has none"):
+        write_tiepoints(tmp_path / "t.geojson", tiepoints, PLANE, PLANE)
     write_tiepoints(tmp_path / "t.points", tiepoints, optical, sar)
     assert (tmp_path / "t.points").read_text().startswith("mapX,")
     np.testing.assert_allclose(read_tiepoints(tmp_path / "t.points", optical, sar).sar_xy, tiepoints.sar_xy)
@@ -139,7 +158,35 @@ def test_points_as_qgis_writes_them(tmp_path):
     assert crs.startswith("#CRS: PROJCS")
     assert header == "mapX,mapY,sourceX,sourceY,enable,dX,dY,residual"
     values = [float(v) for v in row.split(",")]
-    np.testing.assert_allclose(values, [600010.45, 4099989.65, 4.5, -9.5, 1, 0, 0, 0])
+    np.testing.assert_allclose(values, [600010.45, 4099989.65, 600002.25, 4099995.25, 1, 0, 0, 0])
+
+
+DEGREES = Grid(Affine(1e-5, 0, 100, 0, -1e-5, -30), 300, 200, CRS.from_epsg(4326))  # 100 and 30 are pixels, too
+PLANE = Grid(Affine(0.4, 0, 0, 0, -0.4, 0), 300, 200, CRS.from_wkt('LOCAL_CS["mine",UNIT["metre",1]]'))
+FRAME = Grid.pixel_frame(300, 200)
+
+
+@pytest.mark.parametrize("optical", [OPTICAL, DEGREES, PLANE, FRAME])
+@pytest.mark.parametrize("columns", ["sourceX,sourceY", "pixelX,pixelY"])
+def test_points_of_every_qgis(tmp_path, optical, columns):
+    """Map coordinates or pixels, of an image that may hold both as either: what fits the SAR places is meant."""
+    xy = np.array([[10.0, 20], [120, 60], [200, 110], [250, 190]])
+    sar = optical.coarsen(2)
+    places = sar.to_map((xy + np.array([12, -7])) / 2)
+    for source in (optical.to_map(xy), (xy + 0.5) * [1, -1])[optical is FRAME :]:
+        rows = [",".join(f"{v!r}" for v in row) + ",1" for row in np.column_stack([places, source]).tolist()]
+        path = write(tmp_path / "t.points", "\n".join([f"mapX,mapY,{columns},enable", *rows]))
+        np.testing.assert_allclose(read_tiepoints(path, optical, sar).optical_xy, xy, atol=1e-5)
+
+
+def test_geojson_lines_may_have_parts_and_a_crs_of_their_own(tmp_path):
+    start, end = OPTICAL.to_map(np.array([[30.0, 40]])), SAR.to_map(np.array([[10.0, 20]]))
+    parts = [[*start.tolist(), [0, 0]], [[5, 5], *end.tolist()]]
+    named = {"type": "name", "properties": {"name": "urn:ogc:def:crs:EPSG::32637"}}
+    path = write(tmp_path / "t.geojson", drawn(*parts, kind="MultiLineString", crs=named))
+    read = read_tiepoints(path, OPTICAL, SAR)
+    np.testing.assert_allclose(read.optical_xy, [[30, 40]], atol=1e-6)
+    np.testing.assert_allclose(read.sar_xy, [[10, 20]], atol=1e-6)
 
 
 def test_points_in_another_crs_old_names_and_map_sources(tmp_path):
@@ -150,10 +197,15 @@ def test_points_in_another_crs_old_names_and_map_sources(tmp_path):
     np.testing.assert_allclose(read.sar_xy, [[10, 20]], atol=1e-3)
     np.testing.assert_allclose(read.optical_xy, [[30, 40]])
     assert read.inlier.tolist() == [False]
-    with pytest.raises(InputError, match="SAR raster's grid"):
+    with pytest.raises(InputError, match="both rasters' grids"):
         read_tiepoints(tmp_path / "t.points")
-    for crs, source, words in (("no", "1", "is no CRS"), ("EPSG:32637", "x", "line 3: sourceX is 'x'")):
-        text = f"#CRS: {crs}\nmapX,mapY,sourceX,sourceY,enable\n600010,4099990,{source},-1,1\n"
+    for crs, place, source, words in (
+        ("no", "600010,4099990", "1", "is no CRS"),
+        ("http://localhost/32637", "600010,4099990", "1", "is no CRS"),
+        ("EPSG:32637", "600010,4099990", "x", "line 3: sourceX is 'x'"),
+        ("EPSG:4326", "40,37,9,-9,1\n40,95", "1", r"t\.points, line 4: 40, 95 in EPSG:4326 is no place"),
+    ):
+        text = f"#CRS: {crs}\nmapX,mapY,sourceX,sourceY,enable\n{place},{source},-1,1\n"
         with pytest.raises(InputError, match=words):
             read_tiepoints(write(tmp_path / "t.points", text), OPTICAL, SAR)
 

@@ -54,10 +54,12 @@ def align(
     --allow-unregistered).
     """
     check_output(out, overwrite, (optical, sar))
+    files = options.pair_files(optical, sar, given)
     if tiepoints_out:
+        from sn9reg.raster.grid import is_plane
         from sn9reg.tiepoints import check_format
 
-        check_format(tiepoints_out, given["pixel_frame"])
+        check_format(tiepoints_out, any(is_plane(grid.crs) for grid in files.grids()))
         check_output(tiepoints_out, overwrite, (optical, sar))
         if os.path.realpath(tiepoints_out) == os.path.realpath(out):
             raise ConfigError(f"{tiepoints_out}: --out and --tiepoints-out are the same file")
@@ -65,7 +67,6 @@ def align(
         from sn9reg.report import Run, check_report, write_report
 
         check_report(report, overwrite)
-    files = options.pair_files(optical, sar, given)
     import torch
 
     from sn9reg.registration import register

@@ -22,10 +22,10 @@ _RESAMPLED = "Default: nearest for palettes and 64-bit integers, bilinear for al
 
 
 @click.command()
-@click.argument("offsets_path", metavar="OFFSETS", type=click.Path(path_type=Path))
-@click.argument("raster", metavar="RASTER", type=click.Path(path_type=Path))
+@click.argument("offsets_path", metavar="OFFSETS")
+@click.argument("raster", metavar="RASTER")
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="GeoTIFF to write.")
-@click.option("--optical", type=click.Path(path_type=Path), help="The optical image, if OFFSETS has no georeference.")
+@click.option("--optical", help="The optical image, if OFFSETS has no georeference.")
 @click.option("--resampling", type=click.Choice(RESAMPLING), help=_RESAMPLED)
 @click.option("--nodata", type=float, help="Value for no data, in OUT and, if it declares none, in RASTER.")
 @click.option("-b", "--bidx", type=int, multiple=True, help="Band of RASTER, from 1; may be repeated. Default: all.")
@@ -34,10 +34,10 @@ _RESAMPLED = "Default: nearest for palettes and 64-bit integers, bilinear for al
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Blocks computed at once.")
 @options.overwrite
 def apply(
-    offsets_path: Path,
-    raster: Path,
+    offsets_path: str,
+    raster: str,
     out: Path,
-    optical: Path | None,
+    optical: str | None,
     bidx: tuple[int, ...],
     pixel_frame: bool,
     overwrite: bool,
@@ -53,7 +53,7 @@ def apply(
 
 
 @contextmanager
-def _open(path: Path, optical: Path | None, pixel_frame: bool) -> Iterator[OffsetMap]:
+def _open(path: str, optical: str | None, pixel_frame: bool) -> Iterator[OffsetMap]:
     """The offset map on the optical grid: its own, or that of the optical image."""
     grid = None
     if optical is not None:

@@ -120,7 +120,7 @@ def _matcher_options(values: tuple[str, ...]) -> dict[str, Any]:
     for name, content in _pairs(values):
         try:
             result[name] = json.loads(content)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             result[name] = content
     return result
 

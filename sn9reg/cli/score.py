@@ -15,18 +15,18 @@ from sn9reg.tiepoints import read_tiepoints
 
 
 @click.command()
-@click.argument("offsets_path", metavar="OFFSETS", type=click.Path(path_type=Path))
-@click.argument("optical_path", metavar="OPTICAL", type=click.Path(path_type=Path))
-@click.argument("sar_path", metavar="SAR", type=click.Path(path_type=Path))
+@click.argument("offsets_path", metavar="OFFSETS")
+@click.argument("optical_path", metavar="OPTICAL")
+@click.argument("sar_path", metavar="SAR")
 @click.argument("tiepoints_path", metavar="TIEPOINTS", type=click.Path(path_type=Path))
 @options.as_json
 @click.option("--per-point", metavar="CSV", type=click.Path(path_type=Path), help="Write one row per tie-point.")
 @options.pixel_frame
 @options.overwrite
 def score(
-    offsets_path: Path,
-    optical_path: Path,
-    sar_path: Path,
+    offsets_path: str,
+    optical_path: str,
+    sar_path: str,
     tiepoints_path: Path,
     as_json: bool,
     per_point: Path | None,

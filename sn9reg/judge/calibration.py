@@ -195,7 +195,7 @@ def _reading(path: object) -> Iterator[None]:
         yield
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-    except (ValueError, TypeError, KeyError, ConfigError) as error:
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError, ConfigError) as error:
         raise InputError(f"{path}: is no calibration; `python -m pipelines.calibrate` writes one ({error})") from error
 
 

@@ -14,7 +14,7 @@ import pandas as pd
 
 from sn9reg.errors import ConfigError, InputError
 from sn9reg.many.jobs import FAILED, Job, Result, do, end_running, finished, run
-from sn9reg.raster.files import PathLike, make_folder, write_csv
+from sn9reg.raster.files import PathLike, beside, make_folder, write_csv
 
 log = logging.getLogger(__name__)
 
@@ -54,9 +54,10 @@ def _job(path: PathLike, line: int, row: Mapping[str, str], folder: PathLike, te
     for column in COLUMNS[:2]:
         if not row[column]:
             raise InputError(f"{path}, line {line}: {column} is missing")
-    beside = Path(path).parent
-    files = replace(template.files, optical=str(beside / row["optical"]), sar=str(beside / row["sar"]))
-    tiepoints = str(beside / row["tiepoints"]) if row.get("tiepoints") else None
+    there = Path(path).parent
+    optical, sar = (beside(there, row[column]) for column in COLUMNS[:2])
+    files = replace(template.files, optical=optical, sar=sar)
+    tiepoints = beside(there, row["tiepoints"]) if row.get("tiepoints") else None
     name = row.get("name") or Path(row["optical"]).stem
     if not re.fullmatch(r"[\w][\w .+=@-]*", name) or f"{name}.csv" == SUMMARY:
         raise InputError(f"{path}, line {line}: {name!r} cannot be the name of files; use letters, digits, - and _")

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from sn9reg.errors import OutputError, Sn9regError, interrupt_by
-from sn9reg.raster.files import PathLike, atomic_output
+from sn9reg.raster.files import PathLike, atomic_output, disk_file
 from sn9reg.raster.scene import PairFiles
 
 log = logging.getLogger(__name__)
@@ -229,7 +229,8 @@ def peak_memory() -> float:
 
 
 def _state(path: PathLike) -> list[Any]:
-    found = os.stat(path) if os.path.exists(path) else None
+    on_disk = disk_file(path)
+    found = os.stat(on_disk) if on_disk else None
     return [os.path.abspath(path), *((found.st_size, found.st_mtime_ns) if found else ())]
 
 
@@ -237,7 +238,7 @@ def _stored(job: Job) -> dict[str, Any]:
     """What the job's row holds; nothing where there is none."""
     try:
         content = json.loads(job.row.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
 

@@ -20,8 +20,9 @@ Mask = npt.NDArray[np.bool_]
 
 _AT_BORDER, _INSIDE = 5e-3, 1e-2  # least share of the pixels of an area of one value that reaches the border, or not
 _BLENDED = 2  # pixels around that resampling or compression has blended with it
+_WIDEST = 9  # pixels, width from which a line is an area
 _STROKE = 8  # least number of pixels of a mark
-_REACH = 12  # pixels, from which the values come that a mark is painted over with
+_REACH = 12  # pixels around a window that tell whether what it cuts off is a mark
 _BLOCK = 512  # side of what is read at once, pixels
 _MARKED = 2e-3  # share of the pixels from which a pair counts as marked
 
@@ -50,7 +51,7 @@ def taken_out(scene: SceneView) -> list[str]:
     """What of a scene is not valid because it shows no ground, in words."""
     said = []
     if isinstance(scene, Unmarked):
-        said = ["lines or labels that both images share are painted over"]
+        said = ["lines or labels that both images share are taken for no data"]
     while isinstance(scene, Unmarked):
         scene = scene.scene
     if isinstance(scene, Trimmed):
@@ -60,7 +61,7 @@ def taken_out(scene: SceneView) -> list[str]:
 
 def trimmed(scene: SceneView, overview: Patch, factor: int) -> SceneView:
     """The scene without its collar; itself where it has none. overview: the whole scene at `factor`."""
-    areas = _areas(overview)
+    areas = _areas(overview, max(3, _WIDEST // factor | 1))
     if not areas:
         return scene
     empty = np.logical_or.reduce(list(areas.values())) & overview.valid
@@ -70,14 +71,15 @@ def trimmed(scene: SceneView, overview: Patch, factor: int) -> SceneView:
     return Trimmed(scene, wide, factor, float(empty.sum() / overview.valid.sum()))
 
 
-def _areas(patch: Patch) -> dict[float, Mask]:
-    """Value -> its connected areas that are large, or reach the border of what is valid and are not small."""
+def _areas(patch: Patch, thick: int) -> dict[float, Mask]:
+    """Value -> its connected areas that are large, or reach the border of what is valid and are not small. Lines less
+    than `thick` pixels wide are no areas."""
     keys, valid, pixels = _keys(patch.values), patch.valid, int(patch.valid.sum())
     values, counts = np.unique(keys[valid], return_counts=True)
     rim = valid & ~_inner(valid)
     areas: dict[float, Mask] = {}
     for value in values[counts >= _AT_BORDER * pixels]:
-        here = ((keys == value) & valid).astype(np.uint8)
+        here = _opened((keys == value) & valid, thick)
         _, labels, stats, _ = cv2.connectedComponentsWithStats(here, connectivity=4)
         size = stats[:, cv2.CC_STAT_AREA].copy()
         size[0] = 0
@@ -91,20 +93,20 @@ def _areas(patch: Patch) -> dict[float, Mask]:
 
 @dataclass(frozen=True)
 class Unmarked(SceneThrough):
-    """A scene without the marks that stand at the same pixels of another: they are painted over."""
+    """A scene without the marks that stand at the same pixels of another."""
 
     other: SceneView
     shift: tuple[int, int]  # columns and rows from a pixel of the scene to the same of the other, common grid
     values: tuple[float, float]  # of the marks in the scene and in the other, see `_keys`
 
     def read(self, window: Window, factor: int = 1) -> Patch:
-        """As `Scene.read`, with the mean of what surrounds them in place of the marks."""
+        """As `Scene.read`, the marks not valid; a coarse pixel is the mean of what is valid in it."""
         if factor > 1:
             return self._mean(window, factor)
         around, inner = window.grow(_REACH), (slice(_REACH, -_REACH),) * 2
         patch = self.scene.read(around)
-        painted = _painted_over(patch, self.marks(around, patch))
-        return Patch(painted[(slice(None), *inner)], patch.valid[inner])
+        seen = _without(patch, self.marks(around, patch))
+        return Patch(seen.values[(slice(None), *inner)], seen.valid[inner])
 
     def marks(self, window: Window, patch: Patch) -> Mask:
         """(h, w) the marks in a window of the scene, and the pixels blended with them. patch: the window."""
@@ -178,27 +180,23 @@ def _starts(size: int, side: int) -> list[int]:
 
 
 def _strokes(mask: Mask) -> Mask:
-    """The parts of a mask that are large enough for a stroke."""
-    _, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
+    """The parts of a mask that are thin, and large enough for a stroke."""
+    thin = mask & ~_opened(mask, _WIDEST).astype(bool)
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(thin.astype(np.uint8), connectivity=8)
     large = stats[:, cv2.CC_STAT_AREA] >= _STROKE
     large[0] = False
     return np.asarray(large[labels], bool)
-
-
-def _painted_over(patch: Patch, marks: Mask) -> npt.NDArray[np.float32]:
-    """(bands, h, w) values with the weighted mean of the valid pixels around in place of those that are marked."""
-    if not marks.any():
-        return patch.values
-    weight = (patch.valid & ~marks).astype(np.float32)
-    near = np.maximum(cv2.GaussianBlur(weight, (0, 0), _REACH / 3), 1e-6)
-    blurred = [cv2.GaussianBlur(band * weight, (0, 0), _REACH / 3) / near for band in patch.values]
-    return np.where(marks & patch.valid, np.stack(blurred), patch.values).astype(np.float32)
 
 
 def _keys(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
     """(h, w) one number for the values of all bands of a pixel; others have another."""
     weights = np.sqrt(np.arange(2, len(values) + 2, dtype=np.float64)) if len(values) > 1 else np.ones(1)
     return np.asarray(np.tensordot(weights, values.astype(np.float64), 1))
+
+
+def _opened(mask: Mask, side: int) -> npt.NDArray[np.uint8]:
+    """The parts of a mask into which a square of a side fits."""
+    return np.asarray(cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_OPEN, np.ones((side, side), np.uint8)))
 
 
 def _grown(mask: Mask, pixels: int) -> Mask:

@@ -12,6 +12,7 @@ from scipy.ndimage import gaussian_filter
 
 from sn9reg.errors import ConfigError, InputError
 from sn9reg.options import options
+from sn9reg.raster.radiometry import are_decibels
 
 Values = npt.NDArray[np.float32]  # (..., h, w)
 
@@ -49,10 +50,10 @@ def speckle(values: Values, looks: float, random: np.random.Generator, intensity
     8-bit products are neither: those of SEN1-2 are decibels under an unknown stretch. Amplitudes are nearer to them,
     but their bright pixels get more speckle than a sensor would give them, and their dark ones less.
 
-    Raises InputError for negative values: those of decibels.
+    Raises InputError for values that are distributed as decibels are.
     """
-    if (values < 0).any():
-        raise InputError("negative values look like decibels; speckle multiplies amplitude or intensity: convert first")
+    if are_decibels(values):
+        raise InputError("the values look like decibels; speckle multiplies amplitude or intensity: convert first")
     gain = random.standard_gamma(looks, values.shape, dtype=np.float32) / np.float32(looks)
     return np.asarray(values * (gain if intensity else np.sqrt(gain)), np.float32)
 

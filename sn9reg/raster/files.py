@@ -1,6 +1,7 @@
 """Opening rasters with errors that say what to do, and writing files that are whole or not there."""
 
 import fcntl
+import html
 import logging
 import os
 import re
@@ -26,29 +27,78 @@ if TYPE_CHECKING:  # for the type alone: reading and writing rasters does not wa
 
 PathLike = str | os.PathLike[str]
 
-# DRIVER:file, DRIVER:"file":name; no URL, for nothing is fetched from a network.
-_SUBDATASET = re.compile(r"[A-Za-z]\w+:(?!//)")
+# What GDAL opens though no file has that name: /vsizip/archive/file, zip://archive!file, DRIVER:"file":name.
+_VIRTUAL = re.compile(r"/vsi\w+/|[A-Za-z]\w+:")
+_ONLINE = ("DAAS", "EEDAI", "HTTP", "NGW", "OGCAPI", "PG", "PLMOSAIC", "WCS", "WMS", "WMTS")  # drivers: ask a server
+_SERVERS = re.compile(r"/vsi(curl|s3|gs|az|adls|oss|swift|hdfs|webhdfs)(_streaming)?[/?]", re.IGNORECASE)
+_LOCAL = {"file", "gzip", "tar", "vrt", "zip"}  # schemes; any other NAME:// is a server's
+_SOURCE = re.compile(r"<Source(?:Filename|Dataset)\b[^>]*>([^<]*)<")
+# Should a server's name hide where it is not looked for: GDAL opens none of this kind, and its web client finds no way.
+_OFFLINE = {"CPL_VSIL_CURL_ALLOWED_FILENAME": "none", "GDAL_HTTP_PROXY": "127.0.0.1:9"}
 # GDAL's errors are raised as exceptions; rasterio's log would print them a second time.
 logging.getLogger("rasterio._env").setLevel(logging.CRITICAL)
 
 
 @contextmanager
 def open_raster(path: PathLike) -> Iterator[DatasetReader]:
-    """A raster opened for reading. Raises InputError if the file is missing, is no raster, or has no bands."""
-    if not os.path.exists(path) and not _SUBDATASET.match(str(path)):
+    """A raster opened for reading, of an archive or a container too, but nothing is fetched from a network.
+
+    Raises InputError if the file is missing, is no raster, has no bands, or lies, itself or what it is made of, online.
+    """
+    _check_offline(path, str(path))
+    if not os.path.exists(path) and not _VIRTUAL.match(str(path)):
         raise InputError(f"{path}: no such file")
     if os.path.isdir(path):
         raise InputError(f"{path}: is a folder, not a raster")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            dataset = rasterio.open(path)
-    except (RasterioError, UnicodeDecodeError) as error:  # GDAL's words may repeat the bytes of a damaged file
-        raise InputError(f"{path}: not a raster that GDAL can read ({_first_line(error)})") from error
-    with dataset:
-        if dataset.count == 0:
-            raise InputError(f"{path}: has no bands; if it is a container, name one of its subdatasets")
-        yield dataset
+    with rasterio.Env(**_OFFLINE):
+        try:
+            dataset = _opened(path)
+        except (RasterioError, UnicodeDecodeError) as error:  # what GDAL says may hold bytes of a damaged file
+            raise InputError(f"{path}: not a raster that GDAL can read ({_first_line(error)})") from error
+        with dataset:
+            _check_offline(path, f"{dataset.driver}:", *_sources(dataset))
+            if dataset.count == 0:
+                raise InputError(f"{path}: has no bands; if it is a container, name one of its subdatasets")
+            yield dataset
+
+
+def _opened(path: PathLike) -> DatasetReader:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        return rasterio.open(path)
+
+
+def _check_offline(path: PathLike, *names: str) -> None:
+    """Raises InputError for a raster that has one of these names, or is made of what has, if a server has it."""
+    for name in names:
+        schemes = {part for url in re.findall(r"([A-Za-z][\w+.-]+)://", name) for part in url.lower().split("+")}
+        if schemes - _LOCAL or _SERVERS.search(name) or name.partition(":")[0].upper() in _ONLINE:
+            through = "" if name == str(path) else f", through {name.rstrip(':')}"
+            raise InputError(f"{path}: lies on a network{through}; nothing is fetched from there: download it first")
+
+
+def _sources(dataset: DatasetReader, depth: int = 8) -> Iterator[str]:
+    """The names of the files that a VRT is made of, those of VRTs among them included."""
+    if dataset.driver != "VRT" or not depth:
+        return
+    yield from map(html.unescape, _SOURCE.findall(dataset.tags(ns="xml:VRT").get("xml:VRT", "")))
+    for name in dataset.files[1:]:
+        if name.lower().endswith(".vrt"):
+            with suppress(RasterioError), _opened(name) as source:
+                yield from _sources(source, depth - 1)
+
+
+def disk_file(path: PathLike) -> str | None:
+    """The file on disk that holds a raster: itself, its archive, its container. None where there is none."""
+    text = str(path)
+    starts = [0, *(found.end() for found in re.finditer(r'/vsi\w+/\{?|:(//)?"?', text))]
+    ends = sorted({len(text), *(found.start() for found in re.finditer(r'[/:"!?}]', text))}, reverse=True)
+    return next((text[a:b] for a in starts for b in ends if a < b and os.path.isfile(text[a:b])), None)
+
+
+def beside(folder: PathLike, name: str) -> str:
+    """The name of a raster that is looked for in a folder, unless its name says where it lies."""
+    return name if _VIRTUAL.match(name) else str(Path(folder) / name)
 
 
 @contextmanager
@@ -172,7 +222,8 @@ def check_output(path: PathLike, overwrite: bool = False, inputs: Iterable[PathL
     What a killed process left of it is taken away.
     """
     target, exists = Path(path), os.path.exists(path)
-    is_input = exists and any(same is not None and os.path.exists(same) and target.samefile(same) for same in inputs)
+    on_disk = [disk_file(given) for given in inputs if given is not None] if exists else []
+    is_input = any(given is not None and target.samefile(given) for given in on_disk)
     for wrong, words in (
         (os.path.isdir(path), "is a folder"),
         (is_input, "is an input too, and inputs are never written; give another name"),

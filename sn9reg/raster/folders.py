@@ -10,6 +10,7 @@ import numpy as np
 from sn9reg.errors import InputError
 from sn9reg.raster.files import PathLike, data_bands, open_raster, reading
 from sn9reg.raster.scene import Patch
+from sn9reg.raster.validity import read_data
 
 
 @dataclass(frozen=True)
@@ -57,12 +58,12 @@ def _rasters(folder: Path, stem: str) -> list[Path]:
 
 def _read(path: Path, mask: Path | None, native: bool) -> Patch:
     with open_raster(path) as dataset, reading(path):
-        values = dataset.read(data_bands(dataset), out_dtype=None if native else "float32")
-        valid = (dataset.dataset_mask() > 0) & np.isfinite(values).all(axis=0)
+        values, valid = read_data(dataset, data_bands(dataset))
     if mask is not None:
         with open_raster(mask) as dataset, reading(mask):
             inside = dataset.read(1) > 0
         if inside.shape != valid.shape:
             raise InputError(f"{mask}: differs in size from {path.name}")
         valid = valid & inside
-    return Patch(np.where(valid, values, values.dtype.type(0)), valid)
+    values = np.where(valid, values, values.dtype.type(0))
+    return Patch(values if native else values.astype(np.float32, copy=False), valid)

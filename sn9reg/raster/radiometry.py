@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+from rasterio.io import DatasetReader
 
 Modality = Literal["optical", "sar"]
 Image = npt.NDArray[np.float32]
@@ -14,6 +17,8 @@ Mask = npt.NDArray[np.bool_]
 
 # Share of the median. On 8-bit imagery of median 100 this is the floor of 10 that served best on SEN1-2 patches.
 _FLOOR = 0.1
+_DECIBEL, _LINEAR = {"db", "decibel", "decibels"}, {"linear", "intensity", "amplitude", "power"}
+_NO_SCALE = re.compile("software|path|file|name$", re.IGNORECASE)  # tags that say nothing of the values
 
 
 def optical_grey(values: npt.NDArray[np.float32]) -> Image:
@@ -21,20 +26,56 @@ def optical_grey(values: npt.NDArray[np.float32]) -> Image:
     return values.mean(axis=0, dtype=np.float32)
 
 
+def says_decibel(dataset: DatasetReader, bands: Sequence[int]) -> bool | None:
+    """Whether a file calls the values of these bands decibels: by their units, else their names, else its tags.
+
+    None where it says nothing, as do tags that name programs and files, and numbers of dB.
+    """
+    tags = {**dataset.tags(), **{f"{band}:{name}": text for band in bands for name, text in dataset.tags(band).items()}}
+    tags = {name: re.sub(r"(?i)\d\s*db", "", text) for name, text in tags.items() if not _NO_SCALE.search(name)}
+    units = [dataset.units[band - 1] for band in bands] + [tags[name] for name in tags if "unit" in name.lower()]
+    names = [dataset.descriptions[band - 1] for band in bands]
+    for texts, linear in ((units, _LINEAR), (names, {"linear"}), (tags.values(), {"linear"})):
+        said = [{*re.split("[^a-z]+", text.lower())} for text in texts if text and len(text) < 100]
+        said = [words for words in said if not ("linear" in words and _DECIBEL & words)]
+        for kind, answer in ((_DECIBEL, True), (linear, False)):
+            if any(kind & words for words in said):
+                return answer
+    return None
+
+
+def are_decibels(pixels: npt.NDArray[np.float32]) -> bool:
+    """Whether values are distributed as decibels are: with negative ones, and without a long tail of large ones.
+
+    Linear intensities of which the noise was subtracted may be negative, too. From their median to the highest percent
+    it is twice as far and more as to the lowest, and where the median itself is noise, further by far.
+    """
+    if not pixels.size or not (pixels < 0).mean() > 0.01:
+        return False
+    low, middle, high = np.quantile(pixels.astype(np.float64), [0.01, 0.5, 0.99])
+    return bool(high - middle <= 1.5 * (middle - low) if middle > 0 else high <= -6 * low)
+
+
 @dataclass(frozen=True)
 class SarLog:
     """The logarithm of a SAR scene with one floor for the whole scene, so that all its windows agree."""
 
     floor: float  # added before the logarithm, so that zeros stay finite and the darkest pixels do not dominate
-    decibel: bool  # the scene already is logarithmic: it holds negative values
+    decibel: bool  # the scene already is logarithmic
+    said: bool = False  # by its file
 
     @classmethod
-    def of(cls, values: npt.NDArray[np.float32], valid: Mask) -> SarLog:
-        """Floor and kind measured on (bands, h, w) pixels, e.g. those of an overview."""
+    def of(cls, values: npt.NDArray[np.float32], valid: Mask, decibel: bool | None = None) -> SarLog:
+        """Floor and kind measured on (bands, h, w) pixels, e.g. those of an overview. decibel: what the file says."""
         pixels = values[:, valid]
-        decibel = bool((pixels < 0).mean() > 0.01) if pixels.size else False
         positive = pixels[pixels > 0]
-        return cls(float(np.median(positive)) * _FLOOR if positive.size else 1.0, decibel)
+        floor = float(np.median(positive)) * _FLOOR if positive.size else 1.0
+        return cls(floor, are_decibels(pixels) if decibel is None else decibel, decibel is not None)
+
+    @property
+    def scale(self) -> str:
+        """What the values were taken for, and why, in words."""
+        return f"{'dB' if self.decibel else 'linear'}, {'as the file says' if self.said else 'judged by the values'}"
 
     def __call__(self, values: npt.NDArray[np.float32]) -> Image:
         """(bands, h, w) -> (h, w), the mean of the bands' logarithms."""

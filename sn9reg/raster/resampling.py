@@ -17,6 +17,7 @@ Values = npt.NDArray[Any]  # (bands, h, w)
 Mask = npt.NDArray[np.bool_]  # (bands, h, w), True where there is data
 
 RESAMPLING = ("nearest", "bilinear", "cubic")
+_BENT = 0.1  # px: from places half way between nodes 16 px apart, where the map is not nearly linear there
 
 
 def locator(optical: Grid, source: Grid) -> Callable[[Floats, Floats], tuple[Floats, Floats]]:
@@ -25,20 +26,35 @@ def locator(optical: Grid, source: Grid) -> Callable[[Floats, Floats], tuple[Flo
 
     def affine(x: Floats, y: Floats) -> tuple[Floats, Floats]:
         u, v = source.to_pixel(optical.to_map(np.zeros((1, 2))))[0]
-        return matrix[0, 0] * x + matrix[0, 1] * y + u, matrix[1, 0] * x + matrix[1, 1] * y + v
+        u, v = matrix[0, 0] * x + matrix[0, 1] * y + u, matrix[1, 0] * x + matrix[1, 1] * y + v
+        if source.turn:
+            across, down = np.linalg.inv(source.linear)[:, 0] * source.turn
+            there = source.transform.a * (u + 0.5) + source.transform.b * (v + 0.5) + source.transform.c
+            turns = np.rint((there - source.centre[0]) / source.turn)
+            u, v = u - turns * across, v - turns * down
+        return u, v
+
+    def exactly(x: Floats, y: Floats) -> Floats:
+        places = optical.to_map(np.column_stack([x.ravel(), y.ravel()]))
+        xy = np.column_stack(transform_coordinates(optical.crs, source.crs, *places.T.tolist()))
+        xy[~np.isfinite(xy).all(axis=1)] = np.nan  # a place that the raster's CRS does not know
+        return source.to_pixel(xy).T.reshape(2, *x.shape)
 
     def between_nodes(x: Floats, y: Floats) -> tuple[Floats, Floats]:
         known = np.isfinite(x)
         if not known.any():
             return x, y
         nodes_x, nodes_y = _nodes(x[known]), _nodes(y[known])
-        across, down = np.meshgrid(nodes_x, nodes_y)
-        places = optical.to_map(np.column_stack([across.ravel(), down.ravel()]))
-        xy = np.column_stack(transform_coordinates(optical.crs, source.crs, *places.T.tolist()))
-        xy[~np.isfinite(xy).all(axis=1)] = np.nan  # a place that the raster's CRS does not know
-        exact = source.to_pixel(xy).T.reshape(2, *across.shape)
-        at = [np.where(known, (a - nodes[0]) / (nodes[1] - nodes[0]), 0) for a, nodes in ((y, nodes_y), (x, nodes_x))]
-        u, v = (np.where(known, map_coordinates(node, at, order=1, mode="nearest"), np.nan) for node in exact)
+        nodes = exactly(*np.meshgrid(nodes_x, nodes_y))
+        # Around a pole, and where longitude begins again, nothing lies half way between the nodes: take each pixel.
+        between = exactly(*np.meshgrid(*((n[1:] + n[:-1]) / 2 for n in (nodes_x, nodes_y))))
+        mean = (nodes[:, 1:, 1:] + nodes[:, 1:, :-1] + nodes[:, :-1, 1:] + nodes[:, :-1, :-1]) / 4
+        if (np.abs(between - mean) > _BENT).any():
+            u, v = np.full(x.shape, np.nan), np.full(x.shape, np.nan)
+            u[known], v[known] = exactly(x[known], y[known])
+            return u, v
+        at = [np.where(known, (a - line[0]) / (line[1] - line[0]), 0) for a, line in ((y, nodes_y), (x, nodes_x))]
+        u, v = (np.where(known, map_coordinates(node, at, order=1, mode="nearest"), np.nan) for node in nodes)
         return u, v
 
     return affine if optical.crs == source.crs else between_nodes
@@ -104,7 +120,8 @@ def cubic_weights(f: Floats) -> list[Floats]:
 
 
 def block_means(values: Values, valid: Mask, k: int, shape: tuple[int, int]) -> tuple[Values, Mask]:
-    """Means of the valid pixels of each k x k block; valid where at least half of a block is, and inside the array."""
+    """Means of each k x k block's valid, finite pixels; valid where at least half of it is, and inside the array."""
+    valid = valid & np.isfinite(values)
     short = [(0, 0), *((0, n * k - have) for n, have in zip(shape, values.shape[1:], strict=True))]
     blocks = (len(values), shape[0], k, shape[1], k)
     values, valid = (np.pad(array, short).reshape(blocks) for array in (values, valid))

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, TypedDict
 
 import numpy as np
 import numpy.typing as npt
 import rasterio
-from affine import Affine
-from rasterio.crs import CRS
 from rasterio.enums import Resampling
 from rasterio.io import DatasetReader
 from rasterio.vrt import WarpedVRT
@@ -23,7 +22,9 @@ from rasterio.vrt import WarpedVRT
 from sn9reg.errors import InputError
 from sn9reg.raster.collar import trimmed, unmarked
 from sn9reg.raster.files import PathLike, alpha_band, check_bands, data_bands, grid_of, open_raster, reading
-from sn9reg.raster.grid import Grid, Points, Window, common_grid
+from sn9reg.raster.grid import Grid, Points, Window, common_grid, for_gdal
+from sn9reg.raster.radiometry import says_decibel
+from sn9reg.raster.validity import data_view, expanded, gdal_suffices, nodata_of
 from sn9reg.raster.view import Patch, Posed, SceneView, halved
 
 __all__ = ["PairFiles", "Patch", "Reading", "Scene", "ScenePair", "SceneView", "open_pair"]
@@ -31,8 +32,6 @@ __all__ = ["PairFiles", "Patch", "Reading", "Scene", "ScenePair", "SceneView", "
 _BLOCK = 512  # side of what is warped at once
 _LARGEST_WARP = 4  # coarser pixels are averaged from these, in memory, so that the file is read once for all of them
 _CACHE = 128 << 20  # bytes; GDAL's own default is a share of the memory
-# WarpedVRT wants some CRS; in a pixel frame both sides get this one, so nothing is ever transformed.
-_FRAME_CRS = CRS.from_epsg(3857)
 
 
 @dataclass(frozen=True)
@@ -41,12 +40,13 @@ class Scene:
 
     name: str
     grid: Grid
-    bands: tuple[int, ...]
+    bands: tuple[int, ...]  # of the file, one for each of the values: a palette's thrice, for red, green and blue
     _dataset: DatasetReader = field(repr=False)
     _common: Grid = field(repr=False)
     _nodata: float | None = field(repr=False)
-    _vrts: dict[int, WarpedVRT] = field(default_factory=dict, repr=False)
+    _vrts: dict[tuple[int, bool], WarpedVRT] = field(default_factory=dict, repr=False)
     _blocks: dict[tuple[int, int, int], Patch] = field(default_factory=dict, repr=False)  # the last used at the end
+    _open: ExitStack = field(default_factory=ExitStack, repr=False)
 
     def read(self, window: Window, factor: int = 1) -> Patch:
         if factor > _LARGEST_WARP and factor % 2 == 0:
@@ -76,19 +76,22 @@ class Scene:
         return self._blocks[key]
 
     def _warp(self, factor: int, inside: Window) -> Patch:
-        vrt, alpha = self._vrt(factor), alpha_band(self._dataset)
-        with reading(self.name):
-            dtype = "float64" if "64" in vrt.dtypes[0] else "float32"
-            data = vrt.read([*self.bands, alpha or vrt.count], window=inside.slices(), out_dtype=dtype)
-        # A NaN or infinity among the averaged pixels leaves the average without meaning.
-        good = (data[-1] > 0) & np.isfinite(data[:-1]).all(axis=0)
-        nodata = self._dataset.nodata if self._nodata is None else self._nodata
-        if alpha and nodata is not None:  # of the two, GDAL heeds alpha only
-            good &= (data[:-1] != nodata).any(axis=0)
+        for exact in (not gdal_suffices(self._dataset, self.bands, self._nodata), True):
+            vrt = self._vrt(factor, exact)
+            bands = range(1, len(self.bands) + 1) if exact else self.bands
+            alpha = None if exact else alpha_band(self._dataset)
+            with reading(self.name):
+                dtype = "float64" if "64" in vrt.dtypes[0] else "float32"
+                data = vrt.read([*bands, alpha or vrt.count], window=inside.slices(), out_dtype=dtype)
+            good, finite = data[-1] > 0, np.isfinite(data[:-1]).all(axis=0)
+            if exact or finite[good].all():  # else a NaN or infinity took whole averages with it
+                break
+        good &= finite
         return Patch(np.where(good, np.clip(data[:-1], -3e38, 3e38), 0).astype(np.float32), good)
 
-    def _vrt(self, factor: int) -> WarpedVRT:
-        if factor not in self._vrts:
+    def _vrt(self, factor: int, exact: bool) -> WarpedVRT:
+        """exact: of `data_view`, which costs one more reading of the file, in place of the file itself."""
+        if (factor, exact) not in self._vrts:
             target = self._common.coarsen(factor)
             sizes = self.grid.pixel_size, target.pixel_size
             same_size = self.grid.crs == target.crs and np.allclose(*sizes, rtol=1e-6, atol=0)
@@ -96,16 +99,21 @@ class Scene:
             if same_size:  # else GDAL takes a turned scene's blocks for downsampled ones, and blurs some of them
                 extras |= {"XSCALE": 1, "YSCALE": 1}
             # An alpha band of the scene's own serves; its nodata must not become the alpha of the padding.
-            extras |= {"nodata": None} if alpha_band(self._dataset) else {"add_alpha": True}
-            if self._nodata is not None:
-                extras["src_nodata"] = self._nodata
+            extras |= {"nodata": None} if not exact and alpha_band(self._dataset) else {"add_alpha": True}
+            if not exact and (nodata := nodata_of(self._dataset, self.bands[0], self._nodata)) is not None:
+                extras["src_nodata"] = nodata
+            source, there = for_gdal(self.grid, target.crs), for_gdal(target, self.grid.crs)
+            reach = np.abs(self.grid.outline()[:, 1]).max() + self.grid.pixel_size[1]
+            if source.crs and source.crs.is_geographic and reach >= self.grid.turn / 4:
+                # A pole is a line of the image; else GDAL reads what lies under the target's edges, not around the pole
+                extras |= {"SAMPLE_GRID": "YES", "SAMPLE_STEPS": "ALL"}
             with reading(self.name):
-                self._vrts[factor] = WarpedVRT(
-                    self._dataset,
-                    src_crs=self.grid.crs or _FRAME_CRS,
-                    src_transform=_upright(self.grid),
-                    crs=target.crs or _FRAME_CRS,
-                    transform=_upright(target),
+                self._vrts[factor, exact] = WarpedVRT(
+                    self._view if exact else self._dataset,
+                    src_crs=source.crs,
+                    src_transform=source.transform,
+                    crs=there.crs,
+                    transform=there.transform,
                     width=target.width,
                     height=target.height,
                     # An average over less than one source pixel is nearest neighbour: half a pixel of jitter.
@@ -113,7 +121,15 @@ class Scene:
                     warp_mem_limit=256,
                     **extras,
                 )
-        return self._vrts[factor]
+        return self._vrts[factor, exact]
+
+    @cached_property
+    def _view(self) -> DatasetReader:
+        return self._open.enter_context(data_view(self._dataset, self.bands, self._nodata))
+
+    @property
+    def decibel(self) -> bool | None:
+        return says_decibel(self._dataset, self.bands)
 
     def outline(self) -> Points:
         return self._common.to_pixel(self.grid.map_to_crs(self.grid.outline(), self._common.crs))
@@ -121,11 +137,7 @@ class Scene:
     def close(self) -> None:
         for vrt in self._vrts.values():
             vrt.close()
-
-
-def _upright(grid: Grid) -> Affine:
-    """The geotransform given to GDAL; a pixel frame's y axis is turned up, as map axes are."""
-    return grid.transform if grid.crs is not None else Affine.scale(1, -1) * grid.transform
+        self._open.close()
 
 
 @dataclass(frozen=True)
@@ -153,7 +165,7 @@ class ScenePair:
         factor = 1
         while max(self.grid.shape) / factor > 1024:
             factor *= 2
-        return scene.read(self.grid.coarsen(factor).window, factor), factor
+        return replace(scene.read(self.grid.coarsen(factor).window, factor), decibel=scene.decibel), factor
 
 
 def cleaned(pair: ScenePair) -> ScenePair:
@@ -189,7 +201,11 @@ class PairFiles:
     def grids(self) -> tuple[Grid, Grid]:
         """The images' own grids. Raises InputError for a file that cannot be read or has no georeference."""
         with open_raster(self.optical) as optical, open_raster(self.sar) as sar:
-            return grid_of(optical, self.pixel_frame), grid_of(sar, self.pixel_frame)
+            return self._grids(optical, sar)
+
+    def _grids(self, optical: DatasetReader, sar: DatasetReader) -> tuple[Grid, Grid]:
+        grid = grid_of(optical, self.pixel_frame)
+        return grid, grid_of(sar, self.pixel_frame).beside(grid)
 
     @contextmanager
     def open(self, grid: Grid | None = None) -> Iterator[ScenePair]:
@@ -199,11 +215,12 @@ class PairFiles:
         """
         with rasterio.Env(GDAL_CACHEMAX=_CACHE), ExitStack() as stack:
             optical, sar = (stack.enter_context(open_raster(path)) for path in (self.optical, self.sar))
-            grids = grid_of(optical, self.pixel_frame), grid_of(sar, self.pixel_frame)
+            grids = self._grids(optical, sar)
             optical_bands = tuple(self.optical_bands) or tuple(data_bands(optical)[:3])
             sar_bands = tuple(self.sar_bands) or tuple(data_bands(sar))
             check_bands(optical, optical_bands)
             check_bands(sar, sar_bands)
+            optical_bands, sar_bands = expanded(optical, optical_bands), expanded(sar, sar_bands)
             if not _overlap(*grids):
                 both = f"{self.optical} and {self.sar}"
                 raise InputError(f"{both} do not overlap: check that they show the same place and their CRS")
@@ -229,6 +246,9 @@ def _overlap(optical: Grid, sar: Grid) -> bool:
     """Whether the two extents share any area, judged in the optical scene's pixels."""
     if (optical.crs is None) != (sar.crs is None):
         return True  # common_grid says what is wrong
-    there = optical.to_pixel(sar.map_to_crs(sar.outline(), optical.crs)) + 0.5
+    # Not the outline alone: around a pole it says nothing of what lies within.
+    x, y = np.meshgrid(*(np.linspace(-0.5, side - 0.5, 21) for side in (sar.width, sar.height)))
+    places = sar.to_map(np.column_stack([x.ravel(), y.ravel()]))
+    there = optical.to_pixel(sar.map_to_crs(places, optical.crs)) + 0.5
     low, high = there.min(axis=0), there.max(axis=0)
     return bool((high > 0).all() and (low < [optical.width, optical.height]).all())

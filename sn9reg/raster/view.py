@@ -20,6 +20,7 @@ class Patch:
 
     values: npt.NDArray[np.float32]
     valid: npt.NDArray[np.bool_]
+    decibel: bool | None = None  # whether its file says that they are decibels; of `ScenePair.overview` alone
 
     def __post_init__(self) -> None:
         if self.values.ndim != 3 or self.values.shape[1:] != self.valid.shape:
@@ -36,6 +37,10 @@ class SceneView(Protocol):
     @property
     def grid(self) -> Grid:
         """The scene's own grid."""
+
+    @property
+    def decibel(self) -> bool | None:
+        """Whether the scene's file says that its values are decibels; None where it says nothing."""
 
     def outline(self) -> Points:
         """(N, 2) points around the scene, in pixels of the common grid."""
@@ -60,6 +65,10 @@ class SceneThrough:
     @property
     def grid(self) -> Grid:
         return self.scene.grid
+
+    @property
+    def decibel(self) -> bool | None:
+        return self.scene.decibel
 
     def outline(self) -> Points:
         return self.scene.outline()

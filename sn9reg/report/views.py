@@ -133,7 +133,7 @@ def open_viewer(files: PairFiles, offsets: OffsetMap, field: Block) -> Iterator[
         margin += _MARGIN
     with files.open(offsets.grid.crop(offsets.grid.window.grow(margin))) as pair:
         optical, sar = (pair.overview(scene)[0] for scene in (pair.optical, pair.sar))
-        sar_log = SarLog.of(sar.values, sar.valid)
+        sar_log = SarLog.of(sar.values, sar.valid, sar.decibel)
         sar_range = _range(Patch(sar_log(sar.values)[None], sar.valid))
         yield Viewer(pair, offsets, margin, sar_log, _range(optical), sar_range)
 

@@ -113,7 +113,8 @@ def sn9_reference(optical: Grid, sar: Grid, tiepoints: TiePoints) -> Floats:
     )
     step = np.array([optical.transform.a, optical.transform.e])
     with np.errstate(divide="ignore", invalid="ignore"):  # an image turned by 90 degrees has no such step
-        return np.asarray(np.rint((sar.map_to_crs(sar_map, optical.crs) - optical_map) / step))
+        there = sar.map_to_crs(sar_map, optical.crs)
+        return np.asarray(np.rint(optical.less_turns(there - optical_map) / step))
 
 
 def metres(grid: Grid, xy: Points, steps: Floats) -> Floats:

@@ -47,6 +47,6 @@ def read_geotransforms(path: PathLike, stem: str) -> tuple[Affine, Affine]:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
     except KeyError as error:
         raise InputError(f"{path}: has no entry {error} for {stem}") from error
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise InputError(f"{path}: is not a JSON of geotransforms ({error})") from error
     return optical, sar

@@ -24,6 +24,7 @@ from sn9reg.errors import ConfigError, InputError
 from sn9reg.options import check, options
 from sn9reg.raster.files import PathLike, check_bands, data_bands, open_raster, reading
 from sn9reg.raster.radiometry import fill_invalid
+from sn9reg.raster.validity import read_data
 
 COLUMNS = ("optical", "sar", "lon", "lat", "year", "season")
 
@@ -202,9 +203,6 @@ def _window(dataset: DatasetReader, bands: list[int], window: Window) -> Tensor:
     """(1, h, w) mean of the bands; invalid pixels filled."""
     check_bands(dataset, bands)
     with reading(dataset.name):
-        values = dataset.read(bands, window=window, out_dtype="float32")
-        masks = dataset.read_masks(bands, window=window)
-    # A colour may hold the nodata value in one band and be none.
-    valid = (masks > 0).any(axis=0) & np.isfinite(values).all(axis=0)
-    grey = np.where(valid, values, np.float32(0)).mean(axis=0, dtype=np.float32)
+        values, valid = read_data(dataset, bands, window)
+    grey = np.where(valid, values, 0).astype(np.float32, copy=False).mean(axis=0, dtype=np.float32)
     return torch.from_numpy(fill_invalid(grey, valid))[None]

@@ -4,6 +4,8 @@ import json
 import os
 import subprocess
 import sys
+import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ import pytest
 import rasterio
 from affine import Affine
 from click.testing import CliRunner
+from rasterio.crs import CRS
 from support.rasters import UTM, write_raster
 
 import sn9reg
@@ -19,6 +22,7 @@ from sn9reg.cli import main
 from sn9reg.cli.info import info
 from sn9reg.offsets import OffsetMap
 from sn9reg.raster.grid import Grid
+from sn9reg.raster.scene import PairFiles
 
 OPTICAL = Grid(Affine(0.5, 0, 435000, 0, -0.5, 4181000), 60, 40, UTM)
 FRAME = Grid.pixel_frame(60, 40)
@@ -158,6 +162,40 @@ def test_info(files):
     text = run("info", "offsets.tif").stdout
     assert "matcher     test" in text
     assert "length, m" in text
+
+
+def test_rasters_of_archives_and_of_a_network(files):
+    with zipfile.ZipFile("a.zip", "w") as target:
+        for name in ("offsets.tif", "optical.tif", "sar.tif"):
+            target.write(name)
+    zipped = [f"/vsizip/{files}/a.zip/{name}.tif" for name in ("offsets", "optical", "sar")]
+    assert '"mean_px": 0.0' in run("score", *zipped, "t.csv", "--json").stdout
+    assert run("info", zipped[0]).stdout == run("info", "offsets.tif").stdout
+    assert run("apply", zipped[0], zipped[2], "-o", "a.tif", "--optical", zipped[1]).exit_code == 0
+    refused("apply", "offsets.tif", zipped[2], "-o", "a.zip", "--overwrite", said="inputs are never written")
+    url = "http://127.0.0.1:1/a.tif"
+    apply, score = ("apply", "offsets.tif", url, "-o", "o.tif"), ("score", "offsets.tif", "optical.tif", url, "t.csv")
+    for command in (("info", url), apply, score, ("align", "optical.tif", url, "--out", "o.tif")):
+        refused(*command, said="lies on a network")
+
+
+def test_a_local_crs_is_one_plane(files):
+    """Both images in it: all works. One in it, the other not: there is no way between them."""
+    mine = replace(OPTICAL, crs=CRS.from_wkt('LOCAL_CS["mine",UNIT["foot",0.3048]]'))
+    write_image("o.tif", mine)
+    write_image("s.tif", mine, seed=1)
+    write_offsets("local.tif", grid=mine)
+    values = json.loads(run("score", "local.tif", "o.tif", "s.tif", "t.csv", "--json").stdout)
+    assert values["mean_px"] == pytest.approx(0)
+    assert values["without_registration"]["mean_m"] == pytest.approx(np.hypot(4, 2) / 2 * 0.3048)
+    assert "length, m" in run("info", "local.tif").stdout
+    assert run("apply", "local.tif", "s.tif", "-o", "a.tif").exit_code == 0
+    with PairFiles("o.tif", "s.tif").open() as pair:
+        assert (pair.grid, pair.optical.read(pair.grid.window).valid.all()) == (mine, True)
+    refused("score", "offsets.tif", "optical.tif", "s.tif", "t.csv", said="a local CRS has no way to another")
+    refused("apply", "local.tif", "sar.tif", "-o", "b.tif", said="a local CRS has no way to another")
+    lines = ("--out", "b.tif", "--tiepoints-out", "m.geojson")
+    refused("align", "o.tif", "s.tif", *lines, code=2, said="a local CRS has none")
 
 
 def test_info_finds_the_direction(files):

@@ -196,7 +196,8 @@ def test_a_calibration_survives_a_file_and_a_file_that_is_none_is_refused(calibr
     for missing in (tmp_path / "none.json", tmp_path):
         with pytest.raises(InputError, match=f"{missing.name}: cannot be read"):
             read_calibration(missing)
-    for content in (b"{", b"[]", b"3", b"null", b'"text"', b'{"matcher": "hybrid"}', b"\xff"):
+    odd = b"\xff", b"[" * 100_000, b"1" * 5000
+    for content in (b"{", b"[]", b"3", b"null", b'"text"', b'{"matcher": "hybrid"}', *odd):
         path.write_bytes(content)
         with pytest.raises(InputError, match="is no calibration"):
             read_calibration(path)
@@ -210,6 +211,7 @@ def test_a_calibration_survives_a_file_and_a_file_that_is_none_is_refused(calibr
         ("field", "scale", [0.0] * len(FIELD_FEATURES)), ("spread", "extra", 1.0), ("right", "extra", [1.0]),
         ("right", "x", []), ("right", "y", [0.5]), ("right", "y", [0.3, 0.2, 0.4]), ("right", "y", [-0.1, 0.2, 0.3]),
         ("right", "x", [0.0, 0.0, 1.0]), ("right", "x", [2.0, 1.0, 0.0]), ("right", None, 3), ("field", None, {}),
+        ("right", "x", [0.0, 1.0, 10**400]),
     ],
 )  # fmt: skip
 def test_models_of_another_form_are_refused(calibration, tmp_path, size, part, name, value):

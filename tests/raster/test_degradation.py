@@ -74,3 +74,4 @@ def test_numbers_that_make_no_sense_and_decibels_are_refused(bad, words):
         Degradation(**bad)
     with pytest.raises(InputError, match="decibels"):
         speckle(scene() - 100, 5, generator())
+    assert np.isfinite(speckle(scene() ** 3 - 1e5, 5, generator(), True)).all()  # intensities less their noise

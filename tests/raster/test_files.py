@@ -1,9 +1,13 @@
 """Rasters: messages that say what to do, and files that are whole or not there."""
 
+import gzip
 import os
+import shutil
+import socket
 import stat
 import subprocess
 import sys
+import zipfile
 from functools import partial
 
 import numpy as np
@@ -20,9 +24,11 @@ from sn9reg.errors import InputError, OutputError
 from sn9reg.raster.files import (
     alpha_band,
     atomic_output,
+    beside,
     check_bands,
     check_output,
     data_bands,
+    disk_file,
     geotiff_profile,
     grid_of,
     make_folder,
@@ -46,13 +52,68 @@ def raster(tmp_path):
 # Files that cannot be read or have no georeference: tests/cli/test_bad_input.py.
 
 
-def test_open_raster_takes_a_subdataset_but_no_url(raster):
-    with open_raster(f"GTIFF_DIR:1:{raster}") as dataset:
+@pytest.fixture
+def archives(raster):
+    """A zip, a tar and a gz of the raster, beside it."""
+    for kind in ("zip", "tar"):
+        shutil.make_archive(raster.with_name("a"), kind, raster.parent, "r.tif")
+    raster.with_name("r.tif.gz").write_bytes(gzip.compress(raster.read_bytes()))
+    return raster.parent
+
+
+VIRTUAL = {
+    "GTIFF_DIR:1:{}/r.tif": "r.tif",
+    "/vsizip/{}/a.zip/r.tif": "a.zip",
+    "/vsizip/{{{}/a.zip}}/r.tif": "a.zip",
+    "zip://{}/a.zip!r.tif": "a.zip",
+    "/vsitar/{}/a.tar/r.tif": "a.tar",
+    "/vsigzip/{}/r.tif.gz": "r.tif.gz",
+    "vrt://{}/r.tif?bands=1": "r.tif",
+    "GTIFF_DIR:1:/vsizip/{}/a.zip/r.tif": "a.zip",
+}
+
+
+@pytest.mark.parametrize("name", VIRTUAL)
+def test_open_raster_takes_subdatasets_and_archives(archives, name):
+    path = name.format(archives)
+    with open_raster(path) as dataset:
         assert grid_of(dataset) == GRID
         assert dataset.read(1)[1, 2] == 62
     assert dataset.closed
-    with pytest.raises(InputError, match="no such file"), open_raster("https://example.invalid/a.tif"):
+    assert os.path.samefile(disk_file(path), archives / VIRTUAL[name])
+    with pytest.raises(OutputError, match="is an input too"):
+        check_output(archives / VIRTUAL[name], True, [path])
+    assert beside("folder", path) == path
+    missing = path.replace("r.tif", "none.tif")
+    with pytest.raises(InputError, match="not a raster that GDAL can read"), open_raster(missing):
         pass
+
+
+def test_nothing_is_fetched_from_a_network(tmp_path, raster):
+    server = socket.create_server(("127.0.0.1", 0))
+    url = f"http://127.0.0.1:{server.getsockname()[1]}/a.tif"
+    names = [url, f"/vsicurl/{url}", f"/vsicurl_streaming/{url}", f"/vsizip//vsicurl/{url}/a.tif", f"zip+{url}!a.tif"]
+    names += ["ftp://host/a.tif", "s3://bucket/a.tif", "/vsis3/bucket/a.tif", "/vsigs/bucket/a.tif", "gs://bucket/a"]
+    names += [f'NETCDF:"{url}":a', f"GTIFF_DIR:1:/vsicurl/{url}", f"WMS:{url}", "EEDAI:a", f"vrt://{url}"]
+    band = '<VRTRasterBand dataType="Byte" band="1"><SimpleSource><SourceFilename>{}</SourceFilename></SimpleSource>'
+    vrt = f'<VRTDataset rasterXSize="9" rasterYSize="9">{band}</VRTRasterBand></VRTDataset>'
+    made_of = url, f"/vsicurl/{url}", url.replace(":", "&#58;"), tmp_path / "0.vrt", tmp_path / "3.vrt"
+    size = "<TileLevel>3</TileLevel><TileCountX>1</TileCountX><TileCountY>1</TileCountY>"
+    corners = [f"<{x}>0</{x}><{y}>9</{y}>" for x, y in (("UpperLeftX", "UpperLeftY"), ("LowerRightY", "LowerRightX"))]
+    window = f"<BandsCount>3</BandsCount><DataWindow>{size}{''.join(corners)}</DataWindow>"
+    wms = f'<GDAL_WMS><Service name="TMS"><ServerUrl>{url}</ServerUrl></Service>{window}</GDAL_WMS>'
+    for i, text in enumerate([*map(vrt.format, made_of), wms]):
+        names.append(tmp_path / f"{i}.vrt")
+        names[-1].write_text(text)
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as target:
+        target.write(tmp_path / "0.vrt", "0.vrt")
+    for name in (*names, f"/vsizip/{tmp_path}/a.zip/0.vrt"):
+        with pytest.raises(InputError, match="lies on a network") as caught, open_raster(name):
+            pass
+        assert str(caught.value).startswith(f"{name}: ")
+    server.setblocking(False)
+    with server, pytest.raises(BlockingIOError):  # nobody asked
+        server.accept()
 
 
 def test_grid_of_names_the_way_out(raster):

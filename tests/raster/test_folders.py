@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import rasterio
 from support.rasters import write_raster
 
 from sn9reg.errors import InputError
@@ -62,6 +63,19 @@ def test_alpha_nodata_and_what_is_no_number_are_not_valid(tmp_path, native):
     assert [len(patch.values) for patch in patches] == [3, 1]
     assert [np.argwhere(~patch.valid).tolist() for patch in patches] == [[[0, 0]], [[2, 3], [3, 3], [4, 4]]]
     assert all((patch.values[:, ~patch.valid] == 0).all() for patch in patches)
+
+
+def test_a_mask_beside_nodata_and_palettes(tmp_path):
+    mask, colours = np.arange(48).reshape(SHAPE) % 5 > 0, {n: (n, 2 * n, 3 * n, 255) for n in range(60)}
+    for kind, options in (("opt", {"photometric": "palette"}), ("sar", {"nodata": 3})):
+        path = write_raster(tmp_path / f"x_{kind}.tif", image(), **options)
+        with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), rasterio.open(path, "r+") as target:
+            if kind == "opt":
+                target.write_colormap(1, colours)
+            target.write_mask(mask)
+    optical, sar = pair_files(tmp_path)[0].read()
+    np.testing.assert_array_equal(optical.values, np.where(mask, image().astype(np.float32) * [[[1]], [[2]], [[3]]], 0))
+    np.testing.assert_array_equal(sar.valid, mask & (image()[0] != 3))
 
 
 def test_names_with_wildcards_and_files_beside_a_raster(tmp_path):

@@ -2,10 +2,12 @@
 
 import numpy as np
 import pytest
+import rasterio
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.rasters import TEXTURE_TRANSFORM, UTM, write_raster
 
-from sn9reg.raster.radiometry import standardise
+from sn9reg.raster.radiometry import SarLog, are_decibels, says_decibel, standardise
 
 
 def rough(seed=0):
@@ -50,3 +52,46 @@ def test_values_too_large_to_be_squared_are_no_accident(scale):
     np.testing.assert_allclose(standardise(rough() * np.float32(scale), whole), standardise(rough(), whole), atol=1e-4)
     extremes = np.where(rough() > 0, np.float32(3e38), np.float32(-3e38))
     assert np.unique(np.round(standardise(extremes, whole))).tolist() == [-1, 1]
+
+
+@pytest.mark.parametrize(
+    ("unit", "name", "tags", "expected"),
+    [
+        ("dB", "", {}, True),
+        ("intensity_db", "linear", {}, True),
+        ("", "Sigma0_VV_dB", {}, True),
+        ("", "", {"SCALE": "decibel"}, True),
+        ("", "", {"data_units": "db", "note": "linear interpolation"}, True),
+        ("intensity", "", {"SCALE": "dB"}, False),
+        ("", "gamma0, linear power", {}, False),
+        ("", "VV amplitude", {}, None),
+        ("", "dbl", {"NESZ": "-22 dB", "TIFFTAG_SOFTWARE": "DB 2.0", "note": "from linear to dB"}, None),
+    ],
+)
+def test_a_file_says_what_its_values_are(tmp_path, unit, name, tags, expected):
+    path = write_raster(tmp_path / "s.tif", rough()[None], TEXTURE_TRANSFORM, UTM)
+    with rasterio.open(path, "r+") as target:
+        target.units, target.descriptions = (unit,), (name,)
+        target.update_tags(**tags)
+    with rasterio.open(path) as dataset:
+        assert says_decibel(dataset, [1]) is expected
+
+
+def test_intensities_less_their_noise_are_not_decibels_though_some_are_negative():
+    """Ground that varies by 4 dB, and speckle of 1 to 16 looks."""
+    random = np.random.default_rng(0)
+    for looks in (1, 4, 16):
+        ground = 0.1 * 10 ** (0.4 * random.standard_normal((1, 200, 200)))
+        intensity = (ground * random.gamma(looks, 1 / looks, ground.shape)).astype(np.float32)
+        for share in (0.02, 0.1, 0.3):
+            assert not are_decibels(intensity - np.quantile(intensity, share))
+        for offset in (-10, 5, 15):
+            assert are_decibels(10 * np.log10(intensity) + offset) == bool(
+                (10 * np.log10(intensity) < -offset).mean() > 0.01
+            )
+    sea = np.where(random.random(intensity.shape) < 0.7, 0, intensity) + 0.01 * random.standard_normal(intensity.shape)
+    assert not are_decibels(sea)
+    assert are_decibels(np.maximum(10 * np.log10(intensity), -12))  # more than half of it was cut
+    valid = np.ones((200, 200), bool)
+    assert SarLog.of(intensity, valid, True).scale == "dB, as the file says"
+    assert SarLog.of(intensity, valid).scale == "linear, judged by the values"

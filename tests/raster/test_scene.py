@@ -5,6 +5,7 @@ from functools import partial
 
 import numpy as np
 import pytest
+import rasterio
 from affine import Affine
 from rasterio._env import get_gdal_config
 from rasterio.crs import CRS
@@ -208,6 +209,91 @@ def test_what_is_not_finite_is_not_valid(tmp_path, dtype, nodata):
     if dtype == "float64":  # beyond float32, and finite
         values[0, 4, 4:6] = 1e300, -1e300
     assert_holds(read(write(tmp_path / "r.tif", values, nodata=nodata)), values, np.isfinite(values).all(axis=0))
+
+
+FINE, TURNED = (GRID.transform @ Affine.scale(0.25), 240, 160), (GRID.transform @ Affine.rotation(20), 240, 160)
+VALUES = noise(2, (160, 240), "float32")
+EMPTY, OTHER = (np.random.default_rng(n).random((160, 240)) < 0.2 for n in (1, 2))
+
+
+def with_holes(value, where=EMPTY, values=VALUES):
+    return np.where(where, np.float32(value), values)
+
+
+def beside_a_constant(value):
+    return np.stack([with_holes(value)[0], np.full_like(VALUES[1], 5)])
+
+
+# Values, how they are written, how they are read, and where there is no data.
+HOLES = {
+    "NaN": (with_holes(math.nan), {}, {}, EMPTY),
+    "infinite": (with_holes(-math.inf, OTHER, with_holes(math.inf)), {}, {}, EMPTY | OTHER),
+    "NaN beside nodata": (with_holes(-9, OTHER, with_holes(math.nan)), {"nodata": -9}, {}, EMPTY | OTHER),
+    "NaN in a band": (np.stack([with_holes(math.nan)[0], VALUES[1]]), {}, {}, EMPTY),
+    "not used: constant": (beside_a_constant(-9), {"nodata": -9}, {"bands": [1]}, EMPTY),
+    "not used: NaN": (beside_a_constant(math.nan), {"nodata": math.nan}, {"bands": [1]}, EMPTY),
+    "not used, nodata given": (beside_a_constant(-9), {}, {"bands": [1], "nodata": -9}, EMPTY),
+    "given, as GDAL prints it": (with_holes(-3.4028235e38), {}, {"nodata": -3.4028235e38}, EMPTY),
+    "given, a decimal": (with_holes(-9999.9), {"nodata": 0}, {"nodata": -9999.9}, EMPTY),
+    "declared by a format that rounds nothing": (with_holes(0.1), {"driver": "ENVI", "nodata": 0.1}, {}, EMPTY),
+    "mask and nodata": (with_holes(-9), {"nodata": -9, "mask": np.where(OTHER, 0, 255)}, {}, EMPTY | OTHER),
+    "alpha and nodata": (
+        np.insert(with_holes(-9), 1, np.where(OTHER, 0, 255), axis=0), {"nodata": -9, "alpha": "yes"},
+        {}, EMPTY | OTHER,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", HOLES)
+def test_what_is_no_data_by_any_rule_is_left_out_as_declared_nodata_is(tmp_path, case):
+    """Both where pixels are averaged and between pixels of a turned image."""
+    values, written, how, empty = HOLES[case]
+    plain = write(tmp_path / "plain.tif", noise(1))
+    for place, side in ((FINE, "optical"), (TURNED, "sar")):
+        path = write(tmp_path / "r.tif", values, Grid(*place, UTM), **written)
+        clean = with_holes(-9, empty)[: len(how.get("bands", VALUES))]
+        declared = write(tmp_path / "d.tif", clean, Grid(*place, UTM), nodata=-9)
+        options, k = {f"{side}_{name}": value for name, value in how.items()}, ["optical", "sar"].index(side)
+        found = read_both(*[path, plain][:: -1 if k else 1], **options)[k]
+        expected = read_both(*[declared, plain][:: -1 if k else 1])[k]
+        assert 0.3 < expected.valid.mean() <= 1
+        np.testing.assert_array_equal(found.valid, expected.valid)
+        np.testing.assert_array_equal(found.values, expected.values)
+
+
+def test_palettes_are_read_as_colours(tmp_path):
+    """An average of indexes names any colour. The index that is nodata is none."""
+    indexes, colours = noise(1, (160, 240)), np.random.default_rng(3).integers(1, 255, (256, 3))
+    true = np.moveaxis(colours[indexes[0]], 2, 0).astype(np.uint8)
+    true = write(tmp_path / "c.tif", true, Grid(*FINE, UTM), mask=indexes[0] != 7)
+    path = write(tmp_path / "p.tif", indexes, Grid(*FINE, UTM), photometric="palette", nodata=7)
+    with rasterio.open(path, "r+") as target:
+        target.write_colormap(1, dict(enumerate(map(tuple, colours.tolist()))))
+    plain = write(tmp_path / "plain.tif", noise(1))
+    for found, expected in zip(
+        (read_both(path, plain)[0], read_both(plain, path)[1]), (read_both(true, plain)[0], read_both(plain, true)[1]),
+        strict=True,
+    ):  # fmt: skip
+        assert expected.values.shape == (3, *GRID.shape)
+        assert_holds(found, expected.values, expected.valid)
+
+
+def test_an_alpha_band_that_is_named_holds_data(tmp_path):
+    """GDAL takes the near infrared of an untagged image for alpha, and water has none."""
+    values = noise(4)
+    values[3, 5:9] = 0
+    path = write(tmp_path / "r.tif", values, photometric="rgb", alpha="yes")
+    assert_holds(read(path, optical_bands=[4, 1]), values[[3, 0]], np.ones(GRID.shape, bool))
+
+
+def test_the_file_says_that_its_values_are_decibels(tmp_path):
+    path, plain = write(tmp_path / "s.tif", noise(2, dtype="float32")), write(tmp_path / "o.tif", noise(1))
+    with rasterio.open(path, "r+") as target:
+        target.units = ("dB", "degree")
+    for bands, expected in (((1,), True), ((2,), None)):
+        with PairFiles(plain, path, sar_bands=bands).open() as pair:
+            for seen in (pair, pair.posed(np.eye(3))):
+                assert seen.overview(seen.sar)[0].decibel is expected
 
 
 def test_a_nodata_that_is_given_replaces_the_files_own(tmp_path):

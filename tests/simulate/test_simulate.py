@@ -248,7 +248,8 @@ def test_field_and_geotransforms_that_are_none(tmp_path: Path) -> None:
         make_scene(300, 300, 0, None, transforms)
     with pytest.raises(InputError, match="missing"):
         make_scene(300, 300, 0, table, tmp_path / "missing.json")
-    for content in ("{", "{}", '{"aoi": {"optical": {"geotransform": [1]}}}', "[]"):
+    huge = json.dumps({"aoi": {key: {"geotransform": [10**400] * 6} for key in ("optical", "sar")}})
+    for content in ("{", "{}", '{"aoi": {"optical": {"geotransform": [1]}}}', "[]", "[" * 100_000, huge):
         transforms.write_text(content)
         with pytest.raises(InputError, match=r"geo\.json"):
             make_scene(300, 300, 0, table, transforms)

@@ -163,6 +163,9 @@ def test_files_that_are_no_configuration(tmp_path):
         read(tmp_path / "none.yaml")
     for text, error, words in (
         ("a: [", InputError, "is not YAML"),
+        ("a: " + "[" * 500, InputError, "is not YAML"),
+        ("a: " + "1" * 5000, InputError, "is not YAML"),
+        ("train: dense\nseed: " + "1" * 400, ConfigError, "seed|is missing"),
         ("- 1", ConfigError, "not a mapping"),
         ("steps: 2", ConfigError, "train is None, not one of dense, keypoints"),
         ("train: dense", ConfigError, "is missing"),

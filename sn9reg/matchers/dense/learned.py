@@ -50,7 +50,7 @@ class LearnedMatcher(TemplateMatcher):
 
     def extractor(self, sar: Patch, whole: bool = False) -> FeatureExtractor:
         """As in `TemplateMatcher`; networks learn on whole patches, and know their borders."""
-        sar_log = SarLog.of(sar.values, sar.valid)
+        sar_log = SarLog.of(sar.values, sar.valid, sar.decibel)
 
         def extract(patch: Patch, modality: Modality) -> Tensor:
             image = sar_log(patch.values) if modality == "sar" else optical_grey(patch.values)

@@ -18,7 +18,7 @@ class StructureMatcher(TemplateMatcher):
     name = "structure"
 
     def extractor(self, sar: Patch, whole: bool = False) -> FeatureExtractor:
-        sar_log = SarLog.of(sar.values, sar.valid)
+        sar_log = SarLog.of(sar.values, sar.valid, sar.decibel)
 
         def extract(patch: Patch, modality: Modality) -> Tensor:
             image = sar_log(patch.values) if modality == "sar" else optical_grey(patch.values)

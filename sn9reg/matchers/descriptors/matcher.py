@@ -66,7 +66,7 @@ class _Looks:
     @classmethod
     def of(cls, pair: ScenePair) -> _Looks:
         (optical, factor), (sar, _) = pair.overview(pair.optical), pair.overview(pair.sar)
-        shown = ((optical, optical_grey), (sar, SarLog.of(sar.values, sar.valid)))
+        shown = ((optical, optical_grey), (sar, SarLog.of(sar.values, sar.valid, sar.decibel)))
         grey, radar = (standardise(band(patch.values), patch.valid) for patch, band in shown)
         return cls((grey, optical.valid, radar, sar.valid), factor)
 
@@ -248,7 +248,7 @@ def _describer(given: MatcherOptions) -> LearnedDescriber | MimDescriber:
 
 def _sar_log(pair: ScenePair) -> SarLog:
     overview = pair.overview(pair.sar)[0]
-    return SarLog.of(overview.values, overview.valid)
+    return SarLog.of(overview.values, overview.valid, overview.decibel)
 
 
 def _on_common(matrix: Matrix, factor: float) -> Matrix:

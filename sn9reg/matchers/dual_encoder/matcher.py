@@ -78,7 +78,7 @@ class DualEncoderMatcher(TemplateMatcher):
         self.own_weights = self.options.weights is not None
 
     def _encoder(self, sar: Patch) -> CellEncoder:
-        return CellEncoder(self._network, SarLog.of(sar.values, sar.valid), self.options.passes)
+        return CellEncoder(self._network, SarLog.of(sar.values, sar.valid, sar.decibel), self.options.passes)
 
     def extractor(self, sar: Patch, whole: bool = False) -> FeatureExtractor:
         """Embeddings of cells, stretched over their pixels."""

@@ -31,7 +31,7 @@ class Cropper:
     def __init__(self, pair: ScenePair, side: int = TILE) -> None:
         overview = pair.overview(pair.sar)[0]
         self.pair, self.side = pair, side
-        self._sar_log = SarLog.of(overview.values, overview.valid)
+        self._sar_log = SarLog.of(overview.values, overview.valid, overview.decibel)
 
     def corner(self, xy: Points) -> npt.NDArray[np.int64]:
         """(..., 2) upper left pixels of the tiles at (..., 2) places."""

@@ -65,7 +65,7 @@ class Photographs:
     def __init__(self, pair: ScenePair, modality: Modality, factor: int) -> None:
         self.scene, self.factor = (pair.sar if modality == "sar" else pair.optical), factor
         look = pair.overview(self.scene)[0]
-        self.grey = SarLog.of(look.values, look.valid) if modality == "sar" else optical_grey
+        self.grey = SarLog.of(look.values, look.valid, look.decibel) if modality == "sar" else optical_grey
         self.colours = 3 if modality == "optical" else None  # so many bands are shown as they are
         low, high = np.percentile(self._bands(look.values)[:, look.valid].astype(np.float64), _SHARES, axis=1)
         high = np.maximum(high, low + 1e-6 * np.maximum(1, np.abs(low)))  # a range for a constant scene, too
