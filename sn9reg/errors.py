@@ -2,6 +2,8 @@
 
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class Sn9regError(Exception):
@@ -12,6 +14,17 @@ class Sn9regError(Exception):
 
 class InputError(Sn9regError):
     """A file, raster or table that cannot be used as it is."""
+
+
+@contextmanager
+def naming(*files: object) -> Iterator[None]:
+    """An InputError that is raised inside and names none of these files begins with their names."""
+    try:
+        yield
+    except InputError as error:
+        if any(str(file) in str(error) for file in files):
+            raise
+        raise InputError(f"{' and '.join(map(str, files))}: {error}") from error
 
 
 class OutputError(Sn9regError):

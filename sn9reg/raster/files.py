@@ -15,6 +15,7 @@ from tempfile import mkdtemp
 from typing import TYPE_CHECKING, Any
 
 import rasterio
+from rasterio._err import CPLE_BaseError
 from rasterio.enums import ColorInterp, Interleaving, MaskFlags
 from rasterio.errors import NotGeoreferencedWarning, RasterioError, RasterioIOError
 from rasterio.io import DatasetReader, DatasetWriter
@@ -106,7 +107,7 @@ def reading(name: PathLike) -> Iterator[None]:
     """Raises InputError that names the file for every read error inside the block."""
     try:
         yield
-    except (RasterioIOError, UnicodeDecodeError) as error:
+    except (RasterioIOError, CPLE_BaseError, UnicodeDecodeError) as error:
         raise InputError(f"{name}: cannot be read, the file may be truncated ({_first_line(error)})") from error
 
 

@@ -19,7 +19,7 @@ from rasterio.enums import Resampling
 from rasterio.io import DatasetReader
 from rasterio.vrt import WarpedVRT
 
-from sn9reg.errors import InputError
+from sn9reg.errors import InputError, naming
 from sn9reg.raster.collar import trimmed, unmarked
 from sn9reg.raster.files import PathLike, alpha_band, check_bands, data_bands, grid_of, open_raster, reading
 from sn9reg.raster.grid import Grid, Points, Window, common_grid, for_gdal
@@ -221,10 +221,10 @@ class PairFiles:
             check_bands(optical, optical_bands)
             check_bands(sar, sar_bands)
             optical_bands, sar_bands = expanded(optical, optical_bands), expanded(sar, sar_bands)
-            if not _overlap(*grids):
-                both = f"{self.optical} and {self.sar}"
-                raise InputError(f"{both} do not overlap: check that they show the same place and their CRS")
-            common = grid or common_grid(*grids)
+            with naming(self.optical, self.sar):
+                if not _overlap(*grids):
+                    raise InputError("they do not overlap: check that they show the same place and their CRS")
+                common = grid or common_grid(*grids)
             scenes = (
                 Scene(str(self.optical), grids[0], optical_bands, optical, common, self.optical_nodata),
                 Scene(str(self.sar), grids[1], sar_bands, sar, common, self.sar_nodata),
