@@ -37,8 +37,8 @@ def register(
     matcher: a name or an object. matcher_options: keyword arguments of its constructor.
     model: auto, translation, affine, homography or local. threshold: of RANSAC, metres.
     ratio_filter: keep only the matches that pass the adaptive-ratio filter; about half do.
-    calibration: a file of `pipelines.calibrate`; by default the one that ships for the matcher. Where there is none, or
-    it is another matcher's, a warning says so, and scores and sigma stay those of the matcher.
+    calibration: a file of `pipelines.calibrate` for the matcher; by default the one that ships. Where none does, a
+    warning says so, and scores and sigma stay those of the matcher.
     reading: pixel_frame, optical_bands, sar_bands, optical_nodata, sar_nodata, keep_collar: see `raster.scene`.
 
     Raises InputError for files that cannot be used, ConfigError for options that make no sense.

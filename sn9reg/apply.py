@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
@@ -30,6 +31,7 @@ _log = logging.getLogger(__name__)
 _REACH = 16384
 # Pixels of the raster that one block may need at once; a block that needs more is cut in two.
 _MAX_PIXELS = 4 << 20
+_MAX_BANDS = 512  # a block of so many takes 2 GiB
 
 
 def apply_offsets(
@@ -62,9 +64,11 @@ def apply_offsets(
     with files.open_raster(raster) as dataset:
         chosen = list(bands or dataset.indexes)
         files.check_bands(dataset, chosen, allow_complex=True)
+        if len(chosen) > _MAX_BANDS:
+            raise InputError(f"{raster}: {len(chosen)} bands are too many at once; name {_MAX_BANDS} with --bidx")
         source = _Source.of(dataset, chosen, files.grid_of(dataset, pixel_frame), offsets.grid, resampling, nodata)
         job = _Job(offsets, source)
-        profile = source.profile(offsets.grid) | dict(creation_options or {})
+        profile = files.check_creation(out, source.profile(offsets.grid), creation_options)
         with (
             rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True),
             files.atomic_output(out, overwrite) as temporary,
@@ -111,6 +115,9 @@ class _Source:
             raise ConfigError(f"nodata {nodata:g} does not fit into the raster's type {dtype}")
         kept = declared if nodata is None and declared is not None and _fits(declared, dtype) else nodata
         factor = 1 if how == "nearest" else _finer(optical, grid)
+        if factor > 1 and optical.width * optical.height * factor**2 > files.MOST_PIXELS:
+            words = f"its pixels are {factor} times as fine as the optical image's, too many to be averaged"
+            raise InputError(f"{dataset.name}: {words}; use --resampling nearest")
         marker = nodata if declared is None else None
         return cls(dataset, grid.coarsen(factor), factor, bands, colours, dtype, how, kept, marker)
 
@@ -154,6 +161,9 @@ class _Source:
             return self._read_pixels(window)
         # Strip by strip: of a much finer raster, the pixels under one block could fill the memory.
         k, strips = self.factor, []
+        if window.width > 1 and window.width * k**2 > _MAX_PIXELS:
+            axis = 2 if window.width >= window.height else 1
+            return _joined([self.read(half) for half in window.halves()], axis)
         rows = max(1, _MAX_PIXELS // (window.width * k**2))
         for top in range(window.row, window.row + window.height, rows):
             height = min(rows, window.row + window.height - top)
@@ -241,6 +251,7 @@ def _in_parallel(job: _Job, blocks: list[Window], threads: int) -> Iterator[tupl
     if threads == 1:
         yield from ((block, job(block)) for block in blocks)
         return
+    threads = min(threads, os.cpu_count() or 1)
     with ThreadPoolExecutor(threads) as pool:
         for start in range(0, len(blocks), 4 * threads):
             part = blocks[start : start + 4 * threads]

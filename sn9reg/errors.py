@@ -6,10 +6,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 
+def printable(text: str) -> str:
+    """The text with what would steer a terminal, or is not UTF-8, as Python writes it in its source."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 class Sn9regError(Exception):
-    """Base of every error that sn9reg raises on purpose."""
+    """Base of every error that sn9reg raises on purpose. Its message is one line that any terminal can show."""
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        return printable(" ".join(super().__str__().split()))
 
 
 class InputError(Sn9regError):

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from sn9reg import progress
 from sn9reg.errors import InputError
+from sn9reg.raster import files
 from sn9reg.raster.files import PathLike, atomic_output, create_raster, geotiff_profile, open_raster, reading
 from sn9reg.raster.grid import Grid, Points, Window
 from sn9reg.raster.resampling import cubic_weights
@@ -59,9 +60,9 @@ class OffsetMap:
         return result
 
     def write(self, path: PathLike, overwrite: bool = False, creation_options: Mapping[str, Any] | None = None) -> None:
-        """Write as GeoTIFF, by blocks, whole or not at all. Raises OutputError as `atomic_output` does."""
-        profile = geotiff_profile(self.grid, self.count, "float32", nodata=float("nan"), interleave="band")
-        profile |= creation_options or {}
+        """Write as GeoTIFF, by blocks, whole or not at all. Raises OutputError as `atomic_output`, ConfigError as
+        `files.check_creation` does."""
+        profile = files.check_creation(path, profile_of(self.grid, self.count), creation_options)
         with atomic_output(path, overwrite) as temporary, create_raster(temporary, profile) as target:
             target.update_tags(**{TAG_PREFIX + key.upper(): value for key, value in self.facts.items()})
             target.descriptions, target.units = ("dx", "dy", "sigma")[: self.count], ["px"] * self.count
@@ -70,6 +71,11 @@ class OffsetMap:
                 window = Window(0, row, self.grid.width, min(512, self.grid.height - row))
                 target.write(np.rint(self.read(window) * _QUANTUM) / _QUANTUM, window=window.slices())
                 progress.report((row + window.height) / self.grid.height)
+
+
+def profile_of(grid: Grid, count: int) -> dict[str, Any]:
+    """Creation profile of an offset map of `count` bands."""
+    return geotiff_profile(grid, count, "float32", nodata=float("nan"), interleave="band")
 
 
 def from_nodes(grid: Grid, nodes: Block, step: int, facts: Mapping[str, str] | None = None) -> OffsetMap:

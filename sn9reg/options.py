@@ -8,11 +8,18 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, TypeVar, dataclass_transform
+from typing import Annotated, Any, TypeVar, dataclass_transform
+
+from annotated_types import Ge, Gt, Le
 
 from sn9reg.errors import ConfigError
 
 T = TypeVar("T")
+
+# Ranges that matchers share: beyond them a number means nothing, or would take all time or memory.
+MaxOffset = Annotated[float, Gt(0), Le(1e6)]  # metres
+Megapixels = Annotated[float, Ge(0.01), Le(1e6)]
+Count = Annotated[int, Ge(1), Le(100_000)]
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=())
@@ -66,4 +73,6 @@ def _first_error(error: Any, kind: Any) -> str:
     if first["type"] == "unexpected_keyword_argument":
         known = ", ".join(field.name for field in fields(kind)) or "none"
         return f"there is no option {where}" + (f"; there are: {known}" if len(first["loc"]) == 1 else "")
+    if first["type"] == "json_invalid":
+        return "a text is not UTF-8"
     return f"{where} is {repr(first['input'])[:80]}; {first['msg'][:1].lower()}{first['msg'][1:]}"

@@ -165,6 +165,7 @@ def register(
         look = pair.overview(pair.sar)[0]
         scale = SarLog.of(look.values, look.valid, look.decibel).scale
         lap("open")
+        calibrated = calibration_for(source.name, getattr(source, "own_weights", False), calibration)
         with progress.part(0.0, _MATCHING, "match"):
             matches = source.match(pair)
         if ratio_filter:
@@ -174,7 +175,6 @@ def register(
         lap("match")
         fitted = fit(matches, model, threshold)
         lap("fit")
-        calibrated = calibration_for(source.name, getattr(source, "own_weights", False), calibration)
         with progress.part(_MATCHING, 1.0, "judge"):
             matches, fitted, verdict = judge(pair, matches, fitted, calibrated)
             reach = getattr(getattr(source, "options", None), "max_offset", None)

@@ -18,7 +18,7 @@ from rasterio.crs import CRS
 from rasterio.errors import CRSError
 
 from sn9reg.errors import ConfigError, InputError
-from sn9reg.raster.files import PathLike, atomic_output
+from sn9reg.raster.files import PathLike, atomic_output, check_regular
 from sn9reg.raster.grid import Grid, Points, crs_name, is_plane
 
 if TYPE_CHECKING:  # for the types alone: reading and writing tables imports it, and a registration does neither
@@ -133,6 +133,7 @@ def check_format(path: PathLike, plane: bool = False) -> None:
 
 def _text(path: PathLike) -> str:
     """The file's text. Raises InputError if it is missing, empty or no text; a stray byte does not make it none."""
+    check_regular(path)
     try:
         data = Path(path).read_bytes()
     except (FileNotFoundError, NotADirectoryError):

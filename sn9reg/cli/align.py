@@ -11,8 +11,10 @@ from sn9reg.cli import options
 from sn9reg.cli.bar import progress_bar
 from sn9reg.cli.report import typed
 from sn9reg.errors import ConfigError, NotRegisteredError
+from sn9reg.offsets import profile_of
 from sn9reg.progress import part
-from sn9reg.raster.files import check_output
+from sn9reg.raster.files import check_creation, check_output
+from sn9reg.raster.grid import Grid
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +31,7 @@ log = logging.getLogger(__name__)
 @click.option("--tiepoints-out", metavar="FILE", help="Write the matches as .csv, .geojson or QGIS .points.")
 @click.option("--allow-unregistered", is_flag=True, help="Write an offset map of zeros if the pair is not registered.")
 @click.option("--report", metavar="DIR", help="Write a page that shows the result, too, registered or not.")
-@click.option("--threads", type=click.IntRange(min=1),
+@click.option("--threads", type=options.THREADS,
               help="Processors to use [default: all]. With another number, offsets may differ by 0.001 px.")
 @options.creation
 @options.overwrite
@@ -63,6 +65,7 @@ def align(
         check_output(tiepoints_out, overwrite, (optical, sar))
         if os.path.realpath(tiepoints_out) == os.path.realpath(out):
             raise ConfigError(f"{tiepoints_out}: --out and --tiepoints-out are the same file")
+    check_creation(out, profile_of(Grid.pixel_frame(16, 16), 3 if sigma else 2), creation_options)
     if report:
         from sn9reg.report import Run, check_report, write_report
 
@@ -73,7 +76,7 @@ def align(
     from sn9reg.tiepoints import write_tiepoints
 
     if threads:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(min(threads, os.cpu_count() or 1))
     with progress_bar("align"):
         with part(0.0, 0.8 if report else 0.9):
             registration = register(files, **options.as_registering(given))

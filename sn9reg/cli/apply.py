@@ -31,7 +31,7 @@ _RESAMPLED = "Default: nearest for palettes and 64-bit integers, bilinear for al
 @click.option("-b", "--bidx", type=int, multiple=True, help="Band of RASTER, from 1; may be repeated. Default: all.")
 @options.creation
 @options.pixel_frame
-@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Blocks computed at once.")
+@click.option("--threads", type=options.THREADS, default=1, show_default=True, help="Blocks computed at once.")
 @options.overwrite
 def apply(
     offsets_path: str,

@@ -16,7 +16,7 @@ from sn9reg.cli.bar import progress_bar
 @click.command()
 @click.argument("manifest", type=click.Path(path_type=Path))
 @click.option("--out", required=True, metavar="DIR", type=click.Path(path_type=Path), help="Folder of the results.")
-@click.option("--jobs", "workers", type=click.IntRange(min=1), default=1, show_default=True, help="Pairs at once.")
+@click.option("--jobs", "workers", type=click.IntRange(1, 1024), default=1, show_default=True, help="Pairs at once.")
 @click.option("--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True,
               help="This machine, or a Ray cluster (RAY_ADDRESS; started here where that is not set).")
 @options.matcher
@@ -25,8 +25,7 @@ from sn9reg.cli.bar import progress_bar
 @options.calibration
 @click.option("--sigma", is_flag=True, help="Add a third band to each map: expected error in optical pixels.")
 @click.option("--report", is_flag=True, help="Write a page for each pair.")
-@click.option("--threads", type=click.IntRange(min=1),
-              help="Processors of each pair [default: all, shared out]. See `align`.")
+@click.option("--threads", type=options.THREADS, help="Processors of each pair [default: all, shared out]. See `align`.")
 @options.overwrite
 @options.as_json
 def batch(

@@ -18,12 +18,12 @@ def bench() -> None:
 @click.argument("folder")
 @options.matcher
 @options.matcher_options
-@click.option("--reference", type=click.IntRange(min=16), default=256, show_default=True, help="Optical patch, px.")
-@click.option("--template", type=click.IntRange(min=8), default=192, show_default=True, help="SAR template, px.")
+@click.option("--reference", type=click.IntRange(16, 16_384), default=256, show_default=True, help="Optical patch, px.")
+@click.option("--template", type=click.IntRange(8, 16_384), default=192, show_default=True, help="SAR template, px.")
 @click.option("--limit", type=click.IntRange(min=1), help="Only so many pairs, spread over their names.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the templates' places.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the templates' places.")
 @click.option("--looks", type=options.POSITIVE, help="Speckle of so many looks on the template, an amplitude.")
-@click.option("--blur", type=float, default=0.0, show_default=True, help="Gaussian blur of the template, sigma in px.")
+@click.option("--blur", type=click.FloatRange(0, 1000), default=0.0, show_default=True, help="Its blur, sigma in px.")
 @click.option("--rotate", type=float, default=0.0, show_default=True, help="Turn templates, at most so many degrees.")
 @options.as_json
 def patches(

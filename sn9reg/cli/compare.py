@@ -1,6 +1,7 @@
 """`sn9reg compare`: several matchers on one pair."""
 
 import json
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from sn9reg.errors import ConfigError
 @click.argument("optical")
 @click.argument("sar")
 @click.option("--out", required=True, metavar="DIR", type=click.Path(path_type=Path), help="Folder of the comparison.")
-@click.option("--tiepoints", metavar="FILE", help="The truth: adds errors and SpaceNet 9's score.")
+@click.option("--tiepoints", type=options.EXISTING, help="The truth: adds errors and SpaceNet 9's score.")
 @click.option("--matchers", metavar="A,B,C", help="Which; see `sn9reg matchers` [default: all that are installed].")
 @options.repeated("--matcher-option", "extra", "MATCHER.NAME=VALUE", options.by_matcher, "Option of one of them")
 @options.registering
@@ -37,15 +38,18 @@ def compare(
 
     Writes a table (CSV, JSON, HTML with pictures side by side) and each matcher's offset map. A matcher that fails is a
     row with its reason.
+
+    Exit codes: 0 done, 1 every matcher failed, 2 usage.
     """
     from sn9reg.many.compare import PAGE, installed
     from sn9reg.many.compare import compare as run_all
-    from sn9reg.many.jobs import Job
+    from sn9reg.many.jobs import FAILED, Job
     from sn9reg.report import check_installed
 
     check_installed()
-    chosen = [name.strip() for name in matchers.split(",") if name.strip()] if matchers else installed()
-    names = list(dict.fromkeys(chosen))
+    chosen = installed() if matchers is None else [name.strip() for name in matchers.split(",") if name.strip()]
+    if not (names := list(dict.fromkeys(chosen))):
+        raise ConfigError("--matchers names none; leave it out for all that are installed")
     if unknown := sorted(set(extra) - set(names)):
         raise ConfigError(f"--matcher-option: {', '.join(unknown)} is none of the matchers compared")
     files, registering = options.pair_files(optical, sar, given), options.as_registering(given)
@@ -54,9 +58,10 @@ def compare(
         results = run_all(job, names, extra, lambda n, _: show(n / len(names)))
     if as_json:
         click.echo(json.dumps([asdict(result) for result in results], allow_nan=False))
-        return
-    for result in results:
+    for result in results if not as_json else []:
         error = f"{result.error_px:.2f} px, " if result.error_px is not None and result.matches is not None else ""
         time = f"{result.seconds:.0f} s" if result.seconds is not None else ""
         click.echo(f"{result.name:<14}{result.status:<12}{error}{time}; {result.reason}")
-    click.echo(f"{out / PAGE}: open it in a browser")
+    if not as_json:
+        click.echo(f"{out / PAGE}: open it in a browser")
+    sys.exit(int(all(result.status == FAILED for result in results)))

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sn9reg.cli import errors_in_one_line, options
+from sn9reg.errors import printable
 from sn9reg.offsets import open_offsets
 from sn9reg.raster.files import PathLike, open_raster, reading
 from sn9reg.raster.grid import Grid
@@ -74,7 +75,7 @@ def _lines(facts: dict[str, Any]) -> list[str]:
         f"transform   {', '.join(f'{v:.10g}' for v in facts['transform'])}",
         f"bands       {', '.join(facts['bands'])}",
     ]
-    lines += [f"{key:<11} {value}" for key, value in facts["facts"].items()]
+    lines += [printable(f"{key:<11} {value}") for key, value in facts["facts"].items()]
     lines.append(f"valid       {statistics['valid_percent']:.1f} %")
     for unit in ("px", "m"):
         if f"mean_{unit}" in statistics:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -17,19 +16,20 @@ if TYPE_CHECKING:
 
 
 class _Positive(click.FloatRange):
-    """A finite number above zero; click's own ranges let infinity and NaN in."""
+    """A number above zero, at most a million; click's own ranges let NaN in."""
 
     def __init__(self) -> None:
-        super().__init__(min=0, min_open=True)
+        super().__init__(min=0, max=1e6, min_open=True)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         number = super().convert(value, param, ctx)
-        if not math.isfinite(number):
-            self.fail(f"{value} is not a finite number.", param, ctx)
+        if number != number:
+            self.fail(f"{value} is not a number.", param, ctx)
         return number
 
 
-POSITIVE = _Positive()
+POSITIVE, THREADS = _Positive(), click.IntRange(1, 1024)
+EXISTING = click.Path(exists=True, dir_okay=False)
 
 overwrite = click.option("--overwrite", is_flag=True, help="Replace existing files.")
 as_json = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
@@ -81,7 +81,7 @@ registering = _all_of(
     reading,
 )
 calibration = click.option(
-    "--calibration", metavar="FILE", help="Calibration of the matcher [default: that which ships]."
+    "--calibration", type=EXISTING, help="Calibration of the matcher [default: that which ships]."
 )
 _READING = ("pixel_frame", "optical_bidx", "sar_bidx", "optical_nodata", "sar_nodata", "keep_collar")
 
@@ -112,6 +112,7 @@ def by_matcher(values: tuple[str, ...]) -> dict[str, Any]:
 
 # What rasterio.open takes by name beside creation options.
 _NO_OPTIONS = {"", "fp", "mode", "driver", "width", "height", "count", "dtype", "crs", "transform", "nodata", "sharing"}
+_NO_OPTIONS |= {"gcps", "rpcs", "opener", "thread_safe"}
 
 
 def _matcher_options(values: tuple[str, ...]) -> dict[str, Any]:

@@ -64,6 +64,8 @@ def report(
 
     check_report(out, overwrite)
     files = options.pair_files(optical, sar, given)
+    with files.open():
+        pass  # what is damaged where nothing is shown is damaged, too
     grids = files.grids()
     truth, fitted = (read_tiepoints(path, *grids) if path else None for path in (tiepoints, matches))
     with open_offsets(offsets_path, grids[0]) as offsets, progress_bar("report"):

@@ -33,7 +33,7 @@ from sn9reg.fit.neighbours import distance_to, local_mean
 from sn9reg.judge.evidence import Evidence
 from sn9reg.judge.features import FEATURES, SIGMA_FEATURES, field_features, largeness, match_features, pair_features
 from sn9reg.options import check, options
-from sn9reg.raster.files import PathLike
+from sn9reg.raster.files import PathLike, check_regular
 from sn9reg.raster.grid import Points
 
 log = logging.getLogger(__name__)
@@ -156,18 +156,21 @@ def pair_logit(matches: Correspondences, evidence: Evidence) -> float:
 
 
 def calibration_for(matcher: str, own_weights: bool = False, path: PathLike | None = None) -> Calibration | None:
-    """The calibration to use for a matcher; None, with a warning that says why, where there is none.
+    """The calibration to use for a matcher; None, with a warning that says why, where none ships that fits.
 
     own_weights: the matcher has other weights than those that ship, so that the calibration that ships does not fit.
-    path: a file of `pipelines.calibrate` in place of what ships.
+    path: a file of `pipelines.calibrate` in place of what ships. Raises InputError where it holds none for the matcher.
     """
+    if path is not None:
+        given = read_calibration(path)
+        if given.matcher != matcher:
+            raise InputError(f"{path}: is a calibration of {given.matcher}, not of {matcher}")
+        return given
     try:
-        found = shipped_calibration(matcher) if path is None else read_calibration(path)
+        found = shipped_calibration(matcher)
         if found is None:
             log.warning("no calibration ships for %s: its scores and sigma are its own", matcher)
-        elif found.matcher != matcher:
-            raise InputError(f"{path or _SHIPPED}: is a calibration of {found.matcher}, not of {matcher}")
-        elif path is None and own_weights:
+        elif own_weights:
             raise InputError(f"the calibration that ships is of other weights of {matcher}")
         return found
     except InputError as error:
@@ -184,6 +187,7 @@ def shipped_calibration(matcher: str) -> Calibration | None:
 
 def read_calibration(path: PathLike) -> Calibration:
     """A calibration from a file. Raises InputError for a file that is missing or holds none."""
+    check_regular(path)
     with _reading(path):
         return _built(json.loads(Path(path).read_text(encoding="utf-8")))
 

@@ -39,6 +39,7 @@ class Evidence:
     optical_xy: Points  # (N, 2) centres of the templates, pixels of the common grid
     standing: Floats  # (N,) height above the mean of the surroundings
     lead: float  # height of the mean over all templates above the next best place
+    clear: float = 1.0  # that lead as a share of the height of the mean; where texture repeats itself, hardly any
 
     def __len__(self) -> int:
         return len(self.standing)
@@ -88,12 +89,12 @@ def gather(pair: ScenePair, warp: Warp, step: float, extract: FeatureExtractor) 
     surfaces = search(pair, level, nodes, there - nodes, extract, way_back=False, tile=tile)
     if not surfaces.usable.any():
         return NO_EVIDENCE
-    standing, lead = _heights(surfaces.values[surfaces.usable].astype(np.float64))
-    return Evidence(to_common(nodes[surfaces.usable], factor), standing, lead)
+    found = _heights(surfaces.values[surfaces.usable].astype(np.float64))
+    return Evidence(to_common(nodes[surfaces.usable], factor), *found)
 
 
-def _heights(surfaces: Floats) -> tuple[Floats, float]:
-    """`Evidence.standing` and `Evidence.lead` of (N, D, D) surfaces around the warp's places."""
+def _heights(surfaces: Floats) -> tuple[Floats, float, float]:
+    """`standing`, `lead` and `clear` of `Evidence` from (N, D, D) surfaces around the warp's places."""
     surfaces = surfaces - surfaces.mean(axis=(1, 2), keepdims=True)
     surfaces = surfaces / np.maximum(surfaces.std(axis=(1, 2), keepdims=True), 1e-9)
     together = surfaces.mean(axis=0)
@@ -104,7 +105,8 @@ def _heights(surfaces: Floats) -> tuple[Floats, float]:
     standing = surfaces[:, here[0], here[1]].max(axis=(1, 2))
     y, x = np.indices(together.shape)
     elsewhere = together[np.maximum(np.abs(x - col), np.abs(y - row)) > _ELSEWHERE].max()
-    return standing, float((together[row, col] - elsewhere) / max(float(together.std()), 1e-9))
+    lead = float(together[row, col] - elsewhere)
+    return standing, lead / max(float(together.std()), 1e-9), lead / max(float(together[row, col]), 1e-9)
 
 
 def _nearest_affine(nodes: Points, there: Points) -> Floats:

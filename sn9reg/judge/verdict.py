@@ -17,6 +17,8 @@ LIKELY = 0.5  # probability from which a pair counts as registered
 # In scenes at least so many footprints wide, at least this share of the matches must be confirmed by neighbours, too:
 # a warp may be right in some places and wrong elsewhere.
 _WIDE, _CONFIRMED = 3.0, 0.25
+# `Evidence.clear` below which the images agree elsewhere, too: parcels or streets that lie on one lattice.
+_CLEAR = 0.12
 
 
 @dataclass(frozen=True)
@@ -59,8 +61,11 @@ def decide(matches: Correspondences, inliers: Flags, evidence: Evidence, probabi
     chance = min(1.0, math.pi * (WITNESS_PX * matches.step) ** 2 / (2 * matches.search_radius + matches.step) ** 2)
     extent = float(np.ptp(matches.optical_xy, axis=0).max()) if len(matches) else 0.0
     unconfirmed = extent >= _WIDE * matches.footprint and confirmed < _CONFIRMED
-    registered = probability >= LIKELY and not unconfirmed
-    if unconfirmed:
+    repeated = evidence.clear < _CLEAR
+    registered = probability >= LIKELY and not unconfirmed and not repeated
+    if probability >= LIKELY and repeated:
+        reason = "the images agree as well at another place nearby: what they show repeats itself"
+    elif unconfirmed:
         few = f"only {agreed} of {len(matches)} matches ({confirmed:.0%})"
         reason = f"{few} are confirmed by neighbours that share no pixel"
     else:

@@ -13,8 +13,8 @@ from typing import Any
 import pandas as pd
 
 from sn9reg.errors import ConfigError, InputError
-from sn9reg.many.jobs import FAILED, Job, Result, do, end_running, finished, run
-from sn9reg.raster.files import PathLike, beside, make_folder, write_csv
+from sn9reg.many.jobs import FAILED, Job, Result, check_options, do, end_running, finished, run
+from sn9reg.raster.files import PathLike, beside, check_regular, make_folder, write_csv
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +31,7 @@ def read_manifest(path: PathLike, folder: PathLike, template: Job) -> list[Job]:
     have in common. Raises InputError for a manifest that cannot be read, lacks a column, names two pairs alike or the
     same pair twice; a file that is missing is that pair's failure.
     """
+    check_regular(path)
     try:
         table = pd.read_csv(path, dtype=str, na_filter=False, skipinitialspace=True, encoding="utf-8-sig")
     except FileNotFoundError as error:
@@ -79,7 +80,8 @@ def do_all(
     jobs: Sequence[Job], engine: Engine, workers: int, done: Callable[[int, Result], None] = lambda _n, _r: None
 ) -> list[Result]:
     """Do all jobs that are not finished; results in their order. done: called after each, with how many are done.
-    Raises OutputError where the folder cannot be written."""
+    Raises as `check_options`, and OutputError where the folder cannot be written."""
+    check_options(jobs[0].options)  # those of all
     summary = Path(jobs[0].folder) / SUMMARY
     make_folder(summary.parent)
     results = {job.name: result for job in jobs if (result := finished(job)) is not None}

@@ -9,13 +9,14 @@ from typing import Any
 
 import pandas as pd
 
-from sn9reg.many.jobs import REGISTERED, Job, Result, finished, run
+from sn9reg.many.jobs import REGISTERED, Job, Result, check_options, finished, run
 from sn9reg.matchers.base import matcher_classes
 from sn9reg.offsets import open_offsets
 from sn9reg.raster.files import atomic_output, make_folder, write_csv
 from sn9reg.raster.scene import PairFiles
 from sn9reg.report.page import check_folder, template, uri
 from sn9reg.report.views import Picture, Place, checkerboard, coarse_field, open_viewer, overview_factor, png, webp
+from sn9reg.tiepoints import read_tiepoints
 
 PAGE, TABLE, ROWS = "compare.html", "compare.csv", "compare.json"
 _TILES = 8  # of a checkerboard, along its longer side
@@ -51,19 +52,24 @@ def compare(
     offset map and a picture. extra: further options of a matcher, by its name. A matcher that is finished there, from
     the same inputs and options, is not run again. Results in the order of `matchers`.
 
-    Raises InputError for images that cannot be read, OutputError where the folder cannot be written.
+    Raises, before any matcher is run, ConfigError for a matcher or an option that there is not, InputError for images
+    and tie-points that cannot be read, OutputError where the folder cannot be written.
     """
-    folder = Path(job.folder)
+    folder, jobs = Path(job.folder), []
     check_folder(folder, "comparison", [PAGE], overwrite=True)
-    with job.files.open():
-        pass  # an image that cannot be read is no matcher's failure
-    make_folder(folder, parents=False)
-    jobs, results = [], []
     for name in matchers:
         options = {**job.options.get("matcher_options", {}), **(extra or {}).get(name, {})}
         options = {**job.options, "matcher": name, "matcher_options": options}
+        check_options(options)
         jobs.append(replace(job, name=_file_name(name), options=options))
-        results.append(replace(finished(jobs[-1]) or run(jobs[-1]), name=name))
+    with job.files.open():
+        pass  # an image that cannot be read is no matcher's failure
+    if job.tiepoints:
+        read_tiepoints(job.tiepoints, *job.files.grids())  # nor are such tie-points
+    make_folder(folder, parents=False)
+    results: list[Result] = []
+    for name, each in zip(matchers, jobs, strict=True):
+        results.append(replace(finished(each) or run(each), name=name))
         done(len(results), results[-1])
     _write(job, jobs, results)
     return results

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from sn9reg.errors import OutputError, Sn9regError, interrupt_by
+from sn9reg.matchers import DEFAULT_MATCHER
 from sn9reg.raster.files import PathLike, atomic_output, disk_file
 from sn9reg.raster.scene import PairFiles
 
@@ -80,12 +81,24 @@ class Result:
     memory_gib: float | None = None  # peak of the process's resident memory
 
 
+def check_options(options: Mapping[str, Any]) -> None:
+    """Raises ConfigError for a job's options where no pair can be registered with them, InputError for a calibration
+    that cannot be used."""
+    from sn9reg.judge.calibration import calibration_for
+    from sn9reg.matchers.base import checked_matcher
+
+    matcher = options.get("matcher", DEFAULT_MATCHER)
+    checked_matcher(matcher, options.get("matcher_options", {}))
+    if options.get("calibration") is not None:
+        calibration_for(matcher, path=options["calibration"])
+
+
 def finished(job: Job) -> Result | None:
     """The result that lies there, if it is that of this very job and what belongs to it is there, too."""
     stored = _stored(job)
     if stored.get("key") != job.key() or stored.get("status") not in (REGISTERED, REFUSED):
         return None
-    if not all(p.exists() for p in [job.offsets] * (stored["status"] == REGISTERED) + [job.page] * job.report):
+    if not all(os.path.exists(p) for p in [job.offsets] * (stored["status"] == REGISTERED) + [job.page] * job.report):
         return None
     known = {f.name: stored[f.name] for f in fields(Result) if f.name in stored}
     return Result(**known) if {"name", "status", "reason"} <= set(known) else None
@@ -142,8 +155,8 @@ def do(job: Job) -> Result:
 def _begin(job: Job) -> str:
     """The job's key, once it is known that its files may be written. Raises OutputError where others lie there."""
     key = job.key()
-    there = job.row if job.row.exists() else job.offsets
-    if there.exists() and _stored(job).get("key") != key and not job.overwrite:
+    there = job.row if os.path.exists(job.row) else job.offsets
+    if os.path.exists(there) and _stored(job).get("key") != key and not job.overwrite:
         raise OutputError(f"{there}: is of other inputs or options; use --overwrite to replace it")
     _write(job, {"key": key, "status": _BEGUN})
     return key
@@ -158,9 +171,9 @@ def _registered(job: Job) -> dict[str, Any]:
     from sn9reg.tiepoints import read_tiepoints
 
     if job.threads:
-        torch.set_num_threads(job.threads)
+        torch.set_num_threads(min(job.threads, os.cpu_count() or 1))
+    truth = read_tiepoints(job.tiepoints, *job.files.grids()) if job.tiepoints else None
     found = register(job.files, **job.options)
-    truth = read_tiepoints(job.tiepoints, found.optical, found.sar) if job.tiepoints else None
     offsets = found.offsets(job.sigma and found.registered)
     job.offsets.unlink(missing_ok=True)
     if found.registered:

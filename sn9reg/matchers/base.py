@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import pkgutil
+from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -17,7 +18,7 @@ from sn9reg import matchers
 from sn9reg.errors import ConfigError
 from sn9reg.matchers import dense
 from sn9reg.matchers.dense.networks.table import NETWORKS
-from sn9reg.options import check_call
+from sn9reg.options import check, check_call
 
 if TYPE_CHECKING:
     from sn9reg.fit.correspondences import Correspondences
@@ -77,13 +78,24 @@ def options_of(kind: type[Matcher]) -> dict[str, Any]:
     return {name: p.default for name, p in inspect.signature(kind).parameters.items()}
 
 
-def make_matcher(name: str, **options: Any) -> Matcher:
+def make_matcher(name: str, /, **options: Any) -> Matcher:
     """The matcher of that name. FAMILY:VARIANT is one of a class that stands for many: it has a true attribute
     `needs_variant`, and takes the option `variant`. Raises ConfigError for an unknown name or option."""
+    kind, given = checked_matcher(name, options)
+    return kind(**given)
+
+
+def checked_matcher(name: str, options: Mapping[str, Any]) -> tuple[type[Matcher], dict[str, Any]]:
+    """The class of a matcher and the keyword arguments of its constructor. Raises ConfigError as `make_matcher`, but
+    makes nothing and loads no weights."""
     family, colon, variant = name.partition(":")
-    kind = matcher_class(family)
+    kind, given = matcher_class(family), dict(options)
     if colon and not getattr(kind, "needs_variant", False):
         raise ConfigError(f"matcher {family!r} has no variants: leave out {colon + variant!r}")
-    if not hasattr(kind, "Options"):  # those check their options themselves
-        check_call(kind, options, f"matcher {name!r}")
-    return kind(**options, **({"variant": variant} if colon else {}))
+    if colon and given.setdefault("variant", variant) != variant:
+        raise ConfigError(f"matcher {name!r}: leave out the option variant")
+    if declared := getattr(kind, "Options", None):
+        check(declared, given, f"matcher {family!r}")
+    else:
+        check_call(kind, given, f"matcher {name!r}")
+    return kind, given

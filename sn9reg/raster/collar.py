@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sn9reg.raster.grid import Grid, Window
-from sn9reg.raster.view import Patch, SceneThrough, SceneView, halved
+from sn9reg.raster.view import Patch, SceneThrough, SceneView, halved, in_halves
 
 Mask = npt.NDArray[np.bool_]
 
@@ -102,7 +102,10 @@ class Unmarked(SceneThrough):
     def read(self, window: Window, factor: int = 1) -> Patch:
         """As `Scene.read`, the marks not valid; a coarse pixel is the mean of what is valid in it."""
         if factor > 1:
-            return self._mean(window, factor)
+            if max(window.shape) > _BLOCK:  # few of the finer pixels are held at once
+                return in_halves(lambda half: self.read(half, factor), window)
+            twice = Window(2 * window.col, 2 * window.row, 2 * window.width, 2 * window.height)
+            return halved(self.read(twice, factor // 2))
         around, inner = window.grow(_REACH), (slice(_REACH, -_REACH),) * 2
         patch = self.scene.read(around)
         seen = _without(patch, self.marks(around, patch))
@@ -115,19 +118,6 @@ class Unmarked(SceneThrough):
         for values, key in zip((patch.values, there.values), self.values, strict=True):
             here &= _keys(values) == key
         return _grown(_strokes(here), _BLENDED)
-
-    def _mean(self, window: Window, factor: int) -> Patch:
-        """The mean of finer pixels, block by block, so that few of them are held at once."""
-        values = np.zeros((0, *window.shape), np.float32)
-        valid = np.zeros(window.shape, bool)
-        for row, col in itertools.product(range(0, window.height, _BLOCK), range(0, window.width, _BLOCK)):
-            height, width = min(_BLOCK, window.height - row), min(_BLOCK, window.width - col)
-            twice = Window(2 * (window.col + col), 2 * (window.row + row), 2 * width, 2 * height)
-            part, here = halved(self.read(twice, factor // 2)), np.s_[row : row + height, col : col + width]
-            if not len(values):
-                values = np.zeros((len(part.values), *window.shape), np.float32)
-            values[(slice(None), *here)], valid[here] = part.values, part.valid
-        return Patch(values, valid)
 
 
 def unmarked(optical: SceneView, sar: SceneView, common: Grid) -> tuple[SceneView, SceneView]:

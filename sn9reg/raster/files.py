@@ -14,13 +14,14 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import rasterio
 from rasterio._err import CPLE_BaseError
 from rasterio.enums import ColorInterp, Interleaving, MaskFlags
 from rasterio.errors import NotGeoreferencedWarning, RasterioError, RasterioIOError
-from rasterio.io import DatasetReader, DatasetWriter
+from rasterio.io import DatasetReader, DatasetWriter, MemoryFile
 
-from sn9reg.errors import InputError, OutputError
+from sn9reg.errors import ConfigError, InputError, OutputError
 from sn9reg.raster.grid import Grid
 
 if TYPE_CHECKING:  # for the type alone: reading and writing rasters does not wait for it
@@ -36,6 +37,9 @@ _LOCAL = {"file", "gzip", "tar", "vrt", "zip"}  # schemes; any other NAME:// is 
 _SOURCE = re.compile(r"<Source(?:Filename|Dataset)\b[^>]*>([^<]*)<")
 # Should a server's name hide where it is not looked for: GDAL opens none of this kind, and its web client finds no way.
 _OFFLINE = {"CPL_VSIL_CURL_ALLOWED_FILENAME": "none", "GDAL_HTTP_PROXY": "127.0.0.1:9"}
+MOST_PIXELS = 10**10  # of what is read as a whole: 100,000 x 100,000
+_SURROGATE = re.compile("[\ud800-\udfff]")  # what stands in a name for a byte that is not UTF-8
+_NO_UTF8 = "its name is not UTF-8, as GDAL wants names; give it another one"
 # GDAL's errors are raised as exceptions; rasterio's log would print them a second time.
 logging.getLogger("rasterio._env").setLevel(logging.CRITICAL)
 
@@ -51,6 +55,9 @@ def open_raster(path: PathLike) -> Iterator[DatasetReader]:
         raise InputError(f"{path}: no such file")
     if os.path.isdir(path):
         raise InputError(f"{path}: is a folder, not a raster")
+    check_regular(path)
+    if _SURROGATE.search(str(path)):
+        raise InputError(f"{path}: {_NO_UTF8}")
     with rasterio.Env(**_OFFLINE):
         try:
             dataset = _opened(path)
@@ -102,6 +109,12 @@ def beside(folder: PathLike, name: str) -> str:
     return name if _VIRTUAL.match(name) else str(Path(folder) / name)
 
 
+def check_regular(path: PathLike) -> None:
+    """Raises InputError for a pipe or a device, which may keep a reader waiting."""
+    if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
+        raise InputError(f"{path}: is a pipe or a device, not a file")
+
+
 @contextmanager
 def reading(name: PathLike) -> Iterator[None]:
     """Raises InputError that names the file for every read error inside the block."""
@@ -109,6 +122,8 @@ def reading(name: PathLike) -> Iterator[None]:
         yield
     except (RasterioIOError, CPLE_BaseError, UnicodeDecodeError) as error:
         raise InputError(f"{name}: cannot be read, the file may be truncated ({_first_line(error)})") from error
+    except MemoryError as error:
+        raise InputError(f"{name}: what is read of it at once does not fit into the memory") from error
 
 
 def grid_of(dataset: DatasetReader, pixel_frame: bool = False) -> Grid:
@@ -231,7 +246,8 @@ def check_output(path: PathLike, overwrite: bool = False, inputs: Iterable[PathL
         (exists and not target.is_file(), "is not a regular file; give another name"),
         (exists and not overwrite, "exists; use --overwrite to replace it"),
         (not os.path.isdir(target.parent), "its folder does not exist"),
-        (not os.access(target.parent, os.W_OK), "its folder is not writable"),
+        (not os.access(target.parent, os.W_OK | os.X_OK), "its folder is not writable"),
+        (_SURROGATE.search(str(path)), _NO_UTF8),
     ):
         if wrong:
             raise OutputError(f"{path}: {words}")
@@ -240,6 +256,8 @@ def check_output(path: PathLike, overwrite: bool = False, inputs: Iterable[PathL
 
 def make_folder(folder: PathLike, parents: bool = True) -> None:
     """Make a folder that is not there yet, and those that it lies in. Raises OutputError where it cannot be made."""
+    if _SURROGATE.search(str(folder)):
+        raise OutputError(f"{folder}: {_NO_UTF8}")
     try:
         Path(folder).mkdir(parents=parents, exist_ok=True)
     except OSError as error:
@@ -274,6 +292,38 @@ def geotiff_profile(grid: Grid, count: int, dtype: str, **options: Any) -> dict[
     if grid.crs is not None:
         profile |= {"crs": grid.crs, "transform": grid.transform}
     return profile | options
+
+
+def check_creation(path: PathLike, profile: Mapping[str, Any], options: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The creation profile with creation options. Makes a raster of few pixels in memory, and raises ConfigError for an
+    option or a value that GDAL does not know, of which it only warns, OutputError for options that do not fit."""
+    if not options:
+        return dict(profile)
+    made, said = {**profile, **options}, list[str]()
+    small = {"num_threads": 1, **options, "width": 16, "height": 16}
+
+    def keep(record: logging.LogRecord) -> bool:
+        kind, _, words = record.getMessage().partition(" in ")
+        if kind in ("CPLE_NotSupported", "CPLE_IllegalArg") or words.startswith("Invalid value"):
+            said.append(words.removesuffix(", ignoring."))
+        return False
+
+    logger = logging.getLogger("rasterio._env")
+    logger.setLevel(logging.WARNING)
+    logger.addFilter(keep)
+    try:
+        with warnings.catch_warnings(), MemoryFile() as file:
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            with file.open(**(made | small)) as target:
+                target.write(np.zeros((target.count, 16, 16), made["dtype"].replace("_int16", "64")))
+    except (RasterioError, CPLE_BaseError, ValueError) as error:
+        raise OutputError(f"{path}: cannot be written ({_first_line(error)})") from error
+    finally:
+        logger.removeFilter(keep)
+        logger.setLevel(logging.CRITICAL)
+    if said:
+        raise ConfigError(f"GDAL does not know such a creation option of a GeoTIFF: {said[0]}")
+    return made
 
 
 @contextmanager

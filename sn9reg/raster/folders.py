@@ -38,7 +38,7 @@ def data_root() -> Path:
 def pair_files(folder: PathLike, limit: int | None = None) -> list[RegisteredPair]:
     """The pairs of a folder, by name; at most `limit`, evenly apart. Raises InputError where there are none."""
     folder = Path(folder)
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise InputError(f"{folder}: no such folder")
     found = []
     for optical in _rasters(folder, "*_opt"):

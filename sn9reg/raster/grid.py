@@ -56,6 +56,13 @@ class Window:
         """The window with `margin` pixels more on each side."""
         return Window(self.col - margin, self.row - margin, self.width + 2 * margin, self.height + 2 * margin)
 
+    def halves(self) -> tuple[Window, Window]:
+        """The window in two parts, one above the other where it is higher than wide, else side by side."""
+        upper, left = self.height // 2, self.width // 2
+        if self.height > self.width:
+            return replace(self, height=upper), replace(self, row=self.row + upper, height=self.height - upper)
+        return replace(self, width=left), replace(self, col=self.col + left, width=self.width - left)
+
     def intersect(self, other: Window) -> Window:
         """The common part; `empty` if there is none."""
         col, row = max(self.col, other.col), max(self.row, other.row)

@@ -20,17 +20,20 @@ from rasterio.io import DatasetReader
 from rasterio.vrt import WarpedVRT
 
 from sn9reg.errors import InputError, naming
+from sn9reg.raster import files
 from sn9reg.raster.collar import trimmed, unmarked
 from sn9reg.raster.files import PathLike, alpha_band, check_bands, data_bands, grid_of, open_raster, reading
 from sn9reg.raster.grid import Grid, Points, Window, common_grid, for_gdal
 from sn9reg.raster.radiometry import says_decibel
 from sn9reg.raster.validity import data_view, expanded, gdal_suffices, nodata_of
-from sn9reg.raster.view import Patch, Posed, SceneView, halved
+from sn9reg.raster.view import Patch, Posed, SceneView, halved, in_halves
 
 __all__ = ["PairFiles", "Patch", "Reading", "Scene", "ScenePair", "SceneView", "open_pair"]
 
 _BLOCK = 512  # side of what is warped at once
 _LARGEST_WARP = 4  # coarser pixels are averaged from these, in memory, so that the file is read once for all of them
+_AT_ONCE = 16 << 20  # pixels of that size that are averaged at once; more are read part by part
+_MOST_BANDS = 64  # of an image
 _CACHE = 128 << 20  # bytes; GDAL's own default is a share of the memory
 
 
@@ -50,6 +53,8 @@ class Scene:
 
     def read(self, window: Window, factor: int = 1) -> Patch:
         if factor > _LARGEST_WARP and factor % 2 == 0:
+            if max(window.shape) > 1 and window.width * window.height * (factor // _LARGEST_WARP) ** 2 > _AT_ONCE:
+                return in_halves(lambda half: self.read(half, factor), window)
             twice = Window(2 * window.col, 2 * window.row, 2 * window.width, 2 * window.height)
             return halved(self.read(twice, factor // 2))
         values, valid = np.zeros((len(self.bands), *window.shape), np.float32), np.zeros(window.shape, bool)
@@ -221,10 +226,15 @@ class PairFiles:
             check_bands(optical, optical_bands)
             check_bands(sar, sar_bands)
             optical_bands, sar_bands = expanded(optical, optical_bands), expanded(sar, sar_bands)
+            for image, bands, option in ((optical, optical_bands, "--optical-bidx"), (sar, sar_bands, "--sar-bidx")):
+                _check_size(image.name, image)
+                if len(bands) > _MOST_BANDS:
+                    raise InputError(f"{image.name}: {len(bands)} bands are too many; name fewer with {option}")
             with naming(self.optical, self.sar):
                 if not _overlap(*grids):
                     raise InputError("they do not overlap: check that they show the same place and their CRS")
                 common = grid or common_grid(*grids)
+            _check_size(f"{self.optical} and {self.sar}, together", common)
             scenes = (
                 Scene(str(self.optical), grids[0], optical_bands, optical, common, self.optical_nodata),
                 Scene(str(self.sar), grids[1], sar_bands, sar, common, self.sar_nodata),
@@ -240,6 +250,13 @@ class PairFiles:
 def open_pair(optical: PathLike, sar: PathLike, *, pixel_frame: bool = False) -> AbstractContextManager[ScenePair]:
     """`PairFiles(optical, sar, pixel_frame).open()`."""
     return PairFiles(optical, sar, pixel_frame).open()
+
+
+def _check_size(name: str, image: DatasetReader | Grid) -> None:
+    """Raises InputError, before anything is read, for more pixels than are bearable."""
+    if image.width * image.height > (most := files.MOST_PIXELS):
+        words = f"{image.width} x {image.height} px are too many, {most // 10**6:,} megapixels are the most"
+        raise InputError(f"{name}: {words}; cut out the part that both images show, e.g. with gdal_translate -projwin")
 
 
 def _overlap(optical: Grid, sar: Grid) -> bool:

@@ -1,6 +1,7 @@
 """What is read of a scene, by window: the contract of all scenes, and scenes that are seen through a matrix."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -114,6 +115,13 @@ def halved(patch: Patch) -> Patch:
     count = patch.valid.reshape(blocks).sum(axis=(1, 3), dtype=np.float32)
     total = patch.values.reshape(bands, *blocks).sum(axis=(2, 4))
     return Patch(total / np.maximum(count, 1), count > 0)
+
+
+def in_halves(read: Callable[[Window], Patch], window: Window) -> Patch:
+    """A window read in two parts, each of half its longer side."""
+    parts, axis = [read(half) for half in window.halves()], int(window.width >= window.height)
+    values = np.concatenate([part.values for part in parts], axis=1 + axis)
+    return Patch(values, np.concatenate([part.valid for part in parts], axis=axis))
 
 
 def through(matrix: npt.NDArray[Any], xy: Points) -> Points:

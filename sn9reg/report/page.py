@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import os
 import platform
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from importlib.resources import files
@@ -101,9 +103,10 @@ def check_report(folder: PathLike, overwrite: bool = False) -> None:
 def check_folder(folder: PathLike, kind: str, names: Sequence[str], overwrite: bool) -> None:
     """Raises OutputError where files of these names could not be written in a folder. kind: what it is to be."""
     target = Path(folder)
-    if target.exists() and not target.is_dir():
+    exists = os.path.exists(target)
+    if exists and not target.is_dir():
         raise OutputError(f"{folder}: is a file; a {kind} is a folder")
-    for path in [target / name for name in names] if target.exists() else [target]:
+    for path in [target / name for name in names] if exists else [target]:
         check_output(path, overwrite)
 
 
@@ -198,8 +201,9 @@ def _sentence(facts: Mapping[str, str]) -> str:
         return "The offset map does not say whether its pair was registered: it was made by another program."
     if facts["registered"] != "yes":
         return f"Not registered: {reason}."
-    about = facts.get("expected_error_px")
-    right = f", right to about {float(about):.1f} optical px" if about else ""
+    right = ""
+    with suppress(KeyError, ValueError):  # another program may have written another text
+        right = f", right to about {float(facts['expected_error_px']):.1f} optical px"
     mark = " (not calibrated)" if right and facts.get("calibrated") == "no" else ""
     return f"Registered{right}{mark}: {reason}."
 

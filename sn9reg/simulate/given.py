@@ -8,7 +8,7 @@ import numpy as np
 from affine import Affine
 
 from sn9reg.errors import InputError
-from sn9reg.raster.files import PathLike
+from sn9reg.raster.files import PathLike, check_regular
 from sn9reg.raster.grid import Grid, Points
 
 COLUMNS = ("sar_row", "sar_col", "optical_row", "optical_col")
@@ -21,6 +21,7 @@ def read_given(path: PathLike, geotransforms: PathLike | None, pixels: tuple[flo
     order; without it both images are taken to have the same origin and the sizes `pixels`, optical and SAR.
     Raises InputError if a file is missing or not what it should be.
     """
+    check_regular(path)
     try:
         with open(path, newline="", encoding="utf-8-sig") as source:
             rows = [[float(row[name]) for name in COLUMNS] for row in csv.DictReader(source)]
@@ -40,6 +41,7 @@ def read_given(path: PathLike, geotransforms: PathLike | None, pixels: tuple[flo
 
 def read_geotransforms(path: PathLike, stem: str) -> tuple[Affine, Affine]:
     """Those of the optical and the SAR image in such a JSON, under `stem`. Raises InputError as `read_given`."""
+    check_regular(path)
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
         optical, sar = (Affine.from_gdal(*map(float, content[stem][key]["geotransform"])) for key in ("optical", "sar"))

@@ -20,7 +20,7 @@ from torch import nn
 
 from sn9reg.errors import ConfigError, InputError, OutputError
 from sn9reg.options import check, options
-from sn9reg.raster.files import PathLike, atomic_output
+from sn9reg.raster.files import PathLike, atomic_output, check_regular
 
 N = TypeVar("N", bound=nn.Module)
 
@@ -90,10 +90,11 @@ def load(
 
 def _read(path: Path, sha256: str | None) -> tuple[str, dict[str, torch.Tensor]]:
     """A file's header and tensors."""
-    if not path.is_file():
-        raise InputError(f"{path}: no such weights file")
+    check_regular(path)
     try:
         content = path.read_bytes()
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        raise InputError(f"{path}: no such weights file") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
     if path.suffix in (".pt", ".pth", ".pkl", ".ckpt", ".bin"):

@@ -107,6 +107,12 @@ def lost_vrt(name):
     )
 
 
+def huge_vrt(name):
+    lost_vrt(name)
+    text = Path(name).read_text().replace("gone.tif", "s.tif").replace('"220"', '"200000"').replace('"200"', '"200000"')
+    Path(name).write_text(text)
+
+
 FAR = Affine(0.5, 0, 535000, 0, -0.5, 4181000)
 LOCAL = CRS.from_wkt('LOCAL_CS["mine",UNIT["metre",1]]')
 BAD_FILES = {
@@ -114,6 +120,8 @@ BAD_FILES = {
     f"{'long' * 100}.tif": (lambda name: None, "no such file"),
     "o.tif/x.tif": (lambda name: None, "no such file"),
     "folder.tif": (lambda name: Path(name).mkdir(), "is a folder"),
+    "pipe.tif": (os.mkfifo, "is a pipe or a device"),
+    "huge.vrt": (huge_vrt, "200000 x 200000 px are too many"),
     "text.tif": (lambda name: Path(name).write_text("no raster"), "not a raster"),
     "empty.tif": (lambda name: Path(name).write_text(""), "not a raster"),
     "header.tif": (lambda name: truncated(name, 0.0003), "not a raster"),
@@ -216,7 +224,8 @@ def test_a_target_that_cannot_be_written(folder, out):
     assert not Path("/dev/null").is_file()
 
 
-def test_a_compression_that_cannot_hold_floats(folder):
+def test_a_compression_that_cannot_hold_floats(folder, monkeypatch):
+    monkeypatch.setattr("sn9reg.registration.register", lambda *_, **__: pytest.fail("too late"))
     refused(lambda: align("o.tif", "s.tif", "--co", "COMPRESS=JPEG"), "x.tif: cannot be written")
 
 
@@ -253,16 +262,21 @@ def test_inputs_are_never_written(folder):
         ("--matcher-option", "nonesuch=1"),
         ("--matcher-option", "template"),
         *(("--matcher-option", f"template={v}") for v in ("abc", "0", "-5", "9.5", "true", "null", "NaN")),
+        *(("--matcher-option", f"template={v}") for v in ("9" * 400, "9" * 5000, "[" * 100_000)),
+        *(("--matcher-option", f"{name}=1") for name in ("name", "self", "options")),
+        *(("--matcher-option", v) for v in ("spacing=1e-9", "work_megapixels=1e-12", "max_offset=1e308")),
         *(("--matcher-option", f"{name}={v}") for name in ("spacing", "max_offset") for v in ('"a"', "-1", "Infinity")),
         ("--matcher-option", "max_templates=0"),
         ("--matcher-option", "work_megapixels=NaN"),
-        *(("--max-offset", v) for v in ("0", "-1", "nan", "inf", "far")),
-        *(("--threshold", v) for v in ("0", "nan")),
-        ("--threads", "0"),
+        *(("--max-offset", v) for v in ("0", "-1", "nan", "inf", "far", "1e308")),
+        *(("--threshold", v) for v in ("0", "nan", "1e308")),
+        *(("--threads", v) for v in ("0", "100000", str(2**31))),
+        ("--calibration", "none.json"),
         ("--tiepoints-out", "m.txt"),
         ("--tiepoints-out", "m"),
         ("--tiepoints-out", "m.geojson", "--pixel-frame"),
-        *(("--co", v) for v in ("COMPRESS", "=x", "WIDTH=5", "driver=PNG", "dtype=uint8", "crs=EPSG:4326")),
+        *(("--co", v) for v in ("COMPRESS", "=x", "WIDTH=5", "driver=PNG", "dtype=uint8", "crs=EPSG:4326", "gcps=1")),
+        *(("--co", v) for v in ("COMPRESS=NOPE", "NOPE=1", "ZLEVEL=99", "BLOCKXSIZE=x", "NUM_THREADS=x", "BIGTIFF=x")),
     ],
 )
 def test_usage_errors_end_with_2(folder, arguments):
@@ -273,6 +287,51 @@ def test_usage_errors_end_with_2(folder, arguments):
     assert result.stdout == ""
     assert result.stderr.splitlines()[-1].startswith(("sn9reg: ", "Error: "))
     assert contents() == before
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("align", "o.tif", "{}", "--out", "x.tif"),
+        ("align", "o.tif", "s.tif", "--out", "{}x"),
+        ("align", "o.tif", "s.tif", "--out", "x.tif", "--tiepoints-out", "{}.csv"),
+        ("align", "o.tif", "s.tif", "--out", "x.tif", "--report", "{}x"),
+        ("apply", "offsets.tif", "{}", "--out", "x.tif"),
+        ("apply", "offsets.tif", "s.tif", "--out", "{}x"),
+        ("report", "offsets.tif", "o.tif", "s.tif", "--out", "{}x"),
+        ("info", "{}"),
+    ],
+)
+def test_a_name_that_is_not_utf8(folder, command):
+    name = os.fsdecode(b"\xff\x1b[31m.tif")
+    Path(name).write_bytes(Path("s.tif").read_bytes())
+    refused(lambda: run(*(part.format(name) for part in command)), r"\udcff\x1b[31m.tif", "UTF-8")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("info", "pipe"),
+        ("info", "/dev/zero"),
+        ("score", "offsets.tif", "o.tif", "s.tif", "pipe"),
+        ("batch", "pipe", "--out", "out"),
+        ("simulate", "new", "--field", "pipe"),
+        ("align", "o.tif", "s.tif", "--out", "x.tif", "--calibration", "pipe"),
+        ("align", "o.tif", "s.tif", "--out", "x.tif", "--matcher-option", "weights=pipe"),
+    ],
+)
+def test_a_pipe_is_not_waited_for(folder, command):
+    os.mkfifo("pipe")
+    refused(lambda: run(*command), "is a pipe or a device")
+
+
+def test_bands_that_would_fill_the_memory(folder):
+    refused(lambda: align("o.tif", "s.tif", *["--sar-bidx", "1"] * 65), "s.tif: 65 bands are too many", "--sar-bidx")
+
+
+def test_a_report_of_a_file_that_is_damaged_where_nothing_is_shown(folder):
+    truncated("damaged.tif", 0.7, tiled=True)
+    refused(lambda: run("report", "offsets.tif", "o.tif", "damaged.tif", "--out", "new"), "damaged.tif", "truncated")
 
 
 # From outside: what GDAL prints itself, signals and full disks are seen by a process only.

@@ -141,6 +141,9 @@ def test_apply_with_a_bare_submission(files):
 def test_apply_refuses(files):
     refused("apply", "offsets.tif", "t.csv", "-o", "o.tif", said="not a raster")
     refused("apply", "offsets.tif", "sar.tif", "-o", "o.tif", "--bidx", "2", said="no band 2")
+    refused("apply", "offsets.tif", "sar.tif", "-o", "o.tif", *["--bidx", "1"] * 513, said="513 bands are too many")
+    write_image("fine.tif", Grid(Affine(1e-4, 0, 435000, 0, -1e-4, 4181000), 60, 40, UTM))
+    refused("apply", "offsets.tif", "fine.tif", "-o", "o.tif", said="5000 times as fine")
     refused("apply", "offsets.tif", "sar.tif", "-o", "no/o.tif", said="folder")
     refused("apply", "offsets.tif", "frame.tif", "-o", "o.tif", said="--pixel-frame")
     refused("apply", "offsets.tif", "sar.tif", "-o", "o.tif", "--nodata", "-1", code=2, said="does not fit")
@@ -162,6 +165,8 @@ def test_info(files):
     text = run("info", "offsets.tif").stdout
     assert "matcher     test" in text
     assert "length, m" in text
+    write_offsets("forged.tif", optical="a\x9b31m\nregistered  yes", expected_error_px="abc")
+    assert "optical     a\\x9b31m\\nregistered  yes\n" in run("info", "forged.tif").stdout
 
 
 def test_rasters_of_archives_and_of_a_network(files):

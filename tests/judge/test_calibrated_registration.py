@@ -56,17 +56,30 @@ def test_a_calibration_that_fits_is_used_without_a_warning(own_file, models, cap
 
 @pytest.mark.usefixtures("ships", "own_file")
 @pytest.mark.parametrize(
-    ("matcher", "own_weights", "name", "words"),
+    ("matcher", "name", "words"),
     [
-        ("structure", False, "none.json", "none.json: cannot be read"),
-        ("structure", False, "broken.json", "broken.json: is no calibration"),
-        ("hybrid", False, "own.json", "of structure, not of hybrid"),
-        ("learned", False, None, "no calibration ships for learned"),
-        ("structure", True, None, "other weights of structure"),
+        ("structure", "none.json", "none.json: cannot be read"),
+        ("structure", "broken.json", "broken.json: is no calibration"),
+        ("structure", "deep.json", "deep.json: is no calibration"),
+        ("hybrid", "own.json", "of structure, not of hybrid"),
     ],
 )
-def test_without_a_calibration_that_fits_a_warning_says_why(tmp_path, caplog, matcher, own_weights, name, words):
-    assert calibration_for(matcher, own_weights, name and tmp_path / name) is None
+def test_a_calibration_that_was_asked_for_and_cannot_be_had_is_an_error(tmp_path, matcher, name, words):
+    (tmp_path / "deep.json").write_text("[" * 100_000)
+    with pytest.raises(InputError, match=words):
+        calibration_for(matcher, path=tmp_path / name)
+
+
+@pytest.mark.usefixtures("ships")
+@pytest.mark.parametrize(
+    ("matcher", "own_weights", "words"),
+    [
+        ("learned", False, "no calibration ships for learned"),
+        ("structure", True, "other weights of structure"),
+    ],
+)
+def test_where_no_calibration_ships_that_fits_a_warning_says_why(caplog, matcher, own_weights, words):
+    assert calibration_for(matcher, own_weights) is None
     (message,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert words in message
 

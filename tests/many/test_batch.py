@@ -169,13 +169,23 @@ def test_a_refused_pair_is_an_answer(pairs):
     assert list(pd.read_csv("new/folder/summary.csv")["status"]) == [REFUSED]
 
 
-@pytest.mark.parametrize(("rows", "out", "message"), [(2, None, "the same pair"), (1, "a file", "out: cannot be made")])
-def test_what_cannot_work_ends_in_one_line(pairs, rows, out, message):
+@pytest.mark.parametrize(
+    ("rows", "out", "more", "code", "message"),
+    [
+        (2, None, (), 1, "the same pair"),
+        (1, "a file", (), 1, "out: cannot be made"),
+        (1, None, ("--matcher", "nonesuch"), 2, "no matcher 'nonesuch'"),
+        (1, None, ("--matcher-option", "self=1"), 2, "no option self"),
+        (1, None, ("--calibration", "data/s.tif"), 1, "data/s.tif: is no calibration"),
+    ],
+)
+def test_what_cannot_work_ends_in_one_line(pairs, rows, out, more, code, message):
     if out:
         Path("out").rmdir()
         Path("out").write_text(out)
-    result = command(manifest("optical,sar\n" + "o.tif,s.tif\n" * rows))
-    assert result.exit_code == 1
+    result = command(manifest("optical,sar\n" + "o.tif,s.tif\n" * rows), *more)
+    assert result.exit_code == code
+    assert out or not list(Path("out").iterdir())
     assert message in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
     assert "Traceback" not in result.output

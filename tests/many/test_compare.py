@@ -42,6 +42,7 @@ def ran(monkeypatch):
         return Result(job.name, REGISTERED, "so", name, "affine", 50, 40, 1.25, 0.5, 99.5, 3.25, 1.5)
 
     monkeypatch.setattr(module, "run", run)
+    monkeypatch.setattr(module, "check_options", lambda _options: None)  # these matchers are made up
     return given
 
 
@@ -142,6 +143,9 @@ def test_the_command_runs_matchers(monkeypatch, small_registration):
     [
         (["--matcher-option", "weights=3"], 2, "'weights' is not MATCHER.NAME"),
         (["--matcher-option", "mcgf.weights=3"], 2, "mcgf is none of the matchers compared"),
+        (["--matchers", " , "], 2, "--matchers names none"),
+        (["--tiepoints", "none.csv"], 2, "'none.csv' does not exist"),
+        (["--tiepoints", "o.tif"], 1, "o.tif: is not text"),
         (["--sar-bidx", "7"], 1, "has no band 7"),
     ],
 )
@@ -152,3 +156,21 @@ def test_the_command_prints_json_and_what_cannot_work_ends_in_one_line(ran, argu
     assert not Path("out").exists()
     result = command("--matchers", "good,shy", "--json")
     assert [row["name"] for row in json.loads(result.stdout)] == ["good", "shy"]
+    assert [command("--matchers", names, "--overwrite").exit_code for names in ("bad,shy", "bad,worse")] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--matchers", "structure,nonesuch"], "no matcher 'nonesuch'"),
+        (["--matchers", "structure:fast"], "has no variants"),
+        (["--matchers", "structure", "--matcher-option", "structure.name=1"], "there is no option name"),
+        (["--matchers", "structure,vismatch"], "it is many: name one"),
+    ],
+)
+def test_a_matcher_or_an_option_that_there_is_not_is_known_before_any_matcher_is_run(monkeypatch, arguments, message):
+    monkeypatch.setattr(module, "run", lambda _job: pytest.fail("run"))
+    result = command(*arguments)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert message in result.stderr
+    assert not Path("out").exists()

@@ -14,6 +14,8 @@ import rasterio
 
 from sn9reg.many import jobs
 from sn9reg.many.jobs import FAILED, REFUSED, REGISTERED, Job, Result, do, finished, run
+from sn9reg.matchers.dense.hybrid import HybridMatcher
+from sn9reg.matchers.dense.structure import StructureMatcher
 from sn9reg.raster.scene import PairFiles
 
 
@@ -36,7 +38,6 @@ def bands(job):
 
 def test_a_registered_pair(job, registered_as):
     registered_as(True)
-    assert "none.csv: no such file" in do(replace(job, tiepoints="none.csv")).reason
     assert contents() == []
     result = do(job)
     assert (result.name, result.status, result.matcher) == ("a", REGISTERED, "structure")
@@ -81,9 +82,13 @@ def test_a_page_belongs_to_a_job_that_asks_for_one(job, registered_as):
         ({"files": PairFiles("o.tif", "s.tif", sar_bands=(7,))}, "has no band 7"),
         ({"options": {"matcher": "nonsense"}}, "no matcher 'nonsense'"),
         ({"folder": "none"}, "its folder does not exist"),
+        ({"tiepoints": "none.csv"}, "none.csv: no such file"),
+        ({"options": {"calibration": "none.json"}}, "none.json: cannot be read"),
     ],
 )
-def test_a_failure_is_a_result_and_leaves_nothing(job, change, reason):
+def test_a_failure_is_a_result_before_the_work_and_leaves_nothing(job, change, reason, monkeypatch):
+    monkeypatch.setattr(HybridMatcher, "match", lambda *_: pytest.fail("too late"))
+    monkeypatch.setattr(StructureMatcher, "match", lambda *_: pytest.fail("too late"))
     failing = replace(job, **change)
     result = do(failing)
     assert (result.status, result.matches, finished(failing)) == (FAILED, None, None)

@@ -15,6 +15,7 @@ from support import grids
 from support.rasters import open_plain
 
 from sn9reg.errors import InputError
+from sn9reg.raster import scene
 from sn9reg.raster.grid import Grid, Window, common_grid
 from sn9reg.raster.scene import Patch
 
@@ -291,7 +292,7 @@ def test_the_file_says_that_its_values_are_decibels(tmp_path):
     with rasterio.open(path, "r+") as target:
         target.units = ("dB", "degree")
     for bands, expected in (((1,), True), ((2,), None)):
-        with PairFiles(plain, path, sar_bands=bands).open() as pair:
+        with open_plain(plain, path, sar_bands=bands) as pair:
             for seen in (pair, pair.posed(np.eye(3))):
                 assert seen.overview(seen.sar)[0].decibel is expected
 
@@ -409,7 +410,7 @@ def test_scenes_that_do_not_overlap(tmp_path):
         assert opened.overlap == Window(59, 39, 1, 1)
 
 
-def test_overview(tmp_path):
+def test_overview(tmp_path, monkeypatch):
     wide = Grid(GRID.transform, 2500, 40, UTM)
     values = np.arange(2500, dtype=np.float32) + np.zeros(wide.shape, np.float32)
     small, large = write(tmp_path / "small.tif", noise(1)), write(tmp_path / "large.tif", values, wide)
@@ -423,6 +424,9 @@ def test_overview(tmp_path):
     with open_plain(large, small) as pair:
         patch, factor = pair.overview(pair.optical)
         other, same_factor = pair.overview(pair.sar)
+        coarse = pair.optical.read(pair.grid.coarsen(8).window, 8)
+        monkeypatch.setattr(scene, "_AT_ONCE", 100)  # pixels: then it is read part by part
+        np.testing.assert_array_equal(pair.optical.read(pair.grid.coarsen(8).window, 8).values, coarse.values)
         assert patch.valid.shape == other.valid.shape == pair.grid.coarsen(factor).shape
     assert factor == same_factor
     assert 500 < max(patch.valid.shape) <= 1024

@@ -115,6 +115,7 @@ def test_the_pictures_of_the_page_are_the_views_the_same_each_time(small_pair):
         ({"registered": "yes", "reason": "so", "expected_error_px": "2", "calibrated": "no"},
          "Registered, right to about 2.0 optical px (not calibrated): so."),
         ({"registered": "yes", "reason": "so"}, "Registered: so."),
+        ({"registered": "yes", "reason": "so", "expected_error_px": "abc"}, "Registered: so."),
         ({"registered": "no", "reason": "water", "expected_error_px": "nan"}, "Not registered: water."),
         ({}, "The offset map does not say whether its pair was registered: it was made by another program."),
     ],

@@ -29,7 +29,8 @@ def folder(tmp_path):
     for seed in range(3):
         ground = gaussian_filter(np.random.default_rng(seed).normal(size=(140, 140)), 5) > 0
         speckle = np.random.default_rng(100 + seed).gamma(4, 0.25, ground.shape)
-        save(tmp_path / f"{seed}_opt.png", 60 + 120 * ground)
+        grain = np.random.default_rng(200 + seed).normal(0, 1, ground.shape)
+        save(tmp_path / f"{seed}_opt.png", 60 + 120 * ground + grain)
         save(tmp_path / f"{seed}_sar.png", np.clip((30 + 90 * ~ground) * speckle, 0, 255))
     return tmp_path
 
@@ -164,6 +165,7 @@ def test_a_quarter_turn_is_exact_and_corners_come_from_the_surroundings_or_are_n
 @pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 def test_conditions_that_cannot_be_met(folder):
     bad = ("--looks", "0"), ("--looks", "nan"), ("--blur", "-1"), ("--rotate", "nan"), ("--matcher-option", "speed=9")
+    bad += ("--seed", "-1"), ("--reference", "9" * 30)
     for option in bad:
         assert bench(folder, *option).exit_code == 2
     (folder / "1_sar.png").unlink()

@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
-from annotated_types import Ge, Gt
+from annotated_types import Ge, Le
 from torch import Tensor
 
 from sn9reg import progress
@@ -24,7 +24,7 @@ from sn9reg.matchers.dense.correlation import Peaks, Similarity, find_peaks, mas
 from sn9reg.matchers.dense.lattice import Lattice, smooth_field
 from sn9reg.matchers.dense.search import FeatureExtractor, Level, Surfaces, search
 from sn9reg.matchers.dense.votes import aggregate, centred
-from sn9reg.options import check, options
+from sn9reg.options import Count, MaxOffset, Megapixels, check, options
 from sn9reg.raster.grid import Points, Window, to_common, to_level
 from sn9reg.raster.radiometry import Modality
 from sn9reg.raster.scene import Patch, ScenePair
@@ -91,13 +91,13 @@ class _Searched:
 class TemplateOptions:
     """Options of every dense matcher."""
 
-    max_offset: Annotated[float, Gt(0)] = 150.0  # largest shift looked for, metres
-    template: Annotated[int, Ge(16)] = 96  # side of a template, pixels of its level; half of it on the way down
+    max_offset: MaxOffset = 150.0  # largest shift looked for, metres
+    template: Annotated[int, Ge(16), Le(4096)] = 96  # its side, pixels of its level; half of it on the way down
     # Step of the lattice where templates are whole, pixels of its level; by default half a template, less in a small
     # scene.
-    spacing: Annotated[float, Gt(0)] | None = None
-    max_templates: Annotated[int, Ge(1)] = 1600  # about, at the last level; half as many on the way down
-    work_megapixels: Annotated[float, Gt(0)] = 40.0  # the finest level is the first whose overlap has no more pixels
+    spacing: Annotated[float, Ge(1), Le(1e6)] | None = None
+    max_templates: Count = 1600  # about, at the last level; half as many on the way down
+    work_megapixels: Megapixels = 40.0  # the finest level is the first whose overlap has no more pixels
 
 
 class TemplateMatcher:

@@ -32,7 +32,7 @@ from sn9reg.matchers.descriptors.nearest import nearest
 from sn9reg.matchers.descriptors.patches import PatchLayout
 from sn9reg.matchers.descriptors.pose import Matrix, agreement, find_pose
 from sn9reg.matchers.descriptors.weights import load_descriptor
-from sn9reg.options import check, options
+from sn9reg.options import Count, MaxOffset, check, options
 from sn9reg.raster.grid import Window, coarse_to_common, to_common
 from sn9reg.raster.radiometry import Image, Mask, Modality, SarLog, fill_invalid, optical_grey, standardise
 from sn9reg.raster.scene import Patch, ScenePair
@@ -87,12 +87,12 @@ class MatcherOptions:
     turn: Annotated[float, Ge(0), Le(180)] = 180.0  # largest rotation looked for, degrees
     zoom: Annotated[float, Ge(1), Le(8)] = 2.0  # largest scale, and its inverse the smallest
     near: bool = True  # partners are looked for within max_offset, or near the pose; else everywhere
-    max_offset: Annotated[float, Gt(0)] = 150.0  # largest shift looked for, metres
-    max_points: Annotated[int, Ge(1)] = 600  # optical keypoints, about
+    max_offset: MaxOffset = 150.0  # largest shift looked for, metres
+    max_points: Count = 600  # optical keypoints, about
     oriented: bool = False  # keypoints are described along their orientations, which survives rotations without a pose
     mutual: bool = False  # a match must be the nearest from either side
     adaptive: bool = True  # matches must pass the adaptive ratio
-    threshold: Annotated[float, Gt(0)] = 5.0  # of RANSAC: that an inlier may lie off the warp, pixels of the level
+    threshold: Annotated[float, Gt(0), Le(1e6)] = 5.0  # of RANSAC: an inlier lies no farther off, pixels of the level
     refine: bool = True  # pixels are compared around keypoints, where the warp puts them; else inliers are the matches
     scale: Annotated[float, Ge(0.1), Le(10)] = 1.0  # by which patches are larger than the descriptor has them
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 import torch
-from annotated_types import Ge, Gt
+from annotated_types import Ge, Le
 from scipy.spatial import cKDTree
 from torch import Tensor
 
@@ -27,7 +27,7 @@ from sn9reg.matchers.dual_encoder.network import CELL, DualEncoder
 from sn9reg.matchers.dual_encoder.pairing import mutual, shifted_similarity
 from sn9reg.matchers.dual_encoder.weights import load_dual_encoder
 from sn9reg.matchers.fused import fused
-from sn9reg.options import options
+from sn9reg.options import Count, MaxOffset, Megapixels, options
 from sn9reg.raster.grid import Window, to_common
 from sn9reg.raster.radiometry import Modality, SarLog
 from sn9reg.raster.scene import Patch, ScenePair
@@ -47,11 +47,11 @@ class DualEncoderOptions:
 
     weights: str | None = None  # a .safetensors file; those that ship if not given
     # Of Monte-Carlo dropout, 20 in the paper; 0 for the uncertainty of the data alone. Each costs a look without.
-    passes: Annotated[int, Ge(0)] = 0
-    window: Annotated[int, Ge(1)] = 17  # side of the square of cells that are compared together, odd; 1 in the paper
-    max_matches: Annotated[int, Ge(1)] = 1600  # cells tried, about
-    max_offset: Annotated[float, Gt(0)] = 150.0
-    work_megapixels: Annotated[float, Gt(0)] = 12.0
+    passes: Annotated[int, Ge(0), Le(1000)] = 0
+    window: Annotated[int, Ge(1), Le(255)] = 17  # side of the square of cells compared together, odd; 1 in the paper
+    max_matches: Count = 1600  # cells tried, about
+    max_offset: MaxOffset = 150.0
+    work_megapixels: Megapixels = 12.0
     template: ClassVar[int] = TemplateOptions.template
     spacing: ClassVar[None] = None
     max_templates: ClassVar[int] = TemplateOptions.max_templates

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
-from annotated_types import Ge, Gt
+from annotated_types import Ge, Gt, Le
 
 from sn9reg import progress
 from sn9reg.fit.correspondences import Correspondences
@@ -21,7 +21,7 @@ from sn9reg.matchers.keypoints.crops import TILE, Cropper
 from sn9reg.matchers.keypoints.detector import Detector, Found
 from sn9reg.matchers.keypoints.heatmap import LABEL_SPREAD, SIGMA, read_keypoints
 from sn9reg.matchers.keypoints.weights import load_detector
-from sn9reg.options import check, options
+from sn9reg.options import Count, MaxOffset, check, options
 from sn9reg.raster.grid import Points, to_common, to_level
 from sn9reg.raster.scene import ScenePair
 
@@ -42,15 +42,15 @@ _FEWEST = 64  # least number of nodes; the grid is denser in a scene that would 
 class KeypointOptions:
     """Options of the keypoint matcher."""
 
-    max_offset: Annotated[float, Gt(0)] = 150.0  # largest shift looked for, metres
-    spacing: Annotated[float, Gt(0)] = 75.0  # of the grid, metres; less on small scenes, unless `check` is off
-    max_points: Annotated[int, Ge(1)] = 1000  # at most about this many nodes
+    max_offset: MaxOffset = 150.0  # largest shift looked for, metres
+    spacing: Annotated[float, Gt(0), Le(1e6)] = 75.0  # of the grid, metres; less on small scenes, unless `check` is off
+    max_points: Count = 1000  # at most about this many nodes
     # A pass over coarser pixels predicts where each tile lies; without it, nothing beyond a tile is found.
     coarse: bool = True
     subpixel: bool = True  # the peak's centre of gravity instead of its highest pixel
     structure: bool = True  # nodes where either image is but noise are left out
     check: bool = True  # a SAR keypoint must lie where the optical one was looked for from, and peaks be high
-    batch: Annotated[int, Ge(1)] = 16  # tiles at once
+    batch: Annotated[int, Ge(1), Le(256)] = 16  # tiles at once
     sar_weights: str | None = None  # a .safetensors file of the detector; the one that ships if not given
     optical_weights: str | None = None  # as `sar_weights`
 

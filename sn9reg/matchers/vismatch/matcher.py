@@ -14,7 +14,7 @@ from typing import Annotated, Any, cast
 import numpy as np
 import numpy.typing as npt
 import torch
-from annotated_types import Ge, Gt
+from annotated_types import Ge, Le
 from torch import Tensor
 
 from sn9reg import progress
@@ -23,7 +23,7 @@ from sn9reg.fit.correspondences import Correspondences
 from sn9reg.fit.warp import fit_global
 from sn9reg.matchers.vismatch.offline import no_connections, offline
 from sn9reg.matchers.vismatch.tiles import Photograph, Photographs, Tile, contrast, is_valid, tiles_of
-from sn9reg.options import check, options
+from sn9reg.options import Count, MaxOffset, check, options
 from sn9reg.raster.grid import to_common
 from sn9reg.raster.scene import ScenePair
 
@@ -44,10 +44,10 @@ class VismatchOptions:
     """Options of vismatch's matchers."""
 
     variant: str = ""  # the name of one of them
-    max_offset: Annotated[float, Gt(0)] = 150.0  # largest shift looked for, metres
+    max_offset: MaxOffset = 150.0  # largest shift looked for, metres
     # Side of the optical image that is matched at once, pixels; the SAR image is larger by max_offset on each side.
-    tile: Annotated[int, Ge(64)] = 640
-    max_matches: Annotated[int, Ge(1)] = 4000  # at most so many are kept, spread over the tiles
+    tile: Annotated[int, Ge(64), Le(16_384)] = 640
+    max_matches: Count = 4000  # at most so many are kept, spread over the tiles
     device: str = "cpu"  # where the matcher runs, as torch names it
 
     def __post_init__(self) -> None:
