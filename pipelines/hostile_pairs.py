@@ -110,7 +110,8 @@ def mirrored(pairs: list[RegisteredPair], count: int, scratch: Path) -> Iterator
     """Pairs whose SAR image is flipped."""
     random = np.random.default_rng(5)
     for k in np.linspace(0, len(pairs) - 1, count).astype(int):
-        optical, sar, _ = cut(*pairs[k].read(), random)
+        read = pairs[k].read()
+        optical, sar, _ = cut(read[0], read[1], random)
         flip = np.s_[:, ::-1] if random.integers(2) else np.s_[:, :, ::-1]
         images = [optical, Patch(sar.values[flip].copy(), sar.valid[flip[1:]].copy())]
         yield case(f"mirrored_{k}_{pairs[k].name}", images, None, scratch)

@@ -52,7 +52,6 @@ def taken_out(scene: SceneView) -> list[str]:
     said = []
     if isinstance(scene, Unmarked):
         said = ["lines or labels that both images share are taken for no data"]
-    while isinstance(scene, Unmarked):
         scene = scene.scene
     if isinstance(scene, Trimmed):
         said.append(f"areas of one exact value, {scene.share:.1%} of its valid pixels, are taken for no data")
@@ -97,7 +96,7 @@ class Unmarked(SceneThrough):
 
     other: SceneView
     shift: tuple[int, int]  # columns and rows from a pixel of the scene to the same of the other, common grid
-    values: tuple[float, float]  # of the marks in the scene and in the other, see `_keys`
+    values: tuple[tuple[float, float], ...]  # of each kind of mark, in the scene and in the other, see `_keys`
 
     def read(self, window: Window, factor: int = 1) -> Patch:
         """As `Scene.read`, the marks not valid; a coarse pixel is the mean of what is valid in it."""
@@ -114,14 +113,15 @@ class Unmarked(SceneThrough):
     def marks(self, window: Window, patch: Patch) -> Mask:
         """(h, w) the marks in a window of the scene, and the pixels blended with them. patch: the window."""
         there = self.other.read(Window(window.col + self.shift[0], window.row + self.shift[1], *window.shape[::-1]))
-        here = patch.valid & there.valid
-        for values, key in zip((patch.values, there.values), self.values, strict=True):
-            here &= _keys(values) == key
-        return _grown(_strokes(here), _BLENDED)
+        keys, valid = (_keys(patch.values), _keys(there.values)), patch.valid & there.valid
+        marked = np.zeros(valid.shape, bool)
+        for value, other in self.values:
+            marked |= _strokes(valid & (keys[0] == value) & (keys[1] == other))
+        return _grown(marked, _BLENDED)
 
 
 def unmarked(optical: SceneView, sar: SceneView, common: Grid) -> tuple[SceneView, SceneView]:
-    """Both scenes without the marks that they share, one kind after the other; themselves where there are none."""
+    """Both scenes without the marks that they share; themselves where there are none."""
     shift = _between(optical.grid, sar.grid, common)
     if shift is None:
         return optical, sar
@@ -130,12 +130,11 @@ def unmarked(optical: SceneView, sar: SceneView, common: Grid) -> tuple[SceneVie
         window = Window(col, row, 2 * _BLOCK, 2 * _BLOCK).intersect(common.window)
         there = Window(window.col + shift[0], window.row + shift[1], window.width, window.height)
         found |= _mark_values(optical.read(window), sar.read(there))
-    for here, there in sorted(found):
-        optical, sar = (
-            Unmarked(optical, sar, shift, (here, there)),
-            Unmarked(sar, optical, (-shift[0], -shift[1]), (there, here)),
-        )
-    return optical, sar
+    if not found:
+        return optical, sar
+    values = tuple(sorted(found))
+    back = tuple((other, value) for value, other in values)
+    return Unmarked(optical, sar, shift, values), Unmarked(sar, optical, (-shift[0], -shift[1]), back)
 
 
 def _mark_values(one: Patch, other: Patch) -> set[tuple[float, float]]:

@@ -175,8 +175,8 @@ class ScenePair:
 
 def cleaned(pair: ScenePair) -> ScenePair:
     """The pair without collars and marks, which show no ground."""
-    scenes = [trimmed(scene, *pair.overview(scene)) for scene in (pair.optical, pair.sar)]
-    return ScenePair(*unmarked(*scenes, pair.grid), pair.grid)
+    optical, sar = (trimmed(scene, *pair.overview(scene)) for scene in (pair.optical, pair.sar))
+    return ScenePair(*unmarked(optical, sar, pair.grid), pair.grid)
 
 
 class Reading(TypedDict, total=False):
