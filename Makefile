@@ -31,7 +31,7 @@ test: $(VENV)/.installed
 	$(MAKE) --jobs 2 lint test-quick
 
 test-quick: $(VENV)/.installed
-	$(PYTEST) -m "not (notebook or browser or ray or study or gdal)"
+	$(PYTEST) -m "not (notebook or browser or ray or study or gdal or fuzz)"
 
 test-all: $(VENV)/.installed
 	$(PYTEST)

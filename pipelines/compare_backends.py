@@ -18,7 +18,7 @@ import pandas as pd
 from pipelines.common import PATH, Command, markdown, out_option
 from sn9reg.many.compare import compare, installed
 from sn9reg.many.jobs import FAILED, REGISTERED, Job
-from sn9reg.raster.files import make_folder
+from sn9reg.raster.files import make_folder, write_csv
 from sn9reg.raster.scene import PairFiles
 from sn9reg.training.tiles import scene_files
 
@@ -56,9 +56,9 @@ def main(scenes: Path, matchers: str | None, out: Path) -> None:
             rows.append({"scene": folder.name, "matcher_name": result.name, **asdict(result)})
             click.echo(f"{folder.name}: {result.name}, {result.status}", err=True)
     table = pd.DataFrame(rows).drop(columns=["name", "matcher"])
-    table.to_csv(out / "scenes.csv", index=False, float_format="%.4f")
+    write_csv(out / "scenes.csv", table)
     found = means(table)
-    found.to_csv(out / "matchers.csv", index=False, float_format="%.4f")
+    write_csv(out / "matchers.csv", found)
     shown = found.drop(columns="failed").itertuples(index=False)
     cells = [[f"{value:.2f}" if isinstance(value, float) else str(value) for value in row] for row in shown]
     head = ("matcher", "scenes", "registered", "mean error, px", "score", "seconds a scene", "peak, GiB")

@@ -20,7 +20,7 @@ from pipelines.common import PATH, Command, drawing, out_option
 from sn9reg.errors import InputError, Sn9regError
 from sn9reg.fit.correspondences import Floats
 from sn9reg.offsets import open_offsets
-from sn9reg.raster.files import make_folder
+from sn9reg.raster.files import make_folder, write_csv
 from sn9reg.raster.scene import PairFiles
 from sn9reg.score.scoring import Score, score
 from sn9reg.tiepoints import read_tiepoints
@@ -100,9 +100,9 @@ def main(scenes: Path, folder: Path, out: Path) -> None:
             if not math.isfinite(result.sn9_mean_px):
                 row["reason"] = "holds no value (NaN) at a tie-point"
     table = pd.DataFrame(rows, columns=["submission", "scene", *_COLUMNS, "reason"])
-    table.to_csv(out / "scores.csv", index=False, float_format="%.4f")
+    write_csv(out / "scores.csv", table)
     board = leaderboard(table)
-    board.to_csv(out / "leaderboard.csv", index=False, float_format="%.4f")
+    write_csv(out / "leaderboard.csv", board)
     draw(errors, out / "errors.png")
     click.echo(board.to_string(index=False, float_format="%.2f", na_rep="none"))
 

@@ -136,7 +136,10 @@ def open_offsets(path: PathLike, optical: Grid | None = None) -> Iterator[Offset
             sizes = [f"{grid.width} x {grid.height} px" for grid in (dataset, optical)]
             words = f"is {sizes[0]} and the optical image is {sizes[1]}; offsets belong to one optical image"
             raise InputError(f"{path}: {words}")
-        grid = optical or Grid(dataset.transform, dataset.width, dataset.height, dataset.crs)
+        try:
+            grid = optical or Grid(dataset.transform, dataset.width, dataset.height, dataset.crs)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from error
         has_sigma = dataset.count > 2 and (dataset.descriptions[2] or "") == "sigma"
 
         def read(window: Window) -> Block:

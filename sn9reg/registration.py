@@ -14,6 +14,7 @@ from sn9reg import progress
 from sn9reg.fit.choose import Fit, fit
 from sn9reg.fit.correspondences import Correspondences, adaptive_ratio
 from sn9reg.fit.warp import Warp
+from sn9reg.judge.advice import advice
 from sn9reg.judge.calibration import calibration_for
 from sn9reg.judge.verdict import Verdict, judge
 from sn9reg.matchers import DEFAULT_MATCHER
@@ -176,6 +177,9 @@ def register(
         lap("fit")
         with progress.part(_MATCHING, 1.0, "judge"):
             matches, fitted, verdict = judge(pair, matches, fitted, calibrated)
+            reach = getattr(getattr(source, "options", None), "max_offset", None)
+            if not verdict.registered and (hint := advice(pair, reach)):
+                verdict = replace(verdict, reason=f"{verdict.reason}; {hint}")
         lap("judge")
         names = (Path(files.optical).name, Path(files.sar).name)
         grids = (pair.optical.grid, pair.sar.grid, pair.grid)

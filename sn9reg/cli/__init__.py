@@ -2,14 +2,16 @@
 
 import importlib
 import logging
+import os
+import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import click
 
-from sn9reg.errors import Sn9regError
+from sn9reg.errors import Interrupted, Sn9regError, interrupt_by
 
 # command -> module in this folder; loaded only when called, so that `--help` does not wait for torch.
 COMMANDS = ("align", "apply", "batch", "bench", "compare", "info", "matchers", "report", "score", "simulate")
@@ -30,22 +32,35 @@ class _Commands(click.Group):
         with errors_in_one_line():
             return super().invoke(ctx)
 
+    def main(self, *args: Any, **options: Any) -> Any:
+        with errors_in_one_line():  # of what is printed before there is a command, too
+            return super().main(*args, **options)
+
 
 @contextmanager
 def errors_in_one_line() -> Iterator[None]:
     """What breaks off inside ends in one line on stderr and the error's exit code."""
+    interrupt_by(signal.SIGTERM, signal.SIGHUP)
     try:
         yield
     except Sn9regError as error:
         _fail(str(error), error.exit_code)
+    except BrokenPipeError:
+        raise  # click ends without a word
+    except OSError as error:  # a command says more of its files
+        if sys.stdout is sys.__stdout__:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python prints once more what it could not print
+        _fail(f"{error.filename or 'standard output'}: {error.strerror or error}", 1)
     except MemoryError:
         _fail("out of memory; close other programs or register a smaller part of the scene", 1)
-    except KeyboardInterrupt:
-        _fail("interrupted; nothing was left half written", 130)  # as shells count: 128 + SIGINT
+    except KeyboardInterrupt as error:
+        number = error.args[0] if isinstance(error, Interrupted) else signal.SIGINT
+        _fail("interrupted; nothing was left half written", 128 + number)  # as shells count
 
 
 def _fail(message: str, exit_code: int) -> None:
-    click.echo("sn9reg: " + " ".join(message.split()), err=True)
+    with suppress(OSError):  # where stderr cannot be written either, there is still the exit code
+        click.echo("sn9reg: " + " ".join(message.split()), err=True)
     sys.exit(exit_code)
 
 

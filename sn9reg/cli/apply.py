@@ -12,7 +12,7 @@ from sn9reg.apply import apply_offsets
 from sn9reg.cli import options
 from sn9reg.cli.bar import progress_bar
 from sn9reg.cli.score import check_frame
-from sn9reg.errors import InputError
+from sn9reg.errors import InputError, naming
 from sn9reg.offsets import OffsetMap, open_offsets
 from sn9reg.raster.files import check_output, grid_of, open_raster
 from sn9reg.raster.grid import Grid
@@ -48,7 +48,7 @@ def apply(
     RASTER may have any bands, type, pixel size and CRS. For class labels, say --resampling nearest.
     """
     check_output(out, overwrite, (offsets_path, raster, optical))
-    with _open(offsets_path, optical, pixel_frame) as offsets, progress_bar("apply"):
+    with _open(offsets_path, optical, pixel_frame) as offsets, progress_bar("apply"), naming(offsets_path, raster):
         apply_offsets(offsets, raster, out, bands=bidx, pixel_frame=pixel_frame, overwrite=overwrite, **given)
 
 

@@ -25,7 +25,7 @@ from sn9reg.cli.bar import progress_bar
 @options.calibration
 @click.option("--sigma", is_flag=True, help="Add a third band to each map: expected error in optical pixels.")
 @click.option("--report", is_flag=True, help="Write a page for each pair.")
-@click.option("--threads", type=options.THREADS, help="Processors of each pair [default: all, shared out].")
+@click.option("--threads", type=options.THREADS, help="Of each pair, as in `align` [default: all, shared out].")
 @options.overwrite
 @options.as_json
 def batch(

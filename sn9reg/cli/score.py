@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from sn9reg.cli import options
-from sn9reg.errors import ConfigError
+from sn9reg.errors import ConfigError, naming
 from sn9reg.offsets import OffsetMap, open_offsets
 from sn9reg.raster.files import PathLike, atomic_output, check_output, grid_of, open_raster
 from sn9reg.score.scoring import Score, score_rows
@@ -44,7 +44,9 @@ def score(
         optical, sar = grid_of(optical_raster, pixel_frame), grid_of(sar_raster, pixel_frame)
     with open_offsets(offsets_path, optical) as offsets:
         check_frame(offsets_path, offsets, pixel_frame)
-        result = score_offsets(offsets, optical, sar, read_tiepoints(tiepoints_path, optical, sar))
+        tiepoints = read_tiepoints(tiepoints_path, optical, sar)
+        with naming(offsets_path, optical_path, sar_path):
+            result = score_offsets(offsets, optical, sar, tiepoints)
     if per_point is not None:
         with atomic_output(per_point, overwrite) as temporary:
             result.per_point().to_csv(temporary, index=False)

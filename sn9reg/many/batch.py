@@ -13,8 +13,8 @@ from typing import Any
 import pandas as pd
 
 from sn9reg.errors import ConfigError, InputError
-from sn9reg.many.jobs import FAILED, Job, Result, check_options, do, finished, run
-from sn9reg.raster.files import PathLike, atomic_output, beside, check_regular, make_folder
+from sn9reg.many.jobs import FAILED, Job, Result, check_options, do, end_running, finished, run
+from sn9reg.raster.files import PathLike, beside, check_regular, make_folder, write_csv
 
 log = logging.getLogger(__name__)
 
@@ -104,7 +104,8 @@ def local(jobs: Sequence[Job], workers: int) -> Iterator[Result]:
             for future in as_completed(futures):
                 yield future.result()
         finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+            pool.shutdown(wait=False, cancel_futures=True)
+            end_running()
 
 
 def on_ray(jobs: Sequence[Job], workers: int) -> Iterator[Result]:
@@ -145,5 +146,4 @@ ENGINES: dict[str, Engine] = {"local": local, "ray": on_ray}
 
 def _write_summary(path: Path, results: Iterable[Result]) -> None:
     table = pd.DataFrame([asdict(result) for result in results], columns=[f.name for f in fields(Result)])
-    with atomic_output(path, overwrite=True) as temporary:
-        table.to_csv(temporary, index=False, float_format="%.4f")
+    write_csv(path, table)

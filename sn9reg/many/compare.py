@@ -12,7 +12,7 @@ import pandas as pd
 from sn9reg.many.jobs import REGISTERED, Job, Result, check_options, finished, run
 from sn9reg.matchers.base import matcher_classes
 from sn9reg.offsets import open_offsets
-from sn9reg.raster.files import atomic_output, make_folder
+from sn9reg.raster.files import atomic_output, make_folder, write_csv
 from sn9reg.raster.scene import PairFiles
 from sn9reg.report.page import check_folder, template, uri
 from sn9reg.report.views import Picture, Place, checkerboard, coarse_field, open_viewer, overview_factor, png, webp
@@ -98,7 +98,8 @@ def _write(job: Job, jobs: Sequence[Job], results: Sequence[Result]) -> None:
         pictures=pictures,
     )
     rows = json.dumps([asdict(result) for result in results], indent=1, allow_nan=False) + "\n"
-    for name, text in ((TABLE, table.to_csv(index=False, float_format="%.4f")), (ROWS, rows), (PAGE, html)):
+    write_csv(folder / TABLE, table)
+    for name, text in ((ROWS, rows), (PAGE, html)):
         with atomic_output(folder / name, overwrite=True) as temporary:
             temporary.write_text(text, encoding="utf-8")
 

@@ -15,15 +15,17 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from sn9reg.errors import OutputError, Sn9regError
+from sn9reg.errors import OutputError, Sn9regError, interrupt_by
 from sn9reg.matchers import DEFAULT_MATCHER
 from sn9reg.raster.files import PathLike, atomic_output, disk_file
 from sn9reg.raster.scene import PairFiles
 
 log = logging.getLogger(__name__)
+_running: set[BaseProcess] = set()
 
 REGISTERED, REFUSED, FAILED, _BEGUN = "registered", "refused", "failed", "begun"
 
@@ -113,14 +115,25 @@ def run(job: Job) -> Result:
     except OSError as error:
         return Result(job.name, FAILED, f"no process could be started ({error.strerror})")
     theirs.close()
+    _running.add(process)
     try:
         result: Result | None = ours.recv()
     except EOFError:
         result = None
+    except KeyboardInterrupt:
+        process.terminate()
+        raise
     finally:
         ours.close()
-    process.join()
+        process.join()
+        _running.discard(process)
     return result or Result(job.name, FAILED, _ending(process.exitcode), seconds=time.perf_counter() - start)
+
+
+def end_running() -> None:
+    """Ask the processes of all jobs that run to end; they clean up before they do."""
+    for process in list(_running):
+        process.terminate()
 
 
 def do(job: Job) -> Result:
@@ -188,8 +201,7 @@ def _registered(job: Job) -> dict[str, Any]:
 def _send(job: Job, to: Connection) -> None:
     """The process: does the job and sends the result. Whatever is raised is a reason, too."""
     logging.getLogger("rasterio").setLevel(logging.CRITICAL)
-    if sys.platform == "linux":
-        _die_with_parent()
+    _end_when_asked()
     try:
         result = do(job)
     except KeyboardInterrupt:
@@ -201,11 +213,14 @@ def _send(job: Job, to: Connection) -> None:
     to.close()
 
 
-def _die_with_parent() -> None:
-    """Ask the kernel for an interrupt when the process that waits for this one ends: else it would go on for nobody."""
-    import ctypes
+def _end_when_asked() -> None:
+    """Signals that ask this process to end are an interrupt. One comes when the process that waits for this one ends:
+    else it would go on for nobody."""
+    interrupt_by(signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    if sys.platform == "linux":
+        import ctypes
 
-    ctypes.CDLL(None).prctl(1, signal.SIGINT)  # 1 is PR_SET_PDEATHSIG
+        ctypes.CDLL(None).prctl(1, signal.SIGINT)  # 1 is PR_SET_PDEATHSIG
 
 
 def _ending(code: int | None) -> str:

@@ -1,15 +1,18 @@
 """Opening rasters with errors that say what to do, and writing files that are whole or not there."""
 
+import fcntl
 import html
 import logging
 import os
 import re
+import shutil
 import warnings
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
-from uuid import uuid4
+from tempfile import mkdtemp
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import rasterio
@@ -20,6 +23,9 @@ from rasterio.io import DatasetReader, DatasetWriter, MemoryFile
 
 from sn9reg.errors import ConfigError, InputError, OutputError
 from sn9reg.raster.grid import Grid
+
+if TYPE_CHECKING:  # for the type alone: reading and writing rasters does not wait for it
+    import pandas as pd
 
 PathLike = str | os.PathLike[str]
 
@@ -55,7 +61,7 @@ def open_raster(path: PathLike) -> Iterator[DatasetReader]:
     with rasterio.Env(**_OFFLINE):
         try:
             dataset = _opened(path)
-        except RasterioError as error:
+        except (RasterioError, UnicodeDecodeError) as error:  # what GDAL says may hold bytes of a damaged file
             raise InputError(f"{path}: not a raster that GDAL can read ({_first_line(error)})") from error
         with dataset:
             _check_offline(path, f"{dataset.driver}:", *_sources(dataset))
@@ -114,7 +120,7 @@ def reading(name: PathLike) -> Iterator[None]:
     """Raises InputError that names the file for every read error inside the block."""
     try:
         yield
-    except RasterioIOError as error:
+    except (RasterioIOError, CPLE_BaseError, UnicodeDecodeError) as error:
         raise InputError(f"{name}: cannot be read, the file may be truncated ({_first_line(error)})") from error
     except MemoryError as error:
         raise InputError(f"{name}: what is read of it at once does not fit into the memory") from error
@@ -160,35 +166,77 @@ def check_bands(dataset: DatasetReader, bands: Iterable[int], allow_complex: boo
 
 @contextmanager
 def atomic_output(path: PathLike, overwrite: bool = False) -> Iterator[Path]:
-    """A temporary path beside `path`, renamed to it when the block ends well and removed when it does not.
+    """A temporary path, moved to `path` when the block ends well and removed when it does not.
 
-    Raises OutputError if the target exists and `overwrite` is not set, or cannot be written.
+    It has the target's name, in a folder of its own beside it: what else the block leaves there, as GDAL leaves a world
+    file, is moved too. Raises OutputError if a target exists and `overwrite` is not set, or cannot be written.
     """
     check_output(path, overwrite)
     target = Path(path)
-    temporary = target.with_name(f".{target.name}.{uuid4().hex[:8]}{target.suffix}")
     try:
-        temporary.touch(exist_ok=False)
-        mode = temporary.stat().st_mode
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written ({error.strerror})") from error
-    try:
-        yield temporary
-        if target.exists() and not overwrite:
-            raise OutputError(f"{path}: appeared while it was being computed; use --overwrite to replace it")
-        temporary.chmod(mode)
-        temporary.replace(target)
-        for stale in (".aux.xml", ".ovr", ".msk"):  # of a raster replaced: GDAL would take them for the new one's
-            Path(f"{target}{stale}").unlink(missing_ok=True)
+        with _own_folder(target) as folder:
+            temporary = folder / target.name
+            temporary.touch()
+            mode = temporary.stat().st_mode
+            yield temporary
+            if target.exists() and not overwrite:
+                raise OutputError(f"{path}: appeared while it was being computed; use --overwrite to replace it")
+            temporary.chmod(mode)
+            beside = [found.name for found in folder.iterdir() if found != temporary]
+            if taken := [name for name in beside if target.with_name(name).exists() and not overwrite]:
+                raise OutputError(f"{target.with_name(taken[0])}: exists; use --overwrite to replace it")
+            for name in (*beside, target.name):
+                (folder / name).replace(target.with_name(name))
+            for suffix in (".aux.xml", ".ovr", ".msk"):  # of a raster replaced: GDAL would take them for the new one's
+                stale = f"{target.name}{suffix}"
+                if stale not in beside and os.path.exists(target.with_name(stale)):  # its name may be too long
+                    target.with_name(stale).unlink()
     except (OSError, RasterioError) as error:
-        raise OutputError(f"{path}: cannot be written ({_first_line(error)})") from error
+        words = error.strerror if isinstance(error, OSError) and error.strerror else _first_line(error)
+        raise OutputError(f"{path}: cannot be written ({words})") from error
+
+
+@contextmanager
+def _own_folder(target: Path) -> Iterator[Path]:
+    """A new folder beside `target`, gone in the end, and locked until then: see `_take_away_leftovers`."""
+    folder = Path(mkdtemp(prefix=_prefix(target), dir=target.parent))
+    try:
+        with ExitStack() as stack:
+            with suppress(OSError):  # not every file system has locks
+                stack.enter_context(_locked(folder))
+            yield folder
     finally:
-        for leftover in (temporary, Path(f"{temporary}.aux.xml")):
-            leftover.unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Raises OSError where another process has the folder locked. The lock ends with the process, however it ends."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _take_away_leftovers(target: Path) -> None:
+    """Remove what killed processes left of `target`. A folder that is in use is locked, or empty before it is."""
+    for folder in target.parent.glob(f"{_prefix(target)}*"):
+        with suppress(OSError), _locked(folder):
+            if any(folder.iterdir()):
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _prefix(target: Path) -> str:
+    return f".sn9reg-{zlib.crc32(os.fsencode(target.name)):08x}-"
 
 
 def check_output(path: PathLike, overwrite: bool = False, inputs: Iterable[PathLike | None] = ()) -> None:
-    """Raises OutputError where `path` cannot be written or is one of `inputs`; to be called before any work is done."""
+    """Raises OutputError where `path` cannot be written or is one of `inputs`; to be called before any work is done.
+
+    What a killed process left of it is taken away.
+    """
     target, exists = Path(path), os.path.exists(path)
     on_disk = [disk_file(given) for given in inputs if given is not None] if exists else []
     is_input = any(given is not None and target.samefile(given) for given in on_disk)
@@ -203,6 +251,7 @@ def check_output(path: PathLike, overwrite: bool = False, inputs: Iterable[PathL
     ):
         if wrong:
             raise OutputError(f"{path}: {words}")
+    _take_away_leftovers(target)
 
 
 def make_folder(folder: PathLike, parents: bool = True) -> None:
@@ -213,6 +262,22 @@ def make_folder(folder: PathLike, parents: bool = True) -> None:
         Path(folder).mkdir(parents=parents, exist_ok=True)
     except OSError as error:
         raise OutputError(f"{folder}: cannot be made ({error.strerror})") from error
+
+
+def write_csv(path: PathLike, table: "pd.DataFrame") -> None:
+    """Write or replace a table, whole or not at all. Raises OutputError.
+
+    A text that a spreadsheet would compute gets an apostrophe in front.
+    """
+    with atomic_output(path, overwrite=True) as temporary:
+        table.map(_not_computed).to_csv(temporary, index=False, float_format="%.4f")
+
+
+def _not_computed(cell: object) -> object:
+    if not isinstance(cell, str):
+        return cell
+    line = re.sub(r"[\r\n]", " ", cell)
+    return f"'{line}" if line.startswith(("=", "+", "-", "@", "\t", " ")) else line
 
 
 def geotiff_profile(grid: Grid, count: int, dtype: str, **options: Any) -> dict[str, Any]:

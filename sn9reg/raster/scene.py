@@ -19,7 +19,7 @@ from rasterio.enums import Resampling
 from rasterio.io import DatasetReader
 from rasterio.vrt import WarpedVRT
 
-from sn9reg.errors import InputError
+from sn9reg.errors import InputError, naming
 from sn9reg.raster import files
 from sn9reg.raster.collar import trimmed, unmarked
 from sn9reg.raster.files import PathLike, alpha_band, check_bands, data_bands, grid_of, open_raster, reading
@@ -226,14 +226,14 @@ class PairFiles:
             check_bands(optical, optical_bands)
             check_bands(sar, sar_bands)
             optical_bands, sar_bands = expanded(optical, optical_bands), expanded(sar, sar_bands)
-            if not _overlap(*grids):
-                both = f"{self.optical} and {self.sar}"
-                raise InputError(f"{both} do not overlap: check that they show the same place and their CRS")
             for image, bands, option in ((optical, optical_bands, "--optical-bidx"), (sar, sar_bands, "--sar-bidx")):
                 _check_size(image.name, image)
                 if len(bands) > _MOST_BANDS:
                     raise InputError(f"{image.name}: {len(bands)} bands are too many; name fewer with {option}")
-            common = grid or common_grid(*grids)
+            with naming(self.optical, self.sar):
+                if not _overlap(*grids):
+                    raise InputError("they do not overlap: check that they show the same place and their CRS")
+                common = grid or common_grid(*grids)
             _check_size(f"{self.optical} and {self.sar}, together", common)
             scenes = (
                 Scene(str(self.optical), grids[0], optical_bands, optical, common, self.optical_nodata),

@@ -18,7 +18,7 @@ from rasterio.dtypes import dtype_rev, typename_fwd
 from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.io import DatasetReader, MemoryFile
 
-from sn9reg.raster.files import alpha_band
+from sn9reg.raster.files import alpha_band, reading
 from sn9reg.raster.grid import Window
 
 Values = npt.NDArray[Any]  # (bands, h, w)
@@ -39,8 +39,9 @@ def nodata_of(dataset: DatasetReader, band: int, given: float | None = None) -> 
 
 def colours_of(dataset: DatasetReader, band: int) -> npt.NDArray[np.uint8] | None:
     """(n, 4) red, green, blue and alpha of a band that holds indexes of a palette; None for any other."""
-    if dataset.colorinterp[band - 1] != ColorInterp.palette:
-        return None
+    with reading(dataset.name):
+        if dataset.colorinterp[band - 1] != ColorInterp.palette:
+            return None
     try:
         return np.array([colour for _, colour in sorted(dataset.colormap(band).items())], np.uint8)
     except ValueError:  # the file says that it has one, and has none

@@ -101,12 +101,12 @@ def simulate(
     if not 0 <= empty <= 0.9:
         raise ConfigError(f"an empty fraction of {empty}: must be 0 to 0.9")
     _check(width, height, seed)
-    make_folder(folder)
     names = ("02_optical_train_01.tif", "02_sar_train_01.tif", "02_tiepoints_train_01.csv", "02_offsets_train_01.tif")
     files = SimulatedScene(*(Path(folder) / name for name in names))
-    for path in astuple(files):
+    for path in astuple(files) if Path(folder).exists() else ():
         check_output(path, overwrite, (field, field_geotransforms))
     scene = make_scene(width, height, seed, field, field_geotransforms)
+    make_folder(folder)  # not before it is known what is to be drawn
     optical = Optical(scene.world, scene.optical, scene.field, seed)
     sar = Sar(scene.world, scene.sar, np.array(_ORIGIN), scene.field, seed, looks, empty)
     report = progress or (lambda fraction: None)

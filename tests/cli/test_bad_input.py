@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from scipy.io import netcdf_file
 from support.rasters import SHIFT, TEXTURE_TRANSFORM, UTM, textures, write_raster
 
 import sn9reg
-from sn9reg.cli import main
+from sn9reg.cli import errors_in_one_line, main
 from sn9reg.offsets import OffsetMap
 from sn9reg.raster.grid import Grid
 
@@ -145,9 +146,8 @@ BAD_FILES = {
 def test_a_file_that_cannot_be_used(folder, name):
     make, said = BAD_FILES[name]
     make(name)
-    who = () if name in ("engineering.tif", "nowhere.tif") else (name,)
-    refused(lambda: align("o.tif", name), said, *who)
-    refused(lambda: align(name, "s.tif"), said, *who)
+    refused(lambda: align("o.tif", name), said, name)
+    refused(lambda: align(name, "s.tif"), said, name)
 
 
 def test_both_without_georeference_name_the_way_out(folder):
@@ -407,8 +407,8 @@ main(prog_name="sn9reg")
 """
 
 
-@pytest.mark.parametrize("where", ["matching", "writing"])
-def test_ctrl_c(folder, where):
+@pytest.mark.parametrize(("where", "number"), [("matching", signal.SIGINT), ("writing", signal.SIGTERM)])
+def test_a_signal(folder, where, number):
     """The signal comes when the process says that it is there, and finds it at work. With -v, stderr says more."""
     before = contents()
     pair = ("o.tif", "s.tif", "--max-offset", "10", "--matcher", "structure")
@@ -416,18 +416,59 @@ def test_ctrl_c(folder, where):
     process = subprocess.Popen(call, env=ENVIRONMENT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     try:
         assert process.stdout.readline() == "here\n"
-        assert len(contents()) == len(before) + (where == "writing")  # the temporary file is there
+        assert len(list(Path().glob(".sn9reg-*/x.tif"))) == (where == "writing")  # the temporary file
         time.sleep(0.2)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         _, stderr = process.communicate(timeout=30)
     finally:
         process.kill()
-    assert process.returncode == 130
+    assert process.returncode == 128 + number
     *lines, last = stderr.splitlines()
     assert last.startswith("sn9reg: interrupted")
     assert all(line.startswith("sn9reg: ") for line in lines)
     assert any(line.startswith(f"sn9reg: {'open' if where == 'matching' else 'match'}: ") for line in lines)
     assert contents() == before
+    assert not list(Path().glob(".sn9reg-*"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_comes_once_and_where_nobody_has_seen_to_it(number):
+    heard, before = [], signal.signal(number, signal.SIG_DFL)
+    stack = ExitStack()
+    stack.callback(lambda: heard.append("cleaned up"))
+    stack.callback(lambda: signal.raise_signal(number))
+    with pytest.raises(SystemExit) as stopped, errors_in_one_line(), stack:
+        signal.raise_signal(number)
+    assert (heard, stopped.value.code) == (["cleaned up"], 128 + number)
+    signal.signal(number, lambda *_: heard.append("somebody else"))
+    with errors_in_one_line():
+        signal.raise_signal(number)
+    signal.signal(number, before)
+    assert heard == ["cleaned up", "somebody else"]
+
+
+@pytest.mark.parametrize("arguments", [["--version"], ["info", "offsets.tif"]])
+def test_standard_output_that_cannot_be_written(folder, arguments):
+    """A full disk is an error; a pipe that nobody reads any more is how many a pipeline ends."""
+    call = [sys.executable, "-m", "sn9reg", *arguments]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(call, stdout=full, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
+    assert (done.returncode, done.stderr) == (1, "sn9reg: standard output: No space left on device\n")
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(call, stdout=writing, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+def test_files_beside_the_map_have_its_name(folder):
+    before = {path.name for path in folder.iterdir()}
+    command = ("apply", "offsets.tif", "s.tif", "--out", "x.tif", "--co", "TFW=YES")
+    assert run(*command).exit_code == 0
+    assert {path.name for path in folder.iterdir()} - before == {"x.tif", "x.tfw"}
+    Path("x.tif").unlink()
+    refused(lambda: run(*command), "x.tfw: exists; use --overwrite")
+    assert run(*command, "--overwrite").exit_code == 0
 
 
 @pytest.mark.parametrize(

@@ -190,7 +190,7 @@ def test_a_process_that_dies_is_a_result(job, how, reason):
 
 
 def test_what_a_matcher_raises_is_a_reason_and_an_interrupt_is_none(job, monkeypatch):
-    monkeypatch.setattr(jobs, "_die_with_parent", lambda: None)
+    monkeypatch.setattr(jobs, "_end_when_asked", lambda: None)
     broken = Result("a", FAILED, "RuntimeError: of another library")
     for error, sent in ((RuntimeError("of another  library"), [broken]), (KeyboardInterrupt(), [])):
         to = Mock()

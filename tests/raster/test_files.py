@@ -5,10 +5,13 @@ import os
 import shutil
 import socket
 import stat
+import subprocess
+import sys
 import zipfile
 from functools import partial
 
 import numpy as np
+import pandas as pd
 import pytest
 import rasterio
 from affine import Affine
@@ -30,6 +33,7 @@ from sn9reg.raster.files import (
     grid_of,
     make_folder,
     open_raster,
+    write_csv,
 )
 from sn9reg.raster.grid import Grid
 
@@ -156,8 +160,8 @@ def test_check_bands(tmp_path):
 def test_atomic_output_appears_at_the_end_only(tmp_path):
     target = tmp_path / "out.bin"
     with atomic_output(target) as temporary:
-        assert temporary.parent == tmp_path  # the same disk, so that it can be renamed
-        assert temporary.suffix == ".bin"
+        assert temporary.parent.parent == tmp_path  # the same disk, so that it can be renamed
+        assert temporary.name == "out.bin"
         temporary.write_bytes(b"whole")
         assert not target.exists()
     assert target.read_bytes() == b"whole"
@@ -225,6 +229,34 @@ def test_check_output_before_any_work(tmp_path):
             check_output(path, overwrite)
         with pytest.raises(OutputError, match=message), atomic_output(path, overwrite):
             pytest.fail("refused too late")
+
+
+def test_what_a_killed_process_left_is_taken_away_and_what_another_works_on_is_not(tmp_path):
+    target, other = tmp_path / ("x" * 251 + ".tif"), tmp_path / "other.tif"
+    killed = (
+        "import os, sys\nfrom sn9reg.raster.files import atomic_output\n"
+        "outputs = [atomic_output(path) for path in sys.argv[1:]]\n"
+        "[output.__enter__().write_text('half') for output in outputs]\nos.kill(os.getpid(), 9)"
+    )
+    done = subprocess.run([sys.executable, "-c", killed, target, other])
+    assert done.returncode == -9
+    assert len(list(tmp_path.glob(".sn9reg-*/*"))) == 2
+    with atomic_output(target) as working:
+        assert {path.name for path in tmp_path.glob(".sn9reg-*/*")} == {target.name, other.name}
+        check_output(target)
+        assert working.exists()
+        working.write_text("whole")
+    check_output(other)
+    assert [path.name for path in tmp_path.iterdir()] == [target.name]
+
+
+def test_no_spreadsheet_computes_a_text(tmp_path):
+    texts = ["=1+1", "+1", "-x", "@SUM(A1)", "\t=1", "\r=1", "1-1", "", None]
+    write_csv(tmp_path / "t.csv", pd.DataFrame({"text": texts, "number": [-1.5, *range(-7, 1)], "count": range(-9, 0)}))
+    table = pd.read_csv(tmp_path / "t.csv", keep_default_na=False)
+    assert list(table["text"]) == ["'=1+1", "'+1", "'-x", "'@SUM(A1)", "'\t=1", "' =1", "1-1", "", ""]
+    assert list(table["number"]) == [-1.5, *range(-7, 1)]
+    assert list(table["count"]) == list(range(-9, 0))
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

@@ -266,6 +266,12 @@ def test_what_is_out_of_range_is_refused_before_any_work(tmp_path: Path, change:
     assert not (tmp_path / "new").exists()
 
 
+def test_a_field_that_is_none_leaves_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"none\.csv"):
+        simulate(tmp_path / "new" / "scene", 300, field=tmp_path / "none.csv")
+    assert not list(tmp_path.iterdir())
+
+
 def test_command(tmp_path: Path) -> None:
     """Another seed is another place."""
     command = ["simulate", str(tmp_path / "scene"), "--size", "300x240"]
