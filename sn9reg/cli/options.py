@@ -77,7 +77,7 @@ registering = _all_of(
     click.option("--ratio-filter", is_flag=True, help="Keep only matches that pass the adaptive-ratio filter."),
     click.option("--threshold", type=POSITIVE, help="Of RANSAC, metres [default: 30 px]."),
     click.option("--max-offset", type=POSITIVE, default=150.0, show_default=True,
-                 help="Largest shift looked for, metres (pixels with --pixel-frame); not where a pose is searched for."),
+                 help="Largest shift looked for, metres (pixels with --pixel-frame); a search for a pose finds any."),
     reading,
 )
 calibration = click.option(
