@@ -24,6 +24,7 @@ _WIDEST = 9  # pixels, width from which a line is an area
 _STROKE = 8  # least number of pixels of a mark
 _REACH = 12  # pixels around a window that tell whether what it cuts off is a mark
 _BLOCK = 512  # side of what is read at once, pixels
+_SAME = 0.5  # share of equal pixels from which two images are one
 _MARKED = 2e-3  # share of the pixels from which a pair counts as marked
 
 
@@ -138,9 +139,11 @@ def unmarked(optical: SceneView, sar: SceneView, common: Grid) -> tuple[SceneVie
 
 
 def _mark_values(one: Patch, other: Patch) -> set[tuple[float, float]]:
-    """The values of marks in two patches of the same pixels."""
+    """The values of marks in two patches of the same pixels; none where one image is compared with itself."""
     keys = [_keys(patch.values) for patch in (one, other)]
     both = one.valid & other.valid
+    if not both.any() or (keys[0] == keys[1])[both].mean() > _SAME:
+        return set()
     flat = np.zeros(both.shape, bool)
     for before, after in ((np.s_[:, :-1], np.s_[:, 1:]), (np.s_[:-1], np.s_[1:])):
         flat[after] |= both[before] & both[after] & np.logical_and(*(key[before] == key[after] for key in keys))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.ndimage import gaussian_filter
-from support.rasters import TEXTURE_TRANSFORM, UTM, fields, write_raster
+from support.rasters import TEXTURE_TRANSFORM, UTM, fields, open_plain, write_raster
 from torch import nn
 
 from sn9reg.matchers.keypoints.crops import Cropper
@@ -14,7 +14,6 @@ from sn9reg.matchers.keypoints.detector import Detector, structure
 from sn9reg.matchers.keypoints.heatmap import gaussian
 from sn9reg.progress import listening
 from sn9reg.raster.radiometry import standardise
-from sn9reg.raster.scene import open_pair
 
 SIDE = 64
 WIDTH, HEIGHT = 260, 220
@@ -60,7 +59,7 @@ def opened(folder, optical=None, sar=None, side=SIDE):
     for k, (name, values) in enumerate(given.items()):
         values = scene_values(k, BRIGHT[name]) if values is None else values
         write_raster(folder / f"{name}.tif", values[None].astype(np.float32), TEXTURE_TRANSFORM, UTM, nodata=0)
-    with open_pair(folder / "optical.tif", folder / "sar.tif") as pair:
+    with open_plain(folder / "optical.tif", folder / "sar.tif") as pair:
         yield Cropper(pair, side)
 
 
