@@ -173,12 +173,6 @@ class ScenePair:
         return replace(scene.read(self.grid.coarsen(factor).window, factor), decibel=scene.decibel), factor
 
 
-def cleaned(pair: ScenePair) -> ScenePair:
-    """The pair without collars and marks, which show no ground."""
-    optical, sar = (trimmed(scene, *pair.overview(scene)) for scene in (pair.optical, pair.sar))
-    return ScenePair(*unmarked(optical, sar, pair.grid), pair.grid)
-
-
 class Reading(TypedDict, total=False):
     """How the images of a pair are read: the fields of `PairFiles` beside the two paths."""
 
@@ -240,11 +234,14 @@ class PairFiles:
                 Scene(str(self.sar), grids[1], sar_bands, sar, common, self.sar_nodata),
             )
             pair = ScenePair(*scenes, common)
+            seen: list[SceneView] = []
             for scene in scenes:
                 stack.callback(scene.close)
-                if not pair.overview(scene)[0].valid.any():
+                look, factor = pair.overview(scene)
+                if not look.valid.any():
                     raise InputError(f"{scene.name}: holds no valid pixel (all nodata, masked or NaN)")
-            yield pair if self.keep_collar else cleaned(pair)
+                seen.append(trimmed(scene, look, factor))
+            yield pair if self.keep_collar else ScenePair(*unmarked(seen[0], seen[1], common), common)
 
 
 def open_pair(optical: PathLike, sar: PathLike, *, pixel_frame: bool = False) -> AbstractContextManager[ScenePair]:
