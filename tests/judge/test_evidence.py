@@ -41,6 +41,7 @@ def test_the_true_shift_stands_far_above_a_wrong_one(tmp_path):
     assert len(right) == len(wrong) == 4
     assert right.standing.min() > 4
     assert right.lead > 2
+    assert right.clear > 0.4
     assert wrong.mean < 2.5
     assert right.mean > wrong.mean + 4
     assert wrong.lead < -2
@@ -82,6 +83,19 @@ def test_there_is_evidence_only_where_there_is_data(tmp_path):
     assert found.mean > 4
 
 
+def test_where_parcels_lie_on_a_lattice_another_place_is_as_good(tmp_path):
+    random = np.random.default_rng(0)
+    for name in ("optical", "sar"):
+        parcels = np.kron(random.uniform(60, 180, (12, 12)), np.ones((20, 20)))
+        parcels[::20] = parcels[:, ::20] = 20
+        speckle = random.gamma(16, 1 / 16, parcels.shape)
+        write_raster(tmp_path / f"{name}.tif", (parcels * speckle)[None].astype(np.float32), TEXTURE_TRANSFORM, UTM)
+    with open_plain(tmp_path / "optical.tif", tmp_path / "sar.tif") as pair:
+        found = asked(pair, by(0, 0))
+    assert found.mean > 2.5
+    assert found.clear < 0.1
+
+
 def affine_pair(folder, matrix, shift):
     """An optical image of 200 x 220 px, and what SAR sees of it through an affine, in speckle."""
     ground = fields(max(SHAPE), 0)[: SHAPE[0], : SHAPE[1]]
@@ -107,6 +121,7 @@ def test_a_turned_and_scaled_scene_is_laid_straight(tmp_path, scale, degrees, mo
     assert len(right) == 4
     assert right.mean > 5
     assert right.lead > 2
+    assert right.clear > 0.4
     assert wrong.mean < 2.5
     assert as_it_lies.mean < 0.75 * right.mean
 

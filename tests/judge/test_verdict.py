@@ -46,6 +46,12 @@ def test_a_wide_scene_needs_matches_that_neighbours_confirm():
     assert verdict.reason.endswith(" of 400 matches (1%) are confirmed by neighbours that share no pixel")
 
 
+def test_a_place_that_is_hardly_better_than_another_is_none(smooth):
+    verdict = judged(smooth, evidence=replace(FIRM, clear=0.1))
+    assert not verdict.registered
+    assert "repeats itself" in verdict.reason
+
+
 def test_the_reason_names_the_evidence_and_the_probability(smooth):
     reason = judged(smooth, probability=0.934).reason
     assert reason.startswith("at 6 places that share no pixel the images agree")
