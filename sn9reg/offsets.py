@@ -15,8 +15,15 @@ import numpy.typing as npt
 
 from sn9reg import progress
 from sn9reg.errors import InputError
-from sn9reg.raster import files
-from sn9reg.raster.files import PathLike, atomic_output, create_raster, geotiff_profile, open_raster, reading
+from sn9reg.raster.files import (
+    PathLike,
+    atomic_output,
+    check_creation,
+    create_raster,
+    geotiff_profile,
+    open_raster,
+    reading,
+)
 from sn9reg.raster.grid import Grid, Points, Window
 from sn9reg.raster.resampling import cubic_weights
 
@@ -61,8 +68,8 @@ class OffsetMap:
 
     def write(self, path: PathLike, overwrite: bool = False, creation_options: Mapping[str, Any] | None = None) -> None:
         """Write as GeoTIFF, by blocks, whole or not at all. Raises OutputError as `atomic_output`, ConfigError as
-        `files.check_creation` does."""
-        profile = files.check_creation(path, profile_of(self.grid, self.count), creation_options)
+        `check_creation` does."""
+        profile = check_creation(path, profile_of(self.grid, self.count), creation_options)
         with atomic_output(path, overwrite) as temporary, create_raster(temporary, profile) as target:
             target.update_tags(**{TAG_PREFIX + key.upper(): value for key, value in self.facts.items()})
             target.descriptions, target.units = ("dx", "dy", "sigma")[: self.count], ["px"] * self.count
