@@ -1,6 +1,6 @@
 """Calibrate a matcher: from what it says of itself to probabilities and errors, and the verdict on a pair.
 
-    python -m pipelines.calibrate [--matcher hybrid] [--parts sen12,3mos,scenes] [--every N] [--ship]
+    python -m pipelines.calibrate [--matcher hybrid] [--parts sen12,3mos,small-scenes,scenes] [--every N] [--ship]
 
 Matches pairs whose truth is known, and as many that do not belong together: patches of SEN1-2 that no shipped network
 was trained on, and of 3MOS, the SAR image displaced by up to 20 px; simulated scenes with terrain. The result of each
@@ -194,7 +194,7 @@ def collect(found: Iterator[Case], matcher: Matcher, folder: Path) -> list[Sampl
 
 @click.command(cls=Command)
 @click.option("--matcher", "name", default=DEFAULT_MATCHER, show_default=True)
-@click.option("--parts", default="sen12,3mos,scenes", show_default=True)
+@click.option("--parts", default="sen12,3mos,small-scenes,scenes", show_default=True)
 @DATA_OPTION
 @out_option("calibration")
 @click.option("--every", default=1, show_default=True, help="Of N pairs of a folder, only the first.")

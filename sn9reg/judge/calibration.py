@@ -31,7 +31,15 @@ from sn9reg.fit.choose import Fit
 from sn9reg.fit.correspondences import Correspondences, Floats
 from sn9reg.fit.neighbours import distance_to, local_mean
 from sn9reg.judge.evidence import Evidence
-from sn9reg.judge.features import FEATURES, SIGMA_FEATURES, field_features, largeness, match_features, pair_features
+from sn9reg.judge.features import (
+    FEATURES,
+    SIGMA_FEATURES,
+    breadth,
+    field_features,
+    largeness,
+    match_features,
+    pair_features,
+)
 from sn9reg.options import check, options
 from sn9reg.raster.files import PathLike, check_regular
 from sn9reg.raster.grid import Points
@@ -78,12 +86,12 @@ def bounded(log_sigma: Floats) -> Floats:
 class PairModel:
     """The logit of the probability that a pair is registered."""
 
-    small: Linear  # model for small scenes
-    large: Linear  # model for large scenes
+    small: Linear  # model for evidence at few places
+    large: Linear  # model for evidence at many places
 
-    def __call__(self, features: Floats, large: float) -> float:
-        """The logit, from (1, k) `pair_features` and the scene's `largeness`."""
-        return float((1 - large) * self.small(features)[0] + large * self.large(features)[0])
+    def __call__(self, features: Floats, broad: float) -> float:
+        """The logit, from (1, k) `pair_features` and the evidence's `breadth`."""
+        return float((1 - broad) * self.small(features)[0] + broad * self.large(features)[0])
 
 
 @options
@@ -152,7 +160,7 @@ def pair_logit(matches: Correspondences, evidence: Evidence) -> float:
         model = check(PairModel, _stored()["pair"], "pair")
         for size in ("small", "large"):
             _check_count(getattr(model, size), size, FEATURES["pair"])
-    return model(pair_features(matches, evidence), largeness(matches))
+    return model(pair_features(matches, evidence), breadth(evidence))
 
 
 def calibration_for(matcher: str, own_weights: bool = False, path: PathLike | None = None) -> Calibration | None:

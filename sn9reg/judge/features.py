@@ -21,16 +21,20 @@ FIELD_FEATURES = ("deviation", "sigma", "away", "standing", "room")
 FEATURES = {"pair": PAIR_FEATURES, "probability": MATCH_FEATURES, "spread": SIGMA_FEATURES, "field": FIELD_FEATURES}
 
 _MAX_LOGIT = 8.0  # logits of pairs are clipped to this when they serve as a feature
-_SMALL, _LARGE = 1.5, 4.0  # a scene is small up to, and large from, so many footprints side by side
+_SMALL, _LARGE = 2.5, 4.0  # a scene is small up to, and large from, so many footprints side by side
 _LARGEST = 30.0  # footprints side by side of the largest scene that the fit saw
+_FEW, _MANY = 4, 16  # the evidence is narrow up to, and broad from, so many places
 _MAX_TOTAL = 30.0  # standard deviations: `Evidence.total` is clipped to this
 _CLOSE = 0.1  # footprints, added to the distance to matches before its logarithm is taken
 _EVIDENCE_PLACES = 3  # nearest places whose evidence describes a match
 
 
 def pair_features(matches: Correspondences, evidence: Evidence) -> Floats:
-    """(1, 3) `PAIR_FEATURES`, which tell whether a pair is registered."""
-    confirmed = float(witnesses_agree(matches).mean()) if len(matches) else 0.0
+    """(1, 3) `PAIR_FEATURES`, which tell whether a pair is registered.
+
+    What is confirmed is counted against all places tried: a matcher that keeps few matches chose those that agree.
+    """
+    confirmed = float(witnesses_agree(matches).sum()) / max(1, matches.tried)
     return np.array([[min(evidence.total, _MAX_TOTAL), evidence.lead, confirmed]])
 
 
@@ -75,6 +79,11 @@ def largeness(matches: Correspondences) -> float:
     """From 0 (a small scene) to 1 (a large one)."""
     share = math.log(max(matches.span, _SMALL) / _SMALL) / math.log(_LARGE / _SMALL)
     return min(share, 1.0)
+
+
+def breadth(evidence: Evidence) -> float:
+    """From 0 (evidence at few places) to 1 (at many)."""
+    return float(np.clip(math.log(max(len(evidence), _FEW) / _FEW) / math.log(_MANY / _FEW), 0, 1))
 
 
 def _deviation(matches: Correspondences, fit: Fit, sar_map: Points) -> Floats:

@@ -20,6 +20,7 @@ from sn9reg.judge.evidence import Evidence
 from sn9reg.judge.features import (
     MATCH_FEATURES,
     SIGMA_FEATURES,
+    breadth,
     clipped,
     field_features,
     largeness,
@@ -47,7 +48,8 @@ class Sample:
     """One pair as it was matched, and the truth. N matches; M places at which the warp's error is known."""
 
     right: bool  # whether the warp is
-    large: float  # `largeness`
+    large: float  # `largeness` of the scene
+    broad: float  # `breadth` of the evidence
     room: float  # `Correspondences.span`
     pair: Array  # (1, k) `pair_features`
     inputs: Array  # (N, k) `match_features`, for a logit of 0
@@ -67,15 +69,18 @@ class Sample:
     ) -> Sample:
         """field: `places`, `raw` and `true`."""
         matches, fitted, evidence = observed
-        large, room, at = largeness(matches), matches.span, matches.optical_map
+        large, broad = largeness(matches), breadth(evidence)
+        room, at = matches.span, matches.optical_map
         pair, inputs = pair_features(matches, evidence), match_features(*observed, 0.0)
         footprint = matches.footprint * matches.grid.resolution
-        return cls(right, large, room, pair, inputs, off, at, fitted.inliers, footprint, evidence.mean, *field, weight)
+        return cls(
+            right, large, broad, room, pair, inputs, off, at, fitted.inliers, footprint, evidence.mean, *field, weight
+        )
 
     def matched(self, pair: PairModel) -> Array:
         """(N, k) `match_features`, with the logit that a model gives the pair."""
         features = self.inputs.copy()
-        features[:, MATCH_FEATURES.index("pair")] = clipped(pair(self.pair, self.large))
+        features[:, MATCH_FEATURES.index("pair")] = clipped(pair(self.pair, self.broad))
         return features
 
     def field(self, log_sigma: Floats) -> Array:
@@ -90,7 +95,7 @@ def fit_pair(samples: Sequence[Sample]) -> PairModel:
     """The model of whether a pair is registered. Every feature speaks for it, none against: beyond what was seen the
     answer stays sensible."""
     models = []
-    for part in _by_size(samples):
+    for part in _by_size(samples, [s.broad for s in samples]):
         right, weight = np.array([s.right for s in part], float), np.array([s.weight for s in part])
         of_right, of_wrong = (weight * right).sum(), (weight * (1 - right)).sum()
         share = np.where(right > 0, _BELONGING / of_right, (1 - _BELONGING) / of_wrong)
@@ -99,18 +104,18 @@ def fit_pair(samples: Sequence[Sample]) -> PairModel:
     return PairModel(*models)
 
 
-def _by_size(samples: Sequence[Sample]) -> list[Sequence[Sample]]:
+def _by_size(samples: Sequence[Sample], large: Sequence[float]) -> list[Sequence[Sample]]:
     """The small and the large ones, those in between in part; where too few of either were registered, all of them."""
     parts = [
         [replace(s, weight=s.weight * share) for s, share in zip(samples, shares, strict=True) if share > 0]
-        for shares in ([1 - s.large for s in samples], [s.large for s in samples])
+        for shares in ([1 - size for size in large], large)
     ]
     return [part if sum(s.right for s in part) >= _ENOUGH else samples for part in parts]
 
 
 def fit_matcher(name: str, samples: Sequence[Sample], pair: PairModel, facts: dict[str, Any]) -> Calibration:
     """The calibration of a matcher from its samples, those of pairs that do not belong together among them."""
-    small, large = (_fit_models(part, pair) for part in _by_size(samples))
+    small, large = (_fit_models(part, pair) for part in _by_size(samples, [s.large for s in samples]))
     return Calibration(name, small, large, facts)
 
 

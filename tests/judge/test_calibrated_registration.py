@@ -14,7 +14,7 @@ from sn9reg.errors import InputError
 from sn9reg.judge import calibration as stored_module
 from sn9reg.judge import verdict as verdict_module
 from sn9reg.judge.calibration import MEDIAN, calibration_for, pair_logit, shipped_calibration
-from sn9reg.judge.features import largeness, pair_features
+from sn9reg.judge.features import breadth, pair_features
 from sn9reg.judge.verdict import judge
 from sn9reg.matchers.base import make_matcher
 
@@ -88,7 +88,7 @@ def test_where_no_calibration_ships_that_fits_a_warning_says_why(caplog, matcher
 def test_what_ships_is_what_judges(models):
     matches, strong, weak = matches_of(40), evidence_of(9, 7.0), evidence_of(9, 0.5)
     assert pair_logit(matches, strong) > pair_logit(matches, weak) + 1
-    assert pair_logit(matches, strong) == pytest.approx(models[0](pair_features(matches, strong), largeness(matches)))
+    assert pair_logit(matches, strong) == pytest.approx(models[0](pair_features(matches, strong), breadth(strong)))
     assert shipped_calibration("structure") == models[1]
     assert shipped_calibration("nobody") is None
 

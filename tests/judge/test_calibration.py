@@ -95,7 +95,7 @@ def calibrated(calibration, across=9.0, step=1.0):
     return matches, calibration.fit(matches, fitted, evidence)
 
 
-@pytest.mark.parametrize(("across", "large"), [(1.2, 0.0), (math.sqrt(6), 0.5), (9.0, 1.0)])
+@pytest.mark.parametrize(("across", "large"), [(1.2, 0.0), (math.sqrt(10), 0.5), (9.0, 1.0)])
 def test_scenes_in_between_mix_both_sizes(calibration, across, large):
     matches, evidence = matches_of(60, across=across), evidence_of()
     fitted = fit_of(matches)

@@ -13,6 +13,7 @@ from sn9reg.judge.features import (
     FIELD_FEATURES,
     MATCH_FEATURES,
     PAIR_FEATURES,
+    breadth,
     field_features,
     largeness,
     match_features,
@@ -70,8 +71,20 @@ def test_the_logit_of_a_pair_is_clipped(claimed, counted):
     assert (match_features(matches, fit_of(matches), NO_EVIDENCE, claimed)[:, PAIR] == counted).all()
 
 
+@pytest.mark.parametrize(("places", "broad"), [(0, 0.0), (4, 0.0), (8, 0.5), (16, 1.0), (36, 1.0)])
+def test_evidence_is_as_broad_as_it_has_places(places, broad):
+    assert breadth(evidence_of(places)) == pytest.approx(broad)
+
+
+def test_what_is_confirmed_counts_against_all_places_tried():
+    matches = matches_of(60)
+    all_of, half_of = pair_features(matches, NO_EVIDENCE), pair_features(replace(matches, tried=120), NO_EVIDENCE)
+    assert half_of[0, -1] == pytest.approx(all_of[0, -1] / 2)
+    assert half_of[0, -1] > 0
+
+
 @pytest.mark.parametrize(
-    ("across", "large"), [(0.2, 0.0), (1.5, 0.0), (math.sqrt(1.5 * 4), 0.5), (4.0, 1.0), (9.0, 1.0)]
+    ("across", "large"), [(0.2, 0.0), (2.5, 0.0), (math.sqrt(2.5 * 4), 0.5), (4.0, 1.0), (9.0, 1.0)]
 )
 @pytest.mark.parametrize("step", [1.0, 4.0])
 def test_a_scene_is_as_large_as_its_matches_span_footprints(across, large, step):

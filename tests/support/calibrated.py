@@ -75,7 +75,7 @@ def sample(random, right, size, n=200):
         off, places, raw, true = np.full(n, np.inf), places[:0], raw[:0], true[:0]
     large = float(size == "large")
     inliers = random.random(n) < 0.8
-    return Sample(right, large, WIDTH[size], pair, inputs, off, at, inliers, FOOTPRINT, 4.0, places, raw, true)
+    return Sample(right, large, large, WIDTH[size], pair, inputs, off, at, inliers, FOOTPRINT, 4.0, places, raw, true)
 
 
 def samples(seed, count=80):

@@ -7,7 +7,7 @@ import pytest
 from support.calibrated import GRID, evidence_of, fit_of, made_up, matches_of, of, samples
 
 from sn9reg.judge.calibration import Linear
-from sn9reg.judge.features import PAIR_FEATURES, match_features, pair_features
+from sn9reg.judge.features import PAIR_FEATURES, breadth, match_features, pair_features
 from sn9reg.training import calibrate as training
 from sn9reg.training.calibrate import Sample, fit_matcher, fit_pair
 
@@ -20,7 +20,7 @@ def fitted_to(samples):
 
 def test_right_pairs_are_told_from_wrong_ones():
     fresh, pair_model = samples(2, 200), made_up()[0]
-    says = np.array([pair_model(s.pair, s.large) for s in fresh])
+    says = np.array([pair_model(s.pair, s.broad) for s in fresh])
     right = np.array([s.right for s in fresh])
     assert ((says > 0) == right).mean() > 0.97
     assert np.median(says[right]) > 2
@@ -46,7 +46,7 @@ def test_the_number_of_wrong_pairs_does_not_change_the_odds():
 
 
 def test_small_and_large_pairs_have_models_of_their_own_mixed_in_between():
-    made = [replace(s, pair=s.pair + 3 * s.large) for s in samples(4, 160)]  # large ones promise more
+    made = [replace(s, pair=s.pair + 3 * s.broad) for s in samples(4, 160)]  # large ones promise more
     model = fit_pair(made)
     middle = np.mean([s.pair for s in made], axis=0)
     small, large = model(middle, 0.0), model(middle, 1.0)
@@ -63,7 +63,7 @@ def test_a_sample_has_the_features_of_the_matches_and_the_map_it_came_with(step)
     raw, off = fitted.warp.error(places) / (step * GRID.resolution), np.ones(40)
     made = Sample.of(True, (matches, fitted, evidence), off, (places, raw, np.ones(20)), 0.5)
     assert (made.large, made.room, made.weight, made.standing) == (1.0, pytest.approx(9.0), 0.5, evidence.mean)
-    likely = pair_model(pair_features(matches, evidence), 1.0)
+    likely = pair_model(pair_features(matches, evidence), breadth(evidence))
     inputs = made.matched(pair_model)
     np.testing.assert_array_equal(inputs, match_features(matches, fitted, evidence, likely))
     known = calibration.matches(matches, fitted, evidence, likely)
