@@ -56,11 +56,17 @@ def scored(scene: SceneFiles, folder: Path) -> Score:
 def leaderboard(table: pd.DataFrame) -> pd.DataFrame:
     """A row per submission, best first: its mean error over the scenes and the score of that, or why there is none."""
     failed = table["reason"] != ""
-    known = table.assign(sn9_mean_px=table["sn9_mean_px"].astype(float).mask(failed)).groupby("submission", sort=False)
-    result = known.agg(scenes=("scene", "size"), mean_px=("sn9_mean_px", lambda errors: errors.mean(skipna=False)))
-    result["score"] = 100 / (1 + 0.01 * result["mean_px"])
     reasons = (table["scene"] + ": " + table["reason"])[failed].groupby(table["submission"]).agg("; ".join)
-    result["reason"] = reasons.reindex(result.index, fill_value="")
+    result = ranked(table.assign(mean_px=table["sn9_mean_px"].astype(float).mask(failed)), "submission", "mean_px")
+    return result.assign(reason=reasons.reindex(result["submission"], fill_value="").to_numpy())
+
+
+def ranked(table: pd.DataFrame, name: str, error: str, **more: Any) -> pd.DataFrame:
+    """A row per `name` of a table with one per scene, best first: its mean error, the score of that, and `more` to be
+    aggregated. One that lacks an error has no score, and comes last."""
+    grouped = table.groupby(name, sort=False)
+    result = grouped.agg(scenes=(error, "size"), **more, **{error: (error, lambda errors: errors.mean(skipna=False))})
+    result["score"] = 100 / (1 + 0.01 * result[error])
     return result.sort_values("score", ascending=False, na_position="last", kind="stable").reset_index()
 
 
