@@ -9,6 +9,7 @@ lacks a scene, or holds a NaN at a tie-point, has no place on the leaderboard; i
 """
 
 import math
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -91,20 +92,18 @@ def main(scenes: Path, folder: Path, out: Path) -> None:
     make_folder(out)
     rows: list[dict[str, Any]] = []
     errors: dict[str, list[Floats]] = {name: [] for name in entries}
-    for name, entry in entries.items():
-        for scene in found:
-            row: dict[str, Any] = {"submission": name, "scene": scene.name, "reason": ""}
-            rows.append(row)
-            try:
-                result = scored(scene, entry)
-            except Sn9regError as error:
-                row["reason"] = str(error)
-                continue
+    for (name, entry), scene in product(entries.items(), found):
+        row: dict[str, Any] = {"submission": name, "scene": scene.name, "reason": ""}
+        try:
+            result = scored(scene, entry)
             row |= {column: getattr(result, column) for column in _COLUMNS}
-            length = result.per_point()["error_px"].to_numpy()
-            errors[name].append(length[np.isfinite(length)])
             if not math.isfinite(result.sn9_mean_px):
                 row["reason"] = "holds no value (NaN) at a tie-point"
+            length = result.per_point()["error_px"].to_numpy()
+            errors[name].append(length[np.isfinite(length)])
+        except Sn9regError as error:
+            row["reason"] = str(error)
+        rows.append(row)
     table = pd.DataFrame(rows, columns=["submission", "scene", *_COLUMNS, "reason"])
     write_csv(out / "scores.csv", table)
     board = leaderboard(table)

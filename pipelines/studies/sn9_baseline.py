@@ -38,6 +38,7 @@ from sn9reg.simulate.given import read_geotransforms
 from sn9reg.tiepoints import TiePoints, read_tiepoints
 from sn9reg.training.tiles import scene_files
 
+_SIDE = 10**6  # of images that are not there, pixels: how large they were is not known and does not matter
 Move = Callable[[Points], Points]  # (N, 2) optical map positions -> (N, 2) SAR map positions, optical CRS
 
 # One step beyond the paper each, then all of them.
@@ -106,9 +107,7 @@ def _without_imagery(path: Path) -> Aoi:
         crs = CRS.from_user_input(json.loads(geotransforms.read_text())[path.stem]["crs"])
     except (KeyError, CRSError) as error:
         raise InputError(f"{geotransforms}: has no usable CRS for {path.stem}") from error
-    # Each grid just holds its points: how large the image was is not known and does not matter.
-    sizes = (np.ceil(xy.max(axis=0)).astype(int) + 1 for xy in (points.optical_xy, points.sar_xy))
-    optical, sar = (Grid(transform, int(w), int(h), crs) for transform, (w, h) in zip(transforms, sizes, strict=True))
+    optical, sar = (Grid(transform, _SIDE, _SIDE, crs) for transform in transforms)
     return Aoi(path.stem.replace("tiepoints_", ""), optical, sar, points)
 
 

@@ -97,10 +97,7 @@ def test_the_numbers_of_a_trial_go_together(done):
     assert (found["rmse"].between(0, 3, inclusive="left") == (correct > 0)).all()
     assert ((found["enough"] == (matches >= FEWEST)) & (found["enough_ncm"] == (correct >= FEWEST))).all()
     assert (found["seconds"] > 0).all()
-
-
-def test_what_looks_alike_is_found_and_near_finds_more(done):
-    found = results(done)
+    # What looks alike is found, and `near` finds more.
     means = found[found["descriptor"] == UNTRAINED].groupby("protocol").mean(numeric_only=True)
     anywhere, near = (means.loc[protocol] for protocol in PROTOCOLS)
     assert anywhere["keypoints"] == near["keypoints"]

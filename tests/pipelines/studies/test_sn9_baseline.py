@@ -85,22 +85,16 @@ def test_scenes_have_their_grids_tie_points_and_names(aoi, folder, tmp_path):
 
 
 def test_tie_points_do_without_imagery(tmp_path):
-    second = ["03_tiepoints_train_02"]
-    write_points(tmp_path, [(1, 2, 3, 4), (5, 6, 70, 80)], optical=(100, 0.5, 0, 200, 0, -0.5), also=second)
-    one, other = read_aois(tmp_path)
+    """Optical pixels of 2 m, SAR pixels of 4 m; the SAR image's corner is 8 m right of and 4 m above the optical's."""
+    points, second = [(10, 10, 20, 20), (1, 2, 3, 8)], ["03_tiepoints_train_02"]
+    one, other = read_aois(write_points(tmp_path, points, (0, 2, 0, 0, 0, -2), (8, 4, 0, 4, 0, -4), second))
     assert [one.name, other.name, one.scene] == ["02_train_01", "03_train_02", None]
-    assert one.optical.transform == Affine(0.5, 0, 100, 0, -0.5, 200)
+    assert one.sar.transform == Affine(4, 0, 8, 0, -4, 4)
     assert one.optical.crs == one.sar.crs == UTM
     one.points.check_inside(one.optical, one.sar)
-
-
-def test_table_1_by_hand(tmp_path):
-    """Optical pixels of 2 m, SAR pixels of 4 m; the SAR image's corner is 8 m right of and 4 m above the optical's."""
-    folder = write_points(tmp_path, [(10, 10, 20, 20), (1, 2, 3, 8)], (0, 2, 0, 0, 0, -2), (8, 4, 0, 4, 0, -4))
     # Optical (41, -41) and (17, -7) m; SAR 8 + 4 * 10.5, 4 - 4 * 10.5 = (50, -38) and (18, -2) m.
     metres = np.array([math.hypot(9, 3), math.hypot(1, 5)])
-    (aoi,) = read_aois(folder)
-    np.testing.assert_allclose(aoi.distances(), [metres, metres / 2], rtol=1e-9)
+    np.testing.assert_allclose(one.distances(), [metres, metres / 2], rtol=1e-9)
 
 
 def test_table_1_of_the_real_tie_points():
