@@ -43,8 +43,9 @@ def keypoints_vhr(data: Path, work: Path) -> list[Row]:
 
 def on_vhr(data: Path, work: Path, what: str, must: str, *options: str) -> Row:
     """Mean error at the tie-points of vhr_tiepoints, pixels, and the time."""
-    files = (data / "vhr_tiepoints" / name for name in ("optical.tif", "sar.tif", "tiepoints_consistent.csv"))
-    run, found = Scene(*files).tried(work / "vhr.tif", *options)
+    folder = data / "vhr_tiepoints"
+    pair = Scene(folder / "optical.tif", folder / "sar.tif", folder / "tiepoints_consistent.csv")
+    run, found = pair.tried(work / "vhr.tif", *options)
     error = f"{found['mean_px']:.2f}" if found else "refused"
     return Row(f"vhr_tiepoints, {what}", must, f"{error} ({run.seconds:.0f} s)")
 

@@ -62,8 +62,9 @@ class Scene(NamedTuple):
     frame: tuple[str, ...] = ()  # --pixel-frame where the images have no georeference
 
     def align(self, out: Path, *options: str, may_refuse: bool = False) -> Run:
-        given = (self.optical, self.sar, "--out", out, "--overwrite", *self.frame, *options)
-        return sn9reg("align", *given, may_refuse=may_refuse)
+        return sn9reg(
+            "align", self.optical, self.sar, "--out", out, "--overwrite", *self.frame, *options, may_refuse=may_refuse
+        )
 
     def errors(self, out: Path) -> Any:
         """At the tie-points, as `sn9reg score --json` prints them."""
@@ -81,4 +82,5 @@ def simulate(work: Path, size: str, seed: int, *options: str | Path, name: str =
     if not (folder / EXACT).exists():
         sn9reg("simulate", folder, "--size", size, "--seed", str(seed), "--overwrite", *options)
     names = ("optical_train_01.tif", "sar_train_01.tif", "tiepoints_train_01.csv")
-    return Scene(*(folder / f"02_{name}" for name in names))
+    optical, sar, points = (folder / f"02_{name}" for name in names)
+    return Scene(optical, sar, points)
