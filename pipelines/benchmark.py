@@ -140,8 +140,8 @@ def marked(data: Path) -> Iterator[tuple[str, str, Scene]]:
     stems = [(f"landmarks {n}", "<= 4 px", data / "landmarks", f"{n}_") for n in range(1, 5)]
     for name, must, folder, stem in [*stems, ("cfog", "<= 2 px", data / "cfog", "")]:
         if folder.is_dir():
-            files = (folder / f"{stem}{end}" for end in ("opt.png", "sar.png", "landmarks.csv"))
-            yield name, must, Scene(*files, frame=("--pixel-frame",))
+            optical, sar, points = (folder / f"{stem}{end}" for end in ("opt.png", "sar.png", "landmarks.csv"))
+            yield name, must, Scene(optical, sar, points, ("--pixel-frame",))
 
 
 def landmarks(data: Path, work: Path) -> list[Row]:

@@ -76,7 +76,7 @@ def _one(files: RegisteredPair, matcher: Matcher, angle: float, scale: float, mo
     optical, sar = files.read()
     size = sar.valid.shape[::-1]
     last = np.array(size) - 1
-    matrix = cv2.getRotationMatrix2D(last / 2, -angle, scale)  # where a place goes
+    matrix = cv2.getRotationMatrix2D(tuple((last / 2).tolist()), -angle, scale)  # where a place goes
     given = [*(sar.values * sar.valid), sar.valid.astype(np.float32)]
     *bands, share = (cv2.warpAffine(band, matrix, size, flags=cv2.INTER_LINEAR) for band in given)
     valid = share > 0.5

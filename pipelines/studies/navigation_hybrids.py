@@ -155,7 +155,9 @@ def series_table(series: pd.DataFrame) -> str:
     known = series.reindex([*CROSS, *TURNS]).dropna(axis=1, how="all")
     if known.empty:
         return ""
-    cells = ([name, *(f"{rate:.3f}" if pd.notna(rate) else "" for rate in rates)] for name, rates in known.iterrows())
+    cells = (
+        [str(name), *(f"{rate:.3f}" if pd.notna(rate) else "" for rate in rates)] for name, rates in known.iterrows()
+    )
     return "\n" + markdown(("CMR(1), 128 in 192 px", *known.columns), cells)
 
 
