@@ -18,8 +18,14 @@ $(VENV)/.installed: pyproject.toml
 	$(BIN)/python -m pip install --quiet --no-compile --editable '.[dev,report,train]'
 	touch $@
 
+demo: PAIR := demo/02_optical_train_01.tif demo/02_sar_train_01.tif
+demo: POINTS := demo/02_tiepoints_train_01.csv
 demo: $(VENV)/.installed
-	$(BIN)/python -m pipelines.demo demo
+	$(BIN)/sn9reg simulate demo --size 2400 --seed 1 --overwrite
+	$(BIN)/sn9reg align $(PAIR) --out demo/offsets.tif --sigma --tiepoints-out demo/matches.csv --overwrite
+	$(BIN)/sn9reg score demo/offsets.tif $(PAIR) $(POINTS)
+	$(BIN)/sn9reg report demo/offsets.tif $(PAIR) --tiepoints $(POINTS) --matches demo/matches.csv --out demo/report \
+		--overwrite
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -7,9 +7,10 @@ are those a user sees. Rows whose data are missing are left out, with a word on 
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import product
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import click
 import cv2
@@ -18,12 +19,13 @@ import numpy.typing as npt
 import rasterio
 
 from pipelines import benchmark_simulated as simulated
-from pipelines.common import DATA_OPTION, Command, markdown, out_option
+from pipelines.common import DATA_OPTION, Command, listed, markdown, out_option
 from pipelines.turned import measure, summary
-from pipelines.user import Row, Run, align, scene, score, sn9reg
+from pipelines.user import Row, Scene, sn9reg
 from sn9reg.matchers.base import make_matcher
 from sn9reg.offsets import open_offsets
-from sn9reg.raster.files import make_folder
+from sn9reg.raster.files import create_raster, geotiff_profile, make_folder
+from sn9reg.raster.grid import Grid, Window
 
 
 def vhr(data: Path, work: Path) -> list[Row]:
@@ -36,24 +38,22 @@ def vhr(data: Path, work: Path) -> list[Row]:
 
 def keypoints_vhr(data: Path, work: Path) -> list[Row]:
     """The SpaceNet 9 baseline's matcher on real imagery, of a sensor that its detectors did not see."""
-    what = "`--matcher keypoints`, mean px"
-    return [on_vhr(data, work, what, "< 23.1", "--matcher", "keypoints", may_refuse=True)]
+    return [on_vhr(data, work, "`--matcher keypoints`, mean px", "< 23.1", "--matcher", "keypoints")]
 
 
-def on_vhr(data: Path, work: Path, what: str, must: str, *options: str, may_refuse: bool = False) -> Row:
+def on_vhr(data: Path, work: Path, what: str, must: str, *options: str) -> Row:
     """Mean error at the tie-points of vhr_tiepoints, pixels, and the time."""
-    folder, out = data / "vhr_tiepoints", work / "vhr.tif"
-    run, error = align(folder, out, *options, may_refuse=may_refuse), "refused"
-    if run.registered:
-        error = f"{score(out, *scene(folder), folder / 'tiepoints_consistent.csv')['mean_px']:.2f}"
+    folder = data / "vhr_tiepoints"
+    pair = Scene(folder / "optical.tif", folder / "sar.tif", folder / "tiepoints_consistent.csv")
+    run, found = pair.tried(work / "vhr.tif", *options)
+    error = f"{found['mean_px']:.2f}" if found else "refused"
     return Row(f"vhr_tiepoints, {what}", must, f"{error} ({run.seconds:.0f} s)")
 
 
 def sentinel_la(data: Path, work: Path) -> list[Row]:
     """The SAR scene warped by a known field of up to 20 px: the field found with the warp minus that found without."""
     folder, warped = data / "sentinel_la", work / "la_warped_sar.tif"
-    optical, sar = scene(folder)
-    with rasterio.open(sar) as source:
+    with rasterio.open(folder / "sar.tif") as source:
         image, profile = source.read(1), source.profile
     y, x = np.indices(image.shape, np.float32)
     # The warped image at y shows what the given one shows at y + pull(y): content moves by -pull.
@@ -61,8 +61,8 @@ def sentinel_la(data: Path, work: Path) -> list[Row]:
     moved = cv2.remap(image, x + px, y + py, cv2.INTER_CUBIC)
     with rasterio.open(warped, "w", **profile) as target:
         target.write(moved, 1)
-    align(folder, work / "la_plain.tif")
-    sn9reg("align", optical, warped, "--out", work / "la_warped.tif", "--overwrite")
+    for sar, out in ((folder / "sar.tif", "la_plain.tif"), (warped, "la_warped.tif")):
+        sn9reg("align", folder / "optical.tif", sar, "--out", work / out, "--overwrite")
     with open_offsets(work / "la_plain.tif") as plain, open_offsets(work / "la_warped.tif") as bent:
         sides = (np.arange(64.0, side - 64, 64) for side in plain.grid.shape[::-1])
         at = np.stack(np.meshgrid(*sides), -1).reshape(-1, 2)
@@ -82,6 +82,29 @@ def pull(x: npt.NDArray, y: npt.NDArray) -> tuple[npt.NDArray, npt.NDArray]:
     u = 14 * np.sin(x / 460 + 0.5) * np.cos(y / 610) + 4.5 * np.sin((x + y) / 290)
     v = 5 * np.cos(x / 520) * np.sin(y / 430 + 1) + 2
     return u + 1.0, v
+
+
+def crops(data: Path, work: Path, side: int = 380, places: int = 14) -> list[Row]:
+    """What the verdict says of crops of Los Angeles at places drawn by a seed: each with its own SAR crop, and with
+    those of two other places that it shares no ground with."""
+    random = np.random.default_rng(0)
+    corners = [(int(random.integers(0, 3072 - 600)), int(random.integers(0, 5120 - 600))) for _ in range(places)]
+    for kind, (i, corner) in product(("optical", "sar"), enumerate(corners)):
+        with rasterio.open(data / "sentinel_la" / f"{kind}.tif") as source:
+            values = source.read(window=Window(*corner, side, side).slices())
+        grid = Grid.pixel_frame(side, side)
+        with create_raster(work / f"{kind}{i}.tif", geotiff_profile(grid, len(values), str(values.dtype))) as target:
+            target.write(values)
+    apart = [(i, (i + k) % places) for i in range(places) for k in (1, 5)]
+    apart = [(i, j) for i, j in apart if np.abs(np.subtract(corners[i], corners[j])).max() > side + 60]
+    given, rows = ("--out", work / "crops.tif", "--pixel-frame", "--overwrite", "--json"), []
+    for what, must, chosen in (("together", "all", [(i, i) for i in range(places)]), ("apart", "none", apart)):
+        files = ((work / f"optical{i}.tif", work / f"sar{j}.tif") for i, j in chosen)
+        runs = [sn9reg("align", *pair, *given, may_refuse=True) for pair in files]
+        low, high = (f"{of(run.facts['probability'] for run in runs):.3f}" for of in (min, max))
+        measured = f"{sum(run.registered for run in runs)} of {len(runs)}; probability {low} to {high}"
+        rows.append(Row(f"sentinel_la, crops of {side} px, {what}, registered", must, measured))
+    return rows
 
 
 def sen12(data: Path, work: Path) -> list[Row]:
@@ -112,41 +135,24 @@ def patches(folder: Path, *options: str) -> Any:
     return result | {"rates": " / ".join(f"{result['cmr'][t]:.3f}" for t in ("1", "3", "5"))}
 
 
-class Marked(NamedTuple):
-    """A small pair without georeference, with landmarks."""
-
-    name: str
-    files: tuple[Path, Path]  # optical and SAR
-    points: Path
-    must: str  # the error that the descriptors must reach
-
-    def align(self, out: Path, *options: str) -> Run:
-        return sn9reg("align", *self.files, "--out", out, "--pixel-frame", "--overwrite", *options, may_refuse=True)
-
-    def errors(self, out: Path, *options: str) -> Any:
-        """At the landmarks, as `sn9reg score --json` prints them; nothing where the pair is refused."""
-        registered = self.align(out, *options).registered
-        return score(out, *self.files, self.points, "--pixel-frame") if registered else None
-
-
-def marked(data: Path) -> list[Marked]:
-    """The pairs with landmarks that are there."""
-    stems = [(f"landmarks {n}", data / "landmarks", f"{n}_", "<= 4 px") for n in range(1, 5)]
-    return [
-        Marked(name, (folder / f"{stem}opt.png", folder / f"{stem}sar.png"), folder / f"{stem}landmarks.csv", must)
-        for name, folder, stem, must in [*stems, ("cfog", data / "cfog", "", "<= 2 px")]
-        if folder.is_dir()
-    ]
+def marked(data: Path) -> Iterator[tuple[str, str, Scene]]:
+    """The small pairs with landmarks that are there: name, the error that the descriptors must reach, and the pair."""
+    stems = [(f"landmarks {n}", "<= 4 px", data / "landmarks", f"{n}_") for n in range(1, 5)]
+    for name, must, folder, stem in [*stems, ("cfog", "<= 2 px", data / "cfog", "")]:
+        if folder.is_dir():
+            optical, sar, points = (folder / f"{stem}{end}" for end in ("opt.png", "sar.png", "landmarks.csv"))
+            yield name, must, Scene(optical, sar, points, ("--pixel-frame",))
 
 
 def landmarks(data: Path, work: Path) -> list[Row]:
     """Small pairs without georeference, by the default matcher."""
-    rows, out = [], work / "landmarks.tif"
-    for pair in marked(data):
+    rows = []
+    for name, _, pair in marked(data):
+        _, found = pair.tried(work / "landmarks.tif")
         measured = "refused"
-        if found := pair.errors(out):
+        if found:
             measured = f"{found['mean_px']:.2f} (without {found['without_registration']['mean_px']:.1f})"
-        rows.append(Row(f"{pair.name}, `--pixel-frame`, mean px at the landmarks", "", measured))
+        rows.append(Row(f"{name}, `--pixel-frame`, mean px at the landmarks", "", measured))
     return rows
 
 
@@ -154,12 +160,13 @@ def descriptors(data: Path, work: Path) -> list[Row]:
     """The same pairs by both descriptors; the time of one 500 x 500 pair, as `--json` says it and of the command."""
     rows, out = [], work / "descriptors.tif"
     options = ("--model", "affine", "--json", "--matcher", "descriptors", "--matcher-option")
-    for pair in marked(data):
-        found = [pair.errors(out, *options, f"descriptor={name}") for name in ("learned", "mim")]
+    for name, must, pair in marked(data):
+        found = [pair.tried(out, *options, f"descriptor={kind}")[1] for kind in ("learned", "mim")]
         learned, mim = (f"{errors['rmse_px']:.2f}" if errors else "refused" for errors in found)
-        what = f"{pair.name}, `--pixel-frame --model affine`, RMSE at the landmarks"
-        rows.append(Row(what, pair.must, f"{learned} ({mim} by `mim`)"))
-    runs = [marked(data)[0].align(out, *options, "descriptor=learned") for _ in range(5)]
+        what = f"{name}, `--pixel-frame --model affine`, RMSE at the landmarks"
+        rows.append(Row(what, must, f"{learned} ({mim} by `mim`)"))
+    _, _, first = next(marked(data))
+    runs = [first.align(out, *options, "descriptor=learned", may_refuse=True) for _ in range(5)]
     times = [(sum(run.facts["seconds"].values()), run.seconds) for run in runs]
     measured = "{:.1f} s, {:.1f} s with the program's start".format(*np.median(times, axis=0))
     return [*rows, Row("time, 500 x 500, two cores", "<= 4 s", measured)]
@@ -173,6 +180,7 @@ def turned(data: Path, work: Path) -> list[Row]:
 ROWS: dict[str, tuple[str | None, Callable[[Path, Path], list[Row]]]] = {
     "vhr": ("vhr_tiepoints", vhr),
     "la": ("sentinel_la", sentinel_la),
+    "crops": ("sentinel_la", crops),
     "sen12": ("sen12", sen12),
     "gf3": ("gf3_1m", gf3),
     "landmarks": ("landmarks", landmarks),
@@ -191,13 +199,13 @@ ROWS: dict[str, tuple[str | None, Callable[[Path, Path], list[Row]]]] = {
 @click.command(cls=Command)
 @DATA_OPTION
 @out_option("benchmark", "--work")
-@click.option("--rows", default=",".join(ROWS), show_default=True, help="Which parts to measure.")
+@listed("--rows", ROWS, "Which parts to measure.")
 @click.option("--json", "as_json", is_flag=True, help="JSON in place of the table.")
-def main(data: Path, work: Path, rows: str, as_json: bool) -> None:
+def main(data: Path, work: Path, rows: list[str], as_json: bool) -> None:
     """Measure and print."""
     make_folder(work)
     table: list[Row] = []
-    for name in rows.split(","):
+    for name in rows:
         needed, make = ROWS[name]
         if needed and not (data / needed).is_dir():
             click.echo(f"{name}: left out, {data / needed} is not there", err=True)

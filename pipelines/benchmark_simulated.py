@@ -9,7 +9,7 @@ import rasterio
 from scipy.stats import spearmanr
 
 from pipelines.studies.sn9_baseline import read_aois
-from pipelines.user import Row, align, errors, scene, simulate, sn9reg
+from pipelines.user import EXACT, Row, Scene, simulate, sn9reg
 from sn9reg.offsets import from_nodes, node_positions
 from sn9reg.raster.files import grid_of
 
@@ -17,12 +17,12 @@ SEED = 3
 
 
 def simulated(data: Path, work: Path) -> list[Row]:
-    folder, out = simulate(work, "10000x4000", SEED), work / "simulated.tif"
-    align(folder, out, "--sigma")
-    error, affine = errors(out, folder)["mean_px"], best_affine(folder)
+    scene, out = simulate(work, "10000x4000", SEED), work / "simulated.tif"
+    scene.align(out, "--sigma")
+    error, affine = scene.errors(out)["mean_px"], best_affine(scene)
     measured = f"{error:.2f} against {affine:.2f} px: {affine / error:.1f}x"
-    with rasterio.open(next(folder.glob("*offsets*.tif"))) as truth, rasterio.open(out) as found:
-        exact, (dx, dy, expected) = truth.read((1, 2))[:, 32::64, 32::64], found.read()[:, 32::64, 32::64]
+    with rasterio.open(scene.optical.with_name(EXACT)) as known, rasterio.open(out) as found:
+        exact, (dx, dy, expected) = known.read((1, 2))[:, 32::64, 32::64], found.read()[:, 32::64, 32::64]
     true = np.hypot(dx - exact[0], dy - exact[1]).astype(np.float64)
     true, sigma = true[np.isfinite(true)], expected[np.isfinite(true)].astype(np.float64)
     within = ", ".join(f"{100 * (true <= n * sigma).mean():.0f} %" for n in (1, 2))
@@ -35,62 +35,61 @@ def simulated(data: Path, work: Path) -> list[Row]:
 
 def spacenet9(data: Path, work: Path) -> list[Row]:
     """Simulated imagery under the displacement that the real tie-points of SpaceNet 9's area 02 show."""
-    source = data / "sn9_tiepoints"
+    source, out, rows = data / "sn9_tiepoints", work / "area02.tif", []
     given = ("--field", source / "02_tiepoints_train_01.csv", "--field-geotransforms", source / "geotransforms.json")
-    rows = []
     for seed in (SEED, SEED + 1):
-        folder, out = simulate(work, "10041x3204", seed, *given, name=f"area02_{seed}"), work / "area02.tif"
-        align(folder, out, "--matcher", "structure")
-        untrained = errors(out, folder)["mean_px"]
-        align(folder, out)
-        found = errors(out, folder)
-        measured = f"{found['mean_px']:.1f} (untrained {untrained:.1f}, best affine {best_affine(folder):.1f}, "
+        scene = simulate(work, "10041x3204", seed, *given, name=f"area02_{seed}")
+        scene.align(out, "--matcher", "structure")
+        untrained = scene.errors(out)["mean_px"]
+        scene.align(out)
+        found = scene.errors(out)
+        measured = f"{found['mean_px']:.1f} (untrained {untrained:.1f}, best affine {best_affine(scene):.1f}, "
         measured += f"without {found['without_registration']['mean_px']:.1f})"
         what = f"simulated imagery {seed} under the real displacement of SpaceNet 9 area 02, mean px"
         rows.append(Row(what, "", measured))
     return rows
 
 
-def best_affine(folder: Path) -> float:
+def best_affine(scene: Scene) -> float:
     """Mean error of the least-squares affine fitted to a simulated scene's tie-points themselves, optical pixels."""
-    (aoi,) = read_aois(folder)
+    (aoi,) = read_aois(scene.optical.parent)
     return float(aoi.distances(aoi.best_affine(ransac=False))[1].mean())
 
 
 def half_empty(data: Path, work: Path) -> list[Row]:
     """Four small scenes, half of whose SAR image lies outside its swath."""
-    found, out = [], work / "half_empty.tif"
+    cells = []
     for seed in range(2, 6):
-        folder = simulate(work, "1200x1000", seed, "--empty", "0.5", name=f"half_empty_{seed}")
-        registered = align(folder, out, may_refuse=True).registered
-        found.append(f"{errors(out, folder)['mean_px']:.1f}" if registered else "refused")
-    return [Row("simulated 1,200 x 1,000, SAR half empty, four scenes, mean px", "", ", ".join(found))]
+        scene = simulate(work, "1200x1000", seed, "--empty", "0.5", name=f"half_empty_{seed}")
+        _, found = scene.tried(work / "half_empty.tif")
+        cells.append(f"{found['mean_px']:.1f}" if found else "refused")
+    return [Row("simulated 1,200 x 1,000, SAR half empty, four scenes, mean px", "", ", ".join(cells))]
 
 
 def keypoints(data: Path, work: Path) -> list[Row]:
     """The SpaceNet 9 baseline's matcher on scenes that its detectors did not see."""
-    rows, out = [], work / "keypoints.tif"
+    rows = []
     for size, seed in (("10000x4000", SEED), ("6000x6000", 21), ("8000x4000", 22)):
-        folder = simulate(work, size, seed)
-        best, measured = best_affine(folder), []
-        for model in ("affine", "auto"):
-            run = align(folder, out, "--matcher", "keypoints", "--model", model, may_refuse=True)
-            error = errors(out, folder)["mean_px"] if run.registered else None
-            measured.append(f"{error:.2f} against {best:.2f} px: {error / best:.2f} of it" if error else "refused")
-        what = f"simulated {size}, `--matcher keypoints --model affine` against the best affine"
-        rows.append(Row(what, "<= 1.15", measured[0]))
-        rows.append(Row("the same, `--model auto`", "<= 0.5", f"{measured[1]} ({run.seconds:.0f} s)"))
+        scene = simulate(work, size, seed)
+        best = best_affine(scene)
+        affine = f"simulated {size}, `--matcher keypoints --model affine` against the best affine"
+        for model, what, must in (("affine", affine, "<= 1.15"), ("auto", "the same, `--model auto`", "<= 0.5")):
+            run, found = scene.tried(work / "keypoints.tif", "--matcher", "keypoints", "--model", model)
+            measured = "refused"
+            if found:
+                measured = f"{found['mean_px']:.2f} against {best:.2f} px: {found['mean_px'] / best:.2f} of it"
+            rows.append(Row(what, must, f"{measured} ({run.seconds:.0f} s)"))
     return rows
 
 
 def large(data: Path, work: Path) -> list[Row]:
     """Memory, time, floor and growth on simulated scenes of 3,000 to 12,000 px a side."""
-    folders = {side: simulate(work, str(side), SEED) for side in (3000, 6000, 12000)}
-    runs = {side: align(folder, work / f"large_{side}.tif") for side, folder in folders.items()}
-    error = errors(work / "large_12000.tif", folders[12000])["mean_px"]
+    scenes = {side: simulate(work, str(side), SEED) for side in (3000, 6000, 12000)}
+    runs = {side: scene.align(work / f"large_{side}.tif") for side, scene in scenes.items()}
+    error = scenes[12000].errors(work / "large_12000.tif")["mean_px"]
     exponent = math.log(runs[12000].seconds / runs[3000].seconds) / math.log(16)
     times = ", ".join(f"{side}: {run.seconds:.0f} s" for side, run in runs.items())
-    reached = f"{runs[12000].seconds:.0f} s; floor {floor(folders[12000], work):.0f} s (mean error {error:.1f} px)"
+    reached = f"{runs[12000].seconds:.0f} s; floor {floor(scenes[12000], work):.0f} s (mean error {error:.1f} px)"
     return [
         Row("peak memory at 12,000 x 12,000, resident", "<= 3 GiB", f"{runs[12000].memory:.2f} GiB"),
         Row("time at 12,000 x 12,000, inputs to offsets on disk", "<= 150 s", reached),
@@ -98,15 +97,14 @@ def large(data: Path, work: Path) -> list[Row]:
     ]
 
 
-def floor(folder: Path, work: Path) -> float:
+def floor(scene: Scene, work: Path) -> float:
     """Seconds to read both inputs once and to write an offset map of that size."""
     start = time.perf_counter()
-    for path in scene(folder):
+    for path in (scene.sar, scene.optical):
         with rasterio.open(path) as dataset:
             for row in range(0, dataset.height, 512):
                 dataset.read(window=((row, min(row + 512, dataset.height)), (0, dataset.width)))
-            if "optical" in path.name:
-                grid = grid_of(dataset)
+            grid = grid_of(dataset)
     places, shape = node_positions(grid)
     waves = np.stack([np.sin(places[:, 0] / 900), np.cos(places[:, 1] / 700)]) * 50
     from_nodes(grid, waves.reshape(2, *shape).astype(np.float32), 32).write(work / "floor.tif", overwrite=True)
@@ -115,9 +113,9 @@ def floor(folder: Path, work: Path) -> float:
 
 def reported(data: Path, work: Path) -> list[Row]:
     """The report on a scene of 13,000 px a side, of its exact offset map."""
-    folder, out = simulate(work, "13000", SEED), work / "report_13000"
-    offsets, tiepoints = (next(folder.glob(pattern)) for pattern in ("*offsets*.tif", "*tiepoints*.csv"))
-    run = sn9reg("report", offsets, *scene(folder), "--tiepoints", tiepoints, "--out", out, "--overwrite")
+    scene, out = simulate(work, "13000", SEED), work / "report_13000"
+    files = (scene.optical.with_name(EXACT), scene.optical, scene.sar)
+    run = sn9reg("report", *files, "--tiepoints", scene.points, "--out", out, "--overwrite")
     size = (out / "report.html").stat().st_size / 1e6
     measured = f"{run.seconds:.0f} s, {run.memory:.2f} GiB, page of {size:.1f} MB"
     return [Row("report on 13,000 x 13,000", "<= 60 s, <= 2 GiB, < 10 MB", measured)]

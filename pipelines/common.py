@@ -25,6 +25,18 @@ def out_option(name: str, flag: str = "--out") -> Callable[[Any], Any]:
     return click.option(flag, type=PATH, default=Path("work") / name, show_default=True)
 
 
+def listed(flag: str, known: Iterable[str], about: str | None = None) -> Callable[[Any], Any]:
+    """An option that names some of `known` with commas between them, by default all; the command gets a list."""
+
+    def parse(_context: click.Context, _parameter: click.Parameter, text: str) -> list[str]:
+        names = text.split(",")
+        if unknown := [name for name in names if name not in known]:
+            raise click.BadParameter(f"there is no {unknown[0]!r}; there are {', '.join(known)}")
+        return names
+
+    return click.option(flag, default=",".join(known), show_default=True, help=about, callback=parse)
+
+
 class Command(click.Command):
     """A command that an error of sn9reg ends with its message and exit code, in place of a traceback."""
 

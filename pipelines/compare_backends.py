@@ -16,6 +16,7 @@ import click
 import pandas as pd
 
 from pipelines.common import PATH, Command, markdown, out_option
+from pipelines.score_tiepoints import ranked
 from sn9reg.many.compare import compare, installed
 from sn9reg.many.jobs import FAILED, REGISTERED, Job
 from sn9reg.raster.files import make_folder, write_csv
@@ -27,17 +28,8 @@ def means(table: pd.DataFrame) -> pd.DataFrame:
     """A row per matcher, best first, of a table with one per scene and matcher."""
     registered, failed = (table["status"] == status for status in (REGISTERED, FAILED))
     marked = table.assign(registered=registered, failed=failed, error_px=table["error_px"].mask(failed))
-    result = marked.groupby("matcher_name", sort=False).agg(
-        scenes=("status", "size"),
-        registered=("registered", "sum"),
-        failed=("failed", "sum"),
-        error_px=("error_px", lambda errors: errors.mean(skipna=False)),
-        seconds=("seconds", "mean"),
-        memory_gib=("memory_gib", "max"),
-    )
-    result.insert(4, "score", 100 / (1 + 0.01 * result["error_px"]))
-    result = result.rename_axis("matcher").reset_index()
-    return result.sort_values("score", ascending=False, na_position="last", kind="stable")
+    sums = {name: (name, "sum") for name in ("registered", "failed")}
+    return ranked(marked, "matcher", "error_px", **sums, seconds=("seconds", "mean"), memory_gib=("memory_gib", "max"))
 
 
 @click.command(cls=Command)
@@ -53,13 +45,14 @@ def main(scenes: Path, matchers: str | None, out: Path) -> None:
         folder = out / "-".join([*scene.optical.parent.relative_to(scenes).parts, scene.name])
         job = Job("", str(folder), PairFiles(scene.optical, scene.sar), scene.tiepoints, sigma=True)
         for result in compare(job, names):
-            rows.append({"scene": folder.name, "matcher_name": result.name, **asdict(result)})
+            rows.append({"scene": folder.name, **asdict(result), "matcher": result.name})
             click.echo(f"{folder.name}: {result.name}, {result.status}", err=True)
-    table = pd.DataFrame(rows).drop(columns=["name", "matcher"])
+    table = pd.DataFrame(rows).drop(columns="name")
     write_csv(out / "scenes.csv", table)
     found = means(table)
     write_csv(out / "matchers.csv", found)
-    shown = found.drop(columns="failed").itertuples(index=False)
+    columns = ("matcher", "scenes", "registered", "error_px", "score", "seconds", "memory_gib")
+    shown = found[list(columns)].itertuples(index=False)
     cells = [[f"{value:.2f}" if isinstance(value, float) else str(value) for value in row] for row in shown]
     head = ("matcher", "scenes", "registered", "mean error, px", "score", "seconds a scene", "peak, GiB")
     click.echo(markdown(head, cells).replace(" nan ", " none "), nl=False)

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from pipelines.calibrate import Case
+from pipelines.calibrate import Case, Random
 from sn9reg.raster.folders import RegisteredPair
 from sn9reg.raster.scene import Patch
 from sn9reg.score.benchmark import save_pair
@@ -22,7 +22,6 @@ BORDER = 24  # pixels
 NEAREST, FARTHEST = 7, 15  # displacement of a pair, pixels
 PERIOD = 18  # of the lattice of parcels, pixels
 
-Random = np.random.Generator
 Mask = npt.NDArray[np.bool_]
 # (height, width), random -> where both images are overwritten
 Stamp = Callable[[tuple[int, int], Random], Mask]
@@ -75,9 +74,6 @@ STAMPS: dict[str, tuple[Stamp, float]] = {  # name -> mask, and the value that i
     "grid": (grid, 255.0),
     "label": (label, 255.0),
 }
-
-
-FRAMES = ("border", "outline")
 _FRAMED = 60  # pairs under each frame
 
 
@@ -86,7 +82,7 @@ def tempting(part: str, pairs: list[RegisteredPair], wrong: int, every: int, scr
     if part == "mirrored":
         yield from mirrored(pairs, wrong, scratch)
     elif part == "frames":
-        for name in FRAMES:
+        for name in ("border", "outline"):
             yield from stamped(name, pairs, math.ceil(_FRAMED / every), True, scratch)
     else:
         for name in STAMPS:

@@ -9,6 +9,7 @@ lacks a scene, or holds a NaN at a tie-point, has no place on the leaderboard; i
 """
 
 import math
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -56,11 +57,17 @@ def scored(scene: SceneFiles, folder: Path) -> Score:
 def leaderboard(table: pd.DataFrame) -> pd.DataFrame:
     """A row per submission, best first: its mean error over the scenes and the score of that, or why there is none."""
     failed = table["reason"] != ""
-    known = table.assign(sn9_mean_px=table["sn9_mean_px"].astype(float).mask(failed)).groupby("submission", sort=False)
-    result = known.agg(scenes=("scene", "size"), mean_px=("sn9_mean_px", lambda errors: errors.mean(skipna=False)))
-    result["score"] = 100 / (1 + 0.01 * result["mean_px"])
     reasons = (table["scene"] + ": " + table["reason"])[failed].groupby(table["submission"]).agg("; ".join)
-    result["reason"] = reasons.reindex(result.index, fill_value="")
+    result = ranked(table.assign(mean_px=table["sn9_mean_px"].astype(float).mask(failed)), "submission", "mean_px")
+    return result.assign(reason=reasons.reindex(result["submission"], fill_value="").to_numpy())
+
+
+def ranked(table: pd.DataFrame, name: str, error: str, **more: Any) -> pd.DataFrame:
+    """A row per `name` of a table with one per scene, best first: its mean error, the score of that, and `more` to be
+    aggregated. One that lacks an error has no score, and comes last."""
+    grouped = table.groupby(name, sort=False)
+    result = grouped.agg(scenes=(error, "size"), **more, **{error: (error, lambda errors: errors.mean(skipna=False))})
+    result["score"] = 100 / (1 + 0.01 * result[error])
     return result.sort_values("score", ascending=False, na_position="last", kind="stable").reset_index()
 
 
@@ -85,20 +92,18 @@ def main(scenes: Path, folder: Path, out: Path) -> None:
     make_folder(out)
     rows: list[dict[str, Any]] = []
     errors: dict[str, list[Floats]] = {name: [] for name in entries}
-    for name, entry in entries.items():
-        for scene in found:
-            row: dict[str, Any] = {"submission": name, "scene": scene.name, "reason": ""}
-            rows.append(row)
-            try:
-                result = scored(scene, entry)
-            except Sn9regError as error:
-                row["reason"] = str(error)
-                continue
+    for (name, entry), scene in product(entries.items(), found):
+        row: dict[str, Any] = {"submission": name, "scene": scene.name, "reason": ""}
+        try:
+            result = scored(scene, entry)
             row |= {column: getattr(result, column) for column in _COLUMNS}
-            length = result.per_point()["error_px"].to_numpy()
-            errors[name].append(length[np.isfinite(length)])
             if not math.isfinite(result.sn9_mean_px):
                 row["reason"] = "holds no value (NaN) at a tie-point"
+            length = result.per_point()["error_px"].to_numpy()
+            errors[name].append(length[np.isfinite(length)])
+        except Sn9regError as error:
+            row["reason"] = str(error)
+        rows.append(row)
     table = pd.DataFrame(rows, columns=["submission", "scene", *_COLUMNS, "reason"])
     write_csv(out / "scores.csv", table)
     board = leaderboard(table)

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from pipelines.common import PATH, Command, write
-from pipelines.train import WEIGHTS_FILE, changes_option, parsed
+from pipelines.train import WEIGHTS_FILE, changes_option
 from sn9reg.matchers.base import make_matcher
 from sn9reg.matchers.descriptors.weights import load_descriptor
 from sn9reg.matchers.dual_encoder.weights import load_dual_encoder
@@ -55,9 +55,9 @@ _UNSEEN = {"dense": ("sen12/val", "gf3_1m"), "keypoints": ("scenes/held_out",)}
 @click.option("--matcher", help="Measure a dense network by this matcher [default: the network's own].")
 @click.option("--repeated", type=PATH, help="Another run of CONFIG: how much is chance?")
 @click.option("--note", default="", help="What else is to be known of this training.")
-def main(config_path: Path, run: Path, changes: tuple[str, ...], repeated: Path | None, note: str, **how: Any) -> None:
+def main(config_path: Path, run: Path, changes: dict[str, Any], repeated: Path | None, note: str, **how: Any) -> None:
     """Ship the weights in RUN, trained by CONFIG."""
-    config, weights = read(config_path, **parsed(changes)), run / WEIGHTS_FILE
+    config, weights = read(config_path, **changes), run / WEIGHTS_FILE
     entry = card(config, weights, config_path, measure(weights, config, **how))
     if repeated:
         entry["repeated"] = measure(repeated / WEIGHTS_FILE, config, **how)

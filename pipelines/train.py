@@ -18,6 +18,7 @@ import click
 import yaml
 
 from pipelines.common import PATH, Command, write
+from sn9reg.cli.options import repeated
 from sn9reg.errors import ConfigError
 from sn9reg.raster.files import PathLike, make_folder
 from sn9reg.training.config import TrainingConfig, as_dict, read
@@ -25,10 +26,24 @@ from sn9reg.training.loop import train
 from sn9reg.weights.store import save
 
 WEIGHTS_FILE = "weights.safetensors"  # in a training's folder
-changes_option = click.option(
-    "--set", "changes", metavar="NAME=VALUE", multiple=True,
-    help="In place of the file's: steps=20, optimiser.rate=0.01, finds=optical. Repeatable.",
-)  # fmt: skip
+
+
+def parsed(changes: tuple[str, ...]) -> dict[str, Any]:
+    """NAME=VALUE texts as values, which are read as YAML. Raises ConfigError for what is none."""
+    values = {}
+    for change in changes:
+        name, equals, text = change.partition("=")
+        if not name or not equals:
+            raise ConfigError(f"--set {change}: write NAME=VALUE")
+        try:
+            values[name] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--set {change}: its value is not YAML") from error
+    return values
+
+
+_ABOUT = "In place of the file's: steps=20, optimiser.rate=0.01, finds=optical"
+changes_option = repeated("--set", "changes", "NAME=VALUE", parsed, _ABOUT)
 
 
 @click.command(cls=Command)
@@ -37,10 +52,10 @@ changes_option = click.option(
 @changes_option
 @click.option("--resume", is_flag=True, help="Go on from the last checkpoint in the folder.")
 @click.option("--start-from", type=PATH, help="A checkpoint to begin with.")
-def main(config_path: Path, out: Path | None, changes: tuple[str, ...], resume: bool, start_from: Path | None) -> None:
+def main(config_path: Path, out: Path | None, changes: dict[str, Any], resume: bool, start_from: Path | None) -> None:
     """Train by CONFIG (YAML) and write the weights."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    config = read(config_path, **parsed(changes))
+    config = read(config_path, **changes)
     finds = getattr(config, "finds", None)
     out = out or Path("work/training") / (f"{config_path.stem}-{finds}" if finds else config_path.stem)
     click.echo(str(run(config, out, resume, start_from)))
@@ -78,20 +93,6 @@ def noted(folder: Path) -> Any:
     """The content of training.json; nothing where there is none."""
     note = folder / "training.json"
     return json.loads(note.read_text()) if note.is_file() else {}
-
-
-def parsed(changes: tuple[str, ...]) -> dict[str, Any]:
-    """NAME=VALUE texts as values, which are read as YAML. Raises ConfigError for what is none."""
-    values = {}
-    for change in changes:
-        name, equals, text = change.partition("=")
-        if not name or not equals:
-            raise ConfigError(f"--set {change}: write NAME=VALUE")
-        try:
-            values[name] = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"--set {change}: its value is not YAML") from error
-    return values
 
 
 if __name__ == "__main__":

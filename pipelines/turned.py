@@ -8,7 +8,6 @@ pixels whose partners are shown. With --others each gets the SAR image of anothe
 """
 
 import json
-import math
 import tempfile
 import time
 from dataclasses import asdict, dataclass, replace
@@ -75,13 +74,11 @@ def measure(
 
 def _one(files: RegisteredPair, matcher: Matcher, angle: float, scale: float, model: str) -> Turned:
     optical, sar = files.read()
-    height, width = sar.valid.shape
-    middle = np.array([width - 1, height - 1]) / 2
-    cos, sin = (scale * of(math.radians(angle)) for of in (math.cos, math.sin))
-    linear = np.array([[cos, -sin], [sin, cos]])  # where a place goes, from the middle
-    matrix = np.column_stack([linear, middle - linear @ middle])
+    size = sar.valid.shape[::-1]
+    last = np.array(size) - 1
+    matrix = cv2.getRotationMatrix2D(tuple((last / 2).tolist()), -angle, scale)  # where a place goes
     given = [*(sar.values * sar.valid), sar.valid.astype(np.float32)]
-    *bands, share = (cv2.warpAffine(band, matrix, (width, height), flags=cv2.INTER_LINEAR) for band in given)
+    *bands, share = (cv2.warpAffine(band, matrix, size, flags=cv2.INTER_LINEAR) for band in given)
     valid = share > 0.5
     turned = Patch(np.where(valid, np.stack(bands) / np.maximum(share, 0.5), 0).astype(np.float32), valid)
     with tempfile.TemporaryDirectory() as folder:
@@ -89,13 +86,13 @@ def _one(files: RegisteredPair, matcher: Matcher, angle: float, scale: float, mo
         start = time.perf_counter()
         found = register(saved, matcher=matcher, model=model)
         seconds = time.perf_counter() - start
-        error = None
-        if found.registered:
-            at = np.stack(np.meshgrid(np.arange(8, width, 16), np.arange(8, height, 16)), -1).reshape(-1, 2)
-            truth = (at - middle) @ linear.T + middle
-            seen = ((truth >= 0) & (truth <= [width - 1, height - 1])).all(axis=1)
-            there = found.grid.to_pixel(found.warp(found.grid.to_map(at[seen].astype(np.float64))))
-            error = round(float(np.hypot(*(there - truth[seen]).T).mean()), 3)
+    error = None
+    if found.registered:
+        at = np.stack(np.meshgrid(*(np.arange(8.0, side, 16) for side in size)), -1).reshape(-1, 2)
+        truth = at @ matrix[:, :2].T + matrix[:, 2]
+        seen = ((truth >= 0) & (truth <= last)).all(axis=1)
+        there = found.grid.to_pixel(found.warp(found.grid.to_map(at[seen])))
+        error = round(float(np.hypot(*(there - truth[seen]).T).mean()), 3)
     return Turned(files.name, round(angle, 2), round(scale, 3), error, round(seconds, 2))
 
 

@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 
 import click
 
+EXACT = "02_offsets_train_01.tif"  # the offsets of a simulated scene, beside its images
+
 
 @dataclass(frozen=True)
 class Run:
@@ -51,29 +53,34 @@ def sn9reg(*arguments: str | Path, may_refuse: bool = False) -> Run:
         return Run(seconds, usage.ru_maxrss / 2**20, not refused, printed.read())
 
 
-def align(folder: Path, out: Path, *options: str, may_refuse: bool = False) -> Run:
-    """Align the pair of a folder (optical.tif and sar.tif, or SpaceNet 9's names)."""
-    return sn9reg("align", *scene(folder), "--out", out, "--overwrite", *options, may_refuse=may_refuse)
+class Scene(NamedTuple):
+    """Two images, and the truth."""
+
+    optical: Path
+    sar: Path
+    points: Path  # tie-points
+    frame: tuple[str, ...] = ()  # --pixel-frame where the images have no georeference
+
+    def align(self, out: Path, *options: str, may_refuse: bool = False) -> Run:
+        return sn9reg(
+            "align", self.optical, self.sar, "--out", out, "--overwrite", *self.frame, *options, may_refuse=may_refuse
+        )
+
+    def errors(self, out: Path) -> Any:
+        """At the tie-points, as `sn9reg score --json` prints them."""
+        return sn9reg("score", out, self.optical, self.sar, self.points, *self.frame, "--json").facts
+
+    def tried(self, out: Path, *options: str) -> tuple[Run, Any]:
+        """`align`, and `errors`; nothing for these where the pair is refused."""
+        run = self.align(out, *options, may_refuse=True)
+        return run, self.errors(out) if run.registered else None
 
 
-def scene(folder: Path) -> tuple[Path, Path]:
-    """Optical and SAR file of a folder."""
-    return next(folder.glob("*optical*.tif")), next(folder.glob("*sar*.tif"))
-
-
-def score(offsets: Path, optical: Path, sar: Path, points: Path, *options: str) -> Any:
-    """Errors at the tie-points, as `sn9reg score --json` prints them."""
-    return sn9reg("score", offsets, optical, sar, points, *options, "--json").facts
-
-
-def errors(offsets: Path, folder: Path) -> Any:
-    """`score` of a simulated scene."""
-    return score(offsets, *scene(folder), next(folder.glob("*tiepoints*.csv")))
-
-
-def simulate(work: Path, size: str, seed: int, *options: str | Path, name: str = "") -> Path:
-    """The folder of a simulated scene, made once. name: of the folder, where there are options."""
+def simulate(work: Path, size: str, seed: int, *options: str | Path, name: str = "") -> Scene:
+    """A simulated scene, made once. name: of its folder, where there are options."""
     folder = work / (name or f"scene_{size}_{seed}")
-    if not (folder / "02_offsets_train_01.tif").exists():
+    if not (folder / EXACT).exists():
         sn9reg("simulate", folder, "--size", size, "--seed", str(seed), "--overwrite", *options)
-    return folder
+    names = ("optical_train_01.tif", "sar_train_01.tif", "tiepoints_train_01.csv")
+    optical, sar, points = (folder / f"02_{name}" for name in names)
+    return Scene(optical, sar, points)

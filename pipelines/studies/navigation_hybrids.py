@@ -22,7 +22,7 @@ import click
 import pandas as pd
 import torch
 
-from pipelines.common import PATH, Command, apart, drawing, markdown, out_option, write
+from pipelines.common import PATH, Command, apart, drawing, listed, markdown, out_option, write
 from pipelines.train import WEIGHTS_FILE, noted, trained
 from sn9reg.matchers.base import make_matcher
 from sn9reg.matchers.dense.correlation import Similarity, similarity
@@ -49,41 +49,41 @@ LOSS_OPTIONS: dict[str, dict[str, Any]] = {
     "maru-net": {"trainable": True},
     "cross-corr-ce": {"temperature": 1 / 30, "trainable": True},
 }
-PARTS = ("train", "cross", "rotation", "cost")
 CENTRE = Degradation(8, 0.5)
-# The two series: condition -> degradation, and condition -> largest turn, degrees.
-CROSS = {f"L={degradation.looks:g} blur={degradation.blur:g}": degradation for degradation in DEGRADATION_CROSS}
-TURNS = {f"turn {turn}": turn for turn in (0, 2, 5, 10, 20)}
+# Condition -> degradation, and largest turn in degrees; the latter two are series.
+MAIN = {"clean": (Degradation(), 0.0), "degraded": (CENTRE, 0.0)}
+CROSS = {f"{d.looks:g} looks, {d.blur:g} px": (d, 0.0) for d in DEGRADATION_CROSS}
+TURNS = {f"{turn} degrees": (CENTRE, float(turn)) for turn in (0, 2, 5, 10, 20)}
 
 
 @click.command(cls=Command)
 @click.option("--grid", default="best", show_default=True, help="best, all, or combinations with commas between them.")
-@click.option("--parts", default=",".join(PARTS), show_default=True)
+@listed("--parts", ("train", "cross", "rotation", "cost"))
 @click.option("--config", "config_path", default="pipelines/training/hybrids.yaml", show_default=True)
 @click.option("--test", type=PATH, help="Pairs not trained on [default: sen12/val of the data].")
 @out_option("hybrids")
 @click.option("--steps", type=click.IntRange(1), help="In place of the config's.")
 @click.option("--limit", type=click.IntRange(1), help="Measure on so many pairs only, spread over the folder.")
 @click.option("--series", type=click.IntRange(1), help="Pairs for the series of degradations and turns [default: all].")
-def main(grid: str, parts: str, config_path: str, test: Path | None, out: Path, steps: int | None, **most: Any) -> None:
+def main(
+    grid: str, parts: list[str], config_path: str, test: Path | None, out: Path, steps: int | None, **most: Any
+) -> None:
     """Train and measure the grid; write table and figure."""
     everything = ["/".join(c) for c in product(BACKBONES, ("siamese", "pseudo"), (*BACKBONES, "cross-corr-ce"))]
     hybrids = [checked(name) for name in {"best": BEST, "all": everything}.get(grid) or grid.split(",")]
-    wanted = parts.split(",")
-    if unknown := sorted(set(wanted) - set(PARTS)):
-        raise click.BadParameter(f"there is no part {', '.join(map(repr, unknown))}; there are {', '.join(PARTS)}")
     for hybrid in hybrids:
         folder = out / hybrid.replace("/", "_")
-        if "train" in wanted:
+        if "train" in parts:
             trained(configured(hybrid, config_path, steps), folder)
         if not (folder / WEIGHTS_FILE).exists():
             click.echo(f"{hybrid}: not trained yet", err=True)
             continue
-        measured(hybrid, folder, test or data_root() / "sen12/val", wanted, **most)
+        measured(hybrid, folder, test or data_root() / "sen12/val", parts, **most)
         report(out)
-    if "cost" in wanted:
-        write(out / "cost.md", cost_table())
-        click.echo((out / "cost.md").read_text())
+    if "cost" in parts:
+        costs = cost_table()
+        write(out / "cost.md", costs)
+        click.echo(costs)
     if (out / "table.md").exists():
         click.echo((out / "table.md").read_text())
 
@@ -111,14 +111,10 @@ def measured(hybrid: str, folder: Path, test: Path, parts: list[str], limit: int
     path = folder / "results.json"
     results: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     matcher = make_matcher(hybrid.split("/")[0], weights=str(folder / WEIGHTS_FILE))
-    conditions: dict[str, tuple[Degradation, float]] = {"clean": (Degradation(), 0.0), "degraded": (CENTRE, 0.0)}
-    if "cross" in parts:
-        conditions |= {name: (degradation, 0.0) for name, degradation in CROSS.items()}
-    if "rotation" in parts:
-        conditions |= {name: (CENTRE, float(turn)) for name, turn in TURNS.items()}
+    conditions = MAIN | (CROSS if "cross" in parts else {}) | (TURNS if "rotation" in parts else {})
     for name, (degradation, turn) in conditions.items():
         if name not in results:
-            sides, pairs = ((256, 192), limit) if name in ("clean", "degraded") else ((192, 128), series or limit)
+            sides, pairs = ((256, 192), limit) if name in MAIN else ((192, 128), series or limit)
             found = bench_patches(test, matcher, *sides, pairs, degradation=degradation, rotate=turn)
             results[name] = found.as_dict()
             write(path, json.dumps(results))
@@ -135,7 +131,7 @@ def report(out: Path) -> None:
             facts |= {f"cmr{r}": found["cmr"][r] for r in ("0", "1", "2", "3", "5")}
             rows.append(facts | {"l2": found["mean_l2_px"]} | training)
     frame = pd.DataFrame(rows)
-    frame.to_csv(out / "results.csv", index=False)
+    write(out / "results.csv", frame.to_csv(index=False))
     series = frame.pivot(index="condition", columns="hybrid", values="cmr1")
     write(out / "table.md", table(frame) + series_table(series))
     figure(series, out / "figure.png")
@@ -146,7 +142,7 @@ def table(frame: pd.DataFrame) -> str:
     budgets = sorted({f"{row.steps} steps of {row.batch} pairs" for row in frame.itertuples()})
     cells = []
     for name, found in cast(Any, frame.set_index("condition").groupby("hybrid", sort=False)):
-        if {"clean", "degraded"} <= set(found.index):
+        if set(MAIN) <= set(found.index):
             clean = "{0.cmr1:.3f} / {0.cmr3:.3f} / {0.cmr5:.3f}, {0.l2:.2f} px".format(found.loc["clean"])
             cells.append((name, clean, "{0.cmr0:.3f} / {0.cmr1:.3f} / {0.cmr2:.3f}".format(found.loc["degraded"])))
     head = ("backbone / branches / loss", "clean: CMR(1) / (3) / (5), L2", "L=8, blur 0.5: CMR(0) / (1) / (2)")
@@ -156,20 +152,20 @@ def table(frame: pd.DataFrame) -> str:
 
 def series_table(series: pd.DataFrame) -> str:
     """CMR(1) over the degradation cross and over rotation, for the combinations that were measured so."""
-    names = {name: f"{d.looks:g} looks, {d.blur:g} px" for name, d in CROSS.items()}
-    names |= {name: f"{turn} degrees" for name, turn in TURNS.items()}
-    known = series.reindex(list(names)).dropna(axis=1, how="all")
+    known = series.reindex([*CROSS, *TURNS]).dropna(axis=1, how="all")
     if known.empty:
         return ""
-    cells = [[text, *(f"{r:.3f}" if pd.notna(r) else "" for r in known.loc[name])] for name, text in names.items()]
+    cells = (
+        [str(name), *(f"{rate:.3f}" if pd.notna(rate) else "" for rate in rates)] for name, rates in known.iterrows()
+    )
     return "\n" + markdown(("CMR(1), 128 in 192 px", *known.columns), cells)
 
 
 def figure(series: pd.DataFrame, path: Path) -> None:
     panels: dict[str, list[tuple[float, str]]] = {
-        "looks, blur 0.5 px": sorted((d.looks, name) for name, d in CROSS.items() if d.looks and d.blur == 0.5),
-        "blur in px, 35 looks": sorted((d.blur, name) for name, d in CROSS.items() if d.looks == 35),
-        "rotation up to, degrees": [(turn, name) for name, turn in TURNS.items()],
+        "looks, blur 0.5 px": sorted((d.looks, name) for name, (d, _) in CROSS.items() if d.looks and d.blur == 0.5),
+        "blur in px, 35 looks": sorted((d.blur, name) for name, (d, _) in CROSS.items() if d.looks == 35),
+        "rotation up to, degrees": [(turn, name) for name, (_, turn) in TURNS.items()],
     }
     with drawing(path, 110, columns=3, sharey=True, figsize=(15, 4.5)) as (canvas, (axes,)):
         for axis, (title, points) in zip(axes, panels.items(), strict=True):

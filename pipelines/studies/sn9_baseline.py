@@ -1,10 +1,11 @@
 """The tables of the SpaceNet 9 paper (Hänsch et al., "Introducing SpaceNet 9", section 4), and what goes beyond them.
 
-    python -m pipelines.studies.sn9_baseline SCENES_DIR [--tables 1,2,3,detectors,models] [--no-figures]
+    python -m pipelines.studies.sn9_baseline SCENES_DIR [--tables 1,2,3,detectors] [--no-figures]
 
 SCENES_DIR holds scenes in SpaceNet 9's layout (its own `train` folder, or `sn9reg simulate` folders), or tie-point CSVs
 with a geotransforms.json and no imagery, which is enough for tables 1 and 2. All distances are means over a scene's
-tie-points, unrounded and in optical pixels, exactly as `sn9reg score` counts `mean_px` and `mean_m`.
+tie-points, unrounded and in optical pixels, exactly as `sn9reg score` counts `mean_px` and `mean_m`. Whole
+registrations, by keypoints and by other matchers, are what `python -m pipelines.compare_backends SCENES_DIR` compares.
 """
 
 import json
@@ -20,9 +21,8 @@ import numpy as np
 from rasterio.crs import CRS
 from rasterio.errors import CRSError
 
-from pipelines.common import PATH, Command, markdown, out_option
-from pipelines.studies.sn9_figures import detect, draw_all
-from sn9reg import register
+from pipelines.common import PATH, Command, listed, markdown, out_option
+from pipelines.studies.sn9_figures import detect, draw
 from sn9reg.errors import InputError
 from sn9reg.fit.choose import THRESHOLD_PX
 from sn9reg.fit.correspondences import Floats
@@ -38,7 +38,7 @@ from sn9reg.simulate.given import read_geotransforms
 from sn9reg.tiepoints import TiePoints, read_tiepoints
 from sn9reg.training.tiles import scene_files
 
-MODALITIES: tuple[Modality, ...] = ("sar", "optical")
+_SIDE = 10**6  # of images that are not there, pixels: how large they were is not known and does not matter
 Move = Callable[[Points], Points]  # (N, 2) optical map positions -> (N, 2) SAR map positions, optical CRS
 
 # One step beyond the paper each, then all of them.
@@ -107,9 +107,7 @@ def _without_imagery(path: Path) -> Aoi:
         crs = CRS.from_user_input(json.loads(geotransforms.read_text())[path.stem]["crs"])
     except (KeyError, CRSError) as error:
         raise InputError(f"{geotransforms}: has no usable CRS for {path.stem}") from error
-    # Each grid just holds its points: how large the image was is not known and does not matter.
-    sizes = (np.ceil(xy.max(axis=0)).astype(int) + 1 for xy in (points.optical_xy, points.sar_xy))
-    optical, sar = (Grid(transform, int(w), int(h), crs) for transform, (w, h) in zip(transforms, sizes, strict=True))
+    optical, sar = (Grid(transform, _SIDE, _SIDE, crs) for transform in transforms)
     return Aoi(path.stem.replace("tiepoints_", ""), optical, sar, points)
 
 
@@ -156,25 +154,11 @@ def _through(optical: Grid, grid: Grid, fit: Move) -> Move:
     return lambda xy: grid.map_to_crs(fit(optical.map_to_crs(xy, grid.crs)), optical.crs)
 
 
-def table_models(aois: list[Aoi], weights: dict[str, Any]) -> str:
-    """`sn9reg align --matcher keypoints` by an affine and by the model it chooses, the best affine, the default."""
-    keypoints: dict[str, Any] = {"matcher": "keypoints", "matcher_options": weights}
-    rows = []
-    for aoi in aois:
-        cells = _means(aoi.distances()[1], aoi.distances(aoi.best_affine(False))[1])
-        for options in (keypoints | {"model": "affine"}, keypoints, {}):
-            found = register(aoi.scene.optical, aoi.scene.sar, **options)
-            (px,) = _means(aoi.distances(_through(aoi.optical, found.grid, found.warp))[1])
-            cells.append(px if found.registered else f"{px} (refused)")
-        rows.append((aoi.name, *cells))
-    head = ("AOI", "without", "best affine", "keypoints, affine", "keypoints, auto", "default matcher, auto")
-    return markdown(head, rows)
-
-
 def table_detectors(aois: list[Aoi], weights: dict[str, Any], cache: Path) -> str:
     """How far each detector's keypoint is from the tie-point, on the tiles of the paper."""
     rows = []
-    for aoi, finds in product(aois, MODALITIES):
+    finders: tuple[Modality, ...] = ("sar", "optical")
+    for aoi, finds in product(aois, finders):
         found = detect(aoi.scene, finds, weights.get(f"{finds}_weights"), cache)
         cells = ["none"] * 3
         if len(error := found.errors):
@@ -189,33 +173,29 @@ def table_detectors(aois: list[Aoi], weights: dict[str, Any], cache: Path) -> st
 @out_option("sn9_baseline")
 @click.option("--sar-weights", help="Of the SAR detector [default: those that ship].")
 @click.option("--optical-weights", help="Of the optical detector [default: those that ship].")
-@click.option("--tables", default="1,2,3,detectors,models", show_default=True)
-@click.option("--switches", default=",".join(SWITCHES), show_default=True, help="Rows of table 3.")
-@click.option("--figures/--no-figures", default=True, show_default=True, help="Pictures like the paper's, into --out.")
-def main(scenes: Path, out: Path, tables: str, switches: str, figures: bool, **files: str | None) -> None:
+@listed("--tables", ("1", "2", "3", "detectors"))
+@listed("--switches", SWITCHES, "Rows of table 3.")
+@click.option("--figures/--no-figures", default=True, show_default=True, help="A picture like the paper's, into --out.")
+def main(scenes: Path, out: Path, tables: list[str], switches: list[str], figures: bool, **files: str | None) -> None:
     """Print the paper's tables for the scenes in SCENES_DIR."""
-    aois, cache, chosen = read_aois(scenes), out / "tiles", switches.split(",")
+    aois, cache = read_aois(scenes), out / "tiles"
     imagery = all(aoi.scene for aoi in aois)
     weights = {name: file for name, file in files.items() if file}
     makers: dict[str, tuple[str, Callable[[], str]]] = {
         "1": ("Table 1: tie-points without transformation", lambda: table_1(aois)),
         "2": ("Table 2: transformations fitted to the tie-points", lambda: table_2(aois)),
+        "3": ("Table 3: detected keypoints, RANSAC affine", lambda: table_3(aois, weights, switches)),
         "detectors": ("Detectors", lambda: table_detectors(aois, weights, cache)),
-        "3": ("Table 3: detected keypoints, RANSAC affine", lambda: table_3(aois, weights, chosen)),
-        "models": ("Mean px by model", lambda: table_models(aois, weights)),
     }
-    for kind, names, known in (("switch", chosen, list(SWITCHES)), ("table", tables.split(","), list(makers))):
-        if unknown := [name for name in names if name not in known]:
-            raise click.BadParameter(f"no {kind} {unknown[0]!r}; there are {', '.join(known)}")
-    for key in tables.split(","):
-        title, make = makers[key]
-        if imagery or key in ("1", "2"):
+    for name in tables:
+        title, make = makers[name]
+        if imagery or name in ("1", "2"):
             click.echo(f"\n{title}\n\n{make()}", nl=False)
         else:
             click.echo(f"\n{title}: left out, there is no imagery in {scenes}")
     if figures and imagery:
-        for path in draw_all(aois[0].scene, weights, cache, out):
-            click.echo(str(path))
+        draw(aois[0].scene, weights.get("sar_weights"), cache, out / "heatmaps.png")
+        click.echo(str(out / "heatmaps.png"))
 
 
 if __name__ == "__main__":

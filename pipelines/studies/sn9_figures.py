@@ -1,15 +1,13 @@
-"""Pictures like those of the SpaceNet 9 paper: a training sample, predicted and reference heatmaps, an offset image."""
+"""What a detector of the SpaceNet 9 paper finds on its tiles, and a picture of it."""
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from pipelines.common import drawing
-from sn9reg import register
 from sn9reg.errors import InputError
 from sn9reg.fit.correspondences import Floats
 from sn9reg.matchers.keypoints.heatmap import gaussian, read_keypoints
@@ -48,61 +46,23 @@ def detect(scene: SceneFiles, finds: Modality, weights: str | None, cache: Path)
     return Detections(np.hypot(*(xy - tiles.place).T), guesses, tiles.outside)
 
 
-def draw_all(scene: SceneFiles, weights: dict[str, Any], cache: Path, out: Path) -> list[Path]:
-    """The three pictures of a scene; their files. Raises InputError where no tie-point has a tile."""
-    make_folder(out)
+def draw(scene: SceneFiles, weights: str | None, cache: Path, path: Path) -> None:
+    """A row for each of two tiles of a scene: both images and the label (the paper's figure 2), their keypoints green,
+    and what the SAR detector predicts, its keypoint red (figure 5). Raises InputError where no tie-point has a tile."""
     tiles = tile_set(scene, "sar", cache=cache)
     if not len(tiles):
         raise InputError(f"{scene.tiepoints}: no tie-point lies in its partner's tile, there is nothing to draw")
-    chosen = np.linspace(0, len(tiles) - 1, 4).astype(int)[1:3]
-    files = [out / f"{name}.png" for name in ("training_sample", "heatmaps", "offsets")]
-    _training_sample(files[0], tiles, int(chosen[0]))
-    _heatmaps(files[1], tiles, chosen, load_detector("sar", weights.get("sar_weights")))
-    _offsets(files[2], scene, weights)
-    return files
-
-
-def _training_sample(path: Path, tiles: TileSet, index: int) -> None:
-    """Optical and SAR tile around the optical keypoint, and the label (the paper's figure 2)."""
-    middle = tiles.values.shape[-1] // 2
-    with drawing(path, 90, columns=3, figsize=(12, 4.3)) as (_, (axes,)):
-        _show(axes, tiles, index, label=None)
-        axes[0].plot(middle, middle, "rx", markersize=10)
-        axes[1].plot(*tiles.place[index], "rx", markersize=10)
-
-
-def _heatmaps(path: Path, tiles: TileSet, chosen: npt.NDArray[np.intp], network: torch.nn.Module) -> None:
-    """Reference (green) and prediction (red), as in the paper's figure 5."""
-    predicted, middle = heatmaps(network, tiles, chosen), tiles.values.shape[-1] // 2
-    found = read_keypoints(predicted).xy
-    with drawing(path, 90, len(chosen), 4, figsize=(15, 4 * len(chosen))) as (_, axes):
-        for row, index, heatmap, peak in zip(axes, chosen, predicted, found, strict=True):
-            _show(row, tiles, int(index), reference=None, prediction=heatmap)
-            row[0].plot(middle, middle, "x", color="lime", markersize=10)
-            for axis in row[1:]:
-                axis.plot(*tiles.place[index], "x", color="lime", markersize=10)
-                axis.plot(*peak.tolist(), "x", color="red", markersize=10)
-
-
-def _show(axes: Any, tiles: TileSet, index: int, **heatmaps: torch.Tensor | None) -> None:
-    """Both images of a tile and heatmaps by their titles; in place of None, the tile's label."""
-    optical, sar = tiles.images(index)
-    label = gaussian(torch.tensor(tiles.place[index])[None], len(optical))[0]
-    for axis, (title, image) in zip(axes, {"optical": optical, "SAR": sar, **heatmaps}.items(), strict=True):
-        axis.imshow(np.asarray(label if image is None else image), cmap="magma" if title in heatmaps else "gray")
-        axis.set_title(title)
-        axis.set_axis_off()
-
-
-def _offsets(path: Path, scene: SceneFiles, weights: dict[str, Any]) -> None:
-    """Both bands of the offset map (the paper's figure 4)."""
-    registration = register(scene.optical, scene.sar, matcher="keypoints", matcher_options=weights)
-    offsets = registration.offsets()
-    step = max(1, max(offsets.grid.shape) // 1000)
-    field = offsets.read(offsets.grid.window)[:, ::step, ::step]
-    with drawing(path, 90, columns=2, figsize=(14, 5)) as (figure, (axes,)):
-        for axis, band, name in zip(axes, field, ("dx", "dy"), strict=False):
-            image = axis.imshow(band, cmap="viridis")
-            axis.set_title(f"{name}, optical px")
-            axis.set_axis_off()
-            figure.colorbar(image, ax=axis, shrink=0.8)
+    make_folder(path.parent)
+    chosen, side = np.linspace(0, len(tiles) - 1, 4).astype(int)[1:3], tiles.values.shape[-1]
+    predicted = heatmaps(load_detector("sar", weights), tiles, chosen)
+    titles = ("optical", "SAR", "label", "prediction")
+    with drawing(path, 90, len(chosen), len(titles), figsize=(15, 4 * len(chosen))) as (_, axes):
+        for row, index, heatmap, found in zip(axes, chosen, predicted, read_keypoints(predicted).xy, strict=True):
+            place = tiles.place[index]
+            label = gaussian(torch.tensor(place)[None], side)[0]
+            for axis, image, title in zip(row, (*tiles.images(int(index)), label, heatmap), titles, strict=True):
+                axis.imshow(np.asarray(image), cmap="gray" if title in titles[:2] else "magma")
+                axis.plot(*([side // 2] * 2 if title == "optical" else place), "x", color="lime", markersize=10)
+                axis.set_title(title)
+                axis.set_axis_off()
+            row[-1].plot(*found.tolist(), "x", color="red", markersize=10)

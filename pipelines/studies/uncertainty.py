@@ -18,7 +18,7 @@ import click
 import numpy as np
 from scipy.optimize import isotonic_regression
 
-from pipelines.common import PATH, Command, apart, drawing, markdown, out_option, write
+from pipelines.common import PATH, Command, apart, drawing, listed, markdown, out_option, write
 from pipelines.train import trained
 from sn9reg.fit.correspondences import Floats
 from sn9reg.many.jobs import peak_memory
@@ -157,8 +157,8 @@ def mode(weights: str | None, uncertain: bool, passes: int) -> dict[str, float]:
 @out_option("uncertainty")
 @click.option("--pairs", type=click.IntRange(2), help="At most so many, spread over the folder.")
 @click.option("--weights", help="Of the network for reliability and modes [default: the one that ships].")
-@click.option("--parts", default="ablation,reliability,modes", show_default=True)
-def main(folder: Path, config_path: str, out: Path, pairs: int | None, weights: str | None, parts: str) -> None:
+@listed("--parts", ("ablation", "reliability", "modes"))
+def main(folder: Path, config_path: str, out: Path, pairs: int | None, weights: str | None, parts: list[str]) -> None:
     """Train, match, write tables and a figure."""
     make_folder(out)
     files = pair_files(folder)

@@ -18,7 +18,7 @@ def test_the_known_field_is_large_and_not_affine():
 
 
 def test_a_simulated_scene_is_the_users_and_its_best_affine_leaves_its_parallax(scene):
-    assert 1.5 < benchmark_simulated.best_affine(scene.optical.parent) < 40
+    assert 1.5 < benchmark_simulated.best_affine(scene) < 40
     run = user.sn9reg("info", scene.offsets, "--json")
     assert (run.registered, run.seconds > 0, 0.01 < run.memory < 4) == (True, True, True)
     assert run.facts["width"] == 700

@@ -78,11 +78,3 @@ def test_the_summary_counts_in_words():
     words = "2 of 4 registered within 5 px (50%); 1 refused, 1 wrong; median error 5.00 px; 1.5 s a pair"
     assert text(RIGHT, 2.0, RIGHT + 0.01, None) == words
     assert text(None, None) == "0 of 2 registered within 5 px (0%); 2 refused; 0.5 s a pair"
-
-
-@pytest.mark.parametrize(
-    ("code", "message", "options"), [(1, "holds no pairs", MIM), (2, "turn", (*MIM, "--matcher-option", "turn=far"))]
-)
-def test_errors_are_one_line(tmp_path, code, message, options):
-    result = run(tmp_path, *options)
-    assert (result.exit_code, result.stderr.startswith("Error: "), message in result.stderr) == (code, True, True)

@@ -1,10 +1,10 @@
 """pipelines.studies.attention_descriptors: a tiny study of two pairs; trained weights are kept; errors are clear."""
 
-import json
 import shutil
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
 from click.testing import CliRunner
@@ -13,7 +13,7 @@ from support.pairs import write_pairs
 
 from pipelines import train
 from pipelines.studies import attention_descriptors as study
-from pipelines.studies.attention_descriptors import FEWEST, MEASURES, PROTOCOLS, WITH, WITHOUT
+from pipelines.studies.attention_descriptors import FEWEST, PROTOCOLS, WITH, WITHOUT
 from sn9reg.errors import InputError
 from sn9reg.matchers.descriptors.weights import load_descriptor
 from sn9reg.raster.folders import pair_files
@@ -32,9 +32,8 @@ def run(folder, *options):
 
 @pytest.fixture(scope="module", autouse=True)
 def _small():
-    """Nothing ships, and there are few keypoints, for time."""
+    """There are few keypoints, for time."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(study, "manifest", dict)
         patch.setattr(study, "FAITHFUL", study.FAITHFUL | {"max_points": 60})
         yield
 
@@ -66,9 +65,8 @@ def copied(done, tmp_path, monkeypatch):
 
 
 def results(folder):
-    """(descriptor, protocol) -> its part of the numbers."""
-    content = json.loads((folder / "out" / "results.json").read_text())
-    return {(row["descriptor"], row["protocol"]): row for row in content["rows"]}
+    """A row for each descriptor, protocol, pair and seed."""
+    return pd.read_csv(folder / "out" / "results.csv")
 
 
 def test_both_are_trained_alike_but_for_the_attention(done):
@@ -81,27 +79,27 @@ def test_both_are_trained_alike_but_for_the_attention(done):
     assert (notes[0]["steps"], notes[0]["batch"], notes[0]["seed"]) == (STEPS, BATCH, 0)
 
 
-def test_the_numbers_of_a_pair_go_together(done):
+def test_the_numbers_of_a_trial_go_together(done):
     found = results(done)
-    assert any(row["std"]["matches"] for row in found.values())  # another seed draws other samples
-    assert list(found) == [(name, protocol) for name in (WITH, WITHOUT, UNTRAINED) for protocol in PROTOCOLS]
-    for row in found.values():
-        assert [pair["name"] for pair in row["pairs"]] == ["0", "1"]
-        for pair in row["pairs"]:
-            assert {len(values) for values in pair["trials"].values()} == {SEEDS}
-            assert pair["putative_ncm"] <= pair["putative"] <= pair["keypoints"] > 20
-            for matches, correct, precision, recall, f, rmse, *enough in zip(*pair["trials"].values(), strict=True):
-                assert correct <= min(matches, pair["putative_ncm"])
-                assert (precision, recall) == pytest.approx((correct / max(matches, 1), correct / pair["keypoints"]))
-                assert f == pytest.approx(2 * correct / (matches + pair["keypoints"]))
-                assert rmse is None if correct == 0 else 0 <= rmse < 3
-                assert enough == [matches >= FEWEST, correct >= FEWEST]
-        assert row["mean"]["keypoints"] == np.mean([pair["keypoints"] for pair in row["pairs"]])
-        assert row["seconds"] == np.median([pair["seconds"] for pair in row["pairs"]]) > 0
-
-
-def test_what_looks_alike_is_found_and_near_finds_more(done):
-    anywhere, near = (results(done)[UNTRAINED, protocol]["mean"] for protocol in PROTOCOLS)
+    kinds = [[name, protocol] for name in (WITH, WITHOUT, UNTRAINED, "shipped") for protocol in PROTOCOLS]
+    assert found[["descriptor", "protocol"]].drop_duplicates().to_numpy().tolist() == kinds
+    pairs = found.groupby(["descriptor", "protocol", "pair"])
+    assert (pairs.size() == SEEDS).all()
+    assert len(pairs) == len(kinds) * PAIRS
+    assert pairs["matches"].nunique().max() > 1  # another seed draws other samples
+    keypoints, putative, matches, correct = (found[k] for k in ("keypoints", "putative", "matches", "ncm"))
+    assert (found["putative_ncm"] <= putative).all()
+    assert ((putative <= keypoints) & (keypoints > 20)).all()
+    assert (correct <= found[["matches", "putative_ncm"]].min(axis=1)).all()
+    np.testing.assert_allclose(found["precision"], correct / matches.clip(lower=1))
+    np.testing.assert_allclose(found["recall"], correct / keypoints)
+    np.testing.assert_allclose(found["f_measure"], 2 * correct / (matches + keypoints))
+    assert (found["rmse"].between(0, 3, inclusive="left") == (correct > 0)).all()
+    assert ((found["enough"] == (matches >= FEWEST)) & (found["enough_ncm"] == (correct >= FEWEST))).all()
+    assert (found["seconds"] > 0).all()
+    # What looks alike is found, and `near` finds more.
+    means = found[found["descriptor"] == UNTRAINED].groupby("protocol").mean(numeric_only=True)
+    anywhere, near = (means.loc[protocol] for protocol in PROTOCOLS)
     assert anywhere["keypoints"] == near["keypoints"]
     assert near["putative_ncm"] >= anywhere["putative_ncm"] > 0
     assert near["enough_ncm"] == 1
@@ -109,31 +107,30 @@ def test_what_looks_alike_is_found_and_near_finds_more(done):
 
 
 def test_table_and_figure_say_what_the_numbers_say(done):
-    lines = (done / "out" / "table.md").read_text().splitlines()
-    assert lines[0].startswith(f"{PAIRS} pairs of {done / 'pairs'}, {SEEDS} seeds of RANSAC. Trained: {STEPS} steps")
-    assert "both alike" in lines[0]
-    for line, ((name, protocol), row) in zip(lines[4:], results(done).items(), strict=True):
-        cells, mean = [cell.strip() for cell in line.strip("|").split("|")], row["mean"]
-        assert (cells[:2], len(cells)) == ([name, protocol], 12)
-        assert cells[5].split(" ± ") == [f"{mean['ncm']:.1f}", f"{row['std']['ncm']:.1f}"]
-        assert cells[10] == f"{mean['enough']:.2f} ({mean['enough_ncm']:.2f})"
+    about, _, _, _, *lines = (done / "out" / "table.md").read_text().splitlines()
+    assert about.startswith(
+        f"{PAIRS} pairs of {done / 'pairs'}, {SEEDS} seeds of RANSAC. Trained: {WITH} {STEPS} steps"
+    )
+    kinds = results(done).groupby(["descriptor", "protocol"], sort=False)
+    for line, (names, rows) in zip(lines, kinds, strict=True):
+        cells, ncm = [cell.strip() for cell in line.strip("|").split("|")], rows.groupby("seed")["ncm"].mean()
+        assert (cells[:2], len(cells)) == ([*names], 12)
+        assert cells[5] == f"{ncm.mean():.1f} ± {np.std(ncm):.1f}"
+        assert cells[10] == f"{rows['enough'].mean():.2f} ({rows['enough_ncm'].mean():.2f})"
     assert np.array(Image.open(done / "out" / "figure.png").convert("L")).std() > 5
 
 
 def test_a_second_call_trains_nothing_and_may_measure_further_weights(copied):
-    before = results(copied)
+    before = results(copied).drop(columns="seconds")
     weights = copied / "out" / TRAINED[0] / "weights.safetensors"
     result = run(copied, "--seeds", 1, "--limit", 1, "--weights", weights)
     assert result.exit_code == 0, result.output
     assert "kept" not in result.stderr
-    found = results(copied)
-    assert len(found) == 8
-    for key, row in before.items():
-        (pair,), old = found[key]["pairs"], row["pairs"][0]
-        assert pair["trials"] == {measure: values[:1] for measure, values in old["trials"].items()}
-        assert all(pair[k] == old[k] for k in ("name", "keypoints", "putative", "putative_ncm"))
-    for protocol in PROTOCOLS:
-        assert found["given", protocol]["mean"] == found[WITH, protocol]["mean"]
+    assert run(copied, "--weights", "none.safetensors").stderr == "Error: none.safetensors: no such weights file\n"
+    found = results(copied).drop(columns="seconds")
+    known = before[(before["pair"] == found["pair"][0]) & (before["seed"] == 0)]
+    given = known[:2].assign(descriptor="given")
+    pd.testing.assert_frame_equal(found, pd.concat([known[:6], given], ignore_index=True))
 
 
 def test_a_stopped_training_goes_on_unless_it_was_another_and_weights_are_kept(tmp_path, monkeypatch, capsys):
@@ -152,36 +149,19 @@ def test_a_stopped_training_goes_on_unless_it_was_another_and_weights_are_kept(t
     assert about == f"Trained: {WITH} 5 steps of 9 patches, seed 0, {WITHOUT} nobody knows for how long."
 
 
-def test_the_rmse_is_that_of_the_pairs_that_have_one_or_null_and_not_drawn(tmp_path):
-    def row(*rmse):
-        """Of pairs under two seeds, all alike but for the RMSE."""
-        trials = [{k: np.ones(2) for k in MEASURES} | {"rmse": np.array(one, np.float64)} for one in rmse]
-        fixed = dict.fromkeys(("name", *study.FIXED, "seconds"), 1)
-        return study.row(WITH, "near", [fixed | {"trials": trial} for trial in trials])
-
-    for rmse, mean, std in (([[1, np.nan], [2, np.nan]], 1.5, 0), ([[1, 2], [np.nan, 1]], 1.25, 0.25)):
-        facts = row(*rmse)
-        assert (facts["mean"]["rmse"], facts["std"]["rmse"]) == (mean, std)
-    facts = [row([np.nan, np.nan])]
-    assert study.for_json(facts)[0]["mean"]["rmse"] is None
-    assert "| none |" in study.table(facts, "")
-    study.draw(tmp_path / "figure.png", facts)
-    assert (tmp_path / "figure.png").stat().st_size > 0
-
-
 @pytest.mark.parametrize(
-    ("code", "message", "options"),
-    [
-        (1, "none.safetensors: no such weights file", ("--weights", "none.safetensors")),
-        (1, "{}/tiny.yaml/with-attention: cannot be made (Not a directory)", ("--out", "{}/tiny.yaml")),
-        (2, "no option heads", ("--config", "{}/heads.yaml")),
-    ],
+    ("rmse", "mean"), [([[1, np.nan], [2, np.nan]], "1.50"), ([[1, 2], [np.nan, 1]], "1.25"), ([[np.nan] * 2], "none")]
 )
-def test_errors_are_one_line(copied, code, message, options):
-    (copied / "heads.yaml").write_text("train: descriptors\nheads: 3")
-    result = run(copied, *(option.format(copied) for option in options))
-    assert (result.exit_code, result.stderr.count("\n"), message.format(copied) in result.stderr) == (code, 1, True)
-    assert result.stderr.startswith("Error: ")
+def test_the_rmse_is_that_of_the_pairs_that_have_one_or_none_and_not_drawn(rmse, mean, done, tmp_path):
+    """Of pairs under two seeds."""
+    found = results(done)[:1].drop(columns=["pair", "seed", "rmse"])
+    trials = [
+        {"pair": k, "seed": seed, "rmse": value} for k, pair in enumerate(rmse) for seed, value in enumerate(pair)
+    ]
+    found = found.merge(pd.DataFrame(trials), how="cross")
+    assert study.table(found, "").split("|")[-4].strip() == mean
+    study.draw(tmp_path / "figure.png", found)
+    assert (tmp_path / "figure.png").stat().st_size > 0
 
 
 def test_pairs_without_valid_pixels_or_of_two_sizes_are_named(tmp_path):

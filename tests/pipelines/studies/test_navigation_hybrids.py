@@ -17,7 +17,7 @@ from support.pairs import write_pairs
 
 from pipelines import common, train
 from pipelines.studies import navigation_hybrids as study
-from pipelines.studies.navigation_hybrids import CENTRE, TURNS
+from pipelines.studies.navigation_hybrids import TURNS
 from sn9reg.matchers.dense.networks.table import NETWORKS, build
 from sn9reg.matchers.dense.weights import load_dense
 from sn9reg.raster.degradation import DEGRADATION_CROSS
@@ -134,7 +134,7 @@ def test_parts_choose_the_conditions(copied, monkeypatch):
     assert asked == [(d, 0.0) for d in DEGRADATION_CROSS]
     asked.clear()
     assert run(copied, grid=GRID[0], parts="rotation").exit_code == 0
-    assert asked == [(CENTRE, float(turn)) for turn in TURNS.values()]
+    assert asked == list(TURNS.values())
     series = (copied / "out" / "table.md").read_text().split("\n\n")[-1].splitlines()
     head = f"| CMR(1), 128 in 192 px | {GRID[0]} |"
     assert (series[0], len(series)) == (head, 2 + len(DEGRADATION_CROSS) + len(TURNS))
@@ -154,13 +154,6 @@ def test_a_combination_that_is_none_is_a_usage_error(name, tmp_path):
     assert result.exit_code == 2
     assert f"{name!r} is not BACKBONE/siamese|pseudo/LOSS" in result.stderr
     assert list(tmp_path.iterdir()) == []
-
-
-def test_other_errors_are_one_line(tmp_path):
-    known, missing = "no part 'crosses'; there are train, cross, rotation, cost", f"{tmp_path}/tiny.yaml: cannot be"
-    for parts, code, message in (("train,crosses", 2, known), ("train", 1, missing)):
-        result = run(tmp_path, grid=GRID[0], parts=parts)
-        assert (result.exit_code, message in result.stderr) == (code, True)
 
 
 def test_costs_are_measured_of_every_network_in_a_process_of_its_own(monkeypatch):
