@@ -8,6 +8,7 @@ from typing import cast
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 import torch
 from scipy.fft import next_fast_len
 from torch import Tensor
@@ -30,7 +31,7 @@ _VALID = 0.6  # share of a patch's surroundings that must be valid
 _BATCH = 256  # patches in memory at once
 _HISTOGRAMS = 6  # of a patch, a side
 
-Band = Callable[[Patch], Image]  # one band out of a patch
+Band = Callable[[npt.NDArray[np.float32]], Image]  # one band of (bands, h, w) values
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ def _describe(patch: Patch, grey: Band, margin: int, describer: Describer, count
     inside = _keypoint_mask(patch.valid, margin, describer.extent)
     if not inside.any():
         return NOTHING
-    image = standardise(fill_invalid(grey(patch), patch.valid), patch.valid)
+    image = standardise(fill_invalid(grey(patch.values), patch.valid), patch.valid)
     height, width = image.shape
     # To sides that the FFT likes, and mirrored, since it takes images for periodic.
     right, bottom = (next_fast_len(n + _FELT, real=True) - n for n in (width, height))

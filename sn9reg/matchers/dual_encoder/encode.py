@@ -3,9 +3,8 @@
 Huang et al., sections 3.2.3 and 3.2.4: both kinds of uncertainty become one confidence, which weighs embeddings.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import ExitStack
+from dataclasses import astuple, dataclass, field
 
 import numpy as np
 import torch
@@ -15,7 +14,7 @@ from sn9reg.matchers.dual_encoder.inputs import covered, optical_input, sar_inpu
 from sn9reg.matchers.dual_encoder.network import CELL, DualEncoder, Encoded
 from sn9reg.raster.grid import Window
 from sn9reg.raster.radiometry import Modality, SarLog
-from sn9reg.raster.scene import Patch, ScenePair
+from sn9reg.raster.scene import Patch
 from sn9reg.raster.view import SceneThrough
 
 _TOGETHER = 5  # passes in memory at once
@@ -34,7 +33,7 @@ class CellMaps:
 
     @property
     def weighed(self) -> Tensor:
-        """(128, h, w) embeddings times confidence, 0 where nothing is valid."""
+        """(128, h, w) embeddings times confidence, 0 where not valid."""
         return self.embedding * (self.confidence * self.valid)
 
 
@@ -78,14 +77,19 @@ class CellEncoder:
         right, below = (max(-n % 16, 32 - n) for n in (width, height))
         image = nn.functional.pad(image, (0, right, 0, below), "replicate")
         with torch.no_grad():
-            begun = self.network.begin(image.contiguous(memory_format=torch.channels_last), modality)
+            begun, structure = self.network.begin(image.contiguous(memory_format=torch.channels_last), modality)
             if not self.passes:
-                return self.network.finish(begun, modality)
+                return self.network.finish(begun, structure, modality)
             parts = []
-            with torch.random.fork_rng(devices=[]), _dropping(self.network):
+            with torch.random.fork_rng(devices=[]), ExitStack() as afterwards:
                 torch.manual_seed(0)
+                afterwards.callback(self.network.eval)
+                for module in self.network.modules():
+                    if isinstance(module, nn.Dropout | nn.Dropout2d):
+                        module.train()
                 for done in range(0, self.passes, _TOGETHER):
-                    some = self.network.finish(begun.repeated(min(_TOGETHER, self.passes - done)), modality)
+                    repeated = begun.expand(min(_TOGETHER, self.passes - done), -1, -1, -1)
+                    some = self.network.finish(repeated, structure, modality)
                     parts.append([x.sum(dim=0, keepdim=True) for x in vars(some).values()])
             return Encoded(*(torch.stack(p).sum(dim=0) / self.passes for p in zip(*parts, strict=True)))
 
@@ -104,24 +108,5 @@ class EncodedScene(SceneThrough):
 
     def maps(self, window: Window, factor: int) -> CellMaps:
         """All that the encoder says of a window, see `read`."""
-        pixels = Window(*(n * CELL for n in (window.col, window.row, window.width, window.height)))
+        pixels = Window(*(n * CELL for n in astuple(window)))
         return self.encoder(self.scene.read(pixels, factor // CELL), self.modality)
-
-
-@dataclass(frozen=True)
-class EncodedPair(ScenePair):
-    """A pair of which both scenes are seen as cells."""
-
-    optical: EncodedScene
-    sar: EncodedScene
-
-
-@contextmanager
-def _dropping(network: nn.Module) -> Iterator[None]:
-    """Dropout as in training, all else as in use."""
-    found = nn.ModuleList(module for module in network.modules() if isinstance(module, nn.Dropout | nn.Dropout2d))
-    found.train()
-    try:
-        yield
-    finally:
-        found.eval()

@@ -10,11 +10,10 @@ from collections.abc import Callable
 from typing import Annotated, Any
 
 import numpy as np
-import numpy.typing as npt
 from annotated_types import Ge, Gt, Le
 
 from sn9reg import progress
-from sn9reg.fit.correspondences import Correspondences
+from sn9reg.fit.correspondences import Correspondences, Floats
 from sn9reg.matchers.dense.lattice import Lattice, smooth_field
 from sn9reg.matchers.dense.votes import aggregate
 from sn9reg.matchers.keypoints.crops import TILE, Cropper
@@ -136,15 +135,12 @@ class KeypointMatcher:
         return lambda common_xy: lattice.interpolate(field, common_xy)
 
 
-def _score(found: Found) -> npt.NDArray[np.float64]:
+def _score(found: Found) -> Floats:
     """(N,) height of the peak, reduced where the peak is broader than a label's."""
     return np.clip(found.height * LABEL_SPREAD / np.maximum(found.spread, LABEL_SPREAD), 0, 1)
 
 
-def _sigma(found: Found) -> npt.NDArray[np.float64]:
-    """(N,) expected error per axis, pixels, of peaks regressed to Gaussian labels.
-
-    The mean of labels at places spread by s around the true one has a height of 1 / (1 + (s / SIGMA)^2).
-    """
-    lost = 1 / np.clip(found.height, 1e-3, 1) - 1
-    return np.asarray(SIGMA * np.sqrt(lost + 0.02))
+def _sigma(found: Found) -> Floats:
+    """(N,) expected error per axis, pixels: where labels are spread by s around the true place, their mean has a height
+    of 1 / (1 + (s / SIGMA)^2)."""
+    return np.asarray(SIGMA * np.sqrt(1 / np.clip(found.height, 1e-3, 1) - 1 + 0.02))

@@ -100,24 +100,19 @@ def ratio(module, seen):
         return module(seen) / seen
 
 
-@pytest.mark.parametrize("channels", [4, 32])
-def test_channel_attention_multiplies_each_channel_of_an_image_by_one_weight(channels):
-    weight = ratio(made(ChannelAttention, channels), away_from_zero(channels=channels))
-    assert weight.min() > 0
-    assert weight.max() < 1
-    assert weight.std(dim=(2, 3)).max() < 1e-5
-    assert weight.mean(dim=(2, 3)).std(dim=1).min() > 1e-3
-    assert (weight[0] - weight[1]).abs().max() > 1e-4
-
-
-def test_the_atmosphere_is_one_map_for_all_channels():
-    seen = away_from_zero(height=24, width=20)
+@pytest.mark.parametrize(
+    ("branch", "channels", "shared"),
+    [(ChannelAttention, 4, (2, 3)), (ChannelAttention, 32, (2, 3)), (AtmosphericBranch, CHANNELS, (1,))],
+)
+def test_attention_multiplies_by_one_weight_for_each_channel_or_one_map_for_all(branch, channels, shared):
+    seen = away_from_zero(channels=channels, height=24, width=20)
     seen[:, :, 12:] *= 5
-    weight = ratio(made(AtmosphericBranch, CHANNELS), seen)
+    weight = ratio(made(branch, channels), seen)
     assert weight.min() > 0
     assert weight.max() < 1
-    torch.testing.assert_close(weight, weight[:, :1].expand_as(weight), atol=1e-5, rtol=0)
-    assert weight[:, 0].std(dim=(1, 2)).min() > 1e-2
+    torch.testing.assert_close(weight, weight.mean(dim=shared, keepdim=True).expand_as(weight), atol=1e-5, rtol=0)
+    assert weight.flatten(1).std(dim=1).min() > 1e-3
+    assert (weight[0] - weight[1]).abs().max() > 1e-4
 
 
 def test_the_atmosphere_is_wide_and_does_not_end_at_the_border():
