@@ -70,10 +70,8 @@ class LearnedDescriber:
 
 class MimDescriber:
     """Without training: in each of 6 x 6 cells around a keypoint a histogram of the orientation whose energy, summed
-    over scales, is the largest (the maximum index map).
-
-    J. Li, Q. Hu, M. Ai, "RIFT: multi-modal image matching based on radiation-variation insensitive feature transform".
-    """
+    over scales, is the largest (the maximum index map). J. Li, Q. Hu, M. Ai, "RIFT: multi-modal image matching based on
+    radiation-variation insensitive feature transform"."""
 
     LAYOUT = PatchLayout(side=96, scale=1.0, inputs="energy")  # as in RIFT
 
@@ -98,10 +96,8 @@ Describer = LearnedDescriber | MimDescriber
 def describe_scene(
     scene: SceneView, grey: Band, window: Window, factor: int, describer: Describer, count: int, oriented: bool = False
 ) -> Described:
-    """About `count` keypoints of a window of a scene, in pixels of the common grid coarsened by `factor`, described.
-
-    oriented: each keypoint is described along its own orientation. Raises InputError where the scene cannot be read.
-    """
+    """About `count` keypoints of a window of a scene, in pixels of the common grid coarsened by `factor`, described; if
+    `oriented`, each along its own orientation. Raises InputError where the scene cannot be read."""
     margin = math.ceil(describer.extent * (math.sqrt(0.5) if oriented else 0.5)) + _FELT
     places, described, tiles = [], [], _tiles(window)
     for k, tile in enumerate(tiles):
@@ -142,11 +138,9 @@ def _describe(patch: Patch, grey: Band, margin: int, describer: Describer, count
     angle = orientations(congruency, xy) if oriented else None
     angles: list[Tensor | None] = [None] if angle is None else [angle, angle + math.pi]
     parts = [slice(k, k + _BATCH) for k in range(0, len(xy), _BATCH)]
-    described = [
-        torch.cat([describer.describe(maps, torch.from_numpy(xy[p]), None if a is None else a[p]) for p in parts])
-        for a in angles
-    ]
-    return Described(xy, torch.stack(described))
+    places = torch.from_numpy(xy)
+    described = [[describer.describe(maps, places[p], None if a is None else a[p]) for p in parts] for a in angles]
+    return Described(xy, torch.stack([torch.cat(variant) for variant in described]))
 
 
 def _keypoint_mask(valid: Mask, margin: int, extent: float) -> Mask:

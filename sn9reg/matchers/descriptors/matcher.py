@@ -179,8 +179,7 @@ class DescriptorMatcher:
     ) -> Correspondences:
         """Every optical keypoint with its nearest neighbour, as far as they pass the filters, in the posed scene."""
         found = nearest(optical, sar, optical.xy if self.options.near else None, radius / factor, _APART)
-        there = sar.xy[found.index] if len(sar) else np.zeros((len(optical), 2))
-        common = to_common(there, factor)
+        common = to_common(sar.xy[found.index] if len(sar) else np.zeros_like(optical.xy), factor)
         matches = Correspondences(
             grid=posed.grid, optical_xy=to_common(optical.xy, factor), sar_xy=common, solo_xy=common,
             score=np.clip(1 - found.distance / np.maximum(found.rival, 1e-9), 0, 1),

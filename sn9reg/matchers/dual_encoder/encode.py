@@ -6,14 +6,13 @@ Huang et al., sections 3.2.3 and 3.2.4: both kinds of uncertainty become one con
 from contextlib import ExitStack
 from dataclasses import astuple, dataclass, field
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from sn9reg.matchers.dual_encoder.inputs import covered, optical_input, sar_input, textured
 from sn9reg.matchers.dual_encoder.network import CELL, DualEncoder, Encoded
 from sn9reg.raster.grid import Window
-from sn9reg.raster.radiometry import Modality, SarLog
+from sn9reg.raster.radiometry import Image, Modality, SarLog
 from sn9reg.raster.scene import Patch
 from sn9reg.raster.view import SceneThrough
 
@@ -50,34 +49,34 @@ class CellEncoder:
     def weigh(self, optical: Patch, sar: Patch) -> None:
         """Learn from patches of a pair how much either sensor's uncertainty is to count (section 3.2.3)."""
         if self.network.aleatoric:
-            seen = self._encoded(optical, "optical").features, self._encoded(sar, "sar").features
+            given: tuple[tuple[Patch, Modality], ...] = ((optical, "optical"), (sar, "sar"))
+            seen = [self._encoded(self._image(*one), one[1]).features for one in given]
             with torch.no_grad():
                 self.weight["optical"], self.weight["sar"] = self.network.fusion(*seen)[0].tolist()
 
     def __call__(self, patch: Patch, modality: Modality) -> CellMaps:
         """(bands, h, w) pixels, sides multiples of a cell, to (h / 4, w / 4) cells."""
         rows, cols = (n // CELL for n in patch.valid.shape)
-        encoded = self._encoded(patch, modality)
+        image = self._image(patch, modality)
+        encoded = self._encoded(image, modality)
         mean = encoded.embedding[0, :, :rows, :cols]
         length = mean.norm(dim=0)
         spread = (1 - length).clamp(0, 1)
         doubt = encoded.uncertainty[0, 0, :rows, :cols]
         confidence = (1 - self.weight[modality] * doubt / 2) * (1 - spread)
-        valid = torch.from_numpy(textured(self._image(patch, modality), patch.valid, CELL)).float()
+        valid = torch.from_numpy(textured(image, patch.valid, CELL)).float()
         inside = torch.from_numpy(covered(patch.valid, CELL)).float()
         return CellMaps(mean / length.clamp_min(1e-6), confidence, doubt, spread, valid, inside)
 
-    def _image(self, patch: Patch, modality: Modality) -> np.ndarray:
+    def _image(self, patch: Patch, modality: Modality) -> Image:
         return sar_input(patch, self.log) if modality == "sar" else optical_input(patch)
 
-    def _encoded(self, patch: Patch, modality: Modality) -> Encoded:
+    def _encoded(self, image: Image, modality: Modality) -> Encoded:
         """The mean over the passes; its embedding is the shorter the less they agree."""
-        image = torch.from_numpy(self._image(patch, modality))[None]
-        height, width = image.shape[-2:]
-        right, below = (max(-n % 16, 32 - n) for n in (width, height))
-        image = nn.functional.pad(image, (0, right, 0, below), "replicate")
+        right, below = (max(-n % 16, 32 - n) for n in image.shape[:0:-1])
+        padded = nn.functional.pad(torch.from_numpy(image)[None], (0, right, 0, below), "replicate")
         with torch.no_grad():
-            begun, structure = self.network.begin(image.contiguous(memory_format=torch.channels_last), modality)
+            begun, structure = self.network.begin(padded.contiguous(memory_format=torch.channels_last), modality)
             if not self.passes:
                 return self.network.finish(begun, structure, modality)
             parts = []

@@ -88,9 +88,9 @@ class DualEncoderMatcher(TemplateMatcher):
 
         def extract(patch: Patch, modality: Modality) -> Tensor:
             height, width = patch.valid.shape
-            values = np.pad(patch.values, ((0, 0), (0, -height % CELL), (0, -width % CELL)), mode="edge")
-            valid = np.pad(patch.valid, ((0, -height % CELL), (0, -width % CELL)))
-            cells = encoder(Patch(values, valid), modality).weighed
+            rest = (0, -height % CELL), (0, -width % CELL)
+            whole = Patch(np.pad(patch.values, ((0, 0), *rest), mode="edge"), np.pad(patch.valid, rest))
+            cells = encoder(whole, modality).weighed
             stretched = torch.nn.functional.interpolate(cells[None], scale_factor=CELL, mode="bilinear")[0]
             return stretched[:, :height, :width]
 
@@ -141,10 +141,8 @@ class DualEncoderMatcher(TemplateMatcher):
     def _tile(
         self, scenes: Scenes, tile: Window, predicted: npt.NDArray[np.int_], factor: int, every: int
     ) -> tuple[Floats, int]:
-        """(N, 8) matches of the lattice's cells in a tile, and how many cells were tried.
-
-        Columns: place x, y and shift x, y, in cells; score; sigma, in cells; similarity; that of the next best.
-        """
+        """(N, 8) matches of the lattice's cells in a tile, and how many cells were tried. Columns: place x, y and shift
+        x, y, in cells; score; sigma, in cells; similarity; that of the next best."""
         reach = _RADIUS + self.options.window // 2  # a neighbour's neighbour is one of the tile's surroundings
         moved = replace(tile, col=tile.col + int(predicted[0]), row=tile.row + int(predicted[1]))
         optical = _maps(scenes[0], tile.grow(reach), factor)

@@ -146,10 +146,8 @@ WIDTHS: dict[Modality, int] = {"optical": OpticalEncoder.channels, "sar": SarEnc
 
 class Structure(nn.Module):
     """(B, C, H, W) images -> (B, 128, H / 4, W / 4): orientation energies of a cell and of 5 x 5 cells around it,
-    through one linear layer for both sensors.
-
-    Ours: two encoders that share nothing need days to agree; with this added they begin where untrained matching ends.
-    """
+    through one linear layer for both sensors. Ours: two encoders that share nothing need days to agree; with this added
+    they begin where untrained matching ends."""
 
     _ORIENTATIONS, _WAVELENGTHS, _RIM = 6, (6.0, 12.0), 16
 

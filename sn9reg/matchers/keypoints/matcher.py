@@ -1,8 +1,7 @@
-"""The SpaceNet 9 baseline as a matcher: keypoints on a grid, found by two heatmap detectors one after the other.
+"""The SpaceNet 9 baseline as a matcher (Hänsch et al., "Introducing SpaceNet 9", section 3.2).
 
-Hänsch et al., "Introducing SpaceNet 9", section 3.2. At every node of a grid the optical detector looks for the optical
-keypoint that belongs to the middle of the SAR tile; around that keypoint both scenes are cropped anew, and the SAR
-detector finds its partner. With the options `FAITHFUL`, the matcher is the paper's.
+At every node of a grid the optical detector looks for the optical keypoint that belongs to the middle of the SAR tile;
+around that keypoint both scenes are cropped anew, and the SAR detector finds its partner.
 """
 
 import math

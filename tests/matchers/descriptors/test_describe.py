@@ -162,13 +162,6 @@ def mim(maps, *xy, side=96, angle=None):
     return MimDescriber(layout).describe(maps, torch.tensor(xy, dtype=torch.float64), angle)
 
 
-def flat_maps(strongest):
-    """(H, W) orientation that is the strongest, or -1 for none -> maps."""
-    strongest = torch.as_tensor(strongest)
-    energies = torch.stack([(strongest == k).float() for k in range(6)])
-    return torch.cat([torch.zeros_like(energies[:1]), energies])
-
-
 @pytest.fixture(scope="module")
 def maps():
     return maps_of(ground())
@@ -188,7 +181,8 @@ def test_descriptors_have_unit_length_and_do_not_change_with_how_strong_the_stro
 def test_a_descriptor_counts_the_strongest_orientation_of_each_cell():
     strongest = np.random.default_rng(0).integers(0, 6, (40, 50))
     strongest[:, 24:] = -1  # no energy, no vote
-    found = mim(flat_maps(strongest), (20.5, 17.5), side=24)[0].reshape(6, 6, 6)
+    maps = torch.stack([torch.from_numpy(strongest == k).float() for k in (-2, *range(6))])  # no image
+    found = mim(maps, (20.5, 17.5), side=24)[0].reshape(6, 6, 6)
     expected = np.zeros((6, 6, 6))
     for y in range(24):
         for x in range(15):
