@@ -49,15 +49,15 @@ class CellEncoder:
     def weigh(self, optical: Patch, sar: Patch) -> None:
         """Learn from patches of a pair how much either sensor's uncertainty is to count (section 3.2.3)."""
         if self.network.aleatoric:
-            given: tuple[tuple[Patch, Modality], ...] = ((optical, "optical"), (sar, "sar"))
-            seen = [self._encoded(self._image(*one), one[1]).features for one in given]
+            one = self._encoded(optical_input(optical), "optical").features
+            other = self._encoded(sar_input(sar, self.log), "sar").features
             with torch.no_grad():
-                self.weight["optical"], self.weight["sar"] = self.network.fusion(*seen)[0].tolist()
+                self.weight["optical"], self.weight["sar"] = self.network.fusion(one, other)[0].tolist()
 
     def __call__(self, patch: Patch, modality: Modality) -> CellMaps:
         """(bands, h, w) pixels, sides multiples of a cell, to (h / 4, w / 4) cells."""
         rows, cols = (n // CELL for n in patch.valid.shape)
-        image = self._image(patch, modality)
+        image = sar_input(patch, self.log) if modality == "sar" else optical_input(patch)
         encoded = self._encoded(image, modality)
         mean = encoded.embedding[0, :, :rows, :cols]
         length = mean.norm(dim=0)
@@ -67,9 +67,6 @@ class CellEncoder:
         valid = torch.from_numpy(textured(image, patch.valid, CELL)).float()
         inside = torch.from_numpy(covered(patch.valid, CELL)).float()
         return CellMaps(mean / length.clamp_min(1e-6), confidence, doubt, spread, valid, inside)
-
-    def _image(self, patch: Patch, modality: Modality) -> Image:
-        return sar_input(patch, self.log) if modality == "sar" else optical_input(patch)
 
     def _encoded(self, image: Image, modality: Modality) -> Encoded:
         """The mean over the passes; its embedding is the shorter the less they agree."""

@@ -89,8 +89,8 @@ class DualEncoderMatcher(TemplateMatcher):
         def extract(patch: Patch, modality: Modality) -> Tensor:
             height, width = patch.valid.shape
             rest = (0, -height % CELL), (0, -width % CELL)
-            whole = Patch(np.pad(patch.values, ((0, 0), *rest), mode="edge"), np.pad(patch.valid, rest))
-            cells = encoder(whole, modality).weighed
+            padded = Patch(np.pad(patch.values, ((0, 0), *rest), mode="edge"), np.pad(patch.valid, rest))
+            cells = encoder(padded, modality).weighed
             stretched = torch.nn.functional.interpolate(cells[None], scale_factor=CELL, mode="bilinear")[0]
             return stretched[:, :height, :width]
 
