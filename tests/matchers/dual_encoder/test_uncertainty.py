@@ -95,7 +95,7 @@ def test_off_the_line_kernels_are_zero_and_stay_so():
 )
 def test_attention_multiplies_by_one_weight_for_each_channel_or_one_map_for_all(branch, channels, shared):
     seen = features(channels=channels, height=24, width=20)
-    seen += seen.sign() / 2  # so that it can be divided by
+    seen += seen.sign() / 2  # nothing near 0
     seen[:, :, 12:] *= 5
     weight = made(branch, channels)(seen).detach() / seen
     assert weight.min() > 0
