@@ -212,7 +212,7 @@ def _compared(posed: ScenePair, optical: Described, factor: int) -> Corresponden
     sar_log = _sar_log(posed)
 
     def extract(patch: Patch, modality: Modality) -> Tensor:
-        image = (sar_log if modality == "sar" else optical_grey)(patch.values)
+        image = sar_log(patch.values) if modality == "sar" else optical_grey(patch.values)
         return orientation_features(torch.from_numpy(fill_invalid(image, patch.valid))[None], 6)[0]
 
     nodes = optical.xy[:: max(1, math.ceil(len(optical) / _COMPARED))]

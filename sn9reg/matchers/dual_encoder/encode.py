@@ -70,7 +70,7 @@ class CellEncoder:
 
     def _encoded(self, image: Image, modality: Modality) -> Encoded:
         """The mean over the passes; its embedding is the shorter the less they agree."""
-        right, below = (max(-n % 16, 32 - n) for n in image.shape[:0:-1])
+        below, right = (max(-n % 16, 32 - n) for n in image.shape[1:])
         padded = nn.functional.pad(torch.from_numpy(image)[None], (0, right, 0, below), "replicate")
         with torch.no_grad():
             begun, structure = self.network.begin(padded.contiguous(memory_format=torch.channels_last), modality)
