@@ -64,7 +64,7 @@ def agreement(optical: Image, optical_valid: Mask, sar: Image, sar_valid: Mask, 
     orientation energies, in standard deviations of noise; minus infinity where too little lies on one another."""
     look = _Search(optical, optical_valid, sar, sar_valid, _SIDES[1])
     through = np.linalg.inv(look.to_sar) @ matrix @ look.to_optical
-    features, inside = _features(*warped(look.sar, look.sar_valid, through, look.mask.shape))
+    features, inside = _features(*warped(look.sar, look.sar_valid, through, look.optical.shape))
     both = look.mask * inside
     if both.sum() < max(16.0, _OVERLAP * min(float(look.mask.sum()), float(inside.sum()))):
         return -math.inf
@@ -98,9 +98,9 @@ class _Search:
 
     def __init__(self, optical: Image, optical_valid: Mask, sar: Image, sar_valid: Mask, side: int) -> None:
         factor = max(1.0, max(*_box(optical_valid)[2:], *_box(sar_valid)[2:]) / side)
-        small, small_valid, self.to_optical = _coarse(optical, optical_valid, factor)
-        self.features, self.mask = _features(small, small_valid)
+        self.optical, small_valid, self.to_optical = _coarse(optical, optical_valid, factor)
         self.sar, self.sar_valid, self.to_sar = _coarse(sar, sar_valid, factor)
+        self.features, self.mask = _features(self.optical, small_valid)
         self.spectra: dict[tuple[int, int], list[Tensor]] = {}  # of the optical image, by their size
 
     def try_all(self, poses: Iterable[tuple[float, float]]) -> list[Pose]:
@@ -120,7 +120,7 @@ class _Search:
         least = _OVERLAP * min(float(self.mask.sum()), float(mask.sum()))
         if least < 16:
             return None
-        (h, w), (height, width) = sar.shape, self.mask.shape
+        (h, w), (height, width) = sar.shape, self.optical.shape
         shape = (next_fast_len(h + height, real=True), next_fast_len(w + width, real=True))
         if shape not in self.spectra:
             parts = (self.features, self.mask, self.features.square().sum(dim=0))

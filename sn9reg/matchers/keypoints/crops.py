@@ -37,9 +37,9 @@ class Cropper:
 
     def read(self, optical_xy: Points, sar_xy: Points, factor: int = 1) -> Crop:
         """The tile of the optical scene at `optical_xy` (2,) and that of the SAR scene at `sar_xy` (2,)."""
-        places = ((self.pair.optical, optical_xy), (self.pair.sar, sar_xy))
-        windows = [(scene, Window(*self.corner(xy).tolist(), self.side, self.side)) for scene, xy in places]
-        optical, sar = (scene.read(window, factor) for scene, window in windows)
+        corners = (self.corner(optical_xy), self.corner(sar_xy))
+        windows = [Window(int(col), int(row), self.side, self.side) for col, row in corners]
+        optical, sar = self.pair.optical.read(windows[0], factor), self.pair.sar.read(windows[1], factor)
         grey = standardise(optical_grey(optical.values), optical.valid)
         radar = standardise(self._sar_log(sar.values), sar.valid)
         return Crop(grey, radar, optical.valid, sar.valid)
