@@ -15,10 +15,8 @@ _POOL = 8  # of so many times the corners asked for, the strongest, are the even
 
 
 def fast_corners(strength: Image, valid: Mask) -> tuple[Points, npt.NDArray[np.float64]]:
-    """(N, 2) corners x, y of a (H, W) map of feature strength, and (N,) their response.
-
-    E. Rosten, T. Drummond, "Machine learning for high-speed corner detection", 2006, by OpenCV.
-    """
+    """(N, 2) corners x, y of a (H, W) map of feature strength, and (N,) their response, by OpenCV's FAST: E. Rosten,
+    T. Drummond, "Machine learning for high-speed corner detection", 2006."""
     seen = strength[valid]
     level = (float(np.percentile(seen, _BRIGHTEST)) or float(seen.max())) if seen.size else 0.0
     if not level > 0:

@@ -8,6 +8,7 @@ from typing import cast
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 import torch
 from scipy.fft import next_fast_len
 from torch import Tensor
@@ -30,7 +31,7 @@ _VALID = 0.6  # share of a patch's surroundings that must be valid
 _BATCH = 256  # patches in memory at once
 _HISTOGRAMS = 6  # of a patch, a side
 
-Band = Callable[[Patch], Image]  # one band out of a patch
+Band = Callable[[npt.NDArray[np.float32]], Image]  # one band of (bands, h, w) values
 
 
 @dataclass(frozen=True)
@@ -69,10 +70,8 @@ class LearnedDescriber:
 
 class MimDescriber:
     """Without training: in each of 6 x 6 cells around a keypoint a histogram of the orientation whose energy, summed
-    over scales, is the largest (the maximum index map).
-
-    J. Li, Q. Hu, M. Ai, "RIFT: multi-modal image matching based on radiation-variation insensitive feature transform".
-    """
+    over scales, is the largest (the maximum index map). J. Li, Q. Hu, M. Ai, "RIFT: multi-modal image matching based on
+    radiation-variation insensitive feature transform"."""
 
     LAYOUT = PatchLayout(side=96, scale=1.0, inputs="energy")  # as in RIFT
 
@@ -97,10 +96,8 @@ Describer = LearnedDescriber | MimDescriber
 def describe_scene(
     scene: SceneView, grey: Band, window: Window, factor: int, describer: Describer, count: int, oriented: bool = False
 ) -> Described:
-    """About `count` keypoints of a window of a scene, in pixels of the common grid coarsened by `factor`, described.
-
-    oriented: each keypoint is described along its own orientation. Raises InputError where the scene cannot be read.
-    """
+    """About `count` keypoints of a window of a scene, in pixels of the common grid coarsened by `factor`, described; if
+    `oriented`, each along its own orientation. Raises InputError where the scene cannot be read."""
     margin = math.ceil(describer.extent * (math.sqrt(0.5) if oriented else 0.5)) + _FELT
     places, described, tiles = [], [], _tiles(window)
     for k, tile in enumerate(tiles):
@@ -127,7 +124,7 @@ def _describe(patch: Patch, grey: Band, margin: int, describer: Describer, count
     inside = _keypoint_mask(patch.valid, margin, describer.extent)
     if not inside.any():
         return NOTHING
-    image = standardise(fill_invalid(grey(patch), patch.valid), patch.valid)
+    image = standardise(fill_invalid(grey(patch.values), patch.valid), patch.valid)
     height, width = image.shape
     # To sides that the FFT likes, and mirrored, since it takes images for periodic.
     right, bottom = (next_fast_len(n + _FELT, real=True) - n for n in (width, height))
@@ -141,11 +138,9 @@ def _describe(patch: Patch, grey: Band, margin: int, describer: Describer, count
     angle = orientations(congruency, xy) if oriented else None
     angles: list[Tensor | None] = [None] if angle is None else [angle, angle + math.pi]
     parts = [slice(k, k + _BATCH) for k in range(0, len(xy), _BATCH)]
-    described = [
-        torch.cat([describer.describe(maps, torch.from_numpy(xy[p]), None if a is None else a[p]) for p in parts])
-        for a in angles
-    ]
-    return Described(xy, torch.stack(described))
+    places = torch.from_numpy(xy)
+    described = [[describer.describe(maps, places[p], None if a is None else a[p]) for p in parts] for a in angles]
+    return Described(xy, torch.stack([torch.cat(variant) for variant in described]))
 
 
 def _keypoint_mask(valid: Mask, margin: int, extent: float) -> Mask:

@@ -66,13 +66,9 @@ class _Looks:
     @classmethod
     def of(cls, pair: ScenePair) -> _Looks:
         (optical, factor), (sar, _) = pair.overview(pair.optical), pair.overview(pair.sar)
-        shown = ((optical, optical_grey), (sar, SarLog.of(sar.values, sar.valid, sar.decibel)))
-        grey, radar = (standardise(band(patch.values), patch.valid) for patch, band in shown)
+        grey = standardise(optical_grey(optical.values), optical.valid)
+        radar = standardise(SarLog.of(sar.values, sar.valid, sar.decibel)(sar.values), sar.valid)
         return cls((grey, optical.valid, radar, sar.valid), factor)
-
-    def fitting(self, warps: list[Matrix]) -> Matrix:
-        """Of warps in common pixels the one through which the images fit best, pixel by pixel."""
-        return max(warps, key=lambda warp: agreement(*self.images, _on_common(warp, 1 / self.factor)))
 
 
 @options
@@ -148,7 +144,8 @@ class DescriptorMatcher:
         told = "1/%d: %d optical and %d SAR keypoints, %d matches, inliers of an affine and a homography: %s"
         log.info(told, factor, len(optical), len(sar), len(putative), counts)
         if self.options.refine and len(optical) and len(sar):
-            matrix = looks.fitting([matrix, *(matrix @ warp for warp, _ in models)])
+            warps = [matrix, *(matrix @ warp for warp, _ in models)]
+            matrix = max(warps, key=lambda warp: agreement(*looks.images, _on_common(warp, 1 / looks.factor)))
             found = _compared(pair.posed(matrix), optical, factor)
         else:
             found = _inliers(putative, models)
@@ -163,7 +160,7 @@ class DescriptorMatcher:
 
     def described(self, posed: ScenePair, factor: int, radius: float) -> tuple[Described, Described]:
         """The keypoints of the optical scene and those of the SAR scene, at a coarsening."""
-        given, sar_log = self.options, _sar_log(posed)
+        given = self.options
         reach = posed.grid.covering(posed.grid.to_map(posed.sar.outline()))
         inner, whole = (Window(*(n // factor for n in astuple(window))) for window in (posed.overlap, reach))
         outer = inner.grow(math.ceil(radius / factor)).intersect(whole) if given.near else whole
@@ -172,9 +169,9 @@ class DescriptorMatcher:
         more = min(_MORE, math.prod(outer.shape) / math.prod(inner.shape))
         describe = partial(describe_scene, factor=factor, describer=self.describer, oriented=given.oriented)
         with progress.part(0.1, 0.3):
-            optical = describe(posed.optical, lambda p: optical_grey(p.values), inner, count=given.max_points)
+            optical = describe(posed.optical, optical_grey, inner, count=given.max_points)
         with progress.part(0.3, 0.6):
-            sar = describe(posed.sar, lambda p: sar_log(p.values), outer, count=round(more * given.max_points))
+            sar = describe(posed.sar, _sar_log(posed), outer, count=round(more * given.max_points))
         return optical, sar
 
     def putative(
@@ -182,8 +179,7 @@ class DescriptorMatcher:
     ) -> Correspondences:
         """Every optical keypoint with its nearest neighbour, as far as they pass the filters, in the posed scene."""
         found = nearest(optical, sar, optical.xy if self.options.near else None, radius / factor, _APART)
-        there = sar.xy[found.index] if len(sar) else np.zeros((len(optical), 2))
-        common = to_common(there, factor)
+        common = to_common(sar.xy[found.index] if len(sar) else np.zeros_like(optical.xy), factor)
         matches = Correspondences(
             grid=posed.grid, optical_xy=to_common(optical.xy, factor), sar_xy=common, solo_xy=common,
             score=np.clip(1 - found.distance / np.maximum(found.rival, 1e-9), 0, 1),
@@ -247,7 +243,7 @@ def _describer(given: MatcherOptions) -> LearnedDescriber | MimDescriber:
 
 
 def _sar_log(pair: ScenePair) -> SarLog:
-    overview = pair.overview(pair.sar)[0]
+    overview, _ = pair.overview(pair.sar)
     return SarLog.of(overview.values, overview.valid, overview.decibel)
 
 

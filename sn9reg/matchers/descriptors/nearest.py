@@ -31,10 +31,8 @@ def nearest(
     optical: Described, sar: Described, expected: Points | None = None, radius: float = 0.0, apart: float = 0.0
 ) -> Neighbours:
     """The two nearest SAR keypoints of every optical one, by the distance sqrt(2 - 2 o.s) (He et al., section 2.4).
-
     expected: (N, 2) where the partners are expected in the SAR image, from which they lie at most `radius` pixels away;
-    anywhere if not given. apart: a SAR keypoint nearer than this to the nearest one is not its rival.
-    """
+    anywhere if not given. apart: a SAR keypoint nearer than this to the nearest one is not its rival."""
     n, m = len(optical), len(sar)
     if not n or not m:
         none = np.zeros(n)

@@ -87,12 +87,10 @@ def turned(energies: Tensor, angle: Tensor) -> Tensor:
     radians, interpolated."""
     groups = energies.unflatten(1, (-1, ORIENTATIONS))
     steps = torch.arange(ORIENTATIONS, device=energies.device)
-    place = (steps + angle[:, None] * (ORIENTATIONS / math.pi)) % ORIENTATIONS
+    place = ((steps + angle[:, None] * (ORIENTATIONS / math.pi)) % ORIENTATIONS)[:, None, :, None, None]
     low = place.floor()
-    share = (place - low)[:, None, :, None, None].to(energies)
-    index = low.long() % ORIENTATIONS
-    rows = torch.arange(len(energies), device=energies.device)[:, None]
-    before, after = (groups.transpose(1, 2)[rows, k].transpose(1, 2) for k in (index, (index + 1) % ORIENTATIONS))
+    share = (place - low).to(energies)
+    before, after = (groups.take_along_dim((low.long() + k) % ORIENTATIONS, dim=2) for k in (0, 1))
     return (before * (1 - share) + after * share).flatten(1, 2)
 
 

@@ -5,7 +5,6 @@ shift; around the best ones again, on finer pixels. Not Fourier-Mellin: the sens
 """
 
 import math
-import operator
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -44,11 +43,9 @@ class Pose:
 def find_pose(
     optical: Image, optical_valid: Mask, sar: Image, sar_valid: Mask, turn: float = math.pi, zoom: float = 2.0
 ) -> Pose:
-    """The pose of the SAR image, (h, w), against the optical one, (H, W), both standardised.
-
-    turn: largest rotation looked for, radians. zoom: largest scale looked for, and its inverse the smallest.
-    Returns the identity, of strength 0, where either image has nothing to look at.
-    """
+    """The pose of the SAR image, (h, w), against the optical one, (H, W), both standardised; the identity, of strength
+    0, where either has nothing to look at. turn: largest rotation looked for, radians. zoom: largest scale looked for,
+    and its inverse the smallest."""
     turns = _steps(turn, _TURN) if turn < math.pi else list(np.arange(0, 2 * math.pi - 1e-9, _TURN))
     scales = [math.exp(z) for z in _steps(math.log(zoom), math.log(_ZOOM))]
     coarse = _Search(optical, optical_valid, sar, sar_valid, _SIDES[0])
@@ -86,11 +83,14 @@ def _distinct(poses: list[Pose]) -> list[Pose]:
     """By strength, without those that are next to a stronger one."""
     chosen: list[Pose] = []
     for pose in sorted(poses, key=lambda p: -p.strength):
-        turns = (abs(math.remainder(pose.turn - other.turn, 2 * math.pi)) < 1.2 * _TURN for other in chosen)
-        zooms = (abs(math.log(pose.zoom / other.zoom)) < 1.2 * math.log(_ZOOM) for other in chosen)
-        if not any(map(operator.and_, turns, zooms)):
+        if not any(_are_neighbours(pose, other) for other in chosen):
             chosen.append(pose)
     return chosen
+
+
+def _are_neighbours(one: Pose, other: Pose) -> bool:
+    turn, zoom = math.remainder(one.turn - other.turn, 2 * math.pi), math.log(one.zoom / other.zoom)
+    return abs(turn) < 1.2 * _TURN and abs(zoom) < 1.2 * math.log(_ZOOM)
 
 
 class _Search:
@@ -98,9 +98,9 @@ class _Search:
 
     def __init__(self, optical: Image, optical_valid: Mask, sar: Image, sar_valid: Mask, side: int) -> None:
         factor = max(1.0, max(*_box(optical_valid)[2:], *_box(sar_valid)[2:]) / side)
-        self.optical, self.optical_valid, self.to_optical = _coarse(optical, optical_valid, factor)
+        self.optical, small_valid, self.to_optical = _coarse(optical, optical_valid, factor)
         self.sar, self.sar_valid, self.to_sar = _coarse(sar, sar_valid, factor)
-        self.features, self.mask = _features(self.optical, self.optical_valid)
+        self.features, self.mask = _features(self.optical, small_valid)
         self.spectra: dict[tuple[int, int], list[Tensor]] = {}  # of the optical image, by their size
 
     def try_all(self, poses: Iterable[tuple[float, float]]) -> list[Pose]:

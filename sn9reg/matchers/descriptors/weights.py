@@ -30,5 +30,5 @@ def build(given: Mapping[str, Any]) -> DenseFusion:
 
 def load_descriptor(path: PathLike | None = None) -> tuple[DenseFusion, DescriptorOptions]:
     """The descriptor in a file, or the one that ships. Raises InputError as `store.load` and `store.shipped`."""
-    found = store.shipped("descriptors", KIND, build) if path is None else store.load(path, KIND, build)
-    return found[0], check(DescriptorOptions, found[1], KIND)
+    network, given = store.shipped("descriptors", KIND, build) if path is None else store.load(path, KIND, build)
+    return network, check(DescriptorOptions, given, KIND)

@@ -3,19 +3,17 @@
 Huang et al., sections 3.2.3 and 3.2.4: both kinds of uncertainty become one confidence, which weighs embeddings.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import ExitStack
+from dataclasses import astuple, dataclass, field
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from sn9reg.matchers.dual_encoder.inputs import covered, optical_input, sar_input, textured
 from sn9reg.matchers.dual_encoder.network import CELL, DualEncoder, Encoded
 from sn9reg.raster.grid import Window
-from sn9reg.raster.radiometry import Modality, SarLog
-from sn9reg.raster.scene import Patch, ScenePair
+from sn9reg.raster.radiometry import Image, Modality, SarLog
+from sn9reg.raster.scene import Patch
 from sn9reg.raster.view import SceneThrough
 
 _TOGETHER = 5  # passes in memory at once
@@ -34,7 +32,7 @@ class CellMaps:
 
     @property
     def weighed(self) -> Tensor:
-        """(128, h, w) embeddings times confidence, 0 where nothing is valid."""
+        """(128, h, w) embeddings times confidence, 0 where not valid."""
         return self.embedding * (self.confidence * self.valid)
 
 
@@ -51,41 +49,43 @@ class CellEncoder:
     def weigh(self, optical: Patch, sar: Patch) -> None:
         """Learn from patches of a pair how much either sensor's uncertainty is to count (section 3.2.3)."""
         if self.network.aleatoric:
-            seen = self._encoded(optical, "optical").features, self._encoded(sar, "sar").features
+            one = self._encoded(optical_input(optical), "optical").features
+            other = self._encoded(sar_input(sar, self.log), "sar").features
             with torch.no_grad():
-                self.weight["optical"], self.weight["sar"] = self.network.fusion(*seen)[0].tolist()
+                self.weight["optical"], self.weight["sar"] = self.network.fusion(one, other)[0].tolist()
 
     def __call__(self, patch: Patch, modality: Modality) -> CellMaps:
         """(bands, h, w) pixels, sides multiples of a cell, to (h / 4, w / 4) cells."""
         rows, cols = (n // CELL for n in patch.valid.shape)
-        encoded = self._encoded(patch, modality)
+        image = sar_input(patch, self.log) if modality == "sar" else optical_input(patch)
+        encoded = self._encoded(image, modality)
         mean = encoded.embedding[0, :, :rows, :cols]
         length = mean.norm(dim=0)
         spread = (1 - length).clamp(0, 1)
         doubt = encoded.uncertainty[0, 0, :rows, :cols]
         confidence = (1 - self.weight[modality] * doubt / 2) * (1 - spread)
-        valid = torch.from_numpy(textured(self._image(patch, modality), patch.valid, CELL)).float()
+        valid = torch.from_numpy(textured(image, patch.valid, CELL)).float()
         inside = torch.from_numpy(covered(patch.valid, CELL)).float()
         return CellMaps(mean / length.clamp_min(1e-6), confidence, doubt, spread, valid, inside)
 
-    def _image(self, patch: Patch, modality: Modality) -> np.ndarray:
-        return sar_input(patch, self.log) if modality == "sar" else optical_input(patch)
-
-    def _encoded(self, patch: Patch, modality: Modality) -> Encoded:
+    def _encoded(self, image: Image, modality: Modality) -> Encoded:
         """The mean over the passes; its embedding is the shorter the less they agree."""
-        image = torch.from_numpy(self._image(patch, modality))[None]
-        height, width = image.shape[-2:]
-        right, below = (max(-n % 16, 32 - n) for n in (width, height))
-        image = nn.functional.pad(image, (0, right, 0, below), "replicate")
+        below, right = (max(-n % 16, 32 - n) for n in image.shape[1:])
+        padded = nn.functional.pad(torch.from_numpy(image)[None], (0, right, 0, below), "replicate")
         with torch.no_grad():
-            begun = self.network.begin(image.contiguous(memory_format=torch.channels_last), modality)
+            begun, structure = self.network.begin(padded.contiguous(memory_format=torch.channels_last), modality)
             if not self.passes:
-                return self.network.finish(begun, modality)
+                return self.network.finish(begun, structure, modality)
             parts = []
-            with torch.random.fork_rng(devices=[]), _dropping(self.network):
+            with torch.random.fork_rng(devices=[]), ExitStack() as afterwards:
                 torch.manual_seed(0)
+                afterwards.callback(self.network.eval)
+                for module in self.network.modules():
+                    if isinstance(module, nn.Dropout | nn.Dropout2d):
+                        module.train()
                 for done in range(0, self.passes, _TOGETHER):
-                    some = self.network.finish(begun.repeated(min(_TOGETHER, self.passes - done)), modality)
+                    repeated = begun.expand(min(_TOGETHER, self.passes - done), -1, -1, -1)
+                    some = self.network.finish(repeated, structure, modality)
                     parts.append([x.sum(dim=0, keepdim=True) for x in vars(some).values()])
             return Encoded(*(torch.stack(p).sum(dim=0) / self.passes for p in zip(*parts, strict=True)))
 
@@ -104,24 +104,5 @@ class EncodedScene(SceneThrough):
 
     def maps(self, window: Window, factor: int) -> CellMaps:
         """All that the encoder says of a window, see `read`."""
-        pixels = Window(*(n * CELL for n in (window.col, window.row, window.width, window.height)))
+        pixels = Window(*(n * CELL for n in astuple(window)))
         return self.encoder(self.scene.read(pixels, factor // CELL), self.modality)
-
-
-@dataclass(frozen=True)
-class EncodedPair(ScenePair):
-    """A pair of which both scenes are seen as cells."""
-
-    optical: EncodedScene
-    sar: EncodedScene
-
-
-@contextmanager
-def _dropping(network: nn.Module) -> Iterator[None]:
-    """Dropout as in training, all else as in use."""
-    found = nn.ModuleList(module for module in network.modules() if isinstance(module, nn.Dropout | nn.Dropout2d))
-    found.train()
-    try:
-        yield
-    finally:
-        found.eval()

@@ -10,8 +10,7 @@ from sn9reg.raster.scene import Patch
 
 
 def optical_input(patch: Patch) -> Image:
-    """(3, h, w), each band standardised. Grey images show three times the same; of more than three bands the first
-    three are shown, and of two their mean."""
+    """(3, h, w), the first three bands, each standardised; where there are fewer, three times their mean."""
     bands = patch.values[:3] if len(patch.values) >= 3 else [patch.values.mean(axis=0, dtype=np.float32)] * 3
     return np.stack([standardise(band, patch.valid) for band in bands])
 
@@ -23,7 +22,7 @@ def sar_input(patch: Patch, log: SarLog) -> Image:
 
 def textured(image: Image, valid: Mask, cell: int) -> Mask:
     """(h // cell, w // cell) cells of an input (C, h, w) that are valid, more than half of them, and not constant."""
-    return np.asarray(covered(valid, cell) & (_cells(image, cell).std(axis=(2, 4)) > 1e-3).any(axis=0))
+    return covered(valid, cell) & (_cells(image, cell).std(axis=(2, 4)) > 1e-3).any(axis=0)
 
 
 def covered(valid: Mask, cell: int) -> Mask:

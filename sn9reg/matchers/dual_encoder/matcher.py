@@ -6,7 +6,7 @@ neighbours are looked for around the shift that it predicts, comparing each cell
 """
 
 import math
-from dataclasses import astuple, fields
+from dataclasses import astuple, replace
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
@@ -22,7 +22,7 @@ from sn9reg.fit.correspondences import Correspondences, Floats
 from sn9reg.matchers.dense.correlation import find_peaks
 from sn9reg.matchers.dense.descent import TemplateMatcher, TemplateOptions
 from sn9reg.matchers.dense.search import FeatureExtractor
-from sn9reg.matchers.dual_encoder.encode import CellEncoder, CellMaps, EncodedPair, EncodedScene
+from sn9reg.matchers.dual_encoder.encode import CellEncoder, CellMaps, EncodedScene
 from sn9reg.matchers.dual_encoder.network import CELL, DualEncoder
 from sn9reg.matchers.dual_encoder.pairing import mutual, shifted_similarity
 from sn9reg.matchers.dual_encoder.weights import load_dual_encoder
@@ -31,6 +31,8 @@ from sn9reg.options import Count, MaxOffset, Megapixels, options
 from sn9reg.raster.grid import Window, to_common
 from sn9reg.raster.radiometry import Modality, SarLog
 from sn9reg.raster.scene import Patch, ScenePair
+
+Scenes = tuple[EncodedScene, EncodedScene]  # optical, SAR
 
 _MARGIN = math.ceil(DualEncoder.margin / CELL)  # cells
 _TILE = 48  # cells to a side that are matched at once
@@ -86,9 +88,9 @@ class DualEncoderMatcher(TemplateMatcher):
 
         def extract(patch: Patch, modality: Modality) -> Tensor:
             height, width = patch.valid.shape
-            values = np.pad(patch.values, ((0, 0), (0, -height % CELL), (0, -width % CELL)), mode="edge")
-            valid = np.pad(patch.valid, ((0, -height % CELL), (0, -width % CELL)))
-            cells = encoder(Patch(values, valid), modality).weighed
+            rest = (0, -height % CELL), (0, -width % CELL)
+            padded = Patch(np.pad(patch.values, ((0, 0), *rest), mode="edge"), np.pad(patch.valid, rest))
+            cells = encoder(padded, modality).weighed
             stretched = torch.nn.functional.interpolate(cells[None], scale_factor=CELL, mode="bilinear")[0]
             return stretched[:, :height, :width]
 
@@ -100,28 +102,27 @@ class DualEncoderMatcher(TemplateMatcher):
         encoder = self._encoder(looks[1])
         encoder.weigh(*map(_middle, looks))
         scenes = EncodedScene(pair.optical, encoder, "optical"), EncodedScene(pair.sar, encoder, "sar")
-        seen = EncodedPair(*scenes, pair.grid)
         with progress.part(0.0, 0.5):
-            coarse = self._descend(seen, lambda patch, _: torch.from_numpy(patch.values))
+            coarse = self._descend(ScenePair(*scenes, pair.grid), lambda patch, _: torch.from_numpy(patch.values))
         if len(coarse) < _FEWEST:
             return coarse
         with progress.part(0.5, 1.0):
-            return self._nearest(seen, coarse)
+            return self._nearest(pair, scenes, coarse)
 
-    def _nearest(self, seen: EncodedPair, coarse: Correspondences) -> Correspondences:
+    def _nearest(self, pair: ScenePair, scenes: Scenes, coarse: Correspondences) -> Correspondences:
         factor = round(coarse.step)
         shift, tree = coarse.sar_xy - coarse.optical_xy, cKDTree(coarse.optical_xy)
-        col, row, width, height = (n // factor for n in astuple(seen.overlap))
+        col, row, width, height = (n // factor for n in astuple(pair.overlap))
         cells = Window(col, row, max(1, width), max(1, height))
         every = max(1, math.ceil(math.sqrt(cells.width * cells.height / self.options.max_matches)))
-        tiles = [Window(col + b.col, row + b.row, b.width, b.height) for b in seen.grid.crop(cells).blocks(_TILE)]
+        tiles = [Window(col + b.col, row + b.row, b.width, b.height) for b in pair.grid.crop(cells).blocks(_TILE)]
         found, tried = [], 0
         for done, tile in enumerate(tiles):
             progress.report(done / len(tiles))
             middle = to_common(np.array([[tile.col + tile.width / 2, tile.row + tile.height / 2]]), factor)
             near = tree.query(middle, min(_GUIDES, len(coarse)))[1]
             predicted = np.rint(np.median(shift[near[0]], axis=0) / factor).astype(int)
-            matches, looked_at = self._tile(seen, tile, predicted, factor, every)
+            matches, looked_at = self._tile(scenes, tile, predicted, factor, every)
             found.append(matches)
             tried += looked_at
         progress.report(1.0)
@@ -131,23 +132,21 @@ class DualEncoderMatcher(TemplateMatcher):
         there = here + table[:, 2:4] * factor
         # One that meets what templates say by no more than chance has no witness but itself.
         return Correspondences(
-            grid=seen.grid, optical_xy=here, sar_xy=there, solo_xy=there,
+            grid=pair.grid, optical_xy=here, sar_xy=there, solo_xy=there,
             score=score, sigma=sigma * factor, distance=1 - value, rival_distance=1 - rival,
             search_radius=float(_RADIUS * factor), step=factor / CELL,
             footprint=float(self.options.window * factor + 2 * _SEEN), tried=tried,
         )  # fmt: skip
 
     def _tile(
-        self, seen: EncodedPair, tile: Window, predicted: npt.NDArray[np.int_], factor: int, every: int
+        self, scenes: Scenes, tile: Window, predicted: npt.NDArray[np.int_], factor: int, every: int
     ) -> tuple[Floats, int]:
-        """(N, 8) matches of the lattice's cells in a tile, and how many cells were tried.
-
-        Columns: place x, y and shift x, y, in cells; score; sigma, in cells; similarity; that of the next best.
-        """
+        """(N, 8) matches of the lattice's cells in a tile, and how many cells were tried. Columns: place x, y and shift
+        x, y, in cells; score; sigma, in cells; similarity; that of the next best."""
         reach = _RADIUS + self.options.window // 2  # a neighbour's neighbour is one of the tile's surroundings
-        optical = _maps(seen.optical, tile.grow(reach), factor)
-        moved = Window(tile.col + int(predicted[0]), tile.row + int(predicted[1]), tile.width, tile.height)
-        sar = _maps(seen.sar, moved.grow(reach + _RADIUS), factor)
+        moved = replace(tile, col=tile.col + int(predicted[0]), row=tile.row + int(predicted[1]))
+        optical = _maps(scenes[0], tile.grow(reach), factor)
+        sar = _maps(scenes[1], moved.grow(reach + _RADIUS), factor)
         volume = shifted_similarity(optical.weighed, sar.weighed, _RADIUS, self.options.window)
         kept = mutual(volume) & (optical.valid > 0)
         inner = (slice(reach, reach + tile.height), slice(reach, reach + tile.width))
@@ -163,8 +162,8 @@ class DualEncoderMatcher(TemplateMatcher):
         best = peaks.xy.round().long() + reach
         there = row + best[:, 1], col + best[:, 0]
         both = optical.confidence[inner][row, col] * sar.confidence[there]
-        inside = np.abs(shift - predicted).max(axis=1, initial=0) < _RADIUS - 0.5
-        inside &= (sar.valid[there] > 0).numpy()
+        near = np.abs(shift - predicted).max(axis=1, initial=0) < _RADIUS - 0.5
+        inside = near & (sar.valid[there] > 0).numpy()
         sigma = peaks.sigma / both.clamp_min(0.05)
         numbers = (col + tile.col, row + tile.row, *shift.T, peaks.score * both, sigma, peaks.value, peaks.rival)
         return np.column_stack([np.asarray(column, np.float64) for column in numbers])[inside], tried
@@ -178,6 +177,5 @@ def _middle(patch: Patch) -> Patch:
 
 def _maps(scene: EncodedScene, window: Window, factor: int) -> CellMaps:
     """What the encoder says of a window, without the border's influence."""
-    maps = scene.maps(window.grow(_MARGIN), factor)
     inner = slice(_MARGIN, -_MARGIN)
-    return CellMaps(*(getattr(maps, f.name)[..., inner, inner] for f in fields(CellMaps)))
+    return CellMaps(*(m[..., inner, inner] for m in vars(scene.maps(window.grow(_MARGIN), factor)).values()))

@@ -146,10 +146,8 @@ WIDTHS: dict[Modality, int] = {"optical": OpticalEncoder.channels, "sar": SarEnc
 
 class Structure(nn.Module):
     """(B, C, H, W) images -> (B, 128, H / 4, W / 4): orientation energies of a cell and of 5 x 5 cells around it,
-    through one linear layer for both sensors.
-
-    Ours: two encoders that share nothing need days to agree; with this added they begin where untrained matching ends.
-    """
+    through one linear layer for both sensors. Ours: two encoders that share nothing need days to agree; with this added
+    they begin where untrained matching ends."""
 
     _ORIENTATIONS, _WAVELENGTHS, _RIM = 6, (6.0, 12.0), 16
 
@@ -182,19 +180,6 @@ class Projection(nn.Sequential):
 
 
 @dataclass(frozen=True)
-class Begun:
-    """What comes before all dropout."""
-
-    features: Tensor
-    structure: Tensor | None  # None where the network has none
-
-    def repeated(self, count: int) -> Begun:
-        """So many times the same, as one batch."""
-        structure = None if self.structure is None else self.structure.expand(count, -1, -1, -1)
-        return Begun(self.features.expand(count, -1, -1, -1), structure)
-
-
-@dataclass(frozen=True)
 class Encoded:
     """What a network says of images."""
 
@@ -223,17 +208,18 @@ class DualEncoder(nn.Module):
         # ln of the variance, cells squared, of a match without uncertainty, and what uncertainty adds.
         self.log_variance = nn.Parameter(torch.tensor([1.0, 4.0]))
 
-    def begin(self, image: Tensor, modality: Modality) -> Begun:
-        """What comes before all dropout: the same in all passes. Sides are multiples of 16."""
+    def begin(self, image: Tensor, modality: Modality) -> tuple[Tensor, Tensor | None]:
+        """What comes before all dropout: the first features, and the structure if there is any. Both are the same in
+        all passes. Sides are multiples of 16."""
         structure = None if self.structure is None else self.structure(image)
-        return Begun(self._encoder(modality).begin(image), structure)
+        return self._encoder(modality).begin(image), structure
 
-    def finish(self, begun: Begun, modality: Modality) -> Encoded:
+    def finish(self, begun: Tensor, structure: Tensor | None, modality: Modality) -> Encoded:
         """The rest, with dropout in training mode."""
-        features = self._encoder(modality).finish(begun.features)
+        features = self._encoder(modality).finish(begun)
         projected = self.project[modality](features).float()
-        if begun.structure is not None:
-            projected = projected + begun.structure
+        if structure is not None:
+            projected = projected + structure
         embedding = normalize(projected, dim=1, eps=1e-6)
         uncertainty = self.maps[modality](features).float() if self.aleatoric else torch.zeros_like(embedding[:, :1])
         return Encoded(features, embedding, uncertainty)
@@ -243,7 +229,7 @@ class DualEncoder(nn.Module):
 
     def forward(self, image: Tensor, modality: Modality) -> Encoded:
         """(B, 3 or 1, H, W) images, sides multiples of 16, of either sensor."""
-        return self.finish(self.begin(image, modality), modality)
+        return self.finish(*self.begin(image, modality), modality)
 
     def confidences(self, optical: Encoded, sar: Encoded) -> tuple[Tensor, Tensor]:
         """(B, 1, h, w) of both, in (0, 1]: 1 less the uncertainty, as the pair at hand weighs it."""

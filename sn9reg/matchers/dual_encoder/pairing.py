@@ -8,32 +8,25 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import avg_pool2d, pad
 
 _REACH = 2  # cells around the best one that have a say in the position within it
 _TEMPERATURE = 0.07  # of the softmax whose mean refines positions
 
 
 def weighted_similarity(one: Tensor, other: Tensor, one_confidence: Tensor, other_confidence: Tensor) -> Tensor:
-    """(B, h w, H W) cosine of all cells with all, times the confidence of both.
-
-    one: (B, C, h, w), other: (B, C, H, W), of unit length; confidences: (B, 1, h, w) and (B, 1, H, W).
-    """
-    weighed = [(e * c).flatten(2) for e, c in ((one, one_confidence), (other, other_confidence))]
-    return weighed[0].transpose(1, 2) @ weighed[1]
+    """(B, h w, H W) cosine of all cells with all, times the confidence of both. one: (B, C, h, w), other: (B, C, H, W),
+    of unit length; confidences: (B, 1, h, w) and (B, 1, H, W)."""
+    return (one * one_confidence).flatten(2).transpose(1, 2) @ (other * other_confidence).flatten(2)
 
 
 def soft_position(weights: Tensor, best: Tensor) -> Tensor:
-    """(N, 2) x, y: the weighted mean place around the best cell, at most `_REACH` cells from it.
-
-    weights: (N, H, W), none negative. best: (N, 2) x, y, whole cells.
-    """
-    height, width = weights.shape[-2:]
+    """(N, 2) x, y: the weighted mean place around the best cell, at most `_REACH` cells from it. weights: (N, H, W),
+    none negative. best: (N, 2) x, y, whole cells."""
     step = torch.arange(-_REACH, _REACH + 1, device=weights.device)
-    x, y = best[:, 0, None] + step, best[:, 1, None] + step
-    inside = ((x >= 0) & (x < width))[:, None, :] & ((y >= 0) & (y < height))[:, :, None]
-    rows, cols = y.clamp(0, height - 1), x.clamp(0, width - 1)
     index = torch.arange(len(weights), device=weights.device)[:, None, None]
-    around = weights[index, rows[:, :, None], cols[:, None, :]] * inside
+    x, y = (best[:, k, None] + _REACH + step for k in (0, 1))  # with a rim of zeros
+    around = pad(weights, [_REACH] * 4)[index, y[:, :, None], x[:, None, :]]
     total = around.sum(dim=(1, 2)).clamp_min(1e-12)
     moved = torch.stack([(around * step[None, None, :]).sum((1, 2)), (around * step[None, :, None]).sum((1, 2))], dim=1)
     return best + moved / total[:, None]
@@ -50,7 +43,7 @@ def shifted_similarity(one: Tensor, other: Tensor, radius: int, window: int = 1)
     volume = one.new_empty(size, size, height, width)
     for dy, dx in itertools.product(range(size), repeat=2):
         volume[dy, dx] = (one * other[:, dy : dy + height, dx : dx + width]).sum(dim=0)
-    return torch.nn.functional.avg_pool2d(volume, window, 1, window // 2, count_include_pad=False)
+    return avg_pool2d(volume, window, 1, window // 2, count_include_pad=False)
 
 
 def mutual(volume: Tensor) -> Tensor:
@@ -78,10 +71,8 @@ class CellPairs(NamedTuple):
 
 
 def nearest_anywhere(optical: Tensor, sar: Tensor) -> CellPairs:
-    """Mutual nearest neighbours of all cells with all, as the paper matches.
-
-    optical: (C, h, w), sar: (C, H, W) weighed embeddings; what is not valid has length 0.
-    """
+    """Mutual nearest neighbours of all cells with all, as the paper matches. optical: (C, h, w), sar: (C, H, W) weighed
+    embeddings; what is not valid has length 0."""
     similarity = optical.flatten(1).T @ sar.flatten(1)
     similarity[optical.flatten(1).norm(dim=0) == 0] = -torch.inf
     similarity[:, sar.flatten(1).norm(dim=0) == 0] = -torch.inf

@@ -6,6 +6,8 @@ Huang et al., sections 3.2.1 to 3.2.4. Modules map features (B, C, H, W) to maps
 import torch
 from torch import Tensor, nn
 
+from sn9reg.raster.radiometry import Modality
+
 EARLY, BEFORE_HEADS, AT_FUSION = 0.10, 0.20, 0.15  # dropout rates, section 3.2.4
 
 
@@ -57,10 +59,8 @@ class ChannelAttention(nn.Module):
 
 
 class AtmosphericBranch(nn.Module):
-    """Spatial attention over wide areas: convolution, ReLU, average pooling, a map that multiplies (section 3.2.2).
-
-    Pooling is over the channels, as a global one would leave no map, and a wide area, as haze and cloud are wide.
-    """
+    """Spatial attention: convolution, ReLU, average pooling, a map that multiplies (section 3.2.2). Pooling is over the
+    channels, as a global one would leave no map, and a wide area, as haze and cloud are wide."""
 
     def __init__(self, channels: int, wide: int = 9) -> None:
         super().__init__()
@@ -87,16 +87,14 @@ class SeasonalBranch(nn.Module):
 
 class AleatoricMap(nn.Module):
     """The uncertainty map (B, 1, H, W) of one sensor: dropout, its three branches, concatenation, convolution, sigmoid.
+    The branches see the features through a 1 x 1 convolution to `width` channels. The paper's ReLU before the sigmoid
+    is left out, since no uncertainty below one half would pass it."""
 
-    kind: `sar` or `optical`. The branches see the features through a 1 x 1 convolution to `width` channels. The paper's
-    ReLU between the convolution and the sigmoid is left out, since no uncertainty below one half would pass it.
-    """
-
-    def __init__(self, kind: str, channels: int, width: int = 32, dropout: float = BEFORE_HEADS) -> None:
+    def __init__(self, kind: Modality, channels: int, width: int = 32, dropout: float = BEFORE_HEADS) -> None:
         super().__init__()
         self.dropout = nn.Dropout2d(dropout)
         self.squeeze = nn.Conv2d(channels, width, 1)
-        branches: dict[str, list[nn.Module]] = {
+        branches: dict[Modality, list[nn.Module]] = {
             "sar": [SpeckleBranch(width), GeometricBranch(width), ChannelAttention(width)],
             "optical": [AtmosphericBranch(width), ChannelAttention(width), SeasonalBranch(width)],
         }

@@ -18,10 +18,8 @@ class Crop:
 
     optical: Image  # (S, S)
     sar: Image  # (S, S)
-    optical_corner: npt.NDArray[np.int64]  # (2,) x, y of the optical tile's upper left pixel
-    sar_corner: npt.NDArray[np.int64]  # (2,) x, y of the SAR tile's upper left pixel
-    optical_valid: Mask  # (S, S) which optical pixels are valid
-    sar_valid: Mask  # (S, S) which SAR pixels are valid
+    optical_valid: Mask  # (S, S)
+    sar_valid: Mask  # (S, S)
 
 
 class Cropper:
@@ -39,9 +37,9 @@ class Cropper:
 
     def read(self, optical_xy: Points, sar_xy: Points, factor: int = 1) -> Crop:
         """The tile of the optical scene at `optical_xy` (2,) and that of the SAR scene at `sar_xy` (2,)."""
-        corners = self.corner(optical_xy), self.corner(sar_xy)
+        corners = (self.corner(optical_xy), self.corner(sar_xy))
         windows = [Window(int(col), int(row), self.side, self.side) for col, row in corners]
         optical, sar = self.pair.optical.read(windows[0], factor), self.pair.sar.read(windows[1], factor)
         grey = standardise(optical_grey(optical.values), optical.valid)
         radar = standardise(self._sar_log(sar.values), sar.valid)
-        return Crop(grey, radar, *corners, optical.valid, sar.valid)
+        return Crop(grey, radar, optical.valid, sar.valid)

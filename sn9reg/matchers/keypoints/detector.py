@@ -29,19 +29,15 @@ class Found:
 
     xy: Points  # (N, 2) keypoints in the scene that was searched, pixels of the level
     middle: Points  # (N, 2) pixels in the middle of the other scene's tiles: those nearest to the places asked for
-    height: Floats  # (N,) of the peaks, see `Keypoints`; 0 for a peak on a pixel that is not valid
-    rival: Floats  # (N,) of the peaks, see `Keypoints`
-    spread: Floats  # (N,) of the peaks, see `Keypoints`
+    height: Floats  # (N,) of the peaks, as the next two see `Keypoints`; 0 for a peak on a pixel that is not valid
+    rival: Floats  # (N,)
+    spread: Floats  # (N,)
     usable: Flags  # (N,) whether the tiles showed enough for the detector to be run
 
 
 class Detector:
-    """Runs a network on pairs of tiles.
-
-    subpixel: see `read_keypoints`.
-    structure: whether places are left out around which either image shows only noise.
-    batch: number of tiles that the network sees at once.
-    """
+    """Runs a network on pairs of tiles, `batch` at once. subpixel: see `read_keypoints`. structure: whether places are
+    left out around which either image shows only noise."""
 
     def __init__(self, network: HeatmapUNet, subpixel: bool = True, structure: bool = True, batch: int = 16) -> None:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -51,25 +47,20 @@ class Detector:
         self.half = self.device.type == "cuda" or getattr(torch.cpu, "_is_amx_tile_supported", bool)()
 
     def find(self, cropper: Cropper, middle: Points, around: Points, factor: int = 1) -> Found:
-        """Find what one scene shows at the places `middle` in the other scene's tiles at the places `around`.
-
-        Both are (N, 2), in pixels of the common grid coarsened by `factor`.
-        Raises InputError where a scene cannot be read.
-        """
+        """Find what one scene shows at the places `middle` in the other scene's tiles at the places `around`, both
+        (N, 2) in pixels of the common grid coarsened by `factor`. Raises InputError where a scene cannot be read."""
         n = len(middle)
         height, rival, spread = np.zeros((3, n))
-        found = Found(np.zeros((n, 2)), np.zeros((n, 2)), height, rival, spread, np.zeros(n, bool))
-        searched, other = ("sar", "optical") if self.network.finds == "sar" else ("optical", "sar")
+        found = Found(np.zeros((n, 2)), np.rint(middle), height, rival, spread, np.zeros(n, bool))
         for at, crops, heatmap in self._run(cropper, middle, around, factor):
             peaks = read_keypoints(heatmap, self.subpixel)
-            found.xy[at] = peaks.xy.double().cpu().numpy() + [getattr(c, f"{searched}_corner") for c in crops]
-            found.middle[at] = np.array([getattr(c, f"{other}_corner") for c in crops]) + cropper.side // 2
-            for name in ("height", "rival", "spread"):
+            for name in ("xy", "height", "rival", "spread"):
                 getattr(found, name)[at] = getattr(peaks, name).double().cpu().numpy()
-            found.usable[at] = True
-            masks = np.stack([getattr(c, f"{searched}_valid") for c in crops])
-            col, row = np.rint(peaks.xy.cpu().numpy()).astype(int).clip(0, cropper.side - 1).T
+            col, row = np.rint(found.xy[at]).astype(int).clip(0, cropper.side - 1).T
+            masks = np.stack([c.sar_valid if self.network.finds == "sar" else c.optical_valid for c in crops])
             found.height[at] *= masks[np.arange(len(at)), row, col]
+            found.xy[at] += cropper.corner(around[at])
+            found.usable[at] = True
         return found
 
     def heatmaps(
@@ -105,8 +96,7 @@ class Detector:
         if min(mask.mean() for mask in masks) < _MIN_VALID or not masks[self.network.finds == "optical"][half, half]:
             return False
         images = (crop.optical, crop.sar)
-        varied = all(image.any() for image in images)
-        return varied and (not self.structure or min(map(structure, images)) > _STRUCTURE)
+        return all(structure(image) > _STRUCTURE if self.structure else image.any() for image in images)
 
 
 def structure(image: Image) -> float:

@@ -28,11 +28,8 @@ class Keypoints:
 
 
 def read_keypoints(heatmap: Tensor, subpixel: bool = True, sigma: float = SIGMA) -> Keypoints:
-    """The keypoint of each (B, H, W) heatmap.
-
-    subpixel: whether it is the centre of gravity of what stands above half the peak, since a regressed peak is broad
-    and flat. Otherwise it is the highest pixel, as in the paper.
-    """
+    """The keypoint of each (B, H, W) heatmap. It is the highest pixel, as in the paper, or, if `subpixel`, the centre
+    of gravity of what stands above half the peak, since a regressed peak is broad and flat."""
     height, width = (int(n) for n in heatmap.shape[-2:])
     value, index = heatmap.flatten(1).max(dim=1)
     row, col = index // width, index % width

@@ -1,8 +1,7 @@
-"""The SpaceNet 9 baseline as a matcher: keypoints on a grid, found by two heatmap detectors one after the other.
+"""The SpaceNet 9 baseline as a matcher (Hänsch et al., "Introducing SpaceNet 9", section 3.2).
 
-Hänsch et al., "Introducing SpaceNet 9", section 3.2. At every node of a grid the optical detector looks for the optical
-keypoint that belongs to the middle of the SAR tile; around that keypoint both scenes are cropped anew, and the SAR
-detector finds its partner. With the options `FAITHFUL`, the matcher is the paper's.
+At every node of a grid the optical detector looks for the optical keypoint that belongs to the middle of the SAR tile;
+around that keypoint both scenes are cropped anew, and the SAR detector finds its partner.
 """
 
 import math
@@ -10,11 +9,10 @@ from collections.abc import Callable
 from typing import Annotated, Any
 
 import numpy as np
-import numpy.typing as npt
 from annotated_types import Ge, Gt, Le
 
 from sn9reg import progress
-from sn9reg.fit.correspondences import Correspondences
+from sn9reg.fit.correspondences import Correspondences, Floats
 from sn9reg.matchers.dense.lattice import Lattice, smooth_field
 from sn9reg.matchers.dense.votes import aggregate
 from sn9reg.matchers.keypoints.crops import TILE, Cropper
@@ -136,15 +134,12 @@ class KeypointMatcher:
         return lambda common_xy: lattice.interpolate(field, common_xy)
 
 
-def _score(found: Found) -> npt.NDArray[np.float64]:
+def _score(found: Found) -> Floats:
     """(N,) height of the peak, reduced where the peak is broader than a label's."""
     return np.clip(found.height * LABEL_SPREAD / np.maximum(found.spread, LABEL_SPREAD), 0, 1)
 
 
-def _sigma(found: Found) -> npt.NDArray[np.float64]:
-    """(N,) expected error per axis, pixels, of peaks regressed to Gaussian labels.
-
-    The mean of labels at places spread by s around the true one has a height of 1 / (1 + (s / SIGMA)^2).
-    """
-    lost = 1 / np.clip(found.height, 1e-3, 1) - 1
-    return np.asarray(SIGMA * np.sqrt(lost + 0.02))
+def _sigma(found: Found) -> Floats:
+    """(N,) expected error per axis, pixels: where labels are spread by s around the true place, their mean has a height
+    of 1 / (1 + (s / SIGMA)^2)."""
+    return np.asarray(SIGMA * np.sqrt(1 / np.clip(found.height, 1e-3, 1) - 1 + 0.02))

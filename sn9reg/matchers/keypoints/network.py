@@ -17,17 +17,15 @@ from sn9reg.raster.radiometry import Modality
 
 
 class HeatmapUNet(nn.Module):
-    """Finds what lies at the middle of one tile in the other.
-
-    Two tiles of one size, (B, 1, H, W) each -> (B, H, W) heatmap in (0, 1) of where the tile of modality `finds` shows
+    """Two tiles of one size, (B, 1, H, W) each -> (B, H, W) heatmap in (0, 1) of where the one that `finds` names shows
     what lies at the middle of the other. H and W have to be multiples of `divisor`.
 
     Hänsch et al., "Introducing SpaceNet 9", section 3.1: an encoder per modality, the outputs of every level
     concatenated, a single decoder to one channel, a sigmoid. Encoders are those of segmentation-models-pytorch, by name
     (`tu-NAME` for timm's), without pretrained weights. The paper does not say which it takes.
 
-    similarity: levels (1 is half resolution) at which the decoder also gets `MiddleSimilarity`; none in the paper.
-    Without it, the decoder has to learn to carry the middle's features to every place.
+    similarity: levels (1 is half resolution) at which the decoder also gets `MiddleSimilarity`; none in the paper,
+    whose decoder has to learn to carry the middle's features to every place.
     Raises ConfigError for an unknown encoder, and for a depth, widths and levels that do not fit together.
     """
 

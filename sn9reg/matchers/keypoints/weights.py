@@ -35,10 +35,8 @@ def save_detector(path: PathLike, network: HeatmapUNet, options: DetectorOptions
 
 
 def load_detector(finds: Modality, path: PathLike | None = None) -> HeatmapUNet:
-    """The detector of that modality's keypoints in a file, or the one that ships.
-
-    Raises InputError as `store.load`, for a detector of the other modality, and where none ships.
-    """
+    """The detector of that modality's keypoints in a file, or the one that ships. Raises InputError as `store.load`,
+    for a detector of the other modality, and where none ships."""
     if path is None:
         recipe, option = f"keypoints.yaml --set finds={finds}", f"{finds}_weights"
         return store.shipped(f"keypoints-{finds}", KIND, build, recipe, option)[0]

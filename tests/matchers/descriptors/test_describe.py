@@ -39,7 +39,7 @@ class Raster:
 def describe(scene, window=None, count=150, oriented=False) -> Described:
     height, width = scene.values.shape
     return describe_scene(
-        scene, lambda p: p.values[0], window or Window(0, 0, width, height), 1, DESCRIBER, count, oriented
+        scene, lambda values: values[0], window or Window(0, 0, width, height), 1, DESCRIBER, count, oriented
     )
 
 
@@ -100,14 +100,12 @@ def test_another_window_gives_the_same_descriptors_at_the_same_places(large):
     assert cosine.min() > 0.85
 
 
+BEYOND = Window(1000, -800, 200, 200)
+
+
 @pytest.mark.parametrize(
     ("contrast", "valid", "window"),
-    [
-        (0, slice(240), None),
-        (1, slice(0), None),
-        (1, slice(100, 108), None),
-        (1, slice(240), Window(1000, -800, 200, 200)),
-    ],
+    [(0, slice(240), None), (1, slice(0), None), (1, slice(100, 108), None), (1, slice(240), BEYOND)],
     ids=["constant", "masked", "a few pixels", "window beyond the scene"],
 )
 def test_where_there_is_nothing_to_see_there_are_no_keypoints(small, contrast, valid, window):
@@ -164,13 +162,6 @@ def mim(maps, *xy, side=96, angle=None):
     return MimDescriber(layout).describe(maps, torch.tensor(xy, dtype=torch.float64), angle)
 
 
-def flat_maps(strongest):
-    """(H, W) orientation that is the strongest, or -1 for none -> maps."""
-    strongest = torch.as_tensor(strongest)
-    energies = torch.stack([(strongest == k).float() for k in range(6)])
-    return torch.cat([torch.zeros_like(energies[:1]), energies])
-
-
 @pytest.fixture(scope="module")
 def maps():
     return maps_of(ground())
@@ -190,7 +181,8 @@ def test_descriptors_have_unit_length_and_do_not_change_with_how_strong_the_stro
 def test_a_descriptor_counts_the_strongest_orientation_of_each_cell():
     strongest = np.random.default_rng(0).integers(0, 6, (40, 50))
     strongest[:, 24:] = -1  # no energy, no vote
-    found = mim(flat_maps(strongest), (20.5, 17.5), side=24)[0].reshape(6, 6, 6)
+    maps = torch.stack([torch.from_numpy(strongest == k).float() for k in (-2, *range(6))])  # no image
+    found = mim(maps, (20.5, 17.5), side=24)[0].reshape(6, 6, 6)
     expected = np.zeros((6, 6, 6))
     for y in range(24):
         for x in range(15):
@@ -198,17 +190,12 @@ def test_a_descriptor_counts_the_strongest_orientation_of_each_cell():
     assert found.numpy() == pytest.approx(expected / np.linalg.norm(expected), abs=1e-6)
 
 
-@pytest.mark.parametrize("change", [lambda v: -v, lambda v: 1 - v, lambda v: 40 * v + 7], ids=["-v", "1-v", "40v+7"])
-def test_reversed_and_other_contrast_do_not_matter(maps, change):
-    changed, plain = (mim(m, (80, 80), (60, 100)) for m in (maps_of(change(ground())), maps))
-    assert ((changed * plain).sum(dim=1) > 0.999).all()
-
-
-def test_two_places_differ_and_the_same_place_of_a_moved_image_does_not(maps):
+def test_two_places_differ_and_the_same_place_of_other_contrast_or_of_a_moved_image_does_not(maps):
     here, there = mim(maps, (70, 80), (95, 66))
-    moved = mim(maps_of(np.roll(ground(), (6, -9), (0, 1))), (61, 86))[0]
     assert here @ there < 0.8
-    assert here @ moved > 0.99
+    for changed in (-ground(), 1 - ground(), 40 * ground() + 7):
+        assert here @ mim(maps_of(changed), (70, 80))[0] > 0.999
+    assert here @ mim(maps_of(np.roll(ground(), (6, -9), (0, 1))), (61, 86))[0] > 0.99
 
 
 @pytest.mark.parametrize("degrees", [60, -60, 90, 145])

@@ -1,5 +1,7 @@
 """Similarity of cells, positions within them, and mutual nearest neighbours, against brute force."""
 
+import itertools
+
 import pytest
 import torch
 from torch.nn.functional import normalize
@@ -92,13 +94,11 @@ def test_a_known_shift_is_found_y_before_x(dx, dy, window):
 def test_every_entry_is_the_product_of_two_cells_and_a_window_their_mean(radius):
     one, other, size = noise(5, 6, 7), noise(5, 6 + 2 * radius, 7 + 2 * radius, seed=1), 2 * radius + 1
     single, averaged = (shifted_similarity(one, other, radius, side) for side in (1, 3))
-    for v in range(size):
-        for u in range(size):
-            torch.testing.assert_close(single[v, u], (one * other[:, v : v + 6, u : u + 7]).sum(dim=0))
-    for y in range(6):
-        for x in range(7):
-            around = single[:, :, max(0, y - 1) : y + 2, max(0, x - 1) : x + 2]
-            torch.testing.assert_close(averaged[:, :, y, x], around.mean(dim=(2, 3)))
+    for v, u in itertools.product(range(size), repeat=2):
+        torch.testing.assert_close(single[v, u], (one * other[:, v : v + 6, u : u + 7]).sum(dim=0))
+    for y, x in itertools.product(range(6), range(7)):
+        around = single[:, :, max(0, y - 1) : y + 2, max(0, x - 1) : x + 2]
+        torch.testing.assert_close(averaged[:, :, y, x], around.mean(dim=(2, 3)))
 
 
 def mutual_by_hand(volume):
@@ -106,11 +106,8 @@ def mutual_by_hand(volume):
     size, _, height, width = volume.shape
     across = width + size - 1
     whole = torch.full((height * width, (height + size - 1) * across), -torch.inf, dtype=volume.dtype)
-    for y in range(height):
-        for x in range(width):
-            for v in range(size):
-                for u in range(size):
-                    whole[y * width + x, (y + v) * across + x + u] = volume[v, u, y, x]
+    for v, u, y, x in itertools.product(range(size), range(size), range(height), range(width)):
+        whole[y * width + x, (y + v) * across + x + u] = volume[v, u, y, x]
     forth, back = whole.argmax(dim=1), whole.argmax(dim=0)
     return (back[forth] == torch.arange(height * width)).reshape(height, width)
 

@@ -30,11 +30,6 @@ def features(batch=2, channels=CHANNELS, height=12, width=10, seed=1):
     return torch.randn(batch, channels, height, width, generator=torch.Generator().manual_seed(seed))
 
 
-def away_from_zero(**options):
-    seen = features(**options)
-    return seen.sign() * (seen.abs() + 0.5)
-
-
 @every_branch
 def test_a_branch_keeps_the_shape_and_images_apart(branch):
     one, seen = made(branch, CHANNELS), features()
@@ -94,30 +89,20 @@ def test_off_the_line_kernels_are_zero_and_stay_so():
     assert set(branch.state_dict()) == {"along.weight", "along.bias"}  # the orientations stand in no file
 
 
-def ratio(module, seen):
-    """What the module multiplied its input by."""
-    with torch.no_grad():
-        return module(seen) / seen
-
-
-@pytest.mark.parametrize("channels", [4, 32])
-def test_channel_attention_multiplies_each_channel_of_an_image_by_one_weight(channels):
-    weight = ratio(made(ChannelAttention, channels), away_from_zero(channels=channels))
-    assert weight.min() > 0
-    assert weight.max() < 1
-    assert weight.std(dim=(2, 3)).max() < 1e-5
-    assert weight.mean(dim=(2, 3)).std(dim=1).min() > 1e-3
-    assert (weight[0] - weight[1]).abs().max() > 1e-4
-
-
-def test_the_atmosphere_is_one_map_for_all_channels():
-    seen = away_from_zero(height=24, width=20)
+@pytest.mark.parametrize(
+    ("branch", "channels", "shared"),
+    [(ChannelAttention, 4, (2, 3)), (ChannelAttention, 32, (2, 3)), (AtmosphericBranch, CHANNELS, (1,))],
+)
+def test_attention_multiplies_by_one_weight_for_each_channel_or_one_map_for_all(branch, channels, shared):
+    seen = features(channels=channels, height=24, width=20)
+    seen += seen.sign() / 2  # nothing near 0
     seen[:, :, 12:] *= 5
-    weight = ratio(made(AtmosphericBranch, CHANNELS), seen)
+    weight = made(branch, channels)(seen).detach() / seen
     assert weight.min() > 0
     assert weight.max() < 1
-    torch.testing.assert_close(weight, weight[:, :1].expand_as(weight), atol=1e-5, rtol=0)
-    assert weight[:, 0].std(dim=(1, 2)).min() > 1e-2
+    torch.testing.assert_close(weight, weight.mean(dim=shared, keepdim=True).expand_as(weight), atol=1e-5, rtol=0)
+    assert weight.flatten(1).std(dim=1).min() > 1e-3
+    assert (weight[0] - weight[1]).abs().max() > 1e-4
 
 
 def test_the_atmosphere_is_wide_and_does_not_end_at_the_border():

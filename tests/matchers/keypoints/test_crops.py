@@ -33,13 +33,15 @@ def brightest(image):
     return int(col), int(row)
 
 
-def moved(place, dx, dy):
-    return np.array([place[0] + dx, place[1] + dy])
+def moved(place, dx, dy, factor=1):
+    return np.array([place[0] // factor + dx, place[1] // factor + dy])
 
 
-@pytest.mark.parametrize(("side", "dx", "dy"), [(16, 0.4, -0.4), (31, -0.49, 0.3)])
-def test_the_nearest_pixel_lies_in_the_middle_of_a_tile(pair, side, dx, dy):
-    crop = Cropper(pair, side).read(moved(OPTICAL, dx, dy), moved(SAR, dy, dx))
+@pytest.mark.parametrize(
+    ("factor", "side", "dx", "dy"), [(1, 16, 0.4, -0.4), (1, 31, -0.49, 0.3), (2, 16, 0.3, 0.3), (4, 16, -0.2, 0.3)]
+)
+def test_the_nearest_pixel_of_the_level_lies_in_the_middle_of_a_tile(pair, factor, side, dx, dy):
+    crop = Cropper(pair, side).read(moved(OPTICAL, dx, dy, factor), moved(SAR, dy, dx, factor), factor)
     assert crop.optical.shape == crop.sar.shape == (side, side)
     assert brightest(crop.optical) == brightest(crop.sar) == (side // 2, side // 2)
 
@@ -47,9 +49,10 @@ def test_the_nearest_pixel_lies_in_the_middle_of_a_tile(pair, side, dx, dy):
 def test_a_corner_is_where_the_first_pixel_lies(pair):
     assert Cropper(pair).side == 256  # as in the paper
     cropper = Cropper(pair, 32)
-    crop = cropper.read(moved(OPTICAL, 2.7, -3.1), moved(SAR, -4.2, 1.6))
-    for image, corner, place in ((crop.optical, crop.optical_corner, OPTICAL), (crop.sar, crop.sar_corner, SAR)):
-        assert tuple(corner + brightest(image)) == place
+    places = moved(OPTICAL, 2.7, -3.1), moved(SAR, -4.2, 1.6)
+    crop = cropper.read(*places)
+    for image, place, bright in zip((crop.optical, crop.sar), places, (OPTICAL, SAR), strict=True):
+        assert tuple(cropper.corner(place) + brightest(image)) == bright
     many = np.array([[[2.7, 3.1], [-4.2, 1.6]], [[0, 0], [99.4, 17]]])
     assert cropper.corner(many).tolist() == [[[-13, -13], [-20, -14]], [[-16, -16], [83, 1]]]
 
@@ -84,16 +87,6 @@ def test_beyond_the_border_there_is_nothing(pair, place, inside):
     assert np.array_equal(crop.optical != 0, there)
     assert not crop.sar.any()
     assert not crop.sar_valid.any()
-
-
-@pytest.mark.parametrize("factor", [2, 4])
-def test_coarser_places_are_those_of_coarser_pixels(pair, factor):
-    optical, sar = (np.array(place) // factor for place in (OPTICAL, SAR))
-    crop = Cropper(pair, 16).read(optical + 0.3, sar - [3, 1], factor)
-    assert brightest(crop.optical) == (8, 8)
-    assert brightest(crop.sar) == (11, 9)
-    assert tuple(crop.optical_corner) == tuple(optical - 8)
-    assert tuple(crop.sar_corner) == tuple(sar - [3, 1] - 8)
 
 
 def test_intensities_are_shown_by_their_logarithm_and_decibels_as_they_are(tmp_path):

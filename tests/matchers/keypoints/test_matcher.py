@@ -17,9 +17,9 @@ from sn9reg.progress import listening
 class Comparing(nn.Module):
     """A detector without weights: where the searched tile looks like the middle 48 px of the other."""
 
-    def __init__(self, finds, sharpness=12.0):
+    def __init__(self, finds):
         super().__init__()
-        self.finds, self.sharpness = finds, sharpness
+        self.finds = finds
 
     def forward(self, optical, sar):
         middle, searched = (optical, sar) if self.finds == "sar" else (sar, optical)
@@ -27,15 +27,11 @@ class Comparing(nn.Module):
         template = middle[..., c - r : c + r + 1, c - r : c + r + 1].contiguous()
         found = cross_correlation(nn.functional.pad(searched, (r, r, r, r)), template)
         energy = template.square().sum(dim=(1, 2, 3)).clamp_min(1e-3)[:, None, None]
-        return torch.exp(self.sharpness * (found / energy - 1)).clamp_max(1)
+        return torch.exp(12 * (found / energy - 1)).clamp_max(1)
 
 
-class Guessing(nn.Module):
+class Guessing(Comparing):
     """A detector that always finds the middle of the tile."""
-
-    def __init__(self, finds):
-        super().__init__()
-        self.finds = finds
 
     def forward(self, optical, sar):
         at = torch.arange(optical.shape[-1]) - optical.shape[-1] // 2

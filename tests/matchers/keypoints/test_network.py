@@ -18,8 +18,7 @@ def network(finds="sar", **options):
 
 
 def tiles(batch=2, side=64):
-    generator = torch.Generator().manual_seed(1)
-    return [torch.randn(batch, 1, side, side, generator=generator) for _ in "os"]
+    return torch.randn(2, batch, 1, side, side, generator=torch.Generator().manual_seed(1)).unbind()
 
 
 @both_ways
