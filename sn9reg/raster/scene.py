@@ -6,10 +6,10 @@ to the pixel size of the coarser one, both are padded to the same extent. Nothin
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, TypedDict
 
 import numpy as np
@@ -49,7 +49,6 @@ class Scene:
     _nodata: float | None = field(repr=False)
     _open: ExitStack = field(repr=False)  # closes what reading opens
     _vrts: dict[tuple[int, bool], WarpedVRT] = field(default_factory=dict, repr=False)
-    _blocks: dict[tuple[int, int, int], Patch] = field(default_factory=dict, repr=False)  # the last used at the end
 
     def read(self, window: Window, factor: int = 1) -> Patch:
         if factor > _LARGEST_WARP and factor % 2 == 0:
@@ -69,14 +68,13 @@ class Scene:
                 valid[here] = patch.valid[there]
         return Patch(values, valid)
 
-    def _block(self, factor: int, window: Window) -> Patch:
-        """A block through the cache: templates and search areas overlap, and warping is what reading costs."""
-        key = (factor, window.row, window.col)
-        self._blocks[key] = self._blocks.pop(key) if key in self._blocks else self._warp(factor, window)
+    @cached_property
+    def _block(self) -> Callable[[int, Window], Patch]:
+        """`_warp` through a cache: templates and search areas overlap, and warping is what reading costs."""
         # Room for a few rows of blocks: work goes through the scene row by row.
-        if len(self._blocks) > max(64, 4 * (self._common.width // factor // _BLOCK + 1)):
-            del self._blocks[next(iter(self._blocks))]
-        return self._blocks[key]
+        cached = lru_cache(max(64, 4 * (self._common.width // _BLOCK + 1)))(self._warp)
+        self._open.callback(cached.cache_clear)
+        return cached
 
     def _warp(self, factor: int, inside: Window) -> Patch:
         for exact in (not gdal_suffices(self._dataset, self.bands, self._nodata), True):
@@ -186,11 +184,8 @@ class PairFiles:
     def grids(self) -> tuple[Grid, Grid]:
         """The images' own grids. Raises InputError for a file that cannot be read or has no georeference."""
         with open_raster(self.optical) as optical, open_raster(self.sar) as sar:
-            return self._grids(optical, sar)
-
-    def _grids(self, optical: DatasetReader, sar: DatasetReader) -> tuple[Grid, Grid]:
-        grid = grid_of(optical, self.pixel_frame)
-        return grid, grid_of(sar, self.pixel_frame).beside(grid)
+            grid = grid_of(optical, self.pixel_frame)
+            return grid, grid_of(sar, self.pixel_frame).beside(grid)
 
     @contextmanager
     def open(self, grid: Grid | None = None) -> Iterator[ScenePair]:
@@ -198,9 +193,9 @@ class PairFiles:
 
         Raises InputError for files that cannot be used, that do not overlap, or that hold no valid pixel.
         """
+        grids = self.grids()
         with rasterio.Env(GDAL_CACHEMAX=_CACHE), ExitStack() as stack:
             optical, sar = (stack.enter_context(open_raster(path)) for path in (self.optical, self.sar))
-            grids = self._grids(optical, sar)
             optical_bands = _bands(optical, tuple(self.optical_bands) or data_bands(optical)[:3], "--optical-bidx")
             sar_bands = _bands(sar, tuple(self.sar_bands) or data_bands(sar), "--sar-bidx")
             with naming(self.optical, self.sar):
