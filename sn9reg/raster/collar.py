@@ -172,7 +172,7 @@ def _parts(mask: Mask, neighbours: int) -> tuple[npt.NDArray[np.int32], npt.NDAr
     """(h, w) the number of the connected part that a pixel belongs to, and how many pixels each has; 0 is none."""
     _, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=neighbours)
     stats[0, cv2.CC_STAT_AREA] = 0
-    return labels, stats[:, cv2.CC_STAT_AREA]
+    return np.asarray(labels, np.int32), np.asarray(stats[:, cv2.CC_STAT_AREA], np.int32)
 
 
 def _morphed(mask: Mask, operation: int, side: int) -> Mask:
