@@ -7,14 +7,14 @@ looks like the best of matches.
 """
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
 from sn9reg.raster.grid import Grid, Window
-from sn9reg.raster.view import Patch, SceneThrough, SceneView, halved, in_halves
+from sn9reg.raster.view import Patch, SceneThrough, SceneView, from_finer
 
 Mask = npt.NDArray[np.bool_]
 
@@ -39,13 +39,12 @@ class Trimmed(SceneThrough):
     def read(self, window: Window, factor: int = 1) -> Patch:
         """As `Scene.read`, the collar not valid."""
         patch = self.scene.read(window, factor)
-        empty, keys = np.zeros(window.shape, bool), _keys(patch.values)
+        keys, empty = _keys(patch.values), np.zeros(window.shape, bool)
         rows = (window.row + np.arange(window.height)) * factor // self.factor
         cols = (window.col + np.arange(window.width)) * factor // self.factor
         for key, area in self.areas.items():
-            near = area[np.clip(rows, 0, len(area) - 1)][:, np.clip(cols, 0, area.shape[1] - 1)]
-            empty |= near & (keys == key)
-        return _without(patch, _grown(empty & patch.valid, _BLENDED)) if empty.any() else patch
+            empty |= area.take(rows, 0, mode="clip").take(cols, 1, mode="clip") & (keys == key)
+        return _without(patch, empty & patch.valid)
 
 
 def taken_out(scene: SceneView) -> list[str]:
@@ -62,32 +61,27 @@ def taken_out(scene: SceneView) -> list[str]:
 def trimmed(scene: SceneView, overview: Patch, factor: int) -> SceneView:
     """The scene without its collar; itself where it has none. overview: the whole scene at `factor`."""
     areas = _areas(overview, max(3, _WIDEST // factor | 1))
-    if not areas:
+    share = float(np.any([*areas.values()], axis=0)[overview.valid].mean()) if areas else 0.0
+    if share in (0, 1):  # an image of one value has no collar
         return scene
-    empty = np.logical_or.reduce(list(areas.values())) & overview.valid
-    if (empty == overview.valid).all():  # an image of one value has no collar
-        return scene
-    wide = {key: _grown(area, 1) for key, area in areas.items()}
-    return Trimmed(scene, wide, factor, float(empty.sum() / overview.valid.sum()))
+    wide = {key: _morphed(area, cv2.MORPH_DILATE, 3) for key, area in areas.items()}
+    return Trimmed(scene, wide, factor, share)
 
 
 def _areas(patch: Patch, thick: int) -> dict[float, Mask]:
     """Value -> its connected areas that are large, or reach the border of what is valid and are not small. Lines less
     than `thick` pixels wide are no areas."""
-    keys, valid, pixels = _keys(patch.values), patch.valid, int(patch.valid.sum())
-    values, counts = np.unique(keys[valid], return_counts=True)
-    rim = valid & ~_inner(valid)
+    keys, pixels = _keys(patch.values), patch.valid.sum()
+    inner = _morphed(np.pad(patch.valid, 1), cv2.MORPH_ERODE, 3)[1:-1, 1:-1]
+    values, counts = np.unique(keys[patch.valid], return_counts=True)
     areas: dict[float, Mask] = {}
-    for value in values[counts >= _AT_BORDER * pixels]:
-        here = _opened((keys == value) & valid, thick)
-        _, labels, stats, _ = cv2.connectedComponentsWithStats(here, connectivity=4)
-        size = stats[:, cv2.CC_STAT_AREA].copy()
-        size[0] = 0
-        outside = np.zeros(len(size), bool)
-        outside[np.unique(labels[rim])] = True
-        found = size >= np.where(outside, _AT_BORDER, _INSIDE) * pixels
-        if found.any():
-            areas[float(value)] = found[labels]
+    for value in values[counts >= _AT_BORDER * pixels].tolist():
+        labels, sizes = _parts(_morphed((keys == value) & patch.valid, cv2.MORPH_OPEN, thick), 4)
+        least = np.full(len(sizes), _INSIDE)
+        least[labels[~inner]] = _AT_BORDER
+        large = sizes >= least * pixels
+        if large.any():
+            areas[value] = large[labels]
     return areas
 
 
@@ -101,24 +95,14 @@ class Unmarked(SceneThrough):
 
     def read(self, window: Window, factor: int = 1) -> Patch:
         """As `Scene.read`, the marks not valid; a coarse pixel is the mean of what is valid in it."""
-        if factor > 1:
-            if max(window.shape) > _BLOCK:  # few of the finer pixels are held at once
-                return in_halves(lambda half: self.read(half, factor), window)
-            twice = Window(2 * window.col, 2 * window.row, 2 * window.width, 2 * window.height)
-            return halved(self.read(twice, factor // 2))
-        around, inner = window.grow(_REACH), (slice(_REACH, -_REACH),) * 2
-        patch = self.scene.read(around)
-        seen = _without(patch, self.marks(around, patch))
-        return Patch(seen.values[(slice(None), *inner)], seen.valid[inner])
-
-    def marks(self, window: Window, patch: Patch) -> Mask:
-        """(h, w) the marks in a window of the scene, and the pixels blended with them. patch: the window."""
-        there = self.other.read(Window(window.col + self.shift[0], window.row + self.shift[1], *window.shape[::-1]))
-        keys, valid = (_keys(patch.values), _keys(there.values)), patch.valid & there.valid
-        marked = np.zeros(valid.shape, bool)
-        for value, other in self.values:
-            marked |= _strokes(valid & (keys[0] == value) & (keys[1] == other))
-        return _grown(marked, _BLENDED)
+        if factor > 1:  # few of the finer pixels are held at once
+            return from_finer(self.read, window, factor, in_two=max(window.shape) > _BLOCK)
+        around, inner = window.grow(_REACH), np.s_[..., _REACH:-_REACH, _REACH:-_REACH]
+        patch, there = self.scene.read(around), self.other.read(_moved(around, self.shift))
+        keys, both = (_keys(patch.values), _keys(there.values)), patch.valid & there.valid
+        strokes = [_strokes(both & (keys[0] == value) & (keys[1] == other)) for value, other in self.values]
+        seen = _without(patch, np.any(strokes, axis=0))
+        return Patch(seen.values[inner], seen.valid[inner])
 
 
 def unmarked(optical: SceneView, sar: SceneView, common: Grid) -> tuple[SceneView, SceneView]:
@@ -129,8 +113,7 @@ def unmarked(optical: SceneView, sar: SceneView, common: Grid) -> tuple[SceneVie
     found: set[tuple[float, float]] = set()
     for row, col in itertools.product(*(_starts(size, 2 * _BLOCK) for size in common.shape)):
         window = Window(col, row, 2 * _BLOCK, 2 * _BLOCK).intersect(common.window)
-        there = Window(window.col + shift[0], window.row + shift[1], window.width, window.height)
-        found |= _mark_values(optical.read(window), sar.read(there))
+        found |= _mark_values(optical.read(window), sar.read(_moved(window, shift)))
     if not found:
         return optical, sar
     values = tuple(sorted(found))
@@ -138,19 +121,22 @@ def unmarked(optical: SceneView, sar: SceneView, common: Grid) -> tuple[SceneVie
     return Unmarked(optical, sar, shift, values), Unmarked(sar, optical, (-shift[0], -shift[1]), back)
 
 
+def _moved(window: Window, shift: tuple[int, int]) -> Window:
+    return replace(window, col=window.col + shift[0], row=window.row + shift[1])
+
+
 def _mark_values(one: Patch, other: Patch) -> set[tuple[float, float]]:
     """The values of marks in two patches of the same pixels; none where one image is compared with itself."""
-    keys = [_keys(patch.values) for patch in (one, other)]
-    both = one.valid & other.valid
+    keys, both = (_keys(one.values), _keys(other.values)), one.valid & other.valid
     if not both.any() or (keys[0] == keys[1])[both].mean() > _SAME:
         return set()
-    flat = np.zeros(both.shape, bool)
+    flat = np.zeros(both.shape, bool)  # as the neighbour above or to the left, in both patches
     for before, after in ((np.s_[:, :-1], np.s_[:, 1:]), (np.s_[:-1], np.s_[1:])):
         flat[after] |= both[before] & both[after] & np.logical_and(*(key[before] == key[after] for key in keys))
     pairs, counts = np.unique(np.stack([key[flat] for key in keys], axis=1), axis=0, return_counts=True)
-    often = pairs[counts > _MARKED * both.sum()]
-    drawn = [_strokes(both & (keys[0] == a) & (keys[1] == b)).sum() for a, b in often]
-    return {(float(a), float(b)) for (a, b), n in zip(often, drawn, strict=True) if n > _MARKED * both.sum()}
+    least = _MARKED * both.sum()
+    often = [(float(a), float(b)) for a, b in pairs[counts > least]]
+    return {(a, b) for a, b in often if _strokes(both & (keys[0] == a) & (keys[1] == b)).sum() > least}
 
 
 def _between(optical: Grid, sar: Grid, common: Grid) -> tuple[int, int] | None:
@@ -160,10 +146,9 @@ def _between(optical: Grid, sar: Grid, common: Grid) -> tuple[int, int] | None:
         return None
     corners = np.array([[0.0, 0.0], [optical.width - 1.0, 0.0], [0.0, optical.height - 1.0]])
     here, there = (common.to_pixel(grid.to_map(corners)) for grid in (optical, sar))
-    apart = there - here
-    square = np.abs(here - here[0] - corners).max() < 0.01
-    whole = np.abs(apart - np.rint(apart[0])).max() < 0.01
-    return (round(apart[0, 0]), round(apart[0, 1])) if square and whole else None
+    shift = np.rint(there[0] - here[0])
+    errors = here - here[0] - corners, there - here - shift
+    return (int(shift[0]), int(shift[1])) if np.abs(errors).max() < 0.01 else None
 
 
 def _starts(size: int, side: int) -> list[int]:
@@ -173,11 +158,8 @@ def _starts(size: int, side: int) -> list[int]:
 
 def _strokes(mask: Mask) -> Mask:
     """The parts of a mask that are thin, and large enough for a stroke."""
-    thin = mask & ~_opened(mask, _WIDEST).astype(bool)
-    _, labels, stats, _ = cv2.connectedComponentsWithStats(thin.astype(np.uint8), connectivity=8)
-    large = stats[:, cv2.CC_STAT_AREA] >= _STROKE
-    large[0] = False
-    return np.asarray(large[labels], bool)
+    labels, sizes = _parts(mask & ~_morphed(mask, cv2.MORPH_OPEN, _WIDEST), 8)
+    return np.asarray((sizes >= _STROKE)[labels])
 
 
 def _keys(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
@@ -186,20 +168,21 @@ def _keys(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
     return np.asarray(np.tensordot(weights, values.astype(np.float64), 1))
 
 
-def _opened(mask: Mask, side: int) -> npt.NDArray[np.uint8]:
-    """The parts of a mask into which a square of a side fits."""
-    return np.asarray(cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_OPEN, np.ones((side, side), np.uint8)))
+def _parts(mask: Mask, neighbours: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+    """(h, w) the number of the connected part that a pixel belongs to, and how many pixels each has; 0 is none."""
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=neighbours)
+    stats[0, cv2.CC_STAT_AREA] = 0
+    return np.asarray(labels, np.int32), np.asarray(stats[:, cv2.CC_STAT_AREA], np.int32)
 
 
-def _grown(mask: Mask, pixels: int) -> Mask:
-    side = 2 * pixels + 1
-    return np.asarray(cv2.dilate(mask.astype(np.uint8), np.ones((side, side), np.uint8)), bool)
-
-
-def _inner(valid: Mask) -> Mask:
-    """The valid pixels whose neighbours are valid, too, and lie in the image."""
-    return np.asarray(cv2.erode(np.pad(valid, 1).astype(np.uint8), np.ones((3, 3), np.uint8))[1:-1, 1:-1], bool)
+def _morphed(mask: Mask, operation: int, side: int) -> Mask:
+    """OpenCV's operation with a square of a side."""
+    return cv2.morphologyEx(mask.astype(np.uint8), operation, np.ones((side, side), np.uint8)).astype(bool)
 
 
 def _without(patch: Patch, empty: Mask) -> Patch:
+    """The patch, what is empty and the pixels blended with it not valid."""
+    if not empty.any():
+        return patch
+    empty = _morphed(empty, cv2.MORPH_DILATE, 2 * _BLENDED + 1)
     return Patch(np.where(empty, np.float32(0), patch.values), patch.valid & ~empty)

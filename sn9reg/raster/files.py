@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from tempfile import mkdtemp
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -174,7 +174,11 @@ def atomic_output(path: PathLike, overwrite: bool = False) -> Iterator[Path]:
     check_output(path, overwrite)
     target = Path(path)
     try:
-        with _own_folder(target) as folder:
+        with ExitStack() as stack:
+            own = TemporaryDirectory(prefix=_prefix(target), dir=target.parent, ignore_cleanup_errors=True)
+            folder = Path(stack.enter_context(own))
+            with suppress(OSError):  # not every file system has locks
+                stack.enter_context(_locked(folder))
             temporary = folder / target.name
             temporary.touch()
             mode = temporary.stat().st_mode
@@ -182,31 +186,23 @@ def atomic_output(path: PathLike, overwrite: bool = False) -> Iterator[Path]:
             if target.exists() and not overwrite:
                 raise OutputError(f"{path}: appeared while it was being computed; use --overwrite to replace it")
             temporary.chmod(mode)
-            beside = [found.name for found in folder.iterdir() if found != temporary]
-            if taken := [name for name in beside if target.with_name(name).exists() and not overwrite]:
-                raise OutputError(f"{target.with_name(taken[0])}: exists; use --overwrite to replace it")
-            for name in (*beside, target.name):
-                (folder / name).replace(target.with_name(name))
-            for suffix in (".aux.xml", ".ovr", ".msk"):  # of a raster replaced: GDAL would take them for the new one's
-                stale = f"{target.name}{suffix}"
-                if stale not in beside and os.path.exists(target.with_name(stale)):  # its name may be too long
-                    target.with_name(stale).unlink()
+            _put_in_place(folder, target, overwrite)
     except (OSError, RasterioError) as error:
         words = error.strerror if isinstance(error, OSError) and error.strerror else _first_line(error)
         raise OutputError(f"{path}: cannot be written ({words})") from error
 
 
-@contextmanager
-def _own_folder(target: Path) -> Iterator[Path]:
-    """A new folder beside `target`, gone in the end, and locked until then: see `_take_away_leftovers`."""
-    folder = Path(mkdtemp(prefix=_prefix(target), dir=target.parent))
-    try:
-        with ExitStack() as stack:
-            with suppress(OSError):  # not every file system has locks
-                stack.enter_context(_locked(folder))
-            yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+def _put_in_place(folder: Path, target: Path, overwrite: bool) -> None:
+    """Move all that lies in a folder beside `target`, and itself last."""
+    beside = [found.name for found in folder.iterdir() if found.name != target.name]
+    if taken := [name for name in beside if target.with_name(name).exists() and not overwrite]:
+        raise OutputError(f"{target.with_name(taken[0])}: exists; use --overwrite to replace it")
+    for name in (*beside, target.name):
+        (folder / name).replace(target.with_name(name))
+    for suffix in (".aux.xml", ".ovr", ".msk"):  # of a raster replaced: GDAL would take them for the new one's
+        stale = f"{target.name}{suffix}"
+        if stale not in beside and os.path.exists(target.with_name(stale)):  # its name may be too long
+            target.with_name(stale).unlink()
 
 
 @contextmanager
@@ -238,8 +234,8 @@ def check_output(path: PathLike, overwrite: bool = False, inputs: Iterable[PathL
     What a killed process left of it is taken away.
     """
     target, exists = Path(path), os.path.exists(path)
-    on_disk = [disk_file(given) for given in inputs if given is not None] if exists else []
-    is_input = any(given is not None and target.samefile(given) for given in on_disk)
+    on_disk = [disk_file(given) for given in inputs if given is not None]
+    is_input = exists and any(target.samefile(found) for found in on_disk if found is not None)
     for wrong, words in (
         (os.path.isdir(path), "is a folder"),
         (is_input, "is an input too, and inputs are never written; give another name"),

@@ -149,7 +149,7 @@ class Grid:
 
     def to_pixel(self, map_xy: Points) -> Points:
         """(N, 2) map coordinates -> (N, 2) pixel coordinates, on the turn around the Earth that the image lies on."""
-        near = self.less_turns(np.asarray(map_xy, dtype=np.float64), self.centre[0] if self.turn else 0)
+        near = self.less_turns(np.asarray(map_xy, dtype=np.float64), self.centre[0])
         return (near - np.array([self.transform.c, self.transform.f])) @ np.linalg.inv(self.linear).T - 0.5
 
     def less_turns(self, map_xy: Points, about: float | npt.NDArray[np.float64] = 0) -> Points:
@@ -194,7 +194,7 @@ class Grid:
 
     def map_to(self, map_xy: Points, other: Grid) -> Points:
         """`map_to_crs` for the CRS of another grid, on the turn around the Earth that it lies on."""
-        return other.less_turns(self.map_to_crs(map_xy, other.crs), other.centre[0] if other.turn else 0)
+        return other.less_turns(self.map_to_crs(map_xy, other.crs), other.centre[0])
 
     def crop(self, window: Window) -> Grid:
         """The grid of a window of this one; it may reach outside."""
@@ -334,21 +334,21 @@ def common_grid(optical: Grid, sar: Grid) -> Grid:
 
     Raises InputError if one scene has a CRS and the other is in a pixel frame, or another CRS than a local one.
     """
-    if optical.crs is None or sar.crs is None:
-        if optical.crs is not None or sar.crs is not None:
-            raise InputError("one raster has a CRS and the other has none: use --pixel-frame to ignore both")
+    if (optical.crs is None) != (sar.crs is None):
+        raise InputError("one raster has a CRS and the other has none: use --pixel-frame to ignore both")
+    if optical.crs is None:
         return Grid.pixel_frame(max(optical.width, sar.width), max(optical.height, sar.height))
     metric = _metric_grid(optical, sar)
-    crs = metric.crs
-    area = {grid: _pixel_area(grid, metric) for grid in (optical, sar)}
+    areas = _pixel_area(optical, metric), _pixel_area(sar, metric)
     # Sides are differences of large coordinates, right to some 1e-9: of equal ones the SAR's lattice is taken.
-    coarser = optical if area[optical] > area[sar] * (1 + 1e-6) else sar
+    coarser, area = (optical, areas[0]) if areas[0] > areas[1] * (1 + 1e-6) else (sar, areas[1])
     t, left, top = coarser.transform, 0.0, 0.0
-    width = height = math.sqrt(area[coarser])
-    if coarser.crs == crs and t.b == 0 and t.d == 0:
+    width = height = math.sqrt(area)
+    if coarser.crs == metric.crs and t.b == 0 and t.d == 0:
         width, height, left, top = abs(t.a), abs(t.e), t.c, t.f
     outline = np.concatenate([grid.map_to(grid.outline(), metric) for grid in (optical, sar)])
     cols, rows = (outline[:, 0] - left) / width, (top - outline[:, 1]) / height
     col, row = math.floor(cols.min() + 1e-6), math.floor(rows.min() + 1e-6)
     right, bottom = math.ceil(cols.max() - 1e-6), math.ceil(rows.max() - 1e-6)
-    return Grid(Affine(width, 0, left + col * width, 0, -height, top - row * height), right - col, bottom - row, crs)
+    transform = Affine(width, 0, left + col * width, 0, -height, top - row * height)
+    return Grid(transform, right - col, bottom - row, metric.crs)

@@ -6,10 +6,10 @@ to the pixel size of the coarser one, both are padded to the same extent. Nothin
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, TypedDict
 
 import numpy as np
@@ -26,7 +26,7 @@ from sn9reg.raster.files import PathLike, alpha_band, check_bands, data_bands, g
 from sn9reg.raster.grid import Grid, Points, Window, common_grid, for_gdal
 from sn9reg.raster.radiometry import says_decibel
 from sn9reg.raster.validity import data_view, expanded, gdal_suffices, nodata_of
-from sn9reg.raster.view import Patch, Posed, SceneView, halved, in_halves
+from sn9reg.raster.view import Patch, Posed, SceneView, from_finer
 
 __all__ = ["PairFiles", "Patch", "Reading", "Scene", "ScenePair", "SceneView", "open_pair"]
 
@@ -47,16 +47,13 @@ class Scene:
     _dataset: DatasetReader = field(repr=False)
     _common: Grid = field(repr=False)
     _nodata: float | None = field(repr=False)
+    _open: ExitStack = field(repr=False)  # closes what reading opens
     _vrts: dict[tuple[int, bool], WarpedVRT] = field(default_factory=dict, repr=False)
-    _blocks: dict[tuple[int, int, int], Patch] = field(default_factory=dict, repr=False)  # the last used at the end
-    _open: ExitStack = field(default_factory=ExitStack, repr=False)
 
     def read(self, window: Window, factor: int = 1) -> Patch:
         if factor > _LARGEST_WARP and factor % 2 == 0:
-            if max(window.shape) > 1 and window.width * window.height * (factor // _LARGEST_WARP) ** 2 > _AT_ONCE:
-                return in_halves(lambda half: self.read(half, factor), window)
-            twice = Window(2 * window.col, 2 * window.row, 2 * window.width, 2 * window.height)
-            return halved(self.read(twice, factor // 2))
+            pixels = window.width * window.height * (factor // _LARGEST_WARP) ** 2
+            return from_finer(self.read, window, factor, in_two=pixels > _AT_ONCE and max(window.shape) > 1)
         values, valid = np.zeros((len(self.bands), *window.shape), np.float32), np.zeros(window.shape, bool)
         whole = self._common.coarsen(factor)
         inside = window.intersect(whole.window)
@@ -71,14 +68,13 @@ class Scene:
                 valid[here] = patch.valid[there]
         return Patch(values, valid)
 
-    def _block(self, factor: int, window: Window) -> Patch:
-        """A block through the cache: templates and search areas overlap, and warping is what reading costs."""
-        key = (factor, window.row, window.col)
-        self._blocks[key] = self._blocks.pop(key) if key in self._blocks else self._warp(factor, window)
+    @cached_property
+    def _block(self) -> Callable[[int, Window], Patch]:
+        """`_warp` through a cache: templates and search areas overlap, and warping is what reading costs."""
         # Room for a few rows of blocks: work goes through the scene row by row.
-        if len(self._blocks) > max(64, 4 * (self._common.width // factor // _BLOCK + 1)):
-            del self._blocks[next(iter(self._blocks))]
-        return self._blocks[key]
+        cached = lru_cache(max(64, 4 * (self._common.width // _BLOCK + 1)))(self._warp)
+        self._open.callback(cached.cache_clear)
+        return cached
 
     def _warp(self, factor: int, inside: Window) -> Patch:
         for exact in (not gdal_suffices(self._dataset, self.bands, self._nodata), True):
@@ -96,37 +92,32 @@ class Scene:
 
     def _vrt(self, factor: int, exact: bool) -> WarpedVRT:
         """exact: of `data_view`, which costs one more reading of the file, in place of the file itself."""
-        if (factor, exact) not in self._vrts:
-            target = self._common.coarsen(factor)
-            sizes = self.grid.pixel_size, target.pixel_size
-            same_size = self.grid.crs == target.crs and np.allclose(*sizes, rtol=1e-6, atol=0)
-            extras: dict[str, Any] = {"NUM_THREADS": 2, "UNIFIED_SRC_NODATA": "YES"}
-            if same_size:  # else GDAL takes a turned scene's blocks for downsampled ones, and blurs some of them
-                extras |= {"XSCALE": 1, "YSCALE": 1}
-            # An alpha band of the scene's own serves; its nodata must not become the alpha of the padding.
-            extras |= {"nodata": None} if not exact and alpha_band(self._dataset) else {"add_alpha": True}
-            if not exact and (nodata := nodata_of(self._dataset, self.bands[0], self._nodata)) is not None:
-                extras["src_nodata"] = nodata
-            source, there = for_gdal(self.grid, target.crs), for_gdal(target, self.grid.crs)
-            reach = np.abs(self.grid.outline()[:, 1]).max() + self.grid.pixel_size[1]
-            if source.crs and source.crs.is_geographic and reach >= self.grid.turn / 4:
-                # A pole is a line of the image; else GDAL reads what lies under the target's edges, not around the pole
-                extras |= {"SAMPLE_GRID": "YES", "SAMPLE_STEPS": "ALL"}
-            with reading(self.name):
-                self._vrts[factor, exact] = WarpedVRT(
-                    self._view if exact else self._dataset,
-                    src_crs=source.crs,
-                    src_transform=source.transform,
-                    crs=there.crs,
-                    transform=there.transform,
-                    width=target.width,
-                    height=target.height,
-                    # An average over less than one source pixel is nearest neighbour: half a pixel of jitter.
-                    resampling=Resampling.bilinear if same_size else Resampling.average,
-                    warp_mem_limit=256,
-                    **extras,
-                )
-        return self._vrts[factor, exact]
+        if (factor, exact) in self._vrts:
+            return self._vrts[factor, exact]
+        target = self._common.coarsen(factor)
+        source, there = for_gdal(self.grid, target.crs), for_gdal(target, self.grid.crs)
+        options: dict[str, Any] = {"src_crs": source.crs, "src_transform": source.transform, "crs": there.crs}
+        options |= {"transform": there.transform, "width": target.width, "height": target.height}
+        options |= {"NUM_THREADS": 2, "warp_mem_limit": 256, "UNIFIED_SRC_NODATA": "YES"}
+        sizes = self.grid.pixel_size, target.pixel_size
+        if self.grid.crs == target.crs and np.allclose(*sizes, rtol=1e-6, atol=0):
+            # An average over less than one source pixel is nearest neighbour: half a pixel of jitter. Without a scale,
+            # GDAL takes a turned scene's blocks for downsampled ones, and blurs some of them.
+            options |= {"resampling": Resampling.bilinear, "XSCALE": 1, "YSCALE": 1}
+        else:
+            options |= {"resampling": Resampling.average}
+        # An alpha band of the scene's own serves; its nodata must not become the alpha of the padding.
+        options |= {"nodata": None} if not exact and alpha_band(self._dataset) else {"add_alpha": True}
+        if not exact and (nodata := nodata_of(self._dataset, self.bands[0], self._nodata)) is not None:
+            options["src_nodata"] = nodata
+        reach = np.abs(self.grid.outline()[:, 1]).max() + self.grid.pixel_size[1]
+        if source.crs and source.crs.is_geographic and reach >= self.grid.turn / 4:
+            # A pole is a line of the image; else GDAL reads what lies under the target's edges, not around the pole.
+            options |= {"SAMPLE_GRID": "YES", "SAMPLE_STEPS": "ALL"}
+        with reading(self.name):
+            vrt = WarpedVRT(self._view if exact else self._dataset, **options)
+        self._vrts[factor, exact] = self._open.enter_context(vrt)
+        return vrt
 
     @cached_property
     def _view(self) -> DatasetReader:
@@ -138,11 +129,6 @@ class Scene:
 
     def outline(self) -> Points:
         return self._common.to_pixel(self.grid.map_to_crs(self.grid.outline(), self._common.crs))
-
-    def close(self) -> None:
-        for vrt in self._vrts.values():
-            vrt.close()
-        self._open.close()
 
 
 @dataclass(frozen=True)
@@ -160,9 +146,7 @@ class ScenePair:
         return optical.intersect(sar)
 
     def posed(self, matrix: npt.NDArray[np.float64]) -> ScenePair:
-        """The pair with its SAR scene seen through `matrix`, see `Posed`. Raises TypeError for a pair posed already."""
-        if isinstance(self.sar, Posed):
-            raise TypeError("the pair is posed already")
+        """The pair with its SAR scene seen through `matrix`, see `Posed`."""
         return ScenePair(self.optical, Posed(self.sar, matrix), self.grid)
 
     def overview(self, scene: SceneView) -> tuple[Patch, int]:
@@ -200,11 +184,8 @@ class PairFiles:
     def grids(self) -> tuple[Grid, Grid]:
         """The images' own grids. Raises InputError for a file that cannot be read or has no georeference."""
         with open_raster(self.optical) as optical, open_raster(self.sar) as sar:
-            return self._grids(optical, sar)
-
-    def _grids(self, optical: DatasetReader, sar: DatasetReader) -> tuple[Grid, Grid]:
-        grid = grid_of(optical, self.pixel_frame)
-        return grid, grid_of(sar, self.pixel_frame).beside(grid)
+            grid = grid_of(optical, self.pixel_frame)
+            return grid, grid_of(sar, self.pixel_frame).beside(grid)
 
     @contextmanager
     def open(self, grid: Grid | None = None) -> Iterator[ScenePair]:
@@ -212,31 +193,23 @@ class PairFiles:
 
         Raises InputError for files that cannot be used, that do not overlap, or that hold no valid pixel.
         """
+        grids = self.grids()
         with rasterio.Env(GDAL_CACHEMAX=_CACHE), ExitStack() as stack:
             optical, sar = (stack.enter_context(open_raster(path)) for path in (self.optical, self.sar))
-            grids = self._grids(optical, sar)
-            optical_bands = tuple(self.optical_bands) or tuple(data_bands(optical)[:3])
-            sar_bands = tuple(self.sar_bands) or tuple(data_bands(sar))
-            check_bands(optical, optical_bands)
-            check_bands(sar, sar_bands)
-            optical_bands, sar_bands = expanded(optical, optical_bands), expanded(sar, sar_bands)
-            for image, bands, option in ((optical, optical_bands, "--optical-bidx"), (sar, sar_bands, "--sar-bidx")):
-                _check_size(image.name, image)
-                if len(bands) > _MOST_BANDS:
-                    raise InputError(f"{image.name}: {len(bands)} bands are too many; name fewer with {option}")
+            optical_bands = _bands(optical, tuple(self.optical_bands) or data_bands(optical)[:3], "--optical-bidx")
+            sar_bands = _bands(sar, tuple(self.sar_bands) or data_bands(sar), "--sar-bidx")
             with naming(self.optical, self.sar):
                 if not _overlap(*grids):
                     raise InputError("they do not overlap: check that they show the same place and their CRS")
                 common = grid or common_grid(*grids)
             _check_size(f"{self.optical} and {self.sar}, together", common)
-            scenes = (
-                Scene(str(self.optical), grids[0], optical_bands, optical, common, self.optical_nodata),
-                Scene(str(self.sar), grids[1], sar_bands, sar, common, self.sar_nodata),
+            pair = ScenePair(
+                Scene(str(self.optical), grids[0], optical_bands, optical, common, self.optical_nodata, stack),
+                Scene(str(self.sar), grids[1], sar_bands, sar, common, self.sar_nodata, stack),
+                common,
             )
-            pair = ScenePair(*scenes, common)
             seen: list[SceneView] = []
-            for scene in scenes:
-                stack.callback(scene.close)
+            for scene in (pair.optical, pair.sar):
                 look, factor = pair.overview(scene)
                 if not look.valid.any():
                     raise InputError(f"{scene.name}: holds no valid pixel (all nodata, masked or NaN)")
@@ -247,6 +220,15 @@ class PairFiles:
 def open_pair(optical: PathLike, sar: PathLike, *, pixel_frame: bool = False) -> AbstractContextManager[ScenePair]:
     """`PairFiles(optical, sar, pixel_frame).open()`."""
     return PairFiles(optical, sar, pixel_frame).open()
+
+
+def _bands(image: DatasetReader, bands: Sequence[int], option: str) -> tuple[int, ...]:
+    """The bands, `expanded`. Raises InputError for an image that lacks one or is too large. option: what names them."""
+    check_bands(image, bands)
+    _check_size(image.name, image)
+    if len(bands := expanded(image, bands)) > _MOST_BANDS:
+        raise InputError(f"{image.name}: {len(bands)} bands are too many; name fewer with {option}")
+    return bands
 
 
 def _check_size(name: str, image: DatasetReader | Grid) -> None:

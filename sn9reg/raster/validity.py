@@ -18,8 +18,8 @@ from rasterio.dtypes import dtype_rev, typename_fwd
 from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.io import DatasetReader, MemoryFile
 
-from sn9reg.raster.files import alpha_band, reading
-from sn9reg.raster.grid import Window
+from sn9reg.raster.files import alpha_band, geotiff_profile, reading
+from sn9reg.raster.grid import Grid, Window
 
 Values = npt.NDArray[Any]  # (bands, h, w)
 Mask = npt.NDArray[np.bool_]
@@ -112,9 +112,8 @@ def data_view(dataset: DatasetReader, bands: Sequence[int], nodata: float | None
 
     The mask is held in memory, compressed: less than a bit for most pixels.
     """
-    whole = Window(0, 0, dataset.width, dataset.height)
-    profile = {"driver": "GTiff", "width": whole.width, "height": whole.height, "count": 1, "dtype": "uint8"}
-    profile |= {"transform": Affine.scale(2, -2), "tiled": True, "compress": "deflate", "zlevel": 1}
+    whole = Grid.pixel_frame(dataset.width, dataset.height)
+    profile = geotiff_profile(whole, 1, "uint8", transform=Affine.scale(2, -2))  # without one, GDAL warns
     # Whole blocks of the file, so that each is decoded once, but of large ones only as much as is bearable.
     high, wide = dataset.block_shapes[bands[0] - 1]
     wide = min(wide * -(-2048 // wide), whole.width)
@@ -123,7 +122,7 @@ def data_view(dataset: DatasetReader, bands: Sequence[int], nodata: float | None
     with MemoryFile(ext=".tif") as memory:
         with memory.open(**profile) as target:
             for row, col in product(range(0, whole.height, high), range(0, whole.width, wide)):
-                area = Window(col, row, wide, high).intersect(whole).slices()
+                area = Window(col, row, wide, high).intersect(whole.window).slices()
                 valid = read_data(dataset, sorted(set(bands)), area, nodata)[1]
                 target.write(valid * np.uint8(255), 1, window=area)
         with rasterio.open(_virtual(dataset, bands, memory.name)) as view:

@@ -108,20 +108,20 @@ class Posed(SceneThrough):
         return Patch(np.where(valid, np.stack(values) / np.maximum(share, 0.5), 0).astype(np.float32), valid)
 
 
-def halved(patch: Patch) -> Patch:
-    """2 x 2 pixels made one: the mean of the valid ones, valid where any is."""
-    bands, height, width = patch.values.shape
-    blocks = (height // 2, 2, width // 2, 2)
+def from_finer(read: Callable[[Window, int], Patch], window: Window, factor: int, in_two: bool) -> Patch:
+    """A window of which each pixel is the mean of the valid ones of 2 x 2 at half the factor, valid where any is.
+
+    in_two: it is read in two parts, so that fewer of the finer pixels are held at once.
+    """
+    if in_two:
+        parts, axis = [read(half, factor) for half in window.halves()], -1 if window.width >= window.height else -2
+        values, valid = [part.values for part in parts], [part.valid for part in parts]
+        return Patch(np.concatenate(values, axis), np.concatenate(valid, axis))
+    patch = read(Window(2 * window.col, 2 * window.row, 2 * window.width, 2 * window.height), factor // 2)
+    blocks = (window.height, 2, window.width, 2)
     count = patch.valid.reshape(blocks).sum(axis=(1, 3), dtype=np.float32)
-    total = patch.values.reshape(bands, *blocks).sum(axis=(2, 4))
+    total = patch.values.reshape(len(patch.values), *blocks).sum(axis=(2, 4))
     return Patch(total / np.maximum(count, 1), count > 0)
-
-
-def in_halves(read: Callable[[Window], Patch], window: Window) -> Patch:
-    """A window read in two parts, each of half its longer side."""
-    parts, axis = [read(half) for half in window.halves()], int(window.width >= window.height)
-    values = np.concatenate([part.values for part in parts], axis=1 + axis)
-    return Patch(values, np.concatenate([part.valid for part in parts], axis=axis))
 
 
 def through(matrix: npt.NDArray[Any], xy: Points) -> Points:

@@ -98,10 +98,8 @@ def test_nothing_is_fetched_from_a_network(tmp_path, raster):
     band = '<VRTRasterBand dataType="Byte" band="1"><SimpleSource><SourceFilename>{}</SourceFilename></SimpleSource>'
     vrt = f'<VRTDataset rasterXSize="9" rasterYSize="9">{band}</VRTRasterBand></VRTDataset>'
     made_of = url, f"/vsicurl/{url}", url.replace(":", "&#58;"), tmp_path / "0.vrt", tmp_path / "3.vrt"
-    size = "<TileLevel>3</TileLevel><TileCountX>1</TileCountX><TileCountY>1</TileCountY>"
-    corners = [f"<{x}>0</{x}><{y}>9</{y}>" for x, y in (("UpperLeftX", "UpperLeftY"), ("LowerRightY", "LowerRightX"))]
-    window = f"<BandsCount>3</BandsCount><DataWindow>{size}{''.join(corners)}</DataWindow>"
-    wms = f'<GDAL_WMS><Service name="TMS"><ServerUrl>{url}</ServerUrl></Service>{window}</GDAL_WMS>'
+    service = f'<Service name="VirtualEarth"><ServerUrl>{url}?${{quadkey}}</ServerUrl></Service>'
+    wms = f"<GDAL_WMS>{service}</GDAL_WMS>"
     for i, text in enumerate([*map(vrt.format, made_of), wms]):
         names.append(tmp_path / f"{i}.vrt")
         names[-1].write_text(text)
@@ -132,7 +130,7 @@ def test_grid_of_names_the_way_out(raster):
         assert grid_of(dataset, pixel_frame=True) == Grid.pixel_frame(60, 40)
 
 
-def test_data_bands_are_those_that_are_not_alpha(tmp_path):
+def test_data_bands_are_those_that_are_there_and_not_alpha(tmp_path):
     four = np.zeros((4, *GRID.shape), np.uint8)
     colours = [ColorInterp.alpha, ColorInterp.gray, ColorInterp.undefined, ColorInterp.undefined]
     last = write(tmp_path / "last.tif", four, photometric="rgb", alpha="yes")
@@ -145,45 +143,33 @@ def test_data_bands_are_those_that_are_not_alpha(tmp_path):
             assert alpha_band(dataset) == alpha
     with open_raster(only) as dataset, pytest.raises(InputError, match=r"only\.tif: has no band but alpha"):
         data_bands(dataset)
+    with open_raster(none) as dataset:
+        check_bands(dataset, [2, 1, 2])
+        for band in (0, 5, -1):
+            with pytest.raises(InputError, match=rf"none\.tif: has no band {band}, only 1 to 4"):
+                check_bands(dataset, [1, band])
 
 
-def test_check_bands(tmp_path):
-    with open_raster(write(tmp_path / "slc.tif", np.ones((2, *GRID.shape), np.complex64))) as dataset:
-        check_bands(dataset, [2, 1, 2], allow_complex=True)
-        for bands, words in ([[1, band], f"has no band {band}, only 1 to 2"] for band in (0, 3, -1)):
-            with pytest.raises(InputError, match=rf"slc\.tif: {words}"):
-                check_bands(dataset, bands, allow_complex=True)
-        with pytest.raises(InputError, match="band 2 is complex; give its amplitude"):
-            check_bands(dataset, [2])
-
-
-def test_atomic_output_appears_at_the_end_only(tmp_path):
+def test_atomic_output_appears_at_the_end_only_and_not_at_all_when_its_block_fails(tmp_path):
     target = tmp_path / "out.bin"
-    with atomic_output(target) as temporary:
-        assert temporary.parent.parent == tmp_path  # the same disk, so that it can be renamed
-        assert temporary.name == "out.bin"
-        temporary.write_bytes(b"whole")
-        assert not target.exists()
+
+    def make(content, error=None):
+        with atomic_output(target, overwrite=True) as temporary:
+            assert temporary.parent.parent == tmp_path  # the same disk, so that it can be renamed
+            temporary.write_bytes(content)
+            assert target.exists() == (error is not None)
+            if error:
+                temporary.with_name("out.bin.aux.xml").write_text("statistics")
+                raise error
+
+    make(b"whole")
+    with pytest.raises(KeyboardInterrupt):
+        make(b"half", KeyboardInterrupt)
     assert target.read_bytes() == b"whole"
     assert [p.name for p in tmp_path.iterdir()] == ["out.bin"]
     umask = os.umask(0)
     os.umask(umask)
     assert stat.S_IMODE(target.stat().st_mode) == 0o666 & ~umask
-
-
-def test_atomic_output_leaves_nothing_when_it_fails(tmp_path):
-    target = tmp_path / "out.tif"
-    target.write_bytes(b"before")
-
-    def fail(temporary):
-        temporary.write_bytes(b"half")
-        temporary.with_name(temporary.name + ".aux.xml").write_text("statistics")
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt), atomic_output(target, overwrite=True) as temporary:
-        fail(temporary)
-    assert target.read_bytes() == b"before"
-    assert [p.name for p in tmp_path.iterdir()] == ["out.tif"]
 
 
 def test_atomic_output_turns_errors_of_the_disk_into_ours_and_does_not_replace_what_appeared_meanwhile(tmp_path):

@@ -28,16 +28,13 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_pairs_come_by_name_and_only_whole(folder):
+def test_pairs_come_by_name_and_only_whole_and_the_mask_counts_for_both_images(folder):
     a, b = pair_files(folder)
     assert pair_files(str(folder)) == [a, b]
     assert all(patch.valid.all() for patch in a.read())
     assert (a.name, a.optical, a.sar, a.mask) == ("a", folder / "a_opt.png", folder / "a_sar.png", None)
     assert (b.name, b.optical, b.sar) == ("b", folder / "b_opt.png", folder / "b_sar.png")
-
-
-def test_the_mask_counts_for_both_images(folder):
-    for patch, whole in zip(pair_files(folder)[1].read(), (image(1), image(100)), strict=True):
+    for patch, whole in zip(b.read(), (image(1), image(100)), strict=True):
         np.testing.assert_array_equal(patch.valid, np.arange(SHAPE[1]) + np.zeros(SHAPE) >= 2)
         np.testing.assert_array_equal(patch.values, np.where(patch.valid, whole, 0))
 

@@ -1,8 +1,11 @@
 """Posed: a scene seen through a matrix, pixel by pixel where the matrix moves whole pixels."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
+from support import rasters
 from support.rasters import TEXTURE_TRANSFORM, UTM, open_plain, write_raster
 
 from sn9reg.raster.grid import Window
@@ -10,8 +13,8 @@ from sn9reg.raster.scene import Patch
 from sn9reg.raster.view import Posed, through
 
 SIDE = 200
-MIDDLE = (SIDE - 1) / 2
 EMPTY = np.s_[:, 20:60, 100:150]  # without data
+turned = partial(rasters.turned, SIDE)  # degrees and zoom -> (3, 3) that leaves the middle where it is
 
 
 @pytest.fixture(scope="module")
@@ -29,13 +32,6 @@ def pair(tmp_path_factory):
 
 def shifted(dx, dy):
     return np.array([[1.0, 0, dx], [0, 1, dy], [0, 0, 1]])
-
-
-def turned(degrees, scale=1.0):
-    """(3, 3) that leaves the middle of the scene where it is."""
-    cos, sin = scale * np.cos(np.radians(degrees)), scale * np.sin(np.radians(degrees))
-    matrix = np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]])
-    return shifted(MIDDLE, MIDDLE) @ matrix @ shifted(-MIDDLE, -MIDDLE)
 
 
 def assert_same(seen, plain, atol=1e-3):
@@ -102,13 +98,8 @@ def test_outline_and_overlap_are_where_the_scene_is_seen_and_the_rest_is_left_al
     assert pair.posed(shifted(1000, 0)).overlap.empty
     assert (posed.optical, posed.grid) == (pair.optical, pair.grid)
     assert (posed.sar.name, posed.sar.grid) == (pair.sar.name, pair.sar.grid)
-    with pytest.raises(TypeError, match="posed already"):
-        posed.posed(np.eye(3))
-
-
-def test_points_move_through_a_perspective():
-    matrix = np.array([[2.0, 0, 5], [0, 3, -1], [0.5, 0, 1]])
-    np.testing.assert_allclose(through(matrix, np.array([[2.0, 4], [0, 0]])), [[4.5, 5.5], [5, -1]])
+    perspective = np.array([[2.0, 0, 5], [0, 3, -1], [0.5, 0, 1]])
+    np.testing.assert_allclose(through(perspective, np.array([[2.0, 4], [0, 0]])), [[4.5, 5.5], [5, -1]])
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,12 @@ def read_both(optical, sar, **options):
         return pair.optical.read(pair.grid.window), pair.sar.read(pair.grid.window)
 
 
+def read_as(side, path, other, **how):
+    """What the scene of one side of a pair holds; `how` it is read says nothing of the side."""
+    paths = (path, other) if side == "optical" else (other, path)
+    return read_both(*paths, **{f"{side}_{name}": value for name, value in how.items()})[side == "sar"]
+
+
 def assert_holds(patch, values, valid):
     """A patch has these values where it is valid, as float32, and 0 elsewhere."""
     np.testing.assert_array_equal(patch.valid, valid)
@@ -123,14 +129,18 @@ def test_the_own_lattice_is_read_bit_for_bit_wherever_it_lies(tmp_path, dtype):
 
 
 @pytest.mark.parametrize(("factor", "dtype"), [(2, "uint8"), (3, "uint16"), (5, "float32"), (2, "float64")])
-def test_the_finer_scene_is_averaged_over_each_coarse_pixel(tmp_path, factor, dtype):
-    sar = Grid(Affine(3, 0, 435000, 0, -3, 4181000), 24, 16, UTM)
-    optical = Grid(Affine(3 / factor, 0, 435000, 0, -3 / factor, 4181000), 24 * factor, 16 * factor, UTM)
-    paths = write_both(tmp_path, (optical, sar), lambda grid: noise(1, grid.shape, dtype))
-    values, (patch, _) = noise(1, optical.shape, dtype), read_both(*paths)
-    means = values[0].reshape(16, factor, 24, factor).astype(float).mean(axis=(1, 3))
-    assert patch.valid.all()
+def test_the_finer_scene_is_averaged_over_the_valid_ones_of_its_pixels(tmp_path, factor, dtype):
+    optical = Grid(Affine(0.5, 0, 435000, 0, -0.5, 4181000), 24 * factor, 16 * factor, UTM)
+    sar = optical.coarsen(factor)
+    values = noise(1, optical.shape, dtype)
+    values[0, ::factor, ::factor] = values[0, : 4 * factor, : 4 * factor] = 0  # one of each, and all of some
+    paths = write(tmp_path / "o.tif", values, optical, nodata=0), write(tmp_path / "s.tif", noise(1, sar.shape), sar)
+    patch, _ = read_both(*paths)
+    blocks = values[0].reshape(16, factor, 24, factor).astype(float)
+    count = (blocks > 0).sum(axis=(1, 3))
+    np.testing.assert_array_equal(patch.valid, count > 0)
     # Whole numbers come back as whole numbers: the average is taken in the scene's own type.
+    means = blocks.sum(axis=(1, 3)) / np.maximum(count, 1)
     np.testing.assert_allclose(patch.values[0], means, atol=1e-4 if dtype.startswith("f") else 0.5001)
 
 
@@ -140,19 +150,6 @@ def test_what_is_finer_is_told_on_the_ground_and_not_by_numbers(tmp_path):
     with open_plain(*write_both(tmp_path, (optical, sar), lambda grid: noise(1, grid.shape, "float32"))) as pair:
         patch = pair.sar.read(pair.overlap)
     assert patch.values[0, 3:-3, 3:-3].std() < 0.37 * noise(1, sar.shape, "float32").std()
-
-
-def test_only_valid_pixels_are_averaged(tmp_path):
-    sar = Grid(Affine(1, 0, 435000, 0, -1, 4181000), 24, 16, UTM)
-    optical = Grid(Affine(0.5, 0, 435000, 0, -0.5, 4181000), 48, 32, UTM)
-    values = np.full(optical.shape, 100, np.uint8)
-    values[::2, ::2] = 0  # a quarter of each coarse pixel
-    values[:8, :8] = 0
-    paths = write(tmp_path / "o.tif", values, optical, nodata=0), write(tmp_path / "s.tif", noise(1, sar.shape), sar)
-    patch, _ = read_both(*paths)
-    expected = np.ones(sar.shape, bool)
-    expected[:4, :4] = False
-    assert_holds(patch, np.full((1, *sar.shape), 100), expected)
 
 
 def test_padding_is_not_valid(tmp_path):
@@ -254,9 +251,7 @@ def test_what_is_no_data_by_any_rule_is_left_out_as_declared_nodata_is(tmp_path,
         path = write(tmp_path / "r.tif", values, Grid(*place, UTM), **written)
         clean = with_holes(-9, empty)[: len(how.get("bands", VALUES))]
         declared = write(tmp_path / "d.tif", clean, Grid(*place, UTM), nodata=-9)
-        options, k = {f"{side}_{name}": value for name, value in how.items()}, ["optical", "sar"].index(side)
-        found = read_both(*[path, plain][:: -1 if k else 1], **options)[k]
-        expected = read_both(*[declared, plain][:: -1 if k else 1])[k]
+        found, expected = read_as(side, path, plain, **how), read_as(side, declared, plain)
         assert 0.3 < expected.valid.mean() <= 1
         np.testing.assert_array_equal(found.valid, expected.valid)
         np.testing.assert_array_equal(found.values, expected.values)
@@ -271,20 +266,10 @@ def test_palettes_are_read_as_colours(tmp_path):
     with rasterio.open(path, "r+") as target:
         target.write_colormap(1, dict(enumerate(map(tuple, colours.tolist()))))
     plain = write(tmp_path / "plain.tif", noise(1))
-    for found, expected in zip(
-        (read_both(path, plain)[0], read_both(plain, path)[1]), (read_both(true, plain)[0], read_both(plain, true)[1]),
-        strict=True,
-    ):  # fmt: skip
+    for side in ("optical", "sar"):
+        found, expected = read_as(side, path, plain), read_as(side, true, plain)
         assert expected.values.shape == (3, *GRID.shape)
         assert_holds(found, expected.values, expected.valid)
-
-
-def test_an_alpha_band_that_is_named_holds_data(tmp_path):
-    """GDAL takes the near infrared of an untagged image for alpha, and water has none."""
-    values = noise(4)
-    values[3, 5:9] = 0
-    path = write(tmp_path / "r.tif", values, photometric="rgb", alpha="yes")
-    assert_holds(read(path, optical_bands=[4, 1]), values[[3, 0]], np.ones(GRID.shape, bool))
 
 
 def test_the_file_says_that_its_values_are_decibels(tmp_path):
@@ -308,12 +293,15 @@ def test_a_nodata_that_is_given_replaces_the_files_own(tmp_path):
         assert read(bare, optical_nodata=impossible).valid.all()
 
 
-def test_bands(tmp_path):
+def test_bands_that_are_named_hold_data_even_where_one_is_alpha(tmp_path):
+    """GDAL takes the near infrared of an untagged image for alpha, and water has none."""
     values = noise(5)
+    values[3, 5:9] = 0
     path = write(tmp_path / "r.tif", values)
     with open_plain(path, path) as pair:
         assert (pair.optical.bands, pair.sar.bands) == ((1, 2, 3), (1, 2, 3, 4, 5))
-    optical, sar = read_both(path, path, optical_bands=[4, 1], sar_bands=[5])
+    infrared = write(tmp_path / "i.tif", values[:4], photometric="rgb", alpha="yes")
+    optical, sar = read_both(infrared, path, optical_bands=[4, 1], sar_bands=[5])
     assert_holds(optical, values[[3, 0]], np.ones(GRID.shape, bool))
     assert_holds(sar, values[[4]], np.ones(GRID.shape, bool))
     with pytest.raises(InputError, match="no band 6"):
