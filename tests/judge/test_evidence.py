@@ -11,7 +11,6 @@ from sn9reg.fit.warp import Warp
 from sn9reg.judge import evidence as module
 from sn9reg.judge.evidence import NO_EVIDENCE, gather
 from sn9reg.matchers.base import make_matcher
-from sn9reg.matchers.dense.search import Level, search
 
 SHAPE, SHIFT = (200, 220), (9, -6)
 
@@ -124,23 +123,6 @@ def test_a_turned_and_scaled_scene_is_laid_straight(tmp_path, scale, degrees, mo
     assert right.clear > 0.4
     assert wrong.mean < 2.5
     assert as_it_lies.mean < 0.75 * right.mean
-
-
-@pytest.mark.parametrize("similarity", ["cc", "ssd"])
-def test_surfaces_are_the_same_whether_the_way_back_is_asked_for_or_not(tmp_path, similarity):
-    level = Level(factor=1, template=40, radius=12, margin=20)
-    nodes = np.array([[60.0, 60.0], [150.0, 120.0], [180.0, 60.0], [9000.0, 60.0]])
-    with pair_of(tmp_path, SHAPE, SHIFT, empty=np.s_[:80, 150:]) as pair:
-        extract = make_matcher("structure").extractor(pair.overview(pair.sar)[0])
-        asked_for, not_asked_for = (
-            search(pair, level, nodes, np.zeros_like(nodes), extract, similarity, way_back)
-            for way_back in (True, False)
-        )
-    assert asked_for.usable.tolist() == [True, True, False, False]
-    assert np.isfinite(asked_for.returned[:2]).all()
-    assert np.isinf(not_asked_for.returned).all()
-    for name in ("values", "centre", "usable"):
-        np.testing.assert_array_equal(getattr(not_asked_for, name), getattr(asked_for, name))
 
 
 def test_mean_and_total():

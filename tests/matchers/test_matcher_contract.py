@@ -6,6 +6,7 @@ are shown is the same image twice, the second as if in decibels.
 
 import sys
 from functools import cache
+from itertools import product
 
 import numpy as np
 import pytest
@@ -289,11 +290,14 @@ def test_max_templates_and_spacing_thin_the_lattice_and_work_megapixels_the_pixe
     assert off(coarse, (9, -6)) < 1.0
 
 
-@pytest.mark.parametrize("option", ["max_offset", "template", "spacing", "max_templates", "work_megapixels"])
-def test_options_that_make_no_sense_are_refused(option):
-    for value in (0, "many"):
-        with pytest.raises(ConfigError, match=f"matcher 'structure': {option}"):
-            StructureMatcher(**{option: value})
+OPTIONS = product(["max_offset", "template", "spacing", "max_templates", "work_megapixels"], [0, "many"])
+OTHERS = ("mcgf", "template", 3), ("mcgf", "weights", 5), ("hybrid", "learned", 1.1), ("hybrid", "learned", None)
+
+
+@pytest.mark.parametrize(("name", "option", "value"), [*(("structure", *each) for each in OPTIONS), *OTHERS])
+def test_options_that_make_no_sense_are_refused(name, option, value):
+    with pytest.raises(ConfigError, match=f"matcher '{name}': {option} is "):
+        make_matcher(name, **{option: value})
 
 
 @pytest.mark.parametrize("factor", [1, 8])
