@@ -23,6 +23,7 @@ class Branches(nn.Module):
 
     def __init__(self, make: Callable[[], Any], shared: bool) -> None:
         super().__init__()
+        self.shared = shared
         # One entry when shared: the same module under two names would stand in the state_dict twice.
         self.branches = nn.ModuleDict({name: make() for name in (["optical"] if shared else ["optical", "sar"])})
         made: Any = self.branches["optical"]
@@ -39,5 +40,5 @@ class Branches(nn.Module):
         if right or bottom:
             mode = "reflect" if right < width and bottom < height else "replicate"
             image = F.pad(image, (0, right, 0, bottom), mode=mode)
-        branch = self.branches[modality if modality in self.branches else "optical"]
+        branch = self.branches["optical" if self.shared else modality]
         return branch(image)[..., :height, :width]
