@@ -107,7 +107,7 @@ def test_a_turned_and_scaled_scene_is_laid_straight(tmp_path, scale, degrees, mo
     sar = 500 * (1.1 - there) * np.random.default_rng(1).gamma(4, 1 / 4, there.shape)
     with opened(tmp_path, 200 * optical + 20, sar) as pair:
         right = asked(pair, lambda xy: through(matrix, xy))
-        wrong = asked(pair, lambda xy: through(matrix, xy + [25, -18]))
+        wrong = asked(pair, lambda xy: through(matrix, xy + np.array([25, -18])))
         monkeypatch.setattr(module, "_STRAIGHT", np.inf)
         as_it_lies = asked(pair, lambda xy: through(matrix, xy))
     assert len(right) == 4
