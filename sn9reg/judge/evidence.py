@@ -6,7 +6,7 @@ Where a pair does not belong together this may happen once by chance, but not ev
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any
 
 import numpy as np
@@ -72,9 +72,7 @@ def gather(pair: ScenePair, warp: Warp, step: float, extract: FeatureExtractor) 
     step: side of the pixels that are compared, in common pixels. extract: the features that are compared.
     """
     factor = max(1, round(step))
-    window = pair.overlap
-    col, row, width, height = (n // factor for n in (window.col, window.row, window.width, window.height))
-    inside = Window(col, row, max(1, width), max(1, height))
+    inside = Window(*(n // factor for n in astuple(pair.overlap)))
     side = int(np.clip(min(inside.shape) // 2, _MIN_TEMPLATE, _TEMPLATE))
     lattice = Lattice.over(inside, side, side, _PLACES)
     nodes = lattice.nodes
@@ -86,11 +84,10 @@ def gather(pair: ScenePair, warp: Warp, step: float, extract: FeatureExtractor) 
         there = there @ back[:2, :2].T + back[:2, 2]
     level = Level(factor, side, _RADIUS, _MARGIN)
     tile = _CROWDED_TILE if lattice.spacing < 2 * side else TILE
-    surfaces = search(pair, level, nodes, there - nodes, extract, way_back=False, tile=tile)
-    if not surfaces.usable.any():
+    found = search(pair, level, nodes, there - nodes, extract, way_back=False, tile=tile)
+    if not found.usable.any():
         return NO_EVIDENCE
-    found = _heights(surfaces.values[surfaces.usable].astype(np.float64))
-    return Evidence(to_common(nodes[surfaces.usable], factor), *found)
+    return Evidence(to_common(nodes[found.usable], factor), *_heights(found.values[found.usable].astype(np.float64)))
 
 
 def _heights(surfaces: Floats) -> tuple[Floats, float, float]:

@@ -61,19 +61,19 @@ def decide(matches: Correspondences, inliers: Flags, evidence: Evidence, probabi
     chance = min(1.0, math.pi * (WITNESS_PX * matches.step) ** 2 / (2 * matches.search_radius + matches.step) ** 2)
     extent = float(np.ptp(matches.optical_xy, axis=0).max()) if len(matches) else 0.0
     unconfirmed = extent >= _WIDE * matches.footprint and confirmed < _CONFIRMED
-    repeated = evidence.clear < _CLEAR
-    registered = probability >= LIKELY and not unconfirmed and not repeated
-    if probability >= LIKELY and repeated:
+    likely, repeated = probability >= LIKELY, evidence.clear < _CLEAR
+    registered = likely and not unconfirmed and not repeated
+    if likely and repeated:
         reason = "the images agree as well at another place nearby: what they show repeats itself"
     elif unconfirmed:
         few = f"only {agreed} of {len(matches)} matches ({confirmed:.0%})"
         reason = f"{few} are confirmed by neighbours that share no pixel"
     else:
+        by, asked = (", by", "") if registered else (" by only", f", and at least {LIKELY:.0%} is asked")
         reason = (
-            f"at {len(evidence)} places that share no pixel the images agree with the warp"
-            f"{', by' if registered else ' by only'} {evidence.mean:.1f} standard deviations more than with their "
-            f"surroundings: it is right with a probability of {math.floor(100 * probability)}%"
-            f"{'' if registered else f', and at least {LIKELY:.0%} is asked'}"
+            f"at {len(evidence)} places that share no pixel the images agree with the warp{by} {evidence.mean:.1f} "
+            "standard deviations more than with their surroundings: it is right with a probability of "
+            f"{math.floor(100 * probability)}%{asked}"
         )
     counts = (len(matches), int(inliers.sum()), matches.tried)
     shares = (agreement, chance, _coverage(matches, inliers))

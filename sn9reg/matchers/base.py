@@ -10,19 +10,18 @@ from __future__ import annotations
 import inspect
 import pkgutil
 from collections.abc import Mapping
-from dataclasses import MISSING, fields
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from sn9reg import matchers
 from sn9reg.errors import ConfigError
+from sn9reg.fit.correspondences import Correspondences
 from sn9reg.matchers import dense
 from sn9reg.matchers.dense.networks.table import NETWORKS
 from sn9reg.options import check, check_call
+from sn9reg.raster.scene import ScenePair
 
-if TYPE_CHECKING:
-    from sn9reg.fit.correspondences import Correspondences
-    from sn9reg.raster.scene import ScenePair
+_NO_MATCHERS = {"base", "dense", "fused"}  # modules beside the matchers
 
 
 @runtime_checkable
@@ -42,9 +41,8 @@ class Matcher(Protocol):
 def _places() -> dict[str, str]:
     """Name of every matcher -> the module that has its class. Nothing is imported for it."""
     found = {m.name: m.name + ".matcher" * m.ispkg for m in pkgutil.iter_modules(matchers.__path__)}
-    found = {stem: place for stem, place in found.items() if stem not in ("base", "dense", "fused")}
     found |= {stem: f"dense.{stem}" for stem in dense.MATCHERS}
-    named = {stem.replace("_", "-"): f"{matchers.__name__}.{place}" for stem, place in found.items()}
+    named = {stem.replace("_", "-"): f"{matchers.__name__}.{found[stem]}" for stem in found.keys() - _NO_MATCHERS}
     return named | dict.fromkeys(NETWORKS, f"{dense.__name__}.learned")
 
 
@@ -59,10 +57,10 @@ def matcher_class(name: str) -> type[Matcher]:
         module = import_module(place)
         if name in NETWORKS:
             return module.matcher_of(name)
-        members: list[tuple[str, Any]] = inspect.getmembers(module, inspect.isclass)
-        for _, item in members:
-            if item.__module__ == place and getattr(item, "name", None) == name and hasattr(item, "match"):
-                return item
+        kinds: list[Any] = list(filter(inspect.isclass, vars(module).values()))
+        for kind in kinds:
+            if kind.__module__ == place and getattr(kind, "name", None) == name and hasattr(kind, "match"):
+                return kind
     raise ConfigError(f"no matcher {name!r}; there are: {', '.join(matcher_names())}")
 
 
@@ -73,9 +71,8 @@ def matcher_classes() -> dict[str, type[Matcher]]:
 
 def options_of(kind: type[Matcher]) -> dict[str, Any]:
     """Name -> default of a matcher's options."""
-    if declared := getattr(kind, "Options", None):
-        return {f.name: f.default if f.default is not MISSING else None for f in fields(declared)}
-    return {name: p.default for name, p in inspect.signature(kind).parameters.items()}
+    declared = inspect.signature(getattr(kind, "Options", kind))
+    return {name: option.default for name, option in declared.parameters.items()}
 
 
 def make_matcher(name: str, /, **options: Any) -> Matcher:

@@ -4,6 +4,7 @@ import json
 import logging
 from dataclasses import asdict, replace
 from importlib.resources import files
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -140,13 +141,8 @@ def test_a_matcher_says_whether_its_weights_are_its_own(name, weights):
 def test_a_registration_by_an_object_says_whether_it_is_calibrated(
     small_files, small_registration, caplog, own_weights
 ):
-    class Found:
-        name = "structure"
-
-        def match(self, _pair):
-            return replace(small_registration.matches, calibrated=False)
-
-    matcher = Found()
+    matches = replace(small_registration.matches, calibrated=False)
+    matcher = SimpleNamespace(name="structure", match=lambda _pair: matches)
     if own_weights is not None:
         matcher.own_weights = own_weights
     found = sn9reg.register(*small_files, matcher=matcher)

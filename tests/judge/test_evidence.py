@@ -2,16 +2,15 @@
 
 from dataclasses import replace
 
-import cv2
 import numpy as np
 import pytest
-from support.rasters import TEXTURE_TRANSFORM, UTM, fields, open_plain, pair_of, write_raster
+from support.rasters import TEXTURE_TRANSFORM, UTM, fields, open_plain, pair_of, seen_through, turned, write_raster
 
 from sn9reg.fit.warp import Warp
 from sn9reg.judge import evidence as module
 from sn9reg.judge.evidence import NO_EVIDENCE, gather
 from sn9reg.matchers.base import make_matcher
-from sn9reg.matchers.dense.search import Level, search
+from sn9reg.raster.view import through
 
 SHAPE, SHIFT = (200, 220), (9, -6)
 
@@ -83,64 +82,40 @@ def test_there_is_evidence_only_where_there_is_data(tmp_path):
     assert found.mean > 4
 
 
+def opened(folder, optical, sar):
+    for name, values in (("optical", optical), ("sar", sar)):
+        write_raster(folder / f"{name}.tif", values[None].astype(np.float32), TEXTURE_TRANSFORM, UTM)
+    return open_plain(folder / "optical.tif", folder / "sar.tif")
+
+
 def test_where_parcels_lie_on_a_lattice_another_place_is_as_good(tmp_path):
-    random = np.random.default_rng(0)
-    for name in ("optical", "sar"):
+    random, images = np.random.default_rng(0), []
+    for _ in range(2):
         parcels = np.kron(random.uniform(60, 180, (12, 12)), np.ones((20, 20)))
         parcels[::20] = parcels[:, ::20] = 20
-        speckle = random.gamma(16, 1 / 16, parcels.shape)
-        write_raster(tmp_path / f"{name}.tif", (parcels * speckle)[None].astype(np.float32), TEXTURE_TRANSFORM, UTM)
-    with open_plain(tmp_path / "optical.tif", tmp_path / "sar.tif") as pair:
+        images.append(parcels * random.gamma(16, 1 / 16, parcels.shape))
+    with opened(tmp_path, *images) as pair:
         found = asked(pair, by(0, 0))
     assert found.mean > 2.5
     assert found.clear < 0.1
 
 
-def affine_pair(folder, matrix, shift):
-    """An optical image of 200 x 220 px, and what SAR sees of it through an affine, in speckle."""
-    ground = fields(max(SHAPE), 0)[: SHAPE[0], : SHAPE[1]]
-    through = np.column_stack([matrix, shift])
-    there, seen = (cv2.warpAffine(image, through, SHAPE[::-1]) for image in (ground, np.ones_like(ground)))
-    sar = 500 * (1.1 - there) * np.random.default_rng(1).gamma(4, 1 / 4, SHAPE) * (seen > 0.99)
-    for name, values, nodata in (("optical", 200 * ground + 20, None), ("sar", sar, 0)):
-        write_raster(folder / f"{name}.tif", values[None].astype(np.float32), TEXTURE_TRANSFORM, UTM, nodata=nodata)
-    return open_plain(folder / "optical.tif", folder / "sar.tif")
-
-
 @pytest.mark.parametrize(("scale", "degrees"), [(1.15, 0), (1.1, -15)])
 def test_a_turned_and_scaled_scene_is_laid_straight(tmp_path, scale, degrees, monkeypatch):
-    turn = np.deg2rad(degrees)
-    matrix = scale * np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
-    centre = np.array([SHAPE[1] / 2, SHAPE[0] / 2])
-    shift = centre - matrix @ centre + [5, -3]
-    with affine_pair(tmp_path, matrix, shift) as pair:
-        right = asked(pair, lambda xy: xy @ matrix.T + shift)
-        wrong = asked(pair, lambda xy: xy @ matrix.T + shift + [25, -18])
+    matrix = turned(200, degrees, scale, 5, -3)
+    optical, there = seen_through(fields(320, 0), matrix, 200)
+    sar = 500 * (1.1 - there) * np.random.default_rng(1).gamma(4, 1 / 4, there.shape)
+    with opened(tmp_path, 200 * optical + 20, sar) as pair:
+        right = asked(pair, lambda xy: through(matrix, xy))
+        wrong = asked(pair, lambda xy: through(matrix, xy + np.array([25, -18])))
         monkeypatch.setattr(module, "_STRAIGHT", np.inf)
-        as_it_lies = asked(pair, lambda xy: xy @ matrix.T + shift)
+        as_it_lies = asked(pair, lambda xy: through(matrix, xy))
     assert len(right) == 4
     assert right.mean > 5
     assert right.lead > 2
     assert right.clear > 0.4
     assert wrong.mean < 2.5
     assert as_it_lies.mean < 0.75 * right.mean
-
-
-@pytest.mark.parametrize("similarity", ["cc", "ssd"])
-def test_surfaces_are_the_same_whether_the_way_back_is_asked_for_or_not(tmp_path, similarity):
-    level = Level(factor=1, template=40, radius=12, margin=20)
-    nodes = np.array([[60.0, 60.0], [150.0, 120.0], [180.0, 60.0], [9000.0, 60.0]])
-    with pair_of(tmp_path, SHAPE, SHIFT, empty=np.s_[:80, 150:]) as pair:
-        extract = make_matcher("structure").extractor(pair.overview(pair.sar)[0])
-        asked_for, not_asked_for = (
-            search(pair, level, nodes, np.zeros_like(nodes), extract, similarity, way_back)
-            for way_back in (True, False)
-        )
-    assert asked_for.usable.tolist() == [True, True, False, False]
-    assert np.isfinite(asked_for.returned[:2]).all()
-    assert np.isinf(not_asked_for.returned).all()
-    for name in ("values", "centre", "usable"):
-        np.testing.assert_array_equal(getattr(not_asked_for, name), getattr(asked_for, name))
 
 
 def test_mean_and_total():

@@ -9,16 +9,7 @@ from support.calibrated import NOTHING, PAIR, STANDING, evidence_of, fit_of, mat
 
 from sn9reg.judge.calibration import MEDIAN
 from sn9reg.judge.evidence import NO_EVIDENCE
-from sn9reg.judge.features import (
-    FIELD_FEATURES,
-    MATCH_FEATURES,
-    PAIR_FEATURES,
-    breadth,
-    field_features,
-    largeness,
-    match_features,
-    pair_features,
-)
+from sn9reg.judge.features import FEATURES, breadth, field_features, largeness, match_features, pair_features
 
 
 @pytest.mark.parametrize("places", [0, 1, 9])
@@ -27,7 +18,7 @@ def test_features_are_as_many_as_are_named_and_finite(n, places):
     matches, evidence = matches_of(n), evidence_of(places)
     of_pair = pair_features(matches, evidence)
     of_matches = match_features(matches, fit_of(matches) if n else NOTHING, evidence, 2.0)
-    assert (of_pair.shape, of_matches.shape) == ((1, len(PAIR_FEATURES)), (n, len(MATCH_FEATURES)))
+    assert (of_pair.shape, of_matches.shape) == ((1, len(FEATURES["pair"])), (n, len(FEATURES["probability"])))
     assert np.isfinite(of_pair).all()
     assert np.isfinite(of_matches).all()
     assert n or places or (of_pair <= 0).all()  # nothing speaks for the pair
@@ -40,13 +31,14 @@ def test_features_of_the_map_are_those_of_its_places(n, width, counted):
     found = field_features(raw, log_sigma, distance, 4.5, width)
     logs = np.log(np.maximum(raw, 0.05)), log_sigma, np.log(distance + 0.1)
     np.testing.assert_allclose(found, np.column_stack([*logs, np.full(n, 4.5), np.full(n, counted)]))
-    assert FIELD_FEATURES == ("deviation", "sigma", "away", "standing", "room")
+    assert FEATURES["field"] == ("deviation", "sigma", "away", "standing", "room")
 
 
 @pytest.mark.parametrize("step", [1.0, 4.0])
 def test_features_of_matches_count_in_matched_pixels(step):
     matches = replace(matches_of(400, step=step), vote_shift=np.arange(400.0))
-    made = dict(zip(MATCH_FEATURES, match_features(matches, fit_of(matches), NO_EVIDENCE, 0.0).T, strict=True))
+    found = match_features(matches, fit_of(matches), NO_EVIDENCE, 0.0)
+    made = dict(zip(FEATURES["probability"], found.T, strict=True))
     assert np.median(np.expm1(made["deviation"])) == pytest.approx(MEDIAN, rel=0.1)
     assert np.expm1(made["spread"]) == pytest.approx(np.median(np.expm1(made["deviation"])))
     assert made["sharpness"] == pytest.approx(0.0)

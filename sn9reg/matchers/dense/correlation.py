@@ -67,7 +67,7 @@ def cc(reference: Tensor, template: Tensor) -> Tensor:
 def ssd(reference: Tensor, template: Tensor) -> Tensor:
     """Minus the sum of squared differences over the number of template pixels. Shapes as in `cross_correlation`."""
     pixels = template.shape[-2] * template.shape[-1]
-    energy = _box_sum((reference.double() ** 2).sum(dim=1), template.shape[-2:])
+    energy = _box_sum((reference.double() ** 2).sum(dim=1), *template.shape[-2:])
     cross = cross_correlation(reference, template).double()
     total = (template.double() ** 2).sum(dim=(1, 2, 3))[:, None, None]
     return (-(energy - 2 * cross + total) / pixels).to(reference.dtype)
@@ -84,7 +84,7 @@ def zncc(reference: Tensor, template: Tensor) -> Tensor:
     precise = reference.double() - reference.double().mean(dim=(2, 3), keepdim=True)
     pattern = template.double() - template.double().mean(dim=(2, 3), keepdim=True)
     cross = cross_correlation(precise.to(reference.dtype), pattern.to(template.dtype)).double()
-    total, energy = _box_sum(precise, template.shape[-2:]), _box_sum(precise**2, template.shape[-2:])
+    total, energy = (_box_sum(power, *template.shape[-2:]) for power in (precise, precise**2))
     variance = (energy - total**2 / pixels).sum(dim=1).clamp_min(0)
     template_energy = (pattern**2).sum(dim=(1, 2, 3))[:, None, None]
     # Each side has a floor. Structure below it is the rounding of the spectra, or of the pixels.
@@ -113,12 +113,13 @@ def masked_similarity(
     Masks: (B, H, W) and (B, h, w), 0 or 1. Shapes else as in `cross_correlation`.
     """
     mask, part, whole = reference_mask[:, None], template_mask[:, None], bool((reference_mask > 0).all())
+    area = template_mask.sum(dim=(1, 2))[:, None, None].clamp_min(1)
     if name == "cc":
         cross = cross_correlation(reference * mask, template * part)
         if whole:
-            return cross / _area(template_mask)
+            return cross / area
         overlap = cross_correlation(mask, part)
-        return _trusted(cross / overlap.clamp_min(1), overlap, template_mask)
+        return _trusted(cross / overlap.clamp_min(1), overlap, area)
     if whole and bool((template_mask > 0).all()):
         return similarity(name, reference, template)
     level = ((reference * mask).sum(dim=(2, 3)) / mask.sum(dim=(2, 3)).clamp_min(1))[..., None, None]
@@ -126,17 +127,15 @@ def masked_similarity(
     template_level = level if name == "ssd" else template.mean(dim=(2, 3), keepdim=True)
     mask, part = mask.double(), part.double()
     one, other = (reference - level).double() * mask, (template - template_level).double() * part
-    shared = cross_correlation(mask, part)
+    shared, cross = cross_correlation(mask, part), cross_correlation(one, other)
     overlap = shared.clamp_min(1)
-    cross = cross_correlation(one, other)
     energy = cross_correlation((one**2).sum(dim=1, keepdim=True), part)
     template_energy = cross_correlation(mask, (other**2).sum(dim=1, keepdim=True))
     if name == "ssd":
         value = -(energy - 2 * cross + template_energy) / overlap
     else:
         # What is left below these floors, after the means are subtracted, is the rounding of the spectra.
-        energies = (energy, template_energy)
-        floor, template_floor = (1e-11 * e.flatten(1).amax(dim=1)[:, None, None] + 1e-30 for e in energies)
+        floor, template_floor = (1e-11 * e.amax(dim=(1, 2), keepdim=True) + 1e-30 for e in (energy, template_energy))
         for c in range(one.shape[1]):
             total = cross_correlation(one[:, c : c + 1], part)
             template_total = cross_correlation(mask, other[:, c : c + 1])
@@ -144,7 +143,7 @@ def masked_similarity(
             template_energy = template_energy - template_total**2 / overlap
         structured = (energy > floor) & (template_energy > template_floor)
         value = _normalised(cross, energy * template_energy, structured)
-    return _trusted(value, shared, template_mask).to(reference.dtype)
+    return _trusted(value, shared, area).to(reference.dtype)
 
 
 def _normalised(cross: Tensor, energy: Tensor, structured: Tensor) -> Tensor:
@@ -152,21 +151,15 @@ def _normalised(cross: Tensor, energy: Tensor, structured: Tensor) -> Tensor:
     return (cross / torch.where(structured, energy, torch.inf).sqrt()).clamp(-1, 1)
 
 
-def _area(template_mask: Tensor) -> Tensor:
-    return template_mask.sum(dim=(1, 2))[:, None, None].clamp_min(1)
-
-
-def _trusted(mean: Tensor, overlap: Tensor, template_mask: Tensor) -> Tensor:
+def _trusted(mean: Tensor, overlap: Tensor, area: Tensor) -> Tensor:
     """The surface with means over few pixels moved towards the surface's mean, see `masked_similarity`."""
-    area = _area(template_mask)
     enough = (overlap > _MIN_OVERLAP * area).to(mean.dtype)
     base = (mean * enough).sum(dim=(1, 2), keepdim=True) / enough.sum(dim=(1, 2), keepdim=True).clamp_min(1)
     return base + (mean - base) * (overlap / area).clamp(0, 1).sqrt() * enough
 
 
-def _box_sum(image: Tensor, size: torch.Size | tuple[int, int]) -> Tensor:
+def _box_sum(image: Tensor, h: int, w: int) -> Tensor:
     """Sum over every h x w box of the last two dimensions."""
-    h, w = size
     table = torch.nn.functional.pad(image.cumsum(-1).cumsum(-2), (1, 0, 1, 0))
     return table[..., h:, w:] - table[..., :-h, w:] - table[..., h:, :-w] + table[..., :-h, :-w]
 
@@ -197,9 +190,8 @@ def find_peaks(surface: Tensor, exclusion: float = 5.0) -> Peaks:
     ys = torch.arange(height, device=surface.device)[None, :, None] - row[:, None, None]
     xs = torch.arange(width, device=surface.device)[None, None, :] - col[:, None, None]
     near = ys**2 + xs**2 <= exclusion**2
-    rest = surface.masked_fill(near, float("-inf")).flatten(1).amax(dim=1)
-    value = surface.flatten(1).gather(1, index[:, None])[:, 0]
-    base = surface.flatten(1).median(dim=1).values
+    rest = surface.masked_fill(near, -torch.inf).amax(dim=(1, 2))
+    value, base = surface.amax(dim=(1, 2)), surface.flatten(1).median(dim=1).values
     rival = torch.where(torch.isfinite(rest), rest, base)
     return Peaks(xy, value, rival, base, _sigma(surface, near, curvature))
 

@@ -7,7 +7,7 @@ shift that the coarser level predicts. Neighbours vote, and the smoothed peaks a
 import logging
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from functools import reduce
 from typing import Annotated, Any, ClassVar
 
@@ -19,11 +19,9 @@ from torch import Tensor
 from sn9reg import progress
 from sn9reg.fit.correspondences import Correspondences
 from sn9reg.fit.neighbours import witnesses_agree
-from sn9reg.matchers.dense.at_points import correspondences
 from sn9reg.matchers.dense.correlation import Peaks, Similarity, find_peaks, masked_similarity
-from sn9reg.matchers.dense.lattice import Lattice, smooth_field
+from sn9reg.matchers.dense.lattice import Lattice, aggregate, smooth_field
 from sn9reg.matchers.dense.search import FeatureExtractor, Level, Surfaces, search
-from sn9reg.matchers.dense.votes import aggregate, centred
 from sn9reg.options import Count, MaxOffset, Megapixels, check, options
 from sn9reg.raster.grid import Points, Window, to_common, to_level
 from sn9reg.raster.radiometry import Modality
@@ -49,10 +47,9 @@ _FINE_RADIUS = 12  # pixels that every finer level searches around its predictio
 class _Searched:
     """The result of one level's search."""
 
-    lattice: Lattice  # centres of the templates, pixels of the level
-    surfaces: Surfaces  # the templates' similarity surfaces
-    predicted: Points  # (N, 2) shifts that were expected, pixels of the level
-    unvoted: Tensor  # (N, D, D) surfaces relative to these shifts, before any vote
+    lattice: Lattice  # of the templates
+    surfaces: Surfaces  # of the templates
+    unvoted: Tensor  # `surfaces.centred()`
     small: bool  # whether the scene has room for few templates only
 
     def prediction(self) -> Callable[[Points], Points]:
@@ -60,31 +57,24 @@ class _Searched:
         level, shape = self.surfaces.level, (self.lattice.ny, self.lattice.nx)
         votes = self._voted(_VOTERS)
         weight = np.where(self.surfaces.usable, votes.score.numpy() + 1e-3, 0.0).reshape(shape)
-        shift = (self.predicted + votes.xy.numpy() - level.radius).reshape(*shape, 2)
+        shift = (self.surfaces.predicted + votes.xy.numpy() - level.radius).reshape(*shape, 2)
         field = smooth_field(shift, weight, width=0.7) * level.factor
         return lambda common_xy: self.lattice.interpolate(field, to_level(common_xy, level.factor))
 
     def _voted(self, width: float) -> Peaks:
         """Peaks after a vote of a width in nodes; in a small scene, in steps of half a template if those are longer."""
         if self.small:
-            width = width * max(1.0, self.surfaces.level.template / 2 / self.lattice.spacing)
+            width *= max(1.0, self.surfaces.level.template / 2 / self.lattice.spacing)
         return find_peaks(aggregate(self.unvoted, self.surfaces.usable, self.lattice, width))
 
     def matches(self, pair: ScenePair) -> Correspondences:
         """Peaks after a vote of the nearest neighbours, of templates whose way back ends near their start."""
-        level, solo = self.surfaces.level, find_peaks(self.unvoted)
-        voters = _VOTERS_OF_SMALL if self.small else _NEAREST_VOTERS
-        peaks, wider = self._voted(voters), self._voted(_WIDER * voters)
-        return correspondences(
-            pair,
-            self.surfaces,
-            self.lattice.nodes,
-            peaks,
-            peaks.xy.numpy() - level.radius,
-            self.predicted,
-            self.predicted + solo.xy.numpy() - level.radius,
-            vote_shift=torch.linalg.vector_norm(wider.xy - peaks.xy, dim=1).double().numpy() * level.factor,
-        )
+        level, voters = self.surfaces.level, _VOTERS_OF_SMALL if self.small else _NEAREST_VOTERS
+        peaks, wider, alone = self._voted(voters), self._voted(_WIDER * voters), find_peaks(self.unvoted)
+        vote_shift = torch.linalg.vector_norm(wider.xy - peaks.xy, dim=1).double().numpy() * level.factor
+        solo = self.surfaces.predicted + alone.xy.numpy() - level.radius
+        moved = peaks.xy.numpy() - level.radius
+        return self.surfaces.matches(pair.grid, peaks, moved, solo, vote_shift=vote_shift)
 
 
 @options
@@ -115,9 +105,8 @@ class TemplateMatcher:
         self.template: int = self.options.template // self.cell
 
     def extractor(self, sar: Patch, whole: bool = False) -> FeatureExtractor:
-        """The function that turns patches into features, see `dense.search.FeatureExtractor`.
+        """What turns patches into features. sar: a sample of the SAR scene, for settings that all its patches share.
 
-        sar: a sample of the SAR scene, e.g. its overview, for settings that all its patches share.
         whole: patches have no margin to be cut off, and features have to be good up to the border, see `mirrored`.
         """
         raise NotImplementedError
@@ -198,15 +187,15 @@ class TemplateMatcher:
     def _search(
         self, pair: ScenePair, level: Level, limit: int, predict: Callable[[Points], Points], extract: FeatureExtractor
     ) -> _Searched:
-        window, f = pair.overlap, level.factor
-        inside = Window(window.col // f, window.row // f, max(1, window.width // f), max(1, window.height // f))
+        f = level.factor
+        inside = Window(*(n // f for n in astuple(pair.overlap)))
         spacing = (self.options.spacing or self.template / 2) * level.template / self.template
         if self.options.spacing is None and self._small(pair):
             spacing = min(spacing, max(_CLOSEST / self.cell, (min(inside.shape) - level.template) / _DENSE))
         lattice = Lattice.over(inside, level.template, spacing, limit)
         predicted = predict(to_common(lattice.nodes, f)) / f
-        surfaces = search(pair, level, lattice.nodes, predicted, extract, similarity=self.similarity)
-        return _Searched(lattice, surfaces, predicted, centred(surfaces, predicted), self._small(pair))
+        surfaces = search(pair, level, lattice.nodes, predicted, extract, self.similarity)
+        return _Searched(lattice, surfaces, surfaces.centred(), self._small(pair))
 
 
 def mirrored(extract: FeatureExtractor, rim: int) -> FeatureExtractor:

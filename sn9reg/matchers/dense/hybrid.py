@@ -1,7 +1,6 @@
 """Learned and untrained features side by side: either may show what the other misses."""
 
 import math
-from dataclasses import fields
 from typing import Annotated, Any
 
 import cv2
@@ -11,8 +10,6 @@ import torch
 from annotated_types import Ge, Le
 from torch import Tensor
 
-from sn9reg.matchers.dense.correlation import Similarity
-from sn9reg.matchers.dense.descent import TemplateOptions
 from sn9reg.matchers.dense.learned import LearnedMatcher, LearnedOptions
 from sn9reg.matchers.dense.search import FeatureExtractor
 from sn9reg.matchers.dense.structure import StructureMatcher
@@ -43,8 +40,8 @@ class HybridMatcher(LearnedMatcher):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self.similarity: Similarity = "cc"  # whatever the network was trained by, see `locally_standardised`
-        self._structure = StructureMatcher(**{f.name: getattr(self.options, f.name) for f in fields(TemplateOptions)})
+        self.similarity = "cc"  # whatever the network was trained by, see `locally_standardised`
+        self._structure = StructureMatcher()
         self.margin = max(self.margin, self._structure.margin)
 
     def extractor(self, sar: Patch, whole: bool = False) -> FeatureExtractor:

@@ -1,4 +1,4 @@
-"""A regular lattice of templates over a scene, and displacement fields on it."""
+"""A regular lattice of templates over a scene, displacement fields on it, and votes of its neighbours."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from scipy.ndimage import gaussian_filter, generic_filter, map_coordinates
+from torch import Tensor
 
 from sn9reg.raster.grid import Points, Window
 
@@ -43,13 +45,8 @@ class Lattice:
 
     def interpolate(self, field: Field, xy: Points) -> Points:
         """(N, 2) values of a field at (N, 2) places of the same level, bilinear, held constant outside."""
-        at = (np.asarray(xy) - [self.x0, self.y0]) / self.spacing
-        return np.column_stack([map_coordinates(f, at.T[::-1], order=1, mode="nearest") for f in _planes(field)])
-
-
-def _planes(field: Field) -> npt.NDArray[np.float64]:
-    """(2, ny, nx) x and y of a field."""
-    return np.moveaxis(field, -1, 0)
+        at = (np.asarray(xy) - [self.x0, self.y0]).T[::-1] / self.spacing
+        return np.column_stack([map_coordinates(field[..., k], at, order=1, mode="nearest") for k in (0, 1)])
 
 
 def smooth_field(field: Field, weight: npt.NDArray[np.float64], width: float = 1.0, tolerance: float = 2.0) -> Field:
@@ -59,26 +56,37 @@ def smooth_field(field: Field, weight: npt.NDArray[np.float64], width: float = 1
     neighbours loses its weight. Then the field is convolved with a Gaussian of `width` nodes, normalised by the
     weights. The Gaussian is wider where no node near has a weight.
     """
-    weight = weight.copy()
-    known = np.where(weight[..., None] > 0, field, np.nan)
     if not (weight > 0).any():
         return np.zeros_like(field)
-    around = dict(size=5, mode="constant", cval=np.nan)
-    medians = np.stack([generic_filter(plane, _nanmedian, **around) for plane in _planes(known)])
-    deviation = np.hypot(*(_planes(field) - medians))
+    known = np.where(weight[..., None] > 0, field, np.nan)
+    off = field - generic_filter(known, _nanmedian, (5, 5, 1), mode="constant", cval=np.nan)
+    deviation = np.hypot(off[..., 0], off[..., 1])
     typical = np.nanmedian(np.where(weight > 0, deviation, np.nan))
-    weight[~(deviation <= max(tolerance, 3 * float(typical)))] = 0
-    total, mass = np.zeros_like(field), np.zeros_like(weight)
+    weight = np.where(deviation <= max(tolerance, 3 * float(typical)), weight, 0.0)[..., None]
+    weighted, total, mass = np.where(weight > 0, field, 0) * weight, np.zeros_like(field), np.zeros_like(weight)
     # Each wider kernel matters only where the narrower ones find no weight.
     for scale, share in ((1, 1.0), (2, 1e-2), (4, 1e-4), (16, 1e-7), (1e3, 1e-12)):
         sigma = min(width * scale, 4.0 * max(weight.shape))
-        blur = dict(sigma=sigma, mode="constant", truncate=4.0)
-        mass += share * gaussian_filter(weight, **blur)
-        for k in (0, 1):
-            total[..., k] += share * gaussian_filter(np.where(weight > 0, field[..., k], 0) * weight, **blur)
-    return total / np.maximum(mass, 1e-300)[..., None]
+        for sums, values in ((total, weighted), (mass, weight)):
+            sums += share * gaussian_filter(values, sigma, mode="constant", truncate=4.0, axes=(0, 1))
+    return total / np.maximum(mass, 1e-300)
 
 
 def _nanmedian(values: npt.NDArray[np.float64]) -> float:
     values = values[~np.isnan(values)]
     return float(np.median(values)) if len(values) else float("nan")
+
+
+def aggregate(surfaces: Tensor, usable: npt.NDArray[np.bool_], lattice: Lattice, width: float) -> Tensor:
+    """(N, D, D) surfaces around the predicted shifts, averaged over neighbours with a Gaussian of `width` nodes.
+
+    In speckle a single template finds little, and its neighbours decide: together they act like a larger template with
+    soft edges that follows the predicted field.
+    """
+    size = surfaces.shape[-1]
+    volume = surfaces.numpy().reshape(lattice.ny, lattice.nx, size, size)
+    summed = gaussian_filter(volume, sigma=(width, width, 0, 0), mode="constant", truncate=3.0)
+    voters = usable.reshape(lattice.ny, lattice.nx).astype(np.float32)
+    mass = gaussian_filter(voters, sigma=width, mode="constant", truncate=3.0)
+    summed /= np.maximum(mass, 1e-6)[..., None, None]
+    return torch.from_numpy(summed.reshape(-1, size, size))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,20 +14,22 @@ from scipy.ndimage import binary_erosion
 from torch import Tensor
 
 from sn9reg import progress
-from sn9reg.matchers.dense.correlation import Similarity, masked_similarity
-from sn9reg.raster.grid import Points, Window
+from sn9reg.fit.correspondences import Correspondences
+from sn9reg.matchers.dense.correlation import Peaks, Similarity, find_peaks, masked_similarity
+from sn9reg.raster.grid import Grid, Points, Window, to_common
 from sn9reg.raster.radiometry import Modality
 from sn9reg.raster.scene import Patch, ScenePair, SceneView
 
 # (patch, modality) -> features (C, h, w), zero where there is nothing to compare
 FeatureExtractor = Callable[[Patch, Modality], Tensor]
-Corners = npt.NDArray[np.int64]  # (N, 2) x, y of the upper left pixels of boxes
+Places = npt.NDArray[np.int64]  # (N, 2) x, y in whole pixels
 
 TILE = 320  # about the side of a tile, pixels; larger tiles share more work, smaller ones stay in the cache
 _BATCH = 8  # templates correlated at once: their spectra are the largest thing held
 _CONSTANT = 0.05  # share of the largest squared length; a shorter feature shows no structure
 _NEARLY_ALL = 0.8  # share of a tile that has to be described for it to be described as a whole
 _MIN_VALID = 0.4  # share of a template's pixels that must be valid
+_RETURN = 3.0  # pixels; a match whose way back ends farther from its start is dropped
 
 
 @dataclass(frozen=True)
@@ -44,13 +46,57 @@ class Level:
 class Surfaces:
     """Similarity of N optical templates to the SAR scene, over D x D shifts with D = 2 radius + 1."""
 
-    level: Level  # what templates and shifts are in
+    level: Level  # in whose pixels all lengths are
+    nodes: Points  # (N, 2) centres of the templates in the optical scene
+    predicted: Points  # (N, 2) expected shifts from optical to SAR
     values: npt.NDArray[np.float32]  # (N, D, D); [i, radius + dy, radius + dx] is that of shift `centre[i]` + (dx, dy)
-    centre: npt.NDArray[np.int64]  # (N, 2) whole-pixel shift from optical to SAR in the middle of each surface
     usable: npt.NDArray[np.bool_]  # (N,) whether both scenes had enough valid pixels with structure
     # (N,) pixels between a template's place and the place where the SAR template cut at its best shift is found in the
     # optical scene; infinite where that was not computed.
     returned: npt.NDArray[np.float64]
+
+    @property
+    def centre(self) -> Places:
+        """(N, 2) the shift in the middle of each surface."""
+        return np.rint(self.predicted).astype(np.int64)
+
+    def centred(self) -> Tensor:
+        """(N, D, D) the surfaces around the exact predicted shift, without their median, 0 where not usable.
+
+        Each is moved by what its predicted shift differs from whole pixels, bilinearly.
+        """
+        values = torch.from_numpy(self.values).clone()
+        size = values.shape[-1]
+        fraction = torch.from_numpy(self.predicted - self.centre).float()  # (N, 2), within half a pixel
+        base = torch.linspace(-1, 1, size)
+        x, y = base + (fraction * 2 / (size - 1)).T[..., None]  # (N, D) each
+        grid = torch.stack(torch.broadcast_tensors(x[:, None, :], y[:, :, None]), dim=-1)
+        moved = torch.nn.functional.grid_sample(values[:, None], grid, padding_mode="border", align_corners=True)[:, 0]
+        moved = moved - moved.flatten(1).median(dim=1).values[:, None, None]
+        return moved * torch.from_numpy(self.usable.astype(np.float32))[:, None, None]
+
+    def matches(self, grid: Grid, peaks: Peaks, moved: Points, solo: Points, **more: Any) -> Correspondences:
+        """The matches at N peaks off the rim of the search, whose way back ends near their start.
+
+        moved: how far the peaks lie from the predicted shifts. solo: shifts that templates choose without a vote.
+        """
+        here, f, radius = to_common(self.nodes, self.level.factor), self.level.factor, self.level.radius
+        kept = self.usable & (self.returned < _RETURN) & (np.abs(moved).max(axis=1) < radius - 0.5)
+        return Correspondences(
+            grid=grid,
+            optical_xy=here,
+            sar_xy=here + (self.predicted + moved) * f,
+            score=peaks.score.double().numpy(),
+            sigma=peaks.sigma.double().numpy() * f,
+            distance=1 - peaks.value.double().numpy(),
+            rival_distance=1 - peaks.rival.double().numpy(),
+            solo_xy=here + solo * f,
+            search_radius=float(radius * f),
+            step=float(f),
+            footprint=float(self.level.template * f),
+            tried=int(self.usable.sum()),
+            **more,
+        ).keep(kept)
 
 
 def search(
@@ -63,47 +109,54 @@ def search(
     way_back: bool = True,
     tile: int = TILE,
 ) -> Surfaces:
-    """Similarity surfaces of optical templates, searched for in the SAR scene.
+    """Similarity surfaces of optical templates around (N, 2) `nodes`, searched for in the SAR scene.
 
-    nodes: (N, 2) centres of the templates in the optical scene, pixels of the level.
-    predicted: (N, 2) expected shifts from optical to SAR, pixels of the level.
-    similarity: how features are compared.
-    way_back: whether `Surfaces.returned` is computed.
-    tile: about the side of what is described at once, pixels.
-    Raises InputError where a scene cannot be read.
+    nodes, predicted: see `Surfaces`. way_back: whether `Surfaces.returned` is computed.
+    tile: about the side of what is described at once, pixels. Raises InputError where a scene cannot be read.
     """
     size = 2 * level.radius + 1
-    # Corners of templates and shifts are whole pixels.
-    corner = np.rint(nodes - (level.template - 1) / 2).astype(np.int64)
-    centre = np.rint(predicted).astype(np.int64)
     values, usable = np.zeros((len(nodes), size, size), np.float32), np.zeros(len(nodes), bool)
-    returned = np.full(len(nodes), np.inf)
-    span = level.template + 2 * level.radius
-    inner = slice(level.radius, level.radius + level.template)
+    found = Surfaces(level, nodes, predicted, values, usable, np.full(len(nodes), np.inf))
+    corner = np.rint(nodes - (level.template - 1) / 2).astype(np.int64) - level.radius
+    inner, enough = slice(level.radius, level.radius + level.template), _MIN_VALID * level.template**2
     done = 0
-    for group in _groups(corner, level, tile):
+    for group in _groups(corner + level.radius, level, tile):
         progress.report(done / len(nodes))
         done += len(group)
-        optical_corner, sar_corner = corner[group] - level.radius, corner[group] + centre[group] - level.radius
-        optical = _Tile.read(pair.optical, "optical", optical_corner, span, level, extract)
-        sar = _Tile.read(pair.sar, "sar", sar_corner, span, level, extract)
+        optical = _boxes(pair.optical, "optical", corner[group], level, extract)
+        sar = _boxes(pair.sar, "sar", corner[group] + found.centre[group], level, extract)
         if optical is None or sar is None:
             continue
         for part in np.array_split(np.arange(len(group)), math.ceil(len(group) / _BATCH)):
             chosen = group[part]
-            around, around_mask = optical.cut(optical_corner[part], span)
-            region, region_mask = sar.cut(sar_corner[part], span)
+            (around, around_mask), (region, region_mask) = optical(part), sar(part)
             template, template_mask = around[..., inner, inner], around_mask[:, inner, inner]
-            found = masked_similarity(similarity, region, region_mask, template, template_mask)
-            values[chosen], enough = found.numpy(), _MIN_VALID * level.template**2
+            surface = masked_similarity(similarity, region, region_mask, template, template_mask)
+            values[chosen] = surface.numpy()
             content = _content(template, template_mask).sum(dim=(1, 2))
             # Half of the template must meet valid pixels with structure when it lies where it is expected.
             expected = (_content(region, region_mask)[:, inner, inner] * template_mask).sum(dim=(1, 2))
             usable[chosen] = ((content > enough) & (expected > enough / 2)).numpy()
             if way_back:
-                returned[chosen] = _way_back(found, (region, region_mask), (around, around_mask), level, similarity)
+                best = _best(surface)
+                back = _cut(region, best, level.template), _cut(region_mask, best, level.template)
+                offset = _best(masked_similarity(similarity, around, around_mask, *back)) - level.radius
+                found.returned[chosen] = torch.linalg.vector_norm(offset.double(), dim=1).numpy()
     progress.report(1.0)
-    return Surfaces(level, values, centre, usable, returned)
+    return found
+
+
+def compare_at(pair: ScenePair, level: Level, nodes: Points, extract: FeatureExtractor) -> Correspondences:
+    """Correspondences of optical templates around given places, where a warp is known and no neighbour votes.
+
+    nodes: (N, 2) centres of the templates, pixels of the level; they are searched for around the same places of the SAR
+    scene. Each match is the best sub-pixel peak of a template whose way back ends near its start. Raises InputError
+    where a scene cannot be read.
+    """
+    surfaces = search(pair, level, nodes, np.zeros_like(nodes), extract)
+    peaks = find_peaks(surfaces.centred())
+    moved = peaks.xy.double().numpy() - level.radius
+    return surfaces.matches(pair.grid, peaks, moved, moved)
 
 
 def _content(features: Tensor, mask: Tensor) -> Tensor:
@@ -115,31 +168,19 @@ def _content(features: Tensor, mask: Tensor) -> Tensor:
     return (length > _CONSTANT * length.amax(dim=(1, 2), keepdim=True)) * mask
 
 
-def _way_back(
-    surface: Tensor, region: tuple[Tensor, Tensor], around: tuple[Tensor, Tensor], level: Level, similarity: Similarity
-) -> npt.NDArray[np.float64]:
-    """(n,) distance between a template's place and the place where the template cut at its best match is found.
-
-    region, around: features and masks that were searched in, and those of the optical scene.
-    """
-    boxes = _boxes(_best(surface), level.template)
-    template, mask = (torch.stack([p[..., y, x] for p, (y, x) in zip(part, boxes, strict=True)]) for part in region)
-    offset = _best(masked_similarity(similarity, *around, template, mask)) - level.radius
-    return np.asarray(torch.linalg.vector_norm(offset.double(), dim=1).numpy())
-
-
 def _best(surface: Tensor) -> Tensor:
     """(n, 2) x, y of the highest pixel of each surface."""
     best, width = surface.flatten(1).argmax(dim=1), surface.shape[-1]
     return torch.stack([best % width, best // width], dim=1)
 
 
-def _boxes(corner: Tensor | npt.NDArray[Any], side: int) -> list[tuple[slice, slice]]:
-    """Rows and columns of the boxes whose upper left pixels are the x, y of `corner`."""
-    return [(slice(int(y), int(y) + side), slice(int(x), int(x) + side)) for x, y in corner]
+def _cut(images: Tensor | Sequence[Tensor], corner: Tensor | Places, side: int) -> Tensor:
+    """(n, ..., side, side) of each of n images the box whose upper left pixel is the x, y of `corner`."""
+    boxes = zip(images, corner.tolist(), strict=True)
+    return torch.stack([image[..., y : y + side, x : x + side] for image, (x, y) in boxes])
 
 
-def _groups(corner: Corners, level: Level, tile: int) -> Iterator[npt.NDArray[np.intp]]:
+def _groups(corner: Places, level: Level, tile: int) -> Iterator[npt.NDArray[np.intp]]:
     """Indices of the nodes of each tile."""
     cell = corner // max(1, tile - level.template)
     chosen = np.lexsort((cell[:, 0], cell[:, 1]))
@@ -160,31 +201,19 @@ def _within_valid(patch: Patch, kind: Modality, margin: int, extract: FeatureExt
     return torch.nn.functional.pad(part, (cols.start, width - cols.stop, rows.start, height - rows.stop))
 
 
-@dataclass(frozen=True)
-class _Tile:
-    """Features of a window of a scene."""
-
-    window: Window  # place of the features, pixels of the level
-    features: Tensor  # (C, h, w)
-    mask: Tensor  # (h, w) float, 1 where the features can be trusted
-
-    @classmethod
-    def read(
-        cls, scene: SceneView, kind: Modality, corner: Corners, side: int, level: Level, extract: FeatureExtractor
-    ) -> _Tile | None:
-        """The features under all boxes of `side` px at `corner`; None if nothing there is valid."""
-        low, high = corner.min(axis=0), corner.max(axis=0) + side
-        window = Window(*low.tolist(), *(high - low).tolist()).grow(level.margin)
-        patch = scene.read(window, level.factor)
-        if not patch.valid.any():
-            return None
-        features = _within_valid(patch, kind, level.margin, extract)
-        trusted = patch.valid
-        if not trusted.all():
-            trusted = binary_erosion(patch.valid, iterations=max(1, level.margin // 4), border_value=1)
-        return cls(window, features, torch.from_numpy(trusted.astype(np.float32)))
-
-    def cut(self, corner: Corners, side: int) -> tuple[Tensor, Tensor]:
-        """(n, C, side, side) features and (n, side, side) masks of the boxes at `corner`."""
-        boxes = _boxes(corner - [self.window.col, self.window.row], side)
-        return torch.stack([self.features[:, y, x] for y, x in boxes]), torch.stack([self.mask[y, x] for y, x in boxes])
+def _boxes(
+    scene: SceneView, kind: Modality, corner: Places, level: Level, extract: FeatureExtractor
+) -> Callable[[npt.NDArray[np.intp]], tuple[Tensor, Tensor]] | None:
+    """A function from n indices of `corner` to the boxes there, each a template and what is around it: (n, C, h, w)
+    features, and (n, h, w) masks, 1 where these can be trusted. None if nothing there is valid."""
+    side = level.template + 2 * level.radius
+    low, high = corner.min(axis=0) - level.margin, corner.max(axis=0) + side + level.margin
+    patch = scene.read(Window(*low.tolist(), *(high - low).tolist()), level.factor)
+    trusted = patch.valid
+    if not trusted.any():
+        return None
+    features = _within_valid(patch, kind, level.margin, extract)
+    if not trusted.all():
+        trusted = binary_erosion(trusted, iterations=max(1, level.margin // 4), border_value=1)
+    mask, corner = torch.from_numpy(trusted.astype(np.float32)), corner - low
+    return lambda n: (_cut([features] * len(n), corner[n], side), _cut([mask] * len(n), corner[n], side))

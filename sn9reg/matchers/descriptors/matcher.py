@@ -25,8 +25,7 @@ from sn9reg.features.orientation import orientation_features
 from sn9reg.fit.correspondences import Correspondences, Flags, adaptive_ratio
 from sn9reg.fit.neighbours import witnesses_agree
 from sn9reg.fit.warp import GlobalModel, fit_global
-from sn9reg.matchers.dense.at_points import compare_at
-from sn9reg.matchers.dense.search import Level
+from sn9reg.matchers.dense.search import Level, compare_at
 from sn9reg.matchers.descriptors.describe import NOTHING, Described, LearnedDescriber, MimDescriber, describe_scene
 from sn9reg.matchers.descriptors.nearest import nearest
 from sn9reg.matchers.descriptors.patches import PatchLayout

@@ -13,8 +13,7 @@ from annotated_types import Ge, Gt, Le
 
 from sn9reg import progress
 from sn9reg.fit.correspondences import Correspondences, Floats
-from sn9reg.matchers.dense.lattice import Lattice, smooth_field
-from sn9reg.matchers.dense.votes import aggregate
+from sn9reg.matchers.dense.lattice import Lattice, aggregate, smooth_field
 from sn9reg.matchers.keypoints.crops import TILE, Cropper
 from sn9reg.matchers.keypoints.detector import Detector, Found
 from sn9reg.matchers.keypoints.heatmap import LABEL_SPREAD, SIGMA, read_keypoints

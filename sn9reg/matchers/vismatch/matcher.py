@@ -118,40 +118,36 @@ class VismatchMatcher:
         here, there = (np.asarray(result[f"matched_kpts{k}"], np.float64).reshape(-1, 2) for k in (0, 1))
         given = result.get("matched_confidences")
         score = np.full(len(here), _DEFAULT_SCORE) if given is None else np.clip(np.asarray(given, np.float64), 0, 1)
-        kept = np.isfinite(np.column_stack([here, there, score])).all(axis=1)
-        here, there, score = here[kept], there[kept], score[kept]
-        kept = is_valid(optical[1], here) & is_valid(sar[1], there)
-        here = here + np.array([tile.optical.col, tile.optical.row])
-        there = there + np.array([tile.sar.col, tile.sar.row])
-        in_core = tile.in_core(here)
-        kept &= in_core & (np.hypot(*(there - here).T) <= reach)
-        found = np.column_stack([here, there, score])[kept]
+        found = np.column_stack([here, there, score])
+        found = found[np.isfinite(found).all(axis=1)]
+        kept = is_valid(optical[1], found[:, :2]) & is_valid(sar[1], found[:, 2:4])
+        found[:, :4] += tile.optical.col, tile.optical.row, tile.sar.col, tile.sar.row
+        in_core = tile.in_core(found[:, :2])
+        kept &= in_core & (np.hypot(*(found[:, 2:4] - found[:, :2]).T) <= reach)
+        found = found[kept]
         found = found[_agreeing(found)]
         # Equal scores are ranked at random, since matchers list matches row by row.
         order = np.lexsort((np.random.default_rng(0).random(len(found)), -found[:, 4]))
         return int(in_core.sum()), np.column_stack([found, np.argsort(order)])
 
     def _merged(self, pair: ScenePair, found: Floats, proposed: int, shift: float, factor: int) -> Correspondences:
-        here, there = to_common(found[:, :2], factor), to_common(found[:, 2:4], factor)
-        size = [pair.grid.width - 1, pair.grid.height - 1]
-        inside = ((here >= 0) & (here <= size)).all(axis=1)
-        here, there, score, rank = here[inside], there[inside], found[inside, 4], found[inside, 5]
-        chosen = np.sort(np.argsort(rank, kind="stable")[: self.options.max_matches])  # the best of each tile first
+        here = to_common(found[:, :2], factor)
+        inside = np.flatnonzero(((here >= 0) & (here <= [pair.grid.width - 1, pair.grid.height - 1])).all(axis=1))
+        order = np.argsort(found[inside, 5], kind="stable")  # the best of each tile first
+        chosen = inside[np.sort(order[: self.options.max_matches])]
+        there, score = to_common(found[chosen, 2:4], factor), found[chosen, 4]
         return Correspondences(
-            grid=pair.grid, optical_xy=here[chosen], sar_xy=there[chosen], solo_xy=there[chosen],
-            score=score[chosen], sigma=np.full(len(chosen), float(factor)),
-            distance=1 - score[chosen], rival_distance=np.ones(len(chosen)),
+            grid=pair.grid, optical_xy=here[chosen], sar_xy=there, solo_xy=there,
+            score=score, sigma=np.full(len(chosen), float(factor)), distance=1 - score, rival_distance=1 + 0 * score,
             search_radius=shift, step=float(factor), footprint=_FOOTPRINT * factor,
-            tried=proposed - (len(here) - len(chosen)),  # matches beyond max_matches do not count as tried
+            tried=proposed - (len(inside) - len(chosen)),  # matches beyond max_matches do not count as tried
         )  # fmt: skip
 
 
 def _agreeing(found: Floats) -> npt.NDArray[np.bool_]:
     """(N,) which matches of a tile agree on an affine: on SAR too many may be wrong for a vote of neighbours."""
     fit = fit_global(found[:, :2], found[:, 2:4], "affine", _THRESHOLD, "ransac") if len(found) >= _FEWEST else None
-    if fit is None or fit.inliers.sum() < _FEWEST:
-        return np.zeros(len(found), bool)
-    return fit.inliers
+    return fit.inliers if fit is not None and fit.inliers.sum() >= _FEWEST else np.zeros(len(found), bool)
 
 
 def _load(variant: str, device: str) -> Match:

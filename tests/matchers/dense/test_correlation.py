@@ -10,15 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 
-from sn9reg.matchers.dense.correlation import (
-    cc,
-    cross_correlation,
-    find_peaks,
-    masked_similarity,
-    similarity,
-    ssd,
-    zncc,
-)
+from sn9reg.matchers.dense.correlation import cross_correlation, find_peaks, masked_similarity, similarity, zncc
 
 few = settings(max_examples=25, deadline=None)
 seeds = st.integers(0, 2**32 - 1)
@@ -45,7 +37,7 @@ def test_similarities_are_opencvs(seed, size, part, channels):
     part = tuple(map(min, part, size))
     reference, template = images(seed, (2, channels, *size)), images(seed + 1, (2, channels, *part))
     pixels = part[0] * part[1]
-    products, squares = cc(reference, template), ssd(reference, template)
+    products, squares = (similarity(name, reference, template) for name in ("cc", "ssd"))
     assert products.shape == squares.shape == (2, size[0] - part[0] + 1, size[1] - part[1] + 1)
     for k in range(2):
         expected = opencv(cv2.TM_CCORR, reference[k], template[k]) / pixels
@@ -67,13 +59,10 @@ def test_zncc_does_not_mind_gain_or_offset_of_either_side(seed, gain, other, off
 
 
 @pytest.mark.parametrize("level", [0.0, 123.4])
-def test_zncc_is_zero_where_a_side_is_constant(level):
-    flat, rough = torch.full((1, 1, 20, 20), level), images(3, (1, 1, 20, 20))
-    assert (zncc(flat, rough[..., :8, :8]) == 0).all()
-    assert (zncc(rough, flat[..., :8, :8]) == 0).all()
-    half = rough.clone()
+def test_zncc_is_zero_where_the_reference_is_constant(level):
+    half = images(3, (1, 1, 20, 20))
     half[..., :, 10:] = level
-    surface = zncc(half, rough[..., :5, :5])[0]
+    surface = zncc(half, half[..., :5, :5])[0]
     assert (surface[:, 10:] == 0).all()
     assert (surface[:, :9] != 0).all()
 

@@ -7,14 +7,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.ndimage import gaussian_filter
-from support.rasters import TEXTURE_TRANSFORM, UTM, write_raster
+from support.rasters import SHIFT, TEXTURE_TRANSFORM, UTM, textures, write_raster
 
 from sn9reg.features.orientation import orientation_features
 from sn9reg.matchers.dense.correlation import find_peaks
-from sn9reg.matchers.dense.lattice import Lattice, smooth_field
-from sn9reg.matchers.dense.search import Level, Surfaces, search
-from sn9reg.matchers.dense.votes import aggregate, centred
+from sn9reg.matchers.dense.lattice import Lattice, aggregate, smooth_field
+from sn9reg.matchers.dense.search import Level, Surfaces, compare_at, search
 from sn9reg.progress import listening
 from sn9reg.raster.grid import Window
 from sn9reg.raster.scene import open_pair
@@ -109,24 +107,16 @@ def test_one_known_node_fills_everything_and_none_gives_zeros():
 
 # --- surfaces --------------------------------------------------------------------------------------------------------
 
-SHIFT = np.array([7, -4])  # what lies at (x, y) in the optical image lies at (x, y) + SHIFT in the SAR image
 SIDE = 260
 
 
-def texture(seed=0, side=SIDE + 80):
-    values = gaussian_filter(np.random.default_rng(seed).normal(size=(side, side)), 2.0)
-    return (120 + 40 * values / values.std()).astype(np.float32)
-
-
 @contextmanager
-def pair_of(folder, empty=None, shift=SHIFT):
-    """A texture and its moved copy, opened; `empty` (slices) of the SAR image is nodata."""
-    whole, (dx, dy) = texture(), shift
-    optical = whole[40 : 40 + SIDE, 40 : 40 + SIDE]
-    sar = whole[40 - dy : 40 - dy + SIDE, 40 - dx : 40 - dx + SIDE].copy()
+def pair_of(folder, empty=None):
+    """`textures`, opened; `empty` (slices) of the SAR image is nodata."""
+    optical, sar = textures(SIDE, SIDE)
     if empty is not None:
-        sar[empty] = -1
-    for name, image, nodata in (("optical", optical, None), ("sar", sar, -1)):
+        sar[empty] = 0
+    for name, image, nodata in (("optical", optical, None), ("sar", sar, 0)):
         write_raster(folder / f"{name}.tif", image[None], TEXTURE_TRANSFORM, UTM, nodata=nodata)
     with open_pair(folder / "optical.tif", folder / "sar.tif") as pair:
         yield pair
@@ -175,9 +165,15 @@ def test_search_finds_the_shift_with_its_sign(tmp_path, similarity, extract, bes
 
 
 @pytest.mark.parametrize("similarity", ["cc", "zncc", "ssd"])
-def test_search_by_any_similarity_beside_a_gap(tmp_path, similarity):
+def test_search_by_any_similarity_beside_a_gap_with_and_without_the_way_back(tmp_path, similarity):
     with pair_of(tmp_path, (slice(None), slice(140, None))) as pair:
-        surfaces = search(pair, LEVEL, NODES, np.zeros_like(NODES), plain, similarity=similarity)
+        surfaces, one_way = (
+            search(pair, LEVEL, NODES, np.zeros_like(NODES), plain, similarity, way_back) for way_back in (True, False)
+        )
+    assert np.isfinite(surfaces.returned[surfaces.usable]).all()
+    assert np.isinf(one_way.returned).all()
+    for name in ("values", "usable"):
+        np.testing.assert_array_equal(getattr(one_way, name), getattr(surfaces, name))
     x = NODES[:, 0]
     assert np.isfinite(surfaces.values).all()
     assert surfaces.usable[x + 24 < 130].all()
@@ -211,7 +207,7 @@ def test_search_starts_at_the_prediction_and_reports_its_progress(tmp_path):
     with pair_of(tmp_path) as pair, listening(done.append):
         surfaces = search(pair, LEVEL, nodes, np.tile([5.4, -6.6], (len(nodes), 1)), plain)
     np.testing.assert_array_equal(surfaces.centre, np.tile([5, -7], (len(nodes), 1)))
-    assert surfaces.values[:-1, 12 + 3, 12 + 2].min() > 0.999
+    assert surfaces.values[:-1, 12 + 1, 12 + 4].min() > 0.999
     assert (done[0], done[-1], done) == (0.0, 1.0, sorted(done))
     assert len(done) > 2
 
@@ -219,9 +215,9 @@ def test_search_starts_at_the_prediction_and_reports_its_progress(tmp_path):
 def test_search_at_a_coarser_level_counts_in_its_pixels(tmp_path):
     level = Level(factor=2, template=40, radius=8, margin=24)
     nodes = np.array([[64.0, 64.0], [50.0, 70.0]])
-    with pair_of(tmp_path, shift=np.array([12, -8])) as pair:
+    with pair_of(tmp_path) as pair:
         surfaces = search(pair, level, nodes, np.zeros_like(nodes), plain)
-    np.testing.assert_allclose(shifts(surfaces), [[6, -4], [6, -4]], atol=0.2)
+    np.testing.assert_allclose(shifts(surfaces), [np.array(SHIFT) / 2] * 2, atol=0.2)
 
 
 def test_surfaces_do_not_depend_on_the_tiles(tmp_path):
@@ -240,6 +236,51 @@ def test_many_a_chance_match_does_not_find_its_way_back(tmp_path):
     assert (surfaces.returned[surfaces.usable] > 3).mean() > 0.3
 
 
+# --- matches at given places, without votes ---------------------------------------------------------------------------
+
+
+def moved(dx, dy):
+    return np.array([[1.0, 0, dx], [0, 1, dy], [0, 0, 1]])
+
+
+@pytest.mark.parametrize("fraction", [(0.5, 0.25), (-0.3, 0.4)])
+def test_a_sub_pixel_shift_is_found_at_the_places(tmp_path, fraction):
+    with pair_of(tmp_path) as pair:
+        found = compare_at(pair.posed(moved(*fraction)), LEVEL, NODES, orientations)
+    assert len(found) > 0.9 * len(NODES)
+    off = found.sar_xy - found.optical_xy - (np.array(SHIFT) - fraction)
+    assert np.median(np.abs(off), axis=0).max() < 0.15
+
+
+@pytest.mark.parametrize("factor", [1, 2])
+def test_matches_lie_at_the_places_of_the_level_in_common_pixels(tmp_path, factor):
+    nodes = NODES / factor + 0.3
+    with pair_of(tmp_path) as pair:
+        found = compare_at(pair, Level(factor, 40, 10, 20), nodes, orientations)
+    assert len(found) > 0.5 * len(nodes)
+    assert {tuple(p) for p in found.optical_xy} <= {tuple(p) for p in (nodes + 0.5) * factor - 0.5}
+    assert np.abs(np.median(found.sar_xy - found.optical_xy, axis=0) - SHIFT).max() < 0.3 * factor
+    assert (found.step, found.footprint, found.search_radius) == (factor, 40 * factor, 10 * factor)
+
+
+def test_places_without_data_are_neither_tried_nor_matched(tmp_path):
+    with pair_of(tmp_path, np.s_[:, 160:]) as pair:
+        found, beyond = (compare_at(pair, LEVEL, nodes, orientations) for nodes in (NODES, NODES + 5000))
+    assert (len(beyond), beyond.tried) == (0, 0)
+    inside, outside = int((NODES[:, 0] < 130).sum()), int((NODES[:, 0] > 190).sum())
+    assert outside > 5
+    assert inside <= found.tried <= len(NODES) - outside
+    assert found.optical_xy[:, 0].max() < 190
+
+
+def test_places_with_nothing_to_find_are_tried_and_hardly_matched(tmp_path):
+    with pair_of(tmp_path) as pair:
+        found = compare_at(pair.posed(moved(-40, 0)), LEVEL, NODES, orientations)
+    assert found.tried > 0.7 * len(NODES)
+    assert len(found) < 0.7 * found.tried
+    assert np.abs(found.sar_xy - found.optical_xy).max(initial=0) < LEVEL.radius  # none on the rim of the search
+
+
 # --- votes -----------------------------------------------------------------------------------------------------------
 
 RADIUS = 10
@@ -253,9 +294,9 @@ def bumps(places, height=1.0, width=1.8):
     return (np.reshape(height, (-1, 1, 1)) * np.exp(-d2 / (2 * width**2))).astype(np.float32)
 
 
-def surfaces_of(values, predicted, usable):
-    level, centre = Level(1, 48, RADIUS, 24), np.rint(predicted).astype(np.int64)
-    return Surfaces(level, values, centre, np.array(usable), np.zeros(len(values)))
+def centred(values, predicted, usable):
+    nowhere = np.zeros_like(predicted)
+    return Surfaces(Level(1, 48, RADIUS, 24), nowhere, predicted, values, np.array(usable), nowhere[:, 0]).centred()
 
 
 @few
@@ -263,7 +304,7 @@ def surfaces_of(values, predicted, usable):
 def test_centred_surfaces_are_relative_to_the_exact_prediction(predicted, dx, dy):
     predicted = np.array([predicted])
     values = bumps(predicted + np.array([dx, dy]) - np.rint(predicted))
-    moved = centred(surfaces_of(values, predicted, [True]), predicted)
+    moved = centred(values, predicted, [True])
     np.testing.assert_allclose(find_peaks(moved).xy.numpy() - RADIUS, [[dx, dy]], atol=0.15)
 
 
@@ -271,7 +312,7 @@ def test_centred_surfaces_have_no_median_and_leave_out_what_is_not_usable():
     predicted = np.zeros((3, 2))
     values = np.random.default_rng(0).normal(5, 1, (3, 21, 21)).astype(np.float32)
     before = values.copy()
-    moved = centred(surfaces_of(values, predicted, [True, False, True]), predicted)
+    moved = centred(values, predicted, [True, False, True])
     np.testing.assert_array_equal(values, before)
     assert (moved[1] == 0).all()
     for k in (0, 2):

@@ -8,8 +8,8 @@ import contextlib
 import json
 import socket
 import sys
-import threading
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from types import ModuleType, SimpleNamespace
 
 import numpy as np
@@ -345,9 +345,7 @@ def test_the_network_is_refused_to_the_loading_alone(package):
 
     def get_matcher(name, device):
         connect()
-        other = threading.Thread(target=connect)
-        other.start()
-        other.join()
+        ThreadPoolExecutor(1).submit(connect).result()
         seen.append(constants.is_offline_mode())
         if name == "broken":
             raise ValueError(name)

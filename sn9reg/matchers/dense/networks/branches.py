@@ -18,25 +18,16 @@ class Branches(nn.Module):
 
     `make` builds one branch: a module from (B, C, H, W) images to (B, out_channels, H, W) features, with the attributes
     `divisor` (H and W have to be multiples of it), `margin` (pixels within which a feature feels the border) and
-    `out_channels`. It is called once when the weights are shared and twice when they are not.
+    `out_channels`.
     """
 
-    def __init__(self, make: Callable[[], nn.Module], shared: bool) -> None:
+    def __init__(self, make: Callable[[], Any], shared: bool) -> None:
         super().__init__()
         self.shared = shared
         # One entry when shared: the same module under two names would stand in the state_dict twice.
         self.branches = nn.ModuleDict({name: make() for name in (["optical"] if shared else ["optical", "sar"])})
-        made: Any = self.optical
+        made: Any = self.branches["optical"]
         self.divisor, self.margin, self.out_channels = int(made.divisor), int(made.margin), int(made.out_channels)
-
-    @property
-    def optical(self) -> nn.Module:
-        return self.branches["optical"]
-
-    @property
-    def sar(self) -> nn.Module:
-        """The same object as `optical` when the weights are shared."""
-        return self.branches["optical" if self.shared else "sar"]
 
     def forward(self, image: Tensor, modality: Modality) -> Tensor:
         """(B, C, H, W) image of one modality -> (B, out_channels, H, W) features, for any H and W.
@@ -49,5 +40,5 @@ class Branches(nn.Module):
         if right or bottom:
             mode = "reflect" if right < width and bottom < height else "replicate"
             image = F.pad(image, (0, right, 0, bottom), mode=mode)
-        branch = self.sar if modality == "sar" else self.optical
+        branch = self.branches["optical" if self.shared else modality]
         return branch(image)[..., :height, :width]

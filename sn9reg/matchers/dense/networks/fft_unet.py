@@ -1,7 +1,5 @@
 """FFT U-Net: the classic U-Net of three levels, made for correlation by FFT."""
 
-from functools import partial
-
 from torch import nn
 from torchvision.ops import Conv2dNormActivation
 
@@ -21,10 +19,11 @@ class FFTUNet(UNet):
     """
 
     margin = 24
+    out_channels = 4
 
     def __init__(self, in_channels: int = 1) -> None:
-        head = partial(Conv2dNormActivation, kernel_size=3, bias=True, activation_layer=None)
-        super().__init__(in_channels, (64, 128, 256), _twice, _rise, head, 4)
+        super().__init__(in_channels, (64, 128, 256), _twice, _rise)
+        self.head = Conv2dNormActivation(64, self.out_channels, 3, bias=True, activation_layer=None)
 
 
 def _twice(before: int, after: int) -> nn.Sequential:

@@ -14,18 +14,17 @@ Part = Callable[[int, int], nn.Module]  # from channels before and after
 class UNet(nn.Module):
     """(B, in_channels, H, W) -> what `head` makes of (B, widths[0], H, W): a U-Net of one level per width.
 
-    twice, rise: what a level is made of, and what doubles the resolution.
+    twice, rise: what a level is made of, and what doubles the resolution. A subclass gives `head`.
     """
 
-    def __init__(
-        self, in_channels: int, widths: tuple[int, ...], twice: Part, rise: Part, head: Part, out: int
-    ) -> None:
+    head: nn.Module
+
+    def __init__(self, in_channels: int, widths: tuple[int, ...], twice: Part, rise: Part) -> None:
         super().__init__()
-        self.out_channels, self.divisor = out, 2 ** (len(widths) - 1)
+        self.divisor = 2 ** (len(widths) - 1)
         self.down = nn.ModuleList([twice(before, after) for before, after in pairwise((in_channels, *widths))])
         self.rise = nn.ModuleList([rise(below, here) for here, below in pairwise(widths)])
         self.up = nn.ModuleList([twice(2 * here, here) for here in widths[:-1]])
-        self.head = head(widths[0], out)
 
     def forward(self, image: Tensor) -> Tensor:
         levels = [self.down[0](image)]
@@ -47,9 +46,8 @@ class SlimUNet(UNet):
     margin = 20  # it sees 24 px far, but features are those of a larger patch from 4 px on
 
     def __init__(self, in_channels: int = 1, widths: tuple[int, ...] = (24, 48, 96), out_channels: int = 8) -> None:
-        super().__init__(
-            in_channels, widths, _twice, _rise, lambda n, out: nn.Conv2d(n, out, 3, padding=1), out_channels
-        )
+        super().__init__(in_channels, widths, _twice, _rise)
+        self.head, self.out_channels = nn.Conv2d(widths[0], out_channels, 3, padding=1), out_channels
 
     def forward(self, image: Tensor) -> Tensor:
         return normalize(super().forward(image).float(), dim=1, eps=1e-6)

@@ -3,36 +3,28 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 from sn9reg.errors import ConfigError
 from sn9reg.options import check_call
 
 if TYPE_CHECKING:
-    from types import ModuleType
-
     from sn9reg.matchers.dense.networks.branches import Branches
 
-# Name -> module in this folder and class; imported when its network is asked for.
+# Name -> class, in the module of that name; imported when its network is asked for.
 NETWORKS = {
-    "mcgf": "mcgf:MCGF",
-    "osmnet": "osmnet:OSMNet",
-    "fft-unet": "fft_unet:FFTUNet",
-    "maru-net": "maru_net:MARUNet",
-    "slim-unet": "slim_unet:SlimUNet",
+    "mcgf": "MCGF",
+    "osmnet": "OSMNet",
+    "fft-unet": "FFTUNet",
+    "maru-net": "MARUNet",
+    "slim-unet": "SlimUNet",
 }
 
 
 def module_of(name: str) -> ModuleType:
     """The module of a network of the table."""
-    return import_module(f"{__package__}.{NETWORKS[name].split(':')[0]}")
-
-
-def network_class(name: str) -> Any:
-    """The class of the network `name`. Raises ConfigError for one that is not in the table."""
-    if name not in NETWORKS:
-        raise ConfigError(f"there is no network {name!r}; there are {', '.join(sorted(NETWORKS))}")
-    return getattr(module_of(name), NETWORKS[name].split(":")[1])
+    return import_module(f"{__package__}.{name.replace('-', '_')}")
 
 
 def build(name: str, shared: bool, **options: object) -> Branches:
@@ -42,6 +34,8 @@ def build(name: str, shared: bool, **options: object) -> Branches:
     """
     from sn9reg.matchers.dense.networks.branches import Branches  # here, so that the table is read without torch
 
-    network = network_class(name)
+    if name not in NETWORKS:
+        raise ConfigError(f"there is no network {name!r}; there are {', '.join(sorted(NETWORKS))}")
+    network = getattr(module_of(name), NETWORKS[name])
     check_call(network, options, f"network {name!r}")
     return Branches(lambda: network(**options), shared)

@@ -87,7 +87,7 @@ def test_unknown_names_and_options_are_refused_and_the_known_named():
     for name in NETWORKS:
         with pytest.raises(ConfigError, match=r"depth.*in_channels"):
             build(name, shared=True, depth=5)
-    assert math.isclose(build("osmnet", shared=True, dropout=0.1).optical.dropout.p, 0.1)
+    assert math.isclose(build("osmnet", shared=True, dropout=0.1).branches["optical"].dropout.p, 0.1)
 
 
 # --- each network's parts --------------------------------------------------------------------------------------------
