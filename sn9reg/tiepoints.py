@@ -94,9 +94,7 @@ def read_tiepoints(path: PathLike, optical: Grid | None = None, sar: Grid | None
     if table.empty:
         raise InputError(f"{path}: has a header and no tie-points")
     sar_row, sar_col, optical_row, optical_col = (_column(path, table, name) for name in COLUMNS)
-    extra: dict[str, Any] = {name: _column(path, table, name, True) for name in _EXTRA if name in table}
-    if "inlier" in extra:
-        extra["inlier"] = extra["inlier"] != 0
+    extra: dict[str, Any] = {name: _column(path, table, name, optional=True) for name in _EXTRA if name in table}
     optical_xy, sar_xy = np.column_stack([optical_col, optical_row]), np.column_stack([sar_col, sar_row])
     tiepoints = TiePoints(optical_xy, sar_xy, **extra)
     if optical is not None and sar is not None:
