@@ -38,6 +38,10 @@ class Fit:
     held_out: Mapping[str, float]  # model -> mean residual at matches that it was not fitted to, map units
     reason: str = ""  # why nothing could be fitted
 
+    @property
+    def fitted(self) -> bool:
+        return not self.reason
+
 
 def fit(matches: Correspondences, model: str = "auto", threshold: float | None = None) -> Fit:
     """Fit a warp to correspondences.

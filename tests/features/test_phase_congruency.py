@@ -102,15 +102,6 @@ def test_contrast_level_and_place_do_not_matter(seed, gain, level, shift):
     assert_alike(of(coarse), of(coarse + 2.0**21), 3e-3)
 
 
-@few
-@given(seed=seeds)
-def test_a_quarter_turn_turns_the_orientations(seed):
-    image = ground(seed, 63, 63)
-    turned = of(np.rot90(image))
-    *moments, orientation, amplitude = (np.rot90(part, -1, (-2, -1)) for part in astuple(turned))
-    assert_alike(of(image), type(turned)(*moments, orientation + math.pi / 2, np.roll(amplitude, 3, axis=0)), 1e-3)
-
-
 @pytest.mark.parametrize("masked", [False, True])
 def test_images_of_a_batch_do_not_touch_each_other(masked):
     images = np.stack([ground(0), 1000 * ground(1, noise=0.5), np.zeros((64, 80))]).astype(np.float32)

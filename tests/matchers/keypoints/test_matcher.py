@@ -119,4 +119,4 @@ def test_the_papers_grid_has_a_node_every_hundred_metres(matcher, tmp_path):
 def test_detectors_that_only_guess_do_not_register(matcher, tmp_path):
     with pair_of(tmp_path, (1100, 1200), (9, -6)) as pair:
         matches = matcher(Guessing, max_offset=100.0, max_points=64).match(pair)
-    assert fit(matches).reason
+    assert not fit(matches).fitted
