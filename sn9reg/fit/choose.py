@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 import numpy as np
 
@@ -14,9 +13,7 @@ from sn9reg.fit.neighbours import local_consistency, local_mean
 from sn9reg.fit.warp import IDENTITY, GlobalModel, Warp, fit_global
 from sn9reg.raster.grid import Points
 
-Model = Literal["auto", "translation", "affine", "homography", "local"]
-MODELS: tuple[str, ...] = get_args(Model)
-
+MODELS = ("auto", "translation", "affine", "homography", "local")
 THRESHOLD_PX = 30.0  # default threshold of the global models: parallax over terrain is no outlier
 MINIMUM = 8  # matches below which nothing is fitted
 _FAR = 5.0  # distances of matches to the warp are clipped to this many times their median

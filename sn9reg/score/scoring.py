@@ -64,7 +64,7 @@ def score_rows(scored: Score) -> list[tuple[str, str, str]]:
     """(label, with registration, without) of each number that one of them has, as texts for people."""
     with_, without = scored.as_dict(), scored.as_dict()["without_registration"]
     rows = [(label, with_[key], without[key]) for key, label in _LABELS.items()]
-    return [(label, _text(one), _text(other)) for label, one, other in rows if not one is other is None]
+    return [(label, _text(one), _text(other)) for label, one, other in rows if (one, other) != (None, None)]
 
 
 def _text(value: float | None) -> str:
