@@ -158,6 +158,7 @@ class _Source:
         if self.factor == 1:
             return self._read_pixels(window)
         k = self.factor
+        # Of a much finer raster, the pixels under one block could fill the memory.
         if window.width * window.height * k**2 > _MAX_PIXELS and max(window.shape) > 1:
             return _joined([self.read(half) for half in window.halves()], 1 if window.height > window.width else 2)
         pixels = Window(window.col * k, window.row * k, window.width * k, window.height * k)

@@ -161,8 +161,7 @@ def test_blocks_and_threads_do_not_show(tmp_path, monkeypatch):
     grid = Grid(OPTICAL.transform, 560, 540, UTM)
     array = np.random.default_rng(1).integers(1, 255, (2, *grid.shape)).astype(np.uint8)
     raster, wavy = write(tmp_path / "r.tif", array, grid=grid, nodata=0), 20 * np.sin(np.indices(grid.shape) / 40)
-    coarse = OPTICAL.coarsen(2)  # the raster is averaged
-    maps = grids.offsets_of(wavy, grid), constant(0, 0, coarse)
+    maps = grids.offsets_of(wavy, grid), constant(0, 0, grid.coarsen(2))  # for the latter the raster is averaged
     first = [run(tmp_path, offsets, raster)[0] for offsets in maps]
     monkeypatch.setattr(module, "_MAX_PIXELS", 5000)  # every block is cut in many
     second = [run(tmp_path, offsets, raster, threads=3)[0] for offsets in maps]
