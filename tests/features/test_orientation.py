@@ -27,11 +27,6 @@ def grating(degrees, wavelength, size=96):
     return torch.from_numpy(np.sin(2 * np.pi * along / wavelength + 0.3).astype(np.float32))[None]
 
 
-def energies(image, orientations, wavelengths):
-    """(scales, orientations, H, W)"""
-    return orientation_response(image, orientations, wavelengths).abs()[0] ** 2
-
-
 def inner(features, rim=24):
     return features[..., rim:-rim, rim:-rim]
 
@@ -55,7 +50,7 @@ def test_scale_and_orientation_answer_to_their_gratings(orientations, scale):
     wavelengths = (5.0, 20.0)
     for k in range(orientations):
         image = grating(k * 180 / orientations, wavelengths[scale])
-        strength = inner(energies(image, orientations, wavelengths)).mean(dim=(2, 3))
+        strength = inner(orientation_response(image, orientations, wavelengths)[0].abs() ** 2).mean(dim=(2, 3))
         assert int(strength.argmax()) == scale * orientations + k
         assert strength[scale, k] > 10 * strength[1 - scale].max()
         assert strength[scale, k] > 10 * strength[scale, (k + orientations // 2) % orientations]
