@@ -27,10 +27,8 @@ from sn9reg.raster.resampling import RESAMPLING, Floats, Mask, Values, block_mea
 from sn9reg.raster.validity import has_data
 
 _log = logging.getLogger(__name__)
-# An offset that reaches further outside the optical image than this (px) is none.
-_REACH = 16384
-# Pixels of the raster that one block may need at once; a block that needs more is cut in two.
-_MAX_PIXELS = 4 << 20
+_REACH = 16384  # px; a longer offset is none
+_MAX_PIXELS = 4 << 20  # of the raster that a block may need at once; one that needs more is cut in two
 _MAX_BANDS = 512  # a block of so many takes 2 GiB
 
 
@@ -159,17 +157,12 @@ class _Source:
         """(bands, h, w) values and validity of a window of `grid`."""
         if self.factor == 1:
             return self._read_pixels(window)
-        # Strip by strip: of a much finer raster, the pixels under one block could fill the memory.
-        k, strips = self.factor, []
-        if window.width > 1 and window.width * k**2 > _MAX_PIXELS:
-            axis = 2 if window.width >= window.height else 1
-            return _joined([self.read(half) for half in window.halves()], axis)
-        rows = max(1, _MAX_PIXELS // (window.width * k**2))
-        for top in range(window.row, window.row + window.height, rows):
-            height = min(rows, window.row + window.height - top)
-            strip = Window(window.col * k, top * k, window.width * k, height * k)
-            strips.append(block_means(*self._read_pixels(strip), k, (height, window.width)))
-        return _joined(strips, axis=1)
+        k = self.factor
+        # Of a much finer raster, the pixels under one block could fill the memory.
+        if window.width * window.height * k**2 > _MAX_PIXELS and max(window.shape) > 1:
+            return _joined([self.read(half) for half in window.halves()], 1 if window.height > window.width else 2)
+        pixels = Window(window.col * k, window.row * k, window.width * k, window.height * k)
+        return block_means(*self._read_pixels(pixels), k, window.shape)
 
     def _read_pixels(self, window: Window) -> tuple[Values, Mask]:
         area = window.intersect(Window(0, 0, self.dataset.width, self.dataset.height)).slices()
@@ -180,7 +173,7 @@ class _Source:
         alpha = [colour == ColorInterp.alpha for colour in self.colours]
         told[alpha] = True
         valid = told & shown & (values[alpha] != 0).all(axis=0)
-        return values, valid & ~np.isnan(values) if values.dtype.kind in "fc" else valid
+        return values, valid & ~np.isnan(values)
 
 
 @dataclass(frozen=True)

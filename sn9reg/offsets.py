@@ -14,16 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from sn9reg import progress
-from sn9reg.errors import InputError
-from sn9reg.raster.files import (
-    PathLike,
-    atomic_output,
-    check_creation,
-    create_raster,
-    geotiff_profile,
-    open_raster,
-    reading,
-)
+from sn9reg.errors import InputError, naming
+from sn9reg.raster import files
+from sn9reg.raster.files import PathLike
 from sn9reg.raster.grid import Grid, Points, Window
 from sn9reg.raster.resampling import cubic_weights
 
@@ -69,8 +62,8 @@ class OffsetMap:
     def write(self, path: PathLike, overwrite: bool = False, creation_options: Mapping[str, Any] | None = None) -> None:
         """Write as GeoTIFF, by blocks, whole or not at all. Raises OutputError as `atomic_output`, ConfigError as
         `check_creation` does."""
-        profile = check_creation(path, profile_of(self.grid, self.count), creation_options)
-        with atomic_output(path, overwrite) as temporary, create_raster(temporary, profile) as target:
+        profile = files.check_creation(path, profile_of(self.grid, self.count), creation_options)
+        with files.atomic_output(path, overwrite) as temporary, files.create_raster(temporary, profile) as target:
             target.update_tags(**{TAG_PREFIX + key.upper(): value for key, value in self.facts.items()})
             target.descriptions, target.units = ("dx", "dy", "sigma")[: self.count], ["px"] * self.count
             # Whole rows of blocks, so that every tile is compressed once and several in parallel.
@@ -82,7 +75,7 @@ class OffsetMap:
 
 def profile_of(grid: Grid, count: int) -> dict[str, Any]:
     """Creation profile of an offset map of `count` bands."""
-    return geotiff_profile(grid, count, "float32", nodata=float("nan"), interleave="band")
+    return files.geotiff_profile(grid, count, "float32", nodata=float("nan"), interleave="band")
 
 
 def from_nodes(grid: Grid, nodes: Block, step: int, facts: Mapping[str, str] | None = None) -> OffsetMap:
@@ -136,21 +129,18 @@ def open_offsets(path: PathLike, optical: Grid | None = None) -> Iterator[Offset
     With `optical`, its georeference is taken from there (a submission need not carry one).
     Raises InputError if it has fewer than two bands or another size than the optical image.
     """
-    with open_raster(path) as dataset:
+    with files.open_raster(path) as dataset:
         if dataset.count < 2:
             raise InputError(f"{path}: has {dataset.count} band; an offset map has dx and dy")
         if optical is not None and optical.shape != dataset.shape:
-            sizes = [f"{grid.width} x {grid.height} px" for grid in (dataset, optical)]
-            words = f"is {sizes[0]} and the optical image is {sizes[1]}; offsets belong to one optical image"
-            raise InputError(f"{path}: {words}")
-        try:
+            have, need = (f"{grid.width} x {grid.height} px" for grid in (dataset, optical))
+            raise InputError(f"{path}: is {have} and the optical image is {need}; offsets belong to one optical image")
+        with naming(path):
             grid = optical or Grid(dataset.transform, dataset.width, dataset.height, dataset.crs)
-        except InputError as error:
-            raise InputError(f"{path}: {error}") from error
         has_sigma = dataset.count > 2 and (dataset.descriptions[2] or "") == "sigma"
 
         def read(window: Window) -> Block:
-            with reading(path):
+            with files.reading(path):
                 values: Block = dataset.read([1, 2, 3][: 2 + has_sigma], window=window.slices()).astype(np.float32)
             return values
 

@@ -47,11 +47,9 @@ def check(kind: type[T], given: Mapping[str, Any], owner: str, strict: bool = Tr
         # What JSON does not have: a path as its text, anything else as Python shows it.
         content = json.dumps(dict(given), default=lambda v: os.fspath(v) if isinstance(v, os.PathLike) else repr(v))
         return TypeAdapter(kind).validate_json(content, strict=strict)
-    except (ValidationError, ConfigError) as error:
-        words = _first_error(error, kind) if isinstance(error, ValidationError) else str(error)
+    except (ValueError, ConfigError, OverflowError, RecursionError) as error:  # the last two: too long, too deep
+        words = _first_error(error, kind) if isinstance(error, ValidationError) else error
         raise ConfigError(f"{owner}: {words}") from error
-    except (ValueError, OverflowError, RecursionError) as error:  # numbers too long, lists too deep
-        raise ConfigError(f"{owner}: {error}") from error
 
 
 def check_call(function: Callable[..., Any], given: Mapping[str, Any], owner: str, besides: Sequence[str] = ()) -> None:

@@ -83,10 +83,8 @@ class Registration:
             grid.to_pixel(self.grid.map_to_crs(places, grid.crs))
             for grid, places in ((self.optical, self.matches.optical_map), (self.sar, self.matches.sar_map))
         )
-        scale = self.grid.metres_per_pixel / self.optical.metres_per_pixel
-        return TiePoints(
-            optical_xy, sar_xy, score=self.matches.score, sigma=self.matches.sigma * scale, inlier=self.fit.inliers
-        )
+        sigma = self.matches.sigma * (self.grid.metres_per_pixel / self.optical.metres_per_pixel)
+        return TiePoints(optical_xy, sar_xy, self.matches.score, sigma, self.fit.inliers)
 
     def facts(self) -> dict[str, str]:
         """What the offset map says of itself, as tags."""

@@ -6,7 +6,7 @@ import io
 import json
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,7 @@ if TYPE_CHECKING:  # for the types alone: reading and writing tables imports it,
     import pandas as pd
 
 Floats = npt.NDArray[np.float64]
+Rows = dict[str, dict[str, Any]]  # file and line or feature, as messages name them -> what its columns hold
 
 COLUMNS = ("sar_row", "sar_col", "optical_row", "optical_col")
 _EXTRA = ("score", "sigma", "inlier")
@@ -69,12 +70,12 @@ class TiePoints:
                 table[name] = values.astype(np.int64) if name == "inlier" else values
         return table
 
-    def check_inside(self, optical: Grid, sar: Grid, name: Callable[[int], str] | None = None) -> None:
-        """Raises InputError that names the first point outside its image; `name` says how, from its index."""
+    def check_inside(self, optical: Grid, sar: Grid, names: Sequence[str] = ()) -> None:
+        """Raises InputError that names the first point outside its image, by its number or one of `names`."""
         for image, xy, grid in (("optical", self.optical_xy, optical), ("SAR", self.sar_xy, sar)):
             if len(outside := np.flatnonzero(~grid.holds(xy))):
                 i = int(outside[0])
-                point = f"{name(i) if name else f'tie-point {i + 1}'}: row {xy[i, 1]:g}, column {xy[i, 0]:g}"
+                point = f"{names[i] if names else f'tie-point {i + 1}'}: row {xy[i, 1]:g}, column {xy[i, 0]:g}"
                 size = f"{grid.height} rows and {grid.width} columns"
                 raise InputError(f"{point} lies outside the {image} image of {size}")
 
@@ -89,18 +90,17 @@ def read_tiepoints(path: PathLike, optical: Grid | None = None, sar: Grid | None
     Raises InputError that names the file, the line (feature) and what is wrong with it.
     """
     suffix, text = Path(path).suffix.lower(), _text(path)
-    reader = {".geojson": _geojson_table, ".json": _geojson_table, ".points": _points_table}.get(suffix)
-    table = reader(path, text, optical, sar) if reader else _rows(path, text, COLUMNS)
-    if table.empty:
+    reader = {".geojson": _geojson_rows, ".json": _geojson_rows, ".points": _points_rows}.get(suffix)
+    rows = reader(path, text, optical, sar) if reader else _table_rows(path, text, COLUMNS)
+    if not rows:
         raise InputError(f"{path}: has a header and no tie-points")
-    sar_row, sar_col, optical_row, optical_col = (_column(path, table, name) for name in COLUMNS)
-    extra: dict[str, Any] = {name: _column(path, table, name, True) for name in _EXTRA if name in table}
-    if "inlier" in extra:
-        extra["inlier"] = extra["inlier"] != 0
+    sar_row, sar_col, optical_row, optical_col = (_column(rows, name) for name in COLUMNS)
+    known = [name for name in _EXTRA if any(name in row for row in rows.values())]
+    extra: dict[str, Any] = {name: _column(rows, name, optional=True) for name in known}
     optical_xy, sar_xy = np.column_stack([optical_col, optical_row]), np.column_stack([sar_col, sar_row])
     tiepoints = TiePoints(optical_xy, sar_xy, **extra)
     if optical is not None and sar is not None:
-        tiepoints.check_inside(optical, sar, lambda i: f"{path}, {table.index[i]}")
+        tiepoints.check_inside(optical, sar, list(rows))
     return tiepoints
 
 
@@ -148,8 +148,8 @@ def _text(path: PathLike) -> str:
     return text
 
 
-def _rows(path: PathLike, text: str, required: tuple[str, ...], line: int = 1) -> pd.DataFrame:
-    """Rows as text, indexed by their line in the file; `line` is the line at which `text` begins."""
+def _table_rows(path: PathLike, text: str, required: tuple[str, ...], line: int = 1) -> Rows:
+    """Those of a table, whose cells are texts; `line` is the line at which `text` begins."""
     import pandas as pd
 
     body = text.lstrip("\r\n")
@@ -167,25 +167,25 @@ def _rows(path: PathLike, text: str, required: tuple[str, ...], line: int = 1) -
     if missing := [name for name in required if name not in table.columns]:
         found = ", ".join(table.columns)[:80]
         raise InputError(f"{path}: has no column {', '.join(missing)}; its header is {found}")
-    table.index = pd.Index([f"line {line + 1 + i}" for i in range(len(table))])
-    return table[(table != "").any(axis=1)]
+    rows = [dict(zip(table.columns, cells, strict=True)) for cells in table.to_numpy().tolist()]
+    return {f"{path}, line {i}": row for i, row in enumerate(rows, start=line + 1) if any(row.values())}
 
 
-def _column(path: PathLike, table: pd.DataFrame, name: str, optional: bool = False) -> Floats:
+def _column(rows: Rows, name: str, optional: bool = False) -> Floats:
     """A column's numbers; an empty cell of an optional one is NaN. Raises InputError that names the cell."""
     numbers = []
-    for where, value in table[name].items():
-        plain = value is None or isinstance(value, (str, int, float))
-        text = str("" if value is None else value if plain else type(value).__name__).strip()
+    for where, row in rows.items():
+        value = "" if row.get(name) is None else row[name]
+        text = str(value if isinstance(value, (str, int, float)) else type(value).__name__).strip()
         if name == "inlier":
             text = {"true": "1", "false": "0"}.get(text.lower(), text)
         try:
             number = math.nan if optional and not text else float(text)
         except ValueError:
             what = f"is {text[:60]!r}, not a number" if text else "is missing"
-            raise InputError(f"{path}, {where}: {name} {what}") from None
+            raise InputError(f"{where}: {name} {what}") from None
         if not math.isfinite(number) and not optional:
-            raise InputError(f"{path}, {where}: {name} is {text[:60]}, not a finite number")
+            raise InputError(f"{where}: {name} is {text[:60]}, not a finite number")
         numbers.append(number)
     return np.array(numbers, dtype=np.float64)
 
@@ -214,22 +214,19 @@ def _geojson_text(tiepoints: TiePoints, optical: Grid, sar: Grid) -> str:
     return json.dumps({"type": "FeatureCollection", "features": features}, allow_nan=False) + "\n"
 
 
-def _geojson_table(path: PathLike, text: str, optical: Grid | None, sar: Grid | None) -> pd.DataFrame:
-    import pandas as pd
-
+def _geojson_rows(path: PathLike, text: str, optical: Grid | None, sar: Grid | None) -> Rows:
     try:
         content = json.loads(text)
-        features = content["features"]
-        rows = [dict(feature.get("properties") or {}) for feature in features]
+        features = {f"{path}, feature {i}": feature for i, feature in enumerate(content["features"], start=1)}
+        rows = {where: dict(feature.get("properties") or {}) for where, feature in features.items()}
         name = (content.get("crs") or {"properties": {"name": "EPSG:4326"}})["properties"]["name"]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{path}: is no GeoJSON collection of features ({error})") from error
     crs = _named_crs(f"{path}, crs", name)
-    for i, (feature, row) in enumerate(zip(features, rows, strict=True), start=1):
+    for where, row in rows.items():
         if any(row.get(name) is None for name in COLUMNS):
-            row |= _ends_of_line(f"{path}, feature {i}", feature, crs, optical, sar)
-    table = pd.DataFrame(rows, index=[f"feature {i}" for i in range(1, len(rows) + 1)], dtype=object)
-    return table.where(table.notna(), None)
+            row |= _ends_of_line(where, features[where], crs, optical, sar)
+    return rows
 
 
 def _ends_of_line(
@@ -284,7 +281,7 @@ def _points_text(tiepoints: TiePoints, optical: Grid, sar: Grid) -> str:
     return head + str(table.to_csv(index=False, lineterminator="\n"))
 
 
-def _points_table(path: PathLike, text: str, optical: Grid | None, sar: Grid | None) -> pd.DataFrame:
+def _points_rows(path: PathLike, text: str, optical: Grid | None, sar: Grid | None) -> Rows:
     if optical is None or sar is None:
         raise InputError(f"{path}: QGIS points hold map coordinates; they can be read only with both rasters' grids")
     crs, line = sar.crs, 1
@@ -295,16 +292,16 @@ def _points_table(path: PathLike, text: str, optical: Grid | None, sar: Grid | N
     # Before 3.26, QGIS named the source columns pixelX and pixelY.
     named_pixels = "pixelX,pixelY" in text
     text = text.replace("pixelX,pixelY", "sourceX,sourceY", 1)
-    table = _rows(path, text, _PLACES, line)
-    map_x, map_y, source_x, source_y = (_column(path, table, name) for name in _PLACES)
-    where, places = [f"{path}, {row}" for row in table.index], np.column_stack([map_x, map_y])
-    sar_xy, optical_xy = places, np.column_stack([source_x, source_y])
-    if len(table):
-        sar_xy = _pixels(where, crs, places, sar)
-        optical_xy = _source_pixels(optical_xy, named_pixels, optical, _pixels(where, crs, places, optical))
-    result = table.filter(["enable"]).replace("", "1").rename(columns={"enable": "inlier"})
-    result[list(COLUMNS)] = np.column_stack([sar_xy[:, ::-1], optical_xy[:, ::-1]])
-    return result
+    if not (rows := _table_rows(path, text, _PLACES, line)):
+        return rows
+    numbers = np.column_stack([_column(rows, name) for name in _PLACES])
+    sar_xy, there = (_pixels(list(rows), crs, numbers[:, :2], grid) for grid in (sar, optical))
+    optical_xy = _source_pixels(numbers[:, 2:], named_pixels, optical, there)
+    ends = np.column_stack([sar_xy[:, ::-1], optical_xy[:, ::-1]]).tolist()
+    flags = [{"inlier": row["enable"] or "1"} if "enable" in row else {} for row in rows.values()]
+    return {
+        name: dict(zip(COLUMNS, end, strict=True)) | flag for name, end, flag in zip(rows, ends, flags, strict=True)
+    }
 
 
 def _source_pixels(source: Points, named_pixels: bool, optical: Grid, there: Points) -> Points:

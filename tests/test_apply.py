@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from rasterio.crs import CRS
 from rasterio.enums import ColorInterp
 from support import grids
+from support.rasters import TEXTURE_TRANSFORM, UTM
 
 from sn9reg import apply as module
 from sn9reg.apply import apply_offsets
@@ -21,8 +22,8 @@ from sn9reg.offsets import OffsetMap
 from sn9reg.raster.grid import Grid, Window
 from sn9reg.raster.resampling import locator
 
-UTM = CRS.from_epsg(32637)
-OPTICAL = Grid(Affine(0.5, 0, 435000, 0, -0.5, 4181000), 60, 40, UTM)
+OPTICAL = Grid(TEXTURE_TRANSFORM, 60, 40, UTM)
+FINE = Grid(Affine(0.1, 0, 435000, 0, -0.1, 4181000), 300, 200, UTM)  # of the same ground
 
 
 def constant(dx, dy, grid=OPTICAL, **facts):
@@ -133,19 +134,17 @@ def test_nodes_between_two_crs_are_exact_to_a_hundredth_of_a_pixel(name):
 
 
 def test_a_finer_raster_is_averaged_and_with_nearest_is_not(tmp_path):
-    grid = Grid(Affine(0.1, 0, 435000, 0, -0.1, 4181000), 300, 200, UTM)
-    checks = (np.indices(grid.shape).sum(axis=0) % 2 * 200).astype(np.uint8)
-    raster = write(tmp_path / "r.tif", checks, grid=grid)
+    checks = (np.indices(FINE.shape).sum(axis=0) % 2 * 200).astype(np.uint8)
+    raster = write(tmp_path / "r.tif", checks, grid=FINE)
     assert set(np.unique(run(tmp_path, constant(0, 0), raster)[0])) <= {96, 104}  # 12 or 13 of 25 pixels
     assert set(np.unique(run(tmp_path, constant(0, 0), raster, resampling="nearest")[0])) == {0, 200}
 
 
 def test_what_is_not_finite_does_not_enter_averages_and_every_rule_of_no_data_counts(tmp_path):
     """NaN and infinities under one coarse pixel; pixels that alpha hides, or a mask, beside others that are nodata."""
-    fine = Grid(Affine(0.1, 0, 435000, 0, -0.1, 4181000), 300, 200, UTM)
-    holes = np.where(np.random.default_rng(0).random((2, *fine.shape)) < 0.1, np.float32(np.inf), np.float32(7))
+    holes = np.where(np.random.default_rng(0).random((2, *FINE.shape)) < 0.1, np.float32(np.inf), np.float32(7))
     holes[1, ::7, ::7] = np.nan
-    values, valid, _ = run(tmp_path, constant(0, 0), write(tmp_path / "r.tif", holes, grid=fine))
+    values, valid, _ = run(tmp_path, constant(0, 0), write(tmp_path / "r.tif", holes, grid=FINE))
     assert valid.all()
     np.testing.assert_allclose(values, 7)
     array, hidden = np.full((2, *OPTICAL.shape), 90, np.uint8), np.full(OPTICAL.shape, 255, np.uint8)
@@ -162,11 +161,13 @@ def test_blocks_and_threads_do_not_show(tmp_path, monkeypatch):
     grid = Grid(OPTICAL.transform, 560, 540, UTM)
     array = np.random.default_rng(1).integers(1, 255, (2, *grid.shape)).astype(np.uint8)
     raster, wavy = write(tmp_path / "r.tif", array, grid=grid, nodata=0), 20 * np.sin(np.indices(grid.shape) / 40)
-    first = run(tmp_path, grids.offsets_of(wavy, grid), raster)[0]
+    maps = grids.offsets_of(wavy, grid), constant(0, 0, grid.coarsen(2))  # for the latter the raster is averaged
+    first = [run(tmp_path, offsets, raster)[0] for offsets in maps]
     monkeypatch.setattr(module, "_MAX_PIXELS", 5000)  # every block is cut in many
-    second = run(tmp_path, grids.offsets_of(wavy, grid), raster, threads=3)[0]
-    np.testing.assert_array_equal(first, second)
-    assert (first[:, 50:-50, 50:-50] > 0).all()
+    second = [run(tmp_path, offsets, raster, threads=3)[0] for offsets in maps]
+    for one, other in zip(first, second, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert (first[0][:, 50:-50, 50:-50] > 0).all()
 
 
 def test_wild_and_missing_offsets_are_no_data(tmp_path, caplog):
@@ -209,8 +210,6 @@ def test_another_nodata_and_one_the_raster_did_not_declare(tmp_path):
     undeclared = write(tmp_path / "u.tif", array)
     _, valid, _ = run(tmp_path, constant(0, 0), undeclared, nodata=-1)
     assert (~valid).sum() == 1
-    with pytest.raises(ConfigError, match="does not fit"):
-        run(tmp_path, constant(0, 0), write(tmp_path / "b.tif", noise("uint8")), nodata=-1)
 
 
 def test_without_nodata_a_mask_lies_inside_the_file(tmp_path):
@@ -269,8 +268,6 @@ def test_palette_names_scales_and_tags_are_kept(tmp_path):
 def test_pixel_frame(tmp_path):
     array = noise("uint8", 1)
     raster = write(tmp_path / "r.tif", array, grid=Grid.pixel_frame(60, 40))
-    with pytest.raises(InputError, match="--pixel-frame"):
-        apply_offsets(constant(0, 0), raster, tmp_path / "out.tif")
     apply_offsets(constant(3, 2, Grid.pixel_frame(60, 40)), raster, tmp_path / "out.tif", pixel_frame=True)
     with pytest.warns(rasterio.errors.NotGeoreferencedWarning), rasterio.open(tmp_path / "out.tif") as dataset:
         np.testing.assert_array_equal(dataset.read()[:, :-2, :-3], array[:, 2:, 3:])
@@ -289,9 +286,7 @@ def test_failures_leave_nothing(tmp_path):
     cut.write_bytes(cut.read_bytes()[:200_000])
     out = tmp_path / "out.tif"
     for source, target, options, error, words in (
-        (raster, out, {"bands": [3]}, InputError, "no band 3"),
         (cut, out, {}, InputError, r"cut\.tif"),
-        (raster, raster, {}, OutputError, "exists"),
         (raster, out, {"creation_options": {"blockxsize": 17}}, OutputError, "cannot be written"),
     ):
         with pytest.raises(error, match=words):

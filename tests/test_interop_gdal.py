@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import rasterio
 from affine import Affine
-from rasterio.crs import CRS
 from scipy.ndimage import gaussian_filter
 from support.grids import write
+from support.rasters import TEXTURE_TRANSFORM, UTM
 
 from sn9reg.apply import apply_offsets
 from sn9reg.offsets import OffsetMap, from_nodes, node_positions
@@ -20,8 +20,7 @@ pytestmark = [
     pytest.mark.gdal,
     pytest.mark.skipif(shutil.which("gdalinfo") is None, reason="GDAL's tools are not there (e.g. gdal-bin)"),
 ]
-UTM = CRS.from_epsg(32637)
-OPTICAL = Grid(Affine(0.5, 0, 435000, 0, -0.5, 4181000), 240, 200, UTM)
+OPTICAL = Grid(TEXTURE_TRANSFORM, 240, 200, UTM)
 # The SAR raster has other pixels, of 0.6 m, and reaches further.
 SAR = Grid(Affine(0.6, 0, 434990, 0, -0.6, 4181012), 260, 230, UTM)
 FACTS = {"registered": "yes", "matcher": "structure", "reason": "12 of 14 patches agree; déjà vu"}

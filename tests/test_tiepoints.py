@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from affine import Affine
 from rasterio.crs import CRS
+from support.rasters import UTM
 
 from sn9reg.errors import ConfigError, InputError, OutputError
 from sn9reg.raster.grid import Grid
 from sn9reg.tiepoints import COLUMNS, TiePoints, read_tiepoints, write_tiepoints
 
-UTM = CRS.from_epsg(32637)
 OPTICAL = Grid(Affine(0.5, 0, 600000, 0, -0.5, 4100000), 300, 200, UTM)
 SAR = Grid(Affine(0.8, 0.1, 600010, 0.1, -0.8, 4099990), 180, 150, UTM)
 SAR_DEGREES = Grid(Affine(1e-5, 0, 40.0, 0, -1e-5, 37.0), 180, 150, CRS.from_epsg(4326))

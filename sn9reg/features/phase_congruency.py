@@ -28,8 +28,7 @@ _NOISE_DEVIATIONS, _CUT_OFF, _SHARPNESS = 1.0, 0.5, 3.0
 class PhaseCongruency:
     """Of B images of H x W pixels."""
 
-    congruency: Tensor  # (B, H, W) eq. (1), 0 to 1
-    maximum: Tensor  # (B, H, W) largest moment of the congruency over orientations: the strength of an edge
+    maximum: Tensor  # (B, H, W) 0 to 1, largest moment of the congruency over orientations: the strength of an edge
     minimum: Tensor  # (B, H, W) smallest moment: the strength of a corner
     orientation: Tensor  # (B, H, W) radians in [0, pi), of a feature's normal, from x towards y (down)
     amplitude: Tensor  # (B, 6, H, W) filter amplitudes summed over scales, of orientation k * pi / 6
@@ -45,10 +44,9 @@ def phase_congruency(image: Tensor, valid: Tensor | None = None) -> PhaseCongrue
     spread = _spread(image, inside)
     image = image * (_SPREAD / spread.clamp_min(1e-30)) * (spread > 0)
     spectrum = torch.fft.fft2(image - image.double().mean(dim=(1, 2), keepdim=True).to(image.dtype))
-    radial, angular = _bank(*image.shape[-2:])
-    radial, angular = radial.to(image.device), angular.to(image.device)
+    radial, angular = (filters.to(image.device) for filters in _bank(*image.shape[-2:]))
     steady = sum(_FACTOR**-n for n in range(_SCALES))  # of the noise's amplitude over scales, from that of the finest
-    numerator, denominator, xx, yy, xy, odd_x, odd_y = (torch.zeros_like(image) for _ in range(7))
+    xx, yy, xy, odd_x, odd_y = (torch.zeros_like(image) for _ in range(5))
     amplitudes = []
     for o in range(_ORIENTATIONS):
         response = torch.fft.ifft2(spectrum[:, None] * (radial * angular[o]))  # (B, scales, H, W)
@@ -66,9 +64,7 @@ def phase_congruency(image: Tensor, valid: Tensor | None = None) -> PhaseCongrue
         width = (total / (largest + _EPSILON) - 1) / (_SCALES - 1)
         weight = torch.sigmoid(_SHARPNESS * (width - _CUT_OFF))
         above = weight * (energy - noise.clamp_min(_EPSILON)).clamp_min(0)
-        numerator += above
-        denominator += total
-        here = above / total.clamp_min(_EPSILON)
+        here = above / total.clamp_min(_EPSILON)  # eq. (1), of this orientation
         cos, sin = math.cos(o * math.pi / _ORIENTATIONS), math.sin(o * math.pi / _ORIENTATIONS)
         xx += (here * cos) ** 2
         yy += (here * sin) ** 2
@@ -79,7 +75,6 @@ def phase_congruency(image: Tensor, valid: Tensor | None = None) -> PhaseCongrue
     xx, yy, xy = (2 / _ORIENTATIONS * moment for moment in (xx, yy, 2 * xy))
     root = torch.hypot(xy, xx - yy)
     return PhaseCongruency(
-        congruency=numerator / (denominator + _EPSILON) * inside,
         maximum=(xx + yy + root) / 2 * inside,
         minimum=((xx + yy - root) / 2).clamp_min(0) * inside,
         orientation=torch.atan2(odd_y, odd_x) % math.pi,

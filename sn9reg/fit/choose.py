@@ -2,8 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -11,12 +10,10 @@ from sn9reg.errors import ConfigError
 from sn9reg.fit.correspondences import Correspondences, Flags, Floats
 from sn9reg.fit.local_field import LocalField, block_folds, fit_local
 from sn9reg.fit.neighbours import local_consistency, local_mean
-from sn9reg.fit.warp import GlobalModel, Warp, fit_global, global_warp, identity_warp
+from sn9reg.fit.warp import IDENTITY, GlobalModel, Warp, fit_global
 from sn9reg.raster.grid import Points
 
-Model = Literal["auto", "translation", "affine", "homography", "local"]
-MODELS: tuple[str, ...] = get_args(Model)
-
+MODELS = ("auto", "translation", "affine", "homography", "local")
 THRESHOLD_PX = 30.0  # default threshold of the global models: parallax over terrain is no outlier
 MINIMUM = 8  # matches below which nothing is fitted
 _FAR = 5.0  # distances of matches to the warp are clipped to this many times their median
@@ -59,25 +56,26 @@ def fit(matches: Correspondences, model: str = "auto", threshold: float | None =
     if len(matches) < MINIMUM:
         return _unfitted(matches, f"only {len(matches)} matches of {matches.tried} tried places")
     source, target = matches.optical_map, matches.sar_map
-    sigma = matches.sigma * pixel
-    consistent = local_consistency(source, target - source, 2 * float(np.median(sigma)))
+    consistent = local_consistency(source, target - source, 2 * float(np.median(matches.sigma * pixel)))
     if consistent.sum() < MINIMUM:
         return _unfitted(matches, f"only {int(consistent.sum())} of {len(matches)} matches agree with neighbours")
     good = matches.keep(consistent)
     local = fit_local(good.optical_map, good.sar_map, good.sigma * pixel, _block(matches))
-    held_out = _held_out(good, local, limit)
+    fitters = _fitters(good, local, limit)
+    held_out = {name: float(np.mean(_left_out(good, _block(good), fitter))) for name, fitter in fitters.items()}
     chosen = _simplest(held_out, matches) if model == "auto" else model
     if chosen == "local":
-        warp, inliers = Warp("local", matches.grid.crs, local, local.error), consistent
-    else:
-        kind: GlobalModel = chosen  # type: ignore[assignment]
-        found = fit_global(source, target, kind, limit, "ransac" if chosen == "affine" else "magsac")
-        if found is None:
-            return _unfitted(matches, f"the matches do not determine a model of kind {chosen}")
-        warp, inliers = global_warp(found, chosen, matches), found.inliers
-    distances = _distances(matches, inliers, local, warp)
-    error = float(np.median(distances)) if len(distances) else math.nan
-    return Fit(_with_error(warp, matches, inliers, distances), inliers, error, held_out)
+        distances = _left_out(good, _block(matches), fitters["local"])
+        warp = Warp("local", local, _expected_error(good.optical_map, distances, local))
+        return Fit(warp, consistent, float(np.median(distances)), held_out)
+    kind: GlobalModel = chosen  # type: ignore[assignment]
+    found = fit_global(source, target, kind, limit, "ransac" if chosen == "affine" else "magsac")
+    if found is None:
+        return _unfitted(matches, f"the matches do not determine a model of kind {chosen}")
+    kept = source[found.inliers]
+    distances = np.hypot(*(found(kept) - target[found.inliers]).T)
+    warp = Warp(chosen, found, _expected_error(kept, distances))
+    return Fit(warp, found.inliers, float(np.median(distances)), held_out)
 
 
 def _block(matches: Correspondences) -> float:
@@ -85,28 +83,26 @@ def _block(matches: Correspondences) -> float:
     return max(min(2 * matches.footprint * matches.grid.resolution, matches.extent / 4), 1e-9)
 
 
-def _held_out(good: Correspondences, local: LocalField, limit: float) -> dict[str, float]:
-    """Mean residual of each model of `auto` at correspondences of blocks that it was not fitted to, map units."""
+def _fitters(good: Correspondences, local: LocalField, limit: float) -> dict[str, Fitter]:
+    """Of each model that `auto` chooses from."""
     source, target, sigma = good.optical_map, good.sar_map, good.sigma * good.grid.resolution
-    fitters: dict[str, Fitter] = {
+    return {
         "translation": lambda rest: fit_global(source[rest], target[rest], "translation", limit),
         "affine": lambda rest: fit_global(source[rest], target[rest], "affine", limit, "ransac"),
         "local": lambda rest: local.refit(source[rest], target[rest], sigma[rest]),
     }
-    block = _block(good)
-    return {name: float(np.mean(_left_out(source, target, block, fitter))) for name, fitter in fitters.items()}
 
 
-def _left_out(source: Points, target: Points, block: float, fitter: Fitter) -> Floats:
-    """(N,) distances to a model fitted without the point's block; to the point itself where no model fits."""
-    fold = block_folds(source, block)
-    predicted = source.copy()
+def _left_out(good: Correspondences, block: float, fitter: Fitter) -> Floats:
+    """(N,) distances, map units, to a model fitted without the match's block; to its optical place where none fits."""
+    source = good.optical_map
+    fold, predicted = block_folds(source, block), source.copy()
     for k in np.unique(fold):
         rest = fold != k
         found = fitter(rest) if rest.sum() >= MINIMUM // 2 else None
         if found is not None:
             predicted[~rest] = found(source[~rest])
-    return np.hypot(*(predicted - target).T)
+    return np.hypot(*(predicted - good.sar_map).T)
 
 
 def _simplest(held_out: Mapping[str, float], matches: Correspondences) -> str:
@@ -119,31 +115,19 @@ def _simplest(held_out: Mapping[str, float], matches: Correspondences) -> str:
     return best
 
 
-def _distances(matches: Correspondences, inliers: Flags, local: LocalField, warp: Warp) -> Floats:
-    """(n,) distances of the inliers to the warp, map units; for the local model, to one fitted without their block."""
-    source, target = matches.optical_map[inliers], matches.sar_map[inliers]
-    if warp.model != "local" or not len(source):
-        return np.hypot(*(warp(source) - target).T)
-    sigma = matches.sigma[inliers] * matches.grid.resolution
-    return _left_out(source, target, _block(matches), lambda at: local.refit(source[at], target[at], sigma[at]))
-
-
-def _with_error(warp: Warp, matches: Correspondences, inliers: Flags, distances: Floats) -> Warp:
-    """The warp with an expected error: the distances of the matches around each place, plus that of the field, which
-    looks surer than it is: matches share pixels with their neighbours, and so share their errors."""
-    if not len(distances):
-        return warp
-    source = matches.optical_map[inliers]
+def _expected_error(source: Points, distances: Floats, field: LocalField | None = None) -> Callable[[Points], Floats]:
+    """What `Warp.error` is: the distances of the matches around each place, plus the error of the field, which looks
+    surer than it is: matches share pixels with their neighbours, and so share their errors."""
     # The mean length of a normal deviation in the plane is sqrt(pi / 2) of its standard deviation per axis.
     per_axis = np.minimum(distances, _FAR * np.median(distances)) / math.sqrt(math.pi / 2)
     around = local_mean(source, per_axis)
 
     def error(xy: Points) -> Floats:
-        field = warp.error(xy) if warp.model == "local" else np.zeros(len(xy))
-        return np.asarray(np.sqrt(around(xy) ** 2 + field**2 / 2))
+        own = 0.0 if field is None else field.error(xy)
+        return np.asarray(np.sqrt(around(xy) ** 2 + own**2 / 2))
 
-    return replace(warp, error=error)
+    return error
 
 
 def _unfitted(matches: Correspondences, reason: str) -> Fit:
-    return Fit(identity_warp(matches.grid.crs), np.zeros(len(matches), bool), math.nan, {}, reason)
+    return Fit(IDENTITY, np.zeros(len(matches), bool), math.nan, {}, reason)

@@ -10,10 +10,8 @@ from typing import Any, Literal
 
 import cv2
 import numpy as np
-from rasterio.crs import CRS
 
-from sn9reg.errors import ConfigError
-from sn9reg.fit.correspondences import Correspondences, Flags, Floats
+from sn9reg.fit.correspondences import Flags, Floats
 from sn9reg.raster.grid import Points
 
 GlobalModel = Literal["translation", "affine", "homography"]
@@ -29,7 +27,6 @@ class Warp:
     """A fitted warp."""
 
     model: str
-    crs: CRS | None  # of all positions; None for a pixel frame
     move: Callable[[Points], Points]  # (N, 2) optical map positions -> (N, 2) SAR map positions
     error: Callable[[Points], Floats]  # (N, 2) optical map positions -> (N,) expected error per axis, map units
 
@@ -37,9 +34,8 @@ class Warp:
         return self.move(np.asarray(map_xy, dtype=np.float64))
 
 
-def identity_warp(crs: CRS | None) -> Warp:
-    """The warp that moves nothing: it trusts the georeference."""
-    return Warp("identity", crs, lambda xy: xy, lambda xy: np.full(len(xy), np.nan))
+# The warp that moves nothing: it trusts the georeference.
+IDENTITY = Warp("identity", lambda xy: xy, lambda xy: np.full(len(xy), np.nan))
 
 
 @dataclass(frozen=True)
@@ -65,10 +61,8 @@ def fit_global(
     seed: draws other samples for affines and homographies. OpenCV's estimators ignore `cv2.setRNGSeed`, so the seed
     changes the order of the points; 0 keeps it.
 
-    None where the points do not determine the model. Raises ConfigError for an unknown model.
+    None where the points do not determine the model.
     """
-    if model not in _MINIMUM:
-        raise ConfigError(f"no model {model!r}; there are: {', '.join(_MINIMUM)}")
     if len(source) < _MINIMUM[model]:
         return None
     centre = source.mean(axis=0)
@@ -124,10 +118,3 @@ def _translation(a: Points, b: Points, threshold: float, centre: Floats) -> Glob
     matrix = np.eye(3)
     matrix[:2, 2] = mean
     return GlobalFit(matrix, centre, inliers)
-
-
-def global_warp(fit: GlobalFit, model: str, matches: Correspondences) -> Warp:
-    """A warp whose expected error is the same everywhere: the rms residual of the inliers."""
-    residual = matches.sar_map[fit.inliers] - fit(matches.optical_map[fit.inliers])
-    rms = float(np.sqrt((residual**2).mean())) if fit.inliers.any() else float("nan")
-    return Warp(model, matches.grid.crs, fit, lambda xy: np.full(len(xy), rms))

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sn9reg import progress
-from sn9reg.errors import ConfigError, InputError
+from sn9reg.errors import ConfigError, InputError, naming
 from sn9reg.fit.warp import fit_global
 from sn9reg.matchers.base import Matcher
 from sn9reg.raster.degradation import Degradation
@@ -63,7 +63,6 @@ def bench_patches(
         raise ConfigError(f"--template {template} must be smaller than --reference {reference}")
     if not 0 <= rotate <= 180:
         raise ConfigError(f"--rotate {rotate} must lie between 0 and 180 degrees")
-    # Those of `limit` are spread over the names, which often begin with what the ground is.
     random, pairs = np.random.default_rng(seed), pair_files(folder, limit)
     errors, seconds = [], []
     for index, files in enumerate(pairs):
@@ -78,10 +77,8 @@ def bench_patches(
         optical = _cut(optical, _middle(optical, reference), reference)
         cut = _cut(sar, _middle(sar, reference) + corner, template, angle)
         if degradation is not None:
-            try:
+            with naming(files.sar):
                 cut = Patch(np.where(cut.valid, degradation(cut.values, changes), 0), cut.valid)
-            except InputError as error:
-                raise InputError(f"{files.sar}: {error}") from error
         with progress.part(index / len(pairs), (index + 1) / len(pairs)):
             start = time.perf_counter()
             found = _locate(matcher, optical, cut)

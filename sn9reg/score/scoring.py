@@ -64,7 +64,7 @@ def score_rows(scored: Score) -> list[tuple[str, str, str]]:
     """(label, with registration, without) of each number that one of them has, as texts for people."""
     with_, without = scored.as_dict(), scored.as_dict()["without_registration"]
     rows = [(label, with_[key], without[key]) for key, label in _LABELS.items()]
-    return [(label, _text(one), _text(other)) for label, one, other in rows if not one is other is None]
+    return [(label, _text(one), _text(other)) for label, one, other in rows if (one, other) != (None, None)]
 
 
 def _text(value: float | None) -> str:
@@ -77,23 +77,22 @@ def score(offsets: OffsetMap, optical: Grid, sar: Grid, tiepoints: TiePoints) ->
     Raises InputError if a tie-point lies outside its image, or one grid is a pixel frame and the other is not.
     """
     tiepoints.check_inside(optical, sar)
-    points = tiepoints.table()
-    points[["dx", "dy"]] = offsets.sample(tiepoints.optical_xy)[:, :2]
-    points[["reference_dx", "reference_dy"]] = reference(optical, sar, tiepoints)
-    nearest = np.clip(np.floor(tiepoints.optical_xy + 0.5), 0, [optical.width - 1, optical.height - 1])
-    points[["sn9_dx", "sn9_dy"]] = offsets.sample(nearest)[:, :2]
-    points[["sn9_reference_dx", "sn9_reference_dy"]] = sn9_reference(optical, sar, tiepoints)
+    points, xy = tiepoints.table(), tiepoints.optical_xy
+    nearest = np.clip(np.floor(xy + 0.5), 0, [optical.width - 1, optical.height - 1])
+    found, sn9_found = (offsets.sample(places)[:, :2] for places in (xy, nearest))
+    truth, sn9_truth = (of(optical, sar, tiepoints) for of in (reference, sn9_reference))
+    points[["dx", "dy"]], points[["reference_dx", "reference_dy"]] = found, truth
+    points[["sn9_dx", "sn9_dy"]], points[["sn9_reference_dx", "sn9_reference_dy"]] = sn9_found, sn9_truth
     if gaps := int(points[["dx", "dy", "sn9_dx", "sn9_dy"]].isna().any(axis=1).sum()):
         _log.warning(
             "the offset map holds no value (NaN) at %d of %d tie-points, so that no mean can be given "
             "and SpaceNet 9 would count NaN; --per-point shows which", gaps, len(points),
         )  # fmt: skip
     statistics = []
-    for suffix, registered in (("", True), ("_without", False)):
-        error = _errors(points, "", registered)
+    for suffix, error, sn9_error in (("", found - truth, sn9_found - sn9_truth), ("_without", -truth, -sn9_truth)):
         points[f"error_px{suffix}"] = _length(error)
-        points[f"error_m{suffix}"] = _length(metres(optical, tiepoints.optical_xy, error))
-        points[f"sn9_error_px{suffix}"] = _length(_errors(points, "sn9_", registered))
+        points[f"error_m{suffix}"] = _length(metres(optical, xy, error))
+        points[f"sn9_error_px{suffix}"] = _length(sn9_error)
         statistics.append(_statistics(points, suffix))
     with_map, with_zeros = (Score(**values, n=len(tiepoints)) for values in statistics)
     return replace(with_map, without_registration=with_zeros, points=points)
@@ -132,12 +131,6 @@ def metres(grid: Grid, xy: Points, steps: Floats) -> Floats:
         ends = [grid.map_to_crs(grid.to_map(xy + sign * np.array(half)), utm) for sign in (1, -1)]
         result += steps[:, axis : axis + 1] * (ends[0] - ends[1])
     return result
-
-
-def _errors(points: pd.DataFrame, prefix: str, registered: bool) -> Floats:
-    """(N, 2) offset minus reference; unregistered, the offset is zero."""
-    truth = points[[f"{prefix}reference_dx", f"{prefix}reference_dy"]].to_numpy()
-    return points[[f"{prefix}dx", f"{prefix}dy"]].to_numpy() - truth if registered else -truth
 
 
 def _length(vectors: Floats) -> Floats:

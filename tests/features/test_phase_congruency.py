@@ -1,4 +1,4 @@
-"""features/phase_congruency: the same as Kovesi's, on edges, lines and corners, and where there is nothing."""
+"""features/phase_congruency: the same as Kovesi's, with noise and without, and nothing where there is nothing."""
 
 import itertools
 import math
@@ -16,7 +16,7 @@ from sn9reg.features.phase_congruency import phase_congruency
 
 few = settings(max_examples=5, deadline=None)
 seeds = st.integers(0, 2**32 - 1)
-NAMES = ("congruency", "maximum", "minimum", "orientation", "amplitude")
+NAMES = ("maximum", "minimum", "orientation", "amplitude")
 
 
 def ground(seed=0, height=64, width=80, noise=0.1):
@@ -40,7 +40,7 @@ def largest_difference(one, other):
 
 def assert_alike(one, other, tolerance, inside=slice(None)):
     """All parts in the columns `inside`; orientations modulo a half turn, where there is congruency."""
-    for name in ("congruency", "maximum", "minimum", "amplitude"):
+    for name in ("maximum", "minimum", "amplitude"):
         mine, yours = (getattr(found, name)[..., inside] for found in (one, other))
         assert largest_difference(mine, yours) <= tolerance * (mine.max() if name == "amplitude" else 1), name
     there = one.maximum[:, inside] > 0.05
@@ -59,25 +59,19 @@ def half_turn(angle):
     return (angle + math.pi / 2) % math.pi - math.pi / 2
 
 
-def across(degrees, size=96):
-    """(H, W) pixels from a border through the middle pixel, whose normal points `degrees` from x to y."""
-    y, x = np.mgrid[:size, :size] - size // 2
-    return x * math.cos(math.radians(degrees)) + y * math.sin(math.radians(degrees))
-
-
-def test_everything_is_as_phasepack_has_it():
+@pytest.mark.parametrize("noise", [0.1, 0.0])
+def test_everything_is_as_phasepack_has_it(noise):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it wants pyfftw, and works without
         phasecong = pytest.importorskip("phasepack").phasecong
     parameters = {"nscale": 4, "norient": 6, "minWaveLength": 3.0, "mult": 1.6, "sigmaOnf": 0.75}
     parameters |= {"k": 1.0, "cutOff": 0.5, "g": 3.0, "noiseMethod": -1}
-    maximum, minimum, degrees, _, shares, responses, _ = phasecong(ground(), **parameters)
+    maximum, minimum, degrees, _, _, responses, _ = phasecong(ground(noise=noise), **parameters)
     order = [(6 - k) % 6 for k in range(6)]  # its angles run from x upwards, ours downwards
     amplitudes = np.stack([np.abs(responses[k]).sum(axis=0) for k in order])
-    congruency = sum(shares[k] * amplitude for k, amplitude in zip(order, amplitudes, strict=True)) / amplitudes.sum(0)
-    found = of(ground())
+    found = of(ground(noise=noise))
     assert maximum.max() > 0.1
-    for ours, theirs in ((found.maximum, maximum), (found.minimum, minimum), (found.congruency, congruency)):
+    for ours, theirs in ((found.maximum, maximum), (found.minimum, minimum)):
         assert largest_difference(ours, theirs) < 1e-3
     assert largest_difference(found.amplitude, amplitudes) < 1e-3 * amplitudes.max()
     between = half_turn(found.orientation + np.radians(degrees))[maximum > 0.1]
@@ -97,20 +91,10 @@ def test_contrast_level_and_place_do_not_matter(seed, gain, level, shift):
     back = type(there)(*(np.roll(part, (-shift[0], -shift[1]), (-2, -1)) for part in astuple(there)))
     found = of(image)
     assert_alike(found, back, 1e-3)
-    assert found.congruency.min() >= 0
     assert ((found.minimum >= 0) & (found.minimum <= found.maximum) & (found.maximum <= 1 + 1e-5)).all()
     assert 0 <= found.orientation.min() <= found.orientation.max() <= math.pi  # rounded up to it at most
     coarse = np.rint(0.6 * image)  # a level far above the contrast
     assert_alike(of(coarse), of(coarse + 2.0**21), 3e-3)
-
-
-@few
-@given(seed=seeds)
-def test_a_quarter_turn_turns_the_orientations(seed):
-    image = ground(seed, 63, 63)
-    turned = of(np.rot90(image))
-    *moments, orientation, amplitude = (np.rot90(part, -1, (-2, -1)) for part in astuple(turned))
-    assert_alike(of(image), type(turned)(*moments, orientation + math.pi / 2, np.roll(amplitude, 3, axis=0)), 1e-3)
 
 
 @pytest.mark.parametrize("masked", [False, True])
@@ -126,43 +110,19 @@ def test_images_of_a_batch_do_not_touch_each_other(masked):
             assert largest_difference(all_of_them[k], one) <= 1e-4 * max(1, one.max()), name
 
 
-@pytest.mark.parametrize("degrees", [0, 20, 45, 90, 135, 160])
-@pytest.mark.parametrize("shape", ["step", "line"])
-def test_steps_and_lines_are_found_at_their_place_with_their_orientation(shape, degrees):
-    x = across(degrees)
-    found, inner = of(1 / (1 + np.exp(-4 * x)) if shape == "step" else np.exp(-0.5 * x**2)), np.s_[24:-24, 24:-24]
-    away, strength = np.abs(x)[inner], found.maximum[inner]
-    assert strength[away < 0.5].min() > 3 * strength[away > 8].max()
-    axis = 1 if degrees in (0, 20, 160) else 0
-    best = np.expand_dims(strength.argmax(axis=axis), axis)
-    assert np.take_along_axis(away, best, axis).max() <= 1
-    beside = 0 if shape == "step" else 2  # on a line it is not defined
-    offset = beside * np.array([math.sin(math.radians(degrees)), math.cos(math.radians(degrees))])
-    orientation = found.orientation[tuple(np.rint(48 + offset).astype(int))]
-    assert abs(math.degrees(half_turn(orientation - math.radians(degrees)))) < 3
-
-
-def test_a_corner_gives_minimum_moment_and_a_straight_edge_does_not():
-    y, x = np.mgrid[:96, :96]
-    found = of((x >= 32) & (x < 64) & (y >= 32) & (y < 64))
-    distance = np.min([np.hypot(x - x0, y - y0) for x0 in (32, 63) for y0 in (32, 63)], axis=0)
-    assert found.minimum[distance == 0].min() > 3 * found.minimum[distance > 3].max()
-    assert found.maximum[44:52, 30:34].max(axis=1).min() > 0.2
-
-
 LEFT = np.arange(80) < np.full((64, 1), 40)  # half of an image
 
 
 def test_there_is_no_congruency_where_nothing_is_valid_and_noise_is_that_of_what_is():
     found = of(ground(), LEFT)
-    for part in (found.congruency, found.maximum, found.minimum):
+    for part in (found.maximum, found.minimum):
         assert (part[~LEFT] == 0).all()
         assert part[LEFT].max() > 0.01
     assert_alike(of(ground(), np.ones((64, 80), bool)), of(ground()), 0)
     image = ground(noise=0.05)
     image[~LEFT] += 200 * np.random.default_rng(1).normal(size=64 * 40)
     inner = np.s_[:, 10:30]
-    assert of(image, LEFT).congruency[inner].mean() > 2 * of(image).congruency[inner].mean()
+    assert of(image, LEFT).maximum[inner].mean() > 2 * of(image).maximum[inner].mean()
     image = np.tile(ground(width=40), 2)
     assert_alike(of(image, LEFT), of(image), 1e-5, inside=slice(40))
 

@@ -9,7 +9,6 @@ from rasterio.crs import CRS
 from support.matches import lattice, matched
 from support.rasters import UTM
 
-from sn9reg.errors import ConfigError
 from sn9reg.fit.choose import MINIMUM, MODELS, fit
 
 FEET = CRS.from_epsg(2263)  # US survey feet
@@ -43,8 +42,7 @@ def error_px(fitted, matches, move):
 def test_auto_picks_the_model_that_made_the_data(kind, wrong):
     matches, move, lost = found(kind, wrong=wrong)
     result = fit(matches)
-    assert (result.warp.model, result.warp.crs) == (kind, UTM)
-    assert (result.fitted, result.reason) == (True, "")
+    assert (result.warp.model, result.reason) == (kind, "")
     errors = result.held_out
     assert set(errors) == {"translation", "affine", "local"}
     assert error_px(result, matches, move) < {"translation": 1.0, "affine": 3.0, "local": 5.0}[kind]
@@ -69,11 +67,6 @@ def test_a_model_that_is_asked_for_is_the_one_fitted_however_narrow_the_scene(mo
     assert result.inliers[~lost].mean() > 0.9
 
 
-def test_an_unknown_model_is_refused_and_those_there_are_named():
-    with pytest.raises(ConfigError, match=r"'Affine'.*auto, translation, affine, homography, local"):
-        fit(found()[0], "Affine")
-
-
 @pytest.mark.parametrize(
     ("model", "count", "tried", "noise", "reason"),
     [
@@ -88,7 +81,7 @@ def test_too_little_leaves_the_georeference_alone_promises_nothing_and_gives_the
 ):
     result = fit(replace(found(noise=noise)[0].keep(np.arange(count)), tried=tried), model)
     assert result.reason.startswith(reason)
-    assert (result.fitted, result.warp.model, result.held_out) == (False, "identity", {})
+    assert (result.warp.model, result.held_out) == ("identity", {})
     somewhere = np.array([[435010.0, 4180900.0]])
     np.testing.assert_array_equal(result.warp(somewhere), somewhere)
     assert np.isnan(result.warp.error(somewhere)).all()
@@ -100,7 +93,7 @@ def test_too_little_leaves_the_georeference_alone_promises_nothing_and_gives_the
 def test_random_matches_promise_nothing(model):
     """A model may be laid through them, but its expected error says what it is worth: they are off by up to 30 m."""
     result = fit(found(wrong=1.0, seed=1)[0], model)
-    assert not result.fitted or result.error > 6.0
+    assert result.reason or result.error > 6.0
 
 
 @pytest.mark.parametrize(
@@ -175,11 +168,3 @@ def test_lost_matches_that_count_as_inliers_do_not_count_without_end():
     result = fit(matches, "translation", threshold=30.0)
     assert result.inliers.all()
     assert (result.warp.error(matches.optical_map) / without).max() < 1.6
-
-
-def test_the_same_twice_byte_for_byte():
-    matches = found("local", wrong=0.1)[0]
-    first, second = fit(matches), fit(matches)
-    assert (first.error, first.held_out) == (second.error, second.held_out)
-    for of_first, of_second in ((first.warp, second.warp), (first.warp.error, second.warp.error)):
-        assert of_first(matches.optical_map).tobytes() == of_second(matches.optical_map).tobytes()

@@ -21,7 +21,7 @@ def warp_of(pair, move):
     def there(xy):
         return pair.grid.to_map(move(pair.grid.to_pixel(xy)))
 
-    return Warp("test", pair.grid.crs, there, lambda xy: np.ones(len(xy)))
+    return Warp("test", there, lambda xy: np.ones(len(xy)))
 
 
 def asked(pair, move, step=1.0):

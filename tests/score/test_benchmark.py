@@ -59,15 +59,6 @@ def test_json_has_the_agreed_keys_and_names_the_conditions_only_when_used(folder
     assert {key: used[key] for key in used.keys() - plain.keys()} == {"looks": 8, "blur": 0.5, "rotate": 10}
 
 
-def test_a_matcher_takes_its_options(folder, random_weights):
-    """With weights that nobody trained, a registered pair of one image twice is found."""
-    for path in folder.glob("*_opt.png"):
-        (folder / path.name.replace("_opt", "_sar")).write_bytes(path.read_bytes())
-    options = "--matcher-option", f"weights={random_weights('slim-unet')}", "--matcher-option", "max_offset=99.5"
-    facts = facts_of(folder, "--matcher", "slim-unet", *options)
-    assert (facts["matcher"], facts["n"], facts["cmr"]["2"]) == ("slim-unet", 3, 1)
-
-
 def test_a_matcher_without_locate_is_asked_for_matches(folder):
     optical = cv2.imread(str(folder / "0_opt.png"), cv2.IMREAD_GRAYSCALE)
     save(folder / "0_opt.png", optical + np.random.default_rng(0).normal(0, 3, optical.shape))  # no area of one value

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from rasterio.crs import CRS
 from rasterio.warp import transform
 from support.grids import offsets_of
+from support.rasters import UTM
 
 from sn9reg.errors import InputError
 from sn9reg.offsets import OffsetMap
@@ -21,7 +22,6 @@ from sn9reg.raster.grid import Grid
 from sn9reg.score.scoring import metres, reference, score, sn9_reference
 from sn9reg.tiepoints import TiePoints, read_tiepoints
 
-UTM = CRS.from_epsg(32637)
 OPTICAL = Grid(Affine(0.3052, 0, 435385.5, 0, -0.3053, 4181428.8), 90, 70, UTM)
 KEYS = {"sn9_mean_px", "sn9_score", "n", *(f"{k}_{u}" for k in ("mean", "median", "rmse", "ce90") for u in ("px", "m"))}
 
@@ -74,10 +74,8 @@ def test_the_reference_itself_has_no_error(epsg, degrees):
     rng, sar = np.random.default_rng(degrees), sar_grid(epsg)
     optical = Grid(OPTICAL.transform * Affine.rotation(degrees), OPTICAL.width, OPTICAL.height, UTM)
     pixels = rng.choice(optical.width * optical.height, 12, replace=False)
-    points = TiePoints(
-        np.column_stack([pixels % optical.width, pixels // optical.width]), rng.uniform(0, sar.width - 1, (12, 2))
-    )
-    results, (x, y) = [], points.optical_xy.astype(int).T
+    (y, x), results = np.divmod(pixels, optical.width), []
+    points = TiePoints(np.column_stack([x, y]), rng.uniform(0, sar.width - 1, (12, 2)))
     for truth in (reference, sn9_reference):
         array = np.full((2, *optical.shape), np.nan)
         array[:, y, x] = truth(optical, sar, points).T

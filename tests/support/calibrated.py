@@ -10,7 +10,7 @@ from rasterio.crs import CRS
 
 from sn9reg.fit.choose import Fit
 from sn9reg.fit.correspondences import Correspondences
-from sn9reg.fit.warp import Warp, identity_warp
+from sn9reg.fit.warp import IDENTITY, Warp
 from sn9reg.judge.evidence import NO_EVIDENCE
 from sn9reg.judge.features import MATCH_FEATURES, PAIR_FEATURES
 from sn9reg.raster.grid import Grid
@@ -21,7 +21,7 @@ METRES = CRS.from_epsg(32637)
 GRID = Grid(Affine(0.5, 0, 435000, 0, -0.5, 4181000), 1000, 1000, METRES)
 FOOTPRINT = 96.0  # pixels
 WIDTH = {"small": 1.2, "large": 9.0}  # footprints side by side
-NOTHING = Fit(identity_warp(METRES), np.zeros(0, bool), math.nan, {}, "nothing")
+NOTHING = Fit(IDENTITY, np.zeros(0, bool), math.nan, {}, "nothing")
 
 
 def matches_of(n, seed=0, step=1.0, across=9.0):
@@ -40,7 +40,7 @@ def fit_of(matches):
     def error(xy):
         return matches.step * (0.5 + (xy[:, 0] - 435000) / 500)
 
-    warp = Warp("translation", METRES, lambda xy: xy + np.array([6.0, 3.5]), error)
+    warp = Warp("translation", lambda xy: xy + np.array([6.0, 3.5]), error)
     return Fit(warp, np.ones(len(matches), bool), 1.0, {"translation": 1.0})
 
 

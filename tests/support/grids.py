@@ -1,31 +1,18 @@
 """Rasters and offset maps on given grids."""
 
-import warnings
-
 import numpy as np
-import rasterio
 from affine import Affine
 from rasterio.crs import CRS
 from rasterio.warp import transform as transform_coordinates
 
 from sn9reg.offsets import OffsetMap
 from sn9reg.raster.grid import Grid
+from support.rasters import write_raster
 
 
-def write(path, array, grid, mask=None, colours=None, **options):
-    """(h, w) or (count, h, w) values as a GeoTIFF on a grid; `mask` inside the file, `colours` of the bands."""
-    array = array if array.ndim == 3 else array[None]
-    profile = {"driver": "GTiff", "width": grid.width, "height": grid.height, "count": len(array)}
-    profile |= {"dtype": array.dtype, "transform": grid.transform, "crs": grid.crs}
-    with warnings.catch_warnings(), rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True):
-        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
-        with rasterio.open(path, "w", **(profile | options)) as target:
-            target.write(array)
-            if colours is not None:
-                target.colorinterp = colours
-            if mask is not None:
-                target.write_mask(mask)
-    return path
+def write(path, array, grid, **options):
+    """(h, w) or (count, h, w) values as a GeoTIFF on a grid, see `write_raster`."""
+    return write_raster(path, array if array.ndim == 3 else array[None], grid.transform, grid.crs, **options)
 
 
 def offsets_of(array, grid, **options):
@@ -36,10 +23,8 @@ def offsets_of(array, grid, **options):
 
 def constant(grid, *values, **options):
     """The map of the same offsets, and perhaps sigma, everywhere."""
-    block = np.array(values, np.float32)[:, None, None]
-    return OffsetMap(
-        grid, lambda window: np.broadcast_to(block, (len(block), *window.shape)), len(block) == 3, **options
-    )
+    whole = np.broadcast_to(np.array(values, np.float32)[:, None, None], (len(values), *grid.shape))
+    return offsets_of(whole, grid, sigma=len(values) == 3, **options)
 
 
 def places(grid):

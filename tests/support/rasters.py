@@ -1,5 +1,6 @@
 """Small rasters: textures and fields, alone and as pairs of scenes."""
 
+import warnings
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,16 +18,20 @@ UTM = CRS.from_epsg(32637)
 SHIFT = (9, -6)
 
 
-def write_raster(path, bands, transform=None, crs=None, **options):
-    """(count, h, w) values as a GeoTIFF, or by the extension .png, as a PNG."""
+def write_raster(path, bands, transform=None, crs=None, mask=None, colours=None, **options):
+    """(count, h, w) values as a GeoTIFF, or by the extension .png, as a PNG; `mask` inside the file, `colours` of the
+    bands."""
     bands = np.asarray(bands)
-    driver = "PNG" if str(path).endswith(".png") else "GTiff"
-    profile = {"driver": driver, "count": len(bands), "dtype": options.pop("dtype", bands.dtype)}
-    profile |= {"height": bands.shape[1], "width": bands.shape[2], "crs": crs} | options
-    if transform is not None:
-        profile["transform"] = transform
-    with rasterio.open(path, "w", **profile) as target:
-        target.write(bands)
+    profile = {"driver": "PNG" if str(path).endswith(".png") else "GTiff", "count": len(bands), "dtype": bands.dtype}
+    profile |= {"height": bands.shape[1], "width": bands.shape[2], "transform": transform, "crs": crs} | options
+    with warnings.catch_warnings(), rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True):
+        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+        with rasterio.open(path, "w", **profile) as target:
+            target.write(bands)
+            if colours is not None:
+                target.colorinterp = colours
+            if mask is not None:
+                target.write_mask(mask)
     return Path(path)
 
 
