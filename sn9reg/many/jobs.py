@@ -146,7 +146,7 @@ def do(job: Job) -> Result:
         _write(job, asdict(result) | {"key": key})
         return result
     except (Sn9regError, MemoryError) as error:
-        reason = "out of memory" if isinstance(error, MemoryError) else " ".join(str(error).split())
+        reason = str(error) if isinstance(error, Sn9regError) else "out of memory"
     if _stored(job).get("status") == _BEGUN:
         job.row.unlink(missing_ok=True)
     return Result(job.name, FAILED, reason, seconds=time.perf_counter() - start, memory_gib=peak_memory())
