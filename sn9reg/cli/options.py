@@ -94,7 +94,7 @@ def pair_files(optical: str, sar: str, given: Mapping[str, Any]) -> PairFiles:
 
 
 def as_registering(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of `registering` or `by_one_matcher` without those of `reading`, as `registration.register` names them."""
+    """The values of `registering` or `by_one_matcher` without those of `reading`, under the names of `register`."""
     others = {name: value for name, value in given.items() if name not in (*_READING, "max_offset")}
     return others | {"matcher_options": {"max_offset": given["max_offset"]} | given.get("matcher_options", {})}
 
