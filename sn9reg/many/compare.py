@@ -14,8 +14,8 @@ from sn9reg.matchers.base import matcher_classes
 from sn9reg.offsets import open_offsets
 from sn9reg.raster.files import make_folder, write_csv
 from sn9reg.raster.scene import PairFiles
-from sn9reg.report.page import check_folder, template, uri, write_file
-from sn9reg.report.views import Picture, Place, checkerboard, coarse_field, open_viewer, overview_factor, png, webp
+from sn9reg.report.page import check_folder, template, write_file
+from sn9reg.report.views import Picture, Place, checkerboard, coarse_field, open_viewer, overview_factor, png, uri
 from sn9reg.tiepoints import read_tiepoints
 
 PAGE, TABLE, ROWS = "compare.html", "compare.csv", "compare.json"
@@ -87,7 +87,7 @@ def _write(job: Job, jobs: Sequence[Job], results: Sequence[Result]) -> None:
     pictures = []
     for name, what, picture in _pictures(pair, jobs, results):
         write_file(folder / f"{_file_name(name)}.png", png(picture), overwrite=True)
-        pictures.append((name, what, uri(webp(picture))))
+        pictures.append((name, what, uri(picture)))
     headings, formats = zip(*(_COLUMNS[name] for name in columns), strict=True)
     cells = [[getattr(result, name) for name in columns] for result in results]
     html = template("compare.html").render(

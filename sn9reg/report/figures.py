@@ -7,13 +7,14 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
 from sn9reg.fit.correspondences import Floats
 from sn9reg.offsets import Block
 from sn9reg.raster.grid import Grid, Points
-from sn9reg.report.views import View, checkerboard
+from sn9reg.report.views import Picture, View, checkerboard
 from sn9reg.score.scoring import metres
 
 if TYPE_CHECKING:
@@ -178,3 +179,8 @@ def _png(figure: Figure) -> bytes:
     target = io.BytesIO()
     figure.savefig(target, format="png", dpi=_DPI, metadata={"Software": None})
     return target.getvalue()
+
+
+def decoded(png: bytes) -> Picture:
+    """A figure as a picture."""
+    return np.asarray(cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR), np.uint8)[..., ::-1]

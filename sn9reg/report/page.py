@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import os
 import platform
 from collections.abc import Mapping, Sequence
@@ -13,7 +12,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import cv2
 import numpy as np
 
 from sn9reg import progress
@@ -23,7 +21,7 @@ from sn9reg.raster.files import PathLike, atomic_output, check_output, make_fold
 from sn9reg.raster.scene import PairFiles
 from sn9reg.report import figures
 from sn9reg.report.figures import Scale
-from sn9reg.report.views import Place, View, coarse_field, open_viewer, overview_factor, places_of_interest, webp
+from sn9reg.report.views import Place, View, coarse_field, open_viewer, overview_factor, places_of_interest, uri
 from sn9reg.score.scoring import Score, reference, score, score_rows
 from sn9reg.tiepoints import TiePoints
 
@@ -175,7 +173,7 @@ def _page(
     }
     for quality in _QUALITIES:
         shown = [_shown(view, quality) for view in views]
-        pictures = [(name, caption, uri(_smaller(png, quality))) for name, (caption, png) in drawn.items()]
+        pictures = [(name, caption, uri(figures.decoded(png), quality)) for name, (caption, png) in drawn.items()]
         html = template("page.html").render(content, views=shown, figures=pictures)
         if len(html) < _LARGEST:
             break
@@ -212,19 +210,8 @@ def _shown(view: View, quality: int) -> dict[str, Any]:
         "per_pixel": view.factor,
         "width": view.optical.shape[1],
         "height": view.optical.shape[0],
-        "layers": {name: uri(webp(getattr(view, name), quality)) for name in _LAYERS},
+        "layers": {name: uri(getattr(view, name), quality) for name in _LAYERS},
     }
-
-
-def uri(picture: bytes) -> str:
-    """A WebP as part of a page."""
-    return f"data:image/webp;base64,{base64.b64encode(picture).decode()}"
-
-
-def _smaller(png: bytes, quality: int) -> bytes:
-    """A figure as WebP."""
-    picture = np.asarray(cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR), np.uint8)
-    return webp(picture[..., ::-1], quality)
 
 
 def _numbers(offsets: OffsetMap, dense: Block) -> list[tuple[str, str]]:

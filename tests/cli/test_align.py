@@ -159,6 +159,8 @@ def test_the_same_input_gives_the_same_bytes(small_pair):
 
 def test_a_shift_beyond_max_offset_is_not_found(small_pair):
     """The shift is 5.4 m long, 4.5 m in x."""
+    for name, image in zip("os", textures(220, 200), strict=True):
+        write_raster(f"{name}.tif", image[None], TEXTURE_TRANSFORM, UTM)
     result = align("o.tif s.tif", max_offset=1)
     assert result.exit_code == 3
     assert "fit best at a shift of 5.4 m, and 1 m were looked for: give a larger --max-offset" in result.stderr

@@ -8,6 +8,7 @@ import sys
 import time
 from contextlib import ExitStack
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -61,19 +62,13 @@ def no_bands(name):
             target.createVariable(variable, "f4", (f"y{n}", f"x{n}"))[:] = 1
 
 
-def lost_vrt(name):
+def vrt(name, source, side=200):
     Path(name).write_text(
-        '<VRTDataset rasterXSize="220" rasterYSize="200"><SRS>EPSG:32637</SRS>'
+        f'<VRTDataset rasterXSize="{side}" rasterYSize="{side}"><SRS>EPSG:32637</SRS>'
         "<GeoTransform>435000,0.5,0,4181000,0,-0.5</GeoTransform>"
-        '<VRTRasterBand dataType="Byte" band="1"><SimpleSource><SourceFilename relativeToVRT="1">gone.tif'
-        "</SourceFilename><SourceBand>1</SourceBand></SimpleSource></VRTRasterBand></VRTDataset>"
+        '<VRTRasterBand dataType="Byte" band="1"><SimpleSource><SourceFilename relativeToVRT="1">'
+        f"{source}</SourceFilename><SourceBand>1</SourceBand></SimpleSource></VRTRasterBand></VRTDataset>"
     )
-
-
-def huge_vrt(name):
-    lost_vrt(name)
-    text = Path(name).read_text().replace("gone.tif", "s.tif").replace('"220"', '"200000"').replace('"200"', '"200000"')
-    Path(name).write_text(text)
 
 
 FAR = Affine(0.5, 0, 535000, 0, -0.5, 4181000)
@@ -84,12 +79,12 @@ BAD_FILES = {
     "o.tif/x.tif": (lambda name: None, "no such file"),
     "folder.tif": (lambda name: Path(name).mkdir(), "is a folder"),
     "pipe.tif": (os.mkfifo, "is a pipe or a device"),
-    "huge.vrt": (huge_vrt, "200000 x 200000 px are too many"),
+    "huge.vrt": (lambda name: vrt(name, "s.tif", 200_000), "200000 x 200000 px are too many"),
     "text.tif": (lambda name: Path(name).write_text("no raster"), "not a raster"),
     "empty.tif": (lambda name: Path(name).write_text(""), "not a raster"),
     "header.tif": (lambda name: truncated(name, 0.0003), "not a raster"),
     "truncated.tif": (lambda name: truncated(name, 0.7, tiled=True), "truncated"),
-    "lost.vrt": (lost_vrt, "gone.tif"),
+    "lost.vrt": (lambda name: vrt(name, "gone.tif"), "gone.tif"),
     "no_crs.tif": (lambda name: write(name, SAR, crs=None), "no CRS; use --pixel-frame"),
     "no_geotransform.tif": (lambda name: write(name, SAR, None), "no geotransform; use --pixel-frame"),
     "neither.tif": (lambda name: write(name, SAR, None, None), "no CRS; use --pixel-frame"),
@@ -140,28 +135,14 @@ def test_what_gives_no_evidence_is_not_registered(folder, name, bands, transform
 
 def test_of_many_bands_the_first_three_are_used_and_nan_and_infinity_are_left_out(folder):
     other = np.random.default_rng(2).integers(1, 125, OPTICAL.shape)
-    write("o.tif", np.stack([OPTICAL] * 3 + [other, other // 2]).astype(float))
-    sar = SAR.astype(float)
+    write("o.tif", np.stack([OPTICAL // 2] * 3 + [other, other // 2]).astype(float))
+    sar = (SAR // 2).astype(float)
     sar[40:80, 40:90], sar[100:130, 100:110], sar[200:205] = np.nan, np.inf, -np.inf
     write("s.tif", sar)
     result = run(ALIGN, "o.tif s.tif")
     assert result.exit_code == 0, result.output
     with rasterio.open("x.tif") as offsets:
         np.testing.assert_allclose(offsets.read().mean(axis=(1, 2)), SHIFT, atol=0.2)
-
-
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("sar_row,sar_col,optical_row,optical_col\n50,60,56,320\n", "line 2"),
-        ("sar_row,sar_col,optical_row,optical_col\n5,6,5,6\n-9,60,56,51\n", "line 3"),
-        ("sar_row,sar_col,optical_row,optical_col\n50,sixty,56,51\n", "sixty"),
-        ("these are no tie-points", "bad.csv"),
-    ],
-)
-def test_tiepoints_that_cannot_be_used(folder, text, said):
-    Path("bad.csv").write_text(text)
-    refused("score offsets.tif o.tif s.tif bad.csv", "bad.csv", said)
 
 
 @pytest.mark.parametrize("out", ["no/x.tif", "o.tif/x.tif", ".", "/dev/full", "/dev/null"])
@@ -399,17 +380,6 @@ def test_files_beside_the_map_have_its_name(folder):
     assert run(command, "--overwrite").exit_code == 0
 
 
-@pytest.mark.parametrize(
-    ("error", "where", "code", "said"),
-    [
-        (KeyboardInterrupt, "apply.interpolate", 130, "interrupted"),
-        (MemoryError, "matchers.dense.descent.search", 1, "out of memory"),
-    ],
-)
-def test_work_that_breaks_off(folder, monkeypatch, error, where, code, said):
-    def stop(*_args, **_kwargs):
-        raise error
-
-    monkeypatch.setattr(f"sn9reg.{where}", stop)
-    command = "apply offsets.tif s.tif --out x.tif" if "apply" in where else f"{ALIGN} o.tif s.tif"
-    refused(command, said, codes=(code,))
+def test_too_little_memory(folder, monkeypatch):
+    monkeypatch.setattr("sn9reg.matchers.dense.descent.search", Mock(side_effect=MemoryError))
+    refused(f"{ALIGN} o.tif s.tif", "out of memory")
