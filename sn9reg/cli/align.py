@@ -1,6 +1,5 @@
 """`sn9reg align`: register a pair and write its offset map."""
 
-import json
 import logging
 import os
 from typing import Any
@@ -14,7 +13,7 @@ from sn9reg.errors import ConfigError, NotRegisteredError
 from sn9reg.offsets import profile_of
 from sn9reg.progress import part
 from sn9reg.raster.files import check_creation, check_output
-from sn9reg.raster.grid import Grid
+from sn9reg.raster.grid import Grid, is_plane
 
 log = logging.getLogger(__name__)
 
@@ -23,16 +22,15 @@ log = logging.getLogger(__name__)
 @click.argument("optical")
 @click.argument("sar")
 @click.option("--out", required=True, help="Offset map to write (GeoTIFF).")
-@options.matcher
-@options.matcher_options
-@options.registering
-@options.calibration
+@options.by_one_matcher
 @click.option("--sigma", is_flag=True, help="Add a third band: expected error in optical pixels.")
 @click.option("--tiepoints-out", metavar="FILE", help="Write the matches as .csv, .geojson or QGIS .points.")
 @click.option("--allow-unregistered", is_flag=True, help="Write an offset map of zeros if the pair is not registered.")
 @click.option("--report", metavar="DIR", help="Write a page that shows the result, too, registered or not.")
-@click.option("--threads", type=options.THREADS,
-              help="Processors to use [default: all]. With another number, offsets may differ by 0.001 px.")
+@click.option(
+    "--threads", type=options.THREADS,
+    help="Processors to use [default: all]. With another number, offsets may differ by 0.001 px.",
+)  # fmt: skip
 @options.creation
 @options.overwrite
 @options.as_json
@@ -47,7 +45,6 @@ def align(
     threads: int | None,
     creation_options: dict[str, Any],
     overwrite: bool,
-    as_json: bool,
     **given: Any,
 ) -> None:
     """Say, for every pixel of OPTICAL, where it lies in SAR; write that as an offset map.
@@ -58,7 +55,6 @@ def align(
     check_output(out, overwrite, (optical, sar))
     files = options.pair_files(optical, sar, given)
     if tiepoints_out:
-        from sn9reg.raster.grid import is_plane
         from sn9reg.tiepoints import check_format
 
         check_format(tiepoints_out, any(is_plane(grid.crs) for grid in files.grids()))
@@ -77,30 +73,28 @@ def align(
 
     if threads:
         torch.set_num_threads(min(threads, os.cpu_count() or 1))
+    end = 0.9 if report else 1.0  # of registering and writing, as a share of the time
     with progress_bar("align"):
-        with part(0.0, 0.8 if report else 0.9):
+        with part(0.0, end - 0.1):
             registration = register(files, **options.as_registering(given))
-        verdict = registration.verdict
         written = registration.registered or allow_unregistered
         if written:
-            with part(0.8 if report else 0.9, 0.9 if report else 1.0, "write"):
+            with part(end - 0.1, end, "write"):
                 registration.offsets(sigma).write(out, overwrite, creation_options)
             if tiepoints_out:
-                ends = registration.optical, registration.sar
-                write_tiepoints(tiepoints_out, registration.tiepoints(), *ends, overwrite)
+                grids = registration.optical, registration.sar
+                write_tiepoints(tiepoints_out, registration.tiepoints(), *grids, overwrite)
         if report:
             offsets, matches = registration.offsets(sigma=registration.registered), registration.tiepoints()
-            with part(0.9, 1.0):
+            with part(end, 1.0):
                 run = Run(typed(), registration.seconds)
                 page = write_report(report, files, offsets, matches=matches, run=run, overwrite=overwrite)
             log.info("%s: open it in a browser", page)
-    if as_json:
-        click.echo(json.dumps({"out": out if written else None} | registration.as_dict(), allow_nan=False))
+    facts, reason = {"out": out if written else None} | registration.as_dict(), registration.verdict.reason
     if not registration.registered:
+        options.say(facts, [])
         result = f"{out} holds zeros" if written else "Nothing was written"
-        raise NotRegisteredError(f"{optical} and {sar} were not registered: {verdict.reason}. {result}")
-    if not as_json:
-        click.echo(
-            f"{out}: registered, {registration.warp.model} warp, right to about {registration.expected_error_px:.1f} "
-            f"optical px{'' if registration.matches.calibrated else ' (not calibrated)'}; {verdict.reason}"
-        )
+        raise NotRegisteredError(f"{optical} and {sar} were not registered: {reason}. {result}")
+    about = f"{registration.warp.model} warp, right to about {registration.expected_error_px:.1f} optical px"
+    calibrated = "" if registration.matches.calibrated else " (not calibrated)"
+    options.say(facts, [f"{out}: registered, {about}{calibrated}; {reason}"])

@@ -23,25 +23,20 @@ _RESAMPLED = "Default: nearest for palettes and 64-bit integers, bilinear for al
 
 @click.command()
 @click.argument("offsets_path", metavar="OFFSETS")
-@click.argument("raster", metavar="RASTER")
+@click.argument("raster")
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="GeoTIFF to write.")
 @click.option("--optical", help="The optical image, if OFFSETS has no georeference.")
 @click.option("--resampling", type=click.Choice(RESAMPLING), help=_RESAMPLED)
 @click.option("--nodata", type=float, help="Value for no data, in OUT and, if it declares none, in RASTER.")
-@click.option("-b", "--bidx", type=int, multiple=True, help="Band of RASTER, from 1; may be repeated. Default: all.")
+@click.option(
+    "-b", "--bidx", "bands", type=int, multiple=True, help="Band of RASTER, from 1; may be repeated. Default: all."
+)
 @options.creation
 @options.pixel_frame
 @click.option("--threads", type=options.THREADS, default=1, show_default=True, help="Blocks computed at once.")
 @options.overwrite
 def apply(
-    offsets_path: str,
-    raster: str,
-    out: Path,
-    optical: str | None,
-    bidx: tuple[int, ...],
-    pixel_frame: bool,
-    overwrite: bool,
-    **given: Any,
+    offsets_path: str, raster: str, out: Path, optical: str | None, pixel_frame: bool, overwrite: bool, **given: Any
 ) -> None:
     """Write RASTER, which lies in the SAR frame, on the optical grid: every pixel where OFFSETS finds its counterpart.
 
@@ -49,7 +44,7 @@ def apply(
     """
     check_output(out, overwrite, (offsets_path, raster, optical))
     with _open(offsets_path, optical, pixel_frame) as offsets, progress_bar("apply"), naming(offsets_path, raster):
-        apply_offsets(offsets, raster, out, bands=bidx, pixel_frame=pixel_frame, overwrite=overwrite, **given)
+        apply_offsets(offsets, raster, out, pixel_frame=pixel_frame, overwrite=overwrite, **given)
 
 
 @contextmanager

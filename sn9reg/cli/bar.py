@@ -16,8 +16,7 @@ _FORMAT = "{desc}: {percentage:3.0f}%|{bar}| {elapsed} gone, {remaining} left"
 def progress_bar(what: str) -> Iterator[Callable[[float], None]]:
     """A bar that shows what is reported inside, its stage and the time left, once two seconds have gone by; and what
     moves it by hand: a function of the fraction done. None is shown with -q."""
-    quiet = not logging.getLogger("sn9reg").isEnabledFor(logging.WARNING)
-    hidden = True if quiet else None
+    hidden = None if logging.getLogger("sn9reg").isEnabledFor(logging.WARNING) else True  # None: but on a terminal
     with tqdm(total=100, desc=what, leave=False, disable=hidden, delay=_DELAY, bar_format=_FORMAT) as bar:
 
         def show(fraction: float) -> None:

@@ -1,6 +1,5 @@
 """`sn9reg batch`: register many pairs."""
 
-import json
 import os
 import sys
 from dataclasses import asdict
@@ -18,11 +17,8 @@ from sn9reg.cli.bar import progress_bar
 @click.option("--out", required=True, metavar="DIR", type=click.Path(path_type=Path), help="Folder of the results.")
 @click.option("--jobs", "workers", type=click.IntRange(1, 1024), default=1, show_default=True, help="Pairs at once.")
 @click.option("--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True,
-              help="This machine, or a Ray cluster (RAY_ADDRESS; started here where that is not set).")
-@options.matcher
-@options.matcher_options
-@options.registering
-@options.calibration
+              help="This machine, or a Ray cluster (RAY_ADDRESS; started here where that is not set).")  # fmt: skip
+@options.by_one_matcher
 @click.option("--sigma", is_flag=True, help="Add a third band to each map: expected error in optical pixels.")
 @click.option("--report", is_flag=True, help="Write a page for each pair.")
 @click.option("--threads", type=options.THREADS, help="Of each pair, as in `align` [default: all, shared out].")
@@ -37,7 +33,6 @@ def batch(
     report: bool,
     threads: int | None,
     overwrite: bool,
-    as_json: bool,
     **given: Any,
 ) -> None:
     """Register every pair of MANIFEST, a CSV with the columns optical,sar and perhaps tiepoints,name.
@@ -48,7 +43,7 @@ def batch(
     Exit codes: 0 all are registered, 1 a pair failed, 2 usage, 3 none failed but some were not registered.
     """
     from sn9reg.many.batch import ENGINES, SUMMARY, do_all, read_manifest
-    from sn9reg.many.jobs import FAILED, REFUSED, Job
+    from sn9reg.many.jobs import FAILED, REFUSED, Job, Result
     from sn9reg.report import check_installed
 
     if report:
@@ -59,12 +54,13 @@ def batch(
     found = read_manifest(manifest, out, template)
     with progress_bar("pairs") as show:
         results = do_all(found, ENGINES[engine], workers, lambda count, _: show(count / len(found)))
-    if as_json:
-        click.echo(json.dumps([asdict(result) for result in results], allow_nan=False))
-    else:
-        for result in results:
-            about = f", right to about {result.expected_error_px:.1f} px" if result.expected_error_px else ""
-            click.echo(f"{result.name}: {result.status}{about}" + (f"; {result.reason}" if not about else ""))
-        click.echo(f"{out / SUMMARY}: {len(results)} pairs")
+
+    def line(result: Result) -> str:
+        error = result.expected_error_px
+        about = f", right to about {error:.1f} px" if error else f"; {result.reason}"
+        return f"{result.name}: {result.status}{about}"
+
+    facts = [asdict(result) for result in results]
+    options.say(facts, [*map(line, results), f"{out / SUMMARY}: {len(results)} pairs"])
     states = {result.status for result in results}
     sys.exit(1 if FAILED in states else 3 if REFUSED in states else 0)

@@ -1,6 +1,5 @@
 """`sn9reg bench`: measure a matcher."""
 
-import json
 from typing import Any
 
 import click
@@ -27,14 +26,7 @@ def bench() -> None:
 @click.option("--rotate", type=float, default=0.0, show_default=True, help="Turn templates, at most so many degrees.")
 @options.as_json
 def patches(
-    folder: str,
-    matcher: str,
-    matcher_options: dict[str, Any],
-    looks: float | None,
-    blur: float,
-    rotate: float,
-    as_json: bool,
-    **given: Any,
+    matcher: str, matcher_options: dict[str, Any], looks: float | None, blur: float, rotate: float, **given: Any
 ) -> None:
     """Look for SAR templates in optical patches: FOLDER holds NAME_opt.*, NAME_sar.* and, optionally, NAME_mask.*."""
     from sn9reg.matchers.base import make_matcher
@@ -43,12 +35,12 @@ def patches(
 
     made = make_matcher(matcher, **matcher_options)
     with progress_bar("bench"):
-        found = bench_patches(folder, made, degradation=Degradation(looks, blur), rotate=rotate, **given)
+        found = bench_patches(matcher=made, degradation=Degradation(looks, blur), rotate=rotate, **given)
     changes = {"looks": looks, "blur": blur, "rotate": rotate}
     result = found.as_dict() | {name: value for name, value in changes.items() if value}
-    if as_json:
-        click.echo(json.dumps(result))
-        return
     rates = "  ".join(f"<= {t} px: {rate:.3f}" for t, rate in result["cmr"].items())
-    click.echo(f"{matcher}, {result['n']} pairs: {rates}  mean {result['mean_l2_px']:.2f} px")
-    click.echo(f"{result['ms_per_pair']:.0f} ms a pair (median)")
+    lines = (
+        f"{matcher}, {result['n']} pairs: {rates}  mean {result['mean_l2_px']:.2f} px",
+        f"{result['ms_per_pair']:.0f} ms a pair (median)",
+    )
+    options.say(result, lines, allow_nan=True)  # where a matcher finds nothing its mean error is infinite

@@ -1,6 +1,5 @@
 """`sn9reg compare`: several matchers on one pair."""
 
-import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -31,7 +30,6 @@ def compare(
     matchers: str | None,
     extra: dict[str, dict[str, Any]],
     overwrite: bool,
-    as_json: bool,
     **given: Any,
 ) -> None:
     """Register OPTICAL to SAR by several matchers, each in a process of its own, and compare them.
@@ -43,7 +41,7 @@ def compare(
     """
     from sn9reg.many.compare import PAGE, installed
     from sn9reg.many.compare import compare as run_all
-    from sn9reg.many.jobs import FAILED, Job
+    from sn9reg.many.jobs import FAILED, Job, Result
     from sn9reg.report import check_installed
 
     check_installed()
@@ -56,12 +54,12 @@ def compare(
     job = Job("", str(out), files, tiepoints, registering, sigma=True, overwrite=overwrite)
     with progress_bar("matchers") as show:
         results = run_all(job, names, extra, lambda n, _: show(n / len(names)))
-    if as_json:
-        click.echo(json.dumps([asdict(result) for result in results], allow_nan=False))
-    for result in results if not as_json else []:
+
+    def line(result: Result) -> str:
         error = f"{result.error_px:.2f} px, " if result.error_px is not None and result.matches is not None else ""
         time = f"{result.seconds:.0f} s" if result.seconds is not None else ""
-        click.echo(f"{result.name:<14}{result.status:<12}{error}{time}; {result.reason}")
-    if not as_json:
-        click.echo(f"{out / PAGE}: open it in a browser")
+        return f"{result.name:<14}{result.status:<12}{error}{time}; {result.reason}"
+
+    facts = [asdict(result) for result in results]
+    options.say(facts, [*map(line, results), f"{out / PAGE}: open it in a browser"])
     sys.exit(int(all(result.status == FAILED for result in results)))

@@ -1,6 +1,5 @@
 """`sn9reg info`: what an offset map says of itself. Also `rio sn9reg`, a plug-in of rasterio's command line."""
 
-import json
 from typing import Any
 
 import click
@@ -30,10 +29,10 @@ class _Standalone(click.Command):
 @click.command("sn9reg", cls=_Standalone, short_help="Facts and statistics of an sn9reg offset map.")
 @click.argument("offsets_path", metavar="OFFSETS")
 @options.as_json
-def info(offsets_path: str, as_json: bool) -> None:
+def info(offsets_path: str) -> None:
     """Say what the offset map OFFSETS is: size, CRS, bands, facts, and how long and one-sided its offsets are."""
     facts = describe(offsets_path)
-    click.echo(json.dumps(facts, allow_nan=False) if as_json else "\n".join(_lines(facts)))
+    options.say(facts, _lines(facts))
 
 
 def describe(path: PathLike) -> dict[str, Any]:

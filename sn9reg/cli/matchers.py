@@ -1,7 +1,6 @@
 """`sn9reg matchers`: what `--matcher` can be."""
 
 import inspect
-import json
 from typing import Any
 
 import click
@@ -11,7 +10,7 @@ from sn9reg.cli import options
 
 @click.command()
 @options.as_json
-def matchers(as_json: bool) -> None:
+def matchers() -> None:
     """List the matchers and their options."""
     from sn9reg.matchers.base import matcher_classes, options_of
 
@@ -22,9 +21,7 @@ def matchers(as_json: bool) -> None:
             "about": (inspect.getdoc(item) or "").split("\n")[0],
             "options": {key: value for key, value in options_of(item).items() if not (many and key == "variant")},
         }
-    if as_json:
-        click.echo(json.dumps(table))
-        return
+    lines = []
     for name, facts in table.items():
-        click.echo(f"{name}: {facts['about']}")
-        click.echo("    " + " ".join(f"{key}={value}" for key, value in facts["options"].items()))
+        lines += [f"{name}: {facts['about']}", "    " + " ".join(f"{k}={v}" for k, v in facts["options"].items())]
+    options.say(table, lines)

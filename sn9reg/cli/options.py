@@ -1,9 +1,10 @@
-"""Options that several commands share, under rasterio's names."""
+"""Options that several commands share, under rasterio's names, and how a command prints its result."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import reduce
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -15,11 +16,8 @@ if TYPE_CHECKING:
     from sn9reg.raster.scene import PairFiles
 
 
-class _Positive(click.FloatRange):
-    """A number above zero, at most a million; click's own ranges let NaN in."""
-
-    def __init__(self) -> None:
-        super().__init__(min=0, max=1e6, min_open=True)
+class _NumberRange(click.FloatRange):
+    """Click's own ranges let NaN in."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         number = super().convert(value, param, ctx)
@@ -28,16 +26,27 @@ class _Positive(click.FloatRange):
         return number
 
 
-POSITIVE, THREADS = _Positive(), click.IntRange(1, 1024)
+POSITIVE, THREADS = _NumberRange(min=0, max=1e6, min_open=True), click.IntRange(1, 1024)
 EXISTING = click.Path(exists=True, dir_okay=False)
 
 overwrite = click.option("--overwrite", is_flag=True, help="Replace existing files.")
-as_json = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+as_json = click.option(
+    "--json", is_flag=True, help="One JSON object on stdout.", expose_value=False,
+    callback=lambda context, _, given: context.meta.update({_JSON: given}),
+)  # fmt: skip
 pixel_frame = click.option(
     "--pixel-frame", is_flag=True, help="Ignore georeference: both images lie on one pixel grid, 1 px = 1 unit."
 )
 matcher = click.option("--matcher", default=DEFAULT_MATCHER, show_default=True, help="See `sn9reg matchers`.")
 _Command = TypeVar("_Command", bound=Callable[..., Any])
+_JSON = "sn9reg.json"
+
+
+def say(facts: Any, lines: Iterable[str], allow_nan: bool = False) -> None:
+    """Print what came of a command that has the option `as_json`: with it the facts, else the lines, for people."""
+    as_json = click.get_current_context().meta[_JSON]
+    for line in [json.dumps(facts, allow_nan=allow_nan)] if as_json else lines:
+        click.echo(line)
 
 
 def repeated(
@@ -51,13 +60,7 @@ def repeated(
 
 def _all_of(*decorators: Callable[[Any], Any]) -> Callable[[_Command], _Command]:
     """Several options as one decorator, in that order."""
-
-    def decorate(command: _Command) -> _Command:
-        for decorator in reversed(decorators):
-            command = decorator(command)
-        return command
-
-    return decorate
+    return lambda command: reduce(lambda made, option: option(made), reversed(decorators), command)
 
 
 # How the images are read; `pair_files` takes the values.
@@ -69,8 +72,8 @@ reading = _all_of(
     click.option("--sar-nodata", type=float, help="Nodata value of the SAR image, in place of its own."),
     click.option("--keep-collar", is_flag=True,
                  help="Areas of one value at the border, and lines and labels that both images share, are data, too."),
-)
-# `as_registering` takes the values, with those of matcher, matcher_options and calibration where a command has them.
+)  # fmt: skip
+# `as_registering` takes the values.
 registering = _all_of(
     click.option("--model", type=click.Choice(["auto", "translation", "affine", "homography", "local"]), default="auto",
                  show_default=True, help="Kind of warp; auto takes what predicts held-out matches best."),
@@ -79,10 +82,7 @@ registering = _all_of(
     click.option("--max-offset", type=POSITIVE, default=150.0, show_default=True,
                  help="Largest shift looked for, metres (pixels with --pixel-frame); a search for a pose finds any."),
     reading,
-)
-calibration = click.option(
-    "--calibration", type=EXISTING, help="Calibration of the matcher [default: that which ships]."
-)
+)  # fmt: skip
 _READING = ("pixel_frame", "optical_bidx", "sar_bidx", "optical_nodata", "sar_nodata", "keep_collar")
 
 
@@ -94,7 +94,7 @@ def pair_files(optical: str, sar: str, given: Mapping[str, Any]) -> PairFiles:
 
 
 def as_registering(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of `registering` without those of `reading`, as `registration.register` names them."""
+    """The values of `registering` or `by_one_matcher` without those of `reading`, under the names of `register`."""
     others = {name: value for name, value in given.items() if name not in (*_READING, "max_offset")}
     return others | {"matcher_options": {"max_offset": given["max_offset"]} | given.get("matcher_options", {})}
 
@@ -147,3 +147,9 @@ def _pairs(values: tuple[str, ...]) -> Iterator[tuple[str, str]]:
 
 creation = repeated("--co", "creation_options", "NAME=VALUE", _creation_options, "GeoTIFF creation option")
 matcher_options = repeated("--matcher-option", "matcher_options", "NAME=VALUE", _matcher_options, "Option of a matcher")
+by_one_matcher = _all_of(
+    matcher,
+    matcher_options,
+    registering,
+    click.option("--calibration", type=EXISTING, help="Calibration of the matcher [default: that which ships]."),
+)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 from collections.abc import Sequence
@@ -54,7 +53,6 @@ def report(
     matches: str | None,
     places: list[Place],
     overwrite: bool,
-    as_json: bool,
     **given: Any,
 ) -> None:
     """Show what OFFSETS does to OPTICAL and SAR: one HTML page, which needs no network, and its figures as PNG."""
@@ -72,4 +70,4 @@ def report(
         check_frame(offsets_path, offsets, files.pixel_frame)
         more: dict[str, Any] = {"places": places, "run": Run(typed()), "overwrite": overwrite}
         page = write_report(out, files, offsets, tiepoints=truth, matches=fitted, **more)
-    click.echo(json.dumps({"page": str(page)}) if as_json else f"{page}: open it in a browser")
+    options.say({"page": str(page)}, [f"{page}: open it in a browser"])

@@ -1,6 +1,5 @@
 """`sn9reg simulate`: a scene that never was."""
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,17 +22,19 @@ def parse_size(_context: click.Context, _parameter: click.Parameter, value: str)
 @click.command()
 @click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
 @click.option("--size", default="2000", show_default=True, metavar="WIDTH[xHEIGHT]", callback=parse_size,
-              help="Of the optical image, in pixels of 0.305 m.")
+              help="Of the optical image, in pixels of 0.305 m.")  # fmt: skip
 @click.option("--seed", default=0, show_default=True, help="Another seed, another place.")
 @click.option("--looks", default=4.0, show_default=True, help="Looks of the SAR image: fewer, more speckle.")
 @click.option("--empty", default=0.01, show_default=True, help="Fraction of the SAR image outside its swath (0).")
 @click.option("--field", type=click.Path(path_type=Path), metavar="CSV",
-              help="Take the displacement from these tie-points instead of from a terrain.")
-@click.option("--field-geotransforms", type=click.Path(path_type=Path), metavar="JSON",
-              help="Geotransforms of the images that --field belongs to, by the CSV's name without suffix.")
+              help="Take the displacement from these tie-points instead of from a terrain.")  # fmt: skip
+@click.option(
+    "--field-geotransforms", type=click.Path(path_type=Path), metavar="JSON",
+    help="Geotransforms of the images that --field belongs to, by the CSV's name without suffix.",
+)  # fmt: skip
 @options.overwrite
 @options.as_json
-def simulate(folder: Path, size: tuple[int, int], as_json: bool, **given: Any) -> None:
+def simulate(folder: Path, size: tuple[int, int], **given: Any) -> None:
     """Write an optical and a SAR image of a place that never was into FOLDER, with tie-points and exact offsets.
 
     The files carry SpaceNet 9's names, and look to every other command like one of its scenes. The same size and
@@ -44,4 +45,4 @@ def simulate(folder: Path, size: tuple[int, int], as_json: bool, **given: Any) -
     with progress_bar("simulate") as show:
         scene = simulate_scene(folder, *size, progress=show, **given)
     files = {name: str(path) for name, path in asdict(scene).items()}
-    click.echo(json.dumps(files) if as_json else "\n".join(files.values()))
+    options.say(files, files.values())

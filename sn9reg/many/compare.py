@@ -12,10 +12,10 @@ import pandas as pd
 from sn9reg.many.jobs import REGISTERED, Job, Result, check_options, finished, run
 from sn9reg.matchers.base import matcher_classes
 from sn9reg.offsets import open_offsets
-from sn9reg.raster.files import atomic_output, make_folder, write_csv
+from sn9reg.raster.files import make_folder, write_csv
 from sn9reg.raster.scene import PairFiles
-from sn9reg.report.page import check_folder, template, uri
-from sn9reg.report.views import Picture, Place, checkerboard, coarse_field, open_viewer, overview_factor, png, webp
+from sn9reg.report.page import check_folder, template, write_file
+from sn9reg.report.views import Picture, Place, checkerboard, coarse_field, open_viewer, overview_factor, png, uri
 from sn9reg.tiepoints import read_tiepoints
 
 PAGE, TABLE, ROWS = "compare.html", "compare.csv", "compare.json"
@@ -86,9 +86,8 @@ def _write(job: Job, jobs: Sequence[Job], results: Sequence[Result]) -> None:
     table = pd.DataFrame([asdict(result) for result in results])[columns].rename(columns={"name": "matcher"})
     pictures = []
     for name, what, picture in _pictures(pair, jobs, results):
-        with atomic_output(folder / f"{_file_name(name)}.png", overwrite=True) as temporary:
-            temporary.write_bytes(png(picture))
-        pictures.append((name, what, uri(webp(picture))))
+        write_file(folder / f"{_file_name(name)}.png", png(picture), overwrite=True)
+        pictures.append((name, what, uri(picture)))
     headings, formats = zip(*(_COLUMNS[name] for name in columns), strict=True)
     cells = [[getattr(result, name) for name in columns] for result in results]
     html = template("compare.html").render(
@@ -100,8 +99,7 @@ def _write(job: Job, jobs: Sequence[Job], results: Sequence[Result]) -> None:
     rows = json.dumps([asdict(result) for result in results], indent=1, allow_nan=False) + "\n"
     write_csv(folder / TABLE, table)
     for name, text in ((ROWS, rows), (PAGE, html)):
-        with atomic_output(folder / name, overwrite=True) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+        write_file(folder / name, text.encode(), overwrite=True)
 
 
 def _pictures(pair: PairFiles, jobs: Sequence[Job], results: Sequence[Result]) -> Iterator[tuple[str, str, Picture]]:

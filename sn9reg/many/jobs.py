@@ -146,7 +146,7 @@ def do(job: Job) -> Result:
         _write(job, asdict(result) | {"key": key})
         return result
     except (Sn9regError, MemoryError) as error:
-        reason = "out of memory" if isinstance(error, MemoryError) else " ".join(str(error).split())
+        reason = str(error) if isinstance(error, Sn9regError) else "out of memory"
     if _stored(job).get("status") == _BEGUN:
         job.row.unlink(missing_ok=True)
     return Result(job.name, FAILED, reason, seconds=time.perf_counter() - start, memory_gib=peak_memory())
@@ -183,15 +183,10 @@ def _registered(job: Job) -> dict[str, Any]:
 
         made = Run(f"sn9reg align {job.files.optical} {job.files.sar} --out {job.offsets}", found.seconds)
         write_report(job.page, job.files, offsets, tiepoints=truth, matches=found.tiepoints(), run=made, overwrite=True)
-    facts: dict[str, Any] = {
-        "status": REGISTERED if found.registered else REFUSED,
-        "reason": found.verdict.reason,
-        "matcher": found.matcher,
-        "model": found.warp.model,
-        "matches": found.verdict.matches,
-        "inliers": found.verdict.inliers,
-        "expected_error_px": found.expected_error_px if found.registered else None,
-    }
+    known = found.as_dict()
+    facts = {name: known[name] for name in ("reason", "matcher", "model", "matches", "inliers")}
+    facts["status"] = REGISTERED if found.registered else REFUSED
+    facts["expected_error_px"] = found.expected_error_px if found.registered else None
     if truth is not None:
         scored = score(offsets, found.optical, found.sar, truth).as_dict()
         facts |= {"error_px": scored["mean_px"], "sn9_score": scored["sn9_score"]}

@@ -7,13 +7,14 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
 from sn9reg.fit.correspondences import Floats
 from sn9reg.offsets import Block
 from sn9reg.raster.grid import Grid, Points
-from sn9reg.report.views import View, checkerboard
+from sn9reg.report.views import Picture, View, checkerboard
 from sn9reg.score.scoring import metres
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ def matches(view: View, optical_xy: Points, ends_xy: Points, inlier: npt.NDArray
 
 def residuals(view: View, optical_xy: Points, error_px: Points, scale: Scale) -> bytes:
     """What is left at tie-points: (N, 2) offset minus reference, optical pixels; as arrows, and how long they are."""
-    figure, (picture, diagram) = _panels(view, 2, plain=(1,))
+    figure, (picture, diagram) = _panels(view, 2)
     length = np.hypot(*(error_px * scale.per_px).T)
     good = np.isfinite(length)
     length, start, step = length[good], _on(view, optical_xy[good]), error_px[good] / view.factor
@@ -116,6 +117,7 @@ def residuals(view: View, optical_xy: Points, error_px: Points, scale: Scale) ->
     picture.plot(*start.T, ".", color="#35e0ff", markersize=3)
     picture.set_title("error at tie-points, five times its length")
     _furniture(picture, view, scale)
+    diagram.set_axis_on()
     diagram.hist(length, bins=min(30, max(5, len(good) // 5)), color="#3576c4")
     diagram.set(xlabel=f"error, {scale.unit}", ylabel="tie-points", title=f"{len(length)} tie-points")
     if len(length):
@@ -158,8 +160,8 @@ def _round_length(length: float) -> float:
     return max(m for m in (1, 2, 5) if m * power <= length or m == 1) * power
 
 
-def _panels(view: View, count: int, plain: tuple[int, ...] = ()) -> tuple[Figure, list[Axes]]:
-    """As many panels of a view's shape side by side. plain: panels that are diagrams, with axes."""
+def _panels(view: View, count: int) -> tuple[Figure, list[Axes]]:
+    """As many panels of a view's shape side by side, without axes."""
     from matplotlib.figure import Figure
 
     height, width = view.optical.shape[:2]
@@ -167,8 +169,8 @@ def _panels(view: View, count: int, plain: tuple[int, ...] = ()) -> tuple[Figure
     tall = min(1.6 * side, max(3.0, side * height / width)) + 0.5
     figure = Figure(figsize=(side * count, tall), layout="constrained")
     axes = list(np.atleast_1d(figure.subplots(1, count)))
-    for k in set(range(count)) - set(plain):
-        axes[k].set_axis_off()
+    for axis in axes:
+        axis.set_axis_off()
     return figure, axes
 
 
@@ -177,3 +179,8 @@ def _png(figure: Figure) -> bytes:
     target = io.BytesIO()
     figure.savefig(target, format="png", dpi=_DPI, metadata={"Software": None})
     return target.getvalue()
+
+
+def decoded(png: bytes) -> Picture:
+    """A figure as a picture."""
+    return np.asarray(cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR), np.uint8)[..., ::-1]

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import base64
 import os
 import platform
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import cv2
 import numpy as np
 
 from sn9reg import progress
@@ -23,7 +21,7 @@ from sn9reg.raster.files import PathLike, atomic_output, check_output, make_fold
 from sn9reg.raster.scene import PairFiles
 from sn9reg.report import figures
 from sn9reg.report.figures import Scale
-from sn9reg.report.views import Place, View, coarse_field, open_viewer, overview_factor, places_of_interest, webp
+from sn9reg.report.views import Place, View, coarse_field, open_viewer, overview_factor, places_of_interest, uri
 from sn9reg.score.scoring import Score, reference, score, score_rows
 from sn9reg.tiepoints import TiePoints
 
@@ -86,11 +84,9 @@ def write_report(
 
 def check_installed() -> None:
     """Raises ConfigError where what draws a report is not installed."""
-    try:
-        import jinja2  # noqa: F401
-        import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise ConfigError(f"a report needs {error.name}: pip install 'sn9reg[report]'") from error
+    for name in ("jinja2", "matplotlib"):
+        if find_spec(name) is None:
+            raise ConfigError(f"a report needs {name}: pip install 'sn9reg[report]'")
 
 
 def check_report(folder: PathLike, overwrite: bool = False) -> None:
@@ -114,13 +110,17 @@ def _write(folder: Path, html: str, drawn: Figures, overwrite: bool) -> Path:
     """The page last: where it is, all of the report is, and nothing of one before."""
     make_folder(folder, parents=False)
     for name, (_, png) in drawn.items():
-        with atomic_output(folder / f"{name}.png", overwrite) as temporary:
-            temporary.write_bytes(png)
+        write_file(folder / f"{name}.png", png, overwrite)
     for name in set(_FIGURES) - set(drawn):
         (folder / f"{name}.png").unlink(missing_ok=True)
-    with atomic_output(folder / PAGE, overwrite) as temporary:
-        temporary.write_text(html, encoding="utf-8")
+    write_file(folder / PAGE, html.encode(), overwrite)
     return folder / PAGE
+
+
+def write_file(path: Path, content: bytes, overwrite: bool) -> None:
+    """Write a file, whole or not at all. Raises OutputError as `atomic_output`."""
+    with atomic_output(path, overwrite) as temporary:
+        temporary.write_bytes(content)
 
 
 def _worst(scored: Score | None) -> list[Place]:
@@ -170,11 +170,10 @@ def _page(
         "facts": sorted(facts.items()),
         "run": run,
         "versions": _versions(facts),
-        "script": _asset("page.js"),
     }
     for quality in _QUALITIES:
         shown = [_shown(view, quality) for view in views]
-        pictures = [(name, caption, uri(_smaller(png, quality))) for name, (caption, png) in drawn.items()]
+        pictures = [(name, caption, uri(figures.decoded(png), quality)) for name, (caption, png) in drawn.items()]
         html = template("page.html").render(content, views=shown, figures=pictures)
         if len(html) < _LARGEST:
             break
@@ -182,16 +181,11 @@ def _page(
 
 
 def template(name: str) -> Template:
-    """A page's template, which knows the pages' style."""
-    from jinja2 import Environment, FunctionLoader
+    """A page's template; style and script, which it includes, lie beside it."""
+    from jinja2 import Environment, PackageLoader
 
-    environment = Environment(loader=FunctionLoader(_asset), autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.globals["style"] = _asset("page.css")
-    return environment.get_template(name)
-
-
-def _asset(name: str) -> str:
-    return files("sn9reg.report").joinpath(name).read_text(encoding="utf-8")
+    loader = PackageLoader("sn9reg", "report")
+    return Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True).get_template(name)
 
 
 def _sentence(facts: Mapping[str, str]) -> str:
@@ -216,19 +210,8 @@ def _shown(view: View, quality: int) -> dict[str, Any]:
         "per_pixel": view.factor,
         "width": view.optical.shape[1],
         "height": view.optical.shape[0],
-        "layers": {name: uri(webp(getattr(view, name), quality)) for name in _LAYERS},
+        "layers": {name: uri(getattr(view, name), quality) for name in _LAYERS},
     }
-
-
-def uri(picture: bytes) -> str:
-    """A WebP as part of a page."""
-    return f"data:image/webp;base64,{base64.b64encode(picture).decode()}"
-
-
-def _smaller(png: bytes, quality: int) -> bytes:
-    """A figure as WebP."""
-    picture = np.asarray(cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR), np.uint8)
-    return webp(picture[..., ::-1], quality)
 
 
 def _numbers(offsets: OffsetMap, dense: Block) -> list[tuple[str, str]]:

@@ -1,6 +1,7 @@
 """What of a scene is shown: the optical image, and the SAR image as it lies and as the offsets bring it, on the optical
 grid. The whole at up to 1,800 px a side, some places at full resolution; never more than that is held."""
 
+import base64
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -156,9 +157,10 @@ def checkerboard(view: View, sar: Picture, tiles: int = 12) -> Picture:
     return np.where(((x + y) % 2 == 0)[..., None], view.optical, sar)
 
 
-def webp(picture: Picture, quality: int = 85) -> bytes:
-    """A picture as WebP: what a page holds must be small."""
-    return bytes(cv2.imencode(".webp", picture[..., ::-1], [cv2.IMWRITE_WEBP_QUALITY, quality])[1])
+def uri(picture: Picture, quality: int = 85) -> str:
+    """A picture as part of a page, as WebP, for it must be small."""
+    content = cv2.imencode(".webp", picture[..., ::-1], [cv2.IMWRITE_WEBP_QUALITY, quality])[1]
+    return f"data:image/webp;base64,{base64.b64encode(content).decode()}"
 
 
 def png(picture: Picture) -> bytes:

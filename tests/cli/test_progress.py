@@ -87,11 +87,7 @@ def bars(monkeypatch):
 
 @pytest.mark.parametrize(
     ("stream", "level", "shown"),
-    [
-        (Terminal, logging.WARNING, True),
-        (Terminal, logging.ERROR, False),
-        (io.StringIO, logging.WARNING, False),
-    ],
+    [(Terminal, logging.WARNING, True), (Terminal, logging.ERROR, False), (io.StringIO, logging.WARNING, False)],
 )
 def test_a_bar_is_shown_on_a_terminal_to_who_does_not_want_quiet(stream, level, shown, caplog):
     quiet = caplog.at_level(level, logger="sn9reg")

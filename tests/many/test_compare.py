@@ -9,11 +9,10 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
-from click.testing import CliRunner
+from support.commands import refused, run
 from support.grids import constant
 from support.rasters import SHIFT, TEXTURE_TRANSFORM, UTM
 
-from sn9reg.cli import main
 from sn9reg.errors import InputError, OutputError
 from sn9reg.many import compare as module
 from sn9reg.many.compare import compare, installed
@@ -117,8 +116,7 @@ def test_installed_are_those_that_need_no_variant():
 # --- the command -----------------------------------------------------------------------------------------------------
 
 
-def command(*more):
-    return CliRunner().invoke(main, ["compare", "o.tif", "s.tif", "--out", "out", *map(str, more)])
+COMMAND = "compare o.tif s.tif --out out"
 
 
 def test_the_command_runs_matchers(monkeypatch, small_registration):
@@ -128,8 +126,8 @@ def test_the_command_runs_matchers(monkeypatch, small_registration):
 
     monkeypatch.setattr("sn9reg.registration.register", register)
     monkeypatch.setattr(module, "run", do)
-    weights = "mcgf.weights=none.safetensors"
-    result = command("--tiepoints", "t.csv", "--matchers", "structure,mcgf,structure", "--matcher-option", weights)
+    matchers = "--matchers structure,mcgf,structure --matcher-option mcgf.weights=none.safetensors"
+    result = run(COMMAND, "--tiepoints t.csv", matchers)
     assert result.exit_code == 0, result.output
     table = pd.read_csv("out/compare.csv").set_index("matcher")
     assert table["status"].to_dict() == {"structure": REGISTERED, "mcgf": FAILED}
@@ -138,39 +136,28 @@ def test_the_command_runs_matchers(monkeypatch, small_registration):
     assert "structure     registered  0." in result.stdout
 
 
+def test_the_command_prints_json_and_fails_where_all_matchers_do(ran):
+    result = run(COMMAND, "--matchers good,shy --json")
+    assert [row["name"] for row in json.loads(result.stdout)] == ["good", "shy"]
+    codes = [run(COMMAND, f"--matchers {names} --overwrite").exit_code for names in ("bad,shy", "bad,worse")]
+    assert codes == [0, 1]
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["--matcher-option", "weights=3"], 2, "'weights' is not MATCHER.NAME"),
-        (["--matcher-option", "mcgf.weights=3"], 2, "mcgf is none of the matchers compared"),
-        (["--matchers", " , "], 2, "--matchers names none"),
-        (["--tiepoints", "none.csv"], 2, "'none.csv' does not exist"),
-        (["--tiepoints", "o.tif"], 1, "o.tif: is not text"),
-        (["--sar-bidx", "7"], 1, "has no band 7"),
+        ("--matcher-option weights=3", 2, "'weights' is not MATCHER.NAME"),
+        ("--matcher-option mcgf.weights=3", 2, "mcgf is none of the matchers compared"),
+        ("--matchers ,", 2, "--matchers names none"),
+        ("--tiepoints none.csv", 2, "'none.csv' does not exist"),
+        ("--tiepoints o.tif", 1, "o.tif: is not text"),
+        ("--sar-bidx 7", 1, "has no band 7"),
+        ("--matchers structure,nonesuch", 2, "no matcher 'nonesuch'"),
+        ("--matchers structure:fast", 2, "has no variants"),
+        ("--matcher-option structure.name=1", 2, "there is no option name"),
+        ("--matchers structure,vismatch", 2, "it is many: name one"),
     ],
 )
-def test_the_command_prints_json_and_what_cannot_work_ends_in_one_line(ran, arguments, code, message):
-    result = command("--matchers", "good", *arguments)
-    assert result.exit_code == code
-    assert message in result.stderr
-    assert not Path("out").exists()
-    result = command("--matchers", "good,shy", "--json")
-    assert [row["name"] for row in json.loads(result.stdout)] == ["good", "shy"]
-    assert [command("--matchers", names, "--overwrite").exit_code for names in ("bad,shy", "bad,worse")] == [0, 1]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--matchers", "structure,nonesuch"], "no matcher 'nonesuch'"),
-        (["--matchers", "structure:fast"], "has no variants"),
-        (["--matchers", "structure", "--matcher-option", "structure.name=1"], "there is no option name"),
-        (["--matchers", "structure,vismatch"], "it is many: name one"),
-    ],
-)
-def test_a_matcher_or_an_option_that_there_is_not_is_known_before_any_matcher_is_run(monkeypatch, arguments, message):
+def test_what_cannot_work_is_known_before_any_matcher_is_run(monkeypatch, arguments, code, message):
     monkeypatch.setattr(module, "run", lambda _job: pytest.fail("run"))
-    result = command(*arguments)
-    assert (result.exit_code, result.stdout) == (2, "")
-    assert message in result.stderr
-    assert not Path("out").exists()
+    refused(f"{COMMAND} --matchers structure {arguments}", message, codes=(code,))

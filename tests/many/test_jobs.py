@@ -60,6 +60,7 @@ def test_a_refused_pair_has_a_row_and_no_map(job, registered_as):
     assert finished(replace(job, sigma=True)) == result
 
 
+@pytest.mark.usefixtures("_blank_figures")
 def test_a_page_belongs_to_a_job_that_asks_for_one(job, registered_as):
     registered_as(True)
     job = replace(job, report=True, sigma=True)

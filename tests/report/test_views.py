@@ -1,5 +1,6 @@
 """What of a scene is shown: the right part of it, in its place, before and after."""
 
+import base64
 from contextlib import contextmanager
 
 import cv2
@@ -15,7 +16,7 @@ from sn9reg.offsets import OffsetMap
 from sn9reg.raster.grid import Grid, Window
 from sn9reg.raster.scene import PairFiles, Scene
 from sn9reg.report import views
-from sn9reg.report.views import Place, checkerboard, coarse_field, open_viewer, places_of_interest, webp
+from sn9reg.report.views import Place, checkerboard, coarse_field, open_viewer, places_of_interest, uri
 
 GRID = Grid(TEXTURE_TRANSFORM, 320, 280, UTM)
 RIGHT = constant(GRID, *SHIFT)
@@ -220,10 +221,11 @@ def test_a_checkerboard_has_tiles_of_both(files):
         np.testing.assert_array_equal(board[tile], expected[tile])
 
 
-def test_webp_keeps_the_colours_and_is_smaller_with_less_quality():
+def test_a_picture_of_a_page_keeps_the_colours_and_is_smaller_with_less_quality():
     picture = np.zeros((40, 60, 3), np.uint8)
     picture[:, :30, 0] = picture[:, 30:, 2] = 250
-    again = cv2.imdecode(np.frombuffer(webp(picture), np.uint8), cv2.IMREAD_COLOR)[..., ::-1].astype(int)
+    content = base64.b64decode(uri(picture).removeprefix("data:image/webp;base64,"))
+    again = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)[..., ::-1].astype(int)
     assert np.abs(again - picture)[:, np.r_[5:25, 35:55]].mean() < 12
     noise = np.random.default_rng(0).integers(0, 255, (40, 60, 3), dtype=np.uint8)
-    assert len(webp(noise, 10)) < 0.5 * len(webp(noise, 85))
+    assert len(uri(noise, 10)) < 0.5 * len(uri(noise, 85))
