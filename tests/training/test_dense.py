@@ -13,8 +13,8 @@ from sn9reg.raster.degradation import Degradation
 from sn9reg.raster.scene import Patch
 from sn9reg.training import dense
 from sn9reg.training.data import Samples, Source
-from sn9reg.training.dense import Choice, DenseConfig, DenseTask, Sample, ValidationSamples
-from sn9reg.training.sample import Geometry, Photometry, finish
+from sn9reg.training.dense import Choice, DenseConfig, DenseTask, ValidationSamples
+from sn9reg.training.sample import Geometry, Photometry, Sample, finish
 
 GEOMETRY = Geometry(32, 16)
 SOURCE = Source("a")

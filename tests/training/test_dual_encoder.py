@@ -10,9 +10,9 @@ from torch.nn.functional import cross_entropy, normalize, pixel_unshuffle
 from sn9reg.matchers.dual_encoder.network import CELL, WIDTHS, Encoded
 from sn9reg.training import dual_encoder
 from sn9reg.training.data import Source
-from sn9reg.training.dual_encoder import Crops, DualConfig, DualTask, Phase, PhaseOptimiser, _turned
+from sn9reg.training.dual_encoder import DualConfig, DualTask, Phase, PhaseOptimiser, _turned
 from sn9reg.training.dual_losses import contrastive, matching, placed
-from sn9reg.training.sample import Geometry
+from sn9reg.training.sample import Geometry, Sample
 
 PHASES = ["pretraining", "finetuning"]
 
@@ -45,7 +45,7 @@ def batch_of(places, seed=0, noise=0.0):
     optical = torch.randn(len(places), 1, 48, 48, generator=generator)
     sar = torch.stack([image[:, r : r + 32, c : c + 32] for image, (r, c) in zip(optical, places, strict=True)])
     sar = sar + noise * torch.randn(sar.shape, generator=generator)
-    return Crops(optical.repeat(1, 3, 1, 1), sar, torch.tensor(places))
+    return Sample(optical.repeat(1, 3, 1, 1), sar, torch.tensor(places))
 
 
 class Pixels(nn.Module):

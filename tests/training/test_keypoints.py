@@ -7,8 +7,8 @@ import torch
 from sn9reg.errors import ConfigError
 from sn9reg.matchers.keypoints.heatmap import gaussian
 from sn9reg.training.config import Plan
-from sn9reg.training.displaced import KeypointSample
 from sn9reg.training.keypoints import KeypointConfig, KeypointTask, balanced_mse
+from sn9reg.training.sample import Sample
 
 SIDE = 64
 NETWORK = {"optical_encoder": "tu-regnetx_002", "sar_encoder": "tu-regnetx_002", "depth": 3, "decoder": [16, 8, 8]}
@@ -60,7 +60,7 @@ def test_validation_says_how_far_the_peak_and_the_middle_are_from_the_keypoint(m
     for part in (slice(0, 4), slice(4, 6)):
         heatmap = gaussian(places[part] + beside[part], SIDE, 2.0)
         monkeypatch.setattr(made.network, "forward", lambda optical, sar, heatmap=heatmap: heatmap)
-        made.validation_step(KeypointSample(heatmap[:, None], heatmap[:, None], places[part]), 0)
+        made.validation_step(Sample(heatmap[:, None], heatmap[:, None], places[part]), 0)
     made.on_validation_epoch_end()
     assert logged["error"] == pytest.approx(3, abs=0.1)
     assert logged["guess"] == 8
@@ -69,7 +69,7 @@ def test_validation_says_how_far_the_peak_and_the_middle_are_from_the_keypoint(m
 
 
 def test_a_step_compares_the_heatmap_with_the_keypoints_label():
-    made, batch = task(), KeypointSample(*torch.randn(2, 2, 1, SIDE, SIDE), torch.tensor([[20.0, 40.0], [44.0, 30.0]]))
+    made, batch = task(), Sample(*torch.randn(2, 2, 1, SIDE, SIDE), torch.tensor([[20.0, 40.0], [44.0, 30.0]]))
     made.network.eval()
     expected = balanced_mse(made.network(batch.optical, batch.sar), gaussian(batch.place, SIDE, 5.0))
     assert made.loss_of(batch).equal(expected)
