@@ -174,8 +174,7 @@ class DenseTask(Task):
             self.log(f"val{index}/l2", mean_l2(errors))
             quality.append(sum(cmr(errors, radius) for radius in (1, 2, 3, 5)) / 4)
         self.errors.clear()
-        if quality:
-            self.log("quality", sum(quality) / len(quality), prog_bar=True)
+        self.log("quality", sum(quality) / len(quality), prog_bar=True)
 
     def groups(self) -> list[dict[str, Any]]:
         groups: list[dict[str, Any]] = [{"params": list(self.network.parameters())}]

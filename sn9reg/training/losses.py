@@ -29,7 +29,7 @@ class Formula(ABC):
 
     @abstractmethod
     def per_pair(self, surface: Tensor, scores: Tensor, place: Tensor) -> Tensor:
-        """(B,) of a surface and places that `MatchingLoss` has checked.
+        """(B,) of the arguments of `MatchingLoss.forward`. Raises ValueError where all of a surface is positive.
 
         scores: the surface, divided by the temperature if there is one among the options.
         """
@@ -47,30 +47,22 @@ class MatchingLoss(nn.Module):
     def forward(self, surface: Tensor, place: Tensor) -> Tensor:
         """Mean over the batch, a scalar in the surface's type, in float32 at the least.
 
-        surface: (B, H, W), higher is more similar. place: (B, 2) integers, (row, col) of the true position.
-        Raises ValueError for other shapes, for a place outside the surface, and where a loss lacks negatives.
+        surface: (B, H, W), higher is more similar. place: (B, 2) integers, (row, col) of the true position in it.
+        Raises ValueError where a loss lacks negatives.
         """
-        if surface.dim() != 3 or len(surface) == 0 or place.shape != (len(surface), 2) or place.is_floating_point():
-            kind = f"{tuple(surface.shape)} and {place.dtype} {tuple(place.shape)}"
-            raise ValueError(f"not a surface (B, H, W) and integers place (B, 2), but {kind}")
-        if bool(((place < 0) | (place >= place.new_tensor(surface.shape[-2:]))).any()):
-            raise ValueError(f"place outside the surface of {tuple(surface.shape[-2:])}: {place.tolist()}")
         surface = surface.to(torch.promote_types(surface.dtype, torch.float32))
         loss: Tensor = self.formula.per_pair(surface, self.temperature(surface), place.long()).mean()
         return loss
 
 
 def hardest_in_batch(distance: Tensor, margin: float = 1.0) -> Tensor:
-    """The mean quadruplet loss of (N, N) distances of N optical to N SAR descriptors; those of one index match.
+    """The mean quadruplet loss of (N, N) distances of N > 1 optical to N SAR descriptors; those of one index match.
 
     He et al., "Deep convolutional network based on attention mechanism for matching optical and SAR images", eq. (4),
     after HardNet (A. Mishchuk et al., 2017). For each match the nearest wrong SAR patch of the optical one, and the
     nearest wrong optical patch of the SAR one; the nearer of the two is the triplet's negative:
         max(0, margin + D(o_i, s_i) - min(D(o_i, s_jmin), D(o_kmin, s_i))).
-    Raises ValueError for other shapes, and for less than two matches, which have no negatives.
     """
-    if distance.dim() != 2 or distance.shape[0] != distance.shape[1] or len(distance) < 2:
-        raise ValueError(f"not (N, N) distances with N > 1: {tuple(distance.shape)}")
     matches = torch.eye(len(distance), dtype=torch.bool, device=distance.device)
     others = distance.masked_fill(matches, torch.inf)
     negative = torch.minimum(others.amin(dim=1), others.amin(dim=0))
