@@ -173,8 +173,7 @@ class DescriptorTask(Task):
 
     def groups(self) -> list[dict[str, Any]]:
         # The layout begins where it should be; steps as large as those of a new network would only blur it.
-        layout, others = [], []
-        for name, parameter in self.network.named_parameters():
-            (layout if name.startswith("layout.") else others).append(parameter)
+        layout = [p for name, p in self.network.named_parameters() if name.startswith("layout.")]
+        others = [p for name, p in self.network.named_parameters() if not name.startswith("layout.")]
         slow = {"params": layout, "lr": self.plan.optimiser.rate * _SLOWLY}
-        return [{"params": others}, *([slow] if layout else [])]
+        return [{"params": others}, slow] if layout else [{"params": others}]

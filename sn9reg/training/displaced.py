@@ -82,7 +82,7 @@ def displaced(
     bent = random.uniform(0, field.bend) * ((away @ along) / (side / 2)) ** 2
     searched = keypoint + (away @ linear.T + bent[..., None] * to) @ turn.T / zoom
     around = keypoint + (tile - middle) @ turn.T / zoom
-    tiles = [(around, middle), (searched, place)]  # where their pixels lie, and which of them shows the keypoint
+    tiles = [(around, middle), (searched, place)]  # where their pixels lie, and where they show the keypoint
     optical, sar = (
         _partly_hidden(_resample(patch, at, zoom), kept, field.hidden, random)
         for patch, (at, kept) in zip((optical, sar), tiles if config.finds == "sar" else tiles[::-1], strict=True)
