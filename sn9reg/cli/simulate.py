@@ -42,7 +42,7 @@ def simulate(folder: Path, size: tuple[int, int], **given: Any) -> None:
     """
     from sn9reg.simulate import simulate as simulate_scene
 
-    with progress_bar("simulate") as show:
-        scene = simulate_scene(folder, *size, progress=show, **given)
+    with progress_bar("simulate"):
+        scene = simulate_scene(folder, *size, **given)
     files = {name: str(path) for name, path in asdict(scene).items()}
     options.say(files, files.values())

@@ -10,8 +10,7 @@ from affine import Affine
 from sn9reg.errors import InputError
 from sn9reg.raster.files import PathLike, check_regular
 from sn9reg.raster.grid import Grid, Points
-
-COLUMNS = ("sar_row", "sar_col", "optical_row", "optical_col")
+from sn9reg.tiepoints import COLUMNS
 
 
 def read_given(path: PathLike, geotransforms: PathLike | None, pixels: tuple[float, float]) -> tuple[Points, Points]:
@@ -45,10 +44,10 @@ def read_geotransforms(path: PathLike, stem: str) -> tuple[Affine, Affine]:
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
         optical, sar = (Affine.from_gdal(*map(float, content[stem][key]["geotransform"])) for key in ("optical", "sar"))
+        return optical, sar
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
     except KeyError as error:
         raise InputError(f"{path}: has no entry {error} for {stem}") from error
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise InputError(f"{path}: is not a JSON of geotransforms ({error})") from error
-    return optical, sar

@@ -38,8 +38,8 @@ _LOOK: dict[Kind, tuple[float, float, tuple[float, float, float]]] = {
 
 
 class Sar:
-    """Renders windows of the SAR image. looks: L of the gamma speckle; 0 for none. empty: fraction of the image that
-    lies beyond the swath's edge, where it is 0."""
+    """Renders windows of the SAR image. looks: L of the gamma speckle. empty: fraction of the image that lies beyond
+    the swath's edge, where it is 0."""
 
     def __init__(
         self, world: World, grid: Grid, origin: Points, field: GroundField, seed: int, looks: float, empty: float = 0.0
@@ -133,8 +133,6 @@ def _backscatter(world: World) -> tuple[Image, Image]:
 
 def _speckle(looks: float) -> npt.NDArray[np.float32]:
     """(65536,) amplitude gains by quantile: root of a gamma variable of mean 1 and shape `looks`."""
-    if looks <= 0:
-        return np.ones(65536, np.float32)
     return np.sqrt(gammaincinv(looks, (np.arange(65536) + 0.5) / 65536) / looks).astype(np.float32)
 
 

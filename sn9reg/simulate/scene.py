@@ -1,6 +1,5 @@
 """A scene that never was: an optical and a SAR image of one place, tie-points, and the exact offsets."""
 
-from collections.abc import Callable
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
@@ -10,18 +9,19 @@ import numpy.typing as npt
 import rasterio
 from affine import Affine
 from rasterio.crs import CRS
-from rasterio.windows import Window as RasterioWindow
 
+from sn9reg import progress
 from sn9reg.errors import ConfigError
 from sn9reg.offsets import OffsetMap, from_nodes, node_positions, offsets_between
 from sn9reg.raster.files import PathLike, atomic_output, check_output, create_raster, geotiff_profile, make_folder
-from sn9reg.raster.grid import Grid, Points, Window
+from sn9reg.raster.grid import Grid, Points
 from sn9reg.simulate.field import Bounds, GroundField, terrain_field, tiepoint_field
-from sn9reg.simulate.given import COLUMNS, read_given
+from sn9reg.simulate.given import read_given
 from sn9reg.simulate.landuse import World, build_world, make_water
 from sn9reg.simulate.optical import Optical
 from sn9reg.simulate.roads import make_roads
 from sn9reg.simulate.sar import Sar
+from sn9reg.tiepoints import COLUMNS
 
 OPTICAL_PIXEL, SAR_PIXEL = 0.305, 0.409
 _CRS = "EPSG:32637"
@@ -86,13 +86,12 @@ def make_scene(
 def simulate(
     folder: PathLike, width: int = 2000, height: int | None = None, seed: int = 0, looks: float = 4.0,
     field: PathLike | None = None, field_geotransforms: PathLike | None = None, empty: float = 0.01,
-    overwrite: bool = False, progress: Callable[[float], None] | None = None,
+    overwrite: bool = False,
 ) -> SimulatedScene:  # fmt: skip
     """Write a scene into `folder` (made if missing): optical and SAR image, tie-points, exact offsets.
 
     width, height: of the optical image in px; height defaults to width. field, field_geotransforms: see `make_scene`.
     looks: of the SAR speckle. empty: fraction of the SAR image that saw nothing, 0 to 0.9.
-    progress: is called now and then with the fraction done.
     Raises ConfigError, InputError, OutputError.
     """
     height = width if height is None else height
@@ -109,15 +108,14 @@ def simulate(
     make_folder(folder)  # not before it is known what is to be drawn
     optical = Optical(scene.world, scene.optical, scene.field, seed)
     sar = Sar(scene.world, scene.sar, np.array(_ORIGIN), scene.field, seed, looks, empty)
-    report = progress or (lambda fraction: None)
-    rgb = geotiff_profile(scene.optical, 3, "uint8") | {"photometric": "rgb"}
-    _write(files.optical, rgb, scene.optical, optical.render, overwrite, lambda f: report(0.6 * f))
-    amplitude = geotiff_profile(scene.sar, 1, "uint16", nodata=0)
-    _write(files.sar, amplitude, scene.sar, sar.render, overwrite, lambda f: report(0.6 + 0.35 * f))
-    scene.truth().write(files.offsets, overwrite)
+    with progress.part(0, 0.6):
+        _write(files.optical, optical, overwrite, 3, "uint8", photometric="rgb")
+    with progress.part(0.6, 0.95):
+        _write(files.sar, sar, overwrite, 1, "uint16", nodata=0)
+    with progress.part(0.95, 1):
+        scene.truth().write(files.offsets, overwrite)
     with atomic_output(files.tiepoints, overwrite) as temporary:
         np.savetxt(temporary, tiepoints(scene, sar), "%d", ",", header=",".join(COLUMNS), comments="")
-    report(1.0)
     return files
 
 
@@ -170,13 +168,10 @@ def _sar_grid(extent: Bounds, seed: int) -> Grid:
     return _grid(SAR_PIXEL, west, north, width, height)
 
 
-def _write(
-    path: Path, profile: dict[str, Any], grid: Grid, render: Callable[[Window], npt.NDArray[np.generic]],
-    overwrite: bool, report: Callable[[float], None],
-) -> None:  # fmt: skip
+def _write(path: Path, image: Optical | Sar, overwrite: bool, count: int, dtype: str, **options: Any) -> None:
     """Render by rows of blocks into a GeoTIFF."""
+    grid, profile = image.grid, geotiff_profile(image.grid, count, dtype, **options)
     with atomic_output(path, overwrite) as temporary, create_raster(temporary, profile) as target:
         for block in grid.blocks(_BLOCK):
-            values = render(block).reshape(-1, *block.shape)
-            target.write(values, window=RasterioWindow(block.col, block.row, block.width, block.height))
-            report((block.row + block.height * (block.col + block.width) / grid.width) / grid.height)
+            target.write(image.render(block).reshape(-1, *block.shape), window=block.slices())
+            progress.report((block.row + block.height * (block.col + block.width) / grid.width) / grid.height)

@@ -17,7 +17,7 @@ from sn9reg.raster.files import PathLike
 from sn9reg.raster.folders import data_root, pair_files
 from sn9reg.raster.radiometry import SarLog
 from sn9reg.raster.scene import Patch
-from sn9reg.training.geosplit import GeoSplit, PairRef, read_manifest, spatial_split, temporal_split
+from sn9reg.training.geosplit import Pair, read_manifest, read_window, spatial_split, temporal_split
 from sn9reg.training.split import hold_out
 
 log = logging.getLogger(__name__)
@@ -65,18 +65,18 @@ Parts = Sequence[tuple[Source, Pairs]]
 
 
 class _Windows(Sequence[tuple[Patch, Patch]]):
-    """Windows of a manifest's rasters; another one each time that an item is asked for, unless `fixed`."""
+    """A window of each pair of a manifest's rasters; another one each time that it is asked for, unless `fixed`."""
 
-    def __init__(self, pairs: Sequence[PairRef], size: int, seed: int, sar_band: int, fixed: bool = False) -> None:
-        self._windows = GeoSplit(pairs, size, seed, sar_band)
-        self._epochs = repeat(0) if fixed else count()
+    def __init__(self, pairs: Sequence[Pair], size: int, seed: int, sar_band: int, fixed: bool = False) -> None:
+        self._pairs, self._size, self._seed, self._sar_band = pairs, size, seed, sar_band
+        self._draws = repeat(0) if fixed else count()
 
     def __len__(self) -> int:
-        return len(self._windows)
+        return len(self._pairs)
 
     def __getitem__(self, index: Any) -> Any:
-        self._windows.set_epoch(next(self._epochs))
-        optical, sar = (image.numpy() for image in self._windows[index])
+        random = np.random.default_rng([self._seed, next(self._draws), index])
+        optical, sar = read_window(self._pairs[index], self._size, self._sar_band, random)
         valid = np.ones(optical.shape[1:], bool)
         return Patch(optical, valid), _amplitude(Patch(sar, valid))
 
@@ -112,8 +112,9 @@ def load(source: Source, seed: int, side: int) -> tuple[Pairs, Pairs]:
         else:
             split = spatial_split(acquisitions, source.longitude)
         few = split[1][:: max(1, round(1 / source.held_out))] if source.held_out else []
-        held_out = _Windows(few, side, seed, source.sar_band, fixed=True) if few else []
-        return _Windows(split[0], math.ceil(side / min(1, source.zoom[0])), seed, source.sar_band), held_out
+        most = math.ceil(side / min(1, source.zoom[0]))
+        held_out = _Windows(few, side, seed, source.sar_band, fixed=True)
+        return _Windows(split[0], most, seed, source.sar_band), held_out
     pairs = []
     for files in pair_files(located(str(source.folder))):
         optical, sar = files.read(native=True)
@@ -140,16 +141,24 @@ def usable(parts: Parts) -> Parts:
     return [(source, pairs) for source, pairs in parts if pairs and source.weight > 0]
 
 
+# A sample of a source's optical and SAR patch, or None where the pair has no room for it.
+Make = Callable[[Source, Patch, Patch, np.random.Generator], S | None]
+
+
+def fixed(parts: Parts, make: Make[S], seed: int) -> list[S]:
+    """A sample of every pair that has room for it, the same each time."""
+    pairs = ((source, index, pair) for source, pairs in parts for index, pair in enumerate(pairs))
+    made = (make(source, *pair, np.random.default_rng([seed, index])) for source, index, pair in pairs)
+    return [sample for sample in made if sample is not None]
+
+
 class Samples(IterableDataset[S], Generic[S]):
     """Endless random samples of several sources; each worker has a stream to itself, fixed by the seed.
 
-    make: a sample of a source's optical and SAR patch, or None where the pair has no room for it.
     Raises ConfigError where there is no pair, and after many pairs without room.
     """
 
-    def __init__(
-        self, parts: Parts, make: Callable[[Source, Patch, Patch, np.random.Generator], S | None], seed: int
-    ) -> None:
+    def __init__(self, parts: Parts, make: Make[S], seed: int) -> None:
         self.parts, self.make, self.seed = usable(parts), make, seed
         if not self.parts:
             raise ConfigError("there is nothing to train on: no source has pairs and a weight above zero")

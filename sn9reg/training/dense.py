@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, field
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from sn9reg.score.metrics import cmr, mean_l2
 from sn9reg.training.config import Pace, Plan, Share, TrainingConfig
 from sn9reg.training.data import Pairs, Samples, Source, load_all
 from sn9reg.training.losses import make_loss
-from sn9reg.training.sample import Geometry, Photometry, augment_optical, augment_sar, cut, finish
+from sn9reg.training.sample import Geometry, Photometry, Sample, augment_optical, augment_sar, cut
 from sn9reg.training.task import Stage, Task
 
 _LOSS_RATE = 5.0  # the loss's parameters learn faster by this than the network's
@@ -84,19 +84,6 @@ class DenseConfig(TrainingConfig, Plan):
         return Sample.of(one, other, place)
 
 
-class Sample(NamedTuple):
-    """One sample; in a batch each field has a leading dimension."""
-
-    optical: Tensor  # (1, O, O) float32
-    sar: Tensor  # (1, S, S) float32
-    place: Tensor  # (2,) row, col of the SAR template in the optical patch
-
-    @classmethod
-    def of(cls, optical: Patch, sar: Patch, place: Any) -> Sample:
-        """The sample as the network sees it."""
-        return cls(*map(torch.from_numpy, (*finish(optical, sar), np.asarray(place))))
-
-
 class ValidationSamples(Dataset[Sample]):
     """One fixed sample per pair: the middle of the image, the template at a place drawn by the seed.
 
@@ -114,13 +101,13 @@ class ValidationSamples(Dataset[Sample]):
         return len(self.pairs)
 
     def __getitem__(self, index: int) -> Sample:
-        pair, shape = self.pairs[index], self.config.validation
+        (optical, sar), shape = self.pairs[index], self.config.validation
         random = np.random.default_rng([self.config.seed, index])
         place = random.integers(0, shape.optical - shape.sar + 1, 2)
-        optical, sar = (_part(p, [(n - shape.optical) // 2 for n in p.valid.shape], shape.optical) for p in pair)
-        template = _part(sar, place, shape.sar)
+        corner = (np.array(optical.valid.shape) - shape.optical) // 2
+        template = _part(sar, corner + place, shape.sar)
         worse = self.config.degradation(template.values.astype(np.float32), random)
-        return Sample.of(optical, Patch(worse, template.valid), place)
+        return Sample.of(_part(optical, corner, shape.optical), Patch(worse, template.valid), place)
 
 
 def _part(patch: Patch, place: Any, side: int) -> Patch:
@@ -147,7 +134,7 @@ class DenseTask(Task):
 
     def architecture(self) -> DenseOptions:
         network = self.config.network
-        return DenseOptions(network.name, self.config.shared, self.loss.similarity, network.options)
+        return DenseOptions(network.name, self.config.shared, self.loss.formula.similarity, network.options)
 
     def kept(self) -> nn.Module:
         return self.network if self.mean is None else self.mean
@@ -155,7 +142,7 @@ class DenseTask(Task):
     def surface(self, network: nn.Module, batch: Sample) -> Tensor:
         """(B, O - S + 1, O - S + 1) similarity, as the loss wants it."""
         optical, sar = network(batch.optical, "optical"), network(batch.sar, "sar")
-        return similarity(self.loss.similarity, optical.float().contiguous(), sar.float().contiguous())
+        return similarity(self.loss.formula.similarity, optical.float().contiguous(), sar.float().contiguous())
 
     def loss_of(self, batch: Sample) -> Tensor:
         loss: Tensor = self.loss(self.surface(self.network, batch), batch.place)
@@ -187,8 +174,7 @@ class DenseTask(Task):
             self.log(f"val{index}/l2", mean_l2(errors))
             quality.append(sum(cmr(errors, radius) for radius in (1, 2, 3, 5)) / 4)
         self.errors.clear()
-        if quality:
-            self.log("quality", sum(quality) / len(quality), prog_bar=True)
+        self.log("quality", sum(quality) / len(quality), prog_bar=True)
 
     def groups(self) -> list[dict[str, Any]]:
         groups: list[dict[str, Any]] = [{"params": list(self.network.parameters())}]

@@ -125,13 +125,11 @@ class DescriptorTask(Task):
     def training_step(self, batch: PatchPairs, index: int) -> None:
         optimiser: Any = self.optimizers()
         optimiser.zero_grad()
-        size = -(-len(batch.optical) // self.plan.accumulate)
-        parts = [PatchPairs(*both) for both in zip(batch.optical.split(size), batch.sar.split(size), strict=True)]
-        if len(parts) == 1:
+        if self.plan.accumulate == 1:
             loss = self.loss_of(batch)
             self.manual_backward(loss)
         else:
-            loss = self._cached(parts)
+            loss = self._cached(batch)
         self.checked(loss)
         if self.plan.optimiser.clip:
             self.clip_gradients(optimiser, self.plan.optimiser.clip, "norm")
@@ -148,14 +146,15 @@ class DescriptorTask(Task):
         with torch.autocast(optical.device.type, enabled=False):  # distances of a hundredth matter
             return hardest_in_batch(distances(optical.float(), sar.float()), self.config.margin)
 
-    def _cached(self, parts: list[PatchPairs]) -> Tensor:
+    def _cached(self, batch: PatchPairs) -> Tensor:
         """The gradient of the whole batch's loss, with the activations of one part at a time in memory."""
+        size = -(-len(batch.optical) // self.plan.accumulate)
+        parts = [PatchPairs(*both) for both in zip(batch.optical.split(size), batch.sar.split(size), strict=True)]
         with torch.no_grad():
             described = [self._describe(part) for part in parts]
         leaves = [torch.cat(both).requires_grad_() for both in zip(*described, strict=True)]
-        loss = self._loss(leaves[0], leaves[1])
+        loss = self._loss(*leaves)
         loss.backward()
-        size = len(parts[0].optical)
         gradients = [leaf.grad.split(size) for leaf in leaves if leaf.grad is not None]
         for part, *gradient in zip(parts, *gradients, strict=True):
             again = self._describe(part)

@@ -1,18 +1,22 @@
 """Keypoint samples out of registered pairs: corners that both images show, one image displaced by a random field."""
 
-from typing import NamedTuple
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
 from sn9reg.options import options
-from sn9reg.raster.radiometry import Modality, SarLog, optical_grey
+from sn9reg.raster.grid import Points
+from sn9reg.raster.radiometry import Image, Mask, SarLog, optical_grey
 from sn9reg.raster.scene import Patch
 from sn9reg.training.config import NotNegative
-from sn9reg.training.sample import Image, Photometry, Share, augment_optical, augment_sar, dihedral, finish
+from sn9reg.training.sample import Sample, Share, augment_optical, augment_sar, dihedral
+
+if TYPE_CHECKING:
+    from sn9reg.training.keypoints import KeypointConfig
 
 _APART = 6  # pixels between corners
 _CORNERS = 150  # at most, of an image
@@ -31,14 +35,6 @@ class Displacement:
     hidden: Share = 0.08  # of tiles part of which is not valid
 
 
-class KeypointSample(NamedTuple):
-    """One sample; in a batch each field has a leading dimension."""
-
-    optical: Tensor  # (1, S, S) float32 tile as the network sees it
-    sar: Tensor  # the same
-    place: Tensor  # (2,) x, y of the keypoint in the tile that is searched; in the other it is in pixel S // 2
-
-
 def corners(optical: Patch, sar: Patch) -> npt.NDArray[np.int64]:
     """(N, 2) x, y of places where both images of a registered pair have a corner, best first.
 
@@ -54,7 +50,7 @@ def corners(optical: Patch, sar: Patch) -> npt.NDArray[np.int64]:
     return np.column_stack([x, y])[best].astype(np.int64)
 
 
-def _cornerness(image: Image, valid: npt.NDArray[np.bool_], soften: float) -> Image:
+def _cornerness(image: Image, valid: Mask, soften: float) -> Image:
     smooth = cv2.GaussianBlur(np.where(valid, image, image[valid].mean() if valid.any() else 0), (0, 0), soften)
     strength = cv2.cornerMinEigenVal(smooth.astype(np.float32), 9)
     inside = cv2.erode(valid.astype(np.uint8), np.ones((9, 9), np.uint8), borderValue=1) > 0
@@ -63,21 +59,14 @@ def _cornerness(image: Image, valid: npt.NDArray[np.bool_], soften: float) -> Im
 
 
 def displaced(
-    optical: Patch,
-    sar: Patch,
-    keypoint: npt.NDArray[np.float64],
-    side: int,
-    finds: Modality,
-    zoom: float,
-    field: Displacement,
-    photometry: Photometry,
-    random: np.random.Generator,
-) -> KeypointSample:
+    optical: Patch, sar: Patch, keypoint: Points, zoom: float, config: KeypointConfig, random: np.random.Generator
+) -> Sample:
     """A sample whose keypoint is `keypoint` (x, y) of a registered pair, magnified by `zoom`.
 
     Both images are flipped and turned by quarters alike; the one to be searched is then displaced by a field with the
     keypoint's displacement known exactly.
     """
+    side, field = config.tile, config.displacement
     turn = dihedral(side, bool(random.integers(2)), int(random.integers(4)))[:2, :2]
     middle = np.full(2, float(side // 2))
     height, width = optical.valid.shape
@@ -93,24 +82,23 @@ def displaced(
     bent = random.uniform(0, field.bend) * ((away @ along) / (side / 2)) ** 2
     searched = keypoint + (away @ linear.T + bent[..., None] * to) @ turn.T / zoom
     around = keypoint + (tile - middle) @ turn.T / zoom
-    places = (around, searched) if finds == "sar" else (searched, around)
-    shown = (middle, place) if finds == "sar" else (place, middle)
+    tiles = [(around, middle), (searched, place)]  # where their pixels lie, and where they show the keypoint
     optical, sar = (
         _partly_hidden(_resample(patch, at, zoom), kept, field.hidden, random)
-        for patch, at, kept in zip((optical, sar), places, shown, strict=True)
+        for patch, (at, kept) in zip((optical, sar), tiles if config.finds == "sar" else tiles[::-1], strict=True)
     )
-    optical = Patch(augment_optical(optical.values[0], photometry, random)[None], optical.valid)
-    sar = Patch(augment_sar(sar.values[0], photometry, random)[None], sar.valid)
-    return KeypointSample(*map(torch.from_numpy, (*finish(optical, sar), place.astype(np.float32))))
+    optical = Patch(augment_optical(optical.values[0], config.photometry, random)[None], optical.valid)
+    sar = Patch(augment_sar(sar.values[0], config.photometry, random)[None], sar.valid)
+    return Sample.of(optical, sar, place.astype(np.float32))
 
 
-def _shift(field: Displacement, random: np.random.Generator) -> npt.NDArray[np.float64]:
+def _shift(field: Displacement, random: np.random.Generator) -> Points:
     if random.random() < field.far:
         return random.uniform(-field.reach, field.reach, 2)
     return np.clip(random.normal(0, field.near, 2), -field.reach, field.reach)
 
 
-def _partly_hidden(patch: Patch, kept: npt.NDArray[np.float64], share: float, random: np.random.Generator) -> Patch:
+def _partly_hidden(patch: Patch, kept: Points, share: float, random: np.random.Generator) -> Patch:
     """In `share` of the cases, without what lies beyond a line at 20 px or more from the place that is kept."""
     if random.random() >= share:
         return patch
@@ -121,7 +109,7 @@ def _partly_hidden(patch: Patch, kept: npt.NDArray[np.float64], share: float, ra
     return Patch(np.where(beyond, 0, patch.values), patch.valid & ~beyond)
 
 
-def _resample(patch: Patch, at: npt.NDArray[np.float64], zoom: float) -> Patch:
+def _resample(patch: Patch, at: Points, zoom: float) -> Patch:
     """(1, h, w) of the grey image at (h, w, 2) places; mirrored outside."""
     low = np.floor(at.min(axis=(0, 1))).astype(int) - 4
     high = np.ceil(at.max(axis=(0, 1))).astype(int) + 5

@@ -6,7 +6,7 @@ Huang et al.; the sections and tables named below are of that paper.
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, asdict, field, replace
 from functools import partial
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, get_args
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 import numpy as np
 import torch
@@ -24,9 +24,9 @@ from sn9reg.options import options
 from sn9reg.raster.radiometry import SarLog
 from sn9reg.raster.scene import Patch
 from sn9reg.training.config import Count, Optimiser, Plan, Positive, TrainingConfig
-from sn9reg.training.data import Samples, Source, load_all
+from sn9reg.training.data import Samples, Source, fixed, load_all
 from sn9reg.training.dual_losses import contrastive, found, likelihood, matching, placed
-from sn9reg.training.sample import Geometry, Photometry, augment_optical, augment_sar, cut
+from sn9reg.training.sample import Geometry, Photometry, Sample, augment_optical, augment_sar, cut
 from sn9reg.training.task import Stage, Task
 
 _RIGHT = 3 / CELL  # cells
@@ -92,12 +92,8 @@ class DualConfig(TrainingConfig):
 
     def stages(self) -> Sequence[Stage]:
         parts, held = load_all(self.sources, self.seed, self.geometry.optical)
-        fixed: Any = [
-            crops(source, *pair, np.random.default_rng([self.seed, index]), self, train=False)
-            for source, pairs in held
-            for index, pair in enumerate(pairs)
-        ]
-        checks = [DataLoader(fixed, 8)] if fixed else []
+        held_out: Any = fixed(held, partial(crops, config=self, train=False), self.seed)
+        checks = [DataLoader(held_out, 8)] if held_out else []
 
         def stage(number: int, name: PhaseName) -> Stage:
             # What is turned by quarters already has no rotation to be predicted.
@@ -114,18 +110,10 @@ class DualConfig(TrainingConfig):
         return [stage(number, name) for number, name in enumerate(get_args(PhaseName)) if getattr(self, name).steps]
 
 
-class Crops(NamedTuple):
-    """One sample; in a batch each field has a leading dimension."""
-
-    optical: Tensor  # (3, O, O) float32
-    sar: Tensor  # (1, S, S) float32
-    place: Tensor  # (2,) row, col of the SAR crop in the optical one, pixels
-
-
 def crops(
     source: Source, optical: Patch, sar: Patch, random: np.random.Generator, config: DualConfig, train: bool = True
-) -> Crops:
-    """One sample of a pair. train: with the changes of grey values of the configuration."""
+) -> Sample:
+    """One sample of a pair, with three optical bands. train: with the changes of grey values of the configuration."""
     zoom = max(source.drawn_zoom(random), config.geometry.optical / min(optical.valid.shape))
     one, other, place = cut(optical, sar, config.geometry, zoom, random)
     if train:
@@ -134,7 +122,7 @@ def crops(
         one = Patch(np.stack(seen), one.valid)
         other = Patch(augment_sar(other.values[0], config.photometry, random)[None], other.valid)
     inputs = optical_input(one), sar_input(other, SarLog.of(other.values, other.valid)), place
-    return Crops(*map(torch.from_numpy, inputs))
+    return Sample(*map(torch.from_numpy, inputs))
 
 
 class DualTask(Task):
@@ -160,10 +148,10 @@ class DualTask(Task):
     def architecture(self) -> DualOptions:
         return DualOptions(self.config.aleatoric, self.config.dropout, self.config.structure)
 
-    def loss_of(self, batch: Crops) -> Tensor:
+    def loss_of(self, batch: Sample) -> Tensor:
         return self._pretraining(batch) if self.name == "pretraining" else self._finetuning(batch)
 
-    def _pretraining(self, batch: Crops) -> Tensor:
+    def _pretraining(self, batch: Sample) -> Tensor:
         quarter = torch.randint(4 if self.config.rotation else 1, (len(batch.place),), device=batch.place.device)
         images = ((batch.optical, "optical"), (batch.sar, "sar"))
         seen = [self.network(_turned(image, quarter), kind) for image, kind in images]
@@ -193,7 +181,7 @@ class DualTask(Task):
         pair = torch.arange(count, device=sar.device)[:, None]
         return sar[pair, :, rows, cols].flatten(0, 1), optical[pair, :, row, col].flatten(0, 1)
 
-    def _finetuning(self, batch: Crops) -> Tensor:
+    def _finetuning(self, batch: Sample) -> Tensor:
         optical, sar = self.network(batch.optical, "optical"), self.network(batch.sar, "sar")
         similarity, truth, back = self._compared(optical, sar, batch.place)
         shapes = optical.embedding.shape[-2:], sar.embedding.shape[-2:]
@@ -226,7 +214,7 @@ class DualTask(Task):
         shift = place.flip(1).float()[:, None] / CELL
         return similarity, _cells(sar.embedding) + shift, _cells(optical.embedding) - shift
 
-    def validation_step(self, batch: Crops, index: int) -> None:
+    def validation_step(self, batch: Sample, index: int) -> None:
         optical, sar = self.network(batch.optical, "optical"), self.network(batch.sar, "sar")
         similarity, truth, _ = self._compared(optical, sar, batch.place)
         _, xy = found(similarity, tuple(optical.embedding.shape[-2:]), self.config.temperature)

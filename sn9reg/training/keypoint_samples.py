@@ -16,7 +16,8 @@ from sn9reg.raster.grid import Points
 from sn9reg.raster.radiometry import Image, Modality
 from sn9reg.raster.scene import Patch
 from sn9reg.training.data import Parts, drawn, located, usable
-from sn9reg.training.displaced import KeypointSample, corners, displaced
+from sn9reg.training.displaced import corners, displaced
+from sn9reg.training.sample import Sample
 from sn9reg.training.tiles import TileSet, scene_files, tile_set
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ Tile = tuple[TileSet, int]
 Key = tuple[int, int]  # epoch, index
 
 
-class KeypointSamples(Dataset[KeypointSample]):
+class KeypointSamples(Dataset[Sample]):
     """In each epoch every tile once, then other `config.samples` of registered pairs. Its length is an epoch's."""
 
     def __init__(self, config: KeypointConfig, tiles: Sequence[Tile], parts: Parts) -> None:
@@ -35,7 +36,7 @@ class KeypointSamples(Dataset[KeypointSample]):
     def __len__(self) -> int:
         return len(self.tiles) + (self.config.samples if self.parts else 0)
 
-    def __getitem__(self, key: Key) -> KeypointSample:
+    def __getitem__(self, key: Key) -> Sample:
         config, (epoch, index) = self.config, key
         if index < len(self.tiles):
             return tile_sample(self.tiles[index], [config.seed, epoch, index] if config.turned else None)
@@ -44,8 +45,7 @@ class KeypointSamples(Dataset[KeypointSample]):
         zoom = float(np.exp(random.uniform(*np.log(source.zoom))))  # `zoomed` does not count here: all are
         zoom = max(zoom, 1.3 * config.tile / min(optical.valid.shape))
         keypoint, optical, sar = _keypoint(optical, sar, config.tile / zoom, random, config)
-        changes = config.displacement, config.photometry
-        return displaced(optical, sar, keypoint, config.tile, config.finds, zoom, *changes, random)
+        return displaced(optical, sar, keypoint, zoom, config, random)
 
 
 class Epochs(Sampler[list[Key]]):
@@ -66,13 +66,13 @@ class Epochs(Sampler[list[Key]]):
             yield from (keys[start : start + self.batch] for start in range(0, self.length, self.batch))
 
 
-def tile_sample(tile: Tile, seed: Sequence[int] | None = None) -> KeypointSample:
+def tile_sample(tile: Tile, seed: Sequence[int] | None = None) -> Sample:
     """A tile, flipped and turned by quarters at random if there is a seed."""
     tiles, k = tile
     images, place = tiles.images(k), tiles.place[k].astype(np.float64)
     if seed is not None:
         images, place = _turned(images, place, np.random.default_rng(seed))
-    return KeypointSample(*map(torch.from_numpy, (images[:1], images[1:], place.astype(np.float32))))
+    return Sample(*map(torch.from_numpy, (images[:1], images[1:], place.astype(np.float32))))
 
 
 def split(tiles: Sequence[TileSet], held_out: float, seed: int) -> tuple[list[Tile], list[Tile]]:

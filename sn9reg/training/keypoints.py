@@ -23,9 +23,9 @@ from sn9reg.options import options
 from sn9reg.raster.radiometry import Modality
 from sn9reg.training.config import Count, Optimiser, Pace, Plan, Positive, Share, TrainingConfig
 from sn9reg.training.data import load
-from sn9reg.training.displaced import Displacement, KeypointSample
+from sn9reg.training.displaced import Displacement
 from sn9reg.training.keypoint_samples import Epochs, KeypointSamples, load_tiles, split
-from sn9reg.training.sample import Photometry
+from sn9reg.training.sample import Photometry, Sample
 from sn9reg.training.task import Stage, Task
 
 log = logging.getLogger(__name__)
@@ -114,11 +114,11 @@ class KeypointTask(Task):
     def architecture(self) -> DetectorOptions:
         return DetectorOptions(self.config.finds, self.config.network)
 
-    def loss_of(self, batch: KeypointSample) -> Tensor:
+    def loss_of(self, batch: Sample) -> Tensor:
         label = gaussian(batch.place, self.config.tile, self.config.sigma)
         return balanced_mse(self.network(batch.optical, batch.sar), label)
 
-    def validation_step(self, batch: KeypointSample, index: int) -> None:
+    def validation_step(self, batch: Sample, index: int) -> None:
         found = read_keypoints(self.network(batch.optical, batch.sar), sigma=self.config.sigma)
         away = [(place - batch.place).norm(dim=1) for place in (found.xy, float(self.config.tile // 2))]
         self.errors.append(torch.stack(away).double().cpu())

@@ -22,48 +22,47 @@ TEMPERATURES = (1e-3, 1e2)
 Start = Annotated[float, Ge(TEMPERATURES[0]), Le(TEMPERATURES[1])]  # of a temperature
 
 
-class MatchingLoss(nn.Module, ABC):
-    """A loss on raw similarity surfaces. `similarity` names the surface that it is meant for, `Options` what it takes;
-    where there is a temperature among them, scores are divided by it."""
+class Formula(ABC):
+    """What a loss makes of a raw similarity surface. Its fields are its options."""
 
-    similarity: ClassVar[Similarity]
-    Options: ClassVar[type[Any]]
+    similarity: ClassVar[Similarity]  # of the surface that it is meant for
 
-    def __init__(self, options: Any) -> None:
+    @abstractmethod
+    def per_pair(self, surface: Tensor, scores: Tensor, place: Tensor) -> Tensor:
+        """(B,) of the arguments of `MatchingLoss.forward`. Raises ValueError where all of a surface is positive.
+
+        scores: the surface, divided by the temperature if there is one among the options.
+        """
+
+
+class MatchingLoss(nn.Module):
+    """The loss of a formula, and the temperature that it learns."""
+
+    def __init__(self, formula: Any) -> None:
         super().__init__()
-        self.options = options
-        if hasattr(options, "temperature"):
-            self.temperature = Temperature(options.temperature, options.trainable)
+        self.formula = formula
+        tempered = hasattr(formula, "temperature")
+        self.temperature = Temperature(formula.temperature, formula.trainable) if tempered else nn.Identity()
 
     def forward(self, surface: Tensor, place: Tensor) -> Tensor:
         """Mean over the batch, a scalar in the surface's type, in float32 at the least.
 
-        surface: (B, H, W), higher is more similar. place: (B, 2) integers, (row, col) of the true position.
-        Raises ValueError for other shapes, for a place outside the surface, and where a loss lacks negatives.
+        surface: (B, H, W), higher is more similar. place: (B, 2) integers, (row, col) of the true position in it.
+        Raises ValueError where a loss lacks negatives.
         """
-        if surface.dim() != 3 or len(surface) == 0 or place.shape != (len(surface), 2) or place.is_floating_point():
-            kind = f"{tuple(surface.shape)} and {place.dtype} {tuple(place.shape)}"
-            raise ValueError(f"not a surface (B, H, W) and integers place (B, 2), but {kind}")
-        if bool(((place < 0) | (place >= place.new_tensor(surface.shape[-2:]))).any()):
-            raise ValueError(f"place outside the surface of {tuple(surface.shape[-2:])}: {place.tolist()}")
-        return self.per_pair(surface.to(torch.promote_types(surface.dtype, torch.float32)), place.long()).mean()
-
-    @abstractmethod
-    def per_pair(self, surface: Tensor, place: Tensor) -> Tensor:
-        """(B,) of a surface and places that `forward` has checked."""
+        surface = surface.to(torch.promote_types(surface.dtype, torch.float32))
+        loss: Tensor = self.formula.per_pair(surface, self.temperature(surface), place.long()).mean()
+        return loss
 
 
 def hardest_in_batch(distance: Tensor, margin: float = 1.0) -> Tensor:
-    """The mean quadruplet loss of (N, N) distances of N optical to N SAR descriptors; those of one index match.
+    """The mean quadruplet loss of (N, N) distances of N > 1 optical to N SAR descriptors; those of one index match.
 
     He et al., "Deep convolutional network based on attention mechanism for matching optical and SAR images", eq. (4),
     after HardNet (A. Mishchuk et al., 2017). For each match the nearest wrong SAR patch of the optical one, and the
     nearest wrong optical patch of the SAR one; the nearer of the two is the triplet's negative:
         max(0, margin + D(o_i, s_i) - min(D(o_i, s_jmin), D(o_kmin, s_i))).
-    Raises ValueError for other shapes, and for less than two matches, which have no negatives.
     """
-    if distance.dim() != 2 or distance.shape[0] != distance.shape[1] or len(distance) < 2:
-        raise ValueError(f"not (N, N) distances with N > 1: {tuple(distance.shape)}")
     matches = torch.eye(len(distance), dtype=torch.bool, device=distance.device)
     others = distance.masked_fill(matches, torch.inf)
     negative = torch.minimum(others.amin(dim=1), others.amin(dim=0))
@@ -93,8 +92,9 @@ class Temperature(nn.Module):
         return scores / self.log_temperature.exp()
 
 
-class MCGFLoss(MatchingLoss):
-    """"mcgf": contrastive on CC; the positives are a cross of five pixels (Bertrand et al., Sec. IV-C and Table III).
+@options
+class MCGF(Formula):
+    """`mcgf`: contrastive on CC; the positives are a cross of five pixels (Bertrand et al., Sec. IV-C and Table III).
 
     The papers print no formula. Taken: a logistic loss on either side, as released,
         mean over positives of log(1 + exp(-s)) + mean over the hardest negatives of log(1 + exp(s)),
@@ -102,21 +102,17 @@ class MCGFLoss(MatchingLoss):
     """
 
     similarity = "cc"
+    hard_negatives: Annotated[int, Ge(1)] = 40
 
-    @options
-    class Options:
-        hard_negatives: Annotated[int, Ge(1)] = 40
-
-    options: Options
-
-    def per_pair(self, surface: Tensor, place: Tensor) -> Tensor:
+    def per_pair(self, surface: Tensor, scores: Tensor, place: Tensor) -> Tensor:
         positive = _squared_distance(surface, place) <= 1
-        values, present = _hardest(surface, ~positive, self.options.hard_negatives)
+        values, present = _hardest(surface, ~positive, self.hard_negatives)
         return _masked_mean(softplus(-surface), positive) + _masked_mean(softplus(values), present)
 
 
-class OSMNetLoss(MatchingLoss):
-    """"osmnet": a triplet ("circle") loss on SSD, Bertrand et al., Appendix A, eqs. (3) to (12).
+@options
+class OSMNet(Formula):
+    """`osmnet`: a triplet ("circle") loss on SSD, Bertrand et al., Appendix A, eqs. (3) to (12).
 
     With z = 1 - SSD (eq. 8) and the margin m:
         log(1 + sum over negatives n and positives p of exp(gamma (E_n + E_p))),
@@ -125,74 +121,64 @@ class OSMNetLoss(MatchingLoss):
 
     Each weight [.]+ is a line in the score that it weighs, so E is a parabola: E_p = SSD_p^2 - m^2 is lowest at
     SSD_p = 0 (eq. 11), and E_n = (1 - SSD_n)^2 - m^2, 0 beyond SSD_n = 1 + m (eq. 12), at SSD_n = 1, a mean cosine of
-    0.5. Farther negatives are not repelled, but even drawn back. With `detach_weights`, as released, no gradient runs
-    through the weights: a negative is pushed away with force w_n as far as SSD_n = 1 + m.
+    0.5: farther negatives are drawn back to it. With `detach_weights`, as released, no gradient runs through the
+    weights: a negative is pushed away with force w_n as far as SSD_n = 1 + m.
 
     The text gives no values: gamma 32, margin 0.25 and positives within a radius of 1 px (a cross) are as released.
     """
 
     similarity = "ssd"
+    gamma: Annotated[float, Gt(0)] = 32.0
+    margin: Annotated[float, Ge(0)] = 0.25
+    positive_radius: Annotated[float, Ge(0)] = 1.0
+    detach_weights: bool = False
 
-    @options
-    class Options:
-        gamma: Annotated[float, Gt(0)] = 32.0
-        margin: Annotated[float, Ge(0)] = 0.25
-        positive_radius: Annotated[float, Ge(0)] = 1.0
-        detach_weights: bool = False
-
-    options: Options
-
-    def per_pair(self, surface: Tensor, place: Tensor) -> Tensor:
-        positive = _squared_distance(surface, place) <= self.options.positive_radius**2
+    def per_pair(self, surface: Tensor, scores: Tensor, place: Tensor) -> Tensor:
+        positive = _squared_distance(surface, place) <= self.positive_radius**2
         _require_negatives(~positive)
         push, pull = self.energies(1 + surface)
-        negatives = (self.options.gamma * push).masked_fill(positive, -torch.inf).flatten(1).logsumexp(1)
-        positives = (self.options.gamma * pull).masked_fill(~positive, -torch.inf).flatten(1).logsumexp(1)
+        negatives = (self.gamma * push).masked_fill(positive, -torch.inf).flatten(1).logsumexp(1)
+        positives = (self.gamma * pull).masked_fill(~positive, -torch.inf).flatten(1).logsumexp(1)
         return softplus(negatives + positives)
 
     def energies(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """E_n and E_p of scores z = 1 - SSD, taken as negatives and as positives. Shapes as z."""
-        margin = self.options.margin
-        negative_weight = (z + margin).clamp_min(0)
-        positive_weight = (1 + margin - z).clamp_min(0)
-        if self.options.detach_weights:
-            negative_weight, positive_weight = negative_weight.detach(), positive_weight.detach()
-        return negative_weight * (z - margin), -positive_weight * (z - 1 + margin)
+        weighing = z.detach() if self.detach_weights else z
+        negative_weight = (weighing + self.margin).clamp_min(0)
+        positive_weight = (1 + self.margin - weighing).clamp_min(0)
+        return negative_weight * (z - self.margin), -positive_weight * (z - 1 + self.margin)
 
 
-class FFTUNetLoss(MatchingLoss):
-    """"fft-unet": cross-entropy of softmax(ZNCC / temperature) against the true place (Bertrand et al., Table III).
+@options
+class FFTUNet(Formula):
+    """`fft-unet`: cross-entropy of softmax(ZNCC / temperature) against the true place (Bertrand et al., Table III).
 
     The temperature's value is not in the text: 1/96 is as released. `trainable` is Sec. V-C.2's optimised one.
     """
 
     similarity: ClassVar[Similarity] = "zncc"
+    temperature: Start = 1 / 96
+    trainable: bool = False
 
-    @options
-    class Options:
-        temperature: Start = 1 / 96
-        trainable: bool = False
-
-    def per_pair(self, surface: Tensor, place: Tensor) -> Tensor:
-        return cross_entropy(self.temperature(surface).flatten(1), _index(surface, place)[:, 0], reduction="none")
+    def per_pair(self, surface: Tensor, scores: Tensor, place: Tensor) -> Tensor:
+        return cross_entropy(scores.flatten(1), _index(surface, place)[:, 0], reduction="none")
 
 
-class CrossCorrCELoss(FFTUNetLoss):
-    """"cross-corr-ce": cross-entropy of softmax(CC / temperature) against the true place (Bertrand et al., Sec. V-C.2).
+@options
+class CrossCorrCE(FFTUNet):
+    """`cross-corr-ce`: cross-entropy of softmax(CC / temperature) against the true place (Bertrand et al., Sec. V-C.2).
 
     The paper's has no temperature, which is 1.0 here: its features have any length and learn their own. For features of
     unit length, at whose CC in [-1, 1] softmax at 1.0 is almost flat, take about 1/30, or have it trained.
     """
 
     similarity = "cc"
-
-    @options
-    class Options(FFTUNetLoss.Options):
-        temperature: Start = 1.0
+    temperature: Start = 1.0
 
 
-class MARUNetLoss(MatchingLoss):
-    """"maru-net": pixelwise binary cross-entropy and a Gaussian-weighted contrast on ZNCC (Gazzea et al., eqs. 2 to 5).
+@options
+class MARUNet(FFTUNet):
+    """`maru-net`: pixelwise binary cross-entropy and a Gaussian-weighted contrast on ZNCC (Gazzea et al., eqs. 2 to 5).
 
     The cross-entropy (eq. 2, summed over the surface as printed) is of softmax(ZNCC / temperature) over the surface,
     for Sec. II-C speaks of one class among all places, and a sigmoid per pixel would have thousands of zeros outweigh
@@ -207,69 +193,59 @@ class MARUNetLoss(MatchingLoss):
     outside the region as hard ones, although the wrong places that compete are the highest, as released.
     """
 
-    similarity = "zncc"
+    sigma: Annotated[float, Gt(0)] = 1.0
+    radius: Annotated[float, Ge(0)] = 2.0
+    hard_negatives: Annotated[int, Ge(1)] = 16
+    margin: float = 1.0
+    negatives: Literal["highest", "lowest"] = "highest"
 
-    @options
-    class Options(FFTUNetLoss.Options):
-        sigma: Annotated[float, Gt(0)] = 1.0
-        radius: Annotated[float, Ge(0)] = 2.0
-        hard_negatives: Annotated[int, Ge(1)] = 16
-        margin: float = 1.0
-        negatives: Literal["highest", "lowest"] = "highest"
-
-    options: Options
-
-    def per_pair(self, surface: Tensor, place: Tensor) -> Tensor:
-        return self.binary_cross_entropy(surface, place) - self.omega(surface, place)
+    def per_pair(self, surface: Tensor, scores: Tensor, place: Tensor) -> Tensor:
+        return binary_cross_entropy(scores, place) - self.omega(surface, place)
 
     def omega(self, surface: Tensor, place: Tensor) -> Tensor:
-        """(B,) Omega of eq. (4), to be maximised. Arguments as `forward`'s."""
-        taken = self.options
-        weight = _gaussian(_squared_distance(surface, place), taken.sigma, surface.dtype, taken.radius)
-        values, present = _hardest(surface, weight == 0, taken.hard_negatives, taken.negatives == "lowest")
-        return _masked_mean(weight * surface, weight > 0) - _masked_mean(values, present) + taken.margin
-
-    def binary_cross_entropy(self, surface: Tensor, place: Tensor) -> Tensor:
-        """(B,) of eq. (2). Arguments as `forward`'s."""
-        logits, index = self.temperature(surface).flatten(1), _index(surface, place)
-        total = logits.logsumexp(1, keepdim=True)
-        log_p = logits - total
-        # Only the highest can have p > 1/2, where 1 - p would cancel: there log(1 - p) is that of the others' sum.
-        top = logits.argmax(1, keepdim=True)
-        log_not = torch.log1p(-log_p.scatter(1, top, -1.0).exp())
-        log_not = log_not.scatter(1, top, logits.scatter(1, top, -torch.inf).logsumexp(1, keepdim=True) - total)
-        return -log_p.gather(1, index)[:, 0] - log_not.scatter(1, index, 0.0).sum(1)
+        """(B,) Omega of eq. (4), to be maximised."""
+        weight = _gaussian(_squared_distance(surface, place), self.sigma, surface.dtype, self.radius)
+        values, present = _hardest(surface, weight == 0, self.hard_negatives, self.negatives == "lowest")
+        return _masked_mean(weight * surface, weight > 0) - _masked_mean(values, present) + self.margin
 
 
-class SoftCELoss(MatchingLoss):
-    """"soft-ce": ours. Cross-entropy of softmax(CC / temperature) against a Gaussian around the true place.
+def binary_cross_entropy(scores: Tensor, place: Tensor) -> Tensor:
+    """(B,) of softmax of the scores over each surface against the true place alone; Gazzea et al., eq. (2)."""
+    logits, index = scores.flatten(1), _index(scores, place)
+    total = logits.logsumexp(1, keepdim=True)
+    log_p = logits - total
+    # Only the highest can have p > 1/2, where 1 - p would cancel: there log(1 - p) is that of the others' sum.
+    top = logits.argmax(1, keepdim=True)
+    log_not = torch.log1p(-log_p.scatter(1, top, -1.0).exp())
+    log_not = log_not.scatter(1, top, logits.scatter(1, top, -torch.inf).logsumexp(1, keepdim=True) - total)
+    return -log_p.gather(1, index)[:, 0] - log_not.scatter(1, index, 0.0).sum(1)
+
+
+@options
+class SoftCE(Formula):
+    """`soft-ce`: ours. Cross-entropy of softmax(CC / temperature) against a Gaussian around the true place.
 
     The Gaussian of `sigma` px, which sums to 1 at a border, too, says that a neighbour is nearly right, and gives the
     peak the shape that a sub-pixel fit wants. The temperature is trained from 1/30, apt for features of unit length.
     """
 
     similarity = "cc"
+    sigma: Annotated[float, Gt(0)] = 0.7
+    temperature: Start = 1 / 30
+    trainable: bool = True
 
-    @options
-    class Options:
-        sigma: Annotated[float, Gt(0)] = 0.7
-        temperature: Start = 1 / 30
-        trainable: bool = True
-
-    options: Options
-
-    def per_pair(self, surface: Tensor, place: Tensor) -> Tensor:
-        target = _gaussian(_squared_distance(surface, place), self.options.sigma, surface.dtype)
-        return cross_entropy(self.temperature(surface).flatten(1), target.flatten(1), reduction="none")
+    def per_pair(self, surface: Tensor, scores: Tensor, place: Tensor) -> Tensor:
+        target = _gaussian(_squared_distance(surface, place), self.sigma, surface.dtype)
+        return cross_entropy(scores.flatten(1), target.flatten(1), reduction="none")
 
 
-LOSSES: dict[str, type[MatchingLoss]] = {
-    "mcgf": MCGFLoss,
-    "osmnet": OSMNetLoss,
-    "fft-unet": FFTUNetLoss,
-    "maru-net": MARUNetLoss,
-    "cross-corr-ce": CrossCorrCELoss,
-    "soft-ce": SoftCELoss,
+LOSSES: dict[str, type[Formula]] = {
+    "mcgf": MCGF,
+    "osmnet": OSMNet,
+    "fft-unet": FFTUNet,
+    "maru-net": MARUNet,
+    "cross-corr-ce": CrossCorrCE,
+    "soft-ce": SoftCE,
 }
 
 
@@ -277,7 +253,7 @@ def make_loss(name: str, **given: Any) -> MatchingLoss:
     """The loss of that name. Raises ConfigError if there is none, or if it does not know or refuses an option."""
     if name not in LOSSES:
         raise ConfigError(f"no loss {name!r}; there are: {', '.join(LOSSES)}")
-    return LOSSES[name](check(LOSSES[name].Options, given, f"loss {name!r}"))
+    return MatchingLoss(check(LOSSES[name], given, f"loss {name!r}"))
 
 
 def _require_negatives(negative: Tensor) -> None:

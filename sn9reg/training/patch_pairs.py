@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -15,7 +16,7 @@ from sn9reg.matchers.descriptors.patches import input_maps, sample_patches
 from sn9reg.raster.grid import Points
 from sn9reg.raster.radiometry import Mask
 from sn9reg.raster.scene import Patch
-from sn9reg.training.data import Parts, Source
+from sn9reg.training.data import Parts, Source, fixed
 from sn9reg.training.sample import Geometry, augment_optical, augment_sar, cut, finish
 
 if TYPE_CHECKING:
@@ -38,12 +39,7 @@ def collate(samples: list[PatchPairs]) -> PatchPairs:
 
 def held_out(config: DescriptorConfig, parts: Parts) -> list[PatchPairs]:
     """Fixed patch pairs, of every pair of images that is held out and has room for them."""
-    found = (
-        patch_pairs(source, *pair, np.random.default_rng([config.seed, index]), config, train=False)
-        for source, pairs in parts
-        for index, pair in enumerate(pairs)
-    )
-    return [sample for sample in found if sample is not None]
+    return fixed(parts, partial(patch_pairs, config=config, train=False), config.seed)
 
 
 def patch_pairs(

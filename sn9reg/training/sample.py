@@ -1,19 +1,20 @@
 """One training sample: an optical patch, a SAR template from inside it, and where it lies."""
 
-from typing import Annotated
+from typing import Annotated, Any, NamedTuple
 
 import cv2
 import numpy as np
 import numpy.typing as npt
+import torch
 from annotated_types import Ge, Le
+from torch import Tensor
 
 from sn9reg.options import options
 from sn9reg.raster.degradation import blur, speckle
-from sn9reg.raster.radiometry import SarLog, optical_grey, standardise
+from sn9reg.raster.radiometry import Image, SarLog, optical_grey, standardise
 from sn9reg.raster.scene import Patch
 from sn9reg.training.config import NotNegative, Positive
 
-Image = npt.NDArray[np.float32]
 Share = Annotated[float, Ge(0), Le(1)]
 
 
@@ -40,6 +41,21 @@ class Photometry:
     noise: NotNegative = 0.0  # largest sigma of white noise, in standard deviations of the image
 
 
+class Sample(NamedTuple):
+    """Both images as a network sees them; in a batch each field has a leading dimension."""
+
+    optical: Tensor  # (bands, O, O) float32
+    sar: Tensor  # (1, S, S) float32
+    # (2,) row, col of the SAR template in the optical patch. In tiles around a keypoint, which in one of them is in
+    # pixel S // 2: x, y of the keypoint in the other, float32.
+    place: Tensor
+
+    @classmethod
+    def of(cls, optical: Patch, sar: Patch, place: Any) -> "Sample":
+        """Of one optical band."""
+        return cls(*map(torch.from_numpy, (*finish(optical, sar), np.asarray(place))))
+
+
 def cut(
     optical: Patch, sar: Patch, geometry: Geometry, zoom: float, random: np.random.Generator
 ) -> tuple[Patch, Patch, npt.NDArray[np.int64]]:
@@ -63,29 +79,29 @@ def cut(
     flip, quarter = bool(random.integers(2)), int(random.integers(4))
     base = base @ dihedral(side, flip, quarter if geometry.quarters else 0)
     if tilt:
-        base = base @ _about(np.full(2, (side - 1) / 2), tilt, 1.0)
+        base = base @ _about(np.full(2, (side - 1) / 2), _turning(tilt))
     place = random.integers(0, side - geometry.sar + 1, 2)
     middle = np.asarray(place[::-1] + (geometry.sar - 1) / 2, np.float64)
     angle = np.deg2rad(random.uniform(-1, 1) * geometry.turn)
     stretch = 1 + random.uniform(-1, 1) * geometry.stretch
     shift = np.array([[1, 0, place[1]], [0, 1, place[0]], [0, 0, 1]])
-    template = base @ _about(middle, angle, stretch) @ shift
+    template = base @ _about(middle, stretch * _turning(angle)) @ shift
     patches = _resample(optical, base, side, zoom), _resample(sar, template, geometry.sar, zoom)
     return *patches, place.astype(np.int64)
 
 
 def dihedral(side: int, flip: bool, quarter: int) -> npt.NDArray[np.float64]:
     """(3, 3) output pixel -> pixel of the upright patch, both side x side: one of the square's eight symmetries."""
-    cos, sin = ((1, 0), (0, 1), (-1, 0), (0, -1))[quarter]
-    matrix = np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]]) @ np.diag([-1.0 if flip else 1.0, 1.0, 1.0])
-    half = (side - 1) / 2
-    centre = np.array([[1, 0, half], [0, 1, half], [0, 0, 1]])
-    return centre @ matrix @ np.linalg.inv(centre)
+    turned = np.rint(_turning(quarter * np.pi / 2)) @ np.diag([-1.0 if flip else 1.0, 1.0])
+    return _about(np.full(2, (side - 1) / 2), turned)
 
 
-def _about(middle: npt.NDArray[np.float64], angle: float, scale: float) -> npt.NDArray[np.float64]:
-    cos, sin = scale * np.cos(angle), scale * np.sin(angle)
-    linear = np.array([[cos, -sin], [sin, cos]])
+def _turning(angle: float) -> npt.NDArray[np.float64]:
+    return np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+
+
+def _about(middle: npt.NDArray[np.float64], linear: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """(3, 3) of a linear map about `middle`, which stays where it is."""
     return np.block([[linear, (middle - linear @ middle)[:, None]], [np.zeros((1, 2)), np.ones((1, 1))]])
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.ndimage import gaussian_filter
+from support.tasks import without_trainer
 from torch.utils.data import default_collate
 
 from sn9reg.errors import ConfigError, InputError
@@ -13,8 +14,8 @@ from sn9reg.raster.degradation import Degradation
 from sn9reg.raster.scene import Patch
 from sn9reg.training import dense
 from sn9reg.training.data import Samples, Source
-from sn9reg.training.dense import Choice, DenseConfig, DenseTask, Sample, ValidationSamples
-from sn9reg.training.sample import Geometry, Photometry, finish
+from sn9reg.training.dense import Choice, DenseConfig, DenseTask, ValidationSamples
+from sn9reg.training.sample import Geometry, Photometry, Sample, finish
 
 GEOMETRY = Geometry(32, 16)
 SOURCE = Source("a")
@@ -95,22 +96,13 @@ def test_validation_is_degraded_the_same_each_time_and_follows_its_seed():
         assert not other[k].sar.equal(plain[k].sar)
 
 
-class Alone(DenseTask):
-    """A task without a trainer; what it logs is kept."""
-
-    global_step = 1
-
-    def __init__(self, **changes):
-        super().__init__(config(**changes), config(**changes))
-        self.logged = {}
-
-    def log(self, name, value, **options):
-        self.logged[name] = float(value)
+def alone(**changes):
+    return without_trainer(DenseTask(config(**changes), config(**changes)))
 
 
-@pytest.mark.parametrize(("average", "decay"), [(0.17, 0.17), (0.9, 2 / 11)])  # it starts with a short memory
+@pytest.mark.parametrize(("average", "decay"), [(0.09, 0.09), (0.9, 1 / 10)])  # it starts with a short memory
 def test_the_running_mean_of_the_weights_follows_each_step(average, decay):
-    task = Alone(average=average, accumulate=2)
+    task = alone(average=average, accumulate=2)
     mean = {key: value.clone() for key, value in task.network.state_dict().items()}
     for index in range(4):
         for value in task.network.state_dict().values():
@@ -124,18 +116,18 @@ def test_the_running_mean_of_the_weights_follows_each_step(average, decay):
 
 
 def test_the_running_mean_is_validated_and_the_network_trained(monkeypatch):
-    task, used = Alone(average=0.9), []
+    task, used = alone(average=0.9), []
     monkeypatch.setattr(task, "surface", lambda network, batch: used.append(network) or torch.randn(2, 17, 17))
     batch = Sample(torch.zeros(2), torch.zeros(2), torch.tensor([[1, 2], [3, 4]]))
     task.loss_of(batch)
     task.validation_step(batch, 0)
     assert used == [task.network, task.mean]
-    assert Alone().kept().training
+    assert alone().kept().training
 
 
 def test_the_scores_are_those_of_each_source_and_quality_is_their_mean(monkeypatch):
     """Places of one source are found 0, 1, 2 and 5 px beside them, that of the other 10 px."""
-    task, place = Alone(), torch.tensor([[2, 3], [4, 5], [6, 7], [0, 1]])
+    task, place = alone(), torch.tensor([[2, 3], [4, 5], [6, 7], [0, 1]])
     found = place + torch.tensor([[0, 0], [0, 1], [2, 0], [3, 4]])
     surface, other = torch.zeros(4, 17, 17), torch.zeros(1, 17, 17)
     surface[range(4), found[:, 0], found[:, 1]] = other[0, 2, 13] = 1
@@ -149,7 +141,7 @@ def test_the_scores_are_those_of_each_source_and_quality_is_their_mean(monkeypat
 
 
 def test_a_temperature_learns_faster_and_without_decay():
-    plain, own = Alone(loss=Choice("soft-ce", {"trainable": True})).groups()
+    plain, own = alone(loss=Choice("soft-ce", {"trainable": True})).groups()
     assert (own["lr"], own["weight_decay"]) == (pytest.approx(5 * 5e-4), 0)
     assert len(own["params"]) == 1
     assert "lr" not in plain
@@ -162,7 +154,7 @@ def test_what_makes_no_sense_is_said():
         ({"batch": 6, "accumulate": 4}, "batch 6 cannot be taken in 4 equal parts"),
     ):
         with pytest.raises(ConfigError, match=words):
-            Alone(**change)
+            alone(**change)
     assert validating(pairs(1, side=32))[0].optical.shape == (1, 32, 32)
     with pytest.raises(InputError, match=r"31 x 31 px, smaller than validation\.optical"):
         validating([*pairs(1), *pairs(1, side=31)])

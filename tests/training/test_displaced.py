@@ -6,7 +6,9 @@ import torch
 from scipy.ndimage import gaussian_filter, label
 
 from sn9reg.raster.scene import Patch
+from sn9reg.training.data import Source
 from sn9reg.training.displaced import Displacement, corners, displaced
+from sn9reg.training.keypoints import KeypointConfig
 from sn9reg.training.sample import Photometry
 
 SIDE = 64
@@ -36,8 +38,9 @@ AROUND = pair(blobs=((14, 3, 2), (-4, 15, 2), (-9, -9, 2)))
 
 
 def sample(seed=0, finds="sar", field=PLAIN, zoom=1.0, photometry=None, images=PAIR, keypoint=KEYPOINT, side=SIDE):
-    random = np.random.default_rng(seed)
-    return displaced(*images, keypoint, side, finds, zoom, field, photometry or Photometry(), random)
+    changes = {"displacement": field, "photometry": photometry or Photometry()}
+    config = KeypointConfig(sources=(Source("unused"),), samples=1, finds=finds, tile=side, **changes)
+    return displaced(*images, keypoint, zoom, config, np.random.default_rng(seed))
 
 
 def off(image, place, within=9):

@@ -34,19 +34,10 @@ def correlations(crop):
     return cv2.matchTemplate(crop.optical[0].numpy(), crop.sar[0].numpy(), cv2.TM_CCOEFF_NORMED)
 
 
-@pytest.mark.parametrize(
-    ("geometry", "source"),
-    [
-        (Geometry(48, 32), SOURCE),
-        (Geometry(48, 32, quarters=False), Source("unused", zoom=(1.5, 1.5))),
-        (Geometry(48, 32, tilt=30.0), Source("unused", zoom=(0.8, 1.5))),
-    ],
-    ids=["upright", "magnified without quarters", "tilted and magnified"],
-)
-def test_the_sar_crop_lies_at_its_place_and_nowhere_else(geometry, source):
-    places = set()
-    for seed in range(6):
-        crop = made(textured(seed=seed), seed, geometry=geometry, source=source)
+def test_the_sar_crop_lies_at_its_place_and_nowhere_else():
+    places, source = set(), Source("unused", zoom=(0.8, 1.5))
+    for seed in range(8):
+        crop = made(textured(seed=seed), seed, geometry=Geometry(48, 32, tilt=30.0), source=source)
         assert (crop.optical.shape, crop.sar.shape) == ((3, 48, 48), (1, 32, 32))
         assert (crop.optical.dtype, crop.sar.dtype, crop.place.dtype) == (torch.float32, torch.float32, torch.int64)
         alike_at = correlations(crop)
@@ -66,13 +57,6 @@ def test_crops_of_one_size_show_the_same_and_small_images_are_magnified_to_the_c
         assert correlations(crop)[tuple(crop.place)] > 0.98
 
 
-def test_crops_are_standardised():
-    crop = made(textured(), photometry=STRONG, colours=1.0)
-    for band in (*crop.optical, *crop.sar):
-        assert band.mean().item() == pytest.approx(0, abs=0.05)
-        assert band.std().item() == pytest.approx(1, abs=0.1)
-
-
 def test_what_is_not_valid_is_nil_in_both():
     valid = np.zeros((90, 100), bool)
     valid[:, :50] = True
@@ -86,6 +70,8 @@ def test_what_is_not_valid_is_nil_in_both():
 def test_in_training_grey_values_are_changed_and_else_they_are_not():
     changed, plain, again = (made(textured(), 1, train, photometry=STRONG) for train in (True, False, False))
     assert all(a.equal(b) for a, b in zip(plain, again, strict=True))
+    for band in (*changed.optical, *changed.sar):
+        assert torch.stack([band.mean(), band.std()]).tolist() == pytest.approx([0, 1], abs=0.1)
     assert changed.place.equal(plain.place)
     assert min((a - b).abs().mean() for a, b in zip(changed[:2], plain[:2], strict=True)) > 0.1
 

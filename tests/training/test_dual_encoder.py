@@ -4,15 +4,16 @@ import math
 
 import pytest
 import torch
+from support.tasks import without_trainer
 from torch import nn
 from torch.nn.functional import cross_entropy, normalize, pixel_unshuffle
 
 from sn9reg.matchers.dual_encoder.network import CELL, WIDTHS, Encoded
 from sn9reg.training import dual_encoder
 from sn9reg.training.data import Source
-from sn9reg.training.dual_encoder import Crops, DualConfig, DualTask, Phase, PhaseOptimiser, _turned
+from sn9reg.training.dual_encoder import DualConfig, DualTask, Phase, PhaseOptimiser, _turned
 from sn9reg.training.dual_losses import contrastive, matching, placed
-from sn9reg.training.sample import Geometry
+from sn9reg.training.sample import Geometry, Sample
 
 PHASES = ["pretraining", "finetuning"]
 
@@ -23,20 +24,10 @@ def config(**options):
     return DualConfig(**{"sources": (Source("unused"),)} | phases | small | options)
 
 
-class Alone(DualTask):
-    """A task without a trainer; what it logs is kept."""
-
-    def __init__(self, config, phase):
-        super().__init__(config, getattr(config, phase), phase)
-        self.logged = {}
-
-    def log(self, name, value, **options):
-        self.logged[name] = float(value.detach())
-
-
 def alone(phase, **options):
     torch.manual_seed(0)
-    return Alone(config(**options), phase)
+    made = config(**options)
+    return without_trainer(DualTask(made, getattr(made, phase), phase))
 
 
 def batch_of(places, seed=0, noise=0.0):
@@ -45,7 +36,7 @@ def batch_of(places, seed=0, noise=0.0):
     optical = torch.randn(len(places), 1, 48, 48, generator=generator)
     sar = torch.stack([image[:, r : r + 32, c : c + 32] for image, (r, c) in zip(optical, places, strict=True)])
     sar = sar + noise * torch.randn(sar.shape, generator=generator)
-    return Crops(optical.repeat(1, 3, 1, 1), sar, torch.tensor(places))
+    return Sample(optical.repeat(1, 3, 1, 1), sar, torch.tensor(places))
 
 
 class Pixels(nn.Module):
@@ -128,14 +119,6 @@ def test_a_step_has_a_loss_and_gradients_where_they_belong(phase, options, expec
     assert {f"network.encoders.{kind}.stem.weight" for kind in WIDTHS} < names
 
 
-def test_each_image_is_turned_by_its_own_quarters():
-    images, quarter = torch.randn(4, 2, 6, 6), torch.tensor([3, 0, 2, 1])
-    turned = _turned(images, quarter)
-    for k in range(4):
-        assert turned[k].equal(torch.rot90(images[k], int(quarter[k]), (1, 2)))
-    assert _turned(turned, -quarter).equal(images)
-
-
 def test_network_and_heads_see_images_that_are_turned_alike(turns):
     task, batch, given = with_pixels("pretraining"), batch_of([(4, 8)] * 24), {}
     for kind, head in task.rotation.items():
@@ -145,7 +128,7 @@ def test_network_and_heads_see_images_that_are_turned_alike(turns):
     assert set(quarter.tolist()) == {0, 1, 2, 3}
     assert turns[1].equal(quarter)
     for kind, seen, image in zip(given, list(task.network.seen), (batch.optical, batch.sar), strict=True):
-        assert seen.equal(_turned(image, quarter))
+        assert all(a.equal(torch.rot90(b, int(k), (1, 2))) for a, b, k in zip(seen, image, quarter, strict=True))
         assert given[kind].equal(task.network(seen, kind).features.mean(dim=(2, 3)))
     upright = with_pixels("pretraining", rotation=False)
     upright.training_step(batch, 0)

@@ -120,9 +120,9 @@ def asked(monkeypatch):
     """What `displaced` was asked for: (level of the optical part, its size, keypoint, finds, zoom)."""
     seen = []
 
-    def displaced(optical, sar, keypoint, side, finds, zoom, *rest):
+    def displaced(optical, sar, keypoint, zoom, config, random):
         np.testing.assert_allclose(sar.values, 2 * optical.values)
-        seen.append((float(optical.values.mean()), optical.valid.shape[::-1], keypoint, finds, zoom))
+        seen.append((float(optical.values.mean()), optical.valid.shape[::-1], keypoint, config.finds, zoom))
 
     monkeypatch.setattr(keypoint_samples, "displaced", displaced)
     return seen

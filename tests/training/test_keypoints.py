@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from support.tasks import without_trainer
 
 from sn9reg.errors import ConfigError
 from sn9reg.matchers.keypoints.heatmap import gaussian
 from sn9reg.training.config import Plan
-from sn9reg.training.displaced import KeypointSample
 from sn9reg.training.keypoints import KeypointConfig, KeypointTask, balanced_mse
+from sn9reg.training.sample import Sample
 
 SIDE = 64
 NETWORK = {"optical_encoder": "tu-regnetx_002", "sar_encoder": "tu-regnetx_002", "depth": 3, "decoder": [16, 8, 8]}
@@ -16,7 +17,7 @@ NETWORK = {"optical_encoder": "tu-regnetx_002", "sar_encoder": "tu-regnetx_002",
 
 def task(finds="sar", **options):
     config = KeypointConfig(finds=finds, **{"scenes": ("a",), "network": NETWORK, "tile": SIDE, "sigma": 5.0} | options)
-    return KeypointTask(config, Plan())
+    return without_trainer(KeypointTask(config, Plan()))
 
 
 def test_loss_is_the_mean_over_the_keypoints_region_and_over_the_rest_in_equal_parts():
@@ -52,24 +53,21 @@ def test_what_cannot_be_built_is_said(options, words):
 
 def test_validation_says_how_far_the_peak_and_the_middle_are_from_the_keypoint(monkeypatch):
     """Five keypoints are found 3 px beside them, one 9 px; at 12, 20, ... px from the middle."""
-    made, logged = task("optical"), {}
+    made = task("optical")
     assert made.network.finds == "optical"
     places = torch.tensor([[32.0 + away, 32.0] for away in (12, -20, 4, -8, 16, 0)])
     beside = torch.tensor([[0.0, 3.0]] * 5 + [[0.0, 9.0]])
-    monkeypatch.setattr(made, "log", lambda name, value, **_: logged.update({name: float(value)}))
     for part in (slice(0, 4), slice(4, 6)):
         heatmap = gaussian(places[part] + beside[part], SIDE, 2.0)
         monkeypatch.setattr(made.network, "forward", lambda optical, sar, heatmap=heatmap: heatmap)
-        made.validation_step(KeypointSample(heatmap[:, None], heatmap[:, None], places[part]), 0)
+        made.validation_step(Sample(heatmap[:, None], heatmap[:, None], places[part]), 0)
     made.on_validation_epoch_end()
-    assert logged["error"] == pytest.approx(3, abs=0.1)
-    assert logged["guess"] == 8
-    assert logged["within"] == pytest.approx(5 / 6)
+    assert made.logged == pytest.approx({"error": 3, "guess": 8, "within": 5 / 6}, abs=0.1)
     assert made.errors == []
 
 
 def test_a_step_compares_the_heatmap_with_the_keypoints_label():
-    made, batch = task(), KeypointSample(*torch.randn(2, 2, 1, SIDE, SIDE), torch.tensor([[20.0, 40.0], [44.0, 30.0]]))
+    made, batch = task(), Sample(*torch.randn(2, 2, 1, SIDE, SIDE), torch.tensor([[20.0, 40.0], [44.0, 30.0]]))
     made.network.eval()
     expected = balanced_mse(made.network(batch.optical, batch.sar), gaussian(batch.place, SIDE, 5.0))
     assert made.loss_of(batch).equal(expected)

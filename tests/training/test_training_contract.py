@@ -252,10 +252,11 @@ def test_the_best_weights_are_returned_or_the_last_if_nothing_is_held_out(
     assert (tmp_path / "out" / "best.ckpt").exists() == bool(held_out)
 
 
-def test_a_loss_that_is_no_number_ends_the_training(configured, tmp_path, monkeypatch):
+@pytest.mark.parametrize("family", ["dense", "descriptors"])
+def test_a_loss_that_is_no_number_ends_the_training(family, configured, tmp_path, monkeypatch):
     monkeypatch.setattr(Task, "checked", lambda self, loss, original=Task.checked: original(self, loss * torch.nan))
     with pytest.raises(ConfigError, match=r"the loss is nan at step 0: lower optimiser\.rate"):
-        train(configured("dense"), tmp_path, progress=False)
+        train(configured(family), tmp_path, progress=False)
 
 
 @pytest.mark.parametrize(
@@ -272,10 +273,9 @@ def test_checkpoints_that_are_none_are_refused_and_run_no_code(content, configur
 def test_a_checkpoint_of_another_network_is_refused(configured, tmp_path):
     train(configured("dense"), tmp_path / "one", progress=False)
     other = configured("dense", steps=4, **{"network.options": {"widths": [8, 16]}})
-    with pytest.raises(InputError, match="of another network"):
-        train(other, tmp_path / "two", start_from=tmp_path / "one" / "last.ckpt", progress=False)
-    with pytest.raises(InputError, match="of another network"):
-        train(other, tmp_path / "one", resume=True, progress=False)
+    for out, options in (("two", {"start_from": tmp_path / "one" / "last.ckpt"}), ("one", {"resume": True})):
+        with pytest.raises(InputError, match="of another network"):
+            train(other, tmp_path / out, progress=False, **options)
 
 
 @pytest.mark.parametrize(
