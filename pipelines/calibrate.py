@@ -12,6 +12,7 @@ import json
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ import numpy as np
 from affine import Affine
 from rasterio.enums import Resampling
 
-from pipelines.common import DATA_OPTION, Command, out_option, write
+from pipelines.common import DATA_OPTION, Command, listed, out_option, write
 from sn9reg.fit.choose import fit
 from sn9reg.judge.calibration import Linear, PairModel
 from sn9reg.judge.evidence import NO_EVIDENCE, default_features, gather
@@ -49,6 +50,7 @@ SIZES = (
 Scene = tuple[int, tuple[int, int], int]  # seed, size, looks
 Random = np.random.Generator
 SCENES = tuple((501 + k, size, LOOKS[k % len(LOOKS)]) for k, size in enumerate(SIZES))
+PARTS = ("sen12", "3mos", "small-scenes", "scenes")
 _WEIGHTS = Path("sn9reg/weights/calibration.json")
 
 # Where (N, 2) optical places of the common grid, in pixels, have their counterparts.
@@ -164,19 +166,20 @@ def offsets_truth(path: Path) -> Truth:
     return truth
 
 
-def cases(parts: list[str], data: Path, scratch: Path, every: int) -> Iterator[Case]:
-    """All the cases asked for, their files made on the way."""
-    if "sen12" in parts:  # the pairs that the shipped networks' recipes hold out
+def cases(part: str, data: Path, scratch: Path, every: int) -> Iterator[Case]:
+    """The cases of a part, their files made on the way."""
+    if part == "sen12":  # the pairs that the shipped networks' recipes hold out
         files = pair_files(data / "sen12/train")
         held = hold_out([pair.read(native=True)[0].values.mean(axis=0) for pair in files], 0.08, 0)
         unseen = [pair for pair, out in zip(files, held, strict=True) if out]
         yield from folder_cases("sen12", unseen[::every], scratch)
-    if "3mos" in parts:
+    if part == "3mos":
         for case in folder_cases("3mos", pair_files(data / "3mos")[:: 4 * every], scratch):
             yield replace(case, weight=0.3)
-    if "small-scenes" in parts:
-        yield from small_cases(scratch, range(601, 601 + 60, every))
-    if "scenes" in parts:
+    if part == "small-scenes":
+        for case in small_cases(scratch, range(601, 601 + 60, every)):
+            yield replace(case, weight=0.2)
+    if part == "scenes":
         yield from scene_cases(scratch, SCENES[::every])
 
 
@@ -194,25 +197,27 @@ def collect(found: Iterator[Case], matcher: Matcher, folder: Path) -> list[Sampl
 
 @click.command(cls=Command)
 @click.option("--matcher", "name", default=DEFAULT_MATCHER, show_default=True)
-@click.option("--parts", default="sen12,3mos,small-scenes,scenes", show_default=True)
+@listed("--parts", PARTS)
 @DATA_OPTION
 @out_option("calibration")
 @click.option("--every", default=1, show_default=True, help="Of N pairs of a folder, only the first.")
 @click.option("--weights", help="A matcher's own weights.")
 @click.option("--ship", is_flag=True, help="Put the result among the weights.")
-def main(name: str, parts: str, data: Path, out: Path, every: int, weights: str | None, ship: bool) -> None:
+def main(name: str, parts: list[str], data: Path, out: Path, every: int, weights: str | None, ship: bool) -> None:
     """Collect, fit, write."""
     make_folder(out / name)
     matcher = make_matcher(name, **({"weights": weights} if weights else {}))
     with tempfile.TemporaryDirectory() as scratch:
-        samples = collect(cases(parts.split(","), data, Path(scratch), every), matcher, out / name)
+        found = {part: collect(cases(part, data, Path(scratch), every), matcher, out / name) for part in parts}
+    samples = list(chain(*found.values()))
     if not any(sample.right for sample in samples):
         raise click.ClickException(f"{name} registered none of {len(samples)} pairs: there is nothing to calibrate by")
     stored: dict[str, Any] = json.loads(_WEIGHTS.read_text()) if _WEIGHTS.exists() else {"pair": None, "matchers": {}}
     if name == DEFAULT_MATCHER:
-        stored["pair"] = asdict(fit_pair(samples))
+        # Of small scenes all belong together: they do not tell what speaks for that.
+        stored["pair"] = asdict(fit_pair([*chain(*(kept for part, kept in found.items() if part != "small-scenes"))]))
     counts = {"right": sum(s.right for s in samples), "matches": sum(len(s.off) for s in samples)}
-    facts = {"pairs": len(samples), **counts, "parts": parts}
+    facts = {"pairs": len(samples), **counts, "parts": ",".join(parts)}
     pair = PairModel(*(Linear(**stored["pair"][size]) for size in ("small", "large")))
     calibration = asdict(fit_matcher(name, samples, pair, facts))
     write(out / f"{name}.json", json.dumps(calibration, indent=1))

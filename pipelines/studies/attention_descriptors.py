@@ -157,7 +157,7 @@ def table(found: pd.DataFrame, about: str) -> str:
     for names, rows in found.groupby(["descriptor", "protocol"], sort=False):
         by_seed = rows.groupby("seed").mean(numeric_only=True)
         facts = {"mean": by_seed.mean(), "std": by_seed.std(ddof=0), "seconds": rows["seconds"].median()}
-        cells.append([*names, *(form.format(**facts).replace("nan", "none") for form in COLUMNS.values())])
+        cells.append([*map(str, names), *(form.format(**facts).replace("nan", "none") for form in COLUMNS.values())])
     correct = "Correct is a match less than 3 px from its true place; means over pairs and seeds, ± over seeds."
     return f"{about} {correct}\n\n{markdown(['descriptor', 'partners', *COLUMNS], cells)}"
 
@@ -167,7 +167,7 @@ def draw(path: Path, found: pd.DataFrame) -> None:
     with drawing(path, 110, len(PROTOCOLS), len(PANELS), figsize=(15, 7.6)) as (figure, axes):
         for (protocol, descriptor), rows in found.groupby(["protocol", "descriptor"], sort=False):
             means = rows.groupby("pair", sort=False).mean(numeric_only=True)
-            for axis, (measure, label) in zip(axes[list(PROTOCOLS).index(protocol)], PANELS.items(), strict=True):
+            for axis, (measure, label) in zip(axes[list(PROTOCOLS).index(str(protocol))], PANELS.items(), strict=True):
                 axis.plot(np.arange(1, len(means) + 1), means[measure], marker=".", linewidth=1, label=descriptor)
                 axis.set_title(f"partners {protocol}", fontsize=10)
                 axis.set(xlabel="pair", ylabel=label)
