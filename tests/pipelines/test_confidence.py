@@ -8,8 +8,8 @@ import pytest
 from support.rasters import fields, write_raster
 
 from pipelines import calibrate
-from pipelines.calibrate import SCENES, Case, collect, displaced, known_places, observe, scene_cases
-from pipelines.confidence import Checked, summary
+from pipelines.calibrate import SCENES, Case, collect, displaced, known_places, observe, scene_cases, small_cases
+from pipelines.confidence import Checked, check, summary
 from pipelines.studies.uncertainty import cross_calibrated
 from sn9reg.matchers.base import make_matcher
 from sn9reg.raster.folders import pair_files
@@ -79,6 +79,13 @@ def test_scenes_are_of_many_sizes_and_each_has_the_sar_image_of_the_one_before_t
     found = [(case.files.sar.parent.name, case.truth is None) for case in cases]
     assert found == [("scene501", False), ("scene541", False), ("scene501", True)]
     assert [case.name for case in scene_cases(tmp_path, SCENES[::40], wrong=False)] == ["scene501", "scene541"]
+
+
+def test_a_small_scene_whose_displacement_varies_is_promised_what_it_is_worth(tmp_path):
+    found = check(next(small_cases(tmp_path, [732])), make_matcher("hybrid"), None)
+    assert found.registered
+    assert 0.5 < found.expected / found.error < 2
+    assert (found.true < 2 * found.claimed).mean() > 0.5
 
 
 def test_the_summary_counts():

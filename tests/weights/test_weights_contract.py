@@ -285,7 +285,7 @@ def test_one_bad_tensor_is_refused(value, part, stored, headed):
     assert part in refusal(lambda: load(dense, path), path)
 
 
-@pytest.mark.parametrize(("family", "held"), itertools.permutations(FAMILIES, 2))
+@pytest.mark.parametrize(("family", "held"), list(itertools.permutations(FAMILIES, 2)))
 def test_each_kind_is_told_from_the_others(family, held, stored):
     (module, _, (name, given)), path = FAMILIES[family], stored[held]
     says = f"{path}: holds a {FAMILIES[held][0].KIND}, not a {module.KIND}"
