@@ -184,8 +184,11 @@ class PairFiles:
     def grids(self) -> tuple[Grid, Grid]:
         """The images' own grids. Raises InputError for a file that cannot be read or has no georeference."""
         with open_raster(self.optical) as optical, open_raster(self.sar) as sar:
-            grid = grid_of(optical, self.pixel_frame)
-            return grid, grid_of(sar, self.pixel_frame).beside(grid)
+            return self._grids(optical, sar)
+
+    def _grids(self, optical: DatasetReader, sar: DatasetReader) -> tuple[Grid, Grid]:
+        grid = grid_of(optical, self.pixel_frame)
+        return grid, grid_of(sar, self.pixel_frame).beside(grid)
 
     @contextmanager
     def open(self, grid: Grid | None = None) -> Iterator[ScenePair]:
@@ -193,9 +196,9 @@ class PairFiles:
 
         Raises InputError for files that cannot be used, that do not overlap, or that hold no valid pixel.
         """
-        grids = self.grids()
         with rasterio.Env(GDAL_CACHEMAX=_CACHE), ExitStack() as stack:
             optical, sar = (stack.enter_context(open_raster(path)) for path in (self.optical, self.sar))
+            grids = self._grids(optical, sar)
             optical_bands = _bands(optical, tuple(self.optical_bands) or data_bands(optical)[:3], "--optical-bidx")
             sar_bands = _bands(sar, tuple(self.sar_bands) or data_bands(sar), "--sar-bidx")
             with naming(self.optical, self.sar):
