@@ -50,7 +50,7 @@ SIZES = (
 Scene = tuple[int, tuple[int, int], int]  # seed, size, looks
 Random = np.random.Generator
 SCENES = tuple((501 + k, size, LOOKS[k % len(LOOKS)]) for k, size in enumerate(SIZES))
-PARTS = ("sen12", "3mos", "small-scenes", "scenes")
+PARTS = ("sen12", "3mos", "sen12-wrong", "3mos-wrong", "tiles", "small-scenes", "scenes")
 _WEIGHTS = Path("sn9reg/weights/calibration.json")
 
 # Where (N, 2) optical places of the common grid, in pixels, have their counterparts.
@@ -104,8 +104,11 @@ def folder_cases(name: str, files: list[RegisteredPair], scratch: Path) -> Itera
             yield displaced(f"{name}_{pair.name}_{other.name}", pair, other, scratch, random)
 
 
-def displaced(name: str, pair: RegisteredPair, other: RegisteredPair, scratch: Path, random: Random) -> Case:
-    """The optical image of a pair and the SAR image of the same or another, displaced at random, without a rim."""
+def displaced(
+    name: str, pair: RegisteredPair, other: RegisteredPair, scratch: Path, random: Random, step: int = 1
+) -> Case:
+    """The optical image of a pair and the SAR image of the same or another, displaced at random, without a rim.
+    step: -1 mirrors the SAR image."""
     shift = random.integers(-SHIFT, SHIFT + 1, 2)
     optical, sar = pair.read()[0], other.read()[1]
     height, width = (min(a, b) - 2 * SHIFT for a, b in zip(optical.valid.shape, sar.valid.shape, strict=True))
@@ -113,7 +116,35 @@ def displaced(name: str, pair: RegisteredPair, other: RegisteredPair, scratch: P
     for patch, (x, y) in ((optical, (SHIFT, SHIFT)), (sar, SHIFT - shift)):
         rows, cols = slice(y, y + height), slice(x, x + width)
         parts.append(Patch(patch.values[:, rows, cols], patch.valid[rows, cols]))
+    optical, sar = parts
+    parts = [optical, Patch(sar.values[:, :, ::step].copy(), sar.valid[:, ::step].copy())]
     return Case(name, save_pair(scratch / name, *parts), (lambda _, xy: xy + shift) if pair is other else None)
+
+
+def stranger_cases(name: str, files: list[RegisteredPair], scratch: Path) -> Iterator[Case]:
+    """Every optical image with the SAR images of two others, and with its own, mirrored."""
+    random = np.random.default_rng(1)
+    for k, pair in enumerate(files):
+        for quarter in (1, 3):
+            other = files[(k + quarter * len(files) // 4) % len(files)]
+            yield replace(displaced(f"{name}_{pair.name}_{other.name}", pair, other, scratch, random), truth=None)
+        yield replace(displaced(f"{name}_{pair.name}_mirrored", pair, pair, scratch, random, -1), truth=None)
+
+
+def tile_cases(files: list[RegisteredPair], scratch: Path) -> Iterator[Case]:
+    """Parts of tiles, small and large, with parts of the SAR images of others."""
+    random = np.random.default_rng(2)
+    for k, pair in enumerate(files):
+        optical = pair.read()[0]
+        for third, side in ((1, int(random.integers(300, 600))), (2, int(random.integers(600, 1000)))):
+            other = files[(k + third * len(files) // 3) % len(files)]
+            parts = []
+            for patch in (optical, other.read()[1]):
+                row, col = random.integers(0, np.array(patch.valid.shape) - side + 1)
+                rows, cols = Window(col, row, side, side).slices()
+                parts.append(Patch(patch.values[:, rows, cols], patch.valid[rows, cols]))
+            name = f"tile_{pair.name}_{other.name}_{side}"
+            yield Case(name, save_pair(scratch / name, *parts), None)
 
 
 def scene_cases(scratch: Path, scenes: Iterable[Scene], wrong: bool = True) -> Iterator[Case]:
@@ -168,14 +199,17 @@ def offsets_truth(path: Path) -> Truth:
 
 def cases(part: str, data: Path, scratch: Path, every: int) -> Iterator[Case]:
     """The cases of a part, their files made on the way."""
-    if part == "sen12":  # the pairs that the shipped networks' recipes hold out
+    if part in ("sen12", "sen12-wrong"):  # the pairs that the shipped networks' recipes hold out
         files = pair_files(data / "sen12/train")
         held = hold_out([pair.read(native=True)[0].values.mean(axis=0) for pair in files], 0.08, 0)
         unseen = [pair for pair, out in zip(files, held, strict=True) if out]
-        yield from folder_cases("sen12", unseen[::every], scratch)
-    if part == "3mos":
-        for case in folder_cases("3mos", pair_files(data / "3mos")[:: 4 * every], scratch):
+        yield from (folder_cases if part == "sen12" else stranger_cases)("sen12", unseen[::every], scratch)
+    if part in ("3mos", "3mos-wrong"):
+        chosen = folder_cases if part == "3mos" else stranger_cases
+        for case in chosen("3mos", pair_files(data / "3mos")[:: 4 * every], scratch):
             yield replace(case, weight=0.3)
+    if part == "tiles":
+        yield from tile_cases(pair_files(data / "la_tiles")[::every], scratch)
     if part == "small-scenes":
         for case in small_cases(scratch, range(601, 601 + 60, every)):
             yield replace(case, weight=0.2)

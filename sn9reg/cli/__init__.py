@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from sn9reg.errors import Interrupted, Sn9regError, interrupt_by
+from sn9reg.machine import be_quick_and_quiet
 
 # command -> module in this folder; loaded only when called, so that `--help` does not wait for torch.
 COMMANDS = ("align", "apply", "batch", "bench", "compare", "info", "matchers", "report", "score", "simulate")
@@ -33,6 +34,7 @@ class _Commands(click.Group):
             return super().invoke(ctx)
 
     def main(self, *args: Any, **options: Any) -> Any:
+        be_quick_and_quiet()
         with errors_in_one_line():  # of what is printed before there is a command, too
             return super().main(*args, **options)
 

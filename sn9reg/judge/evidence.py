@@ -14,8 +14,9 @@ import numpy as np
 from sn9reg.fit.correspondences import Floats
 from sn9reg.fit.warp import Warp, least_squares_affine
 from sn9reg.matchers import DEFAULT_MATCHER
+from sn9reg.matchers.dense.described import FeatureExtractor
 from sn9reg.matchers.dense.lattice import Lattice
-from sn9reg.matchers.dense.search import TILE, FeatureExtractor, Level, search
+from sn9reg.matchers.dense.search import TILE, Level, search
 from sn9reg.raster.grid import Points, Window, coarse_to_common, to_common, to_level
 from sn9reg.raster.scene import ScenePair
 
@@ -63,7 +64,7 @@ def default_features(pair: ScenePair) -> FeatureExtractor:
     from sn9reg.matchers.base import make_matcher  # here, so that importing this does not load a matcher
 
     matcher: Any = make_matcher(DEFAULT_MATCHER)
-    return matcher.extractor(pair.overview(pair.sar)[0])
+    return matcher.features(pair)
 
 
 def gather(pair: ScenePair, warp: Warp, step: float, extract: FeatureExtractor) -> Evidence:

@@ -138,6 +138,7 @@ class ScenePair:
     optical: SceneView
     sar: SceneView
     grid: Grid
+    kept: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)  # computed once, for all who ask
 
     @property
     def overlap(self) -> Window:
@@ -147,7 +148,7 @@ class ScenePair:
 
     def posed(self, matrix: npt.NDArray[np.float64]) -> ScenePair:
         """The pair with its SAR scene seen through `matrix`, see `Posed`."""
-        return ScenePair(self.optical, Posed(self.sar, matrix), self.grid)
+        return replace(self, sar=Posed(self.sar, matrix))
 
     def overview(self, scene: SceneView) -> tuple[Patch, int]:
         """The whole of `scene` on the common grid at 1,024 px a side at most, and the factor of that."""

@@ -20,8 +20,9 @@ from sn9reg import progress
 from sn9reg.fit.correspondences import Correspondences
 from sn9reg.fit.neighbours import witnesses_agree
 from sn9reg.matchers.dense.correlation import Peaks, Similarity, find_peaks, masked_similarity
+from sn9reg.matchers.dense.described import FeatureExtractor
 from sn9reg.matchers.dense.lattice import Lattice, aggregate, smooth_field
-from sn9reg.matchers.dense.search import FeatureExtractor, Level, Surfaces, search
+from sn9reg.matchers.dense.search import Level, Surfaces, search
 from sn9reg.options import Count, MaxOffset, Megapixels, check, options
 from sn9reg.raster.grid import Points, Window, to_common, to_level
 from sn9reg.raster.radiometry import Modality
@@ -111,6 +112,14 @@ class TemplateMatcher:
         """
         raise NotImplementedError
 
+    def features(self, pair: ScenePair) -> FeatureExtractor:
+        """The extractor for a pair, the same one whenever a matcher of these options is asked."""
+        key = (self.name, repr(self.options))
+        if key not in pair.kept:
+            pair.kept[key] = self.extractor(pair.overview(pair.sar)[0])
+        found: FeatureExtractor = pair.kept[key]
+        return found
+
     def locate(self, optical: Patch, sar: Patch) -> Points:
         """(2,) where the upper left pixel of a SAR template lies in a larger optical patch, whole pixels."""
         extract = self.extractor(sar, whole=True)
@@ -164,7 +173,7 @@ class TemplateMatcher:
         levels would find even fewer: that level is then searched once more, with whole templates, and is the last.
         Raises InputError where a scene cannot be read.
         """
-        return self._descend(pair, self.extractor(pair.overview(pair.sar)[0]))
+        return self._descend(pair, self.features(pair))
 
     def _descend(self, pair: ScenePair, extract: FeatureExtractor) -> Correspondences:
         prediction: Callable[[Points], Points] = np.zeros_like  # places -> shifts from optical to SAR, common pixels

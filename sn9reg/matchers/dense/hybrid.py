@@ -10,9 +10,11 @@ import torch
 from annotated_types import Ge, Le
 from torch import Tensor
 
+from sn9reg.features.orientation import orientation_harmonics
+from sn9reg.matchers.dense.descent import TemplateMatcher, mirrored
+from sn9reg.matchers.dense.described import FeatureExtractor
 from sn9reg.matchers.dense.learned import LearnedMatcher, LearnedOptions
-from sn9reg.matchers.dense.search import FeatureExtractor
-from sn9reg.matchers.dense.structure import StructureMatcher
+from sn9reg.matchers.dense.structure import by_orientation
 from sn9reg.options import options
 from sn9reg.raster.radiometry import Modality
 from sn9reg.raster.scene import Patch
@@ -41,11 +43,12 @@ class HybridMatcher(LearnedMatcher):
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self.similarity = "cc"  # whatever the network was trained by, see `locally_standardised`
-        self._structure = StructureMatcher()
-        self.margin = max(self.margin, self._structure.margin)
+        self.margin = max(self.margin, TemplateMatcher.margin)
 
     def extractor(self, sar: Patch, whole: bool = False) -> FeatureExtractor:
-        trained, untrained = super().extractor(sar, whole), self._structure.extractor(sar, whole)
+        trained, untrained = super().extractor(sar, whole), by_orientation(sar, orientation_harmonics)
+        if whole:
+            untrained = mirrored(untrained, self.margin)
         one, other = math.sqrt(self.options.learned), math.sqrt(1 - self.options.learned)
 
         def extract(patch: Patch, modality: Modality) -> Tensor:

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from sn9reg.errors import InputError
 from sn9reg.matchers.dense.descent import TemplateMatcher, TemplateOptions
+from sn9reg.matchers.dense.described import FeatureExtractor
 from sn9reg.matchers.dense.networks.table import module_of
-from sn9reg.matchers.dense.search import FeatureExtractor
 from sn9reg.matchers.dense.weights import load_dense, shipped_dense
 from sn9reg.matchers.fused import fused
 from sn9reg.options import options

@@ -10,24 +10,21 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy.ndimage import binary_erosion
 from torch import Tensor
 
 from sn9reg import progress
 from sn9reg.fit.correspondences import Correspondences
 from sn9reg.matchers.dense.correlation import Peaks, Similarity, find_peaks, masked_similarity
+from sn9reg.matchers.dense.described import Described, FeatureExtractor, Features
 from sn9reg.raster.grid import Grid, Points, Window, to_common
-from sn9reg.raster.radiometry import Modality
-from sn9reg.raster.scene import Patch, ScenePair, SceneView
+from sn9reg.raster.scene import ScenePair
 
-# (patch, modality) -> features (C, h, w), zero where there is nothing to compare
-FeatureExtractor = Callable[[Patch, Modality], Tensor]
 Places = npt.NDArray[np.int64]  # (N, 2) x, y in whole pixels
 
 TILE = 320  # about the side of a tile, pixels; larger tiles share more work, smaller ones stay in the cache
 _BATCH = 8  # templates correlated at once: their spectra are the largest thing held
 _CONSTANT = 0.05  # share of the largest squared length; a shorter feature shows no structure
-_NEARLY_ALL = 0.8  # share of a tile that has to be described for it to be described as a whole
+_CROWDED = 0.7  # share of the ground that has to be described for it to be described as a whole
 _MIN_VALID = 0.4  # share of a template's pixels that must be valid
 _RETURN = 3.0  # pixels; a match whose way back ends farther from its start is dropped
 
@@ -119,12 +116,15 @@ def search(
     found = Surfaces(level, nodes, predicted, values, usable, np.full(len(nodes), np.inf))
     corner = np.rint(nodes - (level.template - 1) / 2).astype(np.int64) - level.radius
     inner, enough = slice(level.radius, level.radius + level.template), _MIN_VALID * level.template**2
-    done = 0
-    for group in _groups(corner + level.radius, level, tile):
+    done, groups = 0, list(_groups(corner + level.radius, level, tile))
+    scenes = Described.both(pair, extract, level.margin)
+    around_all, apart = (sum(_area(corner[g], level) for g in some) for some in ([np.arange(len(nodes))], groups))
+    tiled = apart > _CROWDED * around_all
+    for group in groups:
         progress.report(done / len(nodes))
         done += len(group)
-        optical = _boxes(pair.optical, "optical", corner[group], level, extract)
-        sar = _boxes(pair.sar, "sar", corner[group] + found.centre[group], level, extract)
+        optical = _boxes(scenes[0], corner[group], level, tiled)
+        sar = _boxes(scenes[1], corner[group] + found.centre[group], level, tiled)
         if optical is None or sar is None:
             continue
         for part in np.array_split(np.arange(len(group)), math.ceil(len(group) / _BATCH)):
@@ -183,37 +183,33 @@ def _cut(images: Tensor | Sequence[Tensor], corner: Tensor | Places, side: int) 
 def _groups(corner: Places, level: Level, tile: int) -> Iterator[npt.NDArray[np.intp]]:
     """Indices of the nodes of each tile."""
     cell = corner // max(1, tile - level.template)
-    chosen = np.lexsort((cell[:, 0], cell[:, 1]))
+    # Along the shorter side first: fewer tiles of features have to be kept.
+    chosen = np.lexsort(cell.T if np.ptp(corner[:, 0]) < np.ptp(corner[:, 1]) else cell.T[::-1])
     breaks = np.flatnonzero((np.diff(cell[chosen], axis=0) != 0).any(axis=1)) + 1
     yield from np.split(chosen, breaks)
 
 
-def _within_valid(patch: Patch, kind: Modality, margin: int, extract: FeatureExtractor) -> Tensor:
-    """The features of a patch, computed only for the box around valid pixels and `margin` pixels more; 0 elsewhere."""
-    (height, width), spans = patch.valid.shape, []
-    for axis, size in ((1, height), (0, width)):
-        known = np.flatnonzero(patch.valid.any(axis=axis))
-        spans.append(slice(max(0, int(known[0]) - margin), min(size, int(known[-1]) + 1 + margin)))
-    rows, cols = spans
-    if (rows.stop - rows.start) * (cols.stop - cols.start) > _NEARLY_ALL * height * width:
-        return extract(patch, kind)
-    part = extract(Patch(patch.values[:, rows, cols], patch.valid[rows, cols]), kind)
-    return torch.nn.functional.pad(part, (cols.start, width - cols.stop, rows.start, height - rows.stop))
+def _area(corner: Places, level: Level) -> int:
+    """Pixels of what has to be described for the boxes there."""
+    window = _window(corner, level).grow(level.margin)
+    return window.width * window.height
+
+
+def _window(corner: Places, level: Level) -> Window:
+    """Around the boxes whose upper left pixels are `corner`."""
+    low, high = corner.min(axis=0), corner.max(axis=0) + level.template + 2 * level.radius
+    return Window(*low.tolist(), *(high - low).tolist())
 
 
 def _boxes(
-    scene: SceneView, kind: Modality, corner: Places, level: Level, extract: FeatureExtractor
-) -> Callable[[npt.NDArray[np.intp]], tuple[Tensor, Tensor]] | None:
+    scene: Described, corner: Places, level: Level, tiled: bool
+) -> Callable[[npt.NDArray[np.intp]], Features] | None:
     """A function from n indices of `corner` to the boxes there, each a template and what is around it: (n, C, h, w)
     features, and (n, h, w) masks, 1 where these can be trusted. None if nothing there is valid."""
-    side = level.template + 2 * level.radius
-    low, high = corner.min(axis=0) - level.margin, corner.max(axis=0) + side + level.margin
-    patch = scene.read(Window(*low.tolist(), *(high - low).tolist()), level.factor)
-    trusted = patch.valid
-    if not trusted.any():
+    window = _window(corner, level)
+    found = scene.window(window, level.factor, tiled)
+    if found is None:
         return None
-    features = _within_valid(patch, kind, level.margin, extract)
-    if not trusted.all():
-        trusted = binary_erosion(trusted, iterations=max(1, level.margin // 4), border_value=1)
-    mask, corner = torch.from_numpy(trusted.astype(np.float32)), corner - low
-    return lambda n: (_cut([features] * len(n), corner[n], side), _cut([mask] * len(n), corner[n], side))
+    (features, mask), side = found, level.template + 2 * level.radius
+    start = corner - np.array([window.col, window.row])
+    return lambda n: (_cut([features] * len(n), start[n], side), _cut([mask] * len(n), start[n], side))

@@ -1,5 +1,7 @@
 """The untrained dense matcher: orientation energies of optical grey and SAR logarithm, compared by FFT correlation."""
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from scipy.fft import next_fast_len
@@ -7,7 +9,7 @@ from torch import Tensor
 
 from sn9reg.features.orientation import orientation_features
 from sn9reg.matchers.dense.descent import TemplateMatcher, mirrored
-from sn9reg.matchers.dense.search import FeatureExtractor
+from sn9reg.matchers.dense.described import FeatureExtractor
 from sn9reg.raster.radiometry import Modality, SarLog, fill_invalid, optical_grey
 from sn9reg.raster.scene import Patch
 
@@ -18,15 +20,21 @@ class StructureMatcher(TemplateMatcher):
     name = "structure"
 
     def extractor(self, sar: Patch, whole: bool = False) -> FeatureExtractor:
-        sar_log = SarLog.of(sar.values, sar.valid, sar.decibel)
-
-        def extract(patch: Patch, modality: Modality) -> Tensor:
-            image = sar_log(patch.values) if modality == "sar" else optical_grey(patch.values)
-            image = fill_invalid(image, patch.valid)
-            height, width = image.shape
-            # The image is padded to sides that suit the FFT; other sides cost up to three times as much.
-            right, bottom = (next_fast_len(n, real=True) - n for n in (width, height))
-            image = np.pad(image, ((0, bottom), (0, right)), mode="symmetric")
-            return orientation_features(torch.from_numpy(image)[None])[0, :, :height, :width]
-
+        extract = by_orientation(sar, orientation_features)
         return mirrored(extract, self.margin) if whole else extract
+
+
+def by_orientation(sar: Patch, describe: Callable[[Tensor], Tensor]) -> FeatureExtractor:
+    """The extractor of what `describe` makes of (1, H, W) optical grey and SAR logarithm. sar: a sample of it."""
+    sar_log = SarLog.of(sar.values, sar.valid, sar.decibel)
+
+    def extract(patch: Patch, modality: Modality) -> Tensor:
+        image = sar_log(patch.values) if modality == "sar" else optical_grey(patch.values)
+        image = fill_invalid(image, patch.valid)
+        height, width = image.shape
+        # The image is padded to sides that suit the FFT; other sides cost up to three times as much.
+        right, bottom = (next_fast_len(n, real=True) - n for n in (width, height))
+        image = np.pad(image, ((0, bottom), (0, right)), mode="symmetric")
+        return describe(torch.from_numpy(image)[None])[0, :, :height, :width]
+
+    return extract

@@ -21,7 +21,7 @@ from sn9reg.errors import ConfigError
 from sn9reg.fit.correspondences import Correspondences, Floats
 from sn9reg.matchers.dense.correlation import find_peaks
 from sn9reg.matchers.dense.descent import TemplateMatcher, TemplateOptions
-from sn9reg.matchers.dense.search import FeatureExtractor
+from sn9reg.matchers.dense.described import FeatureExtractor
 from sn9reg.matchers.dual_encoder.encode import CellEncoder, CellMaps, EncodedScene
 from sn9reg.matchers.dual_encoder.network import CELL, DualEncoder
 from sn9reg.matchers.dual_encoder.pairing import mutual, shifted_similarity

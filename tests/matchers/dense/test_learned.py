@@ -12,11 +12,13 @@ from torch import nn
 from torchvision.ops import Conv2dNormActivation
 
 from sn9reg.errors import InputError
+from sn9reg.features.orientation import orientation_harmonics
 from sn9reg.matchers.base import make_matcher, matcher_class
 from sn9reg.matchers.dense.correlation import cc, zncc
 from sn9reg.matchers.dense.hybrid import locally_standardised
 from sn9reg.matchers.dense.learned import LearnedMatcher
 from sn9reg.matchers.dense.networks.table import NETWORKS, build
+from sn9reg.matchers.dense.structure import by_orientation
 from sn9reg.matchers.dense.weights import DenseOptions, load_dense, save_dense
 from sn9reg.matchers.fused import fused
 from sn9reg.raster.scene import Patch
@@ -215,14 +217,14 @@ def test_weights_for_images_of_several_channels_are_refused(tmp_path):
 def test_both_kinds_of_features_count_by_their_share(learned, random_weights):
     weights, patch = str(random_weights("slim-unet")), patch_of(texture())
     hybrid = make_matcher("hybrid", learned=learned, weights=weights)
-    both, trained, plain = (
-        matcher.extractor(patch)(patch, "sar")
-        for matcher in (hybrid, make_matcher("slim-unet", weights=weights), make_matcher("structure"))
-    )
+    learned_alone = make_matcher("slim-unet", weights=weights).extractor(patch)
+    extractors = hybrid.extractor(patch), learned_alone, by_orientation(patch, orientation_harmonics)
+    both, trained, plain = (extract(patch, "sar") for extract in extractors)
     expected = learned**0.5 * locally_standardised(trained), (1 - learned) ** 0.5 * plain
     torch.testing.assert_close(both, torch.cat(expected))
     squares = [float(part.square().sum(dim=0).mean()) for part in expected]
-    assert squares == pytest.approx([learned, 1 - learned], abs=0.07)
+    assert squares[0] == pytest.approx(learned, abs=0.07)
+    assert 0.75 * (1 - learned) - 1e-6 <= squares[1] <= 1 - learned + 1e-6  # few channels hold nearly all of them
 
 
 def random_features(channels=4, height=150, width=170, seed=0):

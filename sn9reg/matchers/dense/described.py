@@ -1,0 +1,103 @@
+"""Features of a scene, described tile by tile. What was described last is kept for all who ask for it again."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from scipy.ndimage import binary_erosion
+from torch import Tensor
+
+from sn9reg.raster.grid import Window
+from sn9reg.raster.radiometry import Modality
+from sn9reg.raster.scene import Patch, ScenePair, SceneView
+
+# (patch, modality) -> features (C, h, w), zero where there is nothing to compare
+FeatureExtractor = Callable[[Patch, Modality], Tensor]
+Features = tuple[Tensor, Tensor]  # (C, h, w) features and (h, w) mask, 1 where these can be trusted
+
+_SIDE = 576  # of what is described at once, margins included, pixels; the FFT likes it
+_NEARLY_ALL = 0.8  # share of a tile that has to be described for it to be described as a whole
+_ROOM = 450 << 20  # bytes; two rows of tiles across 40 megapixels
+
+
+class Described:
+    """The features of a scene at any level. margin: pixels at a patch's border within which features feel it; they are
+    cut off."""
+
+    def __init__(self, scene: SceneView, kind: Modality, extract: FeatureExtractor, margin: int) -> None:
+        self._scene, self._kind, self._extract, self._margin = scene, kind, extract, margin
+        self._tiles: OrderedDict[tuple[int, int, int], Features | None] = OrderedDict()
+        self._used = 0
+
+    @classmethod
+    def both(cls, pair: ScenePair, extract: FeatureExtractor, margin: int) -> tuple[Described, Described]:
+        """The optical and the SAR scene of a pair, always the same ones, so that nothing is described twice."""
+
+        def of(scene: SceneView, kind: Modality) -> Described:
+            key = (id(scene), kind, extract, margin)
+            found: Described = pair.kept.setdefault(key, cls(scene, kind, extract, margin))
+            return found
+
+        return of(pair.optical, "optical"), of(pair.sar, "sar")
+
+    def window(self, window: Window, factor: int, tiled: bool) -> Features | None:
+        """The features of a window of a level; None if nothing there is valid. tiled: from tiles, which are kept; else
+        of the window alone. Raises InputError where the scene cannot be read."""
+        if not tiled:
+            return self._described(window, factor)
+        side = _SIDE - 2 * self._margin
+        whole: Features | None = None
+        for row in range(window.row // side, (window.row + window.height - 1) // side + 1):
+            for col in range(window.col // side, (window.col + window.width - 1) // side + 1):
+                found = self._tile(factor, row, col, side)
+                if found is None:
+                    continue
+                if whole is None:
+                    whole = found[0].new_zeros((len(found[0]), *window.shape)), found[1].new_zeros(window.shape)
+                tile = Window(col * side, row * side, side, side)
+                part = tile.intersect(window)
+                for target, source in zip(whole, found, strict=True):
+                    target[(..., *part.slices(window))] = source[(..., *part.slices(tile))]
+        return whole
+
+    def _tile(self, factor: int, row: int, col: int, side: int) -> Features | None:
+        key = (factor, row, col)
+        if key in self._tiles:
+            self._tiles.move_to_end(key)
+            return self._tiles[key]
+        found = self._tiles[key] = self._described(Window(col * side, row * side, side, side), factor)
+        self._used += _size(found)
+        while self._used > _ROOM and len(self._tiles) > 1:
+            self._used -= _size(self._tiles.popitem(last=False)[1])
+        return found
+
+    def _described(self, window: Window, factor: int) -> Features | None:
+        margin = self._margin
+        patch = self._scene.read(window.grow(margin), factor)
+        trusted = patch.valid
+        if not trusted.any():
+            return None
+        features = self._within_valid(patch)
+        if not trusted.all():
+            trusted = binary_erosion(trusted, iterations=max(1, margin // 4), border_value=1)
+        inner = np.s_[..., margin : margin + window.height, margin : margin + window.width]
+        return features[inner].contiguous(), torch.from_numpy(trusted[inner].astype(np.float32))
+
+    def _within_valid(self, patch: Patch) -> Tensor:
+        """The features of a patch, computed only for the box around valid pixels and a margin more; 0 elsewhere."""
+        (height, width), spans = patch.valid.shape, []
+        for axis, size in ((1, height), (0, width)):
+            known = np.flatnonzero(patch.valid.any(axis=axis))
+            spans.append(slice(max(0, int(known[0]) - self._margin), min(size, int(known[-1]) + 1 + self._margin)))
+        rows, cols = spans
+        if (rows.stop - rows.start) * (cols.stop - cols.start) > _NEARLY_ALL * height * width:
+            return self._extract(patch, self._kind)
+        part = self._extract(Patch(patch.values[:, rows, cols], patch.valid[rows, cols]), self._kind)
+        return torch.nn.functional.pad(part, (cols.start, width - cols.stop, rows.start, height - rows.stop))
+
+
+def _size(found: Features | None) -> int:
+    return sum(part.nbytes for part in found) if found else 0
