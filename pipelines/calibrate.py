@@ -1,18 +1,18 @@
 """Calibrate a matcher: from what it says of itself to probabilities and errors, and the verdict on a pair.
 
-    python -m pipelines.calibrate [--matcher hybrid] [--parts sen12,3mos,small-scenes,scenes] [--every N] [--ship]
+    python -m pipelines.calibrate [--matcher hybrid] [--parts sen12,3mos,small-scenes,scenes,strangers] [...] [--ship]
 
 Matches pairs whose truth is known, and as many that do not belong together: patches of SEN1-2 that no shipped network
-was trained on, and of 3MOS, the SAR image displaced by up to 20 px; simulated scenes with terrain. The result of each
-pair is kept in the folder, so that a stopped run goes on. Writes OUT/MATCHER.json, which `sn9reg align --calibration`
-takes; --ship puts it among the weights, and for the default matcher the verdict's model, too.
+was trained on, and of 3MOS, the SAR image displaced by up to 20 px; simulated scenes with terrain. The part strangers
+holds many more pairs that do not belong together: few are ever alike by chance, and the verdict has to know these. The
+result of each pair is kept in the folder, so that a stopped run goes on. Writes OUT/MATCHER.json, which `sn9reg align
+--calibration` takes; --ship puts it among the weights, and for the default matcher the verdict's model, too.
 """
 
 import json
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,8 @@ SIZES = (
 Scene = tuple[int, tuple[int, int], int]  # seed, size, looks
 Random = np.random.Generator
 SCENES = tuple((501 + k, size, LOOKS[k % len(LOOKS)]) for k, size in enumerate(SIZES))
-PARTS = ("sen12", "3mos", "sen12-wrong", "3mos-wrong", "tiles", "small-scenes", "scenes")
+PARTS = ("sen12", "3mos", "small-scenes", "scenes", "strangers")
+_OF_3MOS = 0.3  # weight of its pairs
 _WEIGHTS = Path("sn9reg/weights/calibration.json")
 
 # Where (N, 2) optical places of the common grid, in pixels, have their counterparts.
@@ -199,16 +200,25 @@ def offsets_truth(path: Path) -> Truth:
 
 def cases(part: str, data: Path, scratch: Path, every: int) -> Iterator[Case]:
     """The cases of a part, their files made on the way."""
-    if part in ("sen12", "sen12-wrong"):  # the pairs that the shipped networks' recipes hold out
+
+    def sen12() -> list[RegisteredPair]:
+        """The pairs that the shipped networks' recipes hold out."""
         files = pair_files(data / "sen12/train")
         held = hold_out([pair.read(native=True)[0].values.mean(axis=0) for pair in files], 0.08, 0)
-        unseen = [pair for pair, out in zip(files, held, strict=True) if out]
-        yield from (folder_cases if part == "sen12" else stranger_cases)("sen12", unseen[::every], scratch)
-    if part in ("3mos", "3mos-wrong"):
-        chosen = folder_cases if part == "3mos" else stranger_cases
-        for case in chosen("3mos", pair_files(data / "3mos")[:: 4 * every], scratch):
-            yield replace(case, weight=0.3)
-    if part == "tiles":
+        return [pair for pair, out in zip(files, held, strict=True) if out][::every]
+
+    def mos() -> list[RegisteredPair]:
+        return pair_files(data / "3mos")[:: 4 * every]
+
+    if part == "sen12":
+        yield from folder_cases("sen12", sen12(), scratch)
+    if part == "3mos":
+        for case in folder_cases("3mos", mos(), scratch):
+            yield replace(case, weight=_OF_3MOS)
+    if part == "strangers":
+        yield from stranger_cases("sen12", sen12(), scratch)
+        for case in stranger_cases("3mos", mos(), scratch):
+            yield replace(case, weight=_OF_3MOS)
         yield from tile_cases(pair_files(data / "la_tiles")[::every], scratch)
     if part == "small-scenes":
         for case in small_cases(scratch, range(601, 601 + 60, every)):
@@ -243,13 +253,17 @@ def main(name: str, parts: list[str], data: Path, out: Path, every: int, weights
     matcher = make_matcher(name, **({"weights": weights} if weights else {}))
     with tempfile.TemporaryDirectory() as scratch:
         found = {part: collect(cases(part, data, Path(scratch), every), matcher, out / name) for part in parts}
-    samples = list(chain(*found.values()))
+    # Strangers beyond those among the other parts say nothing of matches; small scenes all belong together, and do not
+    # tell what speaks for that.
+    samples, of_pairs = (
+        [sample for part, kept in found.items() if part != left_out for sample in kept]
+        for left_out in ("strangers", "small-scenes")
+    )
     if not any(sample.right for sample in samples):
         raise click.ClickException(f"{name} registered none of {len(samples)} pairs: there is nothing to calibrate by")
     stored: dict[str, Any] = json.loads(_WEIGHTS.read_text()) if _WEIGHTS.exists() else {"pair": None, "matchers": {}}
     if name == DEFAULT_MATCHER:
-        # Of small scenes all belong together: they do not tell what speaks for that.
-        stored["pair"] = asdict(fit_pair([*chain(*(kept for part, kept in found.items() if part != "small-scenes"))]))
+        stored["pair"] = asdict(fit_pair(of_pairs))
     counts = {"right": sum(s.right for s in samples), "matches": sum(len(s.off) for s in samples)}
     facts = {"pairs": len(samples), **counts, "parts": ",".join(parts)}
     pair = PairModel(*(Linear(**stored["pair"][size]) for size in ("small", "large")))

@@ -25,7 +25,7 @@ def loaded_by(code):
 
 def test_a_registration_loads_no_library_of_networks():
     """The default matcher included."""
-    code = "import sn9reg.registration, sn9reg.matchers.base as base\nbase.make_matcher('hybrid')"
+    code = "import sn9reg.cli.align, sn9reg.registration, sn9reg.matchers.base as base\nbase.make_matcher('hybrid')"
     loaded = loaded_by(code)
     assert loaded & LIBRARIES == set()
     assert loaded & FAMILIES == set()

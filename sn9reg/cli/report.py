@@ -11,7 +11,6 @@ import click
 
 from sn9reg.cli import options
 from sn9reg.cli.bar import progress_bar
-from sn9reg.cli.score import check_frame
 
 if TYPE_CHECKING:
     from sn9reg.report import Place
@@ -56,6 +55,7 @@ def report(
     **given: Any,
 ) -> None:
     """Show what OFFSETS does to OPTICAL and SAR: one HTML page, which needs no network, and its figures as PNG."""
+    from sn9reg.cli.score import check_frame
     from sn9reg.offsets import open_offsets
     from sn9reg.report import Run, check_report, write_report
     from sn9reg.tiepoints import read_tiepoints

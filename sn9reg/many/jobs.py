@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from sn9reg.errors import OutputError, Sn9regError, interrupt_by
+from sn9reg.machine import be_quick_and_quiet
 from sn9reg.matchers import DEFAULT_MATCHER
 from sn9reg.raster.files import PathLike, atomic_output, disk_file
 from sn9reg.raster.scene import PairFiles
@@ -195,6 +196,7 @@ def _registered(job: Job) -> dict[str, Any]:
 
 def _send(job: Job, to: Connection) -> None:
     """The process: does the job and sends the result. Whatever is raised is a reason, too."""
+    be_quick_and_quiet()
     logging.getLogger("rasterio").setLevel(logging.CRITICAL)
     _end_when_asked()
     try:
