@@ -13,7 +13,7 @@ from sn9reg.judge.calibration import Calibration, pair_logit
 from sn9reg.judge.evidence import Evidence, default_features, gather
 from sn9reg.raster.scene import ScenePair
 
-LIKELY = 0.5  # probability from which a pair counts as registered
+LIKELY = 0.75  # probability from which a pair counts as registered: a wrong map does more harm than none
 # In scenes at least so many footprints wide, at least this share of the matches must be confirmed by neighbours, too:
 # a warp may be right in some places and wrong elsewhere.
 _WIDE, _CONFIRMED = 3.0, 0.25
