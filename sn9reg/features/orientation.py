@@ -95,8 +95,8 @@ def orientation_harmonics(
     series over orientations, keeps most of their inner products. On SEN1-2 the principal directions of all channels
     are these harmonics.
     """
-    response = torch.view_as_real(orientation_response(image, orientations, wavelengths))
-    energy = response.square_().sum(dim=-1)
+    real, imaginary = torch.view_as_real(orientation_response(image, orientations, wavelengths)).unbind(dim=-1)
+    energy = real.square().addcmul_(imaginary, imaginary)
     energy = energy.mul_(_one_length(energy, 0.0)).sum(dim=1)
     turn = torch.arange(orientations, device=image.device) * (2 * math.pi / orientations)
     waves = [torch.full_like(turn, math.sqrt(0.5))]

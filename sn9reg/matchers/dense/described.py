@@ -76,14 +76,14 @@ class Described:
 
     def _described(self, window: Window, factor: int) -> Features | None:
         margin = self._margin
+        inner = np.s_[..., margin : margin + window.height, margin : margin + window.width]
         patch = self._scene.read(window.grow(margin), factor)
         trusted = patch.valid
-        if not trusted.any():
+        if not trusted[inner].any():
             return None
         features = self._within_valid(patch)
         if not trusted.all():
             trusted = binary_erosion(trusted, iterations=max(1, margin // 4), border_value=1)
-        inner = np.s_[..., margin : margin + window.height, margin : margin + window.width]
         return features[inner].contiguous(), torch.from_numpy(trusted[inner].astype(np.float32))
 
     def _within_valid(self, patch: Patch) -> Tensor:

@@ -66,11 +66,11 @@ def locally_standardised(features: Tensor) -> Tensor:
     is nearly ZNCC, and can be added to that of other features. Features of length 0 are left out of means and stay 0.
     """
     values = np.ascontiguousarray(features.permute(1, 2, 0).numpy())
-    squares = np.square(values).sum(axis=2)
+    squares = np.einsum("hwc,hwc->hw", values, values)
     present = (squares > 0).astype(np.float32)
     share = np.maximum(_blur(present), 1e-6)
     values = (values - _blur(values) / share[..., None]) * present[..., None]
-    variance = _blur(np.square(values).sum(axis=2)) / share
+    variance = _blur(np.einsum("hwc,hwc->hw", values, values)) / share
     # Variance below this floor is the rounding of the means.
     length = np.sqrt(np.where(variance > 1e-6 * squares.max(initial=0), variance, np.inf))
     return torch.from_numpy(np.moveaxis(values / length[..., None], 2, 0))
