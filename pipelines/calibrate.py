@@ -222,7 +222,7 @@ def cases(part: str, data: Path, scratch: Path, every: int) -> Iterator[Case]:
         yield from tile_cases(pair_files(data / "la_tiles")[::every], scratch)
     if part == "small-scenes":
         for case in small_cases(scratch, range(601, 601 + 60, every)):
-            yield replace(case, weight=0.2)
+            yield replace(case, weight=0.3)
     if part == "scenes":
         yield from scene_cases(scratch, SCENES[::every])
 
