@@ -18,7 +18,7 @@ from sn9reg.raster.scene import Patch, ScenePair, SceneView
 FeatureExtractor = Callable[[Patch, Modality], Tensor]
 Features = tuple[Tensor, Tensor]  # (C, h, w) features and (h, w) mask, 1 where these can be trusted
 
-_SIDE = 576  # of what is described at once, margins included, pixels; the FFT likes it
+_SIDE = 768  # of what is described at once, margins included, pixels; the FFT likes it
 _NEARLY_ALL = 0.8  # share of a tile that has to be described for it to be described as a whole
 _ROOM = 450 << 20  # bytes; two rows of tiles across 40 megapixels
 

@@ -118,8 +118,7 @@ def search(
     inner, enough = slice(level.radius, level.radius + level.template), _MIN_VALID * level.template**2
     done, groups = 0, list(_groups(corner + level.radius, level, tile))
     scenes = Described.both(pair, extract, level.margin)
-    around_all, apart = (sum(_area(corner[g], level) for g in some) for some in ([np.arange(len(nodes))], groups))
-    tiled = apart > _CROWDED * around_all
+    tiled = sum(_area(corner[group], level) for group in groups) > _CROWDED * _area(corner, level)
     for group in groups:
         progress.report(done / len(nodes))
         done += len(group)
