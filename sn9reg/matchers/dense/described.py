@@ -20,6 +20,7 @@ Features = tuple[Tensor, Tensor]  # (C, h, w) features and (h, w) mask, 1 where 
 
 _SIDE = 768  # of what is described at once, margins included, pixels; the FFT likes it
 _NEARLY_ALL = 0.8  # share of a tile that has to be described for it to be described as a whole
+_MOST_KEPT = 6  # scenes and extractors of a pair that are remembered
 _ROOM = 450 << 20  # bytes; two rows of tiles across 40 megapixels
 
 
@@ -38,7 +39,11 @@ class Described:
 
         def of(scene: SceneView, kind: Modality) -> Described:
             key = (id(scene), kind, extract, margin)
-            found: Described = pair.kept.setdefault(key, cls(scene, kind, extract, margin))
+            if key not in pair.kept:
+                while len(pair.kept) >= _MOST_KEPT:  # a pair that many matchers see, or in many poses
+                    del pair.kept[next(iter(pair.kept))]
+                pair.kept[key] = cls(scene, kind, extract, margin)
+            found: Described = pair.kept[key]
             return found
 
         return of(pair.optical, "optical"), of(pair.sar, "sar")
