@@ -164,7 +164,7 @@ class TemplateMatcher:
         """A level with templates and shifts of these sizes, as far as the overlap has room for them."""
         side = min(pair.overlap.shape) // factor
         template = max(16 // self.cell, min(template, side // 2 * 2))
-        return Level(factor, template, min(radius, max(4, side // 2)), self.margin)
+        return Level(factor, template, min(radius, max(4, side // 2)), self.margin, self.cell)
 
     def match(self, pair: ScenePair) -> Correspondences:
         """Correspondences of the finest level whose matches confirm each other.

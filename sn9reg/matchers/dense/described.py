@@ -10,7 +10,7 @@ import torch
 from scipy.ndimage import binary_erosion
 from torch import Tensor
 
-from sn9reg.raster.grid import Window
+from sn9reg.raster.grid import Window, to_level
 from sn9reg.raster.radiometry import Modality
 from sn9reg.raster.scene import Patch, ScenePair, SceneView
 
@@ -19,6 +19,7 @@ FeatureExtractor = Callable[[Patch, Modality], Tensor]
 Features = tuple[Tensor, Tensor]  # (C, h, w) features and (h, w) mask, 1 where these can be trusted
 
 _SIDE = 768  # of what is described at once, margins included, pixels; the FFT likes it
+_LEAST = 64  # of a tile without its margins
 _NEARLY_ALL = 0.8  # share of a tile that has to be described for it to be described as a whole
 _MOST_KEPT = 6  # scenes and extractors of a pair that are remembered
 _ROOM = 450 << 20  # bytes; two rows of tiles across 40 megapixels
@@ -26,15 +27,18 @@ _ROOM = 450 << 20  # bytes; two rows of tiles across 40 megapixels
 
 class Described:
     """The features of a scene at any level. margin: pixels at a patch's border within which features feel it; they are
-    cut off."""
+    cut off. cell: side of what the scene itself takes for a pixel, see `TemplateMatcher.cell`."""
 
-    def __init__(self, scene: SceneView, kind: Modality, extract: FeatureExtractor, margin: int) -> None:
+    def __init__(self, scene: SceneView, kind: Modality, extract: FeatureExtractor, margin: int, cell: int) -> None:
         self._scene, self._kind, self._extract, self._margin = scene, kind, extract, margin
-        self._tiles: OrderedDict[tuple[int, int, int], Features | None] = OrderedDict()
+        self._side = max(_LEAST, _SIDE // cell - 2 * margin)
+        self._tiles: OrderedDict[tuple[int, Window], Features | None] = OrderedDict()
         self._used = 0
 
     @classmethod
-    def both(cls, pair: ScenePair, extract: FeatureExtractor, margin: int) -> tuple[Described, Described]:
+    def both(
+        cls, pair: ScenePair, extract: FeatureExtractor, margin: int, cell: int = 1
+    ) -> tuple[Described, Described]:
         """The optical and the SAR scene of a pair, always the same ones, so that nothing is described twice."""
 
         def of(scene: SceneView, kind: Modality) -> Described:
@@ -42,7 +46,7 @@ class Described:
             if key not in pair.kept:
                 while len(pair.kept) >= _MOST_KEPT:  # a pair that many matchers see, or in many poses
                     del pair.kept[next(iter(pair.kept))]
-                pair.kept[key] = cls(scene, kind, extract, margin)
+                pair.kept[key] = cls(scene, kind, extract, margin, cell)
             found: Described = pair.kept[key]
             return found
 
@@ -53,27 +57,33 @@ class Described:
         of the window alone. Raises InputError where the scene cannot be read."""
         if not tiled:
             return self._described(window, factor)
-        side = _SIDE - 2 * self._margin
+        side = self._side
         whole: Features | None = None
         for row in range(window.row // side, (window.row + window.height - 1) // side + 1):
             for col in range(window.col // side, (window.col + window.width - 1) // side + 1):
-                found = self._tile(factor, row, col, side)
+                tile = Window(col * side, row * side, side, side).intersect(self._extent(factor))
+                found = None if tile.empty else self._tile(factor, tile)
                 if found is None:
                     continue
                 if whole is None:
                     whole = found[0].new_zeros((len(found[0]), *window.shape)), found[1].new_zeros(window.shape)
-                tile = Window(col * side, row * side, side, side)
                 part = tile.intersect(window)
                 for target, source in zip(whole, found, strict=True):
                     target[(..., *part.slices(window))] = source[(..., *part.slices(tile))]
         return whole
 
-    def _tile(self, factor: int, row: int, col: int, side: int) -> Features | None:
-        key = (factor, row, col)
+    def _extent(self, factor: int) -> Window:
+        """Where the scene may hold anything, in pixels of a level: nothing beyond is read."""
+        outline = to_level(self._scene.outline(), factor)
+        low, high = np.floor(outline.min(axis=0)).astype(int) - 1, np.ceil(outline.max(axis=0)).astype(int) + 2
+        return Window(*low.tolist(), *(high - low).tolist())
+
+    def _tile(self, factor: int, tile: Window) -> Features | None:
+        key = (factor, tile)
         if key in self._tiles:
             self._tiles.move_to_end(key)
             return self._tiles[key]
-        found = self._tiles[key] = self._described(Window(col * side, row * side, side, side), factor)
+        found = self._tiles[key] = self._described(tile, factor)
         self._used += _size(found)
         while self._used > _ROOM and len(self._tiles) > 1:
             self._used -= _size(self._tiles.popitem(last=False)[1])

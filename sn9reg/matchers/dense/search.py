@@ -37,6 +37,7 @@ class Level:
     template: int  # side of a template
     radius: int  # largest shift searched for along each axis
     margin: int  # cut off all around a tile's features, since the tile's border influences them
+    cell: int = 1  # side of what the matcher takes for a pixel, see `TemplateMatcher.cell`
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ def search(
     corner = np.rint(nodes - (level.template - 1) / 2).astype(np.int64) - level.radius
     inner, enough = slice(level.radius, level.radius + level.template), _MIN_VALID * level.template**2
     done, groups = 0, list(_groups(corner + level.radius, level, tile))
-    scenes = Described.both(pair, extract, level.margin)
+    scenes = Described.both(pair, extract, level.margin, level.cell)
     tiled = sum(_area(corner[group], level) for group in groups) > _CROWDED * _area(corner, level)
     for group in groups:
         progress.report(done / len(nodes))
