@@ -6,7 +6,7 @@ does not care about the sign or the kind (line or step) of a contrast. That is w
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
 import torch
@@ -18,17 +18,17 @@ _SIGMA_ON_F = 0.5
 _ANGULAR_SHARE = 0.65
 
 
-@lru_cache(maxsize=16)
-def log_gabor_bank(height: int, width: int, orientations: int, wavelengths: tuple[float, ...]) -> Tensor:
-    """(scales, orientations, height, width) one-sided filters in the frequency domain, for torch.fft.fft2.
+@lru_cache(maxsize=8)
+def log_gabor_bank(height: int, width: int, orientations: int, wavelengths: tuple[float, ...]) -> tuple[Tensor, Tensor]:
+    """(scales, height, width) radial and (orientations, height, width) angular parts of one-sided filters in the
+    frequency domain, for torch.fft.fft2. A filter is the product of one of each.
 
     Orientation k passes structure whose normal points at k * 180 / orientations degrees from x towards y (down).
     """
     radius, angle = polar_frequencies(height, width)
-    radial = log_gabor(radius, wavelengths, _SIGMA_ON_F)
     sigma = math.pi / orientations * _ANGULAR_SHARE
-    angular = [torch.exp(-(turn**2) / (2 * sigma**2)) for turn in turns_from(angle, orientations)]
-    return radial[:, None] * torch.stack(angular)[None]
+    angular = [torch.exp(turn.square().mul_(-0.5 / sigma**2)) for turn in turns_from(angle, orientations)]
+    return log_gabor(radius, wavelengths, _SIGMA_ON_F), torch.stack(angular)
 
 
 def polar_frequencies(height: int, width: int) -> tuple[Tensor, Tensor]:
@@ -42,7 +42,7 @@ def polar_frequencies(height: int, width: int) -> tuple[Tensor, Tensor]:
 def turns_from(angle: Tensor, orientations: int) -> list[Tensor]:
     """Angles in radians as turns from each of evenly spaced orientations, in [-pi, pi]."""
     steps = [k * (math.pi / orientations) for k in range(orientations)]
-    return [torch.atan2(torch.sin(angle - step), torch.cos(angle - step)) for step in steps]
+    return [torch.remainder(angle + (math.pi - step), 2 * math.pi).sub_(math.pi) for step in steps]
 
 
 def log_gabor(radius: Tensor, wavelengths: Sequence[float], sigma_on_f: float) -> Tensor:
@@ -54,16 +54,17 @@ def log_gabor(radius: Tensor, wavelengths: Sequence[float], sigma_on_f: float) -
     return torch.stack(bands)
 
 
-def orientation_response(image: Tensor, orientations: int, wavelengths: Sequence[float]) -> Tensor:
-    """(B, H, W) image -> (B, scales, orientations, H, W) complex log-Gabor responses.
+def orientation_response(image: Tensor, orientations: int, wavelengths: Sequence[float]) -> Iterator[Tensor]:
+    """(B, H, W) image -> of each scale (B, orientations, H, W) complex log-Gabor responses.
 
     The image wraps around at its borders: what lies within about a wavelength of them is not to be used.
     """
     # The filters do not pass the mean, but they do pass the rounding of its transform.
     level = image.double().mean(dim=(1, 2), keepdim=True)
-    spectrum = torch.fft.fft2((image - level).to(image.dtype))[:, None, None]
-    bank = log_gabor_bank(*(int(n) for n in image.shape[-2:]), orientations, tuple(wavelengths)).to(image.device)
-    return torch.fft.ifft2(spectrum * bank)
+    spectrum = torch.fft.fft2((image - level).to(image.dtype))[:, None]
+    radial, angular = log_gabor_bank(*(int(n) for n in image.shape[-2:]), orientations, tuple(wavelengths))
+    for band in radial:
+        yield torch.fft.ifft2(spectrum * band.to(image.device) * angular.to(image.device))
 
 
 def orientation_features(
@@ -76,14 +77,16 @@ def orientation_features(
     same value, a line and a step opposite ones. That sharpens the peak and allows contrast to flip between the sensors.
     Per scale all channels of a pixel are brought to one length: contrast, which the sensors do not share, is gone.
     """
-    real, imaginary = torch.view_as_real(orientation_response(image, orientations, wavelengths)).unbind(dim=-1)
-    even, odd = real.square(), imaginary.square()
-    energy = even + odd
-    scale = _one_length(energy, phase)
-    channels = [energy.mul_(scale)]
-    if phase:
-        channels += [(even - odd).mul_(scale * phase), (real * imaginary).mul_(scale * (2 * phase))]
-    return torch.cat(channels, dim=2).flatten(1, 2)
+    channels = []
+    for response in orientation_response(image, orientations, wavelengths):
+        real, imaginary = torch.view_as_real(response).unbind(dim=-1)
+        even, odd = real.square(), imaginary.square()
+        energy = even + odd
+        scale = _one_length(energy, len(wavelengths), phase)
+        channels.append(energy.mul_(scale))
+        if phase:
+            channels += [(even - odd).mul_(scale * phase), (real * imaginary).mul_(scale * (2 * phase))]
+    return torch.cat(channels, dim=1)
 
 
 def orientation_harmonics(
@@ -95,22 +98,24 @@ def orientation_harmonics(
     series over orientations, keeps most of their inner products. On SEN1-2 the principal directions of all channels
     are these harmonics.
     """
-    real, imaginary = torch.view_as_real(orientation_response(image, orientations, wavelengths)).unbind(dim=-1)
-    energy = real.square().addcmul_(imaginary, imaginary)
-    energy = energy.mul_(_one_length(energy, 0.0)).sum(dim=1)
+    total: Tensor | float = 0.0
+    for response in orientation_response(image, orientations, wavelengths):
+        real, imaginary = torch.view_as_real(response).unbind(dim=-1)
+        energy = real.square().addcmul_(imaginary, imaginary)
+        total = energy.mul_(_one_length(energy, len(wavelengths), 0.0)).add_(total)
     turn = torch.arange(orientations, device=image.device) * (2 * math.pi / orientations)
     waves = [torch.full_like(turn, math.sqrt(0.5))]
     for k in range(1, order + 1):
         waves += [torch.cos(k * turn), torch.sin(k * turn)]
     basis = torch.stack(waves) * math.sqrt(2 / orientations / len(wavelengths))
-    return torch.einsum("ko,bohw->bkhw", basis, energy)
+    return torch.einsum("ko,bohw->bkhw", basis, total)
 
 
-def _one_length(energy: Tensor, phase: float) -> Tensor:
-    """(B, scales, 1, H, W) factors that bring all channels of a pixel to one length per scale, and to 1 together.
+def _one_length(energy: Tensor, scales: int, phase: float) -> Tensor:
+    """(B, 1, H, W) factors that bring all channels of a pixel to one length per scale, and to 1 over all scales.
 
     Where there is no signal at all (padding, a constant area) the feature is zero, not amplified rounding noise.
     """
-    length = energy.square().sum(dim=2, keepdim=True).mul_(1 + phase**2).sqrt_()
-    floor = 1e-4 * length.mean(dim=(3, 4), keepdim=True) + 1e-30
-    return 1 / ((length + floor) * math.sqrt(energy.shape[1]))
+    length = energy.square().sum(dim=1, keepdim=True).mul_(1 + phase**2).sqrt_()
+    floor = 1e-4 * length.mean(dim=(2, 3), keepdim=True) + 1e-30
+    return 1 / ((length + floor) * math.sqrt(scales))

@@ -118,9 +118,9 @@ def _robust_process(xy: Points, values: Floats, relative: Floats, chosen: tuple[
     covariance = amplitude * _matern(xy, xy, length)
     for _ in range(4):
         factor = cho_factor(covariance + np.diag(variances + 1e-9 * amplitude), lower=True)
-        process = _Process(xy, amplitude, length, noise, factor, cho_solve(factor, values))
-        variances = base * (4 + (values - process.mean(xy)) ** 2 / base) / 5
-    return process
+        alpha = cho_solve(factor, values)
+        variances = base * (4 + (values - covariance @ alpha) ** 2 / base) / 5
+    return _Process(xy, amplitude, length, noise, factor, alpha)
 
 
 def _choose(xy: Points, values: Floats, relative: Floats, block: float) -> tuple[float, float, float]:

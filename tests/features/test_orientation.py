@@ -38,7 +38,8 @@ def inner(features, rim=24):
 
 def test_filters_are_one_sided_blind_to_the_mean_and_peak_at_their_wavelength_and_orientation():
     height, width, orientations, wavelengths = 120, 96, 6, (6.0, 12.0)
-    bank = log_gabor_bank(height, width, orientations, wavelengths)
+    radial, angular = log_gabor_bank(height, width, orientations, wavelengths)
+    bank = radial[:, None] * angular
     assert bank.shape == (2, orientations, height, width)
     assert bank[..., 0, 0].max() == bank.min() == 0
     for scale, wavelength in enumerate(wavelengths):
@@ -55,7 +56,8 @@ def test_scale_and_orientation_answer_to_their_gratings(orientations, scale):
     wavelengths = (5.0, 20.0)
     for k in range(orientations):
         image = grating(k * 180 / orientations, wavelengths[scale])
-        strength = inner(orientation_response(image, orientations, wavelengths)[0].abs() ** 2).mean(dim=(2, 3))
+        responses = torch.cat(list(orientation_response(image, orientations, wavelengths)))
+        strength = inner(responses.abs() ** 2).mean(dim=(2, 3))
         assert int(strength.argmax()) == scale * orientations + k
         assert strength[scale, k] > 10 * strength[1 - scale].max()
         assert strength[scale, k] > 10 * strength[scale, (k + orientations // 2) % orientations]

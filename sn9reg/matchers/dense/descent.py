@@ -22,7 +22,7 @@ from sn9reg.fit.neighbours import witnesses_agree
 from sn9reg.matchers.dense.correlation import Peaks, Similarity, find_peaks, masked_similarity
 from sn9reg.matchers.dense.described import FeatureExtractor
 from sn9reg.matchers.dense.lattice import Lattice, aggregate, smooth_field
-from sn9reg.matchers.dense.search import Level, Surfaces, search
+from sn9reg.matchers.dense.search import TILE, Level, Surfaces, search
 from sn9reg.options import Count, MaxOffset, Megapixels, check, options
 from sn9reg.raster.grid import Points, Window, to_common, to_level
 from sn9reg.raster.radiometry import Modality
@@ -41,6 +41,8 @@ _VOTERS_OF_SMALL = 2.0  # width of the vote in such a scene, where a displacemen
 _SUPPORTED = 0.5  # of a level's matches must be confirmed for it to replace a coarser one ...
 _DESCEND = 0.6  # ... and of this level's for a finer one to be tried, ...
 _ENOUGH_PLACES = 100  # ... if this many places were tried at least
+_TRIAL = 10  # nodes to a side of the middle of the finest level, which is tried out first ...
+_WORTH_A_TRIAL = 3  # ... where the whole has more than this many times the nodes
 _FINE_RADIUS = 12  # pixels that every finer level searches around its prediction
 
 
@@ -88,7 +90,7 @@ class TemplateOptions:
     # scene.
     spacing: Annotated[float, Ge(1), Le(1e6)] | None = None
     max_templates: Count = 1600  # about, at the last level; half as many on the way down
-    work_megapixels: Megapixels = 40.0  # the finest level is the first whose overlap has no more pixels
+    work_megapixels: Megapixels = 16.0  # the finest level is the first whose overlap has no more pixels
 
 
 class TemplateMatcher:
@@ -170,7 +172,8 @@ class TemplateMatcher:
         """Correspondences of the finest level whose matches confirm each other.
 
         In speckle a template of few metres may find nothing. Where too few matches of a level confirm each other, finer
-        levels would find even fewer: that level is then searched once more, with whole templates, and is the last.
+        levels would find even fewer: that level is then searched once more, with whole templates, and is the last. So
+        is the last but one if the middle of the finest says that too few would.
         Raises InputError where a scene cannot be read.
         """
         return self._descend(pair, self.features(pair))
@@ -182,28 +185,59 @@ class TemplateMatcher:
         steps = len(descent) + 2  # the last level has twice the templates
         for k, level in enumerate(descent):
             with progress.part(k / steps, (k + 1) / steps):
-                searched = self._search(pair, level, self.options.max_templates // 2, prediction, extract)
-            matches, prediction = searched.matches(pair), searched.prediction()
-            found.append((_confirmed_share(matches, level), matches))
-            if found[-1][0] < _DESCEND and matches.tried >= _ENOUGH_PLACES:
+                lattice = self._lattice(pair, level, self.options.max_templates // 2)
+                searched = self._search(pair, level, lattice, prediction, extract)
+                matches, prediction = searched.matches(pair), searched.prediction()
+                found.append((_confirmed_share(matches, level), matches))
+                stays = found[-1][0] < _DESCEND and matches.tried >= _ENOUGH_PLACES
+                if not stays and k == len(descent) - 1 and level.factor > last.factor:
+                    stays = self._fails(pair, last, prediction, extract, min(found[-1][0], _SUPPORTED))
+            if stays:
                 last = self._level(pair, level.factor, self.template, _FINE_RADIUS)
                 break
         with progress.part(len(descent) / steps, 1.0):
-            matches = self._search(pair, last, self.options.max_templates, prediction, extract).matches(pair)
+            lattice = self._lattice(pair, last, self.options.max_templates)
+            matches = self._search(pair, last, lattice, prediction, extract).matches(pair)
         found.append((_confirmed_share(matches, last), matches))
         return reduce(lambda best, finer: finer if finer[0] >= min(best[0], _SUPPORTED) else best, found)[1]
 
-    def _search(
-        self, pair: ScenePair, level: Level, limit: int, predict: Callable[[Points], Points], extract: FeatureExtractor
-    ) -> _Searched:
-        f = level.factor
-        inside = Window(*(n // f for n in astuple(pair.overlap)))
+    def _fails(
+        self,
+        pair: ScenePair,
+        level: Level,
+        predict: Callable[[Points], Points],
+        extract: FeatureExtractor,
+        least: float,
+    ) -> bool:
+        """Whether less than a share of the matches in the middle of a level are confirmed; False where that is
+        not worth a trial, or few places can be tried."""
+        lattice = self._lattice(pair, level, self.options.max_templates)
+        middle = lattice.middle(_TRIAL)
+        if len(lattice.nodes) <= _WORTH_A_TRIAL * len(middle.nodes):
+            return False
+        matches = self._search(pair, level, middle, predict, extract, alone=True).matches(pair)
+        return _confirmed_share(matches, level) < least and matches.tried >= len(middle.nodes) / 2
+
+    def _lattice(self, pair: ScenePair, level: Level, limit: int) -> Lattice:
+        inside = Window(*(n // level.factor for n in astuple(pair.overlap)))
         spacing = (self.options.spacing or self.template / 2) * level.template / self.template
         if self.options.spacing is None and self._small(pair):
             spacing = min(spacing, max(_CLOSEST / self.cell, (min(inside.shape) - level.template) / _DENSE))
-        lattice = Lattice.over(inside, level.template, spacing, limit)
-        predicted = predict(to_common(lattice.nodes, f)) / f
-        surfaces = search(pair, level, lattice.nodes, predicted, extract, self.similarity)
+        return Lattice.over(inside, level.template, spacing, limit)
+
+    def _search(
+        self,
+        pair: ScenePair,
+        level: Level,
+        lattice: Lattice,
+        predict: Callable[[Points], Points],
+        extract: FeatureExtractor,
+        alone: bool = False,
+    ) -> _Searched:
+        """alone: nobody will need again what is described for it."""
+        predicted = predict(to_common(lattice.nodes, level.factor)) / level.factor
+        tile = _TRIAL * level.template if alone else TILE
+        surfaces = search(pair, level, lattice.nodes, predicted, extract, self.similarity, tile=tile, alone=alone)
         return _Searched(lattice, surfaces, surfaces.centred(), self._small(pair))
 
 

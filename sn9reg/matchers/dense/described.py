@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
+from concurrent.futures import Executor, Future
 
 import numpy as np
 import torch
@@ -18,22 +19,24 @@ from sn9reg.raster.scene import Patch, ScenePair, SceneView
 FeatureExtractor = Callable[[Patch, Modality], Tensor]
 Features = tuple[Tensor, Tensor]  # (C, h, w) features and (h, w) mask, 1 where these can be trusted
 
-_SIDE = 768  # of what is described at once, margins included, pixels; the FFT likes it
+_SIDE = 512  # of what is described at once, margins included, pixels; larger tiles leave the cache
 _LEAST = 64  # of a tile without its margins
 _NEARLY_ALL = 0.8  # share of a tile that has to be described for it to be described as a whole
 _MOST_KEPT = 6  # scenes and extractors of a pair that are remembered
-_ROOM = 450 << 20  # bytes; two rows of tiles across 40 megapixels
+_ROOM = 320 << 20  # bytes; two rows of tiles across 40 megapixels
 
 
 class Described:
     """The features of a scene at any level. margin: pixels at a patch's border within which features feel it; they are
-    cut off. cell: side of what the scene itself takes for a pixel, see `TemplateMatcher.cell`."""
+    cut off. cell: side of what the scene itself takes for a pixel, see `TemplateMatcher.cell`.
+
+    One thread asks and reads, and others describe. Tiles are kept in half precision, which no match depends on.
+    """
 
     def __init__(self, scene: SceneView, kind: Modality, extract: FeatureExtractor, margin: int, cell: int) -> None:
         self._scene, self._kind, self._extract, self._margin = scene, kind, extract, margin
         self._side = max(_LEAST, _SIDE // cell - 2 * margin)
-        self._tiles: OrderedDict[tuple[int, Window], Features | None] = OrderedDict()
-        self._used = 0
+        self._tiles: OrderedDict[tuple[int, Window], Future[Features | None]] = OrderedDict()
 
     @classmethod
     def both(
@@ -52,25 +55,19 @@ class Described:
 
         return of(pair.optical, "optical"), of(pair.sar, "sar")
 
-    def window(self, window: Window, factor: int, tiled: bool) -> Features | None:
-        """The features of a window of a level; None if nothing there is valid. tiled: from tiles, which are kept; else
-        of the window alone. Raises InputError where the scene cannot be read."""
+    def window(self, pool: Executor, window: Window, factor: int, tiled: bool) -> Callable[[], Features | None]:
+        """Read a window of a level and have it described in a pool: a function that waits for its features, None if
+        nothing there is valid. tiled: from tiles, which are kept; else of the window alone. Raises InputError where the
+        scene cannot be read."""
         if not tiled:
-            return self._described(window, factor)
-        side = self._side
-        whole: Features | None = None
+            return pool.submit(self._described, self._read(window, factor), window.shape).result
+        side, extent, parts = self._side, self._extent(factor), []
         for row in range(window.row // side, (window.row + window.height - 1) // side + 1):
             for col in range(window.col // side, (window.col + window.width - 1) // side + 1):
-                tile = Window(col * side, row * side, side, side).intersect(self._extent(factor))
-                found = None if tile.empty else self._tile(factor, tile)
-                if found is None:
-                    continue
-                if whole is None:
-                    whole = found[0].new_zeros((len(found[0]), *window.shape)), found[1].new_zeros(window.shape)
-                part = tile.intersect(window)
-                for target, source in zip(whole, found, strict=True):
-                    target[(..., *part.slices(window))] = source[(..., *part.slices(tile))]
-        return whole
+                tile = Window(col * side, row * side, side, side).intersect(extent)
+                if not tile.empty:
+                    parts.append((tile, self._tile(pool, factor, tile)))
+        return lambda: _composed(window, parts)
 
     def _extent(self, factor: int) -> Window:
         """Where the scene may hold anything, in pixels of a level: nothing beyond is read."""
@@ -78,21 +75,29 @@ class Described:
         low, high = np.floor(outline.min(axis=0)).astype(int) - 1, np.ceil(outline.max(axis=0)).astype(int) + 2
         return Window(*low.tolist(), *(high - low).tolist())
 
-    def _tile(self, factor: int, tile: Window) -> Features | None:
-        key = (factor, tile)
-        if key in self._tiles:
-            self._tiles.move_to_end(key)
-            return self._tiles[key]
-        found = self._tiles[key] = self._described(tile, factor)
-        self._used += _size(found)
-        while self._used > _ROOM and len(self._tiles) > 1:
-            self._used -= _size(self._tiles.popitem(last=False)[1])
-        return found
+    def _tile(self, pool: Executor, factor: int, tile: Window) -> Future[Features | None]:
+        """One tile, described if it is not kept. What was asked for longest ago is forgotten."""
+        key, sizes = (factor, tile), {k: _size(asked.result()) for k, asked in self._tiles.items() if _is_there(asked)}
+        for oldest in list(sizes):
+            if sum(sizes.values()) > _ROOM and len(sizes) > 1:
+                del sizes[oldest], self._tiles[oldest]
+        asked = self._tiles.pop(key, None)
+        if asked is None or (asked.done() and not _is_there(asked)):
+            asked = pool.submit(self._kept, self._read(tile, factor), tile.shape)
+        self._tiles[key] = asked
+        return asked
 
-    def _described(self, window: Window, factor: int) -> Features | None:
-        margin = self._margin
-        inner = np.s_[..., margin : margin + window.height, margin : margin + window.width]
-        patch = self._scene.read(window.grow(margin), factor)
+    def _read(self, window: Window, factor: int) -> Patch:
+        return self._scene.read(window.grow(self._margin), factor)
+
+    def _kept(self, patch: Patch, shape: tuple[int, int]) -> Features | None:
+        found = self._described(patch, shape)
+        return found and (found[0].half(), found[1].half())
+
+    def _described(self, patch: Patch, shape: tuple[int, int]) -> Features | None:
+        """The features of the middle of a patch, so large; the rest is margin."""
+        margin, (height, width) = self._margin, shape
+        inner = np.s_[..., margin : margin + height, margin : margin + width]
         trusted = patch.valid
         if not trusted[inner].any():
             return None
@@ -112,6 +117,24 @@ class Described:
             return self._extract(patch, self._kind)
         part = self._extract(Patch(patch.values[:, rows, cols], patch.valid[rows, cols]), self._kind)
         return torch.nn.functional.pad(part, (cols.start, width - cols.stop, rows.start, height - rows.stop))
+
+
+def _composed(window: Window, parts: list[tuple[Window, Future[Features | None]]]) -> Features | None:
+    """The features of a window from those of its tiles."""
+    whole: Features | None = None
+    for tile, asked in parts:
+        if (found := asked.result()) is None:
+            continue
+        if whole is None:
+            whole = torch.zeros(len(found[0]), *window.shape), torch.zeros(window.shape)
+        part = tile.intersect(window)
+        for target, source in zip(whole, found, strict=True):
+            target[(..., *part.slices(window))] = source[(..., *part.slices(tile))]
+    return whole
+
+
+def _is_there(asked: Future[Features | None]) -> bool:
+    return asked.done() and not asked.cancelled() and asked.exception() is None
 
 
 def _size(found: Features | None) -> int:

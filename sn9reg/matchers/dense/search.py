@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,12 +19,15 @@ from sn9reg import progress
 from sn9reg.fit.correspondences import Correspondences
 from sn9reg.matchers.dense.correlation import Peaks, Similarity, find_peaks, masked_similarity
 from sn9reg.matchers.dense.described import Described, FeatureExtractor, Features
+from sn9reg.matchers.dense.workers import ahead, workers
 from sn9reg.raster.grid import Grid, Points, Window, to_common
 from sn9reg.raster.scene import ScenePair
 
 Places = npt.NDArray[np.int64]  # (N, 2) x, y in whole pixels
+Indices = npt.NDArray[np.intp]
 
 TILE = 320  # about the side of a tile, pixels; larger tiles share more work, smaller ones stay in the cache
+_AHEAD = 2  # tiles that are described while one is compared
 _BATCH = 8  # templates correlated at once: their spectra are the largest thing held
 _CONSTANT = 0.05  # share of the largest squared length; a shorter feature shows no structure
 _CROWDED = 0.7  # share of the ground that has to be described for it to be described as a whole
@@ -97,6 +103,21 @@ class Surfaces:
         ).keep(kept)
 
 
+@dataclass(frozen=True)
+class _Boxes:
+    """Templates and what is around them, within the features of a window."""
+
+    features: Tensor  # (C, H, W)
+    mask: Tensor  # (H, W)
+    corner: Places  # (N, 2) upper left pixels
+    side: int
+
+    def cut(self, n: Indices) -> Features:
+        """(n, C, side, side) features and (n, side, side) masks."""
+        features, mask = (_cut([part] * len(n), self.corner[n], self.side) for part in (self.features, self.mask))
+        return features, mask
+
+
 def search(
     pair: ScenePair,
     level: Level,
@@ -106,42 +127,55 @@ def search(
     similarity: Similarity = "cc",
     way_back: bool = True,
     tile: int = TILE,
+    alone: bool = False,
 ) -> Surfaces:
     """Similarity surfaces of optical templates around (N, 2) `nodes`, searched for in the SAR scene.
 
     nodes, predicted: see `Surfaces`. way_back: whether `Surfaces.returned` is computed.
-    tile: about the side of what is described at once, pixels. Raises InputError where a scene cannot be read.
+    tile: about the side of what is compared at once, pixels. alone: nothing that is described is kept.
+    Raises InputError where a scene cannot be read.
     """
     size = 2 * level.radius + 1
     values, usable = np.zeros((len(nodes), size, size), np.float32), np.zeros(len(nodes), bool)
     found = Surfaces(level, nodes, predicted, values, usable, np.full(len(nodes), np.inf))
     corner = np.rint(nodes - (level.template - 1) / 2).astype(np.int64) - level.radius
     inner, enough = slice(level.radius, level.radius + level.template), _MIN_VALID * level.template**2
-    done, groups = 0, list(_groups(corner + level.radius, level, tile))
+    groups = list(_groups(corner + level.radius, level, tile))
     scenes = Described.both(pair, extract, level.margin, level.cell)
-    tiled = sum(_area(corner[group], level) for group in groups) > _CROWDED * _area(corner, level)
-    for group in groups:
-        progress.report(done / len(nodes))
-        done += len(group)
-        optical = _boxes(scenes[0], corner[group], level, tiled)
-        sar = _boxes(scenes[1], corner[group] + found.centre[group], level, tiled)
-        if optical is None or sar is None:
-            continue
-        for part in np.array_split(np.arange(len(group)), math.ceil(len(group) / _BATCH)):
-            chosen = group[part]
-            (around, around_mask), (region, region_mask) = optical(part), sar(part)
-            template, template_mask = around[..., inner, inner], around_mask[:, inner, inner]
-            surface = masked_similarity(similarity, region, region_mask, template, template_mask)
-            values[chosen] = surface.numpy()
-            content = _content(template, template_mask).sum(dim=(1, 2))
-            # Half of the template must meet valid pixels with structure when it lies where it is expected.
-            expected = (_content(region, region_mask)[:, inner, inner] * template_mask).sum(dim=(1, 2))
-            usable[chosen] = ((content > enough) & (expected > enough / 2)).numpy()
-            if way_back:
-                best = _best(surface)
-                back = _cut(region, best, level.template), _cut(region_mask, best, level.template)
-                offset = _best(masked_similarity(similarity, around, around_mask, *back)) - level.radius
-                found.returned[chosen] = torch.linalg.vector_norm(offset.double(), dim=1).numpy()
+    tiled = not alone and sum(_area(corner[group], level) for group in groups) > _CROWDED * _area(corner, level)
+
+    corners = corner, corner + found.centre
+
+    def compare(group: Indices, optical: _Boxes, sar: _Boxes, part: Indices) -> None:
+        (around, around_mask), (region, region_mask), chosen = optical.cut(part), sar.cut(part), group[part]
+        template, template_mask = around[..., inner, inner], around_mask[:, inner, inner]
+        surface = masked_similarity(similarity, region, region_mask, template, template_mask)
+        values[chosen] = surface.numpy()
+        content = _content(template, template_mask).sum(dim=(1, 2))
+        # Half of the template must meet valid pixels with structure when it lies where it is expected.
+        expected = (_content(region, region_mask)[:, inner, inner] * template_mask).sum(dim=(1, 2))
+        usable[chosen] = ((content > enough) & (expected > enough / 2)).numpy()
+        if way_back:
+            best = _best(surface)
+            back = _cut(region, best, level.template), _cut(region_mask, best, level.template)
+            offset = _best(masked_similarity(similarity, around, around_mask, *back)) - level.radius
+            found.returned[chosen] = torch.linalg.vector_norm(offset.double(), dim=1).numpy()
+
+    with workers() as pool:
+
+        def describe(group: Indices) -> list[Callable[[], _Boxes | None]]:
+            return [_boxes(pool, *side, level, tiled) for side in zip(scenes, (c[group] for c in corners), strict=True)]
+
+        def begin(described: tuple[Indices, list[Callable[[], _Boxes | None]]]) -> Iterator[None]:
+            group, (optical, sar) = described[0], (boxes() for boxes in described[1])
+            if optical is None or sar is None:
+                return iter(())
+            parts = np.array_split(np.arange(len(group)), math.ceil(len(group) / _BATCH))
+            return pool.map(partial(compare, group, optical, sar), parts)
+
+        for done, (_, compared) in enumerate(ahead(ahead(groups, describe, _AHEAD), begin, 1)):
+            progress.report(done / len(groups))
+            deque(compared, maxlen=0)
     progress.report(1.0)
     return found
 
@@ -180,7 +214,7 @@ def _cut(images: Tensor | Sequence[Tensor], corner: Tensor | Places, side: int) 
     return torch.stack([image[..., y : y + side, x : x + side] for image, (x, y) in boxes])
 
 
-def _groups(corner: Places, level: Level, tile: int) -> Iterator[npt.NDArray[np.intp]]:
+def _groups(corner: Places, level: Level, tile: int) -> Iterator[Indices]:
     """Indices of the nodes of each tile."""
     cell = corner // max(1, tile - level.template)
     # Along the shorter side first: fewer tiles of features have to be kept.
@@ -201,15 +235,14 @@ def _window(corner: Places, level: Level) -> Window:
     return Window(*low.tolist(), *(high - low).tolist())
 
 
-def _boxes(
-    scene: Described, corner: Places, level: Level, tiled: bool
-) -> Callable[[npt.NDArray[np.intp]], Features] | None:
-    """A function from n indices of `corner` to the boxes there, each a template and what is around it: (n, C, h, w)
-    features, and (n, h, w) masks, 1 where these can be trusted. None if nothing there is valid."""
+def _boxes(pool: Executor, scene: Described, corner: Places, level: Level, tiled: bool) -> Callable[[], _Boxes | None]:
+    """Have the boxes whose upper left pixels are `corner` described in a pool: a function that waits for them. It
+    returns None if nothing there is valid."""
     window = _window(corner, level)
-    found = scene.window(window, level.factor, tiled)
-    if found is None:
-        return None
-    (features, mask), side = found, level.template + 2 * level.radius
-    start = corner - np.array([window.col, window.row])
-    return lambda n: (_cut([features] * len(n), start[n], side), _cut([mask] * len(n), start[n], side))
+    described, side = scene.window(pool, window, level.factor, tiled), level.template + 2 * level.radius
+
+    def boxes() -> _Boxes | None:
+        found = described()
+        return found and _Boxes(*found, corner - np.array([window.col, window.row]), side)
+
+    return boxes
