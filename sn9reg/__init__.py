@@ -30,6 +30,7 @@ def register(
     threshold: float | None = None,
     ratio_filter: bool = False,
     calibration: PathLike | None = None,
+    device: str = "auto",
     **reading: Unpack[Reading],
 ) -> Registration:
     """Register an optical to a SAR image. The result says itself whether the pair was registered.
@@ -39,6 +40,7 @@ def register(
     ratio_filter: keep only the matches that pass the adaptive-ratio filter; about half do.
     calibration: a file of `pipelines.calibrate` for the matcher; by default the one that ships. Where none does, a
     warning says so, and scores and sigma stay those of the matcher.
+    device: what to compute on: cpu, cuda or cuda:N; auto takes a GPU if there is one.
     reading: pixel_frame, optical_bands, sar_bands, optical_nodata, sar_nodata, keep_collar: see `raster.scene`.
 
     Raises InputError for files that cannot be used, ConfigError for options that make no sense.
@@ -55,4 +57,5 @@ def register(
         threshold=threshold,
         ratio_filter=ratio_filter,
         calibration=calibration,
+        device=device,
     )

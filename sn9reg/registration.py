@@ -17,6 +17,7 @@ from sn9reg.fit.warp import Warp
 from sn9reg.judge.advice import advice
 from sn9reg.judge.calibration import calibration_for
 from sn9reg.judge.verdict import Verdict, judge
+from sn9reg.machine import computing_on
 from sn9reg.matchers import DEFAULT_MATCHER
 from sn9reg.matchers.base import Matcher, make_matcher
 from sn9reg.offsets import OffsetMap, from_nodes, node_positions, offsets_between
@@ -142,6 +143,7 @@ def register(
     threshold: float | None = None,
     ratio_filter: bool = False,
     calibration: PathLike | None = None,
+    device: str = "auto",
 ) -> Registration:
     """Register an optical to a SAR image; the keywords are those of `sn9reg.register`.
 
@@ -156,7 +158,7 @@ def register(
         seconds[stage], start = time.perf_counter() - start, time.perf_counter()
         log.info("%s: %.1f s", stage, seconds[stage])
 
-    with files.open() as pair:
+    with computing_on(device), files.open() as pair:
         for scene in (pair.optical, pair.sar):
             for said in taken_out(scene):
                 log.warning("%s: %s; --keep-collar keeps them", scene.name, said)

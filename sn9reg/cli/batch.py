@@ -1,5 +1,6 @@
 """`sn9reg batch`: register many pairs."""
 
+import logging
 import os
 import sys
 from dataclasses import asdict
@@ -10,6 +11,8 @@ import click
 
 from sn9reg.cli import options
 from sn9reg.cli.bar import progress_bar
+
+log = logging.getLogger(__name__)
 
 
 @click.command()
@@ -48,7 +51,10 @@ def batch(
 
     if report:
         check_installed()
-    each = threads or max(1, (os.cpu_count() or 1) // workers)
+    cores = os.cpu_count() or 1
+    if engine == "local" and workers > cores:
+        log.warning("--jobs %d: this machine has %d processors, and pairs wait for each other", workers, cores)
+    each = threads or max(1, cores // workers)
     files, registering = options.pair_files("", "", given), options.as_registering(given)
     template = Job("", "", files, None, registering, each, sigma=sigma, report=report, overwrite=overwrite)
     found = read_manifest(manifest, out, template)

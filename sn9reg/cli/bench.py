@@ -24,17 +24,25 @@ def bench() -> None:
 @click.option("--looks", type=options.POSITIVE, help="Speckle of so many looks on the template, an amplitude.")
 @click.option("--blur", type=click.FloatRange(0, 1000), default=0.0, show_default=True, help="Its blur, sigma in px.")
 @click.option("--rotate", type=float, default=0.0, show_default=True, help="Turn templates, at most so many degrees.")
+@options.device
 @options.as_json
 def patches(
-    matcher: str, matcher_options: dict[str, Any], looks: float | None, blur: float, rotate: float, **given: Any
+    matcher: str,
+    matcher_options: dict[str, Any],
+    looks: float | None,
+    blur: float,
+    rotate: float,
+    device: str,
+    **given: Any,
 ) -> None:
     """Look for SAR templates in optical patches: FOLDER holds NAME_opt.*, NAME_sar.* and, optionally, NAME_mask.*."""
+    from sn9reg.machine import computing_on
     from sn9reg.matchers.base import make_matcher
     from sn9reg.raster.degradation import Degradation
     from sn9reg.score.benchmark import bench_patches
 
     made = make_matcher(matcher, **matcher_options)
-    with progress_bar("bench"):
+    with computing_on(device), progress_bar("bench"):
         found = bench_patches(matcher=made, degradation=Degradation(looks, blur), rotate=rotate, **given)
     changes = {"looks": looks, "blur": blur, "rotate": rotate}
     result = found.as_dict() | {name: value for name, value in changes.items() if value}

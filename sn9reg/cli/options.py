@@ -63,6 +63,8 @@ def _all_of(*decorators: Callable[[Any], Any]) -> Callable[[_Command], _Command]
     return lambda command: reduce(lambda made, option: option(made), reversed(decorators), command)
 
 
+device = click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda[:N]",
+                      help="What to compute on; auto takes a GPU if there is one.")  # fmt: skip
 # How the images are read; `pair_files` takes the values.
 reading = _all_of(
     pixel_frame,
@@ -81,6 +83,7 @@ registering = _all_of(
     click.option("--threshold", type=POSITIVE, help="Of RANSAC, metres [default: 30 px]."),
     click.option("--max-offset", type=POSITIVE, default=150.0, show_default=True,
                  help="Largest shift looked for, metres (pixels with --pixel-frame); a search for a pose finds any."),
+    device,
     reading,
 )  # fmt: skip
 _READING = ("pixel_frame", "optical_bidx", "sar_bidx", "optical_nodata", "sar_nodata", "keep_collar")

@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 
 from sn9reg.errors import ConfigError, InputError
+from sn9reg.machine import gpus
 from sn9reg.many.jobs import FAILED, Job, Result, check_options, do, end_running, finished, run
 from sn9reg.raster.files import PathLike, beside, check_regular, make_folder, write_csv
 
@@ -97,7 +98,9 @@ def do_all(
 
 
 def local(jobs: Sequence[Job], workers: int) -> Iterator[Result]:
-    """So many jobs at once on this machine, each in a process of its own."""
+    """So many jobs at once on this machine, each in a process of its own; every GPU has its share of them."""
+    if (there := gpus()) > 1:
+        jobs = [replace(job, gpu=number % there) for number, job in enumerate(jobs)]
     with ThreadPoolExecutor(max_workers=workers) as pool:
         futures = [pool.submit(run, job) for job in jobs]
         try:

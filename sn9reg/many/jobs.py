@@ -41,6 +41,7 @@ class Job:
     tiepoints: PathLike | None = None  # the truth
     options: Mapping[str, Any] = field(default_factory=dict)  # keyword arguments of `register`, plain values
     threads: int | None = None  # of torch; all processors where there is no number
+    gpu: int | None = None  # which one to take where `options` leave that open
     sigma: bool = False  # whether the offset map has the third band
     report: bool = False  # whether a page is written
     overwrite: bool = False  # whether files that lie there are replaced
@@ -59,7 +60,7 @@ class Job:
 
     def key(self) -> str:
         """What the result depends on: the options, and which files there are, by size and time of change."""
-        content = {k: v for k, v in asdict(self).items() if k not in ("folder", "threads", "overwrite")}
+        content = {k: v for k, v in asdict(self).items() if k not in ("folder", "threads", "gpu", "overwrite")}
         files = [_state(path) for path in (self.files.optical, self.files.sar, self.tiepoints) if path]
         return hashlib.sha256(json.dumps([content, files], sort_keys=True, default=str).encode()).hexdigest()
 
@@ -86,7 +87,10 @@ def check_options(options: Mapping[str, Any]) -> None:
     """Raises ConfigError for a job's options where no pair can be registered with them, InputError for a calibration
     that cannot be used."""
     from sn9reg.judge.calibration import calibration_for
+    from sn9reg.machine import checked_device
     from sn9reg.matchers.base import checked_matcher
+
+    checked_device(options.get("device", "auto"))
 
     matcher = options.get("matcher", DEFAULT_MATCHER)
     checked_matcher(matcher, options.get("matcher_options", {}))
@@ -174,7 +178,10 @@ def _registered(job: Job) -> dict[str, Any]:
     if job.threads:
         torch.set_num_threads(min(job.threads, os.cpu_count() or 1))
     truth = read_tiepoints(job.tiepoints, *job.files.grids()) if job.tiepoints else None
-    found = register(job.files, **job.options)
+    options = dict(job.options)
+    if job.gpu is not None and options.get("device", "auto") in ("auto", "cuda"):
+        options["device"] = f"cuda:{job.gpu}"
+    found = register(job.files, **options)
     offsets = found.offsets(job.sigma and found.registered)
     job.offsets.unlink(missing_ok=True)
     if found.registered:

@@ -192,6 +192,7 @@ def test_inputs_are_never_written(folder):
         *(f"--max-offset {v}" for v in ("0", "-1", "nan", "inf", "far", "1e308")),
         *(f"--threshold {v}" for v in ("0", "nan", "1e308")),
         *(f"--threads {v}" for v in ("0", "100000", str(2**31))),
+        *(f"--device {v}" for v in ("gpu", "cuda:99", "cuda:x", "CPU", "0")),
         "--calibration none.json",
         *(f"--tiepoints-out {v}" for v in ("m.txt", "m", "m.geojson --pixel-frame")),
         *(f"--co {v}" for v in ("COMPRESS", "=x", "WIDTH=5", "driver=PNG", "dtype=uint8", "crs=EPSG:4326", "gcps=1")),

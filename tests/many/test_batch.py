@@ -117,6 +117,18 @@ def test_the_local_engine_does_so_many_at_once(folder, monkeypatch):
     assert max(most) == 3
 
 
+def test_every_gpu_has_its_share_of_the_jobs(folder, monkeypatch):
+    taken = {}
+    monkeypatch.setattr(
+        batch, "run", lambda job: taken.update({job.name: job.gpu}) or Result(job.name, REGISTERED, "so")
+    )
+    for there, expected in ((0, [None] * 4), (1, [None] * 4), (3, [0, 1, 2, 0])):
+        monkeypatch.setattr(batch, "gpus", lambda there=there: there)
+        list(local(some(4), 2))
+        assert [taken[job.name] for job in some(4)] == expected
+    assert replace(TEMPLATE, gpu=1).key() == TEMPLATE.key()
+
+
 def test_ray_that_is_missing_is_named(folder, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "ray", None)
     with pytest.raises(ConfigError, match=r"pip install 'sn9reg\[ray\]'"):
@@ -173,6 +185,7 @@ def test_a_refused_pair_is_an_answer(pairs):
         (1, "--out data/m.csv", 1, "data/m.csv: cannot be made"),
         (1, "--out out --matcher nonesuch", 2, "no matcher 'nonesuch'"),
         (1, "--out out --matcher-option self=1", 2, "no option self"),
+        (1, "--out out --device cuda:99", 2, "--device cuda:99: of GPUs, this machine has"),
         (1, "--out out --calibration data/s.tif", 1, "data/s.tif: is no calibration"),
     ],
 )

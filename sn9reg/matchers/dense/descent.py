@@ -19,6 +19,7 @@ from torch import Tensor
 from sn9reg import progress
 from sn9reg.fit.correspondences import Correspondences
 from sn9reg.fit.neighbours import witnesses_agree
+from sn9reg.machine import device
 from sn9reg.matchers.dense.correlation import Peaks, Similarity, find_peaks, masked_similarity
 from sn9reg.matchers.dense.described import FeatureExtractor
 from sn9reg.matchers.dense.lattice import Lattice, aggregate, smooth_field
@@ -116,7 +117,7 @@ class TemplateMatcher:
 
     def features(self, pair: ScenePair) -> FeatureExtractor:
         """The extractor for a pair, the same one whenever a matcher of these options is asked."""
-        key = (self.name, repr(self.options))
+        key = (self.name, repr(self.options), device())
         if key not in pair.kept:
             pair.kept[key] = self.extractor(pair.overview(pair.sar)[0])
         found: FeatureExtractor = pair.kept[key]
@@ -126,7 +127,9 @@ class TemplateMatcher:
         """(2,) where the upper left pixel of a SAR template lies in a larger optical patch, whole pixels."""
         extract = self.extractor(sar, whole=True)
         region, template = extract(optical, "optical"), extract(sar, "sar")
-        region_mask, mask = (torch.from_numpy(patch.valid.astype(np.float32))[None] for patch in (optical, sar))
+        region_mask, mask = (
+            torch.from_numpy(p.valid.astype(np.float32))[None].to(region.device) for p in (optical, sar)
+        )
         surface = masked_similarity(self.similarity, region[None], region_mask, template[None], mask)[0]
         row, col = np.unravel_index(int(surface.argmax()), surface.shape)
         return np.array([col, row], dtype=np.float64)

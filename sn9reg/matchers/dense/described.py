@@ -11,6 +11,7 @@ import torch
 from scipy.ndimage import binary_erosion
 from torch import Tensor
 
+from sn9reg.machine import enough_memory
 from sn9reg.raster.grid import Window, to_level
 from sn9reg.raster.radiometry import Modality
 from sn9reg.raster.scene import Patch, ScenePair, SceneView
@@ -101,10 +102,11 @@ class Described:
         trusted = patch.valid
         if not trusted[inner].any():
             return None
-        features = self._within_valid(patch)
+        with enough_memory():
+            features = self._within_valid(patch)
         if not trusted.all():
             trusted = binary_erosion(trusted, iterations=max(1, margin // 4), border_value=1)
-        return features[inner].contiguous(), torch.from_numpy(trusted[inner].astype(np.float32))
+        return features[inner].contiguous(), torch.from_numpy(trusted[inner].astype(np.float32)).to(features.device)
 
     def _within_valid(self, patch: Patch) -> Tensor:
         """The features of a patch, computed only for the box around valid pixels and a margin more; 0 elsewhere."""
@@ -126,7 +128,8 @@ def _composed(window: Window, parts: list[tuple[Window, Future[Features | None]]
         if (found := asked.result()) is None:
             continue
         if whole is None:
-            whole = torch.zeros(len(found[0]), *window.shape), torch.zeros(window.shape)
+            on = found[0].device
+            whole = torch.zeros(len(found[0]), *window.shape, device=on), torch.zeros(window.shape, device=on)
         part = tile.intersect(window)
         for target, source in zip(whole, found, strict=True):
             target[(..., *part.slices(window))] = source[(..., *part.slices(tile))]

@@ -5,10 +5,10 @@ from typing import Annotated, Any
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 import torch
 from annotated_types import Ge, Le
 from torch import Tensor
+from torch.nn.functional import avg_pool2d
 
 from sn9reg.features.orientation import orientation_harmonics
 from sn9reg.matchers.dense.descent import TemplateMatcher, mirrored
@@ -65,16 +65,32 @@ def locally_standardised(features: Tensor) -> Tensor:
     ZNCC does this for the template's area at each position. This is done once, so that plain correlation of the result
     is nearly ZNCC, and can be added to that of other features. Features of length 0 are left out of means and stay 0.
     """
-    values = np.ascontiguousarray(features.permute(1, 2, 0).numpy())
-    squares = np.einsum("hwc,hwc->hw", values, values)
-    present = (squares > 0).astype(np.float32)
-    share = np.maximum(_blur(present), 1e-6)
-    values = (values - _blur(values) / share[..., None]) * present[..., None]
-    variance = _blur(np.einsum("hwc,hwc->hw", values, values)) / share
+    values = features.contiguous()
+    squares = values.square().sum(dim=0, keepdim=True)
+    present = (squares > 0).float()
+    share = _blur(present).clamp_min(1e-6)
+    values = (values - _blur(values) / share).mul_(present)
+    variance = _blur(values.square().sum(dim=0, keepdim=True)) / share
     # Variance below this floor is the rounding of the means.
-    length = np.sqrt(np.where(variance > 1e-6 * squares.max(initial=0), variance, np.inf))
-    return torch.from_numpy(np.moveaxis(values / length[..., None], 2, 0))
+    return values.div_(torch.where(variance > 1e-6 * squares.max(), variance, torch.inf).sqrt())
 
 
-def _blur(image: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    return np.asarray(cv2.blur(image, (_NEIGHBOURHOOD, _NEIGHBOURHOOD), borderType=cv2.BORDER_REFLECT), np.float32)
+def _blur(image: Tensor) -> Tensor:
+    """(C, h, w) means over the 72 x 72 pixels around each pixel, the image mirrored at its borders."""
+    if image.device.type == "cpu":  # OpenCV's running sums are a lot sooner there
+        size = (_NEIGHBOURHOOD, _NEIGHBOURHOOD)
+        planes = [cv2.blur(plane, size, borderType=cv2.BORDER_REFLECT) for plane in image.numpy()]
+        return torch.from_numpy(np.stack(planes))
+    return blurred_by_pooling(image)
+
+
+def blurred_by_pooling(image: Tensor) -> Tensor:
+    """What `_blur` gives on any device."""
+    before, rows, cols = _NEIGHBOURHOOD // 2, *image.shape[-2:]
+
+    def mirrored(n: int) -> Tensor:
+        place = torch.arange(-before, n + _NEIGHBOURHOOD - before - 1, device=image.device) % (2 * n)
+        return torch.minimum(place, 2 * n - 1 - place)
+
+    around = image[:, mirrored(rows)][:, :, mirrored(cols)]
+    return avg_pool2d(avg_pool2d(around, (_NEIGHBOURHOOD, 1), 1), (1, _NEIGHBOURHOOD), 1)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from sn9reg.errors import InputError
+from sn9reg.machine import device
 from sn9reg.matchers.dense.descent import TemplateMatcher, TemplateOptions
 from sn9reg.matchers.dense.described import FeatureExtractor
 from sn9reg.matchers.dense.networks.table import module_of
@@ -50,14 +51,15 @@ class LearnedMatcher(TemplateMatcher):
 
     def extractor(self, sar: Patch, whole: bool = False) -> FeatureExtractor:
         """As in `TemplateMatcher`; networks learn on whole patches, and know their borders."""
-        sar_log = SarLog.of(sar.values, sar.valid, sar.decibel)
+        sar_log, on = SarLog.of(sar.values, sar.valid, sar.decibel), device()
+        branches = self._branches.to(on)
 
         def extract(patch: Patch, modality: Modality) -> Tensor:
             image = sar_log(patch.values) if modality == "sar" else optical_grey(patch.values)
             image = standardise(image, patch.valid)
             with torch.no_grad():
-                features: Tensor = self._branches(torch.from_numpy(image)[None, None], modality)[0]
-            return features * torch.from_numpy(_textured(image))
+                features: Tensor = branches(torch.from_numpy(image)[None, None].to(on), modality)[0]
+            return features * torch.from_numpy(_textured(image)).to(on)
 
         return extract
 

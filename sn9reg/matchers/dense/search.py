@@ -19,7 +19,7 @@ from sn9reg import progress
 from sn9reg.fit.correspondences import Correspondences
 from sn9reg.matchers.dense.correlation import Peaks, Similarity, find_peaks, masked_similarity
 from sn9reg.matchers.dense.described import Described, FeatureExtractor, Features
-from sn9reg.matchers.dense.workers import ahead, workers
+from sn9reg.matchers.dense.workers import ahead, in_halves, workers
 from sn9reg.raster.grid import Grid, Points, Window, to_common
 from sn9reg.raster.scene import ScenePair
 
@@ -150,16 +150,16 @@ def search(
         (around, around_mask), (region, region_mask), chosen = optical.cut(part), sar.cut(part), group[part]
         template, template_mask = around[..., inner, inner], around_mask[:, inner, inner]
         surface = masked_similarity(similarity, region, region_mask, template, template_mask)
-        values[chosen] = surface.numpy()
+        values[chosen] = surface.cpu().numpy()
         content = _content(template, template_mask).sum(dim=(1, 2))
         # Half of the template must meet valid pixels with structure when it lies where it is expected.
         expected = (_content(region, region_mask)[:, inner, inner] * template_mask).sum(dim=(1, 2))
-        usable[chosen] = ((content > enough) & (expected > enough / 2)).numpy()
+        usable[chosen] = ((content > enough) & (expected > enough / 2)).cpu().numpy()
         if way_back:
             best = _best(surface)
             back = _cut(region, best, level.template), _cut(region_mask, best, level.template)
             offset = _best(masked_similarity(similarity, around, around_mask, *back)) - level.radius
-            found.returned[chosen] = torch.linalg.vector_norm(offset.double(), dim=1).numpy()
+            found.returned[chosen] = torch.linalg.vector_norm(offset.double(), dim=1).cpu().numpy()
 
     with workers() as pool:
 
@@ -171,7 +171,7 @@ def search(
             if optical is None or sar is None:
                 return iter(())
             parts = np.array_split(np.arange(len(group)), math.ceil(len(group) / _BATCH))
-            return pool.map(partial(compare, group, optical, sar), parts)
+            return pool.map(partial(in_halves, partial(compare, group, optical, sar)), parts)
 
         for done, (_, compared) in enumerate(ahead(ahead(groups, describe, _AHEAD), begin, 1)):
             progress.report(done / len(groups))

@@ -8,6 +8,7 @@ from scipy.fft import next_fast_len
 from torch import Tensor
 
 from sn9reg.features.orientation import orientation_features
+from sn9reg.machine import device
 from sn9reg.matchers.dense.descent import TemplateMatcher, mirrored
 from sn9reg.matchers.dense.described import FeatureExtractor
 from sn9reg.raster.radiometry import Modality, SarLog, fill_invalid, optical_grey
@@ -26,7 +27,7 @@ class StructureMatcher(TemplateMatcher):
 
 def by_orientation(sar: Patch, describe: Callable[[Tensor], Tensor]) -> FeatureExtractor:
     """The extractor of what `describe` makes of (1, H, W) optical grey and SAR logarithm. sar: a sample of it."""
-    sar_log = SarLog.of(sar.values, sar.valid, sar.decibel)
+    sar_log, on = SarLog.of(sar.values, sar.valid, sar.decibel), device()
 
     def extract(patch: Patch, modality: Modality) -> Tensor:
         image = sar_log(patch.values) if modality == "sar" else optical_grey(patch.values)
@@ -35,6 +36,6 @@ def by_orientation(sar: Patch, describe: Callable[[Tensor], Tensor]) -> FeatureE
         # The image is padded to sides that suit the FFT; other sides cost up to three times as much.
         right, bottom = (next_fast_len(n, real=True) - n for n in (width, height))
         image = np.pad(image, ((0, bottom), (0, right)), mode="symmetric")
-        return describe(torch.from_numpy(image)[None])[0, :, :height, :width]
+        return describe(torch.from_numpy(image)[None].to(on))[0, :, :height, :width]
 
     return extract

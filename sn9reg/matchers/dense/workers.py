@@ -3,10 +3,14 @@
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TypeVar
 
+import numpy as np
+import numpy.typing as npt
 import torch
+
+from sn9reg.machine import enough_memory
 
 Item = TypeVar("Item")
 Asked = TypeVar("Asked")
@@ -35,3 +39,15 @@ def ahead(items: Iterable[Item], ask: Callable[[Item], Asked], count: int) -> It
         if len(waiting) > count:
             yield waiting.popleft()
     yield from waiting
+
+
+def in_halves(work: Callable[[npt.NDArray[np.intp]], None], part: npt.NDArray[np.intp]) -> None:
+    """Do the work on a part at once, or on its halves where a GPU has no memory for that. Raises ConfigError where it
+    has none for the least part."""
+    try:
+        with enough_memory() if len(part) == 1 else nullcontext():
+            work(part)
+    except torch.OutOfMemoryError:
+        torch.cuda.empty_cache()
+        for half in np.array_split(part, 2):
+            in_halves(work, half)

@@ -7,10 +7,10 @@ import pytest
 import torch
 from support.rasters import pair_of
 
-from sn9reg.errors import InputError
+from sn9reg.errors import ConfigError, InputError
 from sn9reg.matchers.dense import described as module
 from sn9reg.matchers.dense.described import Described
-from sn9reg.matchers.dense.workers import ahead, workers
+from sn9reg.matchers.dense.workers import ahead, in_halves, workers
 from sn9reg.raster.grid import Window
 
 
@@ -67,14 +67,21 @@ def test_tiles_make_up_the_window_and_are_described_once(tmp_path, pool, factor)
 def test_what_is_kept_has_a_limit(tmp_path, pool, monkeypatch):
     monkeypatch.setattr(module, "_ROOM", 3 * 48 * 48 * 3 * 2)  # three tiles
     with pair_of(tmp_path, (150, 200)) as pair:
-        extract = Counted()
+        extract, tiles = Counted(), [Window(48 * col, 48 * row, 48, 48) for row in range(3) for col in range(4)]
         scene = Described.both(pair, extract, 8)[0]
-        whole = [scene.window(pool, WINDOWS[0], 1, tiled)()[0] for tiled in (True, False)]
-        torch.testing.assert_close(*whole, **HALF)
+        for window in tiles:
+            found = [scene.window(pool, window, 1, tiled)()[0] for tiled in (True, False)]
+            torch.testing.assert_close(*found, **HALF)
+            before = [module._size(asked.result()) for asked in scene._tiles.values()][
+                :-1
+            ]  # the last was asked for now
+            assert sum(before) <= module._ROOM
+        assert len(before) == 3
         asked = extract.pixels
-        scene.window(pool, WINDOWS[0], 1, True)()
+        scene.window(pool, tiles[-1], 1, True)()
+        assert extract.pixels == asked
+        scene.window(pool, tiles[0], 1, True)()
         assert extract.pixels > asked
-        assert sum(module._size(tile.result()) for tile in list(scene._tiles.values())[:-1]) <= module._ROOM
 
 
 @pytest.mark.usefixtures("small_tiles")
@@ -108,3 +115,20 @@ def test_workers_share_the_threads_of_torch_and_work_ahead():
         torch.set_num_threads(before)
     seen = [(item, asked, len(began)) for item, asked in ahead("abcd", lambda c: began.append(c) or c.upper(), 1)]
     assert seen == [("a", "A", 2), ("b", "B", 3), ("c", "C", 4), ("d", "D", 4)]
+
+
+@pytest.mark.parametrize("room", [0, 1, 3, 100])
+def test_what_does_not_fit_into_a_gpu_is_done_in_halves(room):
+    done = []
+
+    def work(part):
+        if len(part) > room:
+            raise torch.OutOfMemoryError("full")
+        done.extend(part)
+
+    if room == 0:
+        with pytest.raises(ConfigError, match="too little free memory"):
+            in_halves(work, np.arange(11))
+    else:
+        in_halves(work, np.arange(11))
+        assert done == list(range(11))

@@ -15,7 +15,7 @@ from sn9reg.errors import InputError
 from sn9reg.features.orientation import orientation_harmonics
 from sn9reg.matchers.base import make_matcher, matcher_class
 from sn9reg.matchers.dense.correlation import cc, zncc
-from sn9reg.matchers.dense.hybrid import locally_standardised
+from sn9reg.matchers.dense.hybrid import blurred_by_pooling, locally_standardised
 from sn9reg.matchers.dense.learned import LearnedMatcher
 from sn9reg.matchers.dense.networks.table import NETWORKS, build
 from sn9reg.matchers.dense.structure import by_orientation
@@ -240,6 +240,14 @@ def test_standardised_features_have_no_mean_and_unit_length_around_every_pixel()
         part = found[:, row : row + 72, col : col + 72]
         assert part.mean(dim=(1, 2)).abs().max() < 0.15
         assert part.square().sum(dim=0).mean() == pytest.approx(1, abs=0.15)
+
+
+@pytest.mark.parametrize("shape", [(150, 170), (100, 73), (36, 40)])
+def test_other_devices_standardise_alike(monkeypatch, shape):
+    features = random_features(3, *shape) + 2
+    expected = locally_standardised(features)
+    monkeypatch.setattr("sn9reg.matchers.dense.hybrid._blur", blurred_by_pooling)
+    torch.testing.assert_close(locally_standardised(features), expected, atol=1e-4, rtol=1e-4)
 
 
 def test_standardising_does_not_see_pixels_without_features():
