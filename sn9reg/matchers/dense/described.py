@@ -58,16 +58,16 @@ class Described:
 
     def window(self, pool: Executor, window: Window, factor: int, tiled: bool) -> Callable[[], Features | None]:
         """Read a window of a level and have it described in a pool: a function that waits for its features, None if
-        nothing there is valid. tiled: from tiles, which are kept; else of the window alone. Raises InputError where the
-        scene cannot be read."""
-        if not tiled:
+        nothing there is valid. tiled: from tiles, which are kept; else of the window alone, unless its tiles are there.
+        Raises InputError where the scene cannot be read."""
+        side, extent = self._side, self._extent(factor)
+        rows = range(window.row // side, (window.row + window.height - 1) // side + 1)
+        cols = range(window.col // side, (window.col + window.width - 1) // side + 1)
+        places = [Window(col * side, row * side, side, side).intersect(extent) for row in rows for col in cols]
+        tiles = [tile for tile in places if not tile.empty]
+        if not tiled and not all((factor, tile) in self._tiles for tile in tiles):
             return pool.submit(self._described, self._read(window, factor), window.shape).result
-        side, extent, parts = self._side, self._extent(factor), []
-        for row in range(window.row // side, (window.row + window.height - 1) // side + 1):
-            for col in range(window.col // side, (window.col + window.width - 1) // side + 1):
-                tile = Window(col * side, row * side, side, side).intersect(extent)
-                if not tile.empty:
-                    parts.append((tile, self._tile(pool, factor, tile)))
+        parts = [(tile, self._tile(pool, factor, tile)) for tile in tiles]
         return lambda: _composed(window, parts)
 
     def _extent(self, factor: int) -> Window:
