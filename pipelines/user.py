@@ -20,6 +20,7 @@ class Run:
     """One command."""
 
     seconds: float  # wall clock
+    processor: float  # seconds of all processors together
     memory: float  # peak resident, GiB
     registered: bool  # False where the tool refused the pair
     printed: str  # its standard output
@@ -38,11 +39,12 @@ class Row(NamedTuple):
     measured: str
 
 
-def sn9reg(*arguments: str | Path, may_refuse: bool = False) -> Run:
-    """Run the command line tool; raises click.ClickException if it fails."""
-    start = time.perf_counter()
+def sn9reg(*arguments: str | Path, may_refuse: bool = False, tree: Path | None = None) -> Run:
+    """Run the command line tool; raises click.ClickException if it fails. tree: whose code is run."""
+    start, where = time.perf_counter(), os.environ | ({"PYTHONPATH": str(tree)} if tree else {})
     with tempfile.TemporaryFile("w+") as printed:
-        process = subprocess.Popen([sys.executable, "-m", "sn9reg", "-q", *map(str, arguments)], stdout=printed)
+        command = [sys.executable, "-m", "sn9reg", "-q", *map(str, arguments)]
+        process = subprocess.Popen(command, stdout=printed, env=where)
         _, status, usage = os.wait4(process.pid, 0)
         seconds = time.perf_counter() - start
         process.returncode = os.waitstatus_to_exitcode(status)
@@ -50,7 +52,7 @@ def sn9reg(*arguments: str | Path, may_refuse: bool = False) -> Run:
         if process.returncode and not refused:
             raise click.ClickException(f"sn9reg {' '.join(map(str, arguments))} ended with {process.returncode}")
         printed.seek(0)
-        return Run(seconds, usage.ru_maxrss / 2**20, not refused, printed.read())
+        return Run(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 2**20, not refused, printed.read())
 
 
 class Scene(NamedTuple):
