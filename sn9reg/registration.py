@@ -149,7 +149,8 @@ def register(
 
     Raises InputError for files that cannot be used, ConfigError for options that make no sense.
     """
-    source = make_matcher(matcher, **(matcher_options or {})) if isinstance(matcher, str) else matcher
+    with computing_on(device):
+        source = make_matcher(matcher, **(matcher_options or {})) if isinstance(matcher, str) else matcher
     seconds: dict[str, float] = {}
     start = time.perf_counter()
 

@@ -41,8 +41,8 @@ def patches(
     from sn9reg.raster.degradation import Degradation
     from sn9reg.score.benchmark import bench_patches
 
-    made = make_matcher(matcher, **matcher_options)
     with computing_on(device), progress_bar("bench"):
+        made = make_matcher(matcher, **matcher_options)
         found = bench_patches(matcher=made, degradation=Degradation(looks, blur), rotate=rotate, **given)
     changes = {"looks": looks, "blur": blur, "rotate": rotate}
     result = found.as_dict() | {name: value for name, value in changes.items() if value}

@@ -16,6 +16,7 @@ from torch.nn.functional import normalize, one_hot
 
 from sn9reg import progress
 from sn9reg.features.phase_congruency import PhaseCongruency, phase_congruency
+from sn9reg.machine import device
 from sn9reg.matchers.descriptors.corners import fast_corners, spread_evenly
 from sn9reg.matchers.descriptors.network import DenseFusion
 from sn9reg.matchers.descriptors.patches import ORIENTATIONS, PatchLayout, input_maps, sample_patches
@@ -53,7 +54,7 @@ class LearnedDescriber:
     """A trained network on patches of a layout."""
 
     def __init__(self, network: DenseFusion, layout: PatchLayout) -> None:
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = device()
         self.network = fused(network.eval()).to(self.device).to(memory_format=torch.channels_last)
         self.layout, self.extent = layout, layout.extent
 
