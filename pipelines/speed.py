@@ -26,6 +26,7 @@ _SEED = 7
 @click.option("--times", type=click.IntRange(min=1), default=3, show_default=True, help="Runs; the median counts.")
 def main(work: Path, against: str | None, sizes: str, times: int) -> None:
     """Measure and print; with nothing else at work on the machine."""
+    work = work.absolute()
     trees: dict[str, Path | None] = {against: laid_out(against, work)} if against else {}
     trees["here"] = None
     rows = []
@@ -43,11 +44,16 @@ def main(work: Path, against: str | None, sizes: str, times: int) -> None:
 
 def laid_out(revision: str, work: Path) -> Path:
     """A work tree of a revision, made once. Raises click.ClickException where there is no such revision."""
-    tree = (work / f"tree-{revision.replace('/', '-')}").absolute()
-    if not tree.exists():
-        done = subprocess.run(["git", "worktree", "add", "--detach", tree, revision], capture_output=True, text=True)
+
+    def git(*arguments: str | Path) -> str:
+        done = subprocess.run(["git", *arguments], capture_output=True, text=True)
         if done.returncode:
             raise click.ClickException(f"--against {revision}: {done.stderr.strip().splitlines()[-1]}")
+        return done.stdout.strip()
+
+    tree = work / f"tree-{git('rev-parse', '--verify', '--short', f'{revision}^{{commit}}')}"
+    if not tree.exists():
+        git("worktree", "add", "--detach", tree, revision)
     return tree
 
 

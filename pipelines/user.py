@@ -40,11 +40,13 @@ class Row(NamedTuple):
 
 
 def sn9reg(*arguments: str | Path, may_refuse: bool = False, tree: Path | None = None) -> Run:
-    """Run the command line tool; raises click.ClickException if it fails. tree: whose code is run."""
+    """Run the command line tool; raises click.ClickException if it fails. tree: a folder whose code is run, with
+    absolute paths."""
     start, where = time.perf_counter(), os.environ | ({"PYTHONPATH": str(tree)} if tree else {})
     with tempfile.TemporaryFile("w+") as printed:
         command = [sys.executable, "-m", "sn9reg", "-q", *map(str, arguments)]
-        process = subprocess.Popen(command, stdout=printed, env=where)
+        # Python looks for modules where it stands before it looks anywhere else.
+        process = subprocess.Popen(command, stdout=printed, env=where, cwd=tree)
         _, status, usage = os.wait4(process.pid, 0)
         seconds = time.perf_counter() - start
         process.returncode = os.waitstatus_to_exitcode(status)

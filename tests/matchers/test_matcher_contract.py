@@ -270,6 +270,26 @@ def test_where_the_descent_ends_whole_templates_are_laid(tmp_path, monkeypatch):
     assert off(matches, shift) < 2.0
 
 
+@pytest.mark.parametrize(("share", "factor"), [(0.9, 1), (0.1, 2)])
+def test_the_middle_of_the_finest_level_says_whether_it_is_searched(tmp_path, monkeypatch, share, factor):
+    """Where it is not, the level before is, with whole templates."""
+    searched, search, shift = [], descent.search, (48, -34)
+
+    def noted(pair, level, nodes, *arguments, **options):
+        searched.append((level.factor, level.template, len(nodes)))
+        return search(pair, level, nodes, *arguments, **options)
+
+    monkeypatch.setattr(descent, "search", noted)
+    monkeypatch.setattr(descent, "_confirmed_share", lambda _, level: share if level.factor == 1 else 0.9)
+    monkeypatch.setattr(descent, "_TRIAL", 3)
+    with pair_of(tmp_path, (400, 440), shift, seed=3) as pair:
+        matches = StructureMatcher(max_offset=30.0, spacing=32).match(pair)
+    *_, trial, last = searched
+    assert trial == (1, 96, 9)
+    assert (last[0], last[1], matches.step, matches.footprint) == (factor, 96, factor, 96 * factor)
+    assert off(matches, shift) < 2.0
+
+
 def test_a_shift_beyond_max_offset_is_not_found(tmp_path):
     with pair_of(tmp_path, (230, 250), shift=(60, 0)) as pair:
         matches = StructureMatcher(max_offset=10.0, template=64, spacing=48).match(pair)

@@ -143,7 +143,6 @@ def search(
     groups = list(_groups(corner + level.radius, level, tile))
     scenes = Described.both(pair, extract, level.margin, level.cell)
     tiled = not alone and sum(_area(corner[group], level) for group in groups) > _CROWDED * _area(corner, level)
-
     corners = corner, corner + found.centre
 
     def compare(group: Indices, optical: _Boxes, sar: _Boxes, part: Indices) -> None:
