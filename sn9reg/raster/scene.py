@@ -21,11 +21,12 @@ from rasterio.vrt import WarpedVRT
 
 from sn9reg.errors import InputError, naming
 from sn9reg.raster import files
+from sn9reg.raster.area import Steps, means
 from sn9reg.raster.collar import trimmed, unmarked
 from sn9reg.raster.files import PathLike, alpha_band, check_bands, data_bands, grid_of, open_raster, reading
 from sn9reg.raster.grid import Grid, Points, Window, common_grid, for_gdal
 from sn9reg.raster.radiometry import says_decibel
-from sn9reg.raster.validity import data_view, expanded, gdal_suffices, nodata_of
+from sn9reg.raster.validity import data_view, expanded, gdal_suffices, nodata_of, read_data
 from sn9reg.raster.view import Patch, Posed, SceneView, from_finer
 
 __all__ = ["PairFiles", "Patch", "Reading", "Scene", "ScenePair", "SceneView", "open_pair"]
@@ -33,6 +34,7 @@ __all__ = ["PairFiles", "Patch", "Reading", "Scene", "ScenePair", "SceneView", "
 _BLOCK = 512  # side of what is warped at once
 _LARGEST_WARP = 4  # coarser pixels are averaged from these, in memory, so that the file is read once for all of them
 _AT_ONCE = 16 << 20  # pixels of that size that are averaged at once; more are read part by part
+_SAME_PLACE = 1e-3  # px: grids that lie nearer nowhere differ by more
 _MOST_BANDS = 64  # of an image
 _CACHE = 128 << 20  # bytes; GDAL's own default is a share of the memory
 
@@ -43,18 +45,19 @@ class Scene:
 
     name: str
     grid: Grid
-    bands: tuple[int, ...]  # of the file, one for each of the values: a palette's thrice, for red, green and blue
+    bands: tuple[int, ...]  # of the file
     _dataset: DatasetReader = field(repr=False)
     _common: Grid = field(repr=False)
     _nodata: float | None = field(repr=False)
     _open: ExitStack = field(repr=False)  # closes what reading opens
+    _steps: dict[int, tuple[Steps, Steps] | None] = field(default_factory=dict, repr=False)
     _vrts: dict[tuple[int, bool], WarpedVRT] = field(default_factory=dict, repr=False)
 
     def read(self, window: Window, factor: int = 1) -> Patch:
         if factor > _LARGEST_WARP and factor % 2 == 0:
             pixels = window.width * window.height * (factor // _LARGEST_WARP) ** 2
             return from_finer(self.read, window, factor, in_two=pixels > _AT_ONCE and max(window.shape) > 1)
-        values, valid = np.zeros((len(self.bands), *window.shape), np.float32), np.zeros(window.shape, bool)
+        values, valid = np.zeros((len(self._layers), *window.shape), np.float32), np.zeros(window.shape, bool)
         whole = self._common.coarsen(factor)
         inside = window.intersect(whole.window)
         if inside.empty:
@@ -77,9 +80,13 @@ class Scene:
         return cached
 
     def _warp(self, factor: int, inside: Window) -> Patch:
+        if factor not in self._steps:
+            self._steps[factor] = self._straight(factor)
+        if steps := self._steps[factor]:
+            return self._averaged(inside, *steps)
         for exact in (not gdal_suffices(self._dataset, self.bands, self._nodata), True):
             vrt = self._vrt(factor, exact)
-            bands = range(1, len(self.bands) + 1) if exact else self.bands
+            bands = range(1, len(self._layers) + 1) if exact else self.bands
             alpha = None if exact else alpha_band(self._dataset)
             with reading(self.name):
                 dtype = "float64" if "64" in vrt.dtypes[0] else "float32"
@@ -89,6 +96,33 @@ class Scene:
                 break
         good &= finite
         return Patch(np.where(good, np.clip(data[:-1], -3e38, 3e38), 0).astype(np.float32), good)
+
+    def _straight(self, factor: int) -> tuple[Steps, Steps] | None:
+        """The file's columns and rows that lie under those of the window's grid, where they run along one another.
+
+        None where GDAL reads better: it turns images, knows overviews, and takes what is large in parts.
+        """
+        target = self._common.coarsen(factor)
+        if self.grid.crs != target.crs:
+            return None
+        a, b, c, d, e, f = np.array((~self.grid.transform @ target.transform)[:6]).tolist()
+        along = max(abs(b), abs(d)) * max(target.shape) < _SAME_PLACE
+        large = a * e * len(self._layers) > 2 * _AT_ONCE / _BLOCK**2
+        if not along or large or min(a, e) < 1 - 1e-6 or (max(a, e) > 1.9 and self._dataset.overviews(self.bands[0])):
+            return None
+        return Steps(c, a), Steps(f, e)
+
+    def _averaged(self, window: Window, cols: Steps, rows: Steps) -> Patch:
+        """Means of the file's valid pixels, weighted by area: what GDAL's warper makes of them, but faster."""
+        across, columns = cols.weights(window.col, window.width, self.grid.width)
+        down, lines = rows.weights(window.row, window.height, self.grid.height)
+        if across.start == across.stop or down.start == down.stop:
+            return Patch(np.zeros((len(self._layers), *window.shape), np.float32), np.zeros(window.shape, bool))
+        with reading(self.name):
+            values, valid = read_data(self._dataset, self.bands, (down, across), self._nodata)
+        if "64" in str(values.dtype):
+            values = np.clip(values, -3e38, 3e38)
+        return Patch(*means(values, valid, lines, columns))
 
     def _vrt(self, factor: int, exact: bool) -> WarpedVRT:
         """exact: of `data_view`, which costs one more reading of the file, in place of the file itself."""
@@ -120,8 +154,13 @@ class Scene:
         return vrt
 
     @cached_property
+    def _layers(self) -> tuple[int, ...]:
+        """The band of each of the values: a palette's thrice, for red, green and blue."""
+        return expanded(self._dataset, self.bands)
+
+    @cached_property
     def _view(self) -> DatasetReader:
-        return self._open.enter_context(data_view(self._dataset, self.bands, self._nodata))
+        return self._open.enter_context(data_view(self._dataset, self._layers, self._nodata))
 
     @property
     def decibel(self) -> bool | None:
@@ -197,7 +236,7 @@ class PairFiles:
 
         Raises InputError for files that cannot be used, that do not overlap, or that hold no valid pixel.
         """
-        with rasterio.Env(GDAL_CACHEMAX=_CACHE), ExitStack() as stack:
+        with rasterio.Env(GDAL_CACHEMAX=_CACHE, GDAL_NUM_THREADS=2), ExitStack() as stack:
             optical, sar = (stack.enter_context(open_raster(path)) for path in (self.optical, self.sar))
             grids = self._grids(optical, sar)
             optical_bands = _bands(optical, tuple(self.optical_bands) or data_bands(optical)[:3], "--optical-bidx")
@@ -227,12 +266,12 @@ def open_pair(optical: PathLike, sar: PathLike, *, pixel_frame: bool = False) ->
 
 
 def _bands(image: DatasetReader, bands: Sequence[int], option: str) -> tuple[int, ...]:
-    """The bands, `expanded`. Raises InputError for an image that lacks one or is too large. option: what names them."""
+    """The bands. Raises InputError for one that is not there, and for an image that is too large. option: names them."""
     check_bands(image, bands)
     _check_size(image.name, image)
-    if len(bands := expanded(image, bands)) > _MOST_BANDS:
-        raise InputError(f"{image.name}: {len(bands)} bands are too many; name fewer with {option}")
-    return bands
+    if (count := len(expanded(image, bands))) > _MOST_BANDS:
+        raise InputError(f"{image.name}: {count} bands are too many; name fewer with {option}")
+    return tuple(bands)
 
 
 def _check_size(name: str, image: DatasetReader | Grid) -> None:
