@@ -266,7 +266,7 @@ def open_pair(optical: PathLike, sar: PathLike, *, pixel_frame: bool = False) ->
 
 
 def _bands(image: DatasetReader, bands: Sequence[int], option: str) -> tuple[int, ...]:
-    """The bands. Raises InputError for one that is not there, or an image that is too large. option: what names them."""
+    """The bands. Raises InputError for one that is not there, or for an image that is too large. option: names them."""
     check_bands(image, bands)
     _check_size(image.name, image)
     if (count := len(expanded(image, bands))) > _MOST_BANDS:
