@@ -19,7 +19,7 @@ from sn9reg.simulate.noise import waves
 
 TAN_INCIDENCE = float(np.tan(np.radians(43.0)))
 # Towards the sensor, in map axes (y up), as in SpaceNet 9's area 02.
-_RANGE = np.array([-0.957, 0.290]) / np.hypot(0.957, 0.290)
+RANGE = np.array([-0.957, 0.290]) / np.hypot(0.957, 0.290)
 # Wavelength and standard deviation of the displacement, both in metres: hills of all sizes, gradients of some 10 %.
 _OCTAVES = ((4000.0, 17.0), (1600.0, 8.0), (800.0, 4.6), (400.0, 2.3), (200.0, 0.8))
 _WOBBLE = ((1200.0, 2.6), (400.0, 0.4))
@@ -67,13 +67,16 @@ class GroundField:
     splines: npt.NDArray[np.float64]  # (2, ny, nx) coefficients, metres
     towards_sensor: npt.NDArray[np.float64]  # (2,) unit vector
     mean_shift: float  # metres along it that stand for height 0
+    tan_incidence: float = TAN_INCIDENCE
 
     @classmethod
-    def from_values(cls, bounds: Bounds, values: npt.NDArray[np.float64], towards_sensor: Points) -> GroundField:
+    def from_values(
+        cls, bounds: Bounds, values: npt.NDArray[np.float64], towards_sensor: Points, tan_incidence: float = TAN_INCIDENCE
+    ) -> GroundField:
         """From (2, ny, nx) displacements on `bounds.lattice`."""
         splines = np.stack([spline_filter(band, order=3, mode="nearest") for band in values])
         mean = values.reshape(2, -1).mean(axis=1)
-        return cls(bounds, splines, towards_sensor, float(mean @ towards_sensor))
+        return cls(bounds, splines, towards_sensor, float(mean @ towards_sensor), tan_incidence)
 
     def at(self, ground: Points) -> Points:
         """(N, 2) map places on the ground -> (N, 2) displacements in metres."""
@@ -98,7 +101,9 @@ class GroundField:
         return np.asarray(np.subtract(*ends) / 10.0)
 
 
-def terrain_field(scene: Bounds, bounds: Bounds, seed: int) -> GroundField:
+def terrain_field(
+    scene: Bounds, bounds: Bounds, seed: int, towards_sensor: Points = RANGE, tan_incidence: float = TAN_INCIDENCE
+) -> GroundField:
     """A field of rolling terrain over `bounds`, with the statistics of SpaceNet 9's on average over `scene`."""
     generator = np.random.default_rng([seed, 1])
     places, shape = bounds.lattice(_LATTICE)
@@ -109,8 +114,9 @@ def terrain_field(scene: Bounds, bounds: Bounds, seed: int) -> GroundField:
     inside = scene.holds(places)
     along += generator.uniform(23, 30) - along[inside].mean()
     across += generator.choice([-1, 1]) * generator.uniform(3, 9) - across[inside].mean()
-    values = along[:, None] * _RANGE + across[:, None] * np.array([-_RANGE[1], _RANGE[0]])
-    return GroundField.from_values(bounds, values.T.reshape(2, *shape), _RANGE)
+    aside = np.array([-towards_sensor[1], towards_sensor[0]])
+    values = along[:, None] * towards_sensor + across[:, None] * aside
+    return GroundField.from_values(bounds, values.T.reshape(2, *shape), towards_sensor, tan_incidence)
 
 
 def tiepoint_field(scene: Bounds, bounds: Bounds, optical_map: Points, sar_map: Points) -> GroundField:

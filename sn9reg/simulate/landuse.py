@@ -15,14 +15,20 @@ from sn9reg.simulate.roads import Roads, densified, normals
 
 Random = np.random.Generator
 # What the ground is made of.
-Kind = IntEnum("Kind", "FIELD MEADOW SOIL WOOD YARD WATER HEDGE TRACK SHOULDER ROAD", start=0)
+Kind = IntEnum(
+    "Kind",
+    "FIELD MEADOW SOIL WOOD YARD WATER HEDGE TRACK SHOULDER ROAD PAVED GRAVEL PARKING PAVEMENT",
+    start=0,
+)
+# What stands on it: houses with a flat and with a hipped roof, what is on their roofs, and the rest.
+Solid = IntEnum("Solid", "FLAT HIPPED CLUTTER CAR WALL POLE TREE", start=0)
 
 
 @dataclass
 class Shapes:
     """Outlines of one layer in painting order."""
 
-    kind: list[int] = field(default_factory=list)  # a `Kind` on the ground; 0 for buildings and trees
+    kind: list[int] = field(default_factory=list)  # a `Kind` on the ground, a `Solid` of what stands on it
     outlines: list[Points] = field(default_factory=list)  # (k, 2) each, in map coordinates; a line if it has a width
     width: list[float] = field(default_factory=list)  # metres; 0 for a polygon
     height: list[float] = field(default_factory=list)  # metres
@@ -41,8 +47,7 @@ class World:
     """A place that never was."""
 
     ground: Shapes  # flat
-    buildings: Shapes  # convex footprints
-    trees: Shapes  # one place each, as wide as the crown
+    solids: Shapes  # convex footprints, lines with a width, and trees: a place, as wide as the crown
     junctions: Points  # (N, 2) map coordinates
 
 
@@ -92,8 +97,10 @@ def build_world(bounds: Bounds, roads: Roads, water: list[Points], seed: int) ->
     for road in by_width:
         ground.add(random, Kind.ROAD if road.rank < 2 else Kind.TRACK, road.line, road.width)
         taken.line(road.line, road.width + 3)
-    buildings = _buildings(roads, taken, random)
-    return World(ground, buildings, _trees(bounds, *parcels, taken, random), roads.junctions)
+    solids = Shapes()
+    _buildings(solids, roads, taken, random)
+    _trees(solids, bounds, *parcels, taken, random)
+    return World(ground, solids, roads.junctions)
 
 
 def _parcels(
@@ -131,9 +138,8 @@ def _parcels(
     return places, kind
 
 
-def _buildings(roads: Roads, taken: Taken, random: Random) -> Shapes:
+def _buildings(buildings: Shapes, roads: Roads, taken: Taken, random: Random) -> None:
     """Rows of houses along the roads of villages, larger and taller towards the middle, and a farm here and there."""
-    buildings = Shapes()
     for road in roads.roads:
         way = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(road.line, axis=0), axis=1))])
         for sign in (-1, 1):
@@ -149,16 +155,15 @@ def _buildings(roads: Roads, taken: Taken, random: Random) -> Shapes:
                 length, depth, height = _house(random, near)
                 side = sides[index]
                 middle = road.line[index] + side * (road.width / 2 + random.uniform(2.5, 8) + depth / 2)
-                outline = _rectangle(middle, side, length, depth, random.normal(0, 0.05))
-                if taken.free(_rectangle(middle, side, length + 3, depth + 3)):
+                outline = rectangle(middle, side, length, depth, random.normal(0, 0.05))
+                if taken.free(rectangle(middle, side, length + 3, depth + 3)):
                     taken.polygon(outline)
-                    buildings.add(random, 0, outline, height=height)
+                    buildings.add(random, Solid.HIPPED, outline, height=height)
                     if random.random() < 0.35:  # a wing, a shed
-                        wing = _rectangle(middle + side * (depth / 2 + 4), sign * side, length * 0.45, 8.0)
+                        wing = rectangle(middle + side * (depth / 2 + 4), sign * side, length * 0.45, 8.0)
                         taken.polygon(wing)
-                        buildings.add(random, 0, wing, height=height * random.uniform(0.5, 1.0))
+                        buildings.add(random, Solid.HIPPED, wing, height=height * random.uniform(0.5, 1.0))
                 position += length + random.uniform(3, 14)
-    return buildings
 
 
 def _house(random: Random, near: float) -> tuple[float, float, float]:
@@ -171,7 +176,7 @@ def _house(random: Random, near: float) -> tuple[float, float, float]:
     return random.uniform(9, 17), random.uniform(8, 12), random.uniform(3, 9)
 
 
-def _rectangle(middle: Points, facing: Points, length: float, depth: float, turn: float = 0.0) -> Points:
+def rectangle(middle: Points, facing: Points, length: float, depth: float, turn: float = 0.0) -> Points:
     """(4, 2) corners: two along one eave, two along the other; `facing` is a unit vector, depth runs along it."""
     cos, sin = np.cos(turn), np.sin(turn)
     forward = np.array([cos * facing[0] - sin * facing[1], sin * facing[0] + cos * facing[1]])
@@ -179,9 +184,10 @@ def _rectangle(middle: Points, facing: Points, length: float, depth: float, turn
     return np.stack([middle - u - v, middle + u - v, middle + u + v, middle - u + v])
 
 
-def _trees(bounds: Bounds, parcels: Points, kind: npt.NDArray[np.int64], taken: Taken, random: Random) -> Shapes:
+def _trees(
+    trees: Shapes, bounds: Bounds, parcels: Points, kind: npt.NDArray[np.int64], taken: Taken, random: Random
+) -> None:
     """Closed crowns in woods, scattered ones elsewhere; none on a road, a roof or in water."""
-    trees = Shapes()
     places, _ = bounds.lattice(6.0)
     places += random.uniform(-2.6, 2.6, places.shape)
     parcel = kind[cKDTree(parcels).query(places)[1]]
@@ -189,8 +195,7 @@ def _trees(bounds: Bounds, parcels: Points, kind: npt.NDArray[np.int64], taken: 
     grown = (random.random(len(places)) < chance) & ~taken.at(places)
     for place, wood in zip(places[grown], parcel[grown] == Kind.WOOD, strict=True):
         crown = float(random.uniform(4.5, 9.0) if wood else random.uniform(2.5, 7.5))
-        trees.add(random, 0, place[None], crown, crown * random.uniform(1.0, 1.7))
-    return trees
+        trees.add(random, Solid.TREE, np.repeat(place[None], 2, axis=0), crown, crown * random.uniform(1.0, 1.7))
 
 
 def make_water(bounds: Bounds, scene: Bounds, seed: int) -> list[Points]:

@@ -1,4 +1,4 @@
-"""The SAR image: terrain and buildings lean towards the sensor; layover, shadow, double bounce, speckle."""
+"""The SAR image: terrain and solids lean towards the sensor; layover, shadow, double bounce, speckle."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,17 +10,17 @@ from scipy.special import gammaincinv
 
 from sn9reg.offsets import Block, from_nodes, node_positions
 from sn9reg.raster.grid import Grid, Points, Window
-from sn9reg.simulate.field import TAN_INCIDENCE, GroundField
-from sn9reg.simulate.landuse import Kind, World
+from sn9reg.simulate.field import GroundField
+from sn9reg.simulate.landuse import Kind, Shapes, Solid, World
 from sn9reg.simulate.noise import Image, metres, pixel_noise, texture
-from sn9reg.simulate.roads import densified
-from sn9reg.simulate.sketch import Sketch, closed, drawn, swept
+from sn9reg.simulate.sketch import Sketch, drawn
+from sn9reg.simulate.solids import Labels, Solids, hidden_below, inner, steps
 
-Values = npt.NDArray[np.float64]
 _NODE_STEP = 16
 _BLUR = 2
 _AMPLITUDE = 700.0  # digital number of intensity 1
 _FLOOR = 0.0025  # intensity of the receiver's own noise
+_STOREY, _BAY = 3.0, 3.3  # metres from window to window, up and along
 
 # Least and greatest intensity of a kind, and how strong its texture is: coarse (20 m), middle (6 m), fine (1.5 m).
 _LOOK: dict[Kind, tuple[float, float, tuple[float, float, float]]] = {
@@ -34,6 +34,20 @@ _LOOK: dict[Kind, tuple[float, float, tuple[float, float, float]]] = {
     Kind.TRACK: (0.015, 0.045, (0.05, 0.10, 0.15)),
     Kind.SHOULDER: (0.110, 0.260, (0.05, 0.15, 0.25)),
     Kind.ROAD: (0.008, 0.016, (0.05, 0.05, 0.05)),
+    Kind.PAVED: (0.012, 0.045, (0.10, 0.15, 0.25)),
+    Kind.GRAVEL: (0.040, 0.140, (0.12, 0.15, 0.20)),
+    Kind.PARKING: (0.008, 0.020, (0.05, 0.08, 0.10)),
+    Kind.PAVEMENT: (0.012, 0.040, (0.05, 0.15, 0.25)),
+}
+# Least and greatest intensity of a solid from above, of its walls, and of the corner of wall and ground.
+_SOLIDS: dict[Solid, tuple[float, float, float, float]] = {
+    Solid.FLAT: (0.01, 0.12, 0.30, 3.0),
+    Solid.HIPPED: (0.02, 0.27, 0.22, 2.0),
+    Solid.CLUTTER: (0.20, 2.50, 0.50, 2.0),
+    Solid.CAR: (0.30, 2.00, 0.60, 1.5),
+    Solid.WALL: (0.05, 0.10, 0.35, 1.5),
+    Solid.POLE: (0.80, 3.00, 0.60, 2.5),
+    Solid.TREE: (0.12, 0.32, 0.15, 0.0),
 }
 
 
@@ -47,8 +61,10 @@ class Sar:
         self.grid, self._seed, self._origin, self._field = grid, seed, origin, field
         ground = Sketch.of(world.ground.outlines, grid, world.ground.width, field.in_sar)
         self._ground = ground, 1 + np.arange(len(ground.outlines))
-        self._shadows, self._volumes, self._walls, self._feet = _solids(world, grid, field)
-        self._intensity, self._texture = _backscatter(world)
+        self._solids = Solids.of(world.solids, grid, field.in_sar)
+        self._near = field.towards_sensor * [1, -1]  # pixel rows run down
+        self._intensity, self._texture = _backscatter(world.ground)
+        self._top, self._wall, self._corner = _solid_backscatter(world.solids, self._solids.along, self._near)
         self._from_sar = _inverse(grid, field)
         self._gain = _speckle(looks)
         self._edge = _swath_edge(grid, field, empty)
@@ -56,23 +72,71 @@ class Sar:
     def intensity(self, window: Window) -> Image:
         """(h, w) backscatter without speckle."""
         halo = window.grow(_BLUR)
-        labels = drawn(halo, np.int32, self._ground)
-        back_x, back_y, slope = self._from_sar(halo)
-        x, y = metres(self.grid, self._origin, halo)
-        x, y = x - back_x, y - back_y
-        grain = [texture(self._seed + 70 + k, cell, x, y) for k, cell in enumerate((20.0, 6.0, 1.5))]
-        weights = self._texture[labels]
-        result = self._intensity[labels] * np.exp(sum(weights[..., k] * g for k, g in enumerate(grain)))
-        # A slope that faces the sensor is squeezed, and returns more.
-        result *= np.clip(1 + slope, 0.4, 2.5) ** -2
-        layers = ((self._shadows, 1), self._volumes, (self._walls, 1), (self._feet, 1))
-        shadow, volume, wall, bounce = (drawn(halo, np.float32, layer) for layer in layers)
-        result = np.where(shadow > 0, result * np.float32(0.03), result)
-        result = np.where(volume > 0, volume * np.exp(0.35 * grain[2] + 0.2 * grain[1]), result)
-        result += wall * np.exp(0.9 * grain[2] - 1.6)
-        result += bounce * np.exp(0.8 * grain[2] + 0.7)
+        metre, tangent = self.grid.resolution, self._field.tan_incidence
+        rise = metre / tangent  # of a ray in a pixel of its way, in metres
+        lift = metre * tangent  # metres of height that lie one pixel nearer to the sensor
+        highest = self._solids.highest
+        leaning, shadowing = (int(np.ceil(highest / some)) + 3 for some in (lift, rise))
+        height, label = self._solids.drawn(halo.grow(leaning + shadowing))
+        hidden = hidden_below(height, self._near, rise, shadowing)
+        height, label = inner(height, shadowing), inner(label, shadowing)
+        wide = halo.grow(leaning)
+        flat, grain = self._from_above(wide, height, label, hidden)
+        lying, standing = label == 0, label > 0
+        result = np.where(lying, flat, 0).astype(np.float32)
+        self._raise(result, flat, height, standing, lift)
+        self._add_walls(result, grain, height, label, hidden, lift, wide)
+        result = inner(result, leaning)
         blurred = cv2.GaussianBlur(result, (2 * _BLUR + 1, 2 * _BLUR + 1), 0.7)[_BLUR:-_BLUR, _BLUR:-_BLUR]
         return np.asarray(blurred + np.float32(_FLOOR), np.float32)
+
+    def _from_above(self, window: Window, height: Image, label: Labels, hidden: Image) -> tuple[Image, Image]:
+        """(h, w) what ground, roofs and crowns return, where they stand, and the finest texture."""
+        ground = drawn(window, np.int32, self._ground)
+        back_x, back_y, slope = self._from_sar(window)
+        x, y = metres(self.grid, self._origin, window)
+        x, y = x - back_x, y - back_y
+        grain = [texture(self._seed + 70 + k, cell, x, y) for k, cell in enumerate((20.0, 6.0, 1.5))]
+        weights = self._texture[ground]
+        result = self._intensity[ground] * np.exp(sum(weights[..., k] * g for k, g in enumerate(grain)))
+        # A slope that faces the sensor is squeezed, and returns more.
+        result *= np.clip(1 + slope, 0.4, 2.5) ** -2
+        result = np.where(label > 0, self._top[label] * np.exp(0.35 * grain[2] + 0.2 * grain[1]), result)
+        return np.where(hidden > height + 0.05, np.float32(0.03) * result, result), grain[2]
+
+    def _raise(self, result: Image, flat: Image, height: Image, standing: npt.NDArray[np.bool_], lift: float) -> None:
+        """Add roofs and crowns where they appear: nearer to the sensor."""
+        rows, cols = np.nonzero(standing)
+        way = steps(self._near, int(height.max(initial=0.0) / lift) + 2)
+        step = np.rint(height[rows, cols] / lift).astype(int)
+        _add(result, rows + way[step, 1], cols + way[step, 0], flat[rows, cols])
+
+    def _add_walls(
+        self, result: Image, grain: Image, height: Image, label: Labels, hidden: Image, lift: float, window: Window
+    ) -> None:
+        """Add what faces the sensor: walls from foot to top, brighter at windows, and the corner at the foot."""
+        x, y = np.rint(self._near * 1.5).astype(int).tolist()
+        front, before = (np.roll(array, (-y, -x), (0, 1)) for array in (height, hidden))
+        rows, cols = np.nonzero(height > front + 0.5)
+        top, foot, seen = height[rows, cols], front[rows, cols], before[rows, cols]
+        which = label[rows, cols]
+        place = np.column_stack([cols + window.col, rows + window.row]) - self._solids.centre[which]
+        along = self._solids.along[which]
+        way_along = place[:, 0] * (along[:, 0] - along[:, 1]) + place[:, 1] * (along[:, 1] + along[:, 0])
+        bay = 0.5 + 0.5 * np.sign(np.sin(2 * np.pi * way_along * self.grid.resolution / _BAY))
+        rough = np.exp(0.6 * grain[rows, cols])
+        way = steps(self._near, int(height.max(initial=0.0) / lift) + 2)
+        for k in range(len(way)):
+            z = k * lift
+            there = (foot - lift / 2 <= z) & (z < top) & (z >= seen)
+            if not there.any():
+                continue
+            r, c = rows[there] + way[k, 1], cols[there] + way[k, 0]
+            comb = max(0.0, np.cos(2 * np.pi * z / _STOREY)) ** 2
+            wall = self._wall[which[there]] * (0.15 + 2.2 * comb * bay[there]) * rough[there]
+            at_foot = z < foot[there] + lift / 2
+            wall += at_foot * self._corner[which[there]] * np.minimum(top - foot, 12)[there] / 6 * rough[there]
+            _add(result, r, c, wall)
 
     def render(self, window: Window) -> npt.NDArray[np.uint16]:
         """(h, w) amplitude of the image, 0 where it sees nothing."""
@@ -87,9 +151,16 @@ class Sar:
         return np.asarray(x * across + y * down >= limit)
 
 
+def _add(result: Image, rows: npt.NDArray[np.int64], cols: npt.NDArray[np.int64], values: Image) -> None:
+    """Add values at pixels; what lies outside is left out."""
+    inside = (rows >= 0) & (rows < result.shape[0]) & (cols >= 0) & (cols < result.shape[1])
+    at = rows[inside] * result.shape[1] + cols[inside]
+    result += np.bincount(at, values[inside], result.size).reshape(result.shape).astype(np.float32)
+
+
 def _inverse(grid: Grid, field: GroundField) -> Callable[[Window], Block]:
     """window -> (3, h, w): displacement in metres x, y of what each pixel shows, and slope away from the sensor."""
-    margin = 2 * _NODE_STEP
+    margin = 32 * _NODE_STEP
     wide = grid.crop(grid.window.grow(margin))
     xy, shape = node_positions(wide, _NODE_STEP)
     shown = wide.to_map(xy)
@@ -100,35 +171,27 @@ def _inverse(grid: Grid, field: GroundField) -> Callable[[Window], Block]:
     return lambda window: known.read(replace(window, col=window.col + margin, row=window.row + margin))
 
 
-def _solids(world: World, grid: Grid, field: GroundField) -> tuple[Sketch, tuple[Sketch, Values], Sketch, Sketch]:
-    """Shadows; roofs and crowns where they appear, with their intensities; walls; the feet of walls."""
-    near, trees, buildings = field.towards_sensor, world.trees, world.buildings
-    shadows, volumes, walls, feet = [], [], [], []  # the first two with widths
-    for outline, height in zip(buildings.outlines, buildings.height, strict=True):
-        up = near * (height / TAN_INCIDENCE)
-        shown = field.in_sar(outline)
-        shadows.append((swept(shown, -near * (height * TAN_INCIDENCE)), 0.0))
-        volumes.append((closed(shown + up), 0.0))
-        for a, b in zip(shown, np.roll(shown, -1, axis=0), strict=True):
-            outward = (a + b) / 2 - shown.mean(axis=0)
-            if outward / max(1e-9, np.linalg.norm(outward)) @ near > 0.3:
-                walls.append(closed(np.stack([a, b, b + up, a + up])))
-                feet.append(densified(np.stack([a, b]), 12.0))
-    dots = np.concatenate(trees.outlines) if trees.outlines else np.zeros((0, 2))
-    for dot, crown, height in zip(field.in_sar(dots), trees.width, trees.height, strict=True):
-        shadows.append((np.stack([dot, dot - near * (height * TAN_INCIDENCE - crown / 2)]), crown * 0.8))
-        volumes.append((np.stack([dot + near * (0.7 * height / TAN_INCIDENCE)] * 2), crown))
-    values = [0.02 + 0.25 * tone[1] ** 2 for tone in buildings.tone] + [0.12 + 0.2 * tone[1] for tone in trees.tone]
-    shadow, volume = (Sketch.of([s for s, _ in some], grid, [w for _, w in some]) for some in (shadows, volumes))
-    return shadow, (volume, np.array(values)), Sketch.of(walls, grid), Sketch.of(feet, grid, 1.2)
-
-
-def _backscatter(world: World) -> tuple[Image, Image]:
+def _backscatter(ground: Shapes) -> tuple[Image, Image]:
     """For each label: (n,) intensity, (n, 3) strength of texture."""
-    kind, tone = np.array(world.ground.kind, int), np.array(world.ground.tone).reshape(-1, 3)[:, 1]
+    kind, tone = np.array(ground.kind, int), np.array(ground.tone).reshape(-1, 3)[:, 1]
     low, high, rough = (np.array([_LOOK[k][i] for k in Kind])[kind] for i in range(3))
     intensity = np.concatenate([[0.08], low * (high / low) ** tone])
     return intensity.astype(np.float32), np.concatenate([[[0.15, 0.1, 0.1]], rough]).astype(np.float32)
+
+
+def _solid_backscatter(solids: Shapes, along: Points, near: Points) -> tuple[Image, Image, Image]:
+    """For each label: (n,) intensity from above, of the walls, and of the corner of wall and ground.
+
+    A wall that faces the sensor squarely returns most.
+    """
+    kind, tone = np.array(solids.kind, int), np.array(solids.tone).reshape(-1, 3)
+    low, high, wall, corner = np.array([_SOLIDS[k] for k in Solid]).T[:, kind]
+    square = np.maximum(np.abs(along[1:] @ near), np.abs(along[1:, 1] * near[0] - along[1:, 0] * near[1]))
+    square = np.clip((square - 0.70) / 0.30, 0, 1)  # 0 where both walls lie askew, 1 where one faces the sensor
+    top = low * (high / low) ** tone[:, 1]
+    wall = wall * (0.5 + 1.5 * tone[:, 2]) * (0.4 + 0.6 * square)
+    corner = corner * (0.4 + 1.2 * tone[:, 0]) * (0.08 + 0.92 * square**3)
+    return tuple(np.concatenate([[0.0], values]).astype(np.float32) for values in (top, wall, corner))  # type: ignore[return-value]
 
 
 def _speckle(looks: float) -> npt.NDArray[np.float32]:

@@ -15,15 +15,19 @@ from sn9reg.errors import ConfigError
 from sn9reg.offsets import OffsetMap, from_nodes, node_positions, offsets_between
 from sn9reg.raster.files import PathLike, atomic_output, check_output, create_raster, geotiff_profile, make_folder
 from sn9reg.raster.grid import Grid, Points
+from sn9reg.simulate.city import CITY, TOWN, build_city
 from sn9reg.simulate.field import Bounds, GroundField, terrain_field, tiepoint_field
 from sn9reg.simulate.given import read_given
 from sn9reg.simulate.landuse import World, build_world, make_water
+from sn9reg.simulate.look import PLAIN, Look, any_look
 from sn9reg.simulate.optical import Optical
 from sn9reg.simulate.roads import make_roads
 from sn9reg.simulate.sar import Sar
 from sn9reg.tiepoints import COLUMNS
 
 OPTICAL_PIXEL, SAR_PIXEL = 0.305, 0.409
+_CITIES = {"city": CITY, "town": TOWN}
+SCENES = ("city", "town", "village")
 _CRS = "EPSG:32637"
 _ORIGIN = (354_234.0, 4_108_756.0)
 _BLOCK = 512
@@ -50,6 +54,7 @@ class Scene:
     sar: Grid
     field: GroundField
     world: World
+    look: Look
     seed: int
 
     def truth(self) -> OffsetMap:
@@ -61,8 +66,9 @@ class Scene:
 
 
 def make_scene(
-    width: int, height: int, seed: int = 0, field: PathLike | None = None, field_geotransforms: PathLike | None = None
-) -> Scene:
+    width: int, height: int, seed: int = 0, field: PathLike | None = None, field_geotransforms: PathLike | None = None,
+    kind: str = "village",
+) -> Scene:  # fmt: skip
     """Lay out a scene whose optical image is width x height px.
 
     field: a tie-point CSV to take the displacement from; field_geotransforms: JSON with its images' geotransforms.
@@ -74,19 +80,23 @@ def make_scene(
     optical = _grid(OPTICAL_PIXEL, *_ORIGIN, width, height)
     extent = Bounds(*rasterio.transform.array_bounds(height, width, optical.transform))
     bounds = extent.grow(250)
+    look = any_look(seed) if kind in _CITIES else PLAIN
     if field is None:
-        ground = terrain_field(extent, bounds, seed)
+        ground = terrain_field(extent, bounds, seed, look.towards_sensor, look.tan_incidence)
     else:
         ground = tiepoint_field(extent, bounds, *read_given(field, field_geotransforms, (OPTICAL_PIXEL, SAR_PIXEL)))
-    water = make_water(bounds, extent, seed)
-    world = build_world(bounds, make_roads(bounds, extent, water, seed), water, seed)
-    return Scene(optical, _sar_grid(extent, seed), ground, world, seed)
+    if kind in _CITIES:
+        world = build_city(bounds, _CITIES[kind], seed)
+    else:
+        water = make_water(bounds, extent, seed)
+        world = build_world(bounds, make_roads(bounds, extent, water, seed), water, seed)
+    return Scene(optical, _sar_grid(extent, seed), ground, world, look, seed)
 
 
 def simulate(
     folder: PathLike, width: int = 2000, height: int | None = None, seed: int = 0, looks: float = 4.0,
     field: PathLike | None = None, field_geotransforms: PathLike | None = None, empty: float = 0.01,
-    overwrite: bool = False,
+    kind: str = "village", overwrite: bool = False,
 ) -> SimulatedScene:  # fmt: skip
     """Write a scene into `folder` (made if missing): optical and SAR image, tie-points, exact offsets.
 
@@ -104,9 +114,9 @@ def simulate(
     files = SimulatedScene(*(Path(folder) / name for name in names))
     for path in astuple(files) if Path(folder).exists() else ():
         check_output(path, overwrite, (field, field_geotransforms))
-    scene = make_scene(width, height, seed, field, field_geotransforms)
+    scene = make_scene(width, height, seed, field, field_geotransforms, kind)
     make_folder(folder)  # not before it is known what is to be drawn
-    optical = Optical(scene.world, scene.optical, scene.field, seed)
+    optical = Optical(scene.world, scene.optical, scene.field, scene.look, seed)
     sar = Sar(scene.world, scene.sar, np.array(_ORIGIN), scene.field, seed, looks, empty)
     with progress.part(0, 0.6):
         _write(files.optical, optical, overwrite, 3, "uint8", photometric="rgb")
@@ -133,7 +143,7 @@ def tiepoints(scene: Scene, sar: Sar) -> npt.NDArray[np.int64]:
     """
     random = np.random.default_rng([scene.seed, 5])
     found = _seen(scene, sar, scene.world.junctions, random)
-    for shapes in (scene.world.buildings, scene.world.ground):
+    for shapes in (scene.world.solids, scene.world.ground):
         if len(found) < 10 and shapes.outlines:
             corners = np.stack([outline[0] for outline in shapes.outlines])
             found = np.concatenate([found, _seen(scene, sar, corners, random)[:20]])

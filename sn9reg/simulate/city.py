@@ -1,0 +1,309 @@
+"""A city or a town: streets that divide the land into blocks, blocks full of houses, and what stands between them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from sn9reg.raster.grid import Points
+from sn9reg.simulate.field import Bounds
+from sn9reg.simulate.landuse import Kind, Random, Shapes, Solid, Taken, World, rectangle
+from sn9reg.simulate.noise import waves
+from sn9reg.simulate.roads import densified, normals
+
+_STOREY = 3.0  # metres
+_PLOTS = (Kind.YARD, Kind.PAVED, Kind.PAVED, Kind.GRAVEL, Kind.SOIL, Kind.MEADOW)
+
+
+@dataclass(frozen=True)
+class Style:
+    """What a city is like."""
+
+    block: tuple[float, float]  # least and greatest area of a block, square metres
+    storeys: tuple[int, int]
+    uses: tuple[tuple[str, float], ...]  # of blocks, and how often each is met
+    green: float  # trees in a hundred square metres of open ground
+
+
+CITY = Style((5_000, 14_000), (4, 12), (("flats", 0.5), ("rows", 0.14), ("court", 0.12), ("towers", 0.08), ("halls", 0.08), ("open", 0.08)), 0.25)  # fmt: skip
+TOWN = Style((6_000, 20_000), (1, 5), (("flats", 0.62), ("rows", 0.1), ("court", 0.04), ("halls", 0.1), ("open", 0.14)), 0.6)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Street:
+    line: Points
+    width: float
+
+
+class _Plan:
+    """The plan before it is bent: straight streets and convex blocks; `bent` takes places to where they come to lie."""
+
+    def __init__(self, bounds: Bounds, style: Style, seed: int) -> None:
+        self.random, self._seed = np.random.default_rng([seed, 3]), seed
+        self._bend = float(self.random.choice([0.3, 1.0, 1.6]))
+        self.streets: list[_Street] = []
+        self.blocks: list[Points] = []
+        turn = self.random.uniform(0, np.pi / 2)
+        rotation = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
+        side = float(np.linalg.norm(bounds.size)) / 2 + 80
+        square = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * side @ rotation.T + bounds.centre
+        waiting = [(square, 0)]
+        while waiting:
+            block, depth = waiting.pop()
+            middle = block.mean(axis=0)
+            radius = float(np.linalg.norm(block - middle, axis=1).max())
+            if not bounds.grow(60 + radius).holds(middle[None])[0]:
+                continue
+            if _area(block) < self.random.uniform(*style.block):
+                self.blocks.append(block)
+            else:
+                waiting += [(part, depth + 1) for part in self._divided(block)]
+
+    def _divided(self, block: Points) -> Iterator[Points]:
+        """Both parts of a block on both sides of a new street, across its longer side."""
+        area = _area(block)
+        centre, sides, angle = cv2.minAreaRect((block - block.mean(axis=0)).astype(np.float32))
+        along = np.radians(angle) + (0 if sides[0] > sides[1] else np.pi / 2) + self.random.normal(0, 0.05)
+        normal = np.array([np.cos(along), np.sin(along)])
+        place = block.mean(axis=0) + centre + normal * max(sides) * self.random.uniform(-0.14, 0.14)
+        way = (block - place) @ normal
+        cuts = []
+        for i in range(len(block)):
+            j = (i + 1) % len(block)
+            if way[i] * way[j] < 0:
+                cuts.append(block[i] + (block[j] - block[i]) * way[i] / (way[i] - way[j]))
+        width = self.random.uniform(*((18, 30) if area > 4e5 else (11, 17) if area > 6e4 else (6, 10)))
+        if len(cuts) == 2:
+            self.streets.append(_Street(np.array(cuts), float(width)))
+        yield from (_half(block, place, normal * sign) for sign in (1, -1))
+
+    def bent(self, places: Points) -> Points:
+        """(N, 2) where places of the plan come to lie."""
+        far, near = (
+            np.column_stack([waves(self._seed + k, length, places, 8) for k in ks])
+            for length, ks in ((1100.0, (40, 41)), (330.0, (42, 43)))
+        )
+        return np.asarray(places + self._bend * (24 * far + 5 * near))
+
+    def turned(self, place: Points, facing: Points) -> tuple[Points, Points]:
+        """A place and a direction there, bent."""
+        here, there = self.bent(np.stack([place, place + facing]))
+        return here, (there - here) / np.linalg.norm(there - here)
+
+
+class _Builder:
+    """Fills a plan with houses and things."""
+
+    def __init__(self, plan: _Plan, bounds: Bounds, style: Style) -> None:
+        self.plan, self.style, self.random = plan, style, plan.random
+        self.ground, self.solids, self.taken = Shapes(), Shapes(), Taken(bounds)
+        self.bounds = bounds
+
+    def house(self, middle: Points, facing: Points, length: float, depth: float, height: float, gap: float = 1.5) -> bool:
+        """A house, its plot and its roof, where there is room."""
+        middle, facing = self.plan.turned(middle, facing)
+        outline = rectangle(middle, facing, length, depth, self.random.normal(0, 0.02))
+        if not self.taken.free(rectangle(middle, facing, length + gap, depth + gap)):
+            return False
+        if self.random.random() < 0.7:
+            plot = rectangle(middle, facing, length + self.random.uniform(4, 14), depth + self.random.uniform(4, 14))
+            self.ground.add(self.random, int(self.random.choice(_PLOTS)), _ring(plot))
+            if self.random.random() < 0.3:
+                self._walls(plot)
+        self.taken.polygon(outline)
+        hipped = height < 16 and self.random.random() < 0.4
+        self.solids.add(self.random, Solid.HIPPED if hipped else Solid.FLAT, outline, height=height)
+        if not hipped:
+            self._roof(middle, facing, length, depth, height)
+        return True
+
+    def _roof(self, middle: Points, facing: Points, length: float, depth: float, height: float) -> None:
+        """Stair heads, tanks, panels."""
+        across = np.array([-facing[1], facing[0]])
+        for _ in range(int(self.random.integers(1, 3 + int(length * depth / 120)))):
+            u, v = self.random.uniform(-0.4, 0.4, 2) * [length, depth]
+            sides = self.random.uniform(1.0, 4.5, 2)
+            if max(sides / [length, depth]) < 0.6:
+                shape = rectangle(middle + u * across + v * facing, facing, *sides.tolist())
+                self.solids.add(self.random, Solid.CLUTTER, shape, height=height + self.random.uniform(0.6, 3.0))
+
+    def _walls(self, plot: Points) -> None:
+        for a, b in zip(plot, np.roll(plot, -1, axis=0), strict=True):
+            if self.random.random() < 0.7:
+                self.solids.add(self.random, Solid.WALL, densified(np.stack([a, b]), 12.0), 0.35, self.random.uniform(1, 2.6))
+
+    def block(self, block: Points) -> None:
+        """One block: its ground, its houses, its trees."""
+        names, chances = zip(*self.style.uses, strict=True)
+        use = str(self.random.choice(names, p=np.array(chances) / sum(chances)))
+        kind = self.random.choice(_PLOTS)
+        if use == "open":
+            kind = self.random.choice([Kind.MEADOW, Kind.SOIL, Kind.GRAVEL, Kind.PARKING, Kind.YARD])
+        elif use == "halls":
+            kind = self.random.choice([Kind.PAVED, Kind.PARKING, Kind.GRAVEL])
+        self.ground.add(self.random, int(kind), self.plan.bent(_ring(block)))
+        centre, (width, high), angle = cv2.minAreaRect((block - block.mean(axis=0)).astype(np.float32))
+        middle, turn = block.mean(axis=0) + centre, np.radians(angle)
+        u, v = np.array([np.cos(turn), np.sin(turn)]), np.array([-np.sin(turn), np.cos(turn)])
+        low, most = self.style.storeys
+        usual = self.random.uniform(low, most)
+        self._houses(use, block, middle, u, v, (width, high), usual)
+        if use == "open":
+            self._open(kind, block, middle, u, v)
+        self._trees(block, use)
+
+    def _houses(
+        self, use: str, block: Points, middle: Points, u: Points, v: Points, sides: tuple[float, float], usual: float
+    ) -> None:
+        draw = self.random.uniform
+        sizes = {"flats": ((13, 26), (11, 18), (3, 9)), "rows": ((32, 70), (11, 16), (12, 26)),
+                 "towers": ((19, 28), (19, 28), (18, 36)), "halls": ((22, 60), (18, 40), (8, 20))}  # fmt: skip
+        if use == "court":
+            self._court(block, usual)
+        if use not in sizes:
+            return
+        lengths, depths, gaps = sizes[use]
+        length, depth, gap = (draw(*pair) for pair in (lengths, depths, gaps))
+        facing = v
+        if self.random.random() < 0.5:
+            u, v, sides, facing = v, u, sides[::-1], u
+        down = -sides[1] / 2 + 4 + depth / 2
+        while down < sides[1] / 2 - 4:
+            along = -sides[0] / 2 + 4 + length / 2
+            while along < sides[0] / 2 - 4:
+                size = (length, depth) if use == "rows" else (length * draw(0.75, 1.25), depth * draw(0.8, 1.2))
+                storeys = max(1, round(usual + self.random.normal(0, 1.2 if use == "flats" else 0.4)))
+                height = draw(6, 12) if use == "halls" else _STOREY * storeys + draw(0.3, 1.2)
+                place = middle + along * u + down * v
+                if _inside(block, place) and self.random.random() < 0.93:
+                    self.house(place, facing, *size, height)
+                along += size[0] + gap * draw(0.7, 1.4)
+            down += depth + gap * draw(0.9, 1.4)
+
+    def _court(self, block: Points, usual: float) -> None:
+        """Houses wall to wall along the streets, around a courtyard."""
+        inset, depth = self.random.uniform(8, 12), self.random.uniform(11, 15)
+        for a, b in zip(block, np.roll(block, -1, axis=0), strict=True):
+            length = float(np.linalg.norm(b - a))
+            if length < 40:
+                continue
+            along = (b - a) / length
+            inward = np.array([-along[1], along[0]])
+            inward *= np.sign(inward @ (block.mean(axis=0) - a))
+            way = inset + 2.0
+            while way < length - inset - 12:
+                side = min(self.random.uniform(12, 26), length - inset - way)
+                storeys = max(2, round(usual + self.random.normal(0, 0.6)))
+                place = a + along * (way + side / 2) + inward * (inset + depth / 2)
+                self.house(place, -inward, side - 0.2, depth, _STOREY * storeys + 0.8, gap=0.0)
+                way += side + 1.0
+
+    def _open(self, kind: int, block: Points, middle: Points, u: Points, v: Points) -> None:
+        """A car park has cars in rows; another open plot has a track across it, as people walk."""
+        if kind == Kind.PARKING:
+            for row in np.arange(-60, 60, 8.0):
+                for place in np.arange(-60, 60, 2.8):
+                    at = middle + place * u + row * v
+                    if _inside(block, at, 12) and self.random.random() < 0.6:
+                        self.car(*self.plan.turned(at, v))
+        else:
+            for _ in range(int(self.random.integers(1, 3))):
+                ends = block[self.random.permutation(len(block))[:2]]
+                line = self.plan.bent(densified(ends, 6.0))
+                line += 2 * normals(line) * waves(int(self.random.integers(1 << 30)), 60, line, 6)[:, None]
+                self.ground.add(self.random, Kind.TRACK, line, self.random.uniform(1.2, 3.5))
+
+    def car(self, middle: Points, facing: Points) -> None:
+        size = self.random.uniform(1.7, 2.0), self.random.uniform(3.9, 5.2)
+        shape = rectangle(middle, facing, *size)
+        if self.random.random() < 0.06:
+            shape = rectangle(middle, facing, 2.5, self.random.uniform(7, 13))
+        self.solids.add(self.random, Solid.CAR, shape, height=self.random.uniform(1.3, 1.9))
+
+    def tree(self, place: Points, least: float = 2.5, most: float = 7.0) -> None:
+        crown = float(self.random.uniform(least, most))
+        height = crown * self.random.uniform(0.9, 1.6)
+        self.solids.add(self.random, Solid.TREE, np.repeat(place[None], 2, axis=0), crown, height)
+
+    def _trees(self, block: Points, use: str) -> None:
+        chance = self.style.green * self.random.uniform(0, 2) * (1.5 if use == "open" else 1)
+        count = int(self.random.poisson(_area(block) / 100 * chance))
+        low, high = block.min(axis=0), block.max(axis=0)
+        places = self.random.uniform(low, high, (count, 2))
+        places = self.plan.bent(places[[_inside(block, place) for place in places]]) if count else places
+        for place in places[~self.taken.at(places)] if len(places) else places:
+            self.tree(place)
+
+    def along(self, street: _Street) -> None:
+        """Parked cars, trees and poles along a street."""
+        line = densified(self.plan.bent(densified(street.line, 6.0)), 2.9)
+        tangents = np.gradient(line, axis=0)
+        tangents /= np.linalg.norm(tangents, axis=1, keepdims=True)
+        sides = normals(line)
+        full, planted = self.random.uniform(0.1, 0.85), self.random.random() < 0.35
+        for sign in (-1, 1):
+            for index in range(2, len(line) - 2):
+                kerb = line[index] + sign * sides[index] * (street.width / 2)
+                if index % 2 and self.random.random() < full:
+                    self.car(kerb - sign * sides[index] * 1.2, tangents[index])
+                if planted and index % 3 == 0 and self.random.random() < 0.7:
+                    self.tree(kerb + sign * sides[index] * 1.2, 2.0, 5.0)
+                elif index % 12 == 5:
+                    pole = rectangle(kerb + sign * sides[index] * 0.6, tangents[index], 0.4, 0.4)
+                    self.solids.add(self.random, Solid.POLE, pole, height=self.random.uniform(6, 10))
+        if street.width > 10:  # traffic
+            for index in range(3, len(line) - 3, 5):
+                if self.random.random() < 0.4:
+                    self.car(line[index] + sides[index] * street.width * 0.2 * self.random.choice([-1, 1]), tangents[index])
+
+
+def build_city(bounds: Bounds, style: Style, seed: int) -> World:
+    """A city over `bounds`; its junctions are where its streets meet."""
+    plan = _Plan(bounds, style, seed)
+    builder = _Builder(plan, bounds, style)
+    lines = [(plan.bent(densified(street.line, 6.0)), street.width) for street in plan.streets]
+    for line, width in lines:
+        builder.taken.line(line, width + 4)
+    for block in plan.blocks:
+        builder.block(block)
+    ground, random = builder.ground, builder.random
+    for line, width in lines:
+        ground.add(random, Kind.PAVEMENT, line, width + random.uniform(2.5, 5))
+    for line, width in sorted(lines, key=lambda road: road[1]):
+        ground.add(random, Kind.ROAD, line, width)
+        if width > 17:  # a green strip between both ways
+            ground.add(random, Kind.MEADOW, line[2:-2], 2.5)
+    for street in plan.streets:
+        builder.along(street)
+    ends = np.concatenate([line[[0, -1]] for line, _ in lines])
+    return World(ground, builder.solids, ends)
+
+
+def _ring(outline: Points) -> Points:
+    return densified(np.concatenate([outline, outline[:1]]), 12.0)
+
+
+def _area(polygon: Points) -> float:
+    x, y = (polygon - polygon[0]).T
+    return float(abs(x @ np.roll(y, -1) - y @ np.roll(x, -1)) / 2)
+
+
+def _half(polygon: Points, place: Points, normal: Points) -> Points:
+    """The part of a convex polygon on the side of a line that its normal points away from."""
+    way, kept = (polygon - place) @ normal, []
+    for i in range(len(polygon)):
+        j = (i + 1) % len(polygon)
+        if way[i] <= 0:
+            kept.append(polygon[i])
+        if way[i] * way[j] < 0:
+            kept.append(polygon[i] + (polygon[j] - polygon[i]) * way[i] / (way[i] - way[j]))
+    return np.array(kept)
+
+
+def _inside(polygon: Points, place: Points, margin: float = 6.0) -> bool:
+    """Whether a place lies in a convex polygon, so far from its edge."""
+    local = (polygon - place).astype(np.float32)
+    return float(cv2.pointPolygonTest(local, (0.0, 0.0), True)) > margin
