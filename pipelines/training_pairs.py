@@ -5,7 +5,8 @@
 Into DIR/pairs, which the training configurations name:
 
 - `sentinel_la`: the Los Angeles pair, its smooth residual of a few pixels removed by the untrained matcher first.
-- `simulated`: tiles of simulated scenes, registered by their exact offsets, at full, half and quarter resolution.
+- `simulated`: tiles of simulated scenes, registered by their exact offsets, at full, half and quarter resolution;
+  `cities` the same of cities and towns.
 - `scenes/full`, `half`, `quarter`: the simulated scenes of DIR/scenes/aoi, registered likewise, whole.
 
 Into DIR/scenes: scenes with tie-points in SpaceNet 9's layout, `aoi` to train keypoint detectors, `dev` to watch them.
@@ -44,6 +45,8 @@ def main(data: Path) -> None:
         los_angeles(data / "sentinel_la", out / "sentinel_la")
     for k in range(12):
         simulated(out / "simulated", 500 + k, 2 ** (k % 4))
+    for k in range(24):
+        simulated(out / "cities", 700 + k, (1, 1, 2, 4)[k % 4], "town" if k % 3 == 0 else "city")
     for seed in range(601, 609):
         whole(out / "scenes", aoi(data / "scenes/aoi", seed, (5000, 4000)))
     aoi(data / "scenes/dev", 13, (4000, 3000))
@@ -59,11 +62,11 @@ def los_angeles(folder: Path, out: Path) -> None:
     tiles(out, "la", registered(out, registration.offsets(), *files, nodata=0), (1,))
 
 
-def simulated(out: Path, seed: int, looks: float) -> None:
+def simulated(out: Path, seed: int, looks: float, kind: str = "village") -> None:
     """One simulated scene, registered by its exact offsets, in tiles of three resolutions."""
     if any(out.glob(f"s{seed}_*_opt.png")):
         return
-    files = simulate(out / "scene", 2048, seed=seed, looks=looks, overwrite=True)
+    files = simulate(out / "scene", 2048, seed=seed, looks=looks, kind=kind, overwrite=True)
     with open_offsets(files.offsets) as offsets:
         tiles(out, f"s{seed}", registered(out, offsets, files.optical, files.sar), tuple(FOLDERS))
 

@@ -24,6 +24,9 @@ def parse_size(_context: click.Context, _parameter: click.Parameter, value: str)
 @click.option("--size", default="2000", show_default=True, metavar="WIDTH[xHEIGHT]", callback=parse_size,
               help="Of the optical image, in pixels of 0.305 m.")  # fmt: skip
 @click.option("--seed", default=0, show_default=True, help="Another seed, another place.")
+@click.option("--scene", "kind", type=click.Choice(["city", "town", "village"]), default="village", show_default=True,
+              help="What stands there; cities and towns are seen from any side.")  # fmt: skip
+@click.option("--surfaces", is_flag=True, help="Write what each pixel shows, too: ground, shadow, tops, sides.")
 @click.option("--looks", default=4.0, show_default=True, help="Looks of the SAR image: fewer, more speckle.")
 @click.option("--empty", default=0.01, show_default=True, help="Fraction of the SAR image outside its swath (0).")
 @click.option("--field", type=click.Path(path_type=Path), metavar="CSV",
@@ -44,5 +47,5 @@ def simulate(folder: Path, size: tuple[int, int], **given: Any) -> None:
 
     with progress_bar("simulate"):
         scene = simulate_scene(folder, *size, **given)
-    files = {name: str(path) for name, path in asdict(scene).items()}
+    files = {name: str(path) for name, path in asdict(scene).items() if path}
     options.say(files, files.values())

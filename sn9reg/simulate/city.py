@@ -10,12 +10,12 @@ import numpy as np
 
 from sn9reg.raster.grid import Points
 from sn9reg.simulate.field import Bounds
-from sn9reg.simulate.landuse import Kind, Random, Shapes, Solid, Taken, World, rectangle
+from sn9reg.simulate.landuse import Kind, Shapes, Solid, Taken, World, rectangle
 from sn9reg.simulate.noise import waves
 from sn9reg.simulate.roads import densified, normals
 
 _STOREY = 3.0  # metres
-_PLOTS = (Kind.YARD, Kind.PAVED, Kind.PAVED, Kind.GRAVEL, Kind.SOIL, Kind.MEADOW)
+_PLOTS = (Kind.YARD, Kind.PAVED, Kind.PAVED, Kind.GRAVEL, Kind.BARE, Kind.MEADOW)
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,10 @@ class Style:
     green: float  # trees in a hundred square metres of open ground
 
 
-CITY = Style((5_000, 14_000), (4, 12), (("flats", 0.5), ("rows", 0.14), ("court", 0.12), ("towers", 0.08), ("halls", 0.08), ("open", 0.08)), 0.25)  # fmt: skip
-TOWN = Style((6_000, 20_000), (1, 5), (("flats", 0.62), ("rows", 0.1), ("court", 0.04), ("halls", 0.1), ("open", 0.14)), 0.6)  # fmt: skip
+_CITY_USES = ("flats", 0.5), ("rows", 0.14), ("court", 0.12), ("towers", 0.08), ("halls", 0.08), ("open", 0.08)
+_TOWN_USES = ("flats", 0.62), ("rows", 0.1), ("court", 0.04), ("halls", 0.1), ("open", 0.14)
+CITY = Style((5_000, 14_000), (4, 12), _CITY_USES, 0.25)
+TOWN = Style((6_000, 20_000), (1, 5), _TOWN_USES, 0.6)
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,9 @@ class _Builder:
         self.ground, self.solids, self.taken = Shapes(), Shapes(), Taken(bounds)
         self.bounds = bounds
 
-    def house(self, middle: Points, facing: Points, length: float, depth: float, height: float, gap: float = 1.5) -> bool:
+    def house(
+        self, middle: Points, facing: Points, length: float, depth: float, height: float, gap: float = 1.5
+    ) -> bool:
         """A house, its plot and its roof, where there is room."""
         middle, facing = self.plan.turned(middle, facing)
         outline = rectangle(middle, facing, length, depth, self.random.normal(0, 0.02))
@@ -133,7 +137,9 @@ class _Builder:
     def _walls(self, plot: Points) -> None:
         for a, b in zip(plot, np.roll(plot, -1, axis=0), strict=True):
             if self.random.random() < 0.7:
-                self.solids.add(self.random, Solid.WALL, densified(np.stack([a, b]), 12.0), 0.35, self.random.uniform(1, 2.6))
+                self.solids.add(
+                    self.random, Solid.WALL, densified(np.stack([a, b]), 12.0), 0.35, self.random.uniform(1, 2.6)
+                )
 
     def block(self, block: Points) -> None:
         """One block: its ground, its houses, its trees."""
@@ -141,7 +147,7 @@ class _Builder:
         use = str(self.random.choice(names, p=np.array(chances) / sum(chances)))
         kind = self.random.choice(_PLOTS)
         if use == "open":
-            kind = self.random.choice([Kind.MEADOW, Kind.SOIL, Kind.GRAVEL, Kind.PARKING, Kind.YARD])
+            kind = self.random.choice([Kind.MEADOW, Kind.BARE, Kind.GRAVEL, Kind.PARKING, Kind.YARD])
         elif use == "halls":
             kind = self.random.choice([Kind.PAVED, Kind.PARKING, Kind.GRAVEL])
         self.ground.add(self.random, int(kind), self.plan.bent(_ring(block)))
@@ -150,7 +156,10 @@ class _Builder:
         u, v = np.array([np.cos(turn), np.sin(turn)]), np.array([-np.sin(turn), np.cos(turn)])
         low, most = self.style.storeys
         usual = self.random.uniform(low, most)
+        built = len(self.solids.kind)
         self._houses(use, block, middle, u, v, (width, high), usual)
+        if use != "open" and len(self.solids.kind) == built:  # nothing of that size has room
+            self._houses("flats", block, middle, u, v, (width, high), usual)
         if use == "open":
             self._open(kind, block, middle, u, v)
         self._trees(block, use)
@@ -159,8 +168,8 @@ class _Builder:
         self, use: str, block: Points, middle: Points, u: Points, v: Points, sides: tuple[float, float], usual: float
     ) -> None:
         draw = self.random.uniform
-        sizes = {"flats": ((13, 26), (11, 18), (3, 9)), "rows": ((32, 70), (11, 16), (12, 26)),
-                 "towers": ((19, 28), (19, 28), (18, 36)), "halls": ((22, 60), (18, 40), (8, 20))}  # fmt: skip
+        sizes = {"flats": ((11, 22), (10, 17), (2, 6)), "rows": ((32, 70), (11, 16), (10, 22)),
+                 "towers": ((18, 26), (18, 26), (12, 28)), "halls": ((22, 60), (18, 40), (6, 16))}  # fmt: skip
         if use == "court":
             self._court(block, usual)
         if use not in sizes:
@@ -170,25 +179,27 @@ class _Builder:
         facing = v
         if self.random.random() < 0.5:
             u, v, sides, facing = v, u, sides[::-1], u
-        down = -sides[1] / 2 + 4 + depth / 2
+        down = -sides[1] / 2 + self.random.uniform(4, 9) + depth / 2
         while down < sides[1] / 2 - 4:
-            along = -sides[0] / 2 + 4 + length / 2
+            along = -sides[0] / 2 + draw(4, 9) + length / 2
             while along < sides[0] / 2 - 4:
                 size = (length, depth) if use == "rows" else (length * draw(0.75, 1.25), depth * draw(0.8, 1.2))
                 storeys = max(1, round(usual + self.random.normal(0, 1.2 if use == "flats" else 0.4)))
                 height = draw(6, 12) if use == "halls" else _STOREY * storeys + draw(0.3, 1.2)
                 place = middle + along * u + down * v
-                if _inside(block, place) and self.random.random() < 0.93:
-                    self.house(place, facing, *size, height)
+                if _inside(block, place) and self.random.random() < 0.96:
+                    fits = self.house(place, facing, *size, height)
+                    if not fits and use != "halls":  # what is left at the block's edge
+                        self.house(place, facing, size[0] * 0.7, size[1] * 0.7, height * draw(0.5, 1))
                 along += size[0] + gap * draw(0.7, 1.4)
-            down += depth + gap * draw(0.9, 1.4)
+            down += depth * 1.1 + gap * draw(0.7, 1.2)
 
     def _court(self, block: Points, usual: float) -> None:
         """Houses wall to wall along the streets, around a courtyard."""
         inset, depth = self.random.uniform(8, 12), self.random.uniform(11, 15)
         for a, b in zip(block, np.roll(block, -1, axis=0), strict=True):
             length = float(np.linalg.norm(b - a))
-            if length < 40:
+            if length < 30:
                 continue
             along = (b - a) / length
             inward = np.array([-along[1], along[0]])
@@ -257,7 +268,9 @@ class _Builder:
         if street.width > 10:  # traffic
             for index in range(3, len(line) - 3, 5):
                 if self.random.random() < 0.4:
-                    self.car(line[index] + sides[index] * street.width * 0.2 * self.random.choice([-1, 1]), tangents[index])
+                    self.car(
+                        line[index] + sides[index] * street.width * 0.2 * self.random.choice([-1, 1]), tangents[index]
+                    )
 
 
 def build_city(bounds: Bounds, style: Style, seed: int) -> World:

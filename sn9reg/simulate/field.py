@@ -71,7 +71,11 @@ class GroundField:
 
     @classmethod
     def from_values(
-        cls, bounds: Bounds, values: npt.NDArray[np.float64], towards_sensor: Points, tan_incidence: float = TAN_INCIDENCE
+        cls,
+        bounds: Bounds,
+        values: npt.NDArray[np.float64],
+        towards_sensor: Points,
+        tan_incidence: float = TAN_INCIDENCE,
     ) -> GroundField:
         """From (2, ny, nx) displacements on `bounds.lattice`."""
         splines = np.stack([spline_filter(band, order=3, mode="nearest") for band in values])

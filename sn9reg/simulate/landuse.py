@@ -17,7 +17,7 @@ Random = np.random.Generator
 # What the ground is made of.
 Kind = IntEnum(
     "Kind",
-    "FIELD MEADOW SOIL WOOD YARD WATER HEDGE TRACK SHOULDER ROAD PAVED GRAVEL PARKING PAVEMENT",
+    "FIELD MEADOW SOIL WOOD YARD WATER HEDGE TRACK SHOULDER ROAD PAVED GRAVEL PARKING PAVEMENT BARE",
     start=0,
 )
 # What stands on it: houses with a flat and with a hipped roof, what is on their roofs, and the rest.

@@ -1,5 +1,7 @@
 """The optical image: colours, furrows, crowns, roofs, walls that lean, sun shadows, shaded slopes, haze."""
 
+from typing import Any
+
 import cv2
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +13,7 @@ from sn9reg.simulate.landuse import Kind, Shapes, Solid, World
 from sn9reg.simulate.look import Look
 from sn9reg.simulate.noise import Image, metres, pixel_noise, texture
 from sn9reg.simulate.sketch import Sketch, drawn
-from sn9reg.simulate.solids import Labels, Solids, hidden_below, inner, steps
+from sn9reg.simulate.solids import Labels, Solids, Surface, hidden_below, inner, steps
 
 _SHADE = 0.42
 _BLUR = 6  # pixels that the point spread and the halo of pan-sharpening reach
@@ -31,8 +33,9 @@ _LOOK: dict[Kind, tuple[tuple[int, int, int], tuple[int, int, int], tuple[float,
     Kind.SHOULDER: ((122, 120, 92), (150, 142, 116), (0.05, 0.08, 0.06)),
     Kind.ROAD: ((88, 88, 90), (140, 138, 136), (0.02, 0.03, 0.03)),
     Kind.PAVED: ((128, 126, 120), (188, 182, 172), (0.04, 0.06, 0.05)),
-    Kind.GRAVEL: ((132, 124, 110), (196, 186, 168), (0.06, 0.08, 0.08)),
+    Kind.GRAVEL: ((132, 124, 110), (196, 186, 168), (0.04, 0.05, 0.08)),
     Kind.PARKING: ((78, 80, 84), (126, 126, 124), (0.03, 0.04, 0.03)),
+    Kind.BARE: ((128, 104, 80), (186, 164, 134), (0.06, 0.05, 0.05)),
     Kind.PAVEMENT: ((132, 128, 122), (182, 174, 162), (0.03, 0.05, 0.04)),
 }
 _ROOFS = np.array([[158, 84, 62], [176, 104, 80], [132, 66, 52], [120, 116, 112], [206, 204, 198], [84, 86, 92]], float)
@@ -71,6 +74,12 @@ class Optical:
         image = image * (1 - self._view.haze) + np.array([128, 140, 156], np.float32) * self._view.haze
         image += (pixel_noise(self._seed + 60, window)[..., None].astype(np.float32) - 32768) * np.float32(5 / 65536)
         return np.ascontiguousarray(np.moveaxis(np.clip(image + 0.5, 1, 255).astype(np.uint8), -1, 0))
+
+    def surface(self, window: Window) -> npt.NDArray[np.uint8]:
+        """(h, w) the `Surface` that each pixel shows."""
+        _, label, shade, above, _ = self._seen(window)
+        ground = np.where(shade, Surface.SHADOW, Surface.GROUND)
+        return np.where(label == 0, ground, np.where(above, Surface.TOP, Surface.SIDE)).astype(np.uint8)
 
     def _sharp(self, window: Window) -> Image:
         """(h, w, 3) of an image without blur, noise and haze."""
@@ -114,7 +123,7 @@ class Optical:
             np.putmask(step, inner(height, leaning, x, y) >= k * rise, k)
         rows, cols = np.ogrid[: window.height, : window.width]
 
-        def at(array: npt.NDArray[np.generic], further: int) -> npt.NDArray[np.generic]:
+        def at(array: npt.NDArray[Any], further: int) -> npt.NDArray[Any]:
             x, y = np.moveaxis(way[np.minimum(step + further, count + 1)], -1, 0)
             return array[rows + leaning + y, cols + leaning + x]
 
@@ -125,7 +134,9 @@ class Optical:
         shadow = np.where(roof, at(hidden, 0), at(hidden, 2)) > up + 0.05
         return top, which, shadow, roof, up
 
-    def _painted(self, which: Labels, z: Image, u: Image, v: Image, place: Image, height: Image, roof: Image) -> Image:
+    def _painted(
+        self, which: Labels, z: Image, u: Image, v: Image, place: Image, height: Image, roof: npt.NDArray[np.bool_]
+    ) -> Image:
         """(n, 3) colours of places on solids: u, v pixels from the middle along and across."""
         kind, metre = self._kind[which], self.grid.resolution
         half = self._solids.half[which]

@@ -14,7 +14,7 @@ from sn9reg.simulate.field import GroundField
 from sn9reg.simulate.landuse import Kind, Shapes, Solid, World
 from sn9reg.simulate.noise import Image, metres, pixel_noise, texture
 from sn9reg.simulate.sketch import Sketch, drawn
-from sn9reg.simulate.solids import Labels, Solids, hidden_below, inner, steps
+from sn9reg.simulate.solids import Labels, Solids, Surface, hidden_below, inner, steps
 
 _NODE_STEP = 16
 _BLUR = 2
@@ -37,15 +37,16 @@ _LOOK: dict[Kind, tuple[float, float, tuple[float, float, float]]] = {
     Kind.PAVED: (0.012, 0.045, (0.10, 0.15, 0.25)),
     Kind.GRAVEL: (0.040, 0.140, (0.12, 0.15, 0.20)),
     Kind.PARKING: (0.008, 0.020, (0.05, 0.08, 0.10)),
+    Kind.BARE: (0.030, 0.140, (0.15, 0.12, 0.15)),
     Kind.PAVEMENT: (0.012, 0.040, (0.05, 0.15, 0.25)),
 }
 # Least and greatest intensity of a solid from above, of its walls, and of the corner of wall and ground.
 _SOLIDS: dict[Solid, tuple[float, float, float, float]] = {
-    Solid.FLAT: (0.01, 0.12, 0.30, 3.0),
+    Solid.FLAT: (0.008, 0.06, 0.35, 4.0),
     Solid.HIPPED: (0.02, 0.27, 0.22, 2.0),
-    Solid.CLUTTER: (0.20, 2.50, 0.50, 2.0),
-    Solid.CAR: (0.30, 2.00, 0.60, 1.5),
-    Solid.WALL: (0.05, 0.10, 0.35, 1.5),
+    Solid.CLUTTER: (0.03, 0.60, 0.30, 1.2),
+    Solid.CAR: (0.03, 0.60, 0.15, 0.5),
+    Solid.WALL: (0.05, 0.10, 0.25, 0.8),
     Solid.POLE: (0.80, 3.00, 0.60, 2.5),
     Solid.TREE: (0.12, 0.32, 0.15, 0.0),
 }
@@ -71,24 +72,38 @@ class Sar:
 
     def intensity(self, window: Window) -> Image:
         """(h, w) backscatter without speckle."""
-        halo = window.grow(_BLUR)
+        ground, tops, sides, _ = self._parts(window.grow(_BLUR))
+        blurred = cv2.GaussianBlur(ground + tops + sides, (2 * _BLUR + 1, 2 * _BLUR + 1), 0.7)
+        return np.asarray(blurred[_BLUR:-_BLUR, _BLUR:-_BLUR] + np.float32(_FLOOR), np.float32)
+
+    def surface(self, window: Window) -> npt.NDArray[np.uint8]:
+        """(h, w) the `Surface` that returns most to each pixel."""
+        ground, tops, sides, shadow = self._parts(window)
+        y, x = np.ogrid[window.slices()]
+        shown = np.select(
+            [~self.covers(x, y), sides > np.maximum(tops, ground), tops > ground, shadow],
+            [Surface.NOTHING, Surface.SIDE, Surface.TOP, Surface.SHADOW],
+            Surface.GROUND,
+        )
+        return shown.astype(np.uint8)
+
+    def _parts(self, window: Window) -> tuple[Image, Image, Image, npt.NDArray[np.bool_]]:
+        """(h, w) what the ground returns, what tops and what sides of solids do, and where radar shadow lies."""
         metre, tangent = self.grid.resolution, self._field.tan_incidence
         rise = metre / tangent  # of a ray in a pixel of its way, in metres
         lift = metre * tangent  # metres of height that lie one pixel nearer to the sensor
-        highest = self._solids.highest
-        leaning, shadowing = (int(np.ceil(highest / some)) + 3 for some in (lift, rise))
-        height, label = self._solids.drawn(halo.grow(leaning + shadowing))
+        leaning, shadowing = (int(np.ceil(self._solids.highest / some)) + 3 for some in (lift, rise))
+        height, label = self._solids.drawn(window.grow(leaning + shadowing))
         hidden = hidden_below(height, self._near, rise, shadowing)
         height, label = inner(height, shadowing), inner(label, shadowing)
-        wide = halo.grow(leaning)
+        wide = window.grow(leaning)
         flat, grain = self._from_above(wide, height, label, hidden)
-        lying, standing = label == 0, label > 0
-        result = np.where(lying, flat, 0).astype(np.float32)
-        self._raise(result, flat, height, standing, lift)
-        self._add_walls(result, grain, height, label, hidden, lift, wide)
-        result = inner(result, leaning)
-        blurred = cv2.GaussianBlur(result, (2 * _BLUR + 1, 2 * _BLUR + 1), 0.7)[_BLUR:-_BLUR, _BLUR:-_BLUR]
-        return np.asarray(blurred + np.float32(_FLOOR), np.float32)
+        tops, sides = np.zeros_like(flat), np.zeros_like(flat)
+        self._raise(tops, flat, height, label > 0, lift)
+        self._add_walls(sides, grain, height, label, hidden, lift, wide)
+        ground = np.where(label > 0, np.float32(0), flat)
+        shadow = (hidden > height + 0.05) | (label > 0)  # no ground is seen beneath a solid either
+        return inner(ground, leaning), inner(tops, leaning), inner(sides, leaning), inner(shadow, leaning)
 
     def _from_above(self, window: Window, height: Image, label: Labels, hidden: Image) -> tuple[Image, Image]:
         """(h, w) what ground, roofs and crowns return, where they stand, and the finest texture."""

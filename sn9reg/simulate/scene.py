@@ -1,5 +1,6 @@
 """A scene that never was: an optical and a SAR image of one place, tie-points, and the exact offsets."""
 
+from collections.abc import Callable
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from sn9reg import progress
 from sn9reg.errors import ConfigError
 from sn9reg.offsets import OffsetMap, from_nodes, node_positions, offsets_between
 from sn9reg.raster.files import PathLike, atomic_output, check_output, create_raster, geotiff_profile, make_folder
-from sn9reg.raster.grid import Grid, Points
+from sn9reg.raster.grid import Grid, Points, Window
 from sn9reg.simulate.city import CITY, TOWN, build_city
 from sn9reg.simulate.field import Bounds, GroundField, terrain_field, tiepoint_field
 from sn9reg.simulate.given import read_given
@@ -30,7 +31,7 @@ _CITIES = {"city": CITY, "town": TOWN}
 SCENES = ("city", "town", "village")
 _CRS = "EPSG:32637"
 _ORIGIN = (354_234.0, 4_108_756.0)
-_BLOCK = 512
+_BLOCK = 1024
 _LEAST, _MOST = 200, 20_000  # sides in pixels
 _MOST_TIEPOINTS = 500
 _CLICK_SIGMA = 2.0  # error of a tie-point set by hand, optical pixels
@@ -44,6 +45,8 @@ class SimulatedScene:
     sar: Path
     tiepoints: Path
     offsets: Path
+    optical_surface: Path | None = None  # uint8, the `Surface` that each pixel shows
+    sar_surface: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,7 @@ def make_scene(
 def simulate(
     folder: PathLike, width: int = 2000, height: int | None = None, seed: int = 0, looks: float = 4.0,
     field: PathLike | None = None, field_geotransforms: PathLike | None = None, empty: float = 0.01,
-    kind: str = "village", overwrite: bool = False,
+    kind: str = "village", surfaces: bool = False, overwrite: bool = False,
 ) -> SimulatedScene:  # fmt: skip
     """Write a scene into `folder` (made if missing): optical and SAR image, tie-points, exact offsets.
 
@@ -110,18 +113,27 @@ def simulate(
     if not 0 <= empty <= 0.9:
         raise ConfigError(f"an empty fraction of {empty}: must be 0 to 0.9")
     _check(width, height, seed)
-    names = ("02_optical_train_01.tif", "02_sar_train_01.tif", "02_tiepoints_train_01.csv", "02_offsets_train_01.tif")
+    names: tuple[str, ...] = (
+        "02_optical_train_01.tif",
+        "02_sar_train_01.tif",
+        "02_tiepoints_train_01.csv",
+        "02_offsets_train_01.tif",
+    )
+    names += ("02_optical_surface_train_01.tif", "02_sar_surface_train_01.tif") if surfaces else ()
     files = SimulatedScene(*(Path(folder) / name for name in names))
-    for path in astuple(files) if Path(folder).exists() else ():
+    for path in filter(None, astuple(files)) if Path(folder).exists() else ():
         check_output(path, overwrite, (field, field_geotransforms))
     scene = make_scene(width, height, seed, field, field_geotransforms, kind)
     make_folder(folder)  # not before it is known what is to be drawn
     optical = Optical(scene.world, scene.optical, scene.field, scene.look, seed)
     sar = Sar(scene.world, scene.sar, np.array(_ORIGIN), scene.field, seed, looks, empty)
     with progress.part(0, 0.6):
-        _write(files.optical, optical, overwrite, 3, "uint8", photometric="rgb")
+        _write(files.optical, optical.grid, optical.render, overwrite, 3, "uint8", photometric="rgb")
     with progress.part(0.6, 0.95):
-        _write(files.sar, sar, overwrite, 1, "uint16", nodata=0)
+        _write(files.sar, sar.grid, sar.render, overwrite, 1, "uint16", nodata=0)
+    for path, image in ((files.optical_surface, optical), (files.sar_surface, sar)):
+        if path:
+            _write(path, image.grid, image.surface, overwrite, 1, "uint8", nodata=0)
     with progress.part(0.95, 1):
         scene.truth().write(files.offsets, overwrite)
     with atomic_output(files.tiepoints, overwrite) as temporary:
@@ -178,10 +190,13 @@ def _sar_grid(extent: Bounds, seed: int) -> Grid:
     return _grid(SAR_PIXEL, west, north, width, height)
 
 
-def _write(path: Path, image: Optical | Sar, overwrite: bool, count: int, dtype: str, **options: Any) -> None:
+def _write(
+    path: Path, grid: Grid, render: Callable[[Window], npt.NDArray[Any]], overwrite: bool, count: int, dtype: str,
+    **options: Any,
+) -> None:  # fmt: skip
     """Render by rows of blocks into a GeoTIFF."""
-    grid, profile = image.grid, geotiff_profile(image.grid, count, dtype, **options)
+    profile = geotiff_profile(grid, count, dtype, **options)
     with atomic_output(path, overwrite) as temporary, create_raster(temporary, profile) as target:
         for block in grid.blocks(_BLOCK):
-            target.write(image.render(block).reshape(-1, *block.shape), window=block.slices())
+            target.write(render(block).reshape(-1, *block.shape), window=block.slices())
             progress.report((block.row + block.height * (block.col + block.width) / grid.width) / grid.height)

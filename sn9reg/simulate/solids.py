@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +16,8 @@ from sn9reg.simulate.noise import Image
 from sn9reg.simulate.sketch import Sketch, closed, drawn
 
 Labels = npt.NDArray[np.int32]  # (h, w)
+# What a pixel of an image shows: nothing, ground, ground in shadow, what stands on the ground from above, its sides.
+Surface = IntEnum("Surface", "NOTHING GROUND SHADOW TOP SIDE", start=0)
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,7 @@ def steps(direction: npt.NDArray[np.float64], count: int) -> npt.NDArray[np.int6
     return np.rint(np.arange(count)[:, None] * direction).astype(np.int64)
 
 
-def inner(array: npt.NDArray[np.generic], margin: int, x: int = 0, y: int = 0) -> npt.NDArray[np.generic]:
+def inner(array: npt.NDArray[Any], margin: int, x: int = 0, y: int = 0) -> npt.NDArray[Any]:
     """What lies x, y pixels further than the middle of an array that has `margin` pixels around it."""
     height, width = array.shape
     return array[margin + y : height - margin + y, margin + x : width - margin + x]

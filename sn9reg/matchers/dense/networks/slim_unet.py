@@ -37,7 +37,8 @@ class UNet(nn.Module):
 
 
 class SlimUNet(UNet):
-    """(B, in_channels, H, W) -> (B, out_channels, H, W) features of unit length per pixel.
+    """(B, in_channels, H, W) -> (B, out_channels, H, W) features of unit length per pixel, or, `weighted`, of a length
+    from 0 to 1: how much the pixel counts. Walls and shadows lie elsewhere in the other image, and ought not to.
 
     Ours: the shape of `FFTUNet` with 3/8 of its channels, for a seventh of its arithmetic. Full resolution mattered
     most of all that was tried: as much arithmetic at half of it, with more channels, found much less.
@@ -45,12 +46,21 @@ class SlimUNet(UNet):
 
     margin = 20  # it sees 24 px far, but features are those of a larger patch from 4 px on
 
-    def __init__(self, in_channels: int = 1, widths: tuple[int, ...] = (24, 48, 96), out_channels: int = 8) -> None:
+    def __init__(
+        self,
+        in_channels: int = 1,
+        widths: tuple[int, ...] = (24, 48, 96),
+        out_channels: int = 8,
+        weighted: bool = False,
+    ) -> None:
         super().__init__(in_channels, widths, _twice, _rise)
-        self.head, self.out_channels = nn.Conv2d(widths[0], out_channels, 3, padding=1), out_channels
+        self.head = nn.Conv2d(widths[0], out_channels + weighted, 3, padding=1)
+        self.out_channels = out_channels
 
     def forward(self, image: Tensor) -> Tensor:
-        return normalize(super().forward(image).float(), dim=1, eps=1e-6)
+        found = super().forward(image).float()
+        features = normalize(found[:, : self.out_channels], dim=1, eps=1e-6)
+        return features if found.shape[1] == self.out_channels else features * found[:, self.out_channels :].sigmoid()
 
 
 def _twice(before: int, after: int) -> nn.Sequential:
