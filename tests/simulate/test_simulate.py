@@ -16,30 +16,36 @@ from sn9reg.errors import ConfigError, InputError
 from sn9reg.offsets import open_offsets
 from sn9reg.raster.grid import Window
 from sn9reg.simulate import Scene, SimulatedScene, make_scene, simulate
-from sn9reg.simulate.landuse import Kind, Shapes
+from sn9reg.simulate.landuse import Kind, Shapes, Solid
 from sn9reg.simulate.optical import Optical
 from sn9reg.simulate.sar import Sar
 from sn9reg.simulate.sketch import Sketch, drawn
+from sn9reg.simulate.solids import Surface
 
 NAMES = {"02_optical_train_01.tif", "02_sar_train_01.tif", "02_tiepoints_train_01.csv", "02_offsets_train_01.tif"}
+SURFACES = {"02_optical_surface_train_01.tif", "02_sar_surface_train_01.tif"}
 HEADER = "sar_row,sar_col,optical_row,optical_col"
 
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> SimulatedScene:
-    return simulate(tmp_path_factory.mktemp("scene"), 640, 560, seed=3, empty=0.05)
+    return simulate(tmp_path_factory.mktemp("scene"), 640, 560, seed=3, empty=0.05, kind="city", surfaces=True)
 
 
 @pytest.fixture(scope="module")
 def small() -> Scene:
     """The same, laid out and not rendered."""
-    return make_scene(640, 560, seed=3)
+    return make_scene(640, 560, seed=3, kind="city")
+
+
+def files_of(scene: SimulatedScene) -> list[Path]:
+    return [path for path in dataclasses.astuple(scene) if path]
 
 
 def painters(scene: Scene, looks: float = 4.0, empty: float = 0.0) -> tuple[Optical, Sar]:
     origin = np.array([scene.optical.transform.c, scene.optical.transform.f])
     sar = Sar(scene.world, scene.sar, origin, scene.field, scene.seed, looks, empty)
-    return Optical(scene.world, scene.optical, scene.field, scene.seed), sar
+    return Optical(scene.world, scene.optical, scene.field, scene.look, scene.seed), sar
 
 
 def truth_at_nodes(scene: Scene, step: int = 100) -> tuple[np.ndarray, np.ndarray]:
@@ -56,7 +62,7 @@ def beyond_affine(xy: np.ndarray, offsets: np.ndarray) -> float:
 
 
 def test_files_are_those_of_spacenet9(written: SimulatedScene) -> None:
-    assert {path.name for path in written.optical.parent.iterdir()} == NAMES
+    assert {path.name for path in written.optical.parent.iterdir()} == NAMES | SURFACES
     with rasterio.open(written.optical) as optical, rasterio.open(written.sar) as sar:
         assert (optical.count, optical.dtypes[0], optical.shape) == (3, "uint8", (560, 640))
         assert (sar.count, sar.dtypes[0], sar.nodata) == (1, "uint16", 0)
@@ -70,8 +76,8 @@ def test_files_are_those_of_spacenet9(written: SimulatedScene) -> None:
 
 
 def test_same_seed_same_bytes(written: SimulatedScene, tmp_path: Path) -> None:
-    again = simulate(tmp_path / "again", 640, 560, seed=3, empty=0.05)
-    for first, second in zip(*map(dataclasses.astuple, (written, again)), strict=True):
+    again = simulate(tmp_path / "again", 640, 560, seed=3, empty=0.05, kind="city", surfaces=True)
+    for first, second in zip(*map(files_of, (written, again)), strict=True):
         assert first.read_bytes() == second.read_bytes()
 
 
@@ -92,7 +98,7 @@ def test_files_agree_with_a_block_rendered_alone(written: SimulatedScene, small:
 
 def flat(scene: Scene) -> Scene:
     """The same scene without anything that stands up."""
-    return dataclasses.replace(scene, world=dataclasses.replace(scene.world, buildings=Shapes(), trees=Shapes()))
+    return dataclasses.replace(scene, world=dataclasses.replace(scene.world, solids=Shapes()))
 
 
 @pytest.mark.parametrize("seed", [1, 5])
@@ -141,13 +147,14 @@ def _peaks(template: np.ndarray, image: np.ndarray, half: int = 40, reach: int =
     return np.array(shifts)
 
 
-def test_buildings_lean_towards_the_sensor_and_shade_the_other_side() -> None:
-    scene = flat(make_scene(300, 300, seed=6))
+@pytest.mark.parametrize("kind", ["village", "city"])
+def test_buildings_lean_towards_the_sensor_and_shade_the_other_side(kind: str) -> None:
+    scene = flat(make_scene(300, 300, seed=6, kind=kind))
     place = scene.optical.to_map(np.array([[150.0, 150.0]]))[0]
     corners = np.array([[-6, -6], [6, -6], [6, 6], [-6, 6]], float)
     house = Shapes([0], [place + corners], [0.0], [10.0], [[0.5, 0.5, 0.5]])
     bare = dataclasses.replace(scene.world, ground=Shapes())
-    worlds = (dataclasses.replace(scene, world=dataclasses.replace(bare, buildings=b)) for b in (Shapes(), house))
+    worlds = (dataclasses.replace(scene, world=dataclasses.replace(bare, solids=b)) for b in (Shapes(), house))
     empty, built = (painters(world)[1].intensity(scene.sar.window) for world in worlds)
     foot = scene.sar.to_pixel(scene.field.in_sar(place[None]))[0]
     masks = built > 1.6 * empty, built < 0.4 * empty
@@ -155,6 +162,38 @@ def test_buildings_lean_towards_the_sensor_and_shade_the_other_side() -> None:
     towards = scene.field.towards_sensor * [1, -1]  # pixel rows run down
     assert bright @ towards > 5
     assert dark @ towards < -5
+
+
+def test_a_house_leans_from_the_optical_sensor_and_casts_its_shadow_from_the_sun() -> None:
+    scene = flat(make_scene(300, 300, seed=6))
+    look = dataclasses.replace(scene.look, sun=np.array([0.0, -1.0]), sun_slope=1.0, lean=np.array([0.5, 0.0]))
+    corners = scene.optical.to_map(np.array([[150.0, 150.0]]))[0] + np.array([[-6, -6], [6, -6], [6, 6], [-6, 6]], float)
+    house = Shapes([Solid.FLAT], [corners], [0.0], [10.0], [[0.5, 0.5, 0.5]])
+    world = dataclasses.replace(scene.world, ground=Shapes(), solids=house)
+    shown = painters(dataclasses.replace(scene, world=world, look=look))[0].surface(scene.optical.window)
+    middle = {kind: np.argwhere(shown == kind)[:, ::-1].mean(axis=0) * 0.305 for kind in Surface if (shown == kind).any()}
+    place = np.array([150.0, 150.0]) * 0.305
+    np.testing.assert_allclose(middle[Surface.TOP] - place, [5, 0], atol=0.3)  # half of its height, eastwards
+    np.testing.assert_allclose(middle[Surface.SIDE] - place, [-3.5, 0], atol=0.4)  # the western wall, 5 m wide
+    assert (middle[Surface.SHADOW] - place)[1] < -8  # northwards of the house
+    size = {kind: (shown == kind).sum() * 0.305**2 for kind in middle}
+    assert size[Surface.TOP] == pytest.approx(12.4**2, rel=0.05)  # pixels that are touched are painted
+    assert size[Surface.SIDE] == pytest.approx(60, rel=0.1)
+
+
+def test_surfaces_say_what_both_images_of_a_city_show(written: SimulatedScene) -> None:
+    assert written.optical_surface
+    assert written.sar_surface
+    shares = []
+    for image, surface in ((written.optical, written.optical_surface), (written.sar, written.sar_surface)):
+        with rasterio.open(image) as pixels, rasterio.open(surface) as shown:
+            grey, kind = pixels.read().astype(float).mean(axis=0), shown.read(1)
+            assert shown.shape == pixels.shape
+            assert np.array_equal(kind == Surface.NOTHING, pixels.read(1) == 0)
+        assert np.median(grey[kind == Surface.SHADOW]) < 0.7 * np.median(grey[kind == Surface.GROUND])
+        shares.append([(kind == one).mean() for one in list(Surface)[1:]])
+    assert np.min(shares) > 0.02
+    assert np.array(shares)[:, 0].min() > 0.3
 
 
 def test_tie_points_agree_with_the_offset_map(written: SimulatedScene) -> None:
@@ -198,9 +237,10 @@ def test_small_scenes_are_not_affine_either() -> None:
 
 def test_speckle_has_the_given_looks(small: Scene) -> None:
     window = Window(100, 100, 150, 150)
-    smooth = painters(small)[1].intensity(window)
+    scene = flat(small)
+    smooth = painters(scene)[1].intensity(window)
     for looks in (1.0, 9.0):
-        intensity = painters(small, looks)[1].render(window).astype(float) ** 2 / smooth
+        intensity = painters(scene, looks)[1].render(window).astype(float) ** 2 / smooth
         assert intensity.mean() ** 2 / intensity.var() == pytest.approx(looks, rel=0.1)
 
 

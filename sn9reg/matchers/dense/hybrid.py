@@ -52,9 +52,12 @@ class HybridMatcher(LearnedMatcher):
         one, other = math.sqrt(self.options.learned), math.sqrt(1 - self.options.learned)
 
         def extract(patch: Patch, modality: Modality) -> Tensor:
-            learned = locally_standardised(trained(patch, modality))
-            # With these lengths, correlation is the weighted mean of both similarities.
-            return torch.cat([learned.mul_(one), untrained(patch, modality).mul_(other)])
+            found = trained(patch, modality)
+            # With these lengths, correlation is the weighted mean of both similarities. What the network takes for
+            # ground counts in both.
+            return torch.cat(
+                [locally_standardised(found).mul_(one), untrained(patch, modality) * other * _weight(found)]
+            )
 
         return extract
 
@@ -63,16 +66,22 @@ def locally_standardised(features: Tensor) -> Tensor:
     """(C, h, w) features with mean 0 per channel and mean squared length 1 over the 72 x 72 pixels around each pixel.
 
     ZNCC does this for the template's area at each position. This is done once, so that plain correlation of the result
-    is nearly ZNCC, and can be added to that of other features. Features of length 0 are left out of means and stay 0.
+    is nearly ZNCC, and can be added to that of other features. A feature counts by its length.
     """
     values = features.contiguous()
     squares = values.square().sum(dim=0, keepdim=True)
-    present = (squares > 0).float()
-    share = _blur(present).clamp_min(1e-6)
-    values = (values - _blur(values) / share).mul_(present)
-    variance = _blur(values.square().sum(dim=0, keepdim=True)) / share
+    length = squares.sqrt()
+    values = values - length * (_blur(values) / _blur(length).clamp_min(1e-6))
+    variance = _blur(values.square().sum(dim=0, keepdim=True)) / _blur((squares > 0).float()).clamp_min(1e-6)
     # Variance below this floor is the rounding of the means.
     return values.div_(torch.where(variance > 1e-6 * squares.max(), variance, torch.inf).sqrt())
+
+
+def _weight(features: Tensor) -> Tensor:
+    """(1, h, w) lengths of (C, h, w) features, of mean square 1 over those around that are not 0."""
+    squares = features.square().sum(dim=0, keepdim=True)
+    around = _blur(squares) / _blur((squares > 0).float()).clamp_min(1e-6)
+    return (squares / around.clamp_min(1e-6)).sqrt()
 
 
 def _blur(image: Tensor) -> Tensor:
