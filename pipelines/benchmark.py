@@ -186,6 +186,7 @@ ROWS: dict[str, tuple[str | None, Callable[[Path, Path], list[Row]]]] = {
     "landmarks": ("landmarks", landmarks),
     "simulated": (None, simulated.simulated),
     "spacenet9": ("sn9_tiepoints", simulated.spacenet9),
+    "city": (None, simulated.city),
     "half-empty": (None, simulated.half_empty),
     "keypoints": (None, simulated.keypoints),
     "keypoints-vhr": ("vhr_tiepoints", keypoints_vhr),

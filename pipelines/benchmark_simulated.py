@@ -5,15 +5,18 @@ import time
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import rasterio
+from affine import Affine
 from scipy.stats import spearmanr
 
 from pipelines.studies.sn9_baseline import read_aois
 from pipelines.user import EXACT, Row, Scene, simulate, sn9reg
-from sn9reg.offsets import from_nodes, node_positions
+from sn9reg.offsets import from_nodes, node_positions, open_offsets
 from sn9reg.raster.files import grid_of
 
 SEED = 3
+_NEAR = 8 * 0.4 / 0.305  # optical pixels: 8 px of 0.4 m
 
 
 def simulated(data: Path, work: Path) -> list[Row]:
@@ -64,6 +67,46 @@ def half_empty(data: Path, work: Path) -> list[Row]:
         _, found = scene.tried(work / "half_empty.tif")
         cells.append(f"{found['mean_px']:.1f}" if found else "refused")
     return [Row("simulated 1,200 x 1,000, SAR half empty, four scenes, mean px", "", ", ".join(cells))]
+
+
+def city(data: Path, work: Path) -> list[Row]:
+    """Cities at full resolution, and chips of one, whose SAR image says of itself that it is a tenth smaller."""
+    errors, out = [], work / "city.tif"
+    for seed in range(901, 913):
+        scene = simulate(work, "3000", seed, "--scene", "city", "--looks", "1", name=f"city_{seed}")
+        _, found = scene.tried(out)
+        errors.append(f"{found['mean_px']:.1f}" if found else "refused")
+    within, registered, points = 0, 0, 0
+    for seed in range(931, 971):
+        chip = simulate(work, "980", seed, "--scene", "city", "--looks", "1", name=f"chip_{seed}")
+        _shrunk(chip.sar, 0.9)
+        run, found = chip.tried(out, "--json")
+        points += len(np.loadtxt(chip.points, delimiter=",", skiprows=1, ndmin=2))
+        registered += run.registered
+        within += int((_distances(chip, out) <= _NEAR).sum()) if found else 0
+    measured = f"{within / points:.0%} of ground points, {registered} registered"
+    return [
+        Row("simulated city 3,000 x 3,000, twelve scenes, mean px", "", ", ".join(errors)),
+        Row("chips of a city, 980 x 980 px, forty, within 8 px of 0.4 m", ">= 80 %", measured),
+    ]
+
+
+def _shrunk(path: Path, share: float) -> None:
+    """Let a raster say that its pixels are so much smaller, around its centre, once."""
+    with rasterio.open(path, "r+") as raster:
+        if "shrunk" not in raster.tags():
+            middle = Affine.translation(raster.width / 2, raster.height / 2)
+            raster.transform = raster.transform @ middle @ Affine.scale(share) @ ~middle
+            raster.update_tags(shrunk=share)
+
+
+def _distances(scene: Scene, out: Path) -> npt.NDArray[np.float64]:
+    """(N,) optical pixels between where an offset map takes a scene's tie-points and where they lie."""
+    sar_row, sar_col, row, col = np.loadtxt(scene.points, delimiter=",", skiprows=1, ndmin=2).T
+    with open_offsets(out) as offsets, rasterio.open(scene.sar) as sar:
+        found = np.column_stack([col, row]) + offsets.sample(np.column_stack([col, row]))
+        there = offsets.grid.to_pixel(grid_of(sar).to_map(np.column_stack([sar_col, sar_row])))
+    return np.hypot(*(found - there).T)
 
 
 def keypoints(data: Path, work: Path) -> list[Row]:

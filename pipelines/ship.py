@@ -38,9 +38,11 @@ from sn9reg.training.tiles import scene_files
 
 WEIGHTS = Path(__file__).parent.parent / "sn9reg" / "weights"
 # By the folder's name: what it is, and under which licence it may be used. Other folders may not train what ships.
-LICENCES = dict.fromkeys(("simulated", "cities", "full", "half", "quarter", "aoi"), "simulated by sn9reg: Apache-2.0") | {
-    "train": "SEN1-2 sample (Sentinel-1 VV, Sentinel-2): CC BY 4.0, contains modified Copernicus Sentinel data",
-    "sen12_more": "SEN1-2 sample (Sentinel-1 VV, Sentinel-2): CC BY 4.0, contains modified Copernicus Sentinel data",
+_SIMULATED = "simulated", "cities", "full", "half", "quarter", "aoi"
+_SEN12 = "SEN1-2 sample (Sentinel-1 VV, Sentinel-2): CC BY 4.0, contains modified Copernicus Sentinel data"
+LICENCES = dict.fromkeys(_SIMULATED, "simulated by sn9reg: Apache-2.0") | {
+    "train": _SEN12,
+    "sen12_more": _SEN12,
     "3mos": "3MOS sample (GF3, ALOS, Radarsat, Sentinel-1, optical): Apache-2.0",
     "sentinel_la": "Los Angeles, Sentinel-1 VH and Sentinel-2: contains modified Copernicus Sentinel data",
 }
