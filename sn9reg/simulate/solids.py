@@ -39,17 +39,20 @@ class Solids:
         line = [w > 0 for w in shapes.width]
         outlines = [shapes.outlines[k] if line[k] else closed(shapes.outlines[k]) for k in order]
         sketch = Sketch.of(outlines, grid, [shapes.width[k] for k in order], move)
-        centre, along, half = np.zeros((len(order) + 1, 2)), np.zeros((len(order) + 1, 2)), np.ones((len(order) + 1, 2))
-        for k, (outline, kind) in enumerate(zip(shapes.outlines, shapes.kind, strict=True), 1):
-            xy = grid.to_pixel(move(outline))
-            centre[k] = xy.mean(axis=0)
-            if kind == Solid.TREE:
-                half[k] = max(1.0, shapes.width[k - 1] / 2 / grid.resolution)
-            else:
-                side = xy[1] - xy[0]
-                length = max(float(np.hypot(*side)), 1e-6)
-                along[k] = side / length
-                half[k] = length / 2, max(float(np.hypot(*(xy[-1] - xy[0]))) / 2, 0.5)
+        centre, along, half = (np.full((len(order) + 1, 2), value) for value in (0.0, 0.0, 1.0))
+        if order:
+            count = np.array([len(outline) for outline in shapes.outlines])
+            first = np.cumsum(count) - count
+            xy = grid.to_pixel(move(np.concatenate(shapes.outlines)))
+            centre[1:] = np.add.reduceat(xy, first) / count[:, None]
+            side, across = xy[first + 1] - xy[first], xy[first + count - 1] - xy[first]
+            length = np.hypot(*side.T)
+            along[1:] = side / np.maximum(length, 1e-6)[:, None]
+            half[1:] = np.column_stack([length, np.hypot(*across.T)]) / 2
+            crown = np.array(shapes.width) / 2 / grid.resolution
+            half[1:] = np.maximum(
+                np.where((np.array(shapes.kind) == Solid.TREE)[:, None], crown[:, None], half[1:]), 0.5
+            )
         heights = np.array(shapes.height, np.float32)[order]
         labels = np.array(order, np.int32) + 1
         return cls(float(heights.max(initial=0.0)), centre, along, half, sketch, labels, heights)
