@@ -29,6 +29,7 @@ def register(
     model: str = "auto",
     threshold: float | None = None,
     ratio_filter: bool = False,
+    dem: PathLike | None = None,
     calibration: PathLike | None = None,
     device: str = "auto",
     **reading: Unpack[Reading],
@@ -38,6 +39,8 @@ def register(
     matcher: a name or an object. matcher_options: keyword arguments of its constructor.
     model: auto, translation, affine, homography or local. threshold: of RANSAC, metres.
     ratio_filter: keep only the matches that pass the adaptive-ratio filter; about half do.
+    dem: a raster of heights of the ground, in any CRS: displacement along range is proportional to them. It is used
+    where matches held out are then predicted better.
     calibration: a file of `pipelines.calibrate` for the matcher; by default the one that ships. Where none does, a
     warning says so, and scores and sigma stay those of the matcher.
     device: what to compute on: cpu, cuda or cuda:N; auto takes a GPU if there is one.
@@ -56,6 +59,7 @@ def register(
         model=model,
         threshold=threshold,
         ratio_filter=ratio_filter,
+        dem=dem,
         calibration=calibration,
         device=device,
     )

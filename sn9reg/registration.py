@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from sn9reg import progress
-from sn9reg.fit.choose import Fit, fit
+from sn9reg.fit.choose import WITH_HEIGHTS, Fit, fit
 from sn9reg.fit.correspondences import Correspondences, adaptive_ratio
 from sn9reg.fit.warp import Warp
 from sn9reg.judge.advice import advice
@@ -24,6 +24,7 @@ from sn9reg.offsets import OffsetMap, from_nodes, node_positions, offsets_betwee
 from sn9reg.raster.collar import taken_out
 from sn9reg.raster.files import PathLike
 from sn9reg.raster.grid import Grid
+from sn9reg.raster.heights import read_heights
 from sn9reg.raster.radiometry import SarLog
 from sn9reg.raster.scene import PairFiles
 from sn9reg.tiepoints import TiePoints
@@ -47,6 +48,7 @@ class Registration:
     names: tuple[str, str]  # of the optical and the SAR file
     seconds: Mapping[str, float]  # stage -> time taken
     sar_scale: str  # whether the SAR values were taken for dB or for linear ones, and why
+    dem: str = ""  # what became of the heights that were given
 
     @property
     def registered(self) -> bool:
@@ -100,6 +102,7 @@ class Registration:
             "sar_scale": self.sar_scale,
             "matcher": self.matcher,
             "model": self.warp.model,
+            **({"dem": self.dem} if self.dem else {}),
             "matches": str(v.matches),
             "inliers": str(v.inliers),
             "probability": f"{v.probability:.4f}",
@@ -121,6 +124,7 @@ class Registration:
             "model": self.warp.model,
             "matcher": self.matcher,
             "sar_scale": self.sar_scale,
+            "dem": self.dem or None,
             **{name: getattr(v, name) for name in ("matches", "inliers", "tried")},
             **{name: number(getattr(v, name)) for name in ("agreement", "chance", "coverage", "standing")},
             "places": v.places,
@@ -142,6 +146,7 @@ def register(
     model: str = "auto",
     threshold: float | None = None,
     ratio_filter: bool = False,
+    dem: PathLike | None = None,
     calibration: PathLike | None = None,
     device: str = "auto",
 ) -> Registration:
@@ -165,6 +170,7 @@ def register(
                 log.warning("%s: %s; --keep-collar keeps them", scene.name, said)
         look = pair.overview(pair.sar)[0]
         scale = SarLog.of(look.values, look.valid, look.decibel).scale
+        heights = None if dem is None else read_heights(dem, pair.grid)
         lap("open")
         calibrated = calibration_for(source.name, getattr(source, "own_weights", False), calibration)
         with progress.part(0.0, _MATCHING, "match"):
@@ -174,7 +180,8 @@ def register(
             # What the filter drops was not tried, so that the verdict judges those that are left.
             matches = replace(matches.keep(kept), tried=matches.tried - int((~kept).sum()))
         lap("match")
-        fitted = fit(matches, model, threshold)
+        fitted = fit(matches, model, threshold, heights)
+        use = "" if dem is None else _use_of(dem, fitted)
         lap("fit")
         with progress.part(_MATCHING, 1.0, "judge"):
             matches, fitted, verdict = judge(pair, matches, fitted, calibrated)
@@ -184,4 +191,17 @@ def register(
         lap("judge")
         names = (Path(files.optical).name, Path(files.sar).name)
         grids = (pair.optical.grid, pair.sar.grid, pair.grid)
-        return Registration(*grids, matches, fitted, verdict, source.name, names, seconds, scale)
+        return Registration(*grids, matches, fitted, verdict, source.name, names, seconds, scale, use)
+
+
+def _use_of(dem: PathLike, fitted: Fit) -> str:
+    """Whether the heights of a raster are used, and why."""
+    name, error = Path(dem).name, fitted.held_out
+    if WITH_HEIGHTS not in error:
+        return f"{name}: not used, nothing was fitted"
+    compared = f"held-out matches are {error[WITH_HEIGHTS]:.2f} map units off with it, {error['local']:.2f} without"
+    if fitted.by_heights and fitted.warp.model == "local":
+        return f"{name}: used; {compared}"
+    return f"{name}: not used; {compared}" + (
+        "" if fitted.warp.model == "local" else f", and the model is {fitted.warp.model}"
+    )

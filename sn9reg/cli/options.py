@@ -80,6 +80,7 @@ registering = _all_of(
     click.option("--model", type=click.Choice(["auto", "translation", "affine", "homography", "local"]), default="auto",
                  show_default=True, help="Kind of warp; auto takes what predicts held-out matches best."),
     click.option("--ratio-filter", is_flag=True, help="Keep only matches that pass the adaptive-ratio filter."),
+    click.option("--dem", type=EXISTING, metavar="FILE", help="Raster of heights of the ground, in any CRS."),
     click.option("--threshold", type=POSITIVE, help="Of RANSAC, metres [default: 30 px]."),
     click.option("--max-offset", type=POSITIVE, default=150.0, show_default=True,
                  help="Largest shift looked for, metres (pixels with --pixel-frame); a search for a pose finds any."),

@@ -12,8 +12,10 @@ from sn9reg.fit.local_field import LocalField, block_folds, fit_local
 from sn9reg.fit.neighbours import local_consistency, local_mean
 from sn9reg.fit.warp import IDENTITY, GlobalModel, Warp, fit_global
 from sn9reg.raster.grid import Points
+from sn9reg.raster.heights import Heights
 
 MODELS = ("auto", "translation", "affine", "homography", "local")
+WITH_HEIGHTS = "local, with heights"  # what `Fit.held_out` calls that model
 THRESHOLD_PX = 30.0  # default threshold of the global models: parallax over terrain is no outlier
 MINIMUM = 8  # matches below which nothing is fitted
 _FAR = 5.0  # distances of matches to the warp are clipped to this many times their median
@@ -33,6 +35,7 @@ class Fit:
     inliers: Flags  # (N,) matches that the warp follows
     error: float  # median distance of the inliers to the warp, map units; held out for the local model
     held_out: Mapping[str, float]  # model -> mean residual at matches that it was not fitted to, map units
+    by_heights: bool = False  # whether the local model takes heights of the ground into account
     reason: str = ""  # why nothing could be fitted
 
     @property
@@ -40,12 +43,15 @@ class Fit:
         return not self.reason
 
 
-def fit(matches: Correspondences, model: str = "auto", threshold: float | None = None) -> Fit:
+def fit(
+    matches: Correspondences, model: str = "auto", threshold: float | None = None, heights: Heights | None = None
+) -> Fit:
     """Fit a warp to correspondences.
 
     model: translation, affine (plain RANSAC, the SpaceNet 9 baseline), homography, local, or auto. The last takes
     translation, affine or local, whichever predicts held-out correspondences best, and the simpler one in a tie.
-    threshold: of the global models, metres (default 30 px). Raises ConfigError for an unknown model.
+    threshold: of the global models, metres (default 30 px). heights: of the ground; the local model takes them into
+    account if held-out correspondences are then predicted better. Raises ConfigError for an unknown model.
     """
     if model not in MODELS:
         raise ConfigError(f"no model {model!r}; there are: {', '.join(MODELS)}")
@@ -62,12 +68,22 @@ def fit(matches: Correspondences, model: str = "auto", threshold: float | None =
     good = matches.keep(consistent)
     local = fit_local(good.optical_map, good.sar_map, good.sigma * pixel, _block(matches))
     fitters = _fitters(good, local, limit)
+    if heights is not None:
+        higher = fit_local(good.optical_map, good.sar_map, good.sigma * pixel, _block(matches), heights)
+        fitters[WITH_HEIGHTS] = _fitters(good, higher, limit)["local"]
     held_out = {name: float(np.mean(_left_out(good, _block(good), fitter))) for name, fitter in fitters.items()}
-    chosen = _simplest(held_out, matches) if model == "auto" else model
+    by_heights = heights is not None and held_out[WITH_HEIGHTS] < _SIMPLER * held_out["local"]
+    if by_heights:
+        local, fitters["local"] = higher, fitters[WITH_HEIGHTS]
+    chosen = (
+        _simplest(held_out | {"local": min(held_out["local"], held_out.get(WITH_HEIGHTS, np.inf))}, matches)
+        if model == "auto"
+        else model
+    )
     if chosen == "local":
         distances = _left_out(good, _block(matches), fitters["local"])
         warp = Warp("local", local, _expected_error(good.optical_map, distances, local))
-        return Fit(warp, consistent, float(np.median(distances)), held_out)
+        return Fit(warp, consistent, float(np.median(distances)), held_out, by_heights)
     kind: GlobalModel = chosen  # type: ignore[assignment]
     found = fit_global(source, target, kind, limit, "ransac" if chosen == "affine" else "magsac")
     if found is None:
@@ -130,4 +146,4 @@ def _expected_error(source: Points, distances: Floats, field: LocalField | None 
 
 
 def _unfitted(matches: Correspondences, reason: str) -> Fit:
-    return Fit(IDENTITY, np.zeros(len(matches), bool), math.nan, {}, reason)
+    return Fit(IDENTITY, np.zeros(len(matches), bool), math.nan, {}, reason=reason)

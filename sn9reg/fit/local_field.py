@@ -4,7 +4,7 @@ Real displacement between optical and SAR scenes is range parallax over terrain:
 it along one direction. The residual to a robust affine is therefore modelled as two independent Gaussian processes
 (Rasmussen & Williams 2006, chapter 2), along and across the direction of largest variance, each with its own
 amplitude, length and noise. Far from all correspondences a Gaussian process falls back to its mean, here the affine.
-It also predicts its own error.
+It also predicts its own error. Where heights of the ground are known, the mean has a term that is proportional to them.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from scipy.linalg import cho_factor, cho_solve, solve_triangular
 from scipy.spatial.distance import cdist
 
 from sn9reg.fit.correspondences import Floats
-from sn9reg.fit.warp import least_squares_affine
+from sn9reg.fit.warp import least_squares
 from sn9reg.raster.grid import Points
+from sn9reg.raster.heights import Heights
 
 _SUBSET = 500  # correspondences by which length and noise are chosen; all of them make the field
 _CHUNK = 4096  # places computed at once
@@ -56,18 +57,19 @@ class LocalField:
     """The fitted field. Call: (N, 2) optical map positions -> (N, 2) SAR map positions."""
 
     centre: Floats  # (2,) mean of the correspondences' optical places
-    affine: Floats  # (2, 3), relative to centre
+    affine: Floats  # (2, 3), relative to centre; where heights are known (2, 4), the last column by height
     axes: Floats  # (2, 2), rows: the main direction and its normal
     processes: tuple[_Process, _Process]  # of the residual along these axes
+    heights: Heights | None = None
 
     def refit(self, source: Points, target: Points, sigma: Floats) -> LocalField:
         """A field with the same lengths and noise on other correspondences, e.g. all but a held-out block."""
-        return fit_local(source, target, sigma, 0.0, like=self)
+        return fit_local(source, target, sigma, 0.0, self.heights, like=self)
 
     def __call__(self, map_xy: Points) -> Points:
         def moved(xy: Points) -> Points:
             residual = np.column_stack([process.mean(xy) for process in self.processes]) @ self.axes
-            return np.column_stack([xy, np.ones(len(xy))]) @ self.affine.T + self.centre + residual
+            return _terms(xy, self.centre, self.heights) @ self.affine.T + self.centre + residual
 
         return self._in_chunks(moved, map_xy)
 
@@ -82,12 +84,20 @@ class LocalField:
         return np.concatenate([function(map_xy[start : start + _CHUNK] - self.centre) for start in starts])
 
 
+def _terms(xy: Points, centre: Floats, heights: Heights | None) -> Floats:
+    """(N, 3) x, y and 1 of places relative to the centre, and the height there, if heights are known."""
+    columns = [xy, np.ones(len(xy))] if heights is None else [xy, np.ones(len(xy)), heights(xy + centre)]
+    return np.column_stack(columns)
+
+
 def fit_local(
-    source: Points, target: Points, sigma: Floats, block: float, like: LocalField | None = None
-) -> LocalField:
+    source: Points, target: Points, sigma: Floats, block: float, heights: Heights | None = None,
+    like: LocalField | None = None,
+) -> LocalField:  # fmt: skip
     """The field through (N, 2) correspondences, which must be consistent already. All lengths are in map units.
 
-    sigma: (N,) expected error per axis. like: a field whose directions, lengths and noise are taken over.
+    sigma: (N,) expected error per axis. heights: of the ground.
+    like: a field whose directions, lengths and noise are taken over.
     block: side of the squares that are held out together when length and noise are chosen, so that matches which share
     pixels do not vouch for each other.
     """
@@ -95,10 +105,10 @@ def fit_local(
     xy, there = source - centre, target - centre
     weight = 1 / np.maximum(sigma, 1e-9) ** 2
     # The mean of the process: least squares in which outliers lose their weight.
-    trust = np.ones(len(xy))
+    trust, terms = np.ones(len(xy)), _terms(xy, centre, heights)
     for _ in range(5):
-        affine = least_squares_affine(xy, there, trust)
-        residual = there - np.column_stack([xy, np.ones(len(xy))]) @ affine.T
+        affine = least_squares(terms, there, trust)
+        residual = there - terms @ affine.T
         size = np.linalg.norm(residual, axis=1)
         trust = 1 / (1 + (size / (2 * np.median(size) + 1e-9)) ** 2)
     axes = np.linalg.eigh(np.cov(residual.T, aweights=weight))[1][:, ::-1].T if like is None else like.axes
@@ -108,7 +118,7 @@ def fit_local(
         model = None if like is None else like.processes[k]
         chosen = (model.amplitude, model.length, model.noise) if model else _choose(xy, values, relative, block)
         processes.append(_robust_process(xy, values, relative, chosen))
-    return LocalField(centre, affine, axes, (processes[0], processes[1]))
+    return LocalField(centre, affine, axes, (processes[0], processes[1]), heights)
 
 
 def _robust_process(xy: Points, values: Floats, relative: Floats, chosen: tuple[float, float, float]) -> _Process:

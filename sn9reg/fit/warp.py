@@ -97,11 +97,15 @@ def _on_a_line(points: Points) -> bool:
     return bool(spread[1] <= 1e-6 * spread[0])
 
 
+def least_squares(terms: Floats, target: Points, weight: Floats | None = None) -> Floats:
+    """(2, k) matrix that takes (N, k) terms to (N, 2) places with the least weighted squares."""
+    root = np.sqrt(np.ones(len(terms)) if weight is None else weight)[:, None]
+    return np.asarray(np.linalg.lstsq(terms * root, target * root, rcond=None)[0].T)
+
+
 def least_squares_affine(source: Points, target: Points, weight: Floats | None = None) -> Floats:
     """(2, 3) matrix of the weighted least-squares affine."""
-    root = np.sqrt(np.ones(len(source)) if weight is None else weight)[:, None]
-    design = np.column_stack([source, np.ones(len(source))])
-    return np.asarray(np.linalg.lstsq(design * root, target * root, rcond=None)[0].T)
+    return least_squares(np.column_stack([source, np.ones(len(source))]), target, weight)
 
 
 def _translation(a: Points, b: Points, threshold: float, centre: Floats) -> GlobalFit:

@@ -61,7 +61,8 @@ class Job:
     def key(self) -> str:
         """What the result depends on: the options, and which files there are, by size and time of change."""
         content = {k: v for k, v in asdict(self).items() if k not in ("folder", "threads", "gpu", "overwrite")}
-        files = [_state(path) for path in (self.files.optical, self.files.sar, self.tiepoints) if path]
+        read = self.files.optical, self.files.sar, self.tiepoints, self.options.get("dem")
+        files = [_state(path) for path in read if path]
         return hashlib.sha256(json.dumps([content, files], sort_keys=True, default=str).encode()).hexdigest()
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import astuple, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ SCENES = ("city", "town", "village")
 _CRS = "EPSG:32637"
 _ORIGIN = (354_234.0, 4_108_756.0)
 _BLOCK = 1024
+_HEIGHTS = 16  # optical pixels from height to height
 _LEAST, _MOST = 200, 20_000  # sides in pixels
 _MOST_TIEPOINTS = 500
 _CLICK_SIGMA = 2.0  # error of a tie-point set by hand, optical pixels
@@ -47,6 +49,7 @@ class SimulatedScene:
     offsets: Path
     optical_surface: Path | None = None  # uint8, the `Surface` that each pixel shows
     sar_surface: Path | None = None
+    heights: Path | None = None  # float32, of the ground, metres above the height that has no displacement
 
 
 @dataclass(frozen=True)
@@ -99,11 +102,12 @@ def make_scene(
 def simulate(
     folder: PathLike, width: int = 2000, height: int | None = None, seed: int = 0, looks: float = 4.0,
     field: PathLike | None = None, field_geotransforms: PathLike | None = None, empty: float = 0.01,
-    kind: str = "village", surfaces: bool = False, overwrite: bool = False,
+    kind: str = "village", ground_truth: bool = False, overwrite: bool = False,
 ) -> SimulatedScene:  # fmt: skip
     """Write a scene into `folder` (made if missing): optical and SAR image, tie-points, exact offsets.
 
     width, height: of the optical image in px; height defaults to width. field, field_geotransforms: see `make_scene`.
+    kind: one of `SCENES`. ground_truth: write also what each pixel shows, and the heights of the ground.
     looks: of the SAR speckle. empty: fraction of the SAR image that saw nothing, 0 to 0.9.
     Raises ConfigError, InputError, OutputError.
     """
@@ -119,7 +123,8 @@ def simulate(
         "02_tiepoints_train_01.csv",
         "02_offsets_train_01.tif",
     )
-    names += ("02_optical_surface_train_01.tif", "02_sar_surface_train_01.tif") if surfaces else ()
+    more = ("02_optical_surface_train_01.tif", "02_sar_surface_train_01.tif", "02_heights_train_01.tif")
+    names += more if ground_truth else ()
     files = SimulatedScene(*(Path(folder) / name for name in names))
     for path in filter(None, astuple(files)) if Path(folder).exists() else ():
         check_output(path, overwrite, (field, field_geotransforms))
@@ -134,11 +139,26 @@ def simulate(
     for path, image in ((files.optical_surface, optical), (files.sar_surface, sar)):
         if path:
             _write(path, image.grid, image.surface, overwrite, 1, "uint8", nodata=0)
+    if files.heights:
+        grid = Grid(
+            scene.optical.transform @ Affine.scale(_HEIGHTS),
+            width // _HEIGHTS + 1,
+            height // _HEIGHTS + 1,
+            scene.optical.crs,
+        )
+        _write(files.heights, grid, partial(_heights, scene.field, grid), overwrite, 1, "float32")
     with progress.part(0.95, 1):
         scene.truth().write(files.offsets, overwrite)
     with atomic_output(files.tiepoints, overwrite) as temporary:
         np.savetxt(temporary, tiepoints(scene, sar), "%d", ",", header=",".join(COLUMNS), comments="")
     return files
+
+
+def _heights(field: GroundField, grid: Grid, window: Window) -> npt.NDArray[np.float64]:
+    """(h, w) metres."""
+    y, x = np.mgrid[window.slices()]
+    shift = field.at(grid.to_map(np.column_stack([x.ravel(), y.ravel()]))) @ field.towards_sensor - field.mean_shift
+    return np.asarray(shift * field.tan_incidence).reshape(window.shape)
 
 
 def _check(width: int, height: int, seed: int) -> None:

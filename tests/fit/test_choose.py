@@ -9,7 +9,7 @@ from rasterio.crs import CRS
 from support.matches import lattice, matched
 from support.rasters import UTM
 
-from sn9reg.fit.choose import MINIMUM, MODELS, fit
+from sn9reg.fit.choose import MINIMUM, MODELS, WITH_HEIGHTS, fit
 
 FEET = CRS.from_epsg(2263)  # US survey feet
 SIDE = 11  # matches along each side of the scene
@@ -55,6 +55,33 @@ def test_auto_picks_the_model_that_made_the_data(kind, wrong):
             assert errors["translation"] > 3 * errors["affine"]
         if kind == "local":
             assert errors["local"] < 0.5 * errors["affine"]
+
+
+def rough(map_xy):
+    """Heights that change too fast for a field through matches 30 m apart."""
+    return 40 * np.sin(map_xy[:, 0] / 11) * np.cos(map_xy[:, 1] / 13)
+
+
+@pytest.mark.parametrize("helps", [True, False])
+def test_heights_are_used_where_they_explain_the_displacement(helps):
+    matches, move, _ = found("local", noise=0.5)
+    there = matches.grid.to_map(move(matches.optical_xy))
+    if helps:
+        there += rough(matches.optical_map)[:, None] * [0.2, -0.05]
+    moved = replace(matches, sar_xy=matches.grid.to_pixel(there))
+    without, result = fit(moved), fit(moved, heights=rough)
+    assert result.by_heights == helps
+    if helps:
+        assert result.warp.model == "local"
+        assert result.held_out[WITH_HEIGHTS] < 0.5 * result.held_out["local"]
+        at = np.random.default_rng(1).uniform(100, 560, (200, 2))
+        source = matches.grid.to_map(at)
+        truth = matches.grid.to_map(move(at)) + rough(source)[:, None] * [0.2, -0.05]
+        errors = [np.linalg.norm(f.warp(source) - truth, axis=1).mean() for f in (result, without)]
+        assert errors[0] < 0.3 * errors[1]
+    else:
+        at = matches.optical_map
+        np.testing.assert_array_equal(result.warp(at), without.warp(at))
 
 
 @pytest.mark.parametrize("model", [m for m in MODELS if m != "auto"])

@@ -23,13 +23,13 @@ from sn9reg.simulate.sketch import Sketch, drawn
 from sn9reg.simulate.solids import Surface
 
 NAMES = {"02_optical_train_01.tif", "02_sar_train_01.tif", "02_tiepoints_train_01.csv", "02_offsets_train_01.tif"}
-SURFACES = {"02_optical_surface_train_01.tif", "02_sar_surface_train_01.tif"}
+MORE = {"02_optical_surface_train_01.tif", "02_sar_surface_train_01.tif", "02_heights_train_01.tif"}
 HEADER = "sar_row,sar_col,optical_row,optical_col"
 
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> SimulatedScene:
-    return simulate(tmp_path_factory.mktemp("scene"), 640, 560, seed=3, empty=0.05, kind="city", surfaces=True)
+    return simulate(tmp_path_factory.mktemp("scene"), 640, 560, seed=3, empty=0.05, kind="city", ground_truth=True)
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def beyond_affine(xy: np.ndarray, offsets: np.ndarray) -> float:
 
 
 def test_files_are_those_of_spacenet9(written: SimulatedScene) -> None:
-    assert {path.name for path in written.optical.parent.iterdir()} == NAMES | SURFACES
+    assert {path.name for path in written.optical.parent.iterdir()} == NAMES | MORE
     with rasterio.open(written.optical) as optical, rasterio.open(written.sar) as sar:
         assert (optical.count, optical.dtypes[0], optical.shape) == (3, "uint8", (560, 640))
         assert (sar.count, sar.dtypes[0], sar.nodata) == (1, "uint16", 0)
@@ -76,7 +76,7 @@ def test_files_are_those_of_spacenet9(written: SimulatedScene) -> None:
 
 
 def test_same_seed_same_bytes(written: SimulatedScene, tmp_path: Path) -> None:
-    again = simulate(tmp_path / "again", 640, 560, seed=3, empty=0.05, kind="city", surfaces=True)
+    again = simulate(tmp_path / "again", 640, 560, seed=3, empty=0.05, kind="city", ground_truth=True)
     for first, second in zip(*map(files_of, (written, again)), strict=True):
         assert first.read_bytes() == second.read_bytes()
 
@@ -167,11 +167,15 @@ def test_buildings_lean_towards_the_sensor_and_shade_the_other_side(kind: str) -
 def test_a_house_leans_from_the_optical_sensor_and_casts_its_shadow_from_the_sun() -> None:
     scene = flat(make_scene(300, 300, seed=6))
     look = dataclasses.replace(scene.look, sun=np.array([0.0, -1.0]), sun_slope=1.0, lean=np.array([0.5, 0.0]))
-    corners = scene.optical.to_map(np.array([[150.0, 150.0]]))[0] + np.array([[-6, -6], [6, -6], [6, 6], [-6, 6]], float)
+    corners = scene.optical.to_map(np.array([[150.0, 150.0]]))[0] + np.array(
+        [[-6, -6], [6, -6], [6, 6], [-6, 6]], float
+    )
     house = Shapes([Solid.FLAT], [corners], [0.0], [10.0], [[0.5, 0.5, 0.5]])
     world = dataclasses.replace(scene.world, ground=Shapes(), solids=house)
     shown = painters(dataclasses.replace(scene, world=world, look=look))[0].surface(scene.optical.window)
-    middle = {kind: np.argwhere(shown == kind)[:, ::-1].mean(axis=0) * 0.305 for kind in Surface if (shown == kind).any()}
+    middle = {
+        kind: np.argwhere(shown == kind)[:, ::-1].mean(axis=0) * 0.305 for kind in Surface if (shown == kind).any()
+    }
     place = np.array([150.0, 150.0]) * 0.305
     np.testing.assert_allclose(middle[Surface.TOP] - place, [5, 0], atol=0.3)  # half of its height, eastwards
     np.testing.assert_allclose(middle[Surface.SIDE] - place, [-3.5, 0], atol=0.4)  # the western wall, 5 m wide
