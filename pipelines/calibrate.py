@@ -1,6 +1,6 @@
 """Calibrate a matcher: from what it says of itself to probabilities and errors, and the verdict on a pair.
 
-    python -m pipelines.calibrate [--matcher hybrid] [--parts sen12,3mos,small-scenes,scenes,strangers] [...] [--ship]
+    python -m pipelines.calibrate [--matcher hybrid] [--parts sen12,3mos,...] [--out DIR] [--ship]
 
 Matches pairs whose truth is known, and as many that do not belong together: patches of SEN1-2 that no shipped network
 was trained on, and of 3MOS, the SAR image displaced by up to 20 px; simulated scenes with terrain. The part strangers
@@ -47,10 +47,12 @@ SIZES = (
     *[(4000, 3000), (3600, 3600), (5000, 2500)],
     *[(1200, 1000), (1000, 1400), (2400, 2000), (1200, 1200), (1100, 900), (1800, 1500), (1300, 1000)] * 4,
 )
-Scene = tuple[int, tuple[int, int], int]  # seed, size, looks
+Scene = tuple[int, tuple[int, int], int, str]  # seed, size, looks, kind
 Random = np.random.Generator
-SCENES = tuple((501 + k, size, LOOKS[k % len(LOOKS)]) for k, size in enumerate(SIZES))
-PARTS = ("sen12", "3mos", "small-scenes", "scenes", "strangers")
+SCENES = tuple((501 + k, size, LOOKS[k % len(LOOKS)], "village") for k, size in enumerate(SIZES))
+_CITY_SIZES = (1000, 1000), (1500, 1200), (1200, 1000), (2400, 2000)
+CITIES = tuple((801 + k, _CITY_SIZES[k % 4], (1, 1, 2)[k % 3], ("city", "town")[k // 4 % 2]) for k in range(24))
+PARTS = ("sen12", "3mos", "small-scenes", "scenes", "cities", "strangers")
 _OF_3MOS = 0.3  # weight of its pairs
 _WEIGHTS = Path("sn9reg/weights/calibration.json")
 
@@ -151,8 +153,8 @@ def tile_cases(files: list[RegisteredPair], scratch: Path) -> Iterator[Case]:
 def scene_cases(scratch: Path, scenes: Iterable[Scene], wrong: bool = True) -> Iterator[Case]:
     """Simulated scenes, each with its own SAR image and, if `wrong`, with that of the one before."""
     before: Path | None = None
-    for seed, size, looks in scenes:
-        scene = simulate(scratch / f"scene{seed}", *size, seed=seed, looks=looks)
+    for seed, size, looks, kind in scenes:
+        scene = simulate(scratch / f"scene{seed}", *size, seed=seed, looks=looks, kind=kind)
         yield Case(f"scene{seed}", PairFiles(scene.optical, scene.sar), offsets_truth(scene.offsets), 10 * RIGHT)
         if wrong and before is not None:
             yield Case(f"scene{seed}_wrong", PairFiles(scene.optical, before, pixel_frame=True), None)
@@ -225,6 +227,8 @@ def cases(part: str, data: Path, scratch: Path, every: int) -> Iterator[Case]:
             yield replace(case, weight=0.3)
     if part == "scenes":
         yield from scene_cases(scratch, SCENES[::every])
+    if part == "cities":
+        yield from scene_cases(scratch, CITIES[::every])
 
 
 def collect(found: Iterator[Case], matcher: Matcher, folder: Path) -> list[Sample]:

@@ -33,10 +33,11 @@ from sn9reg.raster.folders import pair_files
 from sn9reg.registration import register
 from sn9reg.score.metrics import ece, mma
 
-# Part -> seeds, sizes and looks of its scenes.
+# Part -> seeds, sizes, looks and kinds of its scenes.
 SCENES = {
-    "scenes": [(1001 + k, (1200, 1000), 2 ** (k % 4)) for k in range(26)],
-    "large-scenes": [(1101 + k, (2400, 2000), 2 ** (k % 4)) for k in range(12)],
+    "scenes": [(1001 + k, (1200, 1000), 2 ** (k % 4), "village") for k in range(26)],
+    "large-scenes": [(1101 + k, (2400, 2000), 2 ** (k % 4), "village") for k in range(12)],
+    "cities": [(1301 + k, (1200, 1000), 1 + k % 2, "city") for k in range(16)],
 }
 
 SMALL_SEEDS = range(1201, 1241)

@@ -68,14 +68,14 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(observed, tmp_path, monkeyp
 def test_scenes_are_of_many_sizes_and_each_has_the_sar_image_of_the_one_before_too(tmp_path, monkeypatch):
     made = []
 
-    def simulated(folder, width, height, seed, looks):
-        made.append((seed, (width, height), looks))
+    def simulated(folder, width, height, seed, looks, kind):
+        made.append((seed, (width, height), looks, kind))
         return SimpleNamespace(optical=folder / "o.tif", sar=folder / "s.tif", offsets=folder / "d.tif")
 
     monkeypatch.setattr(calibrate, "simulate", simulated)
     cases = list(scene_cases(tmp_path, SCENES[::40]))
     assert made == list(SCENES[::40])
-    assert len({seed for seed, _, _ in SCENES}) == len(SCENES) > len({size for _, size, _ in SCENES}) > 5
+    assert len({seed for seed, *_ in SCENES}) == len(SCENES) > len({size for _, size, *_ in SCENES}) > 5
     found = [(case.files.sar.parent.name, case.truth is None) for case in cases]
     assert found == [("scene501", False), ("scene541", False), ("scene501", True)]
     assert [case.name for case in scene_cases(tmp_path, SCENES[::40], wrong=False)] == ["scene501", "scene541"]
