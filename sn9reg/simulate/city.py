@@ -15,6 +15,7 @@ from sn9reg.simulate.noise import waves
 from sn9reg.simulate.roads import densified, normals
 
 _STOREY = 3.0  # metres
+_PACE = 4.0  # metres from place to place where room for a house is looked for
 _PLOTS = (Kind.YARD, Kind.PAVED, Kind.PAVED, Kind.GRAVEL, Kind.BARE, Kind.MEADOW)
 
 
@@ -28,9 +29,9 @@ class Style:
     green: float  # trees in a hundred square metres of open ground
 
 
-_CITY_USES = ("flats", 0.5), ("rows", 0.14), ("court", 0.12), ("towers", 0.08), ("halls", 0.08), ("open", 0.08)
+_CITY_USES = ("flats", 0.68), ("rows", 0.08), ("court", 0.1), ("towers", 0.04), ("halls", 0.05), ("open", 0.05)
 _TOWN_USES = ("flats", 0.62), ("rows", 0.1), ("court", 0.04), ("halls", 0.1), ("open", 0.14)
-CITY = Style((5_000, 14_000), (4, 12), _CITY_USES, 0.25)
+CITY = Style((3_000, 9_000), (4, 12), _CITY_USES, 0.15)
 TOWN = Style((6_000, 20_000), (1, 5), _TOWN_USES, 0.6)
 
 
@@ -44,8 +45,8 @@ class _Plan:
     """The plan before it is bent: straight streets and convex blocks; `bent` takes places to where they come to lie."""
 
     def __init__(self, bounds: Bounds, style: Style, seed: int) -> None:
-        self.random, self._seed = np.random.default_rng([seed, 3]), seed
-        self._bend = float(self.random.choice([0.3, 1.0, 1.6]))
+        self.random = np.random.default_rng([seed, 3])
+        self._bend = _plane_waves(self.random, float(self.random.choice([0.3, 1.0, 1.6])))
         self.streets: list[_Street] = []
         self.blocks: list[Points] = []
         turn = self.random.uniform(0, np.pi / 2)
@@ -77,18 +78,15 @@ class _Plan:
             j = (i + 1) % len(block)
             if way[i] * way[j] < 0:
                 cuts.append(block[i] + (block[j] - block[i]) * way[i] / (way[i] - way[j]))
-        width = self.random.uniform(*((18, 30) if area > 4e5 else (11, 17) if area > 6e4 else (6, 10)))
+        width = self.random.uniform(*((16, 28) if area > 4e5 else (9, 15) if area > 6e4 else (5.5, 9)))
         if len(cuts) == 2:
             self.streets.append(_Street(np.array(cuts), float(width)))
         yield from (_half(block, place, normal * sign) for sign in (1, -1))
 
     def bent(self, places: Points) -> Points:
         """(N, 2) where places of the plan come to lie."""
-        far, near = (
-            np.column_stack([waves(self._seed + k, length, places, 8) for k in ks])
-            for length, ks in ((1100.0, (40, 41)), (330.0, (42, 43)))
-        )
-        return np.asarray(places + self._bend * (24 * far + 5 * near))
+        numbers, phases, swing = self._bend
+        return np.asarray(places + np.cos(places @ numbers.T + phases) @ swing)
 
     def turned(self, place: Points, facing: Points) -> tuple[Points, Points]:
         """A place and a direction there, bent."""
@@ -105,10 +103,12 @@ class _Builder:
         self.bounds = bounds
 
     def house(
-        self, middle: Points, facing: Points, length: float, depth: float, height: float, gap: float = 1.5
+        self, middle: Points, facing: Points, length: float, depth: float, height: float, gap: float = 1.0
     ) -> bool:
         """A house, its plot and its roof, where there is room."""
         middle, facing = self.plan.turned(middle, facing)
+        if self.taken.at(middle[None])[0]:
+            return False
         outline = rectangle(middle, facing, length, depth, self.random.normal(0, 0.02))
         if not self.taken.free(rectangle(middle, facing, length + gap, depth + gap)):
             return False
@@ -168,7 +168,7 @@ class _Builder:
         self, use: str, block: Points, middle: Points, u: Points, v: Points, sides: tuple[float, float], usual: float
     ) -> None:
         draw = self.random.uniform
-        sizes = {"flats": ((11, 22), (10, 17), (2, 6)), "rows": ((32, 70), (11, 16), (10, 22)),
+        sizes = {"flats": ((11, 21), (10, 17), (1.5, 5)), "rows": ((32, 70), (11, 16), (10, 22)),
                  "towers": ((18, 26), (18, 26), (12, 28)), "halls": ((22, 60), (18, 40), (6, 16))}  # fmt: skip
         if use == "court":
             self._court(block, usual)
@@ -179,20 +179,19 @@ class _Builder:
         facing = v
         if self.random.random() < 0.5:
             u, v, sides, facing = v, u, sides[::-1], u
-        down = -sides[1] / 2 + self.random.uniform(4, 9) + depth / 2
-        while down < sides[1] / 2 - 4:
-            along = -sides[0] / 2 + draw(4, 9) + length / 2
-            while along < sides[0] / 2 - 4:
+        down = -sides[1] / 2 + depth / 2
+        while down < sides[1] / 2:
+            along, built = -sides[0] / 2 + length / 2, False
+            while along < sides[0] / 2:
                 size = (length, depth) if use == "rows" else (length * draw(0.75, 1.25), depth * draw(0.8, 1.2))
                 storeys = max(1, round(usual + self.random.normal(0, 1.2 if use == "flats" else 0.4)))
                 height = draw(6, 12) if use == "halls" else _STOREY * storeys + draw(0.3, 1.2)
                 place = middle + along * u + down * v
-                if _inside(block, place) and self.random.random() < 0.96:
-                    fits = self.house(place, facing, *size, height)
-                    if not fits and use != "halls":  # what is left at the block's edge
-                        self.house(place, facing, size[0] * 0.7, size[1] * 0.7, height * draw(0.5, 1))
-                along += size[0] + gap * draw(0.7, 1.4)
-            down += depth * 1.1 + gap * draw(0.7, 1.2)
+                if _inside(block, place, 3.0) and self.house(place, facing, *size, height):
+                    along, built = along + size[0] + gap * draw(0.7, 1.4), True
+                else:
+                    along += _PACE
+            down += depth * 1.1 + gap * draw(0.7, 1.2) if built else _PACE
 
     def _court(self, block: Points, usual: float) -> None:
         """Houses wall to wall along the streets, around a courtyard."""
@@ -279,7 +278,7 @@ def build_city(bounds: Bounds, style: Style, seed: int) -> World:
     builder = _Builder(plan, bounds, style)
     lines = [(plan.bent(densified(street.line, 6.0)), street.width) for street in plan.streets]
     for line, width in lines:
-        builder.taken.line(line, width + 4)
+        builder.taken.line(line, width + 2.5)
     for block in plan.blocks:
         builder.block(block)
     ground, random = builder.ground, builder.random
@@ -293,6 +292,14 @@ def build_city(bounds: Bounds, style: Style, seed: int) -> World:
         builder.along(street)
     ends = np.concatenate([line[[0, -1]] for line, _ in lines])
     return World(ground, builder.solids, ends)
+
+
+def _plane_waves(random: np.random.Generator, strength: float) -> tuple[Points, Points, Points]:
+    """Plane waves, long and short: (n, 2) wave numbers, (n,) phases, (n, 2) metres by which they move places."""
+    bearing, length = random.uniform(0, 2 * np.pi, 16), np.repeat([1100.0, 330.0], 8) * random.uniform(0.75, 1.4, 16)
+    numbers = np.column_stack([np.cos(bearing), np.sin(bearing)]) * (2 * np.pi / length)[:, None]
+    swing = random.normal(0, 1, (16, 2)) * np.repeat([12.0, 2.5], 8)[:, None] * strength
+    return numbers, random.uniform(0, 2 * np.pi, 16), swing
 
 
 def _ring(outline: Points) -> Points:
