@@ -66,22 +66,24 @@ def fit(
     if consistent.sum() < MINIMUM:
         return _unfitted(matches, f"only {int(consistent.sum())} of {len(matches)} matches agree with neighbours")
     good = matches.keep(consistent)
-    local = fit_local(good.optical_map, good.sar_map, good.sigma * pixel, _block(matches))
+    block = _block(matches)
+    local = fit_local(good.optical_map, good.sar_map, good.sigma * pixel, block)
     fitters = _fitters(good, local, limit)
     if heights is not None:
-        higher = fit_local(good.optical_map, good.sar_map, good.sigma * pixel, _block(matches), heights)
+        higher = fit_local(good.optical_map, good.sar_map, good.sigma * pixel, block, heights)
         fitters[WITH_HEIGHTS] = _fitters(good, higher, limit)["local"]
-    held_out = {name: float(np.mean(_left_out(good, _block(good), fitter))) for name, fitter in fitters.items()}
+    left_out = {name: _left_out(good, block, fitter) for name, fitter in fitters.items()}
+    held_out = {name: float(np.mean(distances)) for name, distances in left_out.items()}
     by_heights = heights is not None and held_out[WITH_HEIGHTS] < _SIMPLER * held_out["local"]
     if by_heights:
-        local, fitters["local"] = higher, fitters[WITH_HEIGHTS]
+        local, left_out["local"] = higher, left_out[WITH_HEIGHTS]
     chosen = (
         _simplest(held_out | {"local": min(held_out["local"], held_out.get(WITH_HEIGHTS, np.inf))}, matches)
         if model == "auto"
         else model
     )
     if chosen == "local":
-        distances = _left_out(good, _block(matches), fitters["local"])
+        distances = left_out["local"]
         warp = Warp("local", local, _expected_error(good.optical_map, distances, local))
         return Fit(warp, consistent, float(np.median(distances)), held_out, by_heights)
     kind: GlobalModel = chosen  # type: ignore[assignment]
