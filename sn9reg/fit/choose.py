@@ -77,11 +77,8 @@ def fit(
     by_heights = heights is not None and held_out[WITH_HEIGHTS] < _SIMPLER * held_out["local"]
     if by_heights:
         local, left_out["local"] = higher, left_out[WITH_HEIGHTS]
-    chosen = (
-        _simplest(held_out | {"local": min(held_out["local"], held_out.get(WITH_HEIGHTS, np.inf))}, matches)
-        if model == "auto"
-        else model
-    )
+    errors = held_out | ({"local": held_out[WITH_HEIGHTS]} if by_heights else {})
+    chosen = _simplest(errors, matches) if model == "auto" else model
     if chosen == "local":
         distances = left_out["local"]
         warp = Warp("local", local, _expected_error(good.optical_map, distances, local))
