@@ -80,6 +80,17 @@ def test_beyond_the_margin_a_feature_does_not_feel_the_border(name):
     assert difference[0].max() > 1e-2
 
 
+def test_a_weighted_network_says_how_much_each_pixel_counts():
+    network, image = build("slim-unet", shared=True, widths=[8, 8, 8], weighted=True).eval(), torch.randn(1, 1, 32, 32)
+    with torch.inference_mode():
+        plain = network(image, "sar").norm(dim=1)
+        network.branches["optical"].head.bias[-1] -= 20
+        none = network(image, "sar").norm(dim=1)
+    assert 0 < plain.min()
+    assert plain.max() < 1
+    assert none.max() < 1e-6
+
+
 def test_unknown_names_and_options_are_refused_and_the_known_named():
     with pytest.raises(ConfigError, match="'sfcnet'") as error:
         build("sfcnet", shared=True)
