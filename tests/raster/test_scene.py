@@ -115,6 +115,32 @@ def test_both_scenes_lie_where_the_map_says(tmp_path, case):
             assert np.abs(error.mean(axis=1)).max() < 0.01
 
 
+@pytest.mark.parametrize("factor", [1, 2, 4])
+@pytest.mark.parametrize("case", ["a fraction of a pixel apart", "twice as fine", "ratio 1.3"])
+def test_what_is_averaged_here_is_what_gdal_makes_of_it(tmp_path, monkeypatch, case, factor):
+    """Rows and columns that run along the common grid's are averaged without its warper, valid pixels alone."""
+    places = PLACED[case][:2]
+    random, values = np.random.default_rng(1), {}
+    for grid, dtype in zip(places, ("float32", "uint16"), strict=True):
+        values[grid] = random.integers(1, 999, (1, *grid.shape)).astype(dtype)
+        values[grid][0, 10:30, 5:25] = 0
+    paths = [write(tmp_path / f"{k}.tif", values[grid], grid, nodata=0) for k, grid in enumerate(places)]
+    found = []
+    for straight in (scene.Scene._straight, lambda self, factor: None):
+        monkeypatch.setattr(scene.Scene, "_straight", straight)
+        with open_plain(*paths) as pair:
+            assert all(bool(view._straight(factor)) != bool(found) for view in (pair.optical, pair.sar))
+            window = pair.grid.coarsen(factor).window
+            found.append([view.read(window, factor) for view in (pair.optical, pair.sar)])
+    for own, gdals in zip(*found, strict=True):
+        both = binary_erosion(own.valid & gdals.valid, iterations=1)  # at edges GDAL may take half a pixel more or less
+        assert (own.valid != gdals.valid).mean() < 0.05
+        assert both.mean() > 0.3
+        off = np.abs(own.values - gdals.values)[:, both]
+        assert np.median(off) < 0.6  # GDAL rounds integers
+        assert np.quantile(off, 0.99) < 40
+
+
 @pytest.mark.parametrize("dtype", ["uint8", "int8", "uint16", "int32", "int64", "uint64", "float32", "float64"])
 def test_the_own_lattice_is_read_bit_for_bit_wherever_it_lies(tmp_path, dtype):
     values = noise(2, (20, 30), dtype)
