@@ -1,8 +1,7 @@
-"""A city or a town: streets that divide the land into blocks, blocks full of houses, and what stands between them."""
+"""A city or a town: a plan whose blocks are full of houses, and what stands between them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import cv2
@@ -12,6 +11,7 @@ from sn9reg.raster.grid import Points
 from sn9reg.simulate.field import Bounds
 from sn9reg.simulate.landuse import Kind, Shapes, Solid, Taken, World, rectangle
 from sn9reg.simulate.noise import waves
+from sn9reg.simulate.plan import Plan, Street, area_of, inside, ring
 from sn9reg.simulate.roads import densified, normals
 
 _STOREY = 3.0  # metres
@@ -35,72 +35,12 @@ CITY = Style((3_000, 9_000), (4, 12), _CITY_USES, 0.15)
 TOWN = Style((6_000, 20_000), (1, 5), _TOWN_USES, 0.6)
 
 
-@dataclass(frozen=True)
-class _Street:
-    line: Points
-    width: float
-
-
-class _Plan:
-    """The plan before it is bent: straight streets and convex blocks; `bent` takes places to where they come to lie."""
-
-    def __init__(self, bounds: Bounds, style: Style, seed: int) -> None:
-        self.random = np.random.default_rng([seed, 3])
-        self._bend = _plane_waves(self.random, float(self.random.choice([0.3, 1.0, 1.6])))
-        self.streets: list[_Street] = []
-        self.blocks: list[Points] = []
-        turn = self.random.uniform(0, np.pi / 2)
-        rotation = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
-        side = float(np.linalg.norm(bounds.size)) / 2 + 80
-        square = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * side @ rotation.T + bounds.centre
-        waiting = [(square, 0)]
-        while waiting:
-            block, depth = waiting.pop()
-            middle = block.mean(axis=0)
-            radius = float(np.linalg.norm(block - middle, axis=1).max())
-            if not bounds.grow(60 + radius).holds(middle[None])[0]:
-                continue
-            if _area(block) < self.random.uniform(*style.block):
-                self.blocks.append(block)
-            else:
-                waiting += [(part, depth + 1) for part in self._divided(block)]
-
-    def _divided(self, block: Points) -> Iterator[Points]:
-        """Both parts of a block on both sides of a new street, across its longer side."""
-        area = _area(block)
-        centre, sides, angle = cv2.minAreaRect((block - block.mean(axis=0)).astype(np.float32))
-        along = np.radians(angle) + (0 if sides[0] > sides[1] else np.pi / 2) + self.random.normal(0, 0.05)
-        normal = np.array([np.cos(along), np.sin(along)])
-        place = block.mean(axis=0) + centre + normal * max(sides) * self.random.uniform(-0.14, 0.14)
-        way = (block - place) @ normal
-        cuts = []
-        for i in range(len(block)):
-            j = (i + 1) % len(block)
-            if way[i] * way[j] < 0:
-                cuts.append(block[i] + (block[j] - block[i]) * way[i] / (way[i] - way[j]))
-        width = self.random.uniform(*((16, 28) if area > 4e5 else (9, 15) if area > 6e4 else (5.5, 9)))
-        if len(cuts) == 2:
-            self.streets.append(_Street(np.array(cuts), float(width)))
-        yield from (_half(block, place, normal * sign) for sign in (1, -1))
-
-    def bent(self, places: Points) -> Points:
-        """(N, 2) where places of the plan come to lie."""
-        numbers, phases, swing = self._bend
-        return np.asarray(places + np.cos(places @ numbers.T + phases) @ swing)
-
-    def turned(self, place: Points, facing: Points) -> tuple[Points, Points]:
-        """A place and a direction there, bent."""
-        here, there = self.bent(np.stack([place, place + facing]))
-        return here, (there - here) / np.linalg.norm(there - here)
-
-
 class _Builder:
     """Fills a plan with houses and things."""
 
-    def __init__(self, plan: _Plan, bounds: Bounds, style: Style) -> None:
+    def __init__(self, plan: Plan, bounds: Bounds, style: Style) -> None:
         self.plan, self.style, self.random = plan, style, plan.random
         self.ground, self.solids, self.taken = Shapes(), Shapes(), Taken(bounds)
-        self.bounds = bounds
 
     def house(
         self, middle: Points, facing: Points, length: float, depth: float, height: float, gap: float = 1.0
@@ -114,7 +54,7 @@ class _Builder:
             return False
         if self.random.random() < 0.7:
             plot = rectangle(middle, facing, length + self.random.uniform(4, 14), depth + self.random.uniform(4, 14))
-            self.ground.add(self.random, int(self.random.choice(_PLOTS)), _ring(plot))
+            self.ground.add(self.random, int(self.random.choice(_PLOTS)), ring(plot))
             if self.random.random() < 0.3:
                 self._walls(plot)
         self.taken.polygon(outline)
@@ -137,9 +77,8 @@ class _Builder:
     def _walls(self, plot: Points) -> None:
         for a, b in zip(plot, np.roll(plot, -1, axis=0), strict=True):
             if self.random.random() < 0.7:
-                self.solids.add(
-                    self.random, Solid.WALL, densified(np.stack([a, b]), 12.0), 0.35, self.random.uniform(1, 2.6)
-                )
+                line, height = densified(np.stack([a, b]), 12.0), self.random.uniform(1, 2.6)
+                self.solids.add(self.random, Solid.WALL, line, 0.35, height)
 
     def block(self, block: Points) -> None:
         """One block: its ground, its houses, its trees."""
@@ -150,7 +89,7 @@ class _Builder:
             kind = self.random.choice([Kind.MEADOW, Kind.BARE, Kind.GRAVEL, Kind.PARKING, Kind.YARD])
         elif use == "halls":
             kind = self.random.choice([Kind.PAVED, Kind.PARKING, Kind.GRAVEL])
-        self.ground.add(self.random, int(kind), self.plan.bent(_ring(block)))
+        self.ground.add(self.random, int(kind), self.plan.bent(ring(block)))
         centre, (width, high), angle = cv2.minAreaRect((block - block.mean(axis=0)).astype(np.float32))
         middle, turn = block.mean(axis=0) + centre, np.radians(angle)
         u, v = np.array([np.cos(turn), np.sin(turn)]), np.array([-np.sin(turn), np.cos(turn)])
@@ -187,7 +126,7 @@ class _Builder:
                 storeys = max(1, round(usual + self.random.normal(0, 1.2 if use == "flats" else 0.4)))
                 height = draw(6, 12) if use == "halls" else _STOREY * storeys + draw(0.3, 1.2)
                 place = middle + along * u + down * v
-                if _inside(block, place, 3.0) and self.house(place, facing, *size, height):
+                if inside(block, place, 3.0) and self.house(place, facing, *size, height):
                     along, built = along + size[0] + gap * draw(0.7, 1.4), True
                 else:
                     along += _PACE
@@ -217,7 +156,7 @@ class _Builder:
             for row in np.arange(-60, 60, 8.0):
                 for place in np.arange(-60, 60, 2.8):
                     at = middle + place * u + row * v
-                    if _inside(block, at, 12) and self.random.random() < 0.6:
+                    if inside(block, at, 12) and self.random.random() < 0.6:
                         self.car(*self.plan.turned(at, v))
         else:
             for _ in range(int(self.random.integers(1, 3))):
@@ -240,14 +179,14 @@ class _Builder:
 
     def _trees(self, block: Points, use: str) -> None:
         chance = self.style.green * self.random.uniform(0, 2) * (1.5 if use == "open" else 1)
-        count = int(self.random.poisson(_area(block) / 100 * chance))
+        count = int(self.random.poisson(area_of(block) / 100 * chance))
         low, high = block.min(axis=0), block.max(axis=0)
         places = self.random.uniform(low, high, (count, 2))
-        places = self.plan.bent(places[[_inside(block, place) for place in places]]) if count else places
+        places = self.plan.bent(places[[inside(block, place) for place in places]]) if count else places
         for place in places[~self.taken.at(places)] if len(places) else places:
             self.tree(place)
 
-    def along(self, street: _Street) -> None:
+    def along(self, street: Street) -> None:
         """Parked cars, trees and poles along a street."""
         line = densified(self.plan.bent(densified(street.line, 6.0)), 2.9)
         tangents = np.gradient(line, axis=0)
@@ -267,14 +206,13 @@ class _Builder:
         if street.width > 10:  # traffic
             for index in range(3, len(line) - 3, 5):
                 if self.random.random() < 0.4:
-                    self.car(
-                        line[index] + sides[index] * street.width * 0.2 * self.random.choice([-1, 1]), tangents[index]
-                    )
+                    aside = sides[index] * (street.width * 0.2 * self.random.choice([-1, 1]))
+                    self.car(line[index] + aside, tangents[index])
 
 
 def build_city(bounds: Bounds, style: Style, seed: int) -> World:
     """A city over `bounds`; its junctions are where its streets meet."""
-    plan = _Plan(bounds, style, seed)
+    plan = Plan(bounds, style.block, seed)
     builder = _Builder(plan, bounds, style)
     lines = [(plan.bent(densified(street.line, 6.0)), street.width) for street in plan.streets]
     for line, width in lines:
@@ -292,38 +230,3 @@ def build_city(bounds: Bounds, style: Style, seed: int) -> World:
         builder.along(street)
     ends = np.concatenate([line[[0, -1]] for line, _ in lines])
     return World(ground, builder.solids, ends)
-
-
-def _plane_waves(random: np.random.Generator, strength: float) -> tuple[Points, Points, Points]:
-    """Plane waves, long and short: (n, 2) wave numbers, (n,) phases, (n, 2) metres by which they move places."""
-    bearing, length = random.uniform(0, 2 * np.pi, 16), np.repeat([1100.0, 330.0], 8) * random.uniform(0.75, 1.4, 16)
-    numbers = np.column_stack([np.cos(bearing), np.sin(bearing)]) * (2 * np.pi / length)[:, None]
-    swing = random.normal(0, 1, (16, 2)) * np.repeat([12.0, 2.5], 8)[:, None] * strength
-    return numbers, random.uniform(0, 2 * np.pi, 16), swing
-
-
-def _ring(outline: Points) -> Points:
-    return densified(np.concatenate([outline, outline[:1]]), 12.0)
-
-
-def _area(polygon: Points) -> float:
-    x, y = (polygon - polygon[0]).T
-    return float(abs(x @ np.roll(y, -1) - y @ np.roll(x, -1)) / 2)
-
-
-def _half(polygon: Points, place: Points, normal: Points) -> Points:
-    """The part of a convex polygon on the side of a line that its normal points away from."""
-    way, kept = (polygon - place) @ normal, []
-    for i in range(len(polygon)):
-        j = (i + 1) % len(polygon)
-        if way[i] <= 0:
-            kept.append(polygon[i])
-        if way[i] * way[j] < 0:
-            kept.append(polygon[i] + (polygon[j] - polygon[i]) * way[i] / (way[i] - way[j]))
-    return np.array(kept)
-
-
-def _inside(polygon: Points, place: Points, margin: float = 6.0) -> bool:
-    """Whether a place lies in a convex polygon, so far from its edge."""
-    local = (polygon - place).astype(np.float32)
-    return float(cv2.pointPolygonTest(local, (0.0, 0.0), True)) > margin
