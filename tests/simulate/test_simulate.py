@@ -27,15 +27,22 @@ MORE = {"02_optical_surface_train_01.tif", "02_sar_surface_train_01.tif", "02_he
 HEADER = "sar_row,sar_col,optical_row,optical_col"
 
 
+def city_in(folder: Path) -> SimulatedScene:
+    """A city, rendered in several blocks."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sn9reg.simulate.scene._BLOCK", 300)
+        return simulate(folder, 440, 400, seed=3, empty=0.05, kind="city", ground_truth=True)
+
+
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> SimulatedScene:
-    return simulate(tmp_path_factory.mktemp("scene"), 640, 560, seed=3, empty=0.05, kind="city", ground_truth=True)
+    return city_in(tmp_path_factory.mktemp("scene"))
 
 
 @pytest.fixture(scope="module")
 def small() -> Scene:
     """The same, laid out and not rendered."""
-    return make_scene(640, 560, seed=3, kind="city")
+    return make_scene(440, 400, seed=3, kind="city")
 
 
 def files_of(scene: SimulatedScene) -> list[Path]:
@@ -64,19 +71,19 @@ def beyond_affine(xy: np.ndarray, offsets: np.ndarray) -> float:
 def test_files_are_those_of_spacenet9(written: SimulatedScene) -> None:
     assert {path.name for path in written.optical.parent.iterdir()} == NAMES | MORE
     with rasterio.open(written.optical) as optical, rasterio.open(written.sar) as sar:
-        assert (optical.count, optical.dtypes[0], optical.shape) == (3, "uint8", (560, 640))
+        assert (optical.count, optical.dtypes[0], optical.shape) == (3, "uint8", (400, 440))
         assert (sar.count, sar.dtypes[0], sar.nodata) == (1, "uint16", 0)
         assert optical.crs == sar.crs == "EPSG:32637"
         assert optical.res == pytest.approx((0.305, 0.305))
         assert sar.res == pytest.approx((0.409, 0.409))
         assert optical.bounds != sar.bounds
     with open_offsets(written.offsets) as offsets:
-        assert offsets.grid.shape == (560, 640)
+        assert offsets.grid.shape == (400, 440)
     assert written.tiepoints.read_text().splitlines()[0] == HEADER
 
 
 def test_same_seed_same_bytes(written: SimulatedScene, tmp_path: Path) -> None:
-    again = simulate(tmp_path / "again", 640, 560, seed=3, empty=0.05, kind="city", ground_truth=True)
+    again = city_in(tmp_path / "again")
     for first, second in zip(*map(files_of, (written, again)), strict=True):
         assert first.read_bytes() == second.read_bytes()
 
@@ -86,8 +93,8 @@ def test_files_agree_with_a_block_rendered_alone(written: SimulatedScene, small:
     grey, or a step of the texture's table, in very few pixels."""
     optical, sar = painters(small, empty=0.05)
     for painter, path, window in (
-        (optical, written.optical, Window(480, 480, 80, 80)),
-        (sar, written.sar, Window(150, 150, 200, 200)),
+        (optical, written.optical, Window(260, 260, 80, 80)),
+        (sar, written.sar, Window(250, 220, 100, 130)),
     ):
         one = painter.render(window).astype(float)
         with rasterio.open(path) as file:
@@ -147,9 +154,10 @@ def _peaks(template: np.ndarray, image: np.ndarray, half: int = 40, reach: int =
     return np.array(shifts)
 
 
-@pytest.mark.parametrize("kind", ["village", "city"])
-def test_buildings_lean_towards_the_sensor_and_shade_the_other_side(kind: str) -> None:
-    scene = flat(make_scene(300, 300, seed=6, kind=kind))
+@pytest.mark.parametrize("look", [{}, {"towards_sensor": np.array([0.6, 0.8]), "tan_incidence": 0.6}])
+def test_buildings_lean_towards_the_sensor_and_shade_the_other_side(look: dict) -> None:
+    scene = flat(make_scene(300, 300, seed=6))
+    scene = dataclasses.replace(scene, field=dataclasses.replace(scene.field, **look))
     place = scene.optical.to_map(np.array([[150.0, 150.0]]))[0]
     corners = np.array([[-6, -6], [6, -6], [6, 6], [-6, 6]], float)
     house = Shapes([0], [place + corners], [0.0], [10.0], [[0.5, 0.5, 0.5]])
@@ -197,7 +205,7 @@ def test_surfaces_say_what_both_images_of_a_city_show(written: SimulatedScene) -
         assert np.median(grey[kind == Surface.SHADOW]) < 0.7 * np.median(grey[kind == Surface.GROUND])
         shares.append([(kind == one).mean() for one in list(Surface)[1:]])
     assert np.min(shares) > 0.02
-    assert np.array(shares)[:, 0].min() > 0.3
+    assert np.array(shares)[:, 0].min() > 0.15
 
 
 def test_tie_points_agree_with_the_offset_map(written: SimulatedScene) -> None:
