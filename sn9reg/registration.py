@@ -200,8 +200,6 @@ def _use_of(dem: PathLike, fitted: Fit) -> str:
     if WITH_HEIGHTS not in error:
         return f"{name}: not used, nothing was fitted"
     compared = f"held-out matches are {error[WITH_HEIGHTS]:.2f} map units off with it, {error['local']:.2f} without"
-    if fitted.by_heights and fitted.warp.model == "local":
-        return f"{name}: used; {compared}"
-    return f"{name}: not used; {compared}" + (
-        "" if fitted.warp.model == "local" else f", and the model is {fitted.warp.model}"
-    )
+    if fitted.warp.model != "local":
+        return f"{name}: not used, the model is {fitted.warp.model}; {compared}"
+    return f"{name}: {'used' if fitted.by_heights else 'not used'}; {compared}"

@@ -34,7 +34,7 @@ __all__ = ["PairFiles", "Patch", "Reading", "Scene", "ScenePair", "SceneView", "
 _BLOCK = 512  # side of what is warped at once
 _LARGEST_WARP = 4  # coarser pixels are averaged from these, in memory, so that the file is read once for all of them
 _AT_ONCE = 16 << 20  # pixels of that size that are averaged at once; more are read part by part
-_SAME_PLACE = 1e-3  # px: grids that lie nearer nowhere differ by more
+_SAME_PLACE = 1e-3  # px by which rows that run along one another may drift apart
 _MOST_BANDS = 64  # of an image
 _CACHE = 128 << 20  # bytes; GDAL's own default is a share of the memory
 

@@ -13,8 +13,8 @@ from sn9reg.simulate.landuse import Kind, Shapes, Solid, Taken, World, rectangle
 from sn9reg.simulate.noise import waves
 from sn9reg.simulate.plan import Plan, Street, area_of, inside, ring
 from sn9reg.simulate.roads import densified, normals
+from sn9reg.simulate.solids import STOREY
 
-_STOREY = 3.0  # metres
 _PACE = 4.0  # metres from place to place where room for a house is looked for
 _PLOTS = (Kind.YARD, Kind.PAVED, Kind.PAVED, Kind.GRAVEL, Kind.BARE, Kind.MEADOW)
 
@@ -124,7 +124,7 @@ class _Builder:
             while along < sides[0] / 2:
                 size = (length, depth) if use == "rows" else (length * draw(0.75, 1.25), depth * draw(0.8, 1.2))
                 storeys = max(1, round(usual + self.random.normal(0, 1.2 if use == "flats" else 0.4)))
-                height = draw(6, 12) if use == "halls" else _STOREY * storeys + draw(0.3, 1.2)
+                height = draw(6, 12) if use == "halls" else STOREY * storeys + draw(0.3, 1.2)
                 place = middle + along * u + down * v
                 if inside(block, place, 3.0) and self.house(place, facing, *size, height):
                     along, built = along + size[0] + gap * draw(0.7, 1.4), True
@@ -147,7 +147,7 @@ class _Builder:
                 side = min(self.random.uniform(12, 26), length - inset - way)
                 storeys = max(2, round(usual + self.random.normal(0, 0.6)))
                 place = a + along * (way + side / 2) + inward * (inset + depth / 2)
-                self.house(place, -inward, side - 0.2, depth, _STOREY * storeys + 0.8, gap=0.0)
+                self.house(place, -inward, side - 0.2, depth, STOREY * storeys + 0.8, gap=0.0)
                 way += side + 1.0
 
     def _open(self, kind: int, block: Points, middle: Points, u: Points, v: Points) -> None:

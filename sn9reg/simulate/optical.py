@@ -13,11 +13,10 @@ from sn9reg.simulate.landuse import Kind, Shapes, Solid, World
 from sn9reg.simulate.look import Look
 from sn9reg.simulate.noise import Image, metres, pixel_noise, texture
 from sn9reg.simulate.sketch import Sketch, drawn
-from sn9reg.simulate.solids import Labels, Solids, Surface, hidden_below, inner, steps
+from sn9reg.simulate.solids import BAY, STOREY, Labels, Solids, Surface, hidden_below, inner, steps
 
 _SHADE = 0.42
 _BLUR = 6  # pixels that the point spread and the halo of pan-sharpening reach
-_STOREY, _BAY = 3.0, 3.3  # metres from window to window, up and along
 _COLOUR_BLUR = 1.6  # pixels: colours come from coarser bands
 
 # Darkest and brightest colour of a kind, and how strong its texture is: coarse (12 m), middle (3 m), fine (0.8 m).
@@ -145,7 +144,7 @@ class Optical:
         sunny = np.where(kind == Solid.TREE, 0.45 * np.clip(outward @ self._sun, -1, 1), sunny)
         rim = (np.maximum(np.abs(u) - half[:, 0], np.abs(v) - half[:, 1]) > -1.2) & (kind == Solid.FLAT)
         colour = self._top[which] * (1 + sunny + 0.15 * rim)[:, None]
-        floor, bay = np.mod(z, _STOREY) / _STOREY, np.mod((u + v) * metre, _BAY) / _BAY
+        floor, bay = np.mod(z, STOREY) / STOREY, np.mod((u + v) * metre, BAY) / BAY
         window = (floor > 0.3) & (floor < 0.8) & (bay > 0.25) & (bay < 0.8) & (height > 4) & (kind <= Solid.HIPPED)
         wall = self._side[which] * np.where(window, 0.45, 1.0)[:, None]
         return np.where((roof | (kind > Solid.HIPPED))[:, None], colour, wall).astype(np.float32)

@@ -14,13 +14,12 @@ from sn9reg.simulate.field import GroundField
 from sn9reg.simulate.landuse import Kind, Shapes, Solid, World
 from sn9reg.simulate.noise import Image, metres, pixel_noise, texture
 from sn9reg.simulate.sketch import Sketch, drawn
-from sn9reg.simulate.solids import Labels, Solids, Surface, hidden_below, inner, steps
+from sn9reg.simulate.solids import BAY, STOREY, Labels, Solids, Surface, hidden_below, inner, steps
 
 _NODE_STEP = 16
 _BLUR = 2
 _AMPLITUDE = 700.0  # digital number of intensity 1
 _FLOOR = 0.0025  # intensity of the receiver's own noise
-_STOREY, _BAY = 3.0, 3.3  # metres from window to window, up and along
 
 # Least and greatest intensity of a kind, and how strong its texture is: coarse (20 m), middle (6 m), fine (1.5 m).
 _LOOK: dict[Kind, tuple[float, float, tuple[float, float, float]]] = {
@@ -138,7 +137,7 @@ class Sar:
         place = np.column_stack([cols + window.col, rows + window.row]) - self._solids.centre[which]
         along = self._solids.along[which]
         way_along = place[:, 0] * (along[:, 0] - along[:, 1]) + place[:, 1] * (along[:, 1] + along[:, 0])
-        bay = 0.5 + 0.5 * np.sign(np.sin(2 * np.pi * way_along * self.grid.resolution / _BAY))
+        bay = 0.5 + 0.5 * np.sign(np.sin(2 * np.pi * way_along * self.grid.resolution / BAY))
         rough = np.exp(0.6 * grain[rows, cols])
         way = steps(self._near, int(height.max(initial=0.0) / lift) + 2)
         for k in range(len(way)):
@@ -147,7 +146,7 @@ class Sar:
             if not there.any():
                 continue
             r, c = rows[there] + way[k, 1], cols[there] + way[k, 0]
-            comb = max(0.0, np.cos(2 * np.pi * z / _STOREY)) ** 2
+            comb = max(0.0, np.cos(2 * np.pi * z / STOREY)) ** 2
             wall = self._wall[which[there]] * (0.15 + 2.2 * comb * bay[there]) * rough[there]
             at_foot = z < foot[there] + lift / 2
             wall += at_foot * self._corner[which[there]] * np.minimum(top - foot, 12)[there] / 6 * rough[there]

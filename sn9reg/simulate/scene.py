@@ -78,7 +78,8 @@ def make_scene(
     """Lay out a scene whose optical image is width x height px.
 
     field: a tie-point CSV to take the displacement from; field_geotransforms: JSON with its images' geotransforms.
-    Raises ConfigError for a size or seed out of range, InputError if the tie-points cannot be used.
+    kind: one of `SCENES`.
+    Raises ConfigError for another kind, a size or seed out of range, InputError if the tie-points cannot be used.
     """
     _check(width, height, seed)
     if field_geotransforms is not None and field is None:
@@ -86,6 +87,8 @@ def make_scene(
     optical = _grid(OPTICAL_PIXEL, *_ORIGIN, width, height)
     extent = Bounds(*rasterio.transform.array_bounds(height, width, optical.transform))
     bounds = extent.grow(250)
+    if kind not in SCENES:
+        raise ConfigError(f"no scene {kind!r}; there are: {', '.join(SCENES)}")
     look = any_look(seed) if kind in _CITIES else PLAIN
     if field is None:
         ground = terrain_field(extent, bounds, seed, look.towards_sensor, look.tan_incidence)

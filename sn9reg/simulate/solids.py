@@ -15,6 +15,7 @@ from sn9reg.simulate.landuse import Shapes, Solid
 from sn9reg.simulate.noise import Image
 from sn9reg.simulate.sketch import Sketch, closed, drawn
 
+STOREY, BAY = 3.0, 3.3  # metres from window to window, up and along a wall
 Labels = npt.NDArray[np.int32]  # (h, w)
 # What a pixel of an image shows: nothing, ground, ground in shadow, what stands on the ground from above, its sides.
 Surface = IntEnum("Surface", "NOTHING GROUND SHADOW TOP SIDE", start=0)

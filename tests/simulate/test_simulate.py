@@ -309,6 +309,7 @@ def test_field_and_geotransforms_that_are_none(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [({"width": 10}, "10 x 10"), ({"height": 0}, "300 x 0"), ({"height": 90_000}, "300 x 90000"), ({"seed": -1}, "-1"),
+     ({"kind": "sea"}, "no scene 'sea'; there are: city"),
      ({"looks": 0.0}, "0.0 looks"), ({"looks": float("nan")}, "nan looks"), ({"empty": 1.0}, "fraction of 1.0"),
      ({"empty": -0.1}, "fraction of -0.1"), ({"field": "none.csv"}, r"none\.csv")],
 )  # fmt: skip

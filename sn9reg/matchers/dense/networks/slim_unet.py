@@ -40,8 +40,8 @@ class SlimUNet(UNet):
     """(B, in_channels, H, W) -> (B, out_channels, H, W) features of unit length per pixel, or, `weighted`, of a length
     from 0 to 1: how much the pixel counts. Walls and shadows lie elsewhere in the other image, and ought not to.
 
-    Ours: the shape of `FFTUNet` with 3/8 of its channels, for a seventh of its arithmetic. Full resolution mattered
-    most of all that was tried: as much arithmetic at half of it, with more channels, found much less.
+    Ours: the shape of `FFTUNet` with 3/8 of its channels, or a quarter in the weights that ship. Full resolution
+    mattered most of all that was tried: as much arithmetic at half of it, with more channels, found much less.
     """
 
     margin = 20  # it sees 24 px far, but features are those of a larger patch from 4 px on
