@@ -33,6 +33,7 @@ SCENES = ("city", "town", "village")
 _CRS = "EPSG:32637"
 _ORIGIN = (354_234.0, 4_108_756.0)
 _BLOCK = 1024
+_AROUND = 250  # metres beyond the optical image that are laid out: what leans, lies over or casts shadows into it
 _HEIGHTS = 16  # optical pixels from height to height
 _LEAST, _MOST = 200, 20_000  # sides in pixels
 _MOST_TIEPOINTS = 500
@@ -86,7 +87,7 @@ def make_scene(
         raise ConfigError("geotransforms are given without the tie-points they belong to: add --field CSV")
     optical = _grid(OPTICAL_PIXEL, *_ORIGIN, width, height)
     extent = Bounds(*rasterio.transform.array_bounds(height, width, optical.transform))
-    bounds = extent.grow(250)
+    bounds = extent.grow(_AROUND)
     if kind not in SCENES:
         raise ConfigError(f"no scene {kind!r}; there are: {', '.join(SCENES)}")
     look = any_look(seed) if kind in _CITIES else PLAIN

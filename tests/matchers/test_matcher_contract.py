@@ -283,7 +283,7 @@ def test_the_middle_of_the_finest_level_says_whether_it_is_searched(tmp_path, mo
     monkeypatch.setattr(descent, "_confirmed_share", lambda _, level: share if level.factor == 1 else 0.9)
     monkeypatch.setattr(descent, "_TRIAL", 3)
     with pair_of(tmp_path, (400, 440), shift, seed=3) as pair:
-        matches = StructureMatcher(max_offset=30.0, spacing=32).match(pair)
+        matches = StructureMatcher(max_offset=30.0, spacing=48).match(pair)
     *_, trial, last = searched
     assert trial == (1, 96, 9)
     assert (last[0], last[1], matches.step, matches.footprint) == (factor, 96, factor, 96 * factor)

@@ -28,9 +28,10 @@ HEADER = "sar_row,sar_col,optical_row,optical_col"
 
 
 def city_in(folder: Path) -> SimulatedScene:
-    """A city, rendered in several blocks."""
+    """A city, rendered in several blocks, with little around it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sn9reg.simulate.scene._BLOCK", 300)
+        patch.setattr("sn9reg.simulate.scene._AROUND", 100)
         return simulate(folder, 440, 400, seed=3, empty=0.05, kind="city", ground_truth=True)
 
 
@@ -42,7 +43,9 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> SimulatedScene:
 @pytest.fixture(scope="module")
 def small() -> Scene:
     """The same, laid out and not rendered."""
-    return make_scene(440, 400, seed=3, kind="city")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sn9reg.simulate.scene._AROUND", 100)
+        return make_scene(440, 400, seed=3, kind="city")
 
 
 def files_of(scene: SimulatedScene) -> list[Path]:
