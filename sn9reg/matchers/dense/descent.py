@@ -1,14 +1,14 @@
 """Dense template matching, coarse to fine, over a whole scene: what every matcher with dense features shares.
 
 At each pyramid level, a lattice of templates covers the overlap. Their similarity surfaces are computed around the
-shift that the coarser level predicts. Neighbours vote, and the smoothed peaks are the next prediction.
+shift that the coarser level predicts, and the trend of them all is the next prediction. Around the last one, neighbours
+vote on each match.
 """
 
 import logging
 import math
 from collections.abc import Callable
 from dataclasses import astuple, dataclass
-from functools import reduce
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
@@ -17,13 +17,15 @@ from annotated_types import Ge, Le
 from torch import Tensor
 
 from sn9reg import progress
+from sn9reg.fit.choose import fit
 from sn9reg.fit.correspondences import Correspondences
 from sn9reg.fit.neighbours import witnesses_agree
 from sn9reg.machine import device
 from sn9reg.matchers.dense.correlation import Peaks, Similarity, find_peaks, masked_similarity
 from sn9reg.matchers.dense.described import FeatureExtractor
-from sn9reg.matchers.dense.lattice import Lattice, aggregate, smooth_field
-from sn9reg.matchers.dense.search import TILE, Level, Surfaces, search
+from sn9reg.matchers.dense.lattice import Lattice, aggregate
+from sn9reg.matchers.dense.search import Level, Surfaces, search
+from sn9reg.matchers.dense.trend import trend
 from sn9reg.options import Count, MaxOffset, Megapixels, check, options
 from sn9reg.raster.grid import Points, Window, to_common, to_level
 from sn9reg.raster.radiometry import Modality
@@ -31,20 +33,19 @@ from sn9reg.raster.scene import Patch, ScenePair
 
 log = logging.getLogger(__name__)
 
+Prediction = Callable[[Points], Points]  # (N, 2) optical places -> shifts to the SAR scene, common pixels
+
 _COARSE_RADIUS = 40  # a coarsest level is one where the largest shift is at most this many pixels ...
-_COARSE_SIDE = 96  # ... unless the scene would shrink below this
-_VOTERS, _NEAREST_VOTERS = 0.8, 0.6  # width of the vote, in nodes, for the prediction and for the matches
+_COARSE_SIDE = 160  # ... unless the scene would shrink below this
+_FOLLOWED = 24  # pixels around its prediction in which the trend of a finer level is looked for
+_RADIUS = 12  # pixels around a prediction in which matches are looked for
+_VOTERS = 0.6  # width of the vote for a match, in nodes
 _WIDER = 10 / 3  # a vote this many times as wide shows how stable a match is
-_SMALL = 384  # pixels; the first template covers half of a scene whose shorter side is at most this long
-_DENSE = 6  # in such a scene, the least number of steps between the outermost templates ...
+_SMALL = 384  # pixels: a scene whose shorter side is at most this long has more templates than fit side by side:
+_DENSE = 6  # at least so many steps between the outermost ...
 _CLOSEST = 16  # ... unless a step would be shorter than this many pixels
 _VOTERS_OF_SMALL = 2.0  # width of the vote in such a scene, where a displacement hardly changes
-_SUPPORTED = 0.5  # of a level's matches must be confirmed for it to replace a coarser one ...
-_DESCEND = 0.6  # ... and of this level's for a finer one to be tried, ...
-_ENOUGH_PLACES = 100  # ... if this many places were tried at least
-_TRIAL = 10  # nodes to a side of the middle of the finest level, which is tried out first ...
-_WORTH_A_TRIAL = 3  # ... where the whole has more than this many times the nodes
-_FINE_RADIUS = 12  # pixels that every finer level searches around its prediction
+_SUPPORTED = 0.4  # share of a level's matches that must be confirmed for it to be taken without a look at coarser ones
 
 
 @dataclass(frozen=True)
@@ -56,15 +57,6 @@ class _Searched:
     unvoted: Tensor  # `surfaces.centred()`
     small: bool  # whether the scene has room for few templates only
 
-    def prediction(self) -> Callable[[Points], Points]:
-        """The smoothed peaks after a wide vote: a function from places to shifts, both (N, 2) in common pixels."""
-        level, shape = self.surfaces.level, (self.lattice.ny, self.lattice.nx)
-        votes = self._voted(_VOTERS)
-        weight = np.where(self.surfaces.usable, votes.score.numpy() + 1e-3, 0.0).reshape(shape)
-        shift = (self.surfaces.predicted + votes.xy.numpy() - level.radius).reshape(*shape, 2)
-        field = smooth_field(shift, weight, width=0.7) * level.factor
-        return lambda common_xy: self.lattice.interpolate(field, to_level(common_xy, level.factor))
-
     def _voted(self, width: float) -> Peaks:
         """Peaks after a vote of a width in nodes; in a small scene, in steps of half a template if those are longer."""
         if self.small:
@@ -73,7 +65,7 @@ class _Searched:
 
     def matches(self, pair: ScenePair) -> Correspondences:
         """Peaks after a vote of the nearest neighbours, of templates whose way back ends near their start."""
-        level, voters = self.surfaces.level, _VOTERS_OF_SMALL if self.small else _NEAREST_VOTERS
+        level, voters = self.surfaces.level, _VOTERS_OF_SMALL if self.small else _VOTERS
         peaks, wider, alone = self._voted(voters), self._voted(_WIDER * voters), find_peaks(self.unvoted)
         vote_shift = torch.linalg.vector_norm(wider.xy - peaks.xy, dim=1).double().numpy() * level.factor
         solo = self.surfaces.predicted + alone.xy.numpy() - level.radius
@@ -90,7 +82,7 @@ class TemplateOptions:
     # Step of the lattice where templates are whole, pixels of its level; by default half a template, less in a small
     # scene.
     spacing: Annotated[float, Ge(1), Le(1e6)] | None = None
-    max_templates: Count = 1600  # about, at the last level; half as many on the way down
+    max_templates: Count = 800  # about, at the last level; half as many on the way down
     work_megapixels: Megapixels = 16.0  # the finest level is the first whose overlap has no more pixels
 
 
@@ -139,18 +131,14 @@ class TemplateMatcher:
         cell, factor = self.cell, self._finest(pair)
         shift = self.options.max_offset / pair.grid.metres_per_pixel / cell
         side = min(pair.overlap.shape) // cell
-        if self._small(pair):
-            # Small templates would see too little, and over so few pixels a displacement hardly changes.
-            whole = self._level(pair, factor * cell, side, math.ceil(shift / factor) + 2)
-            return [whole, self._level(pair, whole.factor, self.template, min(_FINE_RADIUS, whole.radius))]
         factors = [factor]
         while shift / factors[-1] > _COARSE_RADIUS and side / factors[-1] / 2 >= _COARSE_SIDE:
             factors.append(factors[-1] * 2)
         levels: list[Level] = []
         for f in reversed(factors):
-            radius = _FINE_RADIUS if levels else math.ceil(shift / f) + 2
             # Coarse pixels are large on the ground. Half a template follows a field that a whole one would blur.
-            template = self.template if f == factor else min(self.template // 2, side // f // 2 // 2 * 2)
+            template = self.template if f == factor else self.template // 2
+            radius = _FOLLOWED if levels else math.ceil(shift / f) + 2
             levels.append(self._level(pair, f * cell, template, radius))
         return levels
 
@@ -172,54 +160,39 @@ class TemplateMatcher:
         return Level(factor, template, min(radius, max(4, side // 2)), self.margin, self.cell)
 
     def match(self, pair: ScenePair) -> Correspondences:
-        """Correspondences of the finest level whose matches confirm each other.
+        """Correspondences of the finest level that predicts what it holds out better than the coarser one does.
 
-        In speckle a template of few metres may find nothing. Where too few matches of a level confirm each other, finer
-        levels would find even fewer: that level is then searched once more, with whole templates, and is the last. So
-        is the last but one if the middle of the finest says that too few would.
-        Raises InputError where a scene cannot be read.
+        In speckle a template of few metres may find nothing. Where half of a level's matches are confirmed by
+        neighbours, no coarser one is looked at. Raises InputError where a scene cannot be read.
         """
         return self._descend(pair, self.features(pair))
 
     def _descend(self, pair: ScenePair, extract: FeatureExtractor) -> Correspondences:
-        prediction: Callable[[Points], Points] = np.zeros_like  # places -> shifts from optical to SAR, common pixels
-        found: list[tuple[float, Correspondences]] = []
-        *descent, last = self.levels(pair)
-        steps = len(descent) + 2  # the last level has twice the templates
-        for k, level in enumerate(descent):
-            with progress.part(k / steps, (k + 1) / steps):
-                lattice = self._lattice(pair, level, self.options.max_templates // 2)
-                searched = self._search(pair, level, lattice, prediction, extract)
-                matches, prediction = searched.matches(pair), searched.prediction()
-                found.append((_confirmed_share(matches, level), matches))
-                stays = found[-1][0] < _DESCEND and matches.tried >= _ENOUGH_PLACES
-                if not stays and k == len(descent) - 1 and level.factor > last.factor:
-                    stays = self._fails(pair, last, prediction, extract, min(found[-1][0], _SUPPORTED))
-            if stays:
-                last = self._level(pair, level.factor, self.template, _FINE_RADIUS)
+        levels = self.levels(pair)
+        predictions: list[Prediction] = [np.zeros_like]
+        for k, level in enumerate(levels):
+            with progress.part(k / (len(levels) + 1), (k + 1) / (len(levels) + 1)):
+                predictions.append(self._followed(pair, level, predictions[-1], extract))
+        best: Correspondences | None = None
+        for level, predict in zip(reversed(levels), reversed(predictions), strict=False):
+            with progress.part(len(levels) / (len(levels) + 1), 1.0):
+                near = self._level(pair, level.factor, self.template, min(_RADIUS, level.radius))
+                matches = self._search(pair, near, predict, extract)
+            share = _confirmed_share(matches, near)
+            if best is None or _worse(best, matches):
+                best = matches
+            if share >= _SUPPORTED:
                 break
-        with progress.part(len(descent) / steps, 1.0):
-            lattice = self._lattice(pair, last, self.options.max_templates)
-            matches = self._search(pair, last, lattice, prediction, extract).matches(pair)
-        found.append((_confirmed_share(matches, last), matches))
-        return reduce(lambda best, finer: finer if finer[0] >= min(best[0], _SUPPORTED) else best, found)[1]
+        assert best is not None
+        return best
 
-    def _fails(
-        self,
-        pair: ScenePair,
-        level: Level,
-        predict: Callable[[Points], Points],
-        extract: FeatureExtractor,
-        least: float,
-    ) -> bool:
-        """Whether less than a share of the matches in the middle of a level are confirmed; False where that is
-        not worth a trial, or few places can be tried."""
-        lattice = self._lattice(pair, level, self.options.max_templates)
-        middle = lattice.middle(_TRIAL)
-        if len(lattice.nodes) <= _WORTH_A_TRIAL * len(middle.nodes):
-            return False
-        matches = self._search(pair, level, middle, predict, extract, alone=True).matches(pair)
-        return _confirmed_share(matches, level) < least and matches.tried >= len(middle.nodes) / 2
+    def _followed(self, pair: ScenePair, level: Level, predict: Prediction, extract: FeatureExtractor) -> Prediction:
+        """A prediction, and what the trend of a level's templates adds to it."""
+        lattice = self._lattice(pair, level, self.options.max_templates // 2)
+        expected = predict(to_common(lattice.nodes, level.factor)) / level.factor
+        found = search(pair, level, lattice.nodes, expected, extract, self.similarity, way_back=False)
+        added = trend(found.centred().numpy(), found.usable, lattice, free=predict is np.zeros_like)
+        return lambda xy: predict(xy) + added(to_level(xy, level.factor)) * level.factor
 
     def _lattice(self, pair: ScenePair, level: Level, limit: int) -> Lattice:
         inside = Window(*(n // level.factor for n in astuple(pair.overlap)))
@@ -228,20 +201,11 @@ class TemplateMatcher:
             spacing = min(spacing, max(_CLOSEST / self.cell, (min(inside.shape) - level.template) / _DENSE))
         return Lattice.over(inside, level.template, spacing, limit)
 
-    def _search(
-        self,
-        pair: ScenePair,
-        level: Level,
-        lattice: Lattice,
-        predict: Callable[[Points], Points],
-        extract: FeatureExtractor,
-        alone: bool = False,
-    ) -> _Searched:
-        """alone: nobody will need again what is described for it."""
+    def _search(self, pair: ScenePair, level: Level, predict: Prediction, extract: FeatureExtractor) -> Correspondences:
+        lattice = self._lattice(pair, level, self.options.max_templates)
         predicted = predict(to_common(lattice.nodes, level.factor)) / level.factor
-        tile = _TRIAL * level.template if alone else TILE
-        surfaces = search(pair, level, lattice.nodes, predicted, extract, self.similarity, tile=tile, alone=alone)
-        return _Searched(lattice, surfaces, surfaces.centred(), self._small(pair))
+        surfaces = search(pair, level, lattice.nodes, predicted, extract, self.similarity)
+        return _Searched(lattice, surfaces, surfaces.centred(), self._small(pair)).matches(pair)
 
 
 def mirrored(extract: FeatureExtractor, rim: int) -> FeatureExtractor:
@@ -262,3 +226,17 @@ def _confirmed_share(matches: Correspondences, level: Level) -> float:
     counts = level.factor, level.template, matches.tried, len(matches), confirmed
     log.info("1/%d, templates of %d px: %d places, %d matches, %d of them confirmed", *counts)
     return confirmed / len(matches) if confirmed >= 8 else 0.0
+
+
+def _worse(finer: Correspondences, coarser: Correspondences) -> bool:
+    """Whether the matches of a coarser level predict those of a finer one better than these predict each other."""
+    one, other = fit(finer), fit(coarser)
+    if not other.fitted:
+        return False
+    if not one.fitted:
+        return True
+    limit = _RADIUS * finer.step * finer.grid.resolution
+    distance = np.hypot(*(other.warp(finer.optical_map) - finer.sar_map).T)
+    own = min(one.held_out.values())
+    log.info("held out %.2f, by the coarser level %.2f", own, np.minimum(distance, limit)[one.inliers].mean())
+    return float(np.minimum(distance, limit)[one.inliers].mean()) < own

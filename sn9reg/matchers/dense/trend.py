@@ -1,0 +1,129 @@
+"""How a displacement changes over a scene: block by block, the affine under which all surfaces are highest together.
+
+A template alone often finds the wrong place. So does a vote of neighbours where the scale differs or the ground rises:
+their surfaces have no peak in common. A few dozen templates that move by one affine have.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from itertools import product
+
+import numpy as np
+import numpy.typing as npt
+from scipy.ndimage import gaussian_filter
+
+from sn9reg.matchers.dense.lattice import Lattice
+from sn9reg.raster.grid import Points
+
+Volume = npt.NDArray[np.float32]  # (N, D, D) surfaces, each around its expected shift
+Matrix = npt.NDArray[np.float64]  # (2, 2) change of the shift, pixels per pixel
+
+_BLOCK = 16  # nodes to a side of a block at most; blocks overlap by half ...
+_WIDEST, _NARROWEST = 640, 6  # ... and are no wider than so many pixels, unless these are fewer nodes
+_HALVED = 1  # times that blocks are halved
+_PRICE = 1.0  #
+_FEWEST = 4  # templates that a block needs
+_BLUR = 0.7  # pixels: an affine is looked for in steps, and must not miss narrow peaks
+_SCALES = np.linspace(-0.14, 0.14, 15)  # differences of scale with which the search begins
+_STEPS = (0.04, 0.02, 0.01)  # by which it then changes one entry of the matrix after another
+_STEEPEST = 0.2
+_WORTH = 1.005  # a step must raise the sum by this factor
+
+
+def trend(surfaces: Volume, usable: npt.NDArray[np.bool_], lattice: Lattice, free: bool) -> Callable[[Points], Points]:
+    """A function from (M, 2) places, in pixels of the level, to the (M, 2) shifts that the surfaces add to those
+    expected."""
+    volume, nodes = _standardised(surfaces), lattice.nodes
+    moved = _constant
+    side = int(np.clip(_WIDEST / lattice.spacing, _NARROWEST, _BLOCK))
+    scales = _SCALES if free else np.zeros(1)
+    for halved in range(_HALVED + 1):
+        scales = np.zeros(1) if halved else scales
+        before, parts = moved, list(_parts(lattice, usable, side))
+        if halved and len(parts) < 2:
+            break
+        blocks = [_Block(volume[part], nodes[part], before(nodes[part]), scales, halved) for part in parts]
+        moved = _blended(before, blocks, side / 4 * lattice.spacing)
+        side //= 2
+    return moved
+
+
+def _constant(xy: Points) -> Points:
+    return np.zeros((len(xy), 2))
+
+
+def _blended(before: Callable[[Points], Points], blocks: list[_Block], reach: float) -> Callable[[Points], Points]:
+    """What blocks add to the shifts known before, each where it is near, the more the surer it is."""
+
+    def moved(xy: Points) -> Points:
+        total, mass = np.zeros((len(xy), 2)), np.full((len(xy), 1), 1e-12)
+        for block in blocks:
+            distance = np.linalg.norm(xy - block.centre, axis=1, keepdims=True) / reach
+            weight = block.height**2 * (np.exp(-(distance**2) / 2) + 1e-9)
+            total, mass = total + weight * block(xy), mass + weight
+        return np.asarray(before(xy) + total / mass)
+
+    return moved
+
+
+class _Block:
+    """The affine of one block. Call: (M, 2) places -> (M, 2) shifts."""
+
+    def __init__(self, volume: Volume, nodes: Points, before: Points, scales, halved: int) -> None:
+        self.centre = nodes.mean(axis=0)
+        self._volume, self._from_centre, self._before = volume, nodes - self.centre, before
+        radius = volume.shape[-1] // 2
+        squares = (np.arange(-radius, radius + 1) / 8) ** 2
+        self._price = 0.0 if not halved else _PRICE * (squares[:, None] + squares)
+        self.height, self.matrix, self.shift = max(
+            (self._best(scale * np.eye(2)) for scale in scales), key=lambda found: found[0]
+        )
+        for step in _STEPS if len(scales) > 1 else _STEPS[1:]:
+            while self._climbs(step):
+                pass
+
+    def __call__(self, xy: Points) -> Points:
+        return (xy - self.centre) @ self.matrix.T + self.shift
+
+    def _climbs(self, step: float) -> bool:
+        """Change one entry of the matrix by a step, if the surfaces are then higher."""
+        for row, col, by in product((0, 1), (0, 1), (step, -step)):
+            matrix = self.matrix.copy()
+            matrix[row, col] += by
+            if np.abs(matrix).max() <= _STEEPEST:
+                found = self._best(matrix)
+                if found[0] > self.height * _WORTH:
+                    self.height, self.matrix, self.shift = found
+                    return True
+        return False
+
+    def _best(self, matrix: Matrix) -> tuple[float, Matrix, Points]:
+        """Mean height of the surfaces, the matrix, and the shift (2,) of the centre for which it is largest."""
+        side, total = self._volume.shape[-1], np.zeros(self._volume.shape[1:], np.float32)
+        there = np.rint(self._before + self._from_centre @ matrix.T)
+        for surface, (dx, dy) in zip(self._volume, there.astype(int), strict=True):
+            if max(abs(dx), abs(dy)) < side:
+                rows, cols = (slice(max(0, -d), min(side, side - d)) for d in (dy, dx))
+                total[rows, cols] += surface[max(0, dy) : side + min(0, dy), max(0, dx) : side + min(0, dx)]
+        mean = total / len(self._volume) - self._price
+        row, col = divmod(int(mean.argmax()), side)
+        return max(float(mean[row, col]), 1e-6), matrix, np.array([col, row]) - side // 2
+
+
+def _standardised(surfaces: Volume) -> Volume:
+    """Without their median, over their standard deviation, and a little blurred."""
+    values = surfaces - np.median(surfaces.reshape(len(surfaces), -1), axis=1)[:, None, None]
+    values = values / np.maximum(values.std(axis=(1, 2), keepdims=True), 1e-9)
+    return np.asarray(gaussian_filter(values, (0, _BLUR, _BLUR)), np.float32)
+
+
+def _parts(lattice: Lattice, usable: npt.NDArray[np.bool_], side: int) -> Iterator[npt.NDArray[np.intp]]:
+    """Indices of the usable nodes of each block that has enough of them."""
+    index = np.arange(lattice.ny * lattice.nx).reshape(lattice.ny, lattice.nx)
+    starts = (np.linspace(0, max(0, n - side), 1 + math.ceil(max(0, n - side) / (side / 2))) for n in index.shape)
+    for row, col in product(*(np.rint(start).astype(int).tolist() for start in starts)):
+        nodes = index[row : row + side, col : col + side].ravel()
+        if usable[nodes].sum() >= _FEWEST:
+            yield nodes[usable[nodes]]
