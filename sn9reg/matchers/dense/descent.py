@@ -7,8 +7,7 @@ vote on each match.
 
 import logging
 import math
-from collections.abc import Callable
-from dataclasses import astuple, dataclass
+from dataclasses import astuple
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
@@ -21,19 +20,17 @@ from sn9reg.fit.choose import fit
 from sn9reg.fit.correspondences import Correspondences
 from sn9reg.fit.neighbours import witnesses_agree
 from sn9reg.machine import device
-from sn9reg.matchers.dense.correlation import Peaks, Similarity, find_peaks, masked_similarity
+from sn9reg.matchers.dense.correlation import Similarity, find_peaks, masked_similarity
 from sn9reg.matchers.dense.described import FeatureExtractor
 from sn9reg.matchers.dense.lattice import Lattice, aggregate
-from sn9reg.matchers.dense.search import Level, Surfaces, search
-from sn9reg.matchers.dense.trend import trend
+from sn9reg.matchers.dense.search import Level, search
+from sn9reg.matchers.dense.trend import Prediction, trend
 from sn9reg.options import Count, MaxOffset, Megapixels, check, options
 from sn9reg.raster.grid import Points, Window, to_common, to_level
 from sn9reg.raster.radiometry import Modality
 from sn9reg.raster.scene import Patch, ScenePair
 
 log = logging.getLogger(__name__)
-
-Prediction = Callable[[Points], Points]  # (N, 2) optical places -> shifts to the SAR scene, common pixels
 
 _COARSE_RADIUS = 40  # a coarsest level is one where the largest shift is at most this many pixels ...
 _COARSE_SIDE = 160  # ... unless the scene would shrink below this
@@ -46,31 +43,6 @@ _DENSE = 6  # at least so many steps between the outermost ...
 _CLOSEST = 16  # ... unless a step would be shorter than this many pixels
 _VOTERS_OF_SMALL = 2.0  # width of the vote in such a scene, where a displacement hardly changes
 _SUPPORTED = 0.4  # share of a level's matches that must be confirmed for it to be taken without a look at coarser ones
-
-
-@dataclass(frozen=True)
-class _Searched:
-    """The result of one level's search."""
-
-    lattice: Lattice  # of the templates
-    surfaces: Surfaces  # of the templates
-    unvoted: Tensor  # `surfaces.centred()`
-    small: bool  # whether the scene has room for few templates only
-
-    def _voted(self, width: float) -> Peaks:
-        """Peaks after a vote of a width in nodes; in a small scene, in steps of half a template if those are longer."""
-        if self.small:
-            width *= max(1.0, self.surfaces.level.template / 2 / self.lattice.spacing)
-        return find_peaks(aggregate(self.unvoted, self.surfaces.usable, self.lattice, width))
-
-    def matches(self, pair: ScenePair) -> Correspondences:
-        """Peaks after a vote of the nearest neighbours, of templates whose way back ends near their start."""
-        level, voters = self.surfaces.level, _VOTERS_OF_SMALL if self.small else _VOTERS
-        peaks, wider, alone = self._voted(voters), self._voted(_WIDER * voters), find_peaks(self.unvoted)
-        vote_shift = torch.linalg.vector_norm(wider.xy - peaks.xy, dim=1).double().numpy() * level.factor
-        solo = self.surfaces.predicted + alone.xy.numpy() - level.radius
-        moved = peaks.xy.numpy() - level.radius
-        return self.surfaces.matches(pair.grid, peaks, moved, solo, vote_shift=vote_shift)
 
 
 @options
@@ -160,30 +132,29 @@ class TemplateMatcher:
         return Level(factor, template, min(radius, max(4, side // 2)), self.margin, self.cell)
 
     def match(self, pair: ScenePair) -> Correspondences:
-        """Correspondences of the finest level that predicts what it holds out better than the coarser one does.
+        """Correspondences of the finest level whose own predict each other better than a coarser level's predict them.
 
-        In speckle a template of few metres may find nothing. Where half of a level's matches are confirmed by
-        neighbours, no coarser one is looked at. Raises InputError where a scene cannot be read.
+        In speckle a template of few metres may find nothing. Where enough of a level's matches are confirmed by their
+        neighbours, no coarser one is tried. Raises InputError where a scene cannot be read.
         """
         return self._descend(pair, self.features(pair))
 
     def _descend(self, pair: ScenePair, extract: FeatureExtractor) -> Correspondences:
         levels = self.levels(pair)
-        predictions: list[Prediction] = [np.zeros_like]
+        predictions: list[Prediction] = [_nowhere]
         for k, level in enumerate(levels):
             with progress.part(k / (len(levels) + 1), (k + 1) / (len(levels) + 1)):
                 predictions.append(self._followed(pair, level, predictions[-1], extract))
         best: Correspondences | None = None
-        for level, predict in zip(reversed(levels), reversed(predictions), strict=False):
+        for followed, predict in zip(reversed(levels), reversed(predictions), strict=False):
+            level = self._level(pair, followed.factor, self.template, min(_RADIUS, followed.radius))
             with progress.part(len(levels) / (len(levels) + 1), 1.0):
-                near = self._level(pair, level.factor, self.template, min(_RADIUS, level.radius))
-                matches = self._search(pair, near, predict, extract)
-            share = _confirmed_share(matches, near)
-            if best is None or _worse(best, matches):
+                matches = self._matches(pair, level, predict, extract)
+            if best is None or _better_predicted(best, matches):
                 best = matches
-            if share >= _SUPPORTED:
+            if _confirmed_share(matches, level) >= _SUPPORTED:
                 break
-        assert best is not None
+        assert best is not None  # there is at least one level
         return best
 
     def _followed(self, pair: ScenePair, level: Level, predict: Prediction, extract: FeatureExtractor) -> Prediction:
@@ -191,7 +162,7 @@ class TemplateMatcher:
         lattice = self._lattice(pair, level, self.options.max_templates // 2)
         expected = predict(to_common(lattice.nodes, level.factor)) / level.factor
         found = search(pair, level, lattice.nodes, expected, extract, self.similarity, way_back=False)
-        added = trend(found.centred().numpy(), found.usable, lattice, free=predict is np.zeros_like)
+        added = trend(found.centred().numpy(), found.usable, lattice, scaled=predict is _nowhere)
         return lambda xy: predict(xy) + added(to_level(xy, level.factor)) * level.factor
 
     def _lattice(self, pair: ScenePair, level: Level, limit: int) -> Lattice:
@@ -201,11 +172,27 @@ class TemplateMatcher:
             spacing = min(spacing, max(_CLOSEST / self.cell, (min(inside.shape) - level.template) / _DENSE))
         return Lattice.over(inside, level.template, spacing, limit)
 
-    def _search(self, pair: ScenePair, level: Level, predict: Prediction, extract: FeatureExtractor) -> Correspondences:
-        lattice = self._lattice(pair, level, self.options.max_templates)
+    def _matches(
+        self, pair: ScenePair, level: Level, predict: Prediction, extract: FeatureExtractor
+    ) -> Correspondences:
+        """Peaks after a vote of the nearest neighbours, of templates whose way back ends near their start."""
+        lattice, voters = self._lattice(pair, level, self.options.max_templates), _VOTERS
+        if self._small(pair):
+            voters = _VOTERS_OF_SMALL * max(1.0, level.template / 2 / lattice.spacing)
         predicted = predict(to_common(lattice.nodes, level.factor)) / level.factor
         surfaces = search(pair, level, lattice.nodes, predicted, extract, self.similarity)
-        return _Searched(lattice, surfaces, surfaces.centred(), self._small(pair)).matches(pair)
+        unvoted = surfaces.centred()
+        peaks, wider = (
+            find_peaks(aggregate(unvoted, surfaces.usable, lattice, width)) for width in (voters, _WIDER * voters)
+        )
+        vote_shift = torch.linalg.vector_norm(wider.xy - peaks.xy, dim=1).double().numpy() * level.factor
+        solo = surfaces.predicted + find_peaks(unvoted).xy.numpy() - level.radius
+        return surfaces.matches(pair.grid, peaks, peaks.xy.numpy() - level.radius, solo, vote_shift=vote_shift)
+
+
+def _nowhere(xy: Points) -> Points:
+    """The prediction of who knows nothing."""
+    return np.zeros_like(xy)
 
 
 def mirrored(extract: FeatureExtractor, rim: int) -> FeatureExtractor:
@@ -228,15 +215,13 @@ def _confirmed_share(matches: Correspondences, level: Level) -> float:
     return confirmed / len(matches) if confirmed >= 8 else 0.0
 
 
-def _worse(finer: Correspondences, coarser: Correspondences) -> bool:
+def _better_predicted(finer: Correspondences, coarser: Correspondences) -> bool:
     """Whether the matches of a coarser level predict those of a finer one better than these predict each other."""
-    one, other = fit(finer), fit(coarser)
-    if not other.fitted:
-        return False
-    if not one.fitted:
-        return True
-    limit = _RADIUS * finer.step * finer.grid.resolution
-    distance = np.hypot(*(other.warp(finer.optical_map) - finer.sar_map).T)
-    own = min(one.held_out.values())
-    log.info("held out %.2f, by the coarser level %.2f", own, np.minimum(distance, limit)[one.inliers].mean())
-    return float(np.minimum(distance, limit)[one.inliers].mean()) < own
+    own, other = fit(finer), fit(coarser)
+    if not (own.fitted and other.fitted):
+        return other.fitted
+    error = min(own.held_out.values())
+    distance = np.hypot(*(other.warp(finer.optical_map) - finer.sar_map).T)[own.inliers]
+    found = float(np.minimum(distance, _RADIUS * finer.step * finer.grid.resolution).mean())
+    log.info("matches are predicted to %.2f map units by coarser ones, to %.2f by each other", found, error)
+    return found < error

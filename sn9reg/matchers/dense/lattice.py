@@ -37,12 +37,6 @@ class Lattice:
         start = np.array([window.col, window.row]) + (template - 1) / 2 + margin
         return cls(float(start[0]), float(start[1]), float(spacing), nx, ny)
 
-    def middle(self, side: int) -> Lattice:
-        """Of its middle, `side` nodes along each axis at most."""
-        nx, ny = min(self.nx, side), min(self.ny, side)
-        x0, y0 = ((self.nx - nx) // 2, (self.ny - ny) // 2)
-        return Lattice(self.x0 + x0 * self.spacing, self.y0 + y0 * self.spacing, self.spacing, nx, ny)
-
     @property
     def nodes(self) -> Points:
         """(ny * nx, 2) x, y of all nodes, row by row."""

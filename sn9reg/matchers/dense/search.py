@@ -127,12 +127,11 @@ def search(
     similarity: Similarity = "cc",
     way_back: bool = True,
     tile: int = TILE,
-    alone: bool = False,
 ) -> Surfaces:
     """Similarity surfaces of optical templates around (N, 2) `nodes`, searched for in the SAR scene.
 
     nodes, predicted: see `Surfaces`. way_back: whether `Surfaces.returned` is computed.
-    tile: about the side of what is compared at once, pixels. alone: nothing that is described is kept.
+    tile: about the side of what is compared at once, pixels.
     Raises InputError where a scene cannot be read.
     """
     size = 2 * level.radius + 1
@@ -142,7 +141,7 @@ def search(
     inner, enough = slice(level.radius, level.radius + level.template), _MIN_VALID * level.template**2
     groups = list(_groups(corner + level.radius, level, tile))
     scenes = Described.both(pair, extract, level.margin, level.cell)
-    tiled = not alone and sum(_area(corner[group], level) for group in groups) > _CROWDED * _area(corner, level)
+    tiled = sum(_area(corner[group], level) for group in groups) > _CROWDED * _area(corner, level)
     corners = corner, corner + found.centre
 
     def compare(group: Indices, optical: _Boxes, sar: _Boxes, part: Indices) -> None:

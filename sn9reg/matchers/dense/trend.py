@@ -4,10 +4,8 @@ A template alone often finds the wrong place. So does a vote of neighbours where
 their surfaces have no peak in common. A few dozen templates that move by one affine have.
 """
 
-from __future__ import annotations
-
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import product
 
 import numpy as np
@@ -19,73 +17,79 @@ from sn9reg.raster.grid import Points
 
 Volume = npt.NDArray[np.float32]  # (N, D, D) surfaces, each around its expected shift
 Matrix = npt.NDArray[np.float64]  # (2, 2) change of the shift, pixels per pixel
+Prediction = Callable[[Points], Points]  # (M, 2) places -> shifts
 
 _BLOCK = 16  # nodes to a side of a block at most; blocks overlap by half ...
 _WIDEST, _NARROWEST = 640, 6  # ... and are no wider than so many pixels, unless these are fewer nodes
-_HALVED = 1  # times that blocks are halved
-_PRICE = 1.0  #
 _FEWEST = 4  # templates that a block needs
-_BLUR = 0.7  # pixels: an affine is looked for in steps, and must not miss narrow peaks
-_SCALES = np.linspace(-0.14, 0.14, 15)  # differences of scale with which the search begins
+_BLUR = 0.7  # pixels: shifts are looked for in whole pixels, and must not miss narrow peaks
+_SCALES = tuple(np.linspace(-0.14, 0.14, 15))  # differences of scale with which the search begins
 _STEPS = (0.04, 0.02, 0.01)  # by which it then changes one entry of the matrix after another
-_STEEPEST = 0.2
-_WORTH = 1.005  # a step must raise the sum by this factor
+_STEEPEST = 0.2  # entry of the matrix
+_WORTH = 1.005  # a step must raise the surfaces by this factor
+_STIFF = 8.0  # pixels by which half a block differs from the whole only for surfaces a standard deviation higher
 
 
-def trend(surfaces: Volume, usable: npt.NDArray[np.bool_], lattice: Lattice, free: bool) -> Callable[[Points], Points]:
-    """A function from (M, 2) places, in pixels of the level, to the (M, 2) shifts that the surfaces add to those
-    expected."""
-    volume, nodes = _standardised(surfaces), lattice.nodes
-    moved = _constant
-    side = int(np.clip(_WIDEST / lattice.spacing, _NARROWEST, _BLOCK))
-    scales = _SCALES if free else np.zeros(1)
-    for halved in range(_HALVED + 1):
-        scales = np.zeros(1) if halved else scales
-        before, parts = moved, list(_parts(lattice, usable, side))
-        if halved and len(parts) < 2:
-            break
-        blocks = [_Block(volume[part], nodes[part], before(nodes[part]), scales, halved) for part in parts]
-        moved = _blended(before, blocks, side / 4 * lattice.spacing)
-        side //= 2
-    return moved
+def trend(surfaces: Volume, usable: npt.NDArray[np.bool_], lattice: Lattice, scaled: bool) -> Prediction:
+    """From places, in pixels of the level, to the shifts that the surfaces add to those expected.
+
+    First every block for itself; then, where there are several of half their side, how these differ from that.
+    surfaces: (N, D, D), one for each node of the lattice. usable: (N,) which of them say anything.
+    scaled: whether the scale may differ by more than a little from what is expected.
+    """
+    volume, nodes, side = _standardised(surfaces), lattice.nodes, _side(lattice)
+    scales, steps = (_SCALES, _STEPS) if scaled else ((0.0,), _STEPS[1:])
+    whole = [_Block(volume[n], nodes[n], np.zeros((len(n), 2)), scales, steps) for n in _blocks(lattice, usable, side)]
+    found = _blended(np.zeros_like, whole, side / 4 * lattice.spacing)
+    halves = list(_blocks(lattice, usable, side // 2))
+    if len(halves) < 2:
+        return found
+    parts = [_Block(volume[n], nodes[n], found(nodes[n]), (0.0,), _STEPS[1:], _STIFF) for n in halves]
+    return _blended(found, parts, side / 8 * lattice.spacing)
 
 
-def _constant(xy: Points) -> Points:
-    return np.zeros((len(xy), 2))
+def _side(lattice: Lattice) -> int:
+    """Nodes to a side of a block."""
+    return int(np.clip(_WIDEST / lattice.spacing, _NARROWEST, _BLOCK))
 
 
-def _blended(before: Callable[[Points], Points], blocks: list[_Block], reach: float) -> Callable[[Points], Points]:
-    """What blocks add to the shifts known before, each where it is near, the more the surer it is."""
-
-    def moved(xy: Points) -> Points:
-        total, mass = np.zeros((len(xy), 2)), np.full((len(xy), 1), 1e-12)
-        for block in blocks:
-            distance = np.linalg.norm(xy - block.centre, axis=1, keepdims=True) / reach
-            weight = block.height**2 * (np.exp(-(distance**2) / 2) + 1e-9)
-            total, mass = total + weight * block(xy), mass + weight
-        return np.asarray(before(xy) + total / mass)
-
-    return moved
+def _blocks(lattice: Lattice, usable: npt.NDArray[np.bool_], side: int) -> Iterator[npt.NDArray[np.intp]]:
+    """Indices of the usable nodes of each block that has enough of them."""
+    index = np.arange(lattice.ny * lattice.nx).reshape(lattice.ny, lattice.nx)
+    starts = (np.linspace(0, max(0, n - side), 1 + math.ceil(max(0, n - side) / (side / 2))) for n in index.shape)
+    for row, col in product(*(np.rint(start).astype(int).tolist() for start in starts)):
+        nodes = index[row : row + side, col : col + side].ravel()
+        if usable[nodes].sum() >= _FEWEST:
+            yield nodes[usable[nodes]]
 
 
 class _Block:
-    """The affine of one block. Call: (M, 2) places -> (M, 2) shifts."""
+    """The affine of one block. Call: (M, 2) places -> the (M, 2) shifts that it adds to those known before.
 
-    def __init__(self, volume: Volume, nodes: Points, before: Points, scales, halved: int) -> None:
+    scales, steps: with which the search begins, and goes on. stiff: pixels, see `_STIFF`.
+    """
+
+    def __init__(
+        self,
+        volume: Volume,
+        nodes: Points,
+        before: Points,
+        scales: Sequence[float],
+        steps: Sequence[float],
+        stiff: float = math.inf,
+    ) -> None:
         self.centre = nodes.mean(axis=0)
-        self._volume, self._from_centre, self._before = volume, nodes - self.centre, before
-        radius = volume.shape[-1] // 2
-        squares = (np.arange(-radius, radius + 1) / 8) ** 2
-        self._price = 0.0 if not halved else _PRICE * (squares[:, None] + squares)
-        self.height, self.matrix, self.shift = max(
-            (self._best(scale * np.eye(2)) for scale in scales), key=lambda found: found[0]
-        )
-        for step in _STEPS if len(scales) > 1 else _STEPS[1:]:
+        self._volume, self._before, self._from_centre = volume, before, nodes - self.centre
+        squares = ((np.arange(volume.shape[-1]) - volume.shape[-1] // 2) / stiff) ** 2
+        self._price = squares[:, None] + squares
+        candidates = (self._best(scale * np.eye(2)) for scale in scales)
+        self.height, self.matrix, self.shift = max(candidates, key=lambda found: found[0])
+        for step in steps:
             while self._climbs(step):
                 pass
 
     def __call__(self, xy: Points) -> Points:
-        return (xy - self.centre) @ self.matrix.T + self.shift
+        return np.asarray((xy - self.centre) @ self.matrix.T + self.shift)
 
     def _climbs(self, step: float) -> bool:
         """Change one entry of the matrix by a step, if the surfaces are then higher."""
@@ -102,8 +106,8 @@ class _Block:
     def _best(self, matrix: Matrix) -> tuple[float, Matrix, Points]:
         """Mean height of the surfaces, the matrix, and the shift (2,) of the centre for which it is largest."""
         side, total = self._volume.shape[-1], np.zeros(self._volume.shape[1:], np.float32)
-        there = np.rint(self._before + self._from_centre @ matrix.T)
-        for surface, (dx, dy) in zip(self._volume, there.astype(int), strict=True):
+        there = np.rint(self._before + self._from_centre @ matrix.T).astype(int)
+        for surface, (dx, dy) in zip(self._volume, there.tolist(), strict=True):
             if max(abs(dx), abs(dy)) < side:
                 rows, cols = (slice(max(0, -d), min(side, side - d)) for d in (dy, dx))
                 total[rows, cols] += surface[max(0, dy) : side + min(0, dy), max(0, dx) : side + min(0, dx)]
@@ -119,11 +123,15 @@ def _standardised(surfaces: Volume) -> Volume:
     return np.asarray(gaussian_filter(values, (0, _BLUR, _BLUR)), np.float32)
 
 
-def _parts(lattice: Lattice, usable: npt.NDArray[np.bool_], side: int) -> Iterator[npt.NDArray[np.intp]]:
-    """Indices of the usable nodes of each block that has enough of them."""
-    index = np.arange(lattice.ny * lattice.nx).reshape(lattice.ny, lattice.nx)
-    starts = (np.linspace(0, max(0, n - side), 1 + math.ceil(max(0, n - side) / (side / 2))) for n in index.shape)
-    for row, col in product(*(np.rint(start).astype(int).tolist() for start in starts)):
-        nodes = index[row : row + side, col : col + side].ravel()
-        if usable[nodes].sum() >= _FEWEST:
-            yield nodes[usable[nodes]]
+def _blended(before: Prediction, blocks: Sequence[_Block], reach: float) -> Prediction:
+    """What blocks add to the shifts known before: each counts where it is near, and the more, the surer it is."""
+
+    def moved(xy: Points) -> Points:
+        total, mass = np.zeros((len(xy), 2)), np.full((len(xy), 1), 1e-12)
+        for block in blocks:
+            distance = np.linalg.norm(xy - block.centre, axis=1, keepdims=True) / reach
+            weight = block.height**2 * (np.exp(-(distance**2) / 2) + 1e-9)
+            total, mass = total + weight * block(xy), mass + weight
+        return np.asarray(before(xy) + total / mass)
+
+    return moved
