@@ -16,7 +16,7 @@ from sn9reg.raster.scene import ScenePair
 LIKELY = 0.75  # probability from which a pair counts as registered: a wrong map does more harm than none
 # In scenes at least so many footprints wide, at least this share of the matches must be confirmed by neighbours, too:
 # a warp may be right in some places and wrong elsewhere.
-_WIDE, _CONFIRMED = 3.0, 0.25
+_WIDE, _CONFIRMED = 3.0, 0.1
 # `Evidence.clear` below which the images agree elsewhere, too: parcels or streets that lie on one lattice.
 _CLEAR = 0.12
 
