@@ -1,27 +1,24 @@
-"""Calibrate a matcher: from what it says of itself to probabilities and errors, and the verdict on a pair.
-
-    python -m pipelines.calibrate [--matcher hybrid] [--parts sen12,3mos,...] [--out DIR] [--ship]
-
-Matches pairs whose truth is known, and as many that do not belong together: patches of SEN1-2 that no shipped network
-was trained on, and of 3MOS, the SAR image displaced by up to 20 px; simulated scenes with terrain. The part strangers
-holds many more pairs that do not belong together: few are ever alike by chance, and the verdict has to know these. The
-result of each pair is kept in the folder, so that a stopped run goes on. Writes OUT/MATCHER.json, which `sn9reg align
---calibration` takes; --ship puts it among the weights, and for the default matcher the verdict's model, too.
-"""
+"""Calibrate a matcher: from what it says of itself to probabilities and errors, and the verdict on a pair. Matches
+pairs whose truth is known, and others that do not belong together: patches of SEN1-2 on which no shipped network was
+trained, and of 3MOS, displaced by up to 20 px; simulated scenes with terrain; many strangers, for few are ever alike by
+chance. The result of each pair is kept, so that a stopped run goes on. Writes OUT/MATCHER.json, for `sn9reg align
+--calibration`; --ship puts it among the weights, and of the default matcher the verdict's model, too."""
 
 import json
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 import numpy as np
+import numpy.typing as npt
 from affine import Affine
 from rasterio.enums import Resampling
 
-from pipelines.common import DATA_OPTION, Command, listed, out_option, write
+from pipelines.common import DATA, Command, listed, out_option, write
 from sn9reg.fit.choose import fit
 from sn9reg.judge.calibration import Linear, PairModel
 from sn9reg.judge.evidence import NO_EVIDENCE, default_features, gather
@@ -35,7 +32,8 @@ from sn9reg.raster.scene import PairFiles, Patch, ScenePair
 from sn9reg.score.benchmark import save_pair
 from sn9reg.simulate import simulate
 from sn9reg.training.calibrate import Sample, fit_matcher, fit_pair
-from sn9reg.training.split import hold_out
+from sn9reg.training.data import hold_out
+from sn9reg.training.sample import part
 
 SHIFT = 20  # pixels
 RIGHT = 3.0  # matched pixels of median error up to which a warp is right; ten times that of a scene with terrain
@@ -52,18 +50,14 @@ Random = np.random.Generator
 SCENES = tuple((501 + k, size, LOOKS[k % len(LOOKS)], "village") for k, size in enumerate(SIZES))
 _CITY_SIZES = (1000, 1000), (1500, 1200), (1200, 1000), (2400, 2000)
 CITIES = tuple((801 + k, _CITY_SIZES[k % 4], (1, 1, 2)[k % 3], ("city", "town")[k // 4 % 2]) for k in range(24))
-PARTS = ("sen12", "3mos", "small-scenes", "scenes", "cities", "strangers")
-_OF_3MOS = 0.3  # weight of its pairs
+_LIGHT = 0.3  # weight of the pairs of 3MOS and of small scenes
 _WEIGHTS = Path("sn9reg/weights/calibration.json")
 
 # Where (N, 2) optical places of the common grid, in pixels, have their counterparts.
 Truth = Callable[[ScenePair, Points], Points]
 
 
-@dataclass(frozen=True)
-class Case:
-    """One pair to be matched."""
-
+class Case(NamedTuple):
     name: str
     files: PairFiles
     truth: Truth | None  # where its optical places lie in the SAR image; None where they lie nowhere
@@ -77,16 +71,15 @@ def observe(case: Case, matcher: Matcher) -> Sample:
         matches = matcher.match(pair)
         fitted = fit(matches)
         evidence = gather(pair, fitted.warp, matches.step, default_features(pair)) if fitted.fitted else NO_EVIDENCE
-        observed = (matches, fitted, evidence)
-        if case.truth is None:
-            nowhere = (np.zeros((0, 2)), np.zeros(0), np.zeros(0))
-            return Sample.of(False, observed, np.full(len(matches), np.inf), nowhere, case.weight)
-        off = np.hypot(*(matches.sar_xy - case.truth(pair, matches.optical_xy)).T) / matches.step
-        places, there = known_places(pair, case.truth, 20)
-        here, pixel = pair.grid.to_map(places), matches.step * pair.grid.resolution
-        error = np.hypot(*(fitted.warp(here) - pair.grid.to_map(there)).T) / pixel
-        right = fitted.fitted and float(np.median(error)) <= case.tolerance
-        return Sample.of(right, observed, off, (here, fitted.warp.error(here) / pixel, error), case.weight)
+        right, off, field = False, np.full(len(matches), np.inf), (np.zeros((0, 2)), np.zeros(0), np.zeros(0))
+        if case.truth is not None:
+            off = np.hypot(*(matches.sar_xy - case.truth(pair, matches.optical_xy)).T) / matches.step
+            places, there = known_places(pair, case.truth, 20)
+            here, pixel = pair.grid.to_map(places), matches.step * pair.grid.resolution
+            error = np.hypot(*(fitted.warp(here) - pair.grid.to_map(there)).T) / pixel
+            right = fitted.fitted and float(np.median(error)) <= case.tolerance
+            field = here, fitted.warp.error(here) / pixel, error
+        return Sample.of(right, (matches, fitted, evidence), off, field, case.weight)
 
 
 def known_places(pair: ScenePair, truth: Truth, count: int) -> tuple[Points, Points]:
@@ -99,39 +92,38 @@ def known_places(pair: ScenePair, truth: Truth, count: int) -> tuple[Points, Poi
     return places[known], there[known]
 
 
-def folder_cases(name: str, files: list[RegisteredPair], scratch: Path) -> Iterator[Case]:
-    """Every pair with its SAR image displaced at random, and every optical image with the SAR image of another."""
-    random = np.random.default_rng(0)
+def folder_cases(name: str, files: list[RegisteredPair], scratch: Path, strangers: bool = False) -> Iterator[Case]:
+    """Every optical image with its own SAR image and another's, displaced; `strangers`: two others' and it mirrored."""
+    random = np.random.default_rng(int(strangers))
     for k, pair in enumerate(files):
-        for other in (pair, files[(k + len(files) // 2) % len(files)]):
+        for quarter in (1, 3) if strangers else (0, 2):
+            other = files[(k + quarter * len(files) // 4) % len(files)]
             yield displaced(f"{name}_{pair.name}_{other.name}", pair, other, scratch, random)
+        if strangers:
+            yield displaced(f"{name}_{pair.name}_mirrored", pair, pair, scratch, random, mirrored=True)
 
 
 def displaced(
-    name: str, pair: RegisteredPair, other: RegisteredPair, scratch: Path, random: Random, step: int = 1
+    name: str, pair: RegisteredPair, other: RegisteredPair, scratch: Path, random: Random, mirrored: bool = False
 ) -> Case:
-    """The optical image of a pair and the SAR image of the same or another, displaced at random, without a rim.
-    step: -1 mirrors the SAR image."""
+    """The optical image of a pair and the SAR image of the same or another, displaced at random, without a rim."""
     shift = random.integers(-SHIFT, SHIFT + 1, 2)
-    optical, sar = pair.read()[0], other.read()[1]
-    height, width = (min(a, b) - 2 * SHIFT for a, b in zip(optical.valid.shape, sar.valid.shape, strict=True))
-    parts = []
-    for patch, (x, y) in ((optical, (SHIFT, SHIFT)), (sar, SHIFT - shift)):
-        rows, cols = slice(y, y + height), slice(x, x + width)
-        parts.append(Patch(patch.values[:, rows, cols], patch.valid[rows, cols]))
-    optical, sar = parts
-    parts = [optical, Patch(sar.values[:, :, ::step].copy(), sar.valid[:, ::step].copy())]
-    return Case(name, save_pair(scratch / name, *parts), (lambda _, xy: xy + shift) if pair is other else None)
+    optical, sar = shifted(pair.read()[0], other.read()[1], shift, SHIFT)
+    if mirrored:
+        sar = Patch(sar.values[:, :, ::-1], sar.valid[:, ::-1])
+    return saved(name, (optical, sar), None if mirrored or pair is not other else shift, scratch)
 
 
-def stranger_cases(name: str, files: list[RegisteredPair], scratch: Path) -> Iterator[Case]:
-    """Every optical image with the SAR images of two others, and with its own, mirrored."""
-    random = np.random.default_rng(1)
-    for k, pair in enumerate(files):
-        for quarter in (1, 3):
-            other = files[(k + quarter * len(files) // 4) % len(files)]
-            yield replace(displaced(f"{name}_{pair.name}_{other.name}", pair, other, scratch, random), truth=None)
-        yield replace(displaced(f"{name}_{pair.name}_mirrored", pair, pair, scratch, random, -1), truth=None)
+def shifted(optical: Patch, sar: Patch, shift: npt.NDArray[np.int_], rim: int) -> tuple[Patch, Patch]:
+    """Both images without a rim; where the optical image shows a place, the SAR image shows it `shift` from there."""
+    height, width = (min(a, b) - 2 * rim for a, b in zip(optical.valid.shape, sar.valid.shape, strict=True))
+    x, y = (rim - shift).tolist()
+    return part(optical, Window(rim, rim, width, height)), part(sar, Window(x, y, width, height))
+
+
+def saved(name: str, images: Sequence[Patch], shift: npt.NDArray[np.int_] | None, scratch: Path) -> Case:
+    """A case of two patches; `shift` (x, y), pixels, takes optical to SAR places, if there are any."""
+    return Case(name, save_pair(scratch / name, *images), None if shift is None else lambda _, xy: xy + shift)
 
 
 def tile_cases(files: list[RegisteredPair], scratch: Path) -> Iterator[Case]:
@@ -141,13 +133,11 @@ def tile_cases(files: list[RegisteredPair], scratch: Path) -> Iterator[Case]:
         optical = pair.read()[0]
         for third, side in ((1, int(random.integers(300, 600))), (2, int(random.integers(600, 1000)))):
             other = files[(k + third * len(files) // 3) % len(files)]
-            parts = []
+            images = []
             for patch in (optical, other.read()[1]):
                 row, col = random.integers(0, np.array(patch.valid.shape) - side + 1)
-                rows, cols = Window(col, row, side, side).slices()
-                parts.append(Patch(patch.values[:, rows, cols], patch.valid[rows, cols]))
-            name = f"tile_{pair.name}_{other.name}_{side}"
-            yield Case(name, save_pair(scratch / name, *parts), None)
+                images.append(part(patch, Window(col, row, side, side)))
+            yield saved(f"tile_{pair.name}_{other.name}_{side}", images, None, scratch)
 
 
 def scene_cases(scratch: Path, scenes: Iterable[Scene], wrong: bool = True) -> Iterator[Case]:
@@ -155,49 +145,37 @@ def scene_cases(scratch: Path, scenes: Iterable[Scene], wrong: bool = True) -> I
     before: Path | None = None
     for seed, size, looks, kind in scenes:
         scene = simulate(scratch / f"scene{seed}", *size, seed=seed, looks=looks, kind=kind)
-        yield Case(f"scene{seed}", PairFiles(scene.optical, scene.sar), offsets_truth(scene.offsets), 10 * RIGHT)
+        yield Case(f"scene{seed}", PairFiles(scene.optical, scene.sar), partial(by_offsets, scene.offsets), 10 * RIGHT)
         if wrong and before is not None:
             yield Case(f"scene{seed}_wrong", PairFiles(scene.optical, before, pixel_frame=True), None)
         before = scene.sar
 
 
 def small_cases(scratch: Path, seeds: Iterable[int]) -> Iterator[Case]:
-    """Simulated scenes whose optical image is averaged down to sides of 200 to 500 px, in which a displacement varies
-    as much as in a large scene."""
+    """Simulated scenes, the optical image averaged down to 200 to 500 px, in which the displacement varies as much."""
     for seed in seeds:
         random = np.random.default_rng(seed)
         times, looks = int(random.choice([4, 8, 16])), float(random.choice([1, 2, 4, 8]))
         width, height = (times * int(side) for side in random.integers(200, min(500, 3200 // times) + 1, 2))
         scene = simulate(scratch / f"small{seed}", width, height, seed=seed, looks=looks)
-        optical = averaged(scene.optical, times, scratch / f"small{seed}_optical.tif")
-        yield Case(f"small{seed}", PairFiles(optical, scene.sar), offsets_truth(scene.offsets), 2 * RIGHT)
+        with open_raster(scene.optical) as source:
+            grid = Grid(source.transform * Affine.scale(times), width // times, height // times, source.crs)
+            values = source.read(out_shape=(source.count, *grid.shape), resampling=Resampling.average)
+        optical = scratch / f"small{seed}_optical.tif"
+        with create_raster(optical, geotiff_profile(grid, len(values), str(values.dtype)), overwrite=True) as target:
+            target.write(values)
+        yield Case(f"small{seed}", PairFiles(optical, scene.sar), partial(by_offsets, scene.offsets), 2 * RIGHT)
 
 
-def averaged(path: Path, times: int, out: Path) -> Path:
-    """A raster whose pixels are the means of `times` x `times` pixels of another."""
-    with open_raster(path) as source:
-        size = (source.height // times, source.width // times)
-        window = Window(0, 0, size[1] * times, size[0] * times).slices()
-        values = source.read(out_shape=(source.count, *size), window=window, resampling=Resampling.average)
-        grid = Grid(source.transform * Affine.scale(times), size[1], size[0], source.crs)
-    with create_raster(out, geotiff_profile(grid, len(values), str(values.dtype))) as target:
-        target.write(values)
-    return out
-
-
-def offsets_truth(path: Path) -> Truth:
-    """The exact field of a simulated scene; NaN outside of the optical image."""
-
-    def truth(pair: ScenePair, xy: Points) -> Points:
-        with open_offsets(path) as exact:
-            grid = exact.grid
-            here = grid.to_pixel(pair.grid.map_to_crs(pair.grid.to_map(xy), grid.crs))
-            inside = grid.holds(here)
-            moved = np.full_like(here, np.nan)
-            moved[inside] = here[inside] + exact.sample(here[inside])[:, :2]
-        return pair.grid.to_pixel(grid.map_to_crs(grid.to_map(moved), pair.grid.crs))
-
-    return truth
+def by_offsets(path: Path, pair: ScenePair, xy: Points) -> Points:
+    """The truth of a simulated scene by its exact offset map; NaN outside of the optical image."""
+    with open_offsets(path) as exact:
+        grid = exact.grid
+        here = grid.to_pixel(pair.grid.map_to_crs(pair.grid.to_map(xy), grid.crs))
+        inside = grid.holds(here)
+        moved = np.full_like(here, np.nan)
+        moved[inside] = here[inside] + exact.sample(here[inside])[:, :2]
+    return pair.grid.to_pixel(grid.map_to_crs(grid.to_map(moved), pair.grid.crs))
 
 
 def cases(part: str, data: Path, scratch: Path, every: int) -> Iterator[Case]:
@@ -209,26 +187,22 @@ def cases(part: str, data: Path, scratch: Path, every: int) -> Iterator[Case]:
         held = hold_out([pair.read(native=True)[0].values.mean(axis=0) for pair in files], 0.08, 0)
         return [pair for pair, out in zip(files, held, strict=True) if out][::every]
 
-    def mos() -> list[RegisteredPair]:
-        return pair_files(data / "3mos")[:: 4 * every]
+    def light(found: Iterator[Case]) -> Iterator[Case]:
+        return (case._replace(weight=_LIGHT) for case in found)
 
+    mos = pair_files(data / "3mos")[:: 4 * every] if part in ("3mos", "strangers") else []
     if part == "sen12":
         yield from folder_cases("sen12", sen12(), scratch)
-    if part == "3mos":
-        for case in folder_cases("3mos", mos(), scratch):
-            yield replace(case, weight=_OF_3MOS)
-    if part == "strangers":
-        yield from stranger_cases("sen12", sen12(), scratch)
-        for case in stranger_cases("3mos", mos(), scratch):
-            yield replace(case, weight=_OF_3MOS)
+    elif part == "3mos":
+        yield from light(folder_cases("3mos", mos, scratch))
+    elif part == "strangers":
+        yield from folder_cases("sen12", sen12(), scratch, strangers=True)
+        yield from light(folder_cases("3mos", mos, scratch, strangers=True))
         yield from tile_cases(pair_files(data / "la_tiles")[::every], scratch)
-    if part == "small-scenes":
-        for case in small_cases(scratch, range(601, 601 + 60, every)):
-            yield replace(case, weight=0.3)
-    if part == "scenes":
-        yield from scene_cases(scratch, SCENES[::every])
-    if part == "cities":
-        yield from scene_cases(scratch, CITIES[::every])
+    elif part == "small-scenes":
+        yield from light(small_cases(scratch, range(601, 601 + 60, every)))
+    else:
+        yield from scene_cases(scratch, {"scenes": SCENES, "cities": CITIES}[part][::every])
 
 
 def collect(found: Iterator[Case], matcher: Matcher, folder: Path) -> list[Sample]:
@@ -245,8 +219,8 @@ def collect(found: Iterator[Case], matcher: Matcher, folder: Path) -> list[Sampl
 
 @click.command(cls=Command)
 @click.option("--matcher", "name", default=DEFAULT_MATCHER, show_default=True)
-@listed("--parts", PARTS)
-@DATA_OPTION
+@listed("--parts", ("sen12", "3mos", "small-scenes", "scenes", "cities", "strangers"))
+@DATA
 @out_option("calibration")
 @click.option("--every", default=1, show_default=True, help="Of N pairs of a folder, only the first.")
 @click.option("--weights", help="A matcher's own weights.")
@@ -259,10 +233,8 @@ def main(name: str, parts: list[str], data: Path, out: Path, every: int, weights
         found = {part: collect(cases(part, data, Path(scratch), every), matcher, out / name) for part in parts}
     # Strangers beyond those among the other parts say nothing of matches; small scenes all belong together, and do not
     # tell what speaks for that.
-    samples, of_pairs = (
-        [sample for part, kept in found.items() if part != left_out for sample in kept]
-        for left_out in ("strangers", "small-scenes")
-    )
+    samples = [sample for part, kept in found.items() if part != "strangers" for sample in kept]
+    of_pairs = [sample for part, kept in found.items() if part != "small-scenes" for sample in kept]
     if not any(sample.right for sample in samples):
         raise click.ClickException(f"{name} registered none of {len(samples)} pairs: there is nothing to calibrate by")
     stored: dict[str, Any] = json.loads(_WEIGHTS.read_text()) if _WEIGHTS.exists() else {"pair": None, "matchers": {}}

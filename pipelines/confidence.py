@@ -1,22 +1,15 @@
-"""Does the confidence mean what it says? Checked on pairs that no calibration was fitted to.
-
-    python -m pipelines.confidence [--matcher hybrid] [--parts sen12/val,gf3_1m,scenes,large-scenes] [...]
-
-Registers each pair of the folders with its SAR image displaced by up to 20 px, as many pairs as asked for that do not
-belong together, and simulated scenes of other seeds. Further parts are pairs that tempt a matcher (`hostile_pairs`):
-frames (60 under the same border, 60 under the same turned outline), shared (wrong pairs with the same border, outline,
-wedge, grid lines or label), mirrored, lattice; and small-scenes, of 200 to 500 px, in which the displacement varies.
-Prints, per set and for all, how well the matches' probabilities are calibrated, how predicted and true errors go
-together (39 and 86 % of normal deviations in the plane lie within one and two sigma), and what the verdict and its
-expected error were worth.
-"""
+"""Does the confidence mean what it says? Checked on pairs that no calibration was fitted to: each pair of the folders
+with its SAR image displaced by up to 20 px, as many as asked for that do not belong together, and simulated scenes of
+other seeds. Further parts: frames, shared, mirrored and lattice of `hostile_pairs`; small-scenes, of 200 to 500 px, in
+which the displacement varies. Prints, per set and for all, how well the matches' probabilities are calibrated, how
+predicted and true errors go together (39 and 86 % of normal deviations in the plane lie within one and two sigma), and
+what the verdict and its expected error were worth."""
 
 import json
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 import numpy as np
@@ -24,7 +17,7 @@ from scipy.stats import spearmanr
 
 from pipelines import hostile_pairs
 from pipelines.calibrate import RIGHT, Case, displaced, known_places, scene_cases, small_cases
-from pipelines.common import DATA_OPTION, Command, out_option, write
+from pipelines.common import DATA, Command, out_option, write
 from sn9reg.fit.correspondences import Floats
 from sn9reg.matchers import DEFAULT_MATCHER
 from sn9reg.matchers.base import Matcher, make_matcher
@@ -39,13 +32,11 @@ SCENES = {
     "large-scenes": [(1101 + k, (2400, 2000), 2 ** (k % 4), "village") for k in range(12)],
     "cities": [(1301 + k, (1200, 1000), 1 + k % 2, "city") for k in range(16)],
 }
-
 SMALL_SEEDS = range(1201, 1241)
 TEMPTED = ("sen12/val", "gf3_1m")  # folders whose pairs are made hostile
 
 
-@dataclass(frozen=True)
-class Checked:
+class Checked(NamedTuple):
     """A registration against the truth. N matches, M places; all but the first two are in pixels, if not said."""
 
     belongs: bool  # whether the images show one place
@@ -64,19 +55,18 @@ class Checked:
 
 
 def check(case: Case, matcher: Matcher, calibration: str | None) -> Checked:
-    """Register a pair and compare with the truth."""
-    registration = register(case.files, matcher=matcher, calibration=calibration)
-    verdict, matches = registration.verdict, registration.matches
-    if case.truth is None:
-        none = np.zeros(0)
-        return Checked(False, verdict.registered, none, none, none, matches.step, none, none, np.nan)
-    with case.files.open() as pair:
-        off = np.hypot(*(matches.sar_xy - case.truth(pair, matches.optical_xy)).T)
-        places, there = known_places(pair, case.truth, 40)
-    here, pixel = registration.grid.to_map(places), registration.grid.resolution
-    true = np.hypot(*(registration.grid.to_pixel(registration.warp(here)) - there).T)
-    found = (matches.score, matches.sigma, matches.step, true, registration.warp.error(here) / pixel)
-    return Checked(True, verdict.registered, off, *found, verdict.error / pixel)
+    found = register(**vars(case.files), matcher=matcher, calibration=calibration)
+    verdict, matches, grid = found.verdict, found.matches, found.grid
+    off = true = claimed = np.zeros(0)
+    if case.truth is not None:
+        with case.files.open() as pair:
+            off = np.hypot(*(matches.sar_xy - case.truth(pair, matches.optical_xy)).T)
+            places, there = known_places(pair, case.truth, 40)
+        here = grid.to_map(places)
+        true = np.hypot(*(grid.to_pixel(found.warp(here)) - there).T)
+        claimed = found.warp.error(here) / grid.resolution
+    of_matches, expected = (off, matches.score, matches.sigma, matches.step), verdict.error / grid.resolution
+    return Checked(case.truth is not None, verdict.registered, *of_matches, true, claimed, expected)
 
 
 def summary(found: list[Checked]) -> dict[str, Any]:
@@ -107,43 +97,37 @@ def summary(found: list[Checked]) -> dict[str, Any]:
 
 
 def cases(part: str, data: Path, scratch: Path, wrong: int, every: int) -> Iterator[Case]:
-    """The cases of a part, by its name."""
+    """The cases of a part; of a folder every pair, displaced, then `wrong` pairs with another place's SAR image."""
     if part in SCENES:
-        return scene_cases(scratch, SCENES[part], False)
-    if part == "small-scenes":
-        return small_cases(scratch, SMALL_SEEDS[::every])
-    if part == "lattice":
-        return hostile_pairs.lattice(wrong, scratch)
-    if part in ("frames", "shared", "mirrored"):
+        yield from scene_cases(scratch, SCENES[part], False)
+    elif part == "small-scenes":
+        yield from small_cases(scratch, SMALL_SEEDS[::every])
+    elif part == "lattice":
+        yield from hostile_pairs.lattice(wrong, scratch)
+    elif part in ("frames", "shared", "mirrored"):
         pairs = [pair for both in zip(*(pair_files(data / name) for name in TEMPTED), strict=False) for pair in both]
-        return hostile_pairs.tempting(part, pairs, wrong, every, scratch)
-    return folder_cases(data / part, scratch, wrong, every)
-
-
-def folder_cases(folder: Path, scratch: Path, wrong: int, every: int) -> Iterator[Case]:
-    """Every pair, displaced, then pairs of an optical image with the SAR image of another place."""
-    files, random = pair_files(folder), np.random.default_rng(1)
-    for pair in files[::every]:
-        yield displaced(pair.name, pair, pair, scratch, random)
-    for k in np.linspace(0, len(files) - 1, wrong).astype(int):
-        other = files[(k + 1 + int(random.integers(len(files) - 1))) % len(files)]
-        yield displaced(f"{files[k].name}_{other.name}", files[k], other, scratch, random)
+        if part == "mirrored":
+            yield from hostile_pairs.mirrored(pairs, wrong, scratch)
+        else:
+            yield from hostile_pairs.stamped(part == "frames", pairs, wrong, every, scratch)
+    else:
+        files, random = pair_files(data / part), np.random.default_rng(1)
+        for pair in files[::every]:
+            yield displaced(pair.name, pair, pair, scratch, random)
+        for k in np.linspace(0, len(files) - 1, wrong).astype(int):
+            other = files[(k + 1 + int(random.integers(len(files) - 1))) % len(files)]
+            yield displaced(f"{files[k].name}_{other.name}", files[k], other, scratch, random)
 
 
 def show(name: str, part: str, found: list[Checked], out: Path) -> None:
-    """Print the figures of a part and write them, and what each match claimed beside its error."""
-    result, stem = summary(found), f"{name}_{part.replace('/', '_')}"
-    write(out / f"{stem}.json", json.dumps(result, indent=1))
-    off, sigma = (
-        np.concatenate([np.zeros(0), *(getattr(c, key) for c in found if c.belongs)]) for key in ("off", "sigma")
-    )
-    np.savez(out / f"{stem}.npz", off=off, sigma=sigma)
+    result = summary(found)
+    write(out / f"{name}_{part.replace('/', '_')}.json", json.dumps(result, indent=1))
     click.echo(f"{name}, {part}: {json.dumps(result)}")
 
 
 @click.command(cls=Command)
 @click.option("--matcher", "name", default=DEFAULT_MATCHER, show_default=True)
-@DATA_OPTION
+@DATA
 @click.option("--parts", default="sen12/val,gf3_1m,scenes,large-scenes", show_default=True)
 @click.option("--wrong", default=100, show_default=True, help="Pairs of each folder that do not belong together.")
 @click.option("--every", default=1, show_default=True, help="Of N pairs of a folder, only the first.")
@@ -151,7 +135,7 @@ def show(name: str, part: str, found: list[Checked], out: Path) -> None:
 @click.option("--calibration", help="A calibration file [default: the one that ships].")
 @click.option("--weights", help="A matcher's own weights; then name their calibration, too.")
 def main(
-    name: str, data: Path, parts: str, wrong: int, every: int, out: Path, calibration: str | None, weights: str | None
+    name: str, data: Path, parts: str, out: Path, calibration: str | None, weights: str | None, **how: int
 ) -> None:
     """Register, compare, print."""
     make_folder(out)
@@ -159,8 +143,7 @@ def main(
     together: list[Checked] = []
     with tempfile.TemporaryDirectory() as scratch:
         for part in parts.split(","):
-            made = cases(part, data, Path(scratch), wrong, every)
-            found = [check(case, matcher, calibration) for case in made]
+            found = [check(case, matcher, calibration) for case in cases(part, data, Path(scratch), **how)]
             together += found
             show(name, part, found, out)
     show(name, "all", together, out)

@@ -1,11 +1,6 @@
-"""Put trained weights of any family into the package, with their card.
-
-    python -m pipelines.ship CONFIG.yaml work/training/CONFIG [--set finds=optical] [--on FOLDER ...]
-
-Copies weights.safetensors to sn9reg/weights/ and writes into manifest.json what it is: checksum, data and licences,
-recipe, seed, the commit at that time, and what was measured with it on folders that it did not see. Then calibrate a
-matcher whose weights changed: `python -m pipelines.calibrate --matcher NAME --ship`.
-"""
+"""Put trained weights of any family into the package, with their card: `python -m pipelines.ship CONFIG RUN`. Copies
+weights.safetensors to sn9reg/weights/ and writes into manifest.json what it is, and what was measured with it on
+folders that it did not see. Then calibrate a matcher whose weights changed: `python -m pipelines.calibrate --ship`."""
 
 import hashlib
 import json
@@ -15,26 +10,25 @@ from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
 import torch
 
 from pipelines.common import PATH, Command, write
+from pipelines.studies.sn9_baseline import detect
+from pipelines.studies.uncertainty import match_folder
 from pipelines.train import WEIGHTS_FILE, changes_option
 from sn9reg.matchers.base import make_matcher
-from sn9reg.matchers.descriptors.weights import load_descriptor
-from sn9reg.matchers.dual_encoder.weights import load_dual_encoder
+from sn9reg.matchers.descriptors.network import load_descriptor
+from sn9reg.matchers.dual_encoder.network import load_dual_encoder
 from sn9reg.matchers.fused import fused
 from sn9reg.raster.folders import data_root, pair_files
 from sn9reg.score.benchmark import bench_patches
-from sn9reg.score.metrics import summarise
 from sn9reg.training.config import TrainingConfig, as_dict, read
 from sn9reg.training.data import Source, load
 from sn9reg.training.dense import DenseConfig
-from sn9reg.training.descriptors import DescriptorConfig
+from sn9reg.training.descriptors import DescriptorConfig, collate
 from sn9reg.training.dual_encoder import DualConfig
 from sn9reg.training.keypoints import KeypointConfig
-from sn9reg.training.patch_pairs import collate, held_out
-from sn9reg.training.tiles import scene_files
+from sn9reg.training.tiles import SceneFiles, scene_files
 
 WEIGHTS = Path(__file__).parent.parent / "sn9reg" / "weights"
 # By the folder's name: what it is, and under which licence it may be used. Other folders may not train what ships.
@@ -61,15 +55,37 @@ _UNSEEN = {"dense": ("sen12/val", "gf3_1m"), "keypoints": ("scenes/held_out",)}
 def main(config_path: Path, run: Path, changes: dict[str, Any], repeated: Path | None, note: str, **how: Any) -> None:
     """Ship the weights in RUN, trained by CONFIG."""
     config, weights = read(config_path, **changes), run / WEIGHTS_FILE
-    entry = card(config, weights, config_path, measure(weights, config, **how))
+    scenes = config.scenes if isinstance(config, KeypointConfig) else ()
+    folders = [Path(name).name for name in (*(source.name for source in config.sources), *scenes)]
+    if unknown := sorted(set(folders) - set(LICENCES)):
+        raise click.ClickException(f"nothing is known of the licence of {', '.join(unknown)}")
+    data = {source.name: f"{source.weight:g} of the pairs" for source in config.sources}
+    entry: dict[str, Any] = {
+        "file": f"{known_as(config)}.safetensors",
+        "sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
+        "data": data | dict.fromkeys(scenes, "every tie-point, once an epoch"),
+        "licences": list(dict.fromkeys(LICENCES[folder] for folder in folders)),
+        "recipe": config_path.name,
+        "config": as_dict(config),
+        "seed": config.seed,
+        "commit": subprocess.check_output(["git", "rev-parse", "HEAD"], text=True).strip(),
+        "measured": measure(weights, config, **how),
+    }
     if repeated:
         entry["repeated"] = measure(repeated / WEIGHTS_FILE, config, **how)
     if note:
         entry["note"] = note
-    manifest = json.loads((WEIGHTS / "manifest.json").read_text()) | {config.ships_as: entry}
+    manifest = json.loads((WEIGHTS / "manifest.json").read_text()) | {known_as(config): entry}
     shutil.copyfile(weights, WEIGHTS / entry["file"])
     write(WEIGHTS / "manifest.json", json.dumps(manifest, indent=1) + "\n")
     click.echo(json.dumps(entry["measured"], indent=1))
+
+
+def known_as(config: TrainingConfig) -> str:
+    """The name under which the weights ship."""
+    if isinstance(config, DenseConfig):
+        return config.network.name
+    return f"keypoints-{config.finds}" if isinstance(config, KeypointConfig) else config.family
 
 
 def measure(weights: Path, config: TrainingConfig, on: tuple[str, ...], matcher: str | None) -> dict[str, Any]:
@@ -79,18 +95,16 @@ def measure(weights: Path, config: TrainingConfig, on: tuple[str, ...], matcher:
     match config:
         case DenseConfig():
             used = make_matcher(matcher or config.network.name, weights=str(weights))
-            errors = {name: bench_patches(at, used).errors for name, at in folders.items()}
-            return {name: {"matcher": used.name, **summarise(found)} for name, found in errors.items()}
+            result = {name: bench_patches(at, used).as_dict() for name, at in folders.items()}
+            return {name: {k: v for k, v in found.items() if k != "ms_per_pair"} for name, found in result.items()}
         case DescriptorConfig():
             return {name: _nearest(weights, config, at) for name, at in folders.items()}
         case DualConfig():
-            from pipelines.studies.uncertainty import match_folder
-
             network = fused(load_dual_encoder(weights))
             rows = {name: match_folder(network, pair_files(at), 0).row() for name, at in folders.items()}
             return {name: {k: round(value, 4) for k, value in row.items()} for name, row in rows.items()}
         case KeypointConfig():
-            return {k: v for at in folders.values() for k, v in _detections(weights, config, at).items()}
+            return dict(_detected(weights, config, scene) for at in folders.values() for scene in scene_files(at))
     raise AssertionError(config)
 
 
@@ -99,48 +113,18 @@ def _nearest(weights: Path, config: DescriptorConfig, folder: Path) -> dict[str,
     """How many patches there are, and the share whose nearest neighbour shows the same place."""
     network, _ = load_descriptor(weights)
     source = Source(folder=str(folder.absolute()))
-    patches = collate(held_out(config, [(source, load(source, config.seed, config.image)[0])]))
+    patches = collate(config.held_out([(source, load(source, config.seed, config.image)[0])]))
     optical, sar = (torch.cat([network(part) for part in side.split(256)]) for side in patches)
     nearest = (optical @ sar.T).argmax(dim=1)
     found = float((nearest == torch.arange(len(nearest))).double().mean())
     return {"patches": len(nearest), "nearest_is_own": round(found, 3)}
 
 
-def _detections(weights: Path, config: KeypointConfig, folder: Path) -> dict[str, Any]:
-    """Scene -> how far keypoints lie from the tie-points, and how far the tile's middle does, pixels."""
-    from pipelines.studies.sn9_figures import detect
-
-    measured = {}
-    for scene in scene_files(folder):
-        found = detect(scene, config.finds, str(weights), Path(config.cache))
-        measured[scene.optical.parent.name] = {
-            "tiles": len(found.errors),
-            "median_error_px": round(float(np.median(found.errors)), 2),
-            "within_13_px": round(float((found.errors <= 13).mean()), 3),
-            "median_guess_px": round(float(np.median(found.guesses)), 1),
-        }
-    return measured
-
-
-def card(config: TrainingConfig, weights: Path, recipe: Path, measured: dict[str, Any]) -> dict[str, Any]:
-    """What the manifest says of weights."""
-    scenes = config.scenes if isinstance(config, KeypointConfig) else ()
-    folders = [Path(name).name for name in (*(source.name for source in config.sources), *scenes)]
-    if unknown := sorted(set(folders) - set(LICENCES)):
-        raise click.ClickException(f"nothing is known of the licence of {', '.join(unknown)}")
-    data = {source.name: f"{source.weight:g} of the pairs" for source in config.sources}
-    data |= {scene: "every tie-point, once an epoch" for scene in scenes}
-    return {
-        "file": f"{config.ships_as}.safetensors",
-        "sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
-        "data": data,
-        "licences": list(dict.fromkeys(LICENCES[folder] for folder in folders)),
-        "recipe": recipe.name,
-        "config": as_dict(config),
-        "seed": config.seed,
-        "commit": subprocess.check_output(["git", "rev-parse", "HEAD"], text=True).strip(),
-        "measured": measured,
-    }
+def _detected(weights: Path, config: KeypointConfig, scene: SceneFiles) -> tuple[str, dict[str, Any]]:
+    """A scene's name, and how far keypoints lie from the tie-points, and how far the tile's middle does, pixels."""
+    found = detect(scene, config.finds, str(weights), Path(config.cache))
+    facts = {name: round(fact, digits) for (name, fact), digits in zip(found.facts.items(), (2, 3, 1), strict=True)}
+    return scene.optical.parent.name, {"tiles": len(found.errors), **facts}
 
 
 if __name__ == "__main__":

@@ -1,20 +1,15 @@
-"""How long an alignment takes, and how long it took at another revision, in turns: both see the same machine.
-
-    python -m pipelines.speed [--against REV] [--sizes 500x500,1500x1200,3000] [--times 3]
-
-Simulated scenes, the default matcher, a process for each run, as a user has it. The other revision is laid out beside
-the scenes and run with the packages that are installed here.
-"""
+"""How long an alignment takes, and how long it took at another revision, in turns: both see the same machine. Simulated
+scenes, the default matcher, a process for each run, as a user has it. The other revision is laid out beside the scenes
+and run with the packages that are installed here."""
 
 import subprocess
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import median
 
 import click
 
-from pipelines.common import Command, markdown, out_option
-from pipelines.user import Run, Scene, simulate, sn9reg
+from pipelines.common import Command, Run, Scene, markdown, out_option, simulate
 
 _SEED = 7
 
@@ -34,7 +29,7 @@ def main(work: Path, against: str | None, sizes: str, times: int) -> None:
         scene, runs = simulate(work, size, _SEED), {name: list[Run]() for name in trees}
         for _ in range(times):
             for name, tree in trees.items():
-                runs[name].append(align(scene, work / "speed.tif", tree))
+                runs[name].append(scene.align(work / "speed.tif", may_refuse=True, tree=tree))
         rows += [row(size, name, runs[name], runs[against] if against else None) for name in trees]
         both = median(at_once(scene, work) for _ in range(times)) / median(run.seconds for run in runs["here"])
         rows.append((size, "two at once over one alone", f"{both:.2f} x", "", "", ""))
@@ -57,20 +52,10 @@ def laid_out(revision: str, work: Path) -> Path:
     return tree
 
 
-def align(scene: Scene, out: Path, tree: Path | None = None) -> Run:
-    return sn9reg("align", scene.optical, scene.sar, "--out", out, "--overwrite", may_refuse=True, tree=tree)
-
-
 def at_once(scene: Scene, work: Path) -> float:
     """Seconds until two alignments of one scene that begin together are done."""
-    runs: list[Run] = []
-    threads = [
-        threading.Thread(target=lambda out=work / f"speed{k}.tif": runs.append(align(scene, out))) for k in range(2)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(2) as pool:
+        runs = pool.map(lambda k: scene.align(work / f"speed{k}.tif", may_refuse=True), range(2))
     return max(run.seconds for run in runs)
 
 

@@ -1,10 +1,6 @@
-"""Train a matcher of any family from one YAML file.
-
-    python -m pipelines.train pipelines/training/slim-unet.yaml [--set NAME=VALUE ...] [--resume]
-
-Into the folder go checkpoints, metrics (CSV and TensorBoard) and, in the end, `weights.safetensors`, which
-`--matcher NAME --matcher-option weights=FILE` takes (keypoints: sar_weights or optical_weights).
-"""
+"""Train a matcher of any family from one YAML file: `python -m pipelines.train pipelines/training/slim-unet.yaml`. Into
+the folder go checkpoints, metrics (CSV and TensorBoard) and, in the end, `weights.safetensors`, which `--matcher NAME
+--matcher-option weights=FILE` takes (keypoints: sar_weights or optical_weights)."""
 
 import dataclasses
 import json
@@ -20,7 +16,7 @@ import yaml
 from pipelines.common import PATH, Command, write
 from sn9reg.cli.options import repeated
 from sn9reg.errors import ConfigError
-from sn9reg.raster.files import PathLike, make_folder
+from sn9reg.raster.files import make_folder
 from sn9reg.training.config import TrainingConfig, as_dict, read
 from sn9reg.training.loop import train
 from sn9reg.weights.store import save
@@ -42,8 +38,7 @@ def parsed(changes: tuple[str, ...]) -> dict[str, Any]:
     return values
 
 
-_ABOUT = "In place of the file's: steps=20, optimiser.rate=0.01, finds=optical"
-changes_option = repeated("--set", "changes", "NAME=VALUE", parsed, _ABOUT)
+changes_option = repeated("--set", "changes", "NAME=VALUE", parsed, "In place of the file's: optimiser.rate=0.01")
 
 
 @click.command(cls=Command)
@@ -61,20 +56,18 @@ def main(config_path: Path, out: Path | None, changes: dict[str, Any], resume: b
     click.echo(str(run(config, out, resume, start_from)))
 
 
-def run(config: TrainingConfig, out: Path, resume: bool = False, start_from: PathLike | None = None) -> Path:
+def run(config: TrainingConfig, out: Path, resume: bool = False, start_from: Path | None = None) -> Path:
     """Train into a folder; the weights file that came out. Raises as `loop.train`, and OutputError for the folder."""
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     make_folder(out)
     task = train(config, out, resume=resume, start_from=start_from, progress=sys.stderr.isatty())
-    save(out / WEIGHTS_FILE, task.network, task.kind, dataclasses.asdict(task.architecture()))
+    save(out / WEIGHTS_FILE, task.network, task.kind, dataclasses.asdict(task.architecture))
     return out / WEIGHTS_FILE
 
 
 def trained(config: TrainingConfig, folder: Path) -> Path:
     """The weights file in `folder`, trained by `config` unless it is there; a stopped training by the same goes on.
-
-    `training.json` holds the configuration and the seconds taken. Raises OutputError where the folder cannot be made.
-    """
+    `training.json` holds the configuration and the seconds taken. Raises OutputError where no folder can be made."""
     weights, asked = folder / WEIGHTS_FILE, json.loads(json.dumps(as_dict(config)))
     known = {name: value for name, value in noted(folder).items() if name != "seconds"}
     if weights.exists():

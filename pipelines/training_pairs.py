@@ -1,16 +1,8 @@
-"""Make folders of registered pairs, NAME_opt.png and NAME_sar.tif, out of scenes, for training matchers.
-
-    python -m pipelines.training_pairs [--data DIR]
-
-Into DIR/pairs, which the training configurations name:
-
-- `sentinel_la`: the Los Angeles pair, its smooth residual of a few pixels removed by the untrained matcher first.
-- `simulated`: tiles of simulated scenes, registered by their exact offsets, at full, half and quarter resolution;
-  `cities` the same of cities and towns.
-- `scenes/full`, `half`, `quarter`: the simulated scenes of DIR/scenes/aoi, registered likewise, whole.
-
-Into DIR/scenes: scenes with tie-points in SpaceNet 9's layout, `aoi` to train keypoint detectors, `dev` to watch them.
-"""
+"""Make folders of registered pairs, NAME_opt.png and NAME_sar.tif, out of scenes, for training matchers. Into
+DIR/pairs, which the training configurations name: `sentinel_la`, the Los Angeles pair, its smooth residual of some
+pixels removed by the untrained matcher first; `simulated` and `cities`, tiles of simulated scenes, registered by their
+exact offsets, at full, half and quarter resolution; `scenes/full`, `half` and `quarter`, DIR/scenes/aoi, whole. Into
+DIR/scenes: scenes with tie-points in SpaceNet 9's layout, `aoi` to train keypoint detectors, `dev` to watch them."""
 
 import logging
 from itertools import product
@@ -21,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import rasterio
 
-from pipelines.common import DATA_OPTION, Command
+from pipelines.common import DATA, Command
 from sn9reg import register
 from sn9reg.apply import apply_offsets
 from sn9reg.offsets import OffsetMap, open_offsets
@@ -31,44 +23,36 @@ from sn9reg.simulate import simulate
 
 SIDE = 512
 FOLDERS = {1: "full", 2: "half", 4: "quarter"}
-# (h, w) grey values, radar amplitude and validity of two rasters of one grid.
-Images = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.bool_]]
+FILES = (("opt.png", "uint8", 1), ("sar.tif", "uint16", 1), ("mask.png", "uint8", 255))
+Images = npt.NDArray[np.float32]  # (3, h, w) grey values, radar amplitude and validity of two rasters of one grid
 
 
 @click.command(cls=Command)
-@DATA_OPTION
+@DATA
 def main(data: Path) -> None:
     """Make all folders; those that are there already are kept."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    out = data / "pairs"
-    if (data / "sentinel_la").is_dir():
-        los_angeles(data / "sentinel_la", out / "sentinel_la")
+    la, out = (data / name for name in ("sentinel_la", "pairs/sentinel_la"))
+    if la.is_dir() and not any(out.glob("*_opt.png")):
+        make_folder(out)
+        files = la / "optical.tif", la / "sar.tif"
+        registration = register(*files, matcher="structure", model="auto")
+        tiles(out, "la", registered(out, registration.offsets(), *files, nodata=0), (1,))
     for k in range(12):
-        simulated(out / "simulated", 500 + k, 2 ** (k % 4))
+        simulated(data / "pairs/simulated", 500 + k, 2 ** (k % 4))
     for k in range(24):
-        simulated(out / "cities", 700 + k, (1, 1, 2, 4)[k % 4], "town" if k % 3 == 0 else "city")
+        simulated(data / "pairs/cities", 700 + k, (1, 1, 2, 4)[k % 4], "town" if k % 3 == 0 else "city")
     for seed in range(601, 609):
-        whole(out / "scenes", aoi(data / "scenes/aoi", seed, (5000, 4000)))
+        whole(data / "pairs/scenes", aoi(data / "scenes/aoi", seed, (5000, 4000)))
     aoi(data / "scenes/dev", 13, (4000, 3000))
-
-
-def los_angeles(folder: Path, out: Path) -> None:
-    """The pair, registered by the untrained matcher, in tiles."""
-    if any(out.glob("*_opt.png")):
-        return
-    make_folder(out)
-    files = folder / "optical.tif", folder / "sar.tif"
-    registration = register(*files, matcher="structure", model="auto")
-    tiles(out, "la", registered(out, registration.offsets(), *files, nodata=0), (1,))
 
 
 def simulated(out: Path, seed: int, looks: float, kind: str = "village") -> None:
     """One simulated scene, registered by its exact offsets, in tiles of three resolutions."""
-    if any(out.glob(f"s{seed}_*_opt.png")):
-        return
-    files = simulate(out / "scene", 2048, seed=seed, looks=looks, kind=kind, overwrite=True)
-    with open_offsets(files.offsets) as offsets:
-        tiles(out, f"s{seed}", registered(out, offsets, files.optical, files.sar), tuple(FOLDERS))
+    if not any(out.glob(f"s{seed}_*_opt.png")):
+        files = simulate(out / "scene", 2048, seed=seed, looks=looks, kind=kind, overwrite=True)
+        with open_offsets(files.offsets) as offsets:
+            tiles(out, f"s{seed}", registered(out, offsets, files.optical, files.sar), tuple(FOLDERS))
 
 
 def aoi(out: Path, seed: int, size: tuple[int, int]) -> Path:
@@ -98,38 +82,36 @@ def registered(out: Path, offsets: OffsetMap, optical: Path, sar: Path, nodata: 
     apply_offsets(offsets, sar, path, resampling="cubic", nodata=nodata, overwrite=True)
     with open_raster(optical) as one, open_raster(path) as other:
         grey = optical_grey(one.read(data_bands(one), out_dtype="float32"))
-        radar = other.read(1, out_dtype="float32")
         valid = (one.dataset_mask() > 0) & (other.dataset_mask() > 0)
+        images = np.stack([grey, other.read(1, out_dtype="float32"), valid])
     path.unlink()
-    return grey, radar, valid
+    return images
 
 
 def tiles(out: Path, name: str, images: Images, factors: tuple[int, ...]) -> None:
     """Cut a pair into tiles that are mostly valid."""
     for factor in factors:
-        grey, radar, valid = coarse(images, factor)
-        for row, col in product(*(range(0, side - SIDE + 1, SIDE) for side in valid.shape)):
-            part = slice(row, row + SIDE), slice(col, col + SIDE)
-            if valid[part].mean() > 0.9:
-                write_pair(out / f"{name}_{factor}_{row}_{col}", (grey[part], radar[part], valid[part]))
+        coarser = coarse(images, factor)
+        for row, col in product(*(range(0, side - SIDE + 1, SIDE) for side in coarser.shape[1:])):
+            part = coarser[:, row : row + SIDE, col : col + SIDE]
+            if part[2].mean() > 0.9:
+                write_pair(out / f"{name}_{factor}_{row}_{col}", part)
 
 
 def coarse(images: Images, factor: int) -> Images:
     """The mean of neighbours, in intensity for the radar: what a coarser sensor would have seen."""
-    grey, radar, valid = images
-    height, width = (n // factor * factor for n in grey.shape)
+    height, width = (n // factor * factor for n in images.shape[1:])
+    grey, radar, valid = images[:, :height, :width]
     blocks = (height // factor, factor, width // factor, factor)
-    bands = (image[:height, :width].reshape(blocks) for image in (grey, radar**2, valid.astype(np.float32)))
-    grey, power, share = (band.mean(axis=(1, 3), dtype=np.float32) for band in bands)
-    return grey, np.sqrt(power), share > 0.99
+    grey, power, share = (b.reshape(blocks).mean(axis=(1, 3), dtype=np.float32) for b in (grey, radar**2, valid))
+    return np.stack([grey, np.sqrt(power), share > 0.99])
 
 
 def write_pair(stem: Path, images: Images) -> None:
     """STEM_opt.png, STEM_sar.tif and STEM_mask.png."""
-    (height, width), (grey, radar, valid) = images[0].shape, images
-    files = (("opt.png", grey, "uint8"), ("sar.tif", radar, "uint16"), ("mask.png", valid * 255.0, "uint8"))
-    for end, image, dtype in files:
-        values = np.clip(np.rint(image), 0, np.iinfo(dtype).max).astype(dtype)
+    _, height, width = images.shape
+    for (end, dtype, scale), image in zip(FILES, images, strict=True):
+        values = np.clip(np.rint(image * np.float32(scale)), 0, np.iinfo(dtype).max).astype(dtype)
         with rasterio.open(f"{stem}_{end}", "w", width=width, height=height, count=1, dtype=dtype) as target:
             target.write(values, 1)
 

@@ -1,18 +1,14 @@
-"""Register small pairs whose SAR image was turned and scaled, and count how many come out right.
-
-    python -m pipelines.turned FOLDER [--turn 45] [--zoom 1.25] [--matcher descriptors] [--json]
-
-Each SAR image is turned about its middle by a random angle within +-turn and scaled by a random factor from 1 / zoom to
-zoom, in a frame of its size. A pair counts where its offset map is off by at most 5 px in the mean over the optical
-pixels whose partners are shown. With --others each gets the SAR image of another pair: none should be registered.
-"""
+"""Register small pairs whose SAR image was turned and scaled, and count how many come out right. Each SAR image is
+turned about its middle by a random angle within +-turn and scaled by a random factor from 1 / zoom to zoom, in a frame
+of its size. Right is an offset map that is off by at most 5 px in the mean over what both images show."""
 
 import json
 import tempfile
 import time
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 import cv2
@@ -21,7 +17,7 @@ import numpy as np
 from pipelines.common import PATH, Command
 from sn9reg.cli.options import matcher_options
 from sn9reg.matchers.base import Matcher, make_matcher
-from sn9reg.raster.folders import RegisteredPair, pair_files
+from sn9reg.raster.folders import pair_files
 from sn9reg.raster.scene import Patch
 from sn9reg.registration import register
 from sn9reg.score.benchmark import save_pair
@@ -29,11 +25,8 @@ from sn9reg.score.benchmark import save_pair
 RIGHT = 5.0  # pixels
 
 
-@dataclass(frozen=True)
-class Turned:
-    """What came out of one pair."""
-
-    name: str
+class Turned(NamedTuple):
+    name: str  # of the pair
     turn: float  # of the SAR image, degrees
     zoom: float  # of the SAR image
     error: float | None  # mean over the optical image, pixels; None where the pair was not registered
@@ -53,51 +46,46 @@ class Turned:
 @click.option("--json", "as_json", is_flag=True)
 def main(folder: Path, name: str, matcher_options: dict[str, Any], as_json: bool, **settings: Any) -> None:
     """Measure and print."""
-    found = measure(folder, make_matcher(name, **matcher_options), **settings)
-    click.echo(json.dumps([asdict(one) for one in found]) if as_json else summary(found))
+    found = list(measure(folder, make_matcher(name, **matcher_options), **settings))
+    click.echo(json.dumps([one._asdict() for one in found]) if as_json else summary(found))
 
 
 def measure(
     folder: Path, matcher: Matcher, turn: float, zoom: float, model: str, limit: int | None = None, seed: int = 0,
     others: bool = False,
-) -> list[Turned]:  # fmt: skip
+) -> Iterator[Turned]:  # fmt: skip
     """All pairs of a folder, or `limit` of them; others: with the SAR image of another one. InputError for no pairs."""
-    pairs, found = pair_files(folder), []
+    pairs = pair_files(folder)
     for files in pair_files(folder, limit):
         i = pairs.index(files)
         random = np.random.default_rng([seed, i])
+        angle, scale = random.uniform(-turn, turn), zoom ** random.uniform(-1, 1)
         if others:
             files = replace(files, sar=pairs[(i + len(pairs) // 2) % len(pairs)].sar, mask=None)
-        found.append(_one(files, matcher, random.uniform(-turn, turn), zoom ** random.uniform(-1, 1), model))
-    return found
-
-
-def _one(files: RegisteredPair, matcher: Matcher, angle: float, scale: float, model: str) -> Turned:
-    optical, sar = files.read()
-    size = sar.valid.shape[::-1]
-    last = np.array(size) - 1
-    matrix = cv2.getRotationMatrix2D(tuple((last / 2).tolist()), -angle, scale)  # where a place goes
-    given = [*(sar.values * sar.valid), sar.valid.astype(np.float32)]
-    *bands, share = (cv2.warpAffine(band, matrix, size, flags=cv2.INTER_LINEAR) for band in given)
-    valid = share > 0.5
-    turned = Patch(np.where(valid, np.stack(bands) / np.maximum(share, 0.5), 0).astype(np.float32), valid)
-    with tempfile.TemporaryDirectory() as folder:
-        saved = save_pair(Path(folder, "pair"), optical, turned)
-        start = time.perf_counter()
-        found = register(saved, matcher=matcher, model=model)
-        seconds = time.perf_counter() - start
-    error = None
-    if found.registered:
-        at = np.stack(np.meshgrid(*(np.arange(8.0, side, 16) for side in size)), -1).reshape(-1, 2)
-        truth = at @ matrix[:, :2].T + matrix[:, 2]
-        seen = ((truth >= 0) & (truth <= last)).all(axis=1)
-        there = found.grid.to_pixel(found.warp(found.grid.to_map(at[seen])))
-        error = round(float(np.hypot(*(there - truth[seen]).T).mean()), 3)
-    return Turned(files.name, round(angle, 2), round(scale, 3), error, round(seconds, 2))
+        optical, sar = files.read()
+        size = sar.valid.shape[::-1]
+        last = np.array(size) - 1
+        matrix = cv2.getRotationMatrix2D(tuple((last / 2).tolist()), -angle, scale)  # where a place goes
+        given = [*(sar.values * sar.valid), sar.valid.astype(np.float32)]
+        *bands, share = (cv2.warpAffine(band, matrix, size, flags=cv2.INTER_LINEAR) for band in given)
+        valid = share > 0.5
+        turned = Patch(np.where(valid, np.stack(bands) / np.maximum(share, 0.5), 0).astype(np.float32), valid)
+        with tempfile.TemporaryDirectory() as scratch:
+            saved = save_pair(Path(scratch, "pair"), optical, turned)
+            start = time.perf_counter()
+            found = register(**vars(saved), matcher=matcher, model=model)
+            seconds = time.perf_counter() - start
+        error = None
+        if found.registered:
+            at = np.stack(np.meshgrid(*(np.arange(8.0, side, 16) for side in size)), -1).reshape(-1, 2)
+            truth = at @ matrix[:, :2].T + matrix[:, 2]
+            seen = ((truth >= 0) & (truth <= last)).all(axis=1)
+            there = found.grid.to_pixel(found.warp(found.grid.to_map(at[seen])))
+            error = round(float(np.hypot(*(there - truth[seen]).T).mean()), 3)
+        yield Turned(files.name, round(angle, 2), round(scale, 3), error, round(seconds, 2))
 
 
 def summary(found: list[Turned]) -> str:
-    """The counts in words."""
     errors = np.array([one.error for one in found if one.error is not None])
     right = int((errors <= RIGHT).sum())
     text = f"{right} of {len(found)} registered within {RIGHT:g} px ({right / len(found):.0%})"

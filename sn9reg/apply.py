@@ -33,18 +33,10 @@ _MAX_BANDS = 512  # a block of so many takes 2 GiB
 
 
 def apply_offsets(
-    offsets: OffsetMap,
-    raster: files.PathLike,
-    out: files.PathLike,
-    *,
-    resampling: str | None = None,
-    nodata: float | None = None,
-    bands: Sequence[int] | None = None,
-    pixel_frame: bool = False,
-    threads: int = 1,
-    overwrite: bool = False,
-    creation_options: Mapping[str, Any] | None = None,
-) -> None:
+    offsets: OffsetMap, raster: files.PathLike, out: files.PathLike, *, resampling: str | None = None,
+    nodata: float | None = None, bands: Sequence[int] | None = None, pixel_frame: bool = False, threads: int = 1,
+    overwrite: bool = False, creation_options: Mapping[str, Any] | None = None,
+) -> None:  # fmt: skip
     """Write `raster` on the optical grid, each pixel from where the offsets say that its counterpart lies.
 
     resampling: nearest, bilinear or cubic; by default nearest for palettes and 64-bit integers, which name things, and
@@ -53,9 +45,7 @@ def apply_offsets(
     nodata: the value for pixels without data, in the raster too unless the raster declares one.
     Kept: data type, nodata, palette, alpha, band names, colours, units and scales. Without nodata and alpha, pixels
     without data are marked by a mask inside the file. threads: blocks computed at once; GDAL reads one at a time.
-
-    Raises InputError if the raster cannot be used, ConfigError for options that do not fit it, OutputError.
-    """
+    Raises InputError if the raster cannot be used, ConfigError for options that do not fit it, OutputError."""
     files.check_output(out, overwrite)
     if offsets.facts.get("registered") == "no":
         _log.warning("the offset map says that its pair was NOT registered; %s will not fit the optical image", out)
@@ -64,25 +54,21 @@ def apply_offsets(
         files.check_bands(dataset, chosen, allow_complex=True)
         if len(chosen) > _MAX_BANDS:
             raise InputError(f"{raster}: {len(chosen)} bands are too many at once; name {_MAX_BANDS} with --bidx")
-        source = _Source.of(dataset, chosen, files.grid_of(dataset, pixel_frame), offsets.grid, resampling, nodata)
-        job = _Job(offsets, source)
-        profile = files.check_creation(out, source.profile(offsets.grid), creation_options)
-        with (
-            rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True),
-            files.atomic_output(out, overwrite) as temporary,
-            files.create_raster(temporary, profile) as target,
-        ):
-            source.describe(target)
+        job = _job(offsets, dataset, chosen, files.grid_of(dataset, pixel_frame), resampling, nodata)
+        profile = files.check_creation(out, job.profile(), creation_options)
+        with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), files.create_raster(out, profile, overwrite) as target:
+            job.describe(target)
             if not _write(target, job, threads):
                 _log.warning("%s holds no data: does %s lie in the SAR frame?", out, raster)
 
 
 @dataclass(frozen=True)
-class _Source:
-    """The raster and what becomes of it."""
+class _Job:
+    """The raster and what becomes of it, block by block; files are read by one thread at a time, as GDAL demands."""
 
+    offsets: OffsetMap
     dataset: DatasetReader
-    grid: Grid  # after averaging
+    grid: Grid  # of the raster, after averaging
     factor: int  # this many pixels a side are averaged
     bands: list[int]
     colours: list[ColorInterp]  # of the bands
@@ -90,51 +76,17 @@ class _Source:
     resampling: str
     nodata: float | None  # of the output
     marker: float | None  # a value that means no data in the raster, though the raster does not declare it
-
-    @classmethod
-    def of(
-        cls, dataset: DatasetReader, bands: list[int], grid: Grid, optical: Grid, how: str | None, nodata: float | None
-    ) -> _Source:
-        """Settle every default. Raises InputError, ConfigError."""
-        if (grid.crs is None) != (optical.crs is None):
-            raise InputError(f"{dataset.name}: has a CRS or the offset map has, not both; use --pixel-frame")
-        # GeoTIFF has one type for all bands: the smallest that holds theirs.
-        names = {dataset.dtypes[band - 1] for band in bands}
-        dtype = names.pop() if len(names) == 1 else str(np.result_type(*(n.replace("_int16", "64") for n in names)))
-        colours = [dataset.colorinterp[band - 1] for band in bands]
-        names_things = dtype in ("int64", "uint64") or ColorInterp.palette in colours
-        how = how or ("nearest" if names_things else "bilinear")
-        if how not in RESAMPLING:
-            raise ConfigError(f"resampling is {', '.join(RESAMPLING)}, not {how}")
-        if how != "nearest" and names_things:
-            raise ConfigError(f"{dataset.name}: a palette or 64-bit integers cannot be blended; use nearest")
-        declared = dataset.nodatavals[bands[0] - 1]
-        if nodata is not None and not _fits(nodata, dtype):
-            raise ConfigError(f"nodata {nodata:g} does not fit into the raster's type {dtype}")
-        kept = declared if nodata is None and declared is not None and _fits(declared, dtype) else nodata
-        factor = 1 if how == "nearest" else _finer(optical, grid)
-        if factor > 1 and optical.width * optical.height * factor**2 > files.MOST_PIXELS:
-            words = f"its pixels are {factor} times as fine as the optical image's, too many to be averaged"
-            raise InputError(f"{dataset.name}: {words}; use --resampling nearest")
-        marker = nodata if declared is None else None
-        return cls(dataset, grid.coarsen(factor), factor, bands, colours, dtype, how, kept, marker)
+    lock: AbstractContextManager[Any] = field(default_factory=Lock)
 
     @property
     def alpha(self) -> bool:
         return ColorInterp.alpha in self.colours
 
-    @property
-    def fill(self) -> float:
-        """What stands where there is no data."""
-        if self.nodata is not None:
-            return self.nodata
-        return math.nan if self.dtype.startswith(("float", "complex")) and not self.alpha else 0
-
-    def profile(self, grid: Grid) -> dict[str, Any]:
+    def profile(self) -> dict[str, Any]:
         rgb = "rgb" if self.colours[:3] == [ColorInterp.red, ColorInterp.green, ColorInterp.blue] else None
         options = {"nodata": self.nodata, "photometric": rgb, "alpha": "yes" if self.alpha else None}
         options = {name: value for name, value in options.items() if value is not None}
-        return files.geotiff_profile(grid, len(self.bands), self.dtype, **options)
+        return files.geotiff_profile(self.offsets.grid, len(self.bands), self.dtype, **options)
 
     def describe(self, target: DatasetWriter) -> None:
         """Copy what the raster says of its bands."""
@@ -153,76 +105,107 @@ class _Source:
         elif ColorInterp.palette not in self.colours:
             target.colorinterp = self.colours
 
-    def read(self, window: Window) -> tuple[Values, Mask]:
-        """(bands, h, w) values and validity of a window of `grid`."""
-        if self.factor == 1:
-            return self._read_pixels(window)
-        k = self.factor
-        # Of a much finer raster, the pixels under one block could fill the memory.
-        if window.width * window.height * k**2 > _MAX_PIXELS and max(window.shape) > 1:
-            return _joined([self.read(half) for half in window.halves()], 1 if window.height > window.width else 2)
-        pixels = Window(window.col * k, window.row * k, window.width * k, window.height * k)
-        return block_means(*self._read_pixels(pixels), k, window.shape)
-
-    def _read_pixels(self, window: Window) -> tuple[Values, Mask]:
-        area = window.intersect(Window(0, 0, self.dataset.width, self.dataset.height)).slices()
-        with files.reading(self.dataset.name):
-            dtype = None if self.dtype == "complex_int16" else self.dtype
-            values = self.dataset.read(self.bands, window=area, out_dtype=dtype)
-            told, shown = has_data(self.dataset, self.bands, values, area, self.marker)
-        alpha = [colour == ColorInterp.alpha for colour in self.colours]
-        told[alpha] = True
-        valid = told & shown & (values[alpha] != 0).all(axis=0)
-        return values, valid & ~np.isnan(values)
-
-
-@dataclass(frozen=True)
-class _Job:
-    """What one block needs; rasters are read by one thread at a time, as GDAL demands."""
-
-    offsets: OffsetMap
-    source: _Source
-    lock: AbstractContextManager[Any] = field(default_factory=Lock)
-
     def __call__(self, window: Window) -> tuple[Values, Mask]:
+        """(bands, h, w) values and validity of a window of the optical grid."""
         with self.lock:
             dx, dy = self.offsets.read(window)[:2].astype(np.float64)
         with np.errstate(invalid="ignore"):
             wild = ~((np.abs(dx) < _REACH) & (np.abs(dy) < _REACH))
         x = np.where(wild, np.nan, np.arange(window.col, window.col + window.width) + dx)
         y = np.where(wild, np.nan, np.arange(window.row, window.row + window.height)[:, None] + dy)
-        there = locator(self.offsets.grid, self.source.grid)(x, y)
+        there = locator(self.offsets.grid, self.grid)(x, y)
         # Steps of 2**-20 px: the last bits of map coordinates must not blur what lies on whole pixels.
-        values, valid = self.sample(*(np.rint(u * 2**20) / 2**20 for u in there))
-        return _finish(values, valid, self.source), valid
+        values, valid = self._sample(*(np.rint(u * 2**20) / 2**20 for u in there))
+        return self._finish(values, valid), valid
 
-    def sample(self, x: Floats, y: Floats) -> tuple[Values, Mask]:
-        """(bands, h, w) values and validity at pixels (x, y), each (h, w), of the source; NaN: nowhere."""
-        grid, count = self.source.grid, len(self.source.bands)
-        dtype = np.dtype(self.source.dtype.replace("_int16", "64"))
-        dtype = dtype if self.source.resampling == "nearest" else working_dtype(dtype)
+    def _sample(self, x: Floats, y: Floats) -> tuple[Values, Mask]:
+        """(bands, h, w) values and validity at pixels (x, y), each (h, w), of `grid`; NaN: nowhere."""
+        dtype = np.dtype(self.dtype.replace("_int16", "64"))
+        dtype = dtype if self.resampling == "nearest" else working_dtype(dtype)
         with np.errstate(invalid="ignore"):
-            inside = (x >= -0.5) & (x < grid.width - 0.5) & (y >= -0.5) & (y < grid.height - 0.5)
+            inside = (x >= -0.5) & (x < self.grid.width - 0.5) & (y >= -0.5) & (y < self.grid.height - 0.5)
         if not inside.any():
-            return np.zeros((count, *x.shape), dtype), np.zeros((count, *x.shape), bool)
+            return np.zeros((len(self.bands), *x.shape), dtype), np.zeros((len(self.bands), *x.shape), bool)
         left, top = math.floor(x[inside].min()) - 2, math.floor(y[inside].min()) - 2
         right, bottom = math.ceil(x[inside].max()) + 3, math.ceil(y[inside].max()) + 3
-        need = Window(left, top, right - left, bottom - top).intersect(grid.window)
+        need = Window(left, top, right - left, bottom - top).intersect(self.grid.window)
         if need.width * need.height > _MAX_PIXELS and x.size > 1:
             axis = int(np.argmax(x.shape))
             halves = zip(np.array_split(x, 2, axis), np.array_split(y, 2, axis), strict=True)
-            return _joined([self.sample(*half) for half in halves], axis + 1)
+            return _joined([self._sample(*half) for half in halves], axis + 1)
         with self.lock:
-            values, valid = self.source.read(need)
+            values, valid = self._read(need)
         x, y = np.where(inside, x - need.col, 0.0), np.where(inside, y - need.row, 0.0)
-        values, valid = interpolate(values, valid, x, y, self.source.resampling)
+        values, valid = interpolate(values, valid, x, y, self.resampling)
         return values.astype(dtype, copy=False), valid & inside
+
+    def _read(self, window: Window) -> tuple[Values, Mask]:
+        """(bands, h, w) values and validity of a window of `grid`."""
+        k = self.factor
+        # Of a much finer raster, the pixels under one block could fill the memory.
+        if k > 1 and window.width * window.height * k**2 > _MAX_PIXELS and max(window.shape) > 1:
+            return _joined([self._read(half) for half in window.halves()], 1 if window.height > window.width else 2)
+        pixels = Window(window.col * k, window.row * k, window.width * k, window.height * k)
+        area = pixels.intersect(Window(0, 0, self.dataset.width, self.dataset.height)).slices()
+        with files.reading(self.dataset.name):
+            dtype = None if self.dtype == "complex_int16" else self.dtype
+            values = self.dataset.read(self.bands, window=area, out_dtype=dtype)
+            told, shown = has_data(self.dataset, self.bands, values, area, self.marker)
+        alpha = [colour == ColorInterp.alpha for colour in self.colours]
+        told[alpha] = True
+        valid = told & shown & (values[alpha] != 0).all(axis=0) & ~np.isnan(values)
+        return (values, valid) if k == 1 else block_means(values, valid, k, window.shape)
+
+    def _finish(self, values: Values, valid: Mask) -> Values:
+        """Back to the raster's type; no data where there is none, and nowhere else."""
+        if self.dtype == "complex_int16":
+            return np.where(valid, values, 0).astype(np.complex64)
+        dtype, fill = np.dtype(self.dtype), self.nodata
+        if fill is None:
+            fill = math.nan if dtype.kind in "fc" and not self.alpha else 0
+        if self.resampling != "nearest":
+            if dtype.kind in "iu":
+                limits = np.iinfo(dtype)
+                values = np.clip(np.rint(np.where(valid, values, 0)), limits.min, limits.max)
+            values = values.astype(dtype)
+            if self.nodata is not None and not math.isnan(self.nodata):
+                # Blending must not turn data into no data.
+                values[valid & (values == self.nodata)] = _beside(self.nodata, dtype)
+        return np.where(valid, values, np.array(fill).astype(dtype))
+
+
+def _job(
+    offsets: OffsetMap, raster: DatasetReader, bands: list[int], grid: Grid, how: str | None, nodata: float | None
+) -> _Job:
+    """Settle every default. Raises InputError, ConfigError."""
+    if (grid.crs is None) != (offsets.grid.crs is None):
+        raise InputError(f"{raster.name}: has a CRS or the offset map has, not both; use --pixel-frame")
+    # GeoTIFF has one type for all bands: the smallest that holds theirs.
+    names = {raster.dtypes[band - 1] for band in bands}
+    dtype = names.pop() if len(names) == 1 else str(np.result_type(*(n.replace("_int16", "64") for n in names)))
+    colours = [raster.colorinterp[band - 1] for band in bands]
+    names_things = dtype in ("int64", "uint64") or ColorInterp.palette in colours
+    how = how or ("nearest" if names_things else "bilinear")
+    if how not in RESAMPLING:
+        raise ConfigError(f"resampling is {', '.join(RESAMPLING)}, not {how}")
+    if how != "nearest" and names_things:
+        raise ConfigError(f"{raster.name}: a palette or 64-bit integers cannot be blended; use nearest")
+    declared = raster.nodatavals[bands[0] - 1]
+    if nodata is not None and not _fits(nodata, dtype):
+        raise ConfigError(f"nodata {nodata:g} does not fit into the raster's type {dtype}")
+    kept = declared if nodata is None and declared is not None and _fits(declared, dtype) else nodata
+    factor = 1 if how == "nearest" else _finer(offsets.grid, grid)
+    if factor > 1 and offsets.grid.width * offsets.grid.height * factor**2 > files.MOST_PIXELS:
+        words = f"its pixels are {factor} times as fine as the optical image's, too many to be averaged"
+        raise InputError(f"{raster.name}: {words}; use --resampling nearest")
+    marker = nodata if declared is None else None
+    return _Job(offsets, raster, grid.coarsen(factor), factor, bands, colours, dtype, how, kept, marker)
 
 
 def _write(target: DatasetWriter, job: _Job, threads: int) -> bool:
     """Compute and write every block; whether any pixel got data."""
     masking, any_data = False, False
-    can_mask = job.source.nodata is None and not job.source.alpha
+    can_mask = job.nodata is None and not job.alpha
     blocks = list(job.offsets.grid.blocks(512))
     for count, (window, (values, valid)) in enumerate(_in_parallel(job, blocks, threads), start=1):
         area = window.slices()
@@ -256,22 +239,6 @@ def _joined(parts: Sequence[tuple[Values, Mask]], axis: int) -> tuple[Values, Ma
     return np.concatenate(values, axis), np.concatenate(valid, axis)
 
 
-def _finish(values: Values, valid: Mask, source: _Source) -> Values:
-    """Back to the raster's type; no data where there is none, and nowhere else."""
-    if source.dtype == "complex_int16":
-        return np.where(valid, values, 0).astype(np.complex64)
-    dtype = np.dtype(source.dtype)
-    if source.resampling != "nearest":
-        if dtype.kind in "iu":
-            limits = np.iinfo(dtype)
-            values = np.clip(np.rint(np.where(valid, values, 0)), limits.min, limits.max)
-        values = values.astype(dtype)
-        if source.nodata is not None and not math.isnan(source.nodata):
-            # Blending must not turn data into no data.
-            values[valid & (values == source.nodata)] = _beside(source.nodata, dtype)
-    return np.where(valid, values, np.array(source.fill).astype(dtype))
-
-
 def _beside(value: float, dtype: np.dtype[Any]) -> float:
     """The next value of a type."""
     if dtype.kind in "iu":
@@ -293,8 +260,7 @@ def _finer(optical: Grid, raster: Grid) -> int:
         return max(1, round(optical.resolution / raster.resolution))
     # At several places, for a pole says nothing of the pixels around it.
     share = np.array([[0.5, 0.5], [0.25, 0.25], [0.25, 0.75], [0.75, 0.25], [0.75, 0.75]])
-    corner = np.array([optical.width, optical.height]) * share - 0.5
-    places = np.array([[0, 0], [1, 0], [0, 1]])[:, None] + corner
+    places = np.array([[0, 0], [1, 0], [0, 1]])[:, None] + (np.array([optical.width, optical.height]) * share - 0.5)
     u, v = raster.to_pixel(optical.map_to_crs(optical.to_map(places.reshape(-1, 2)), raster.crs)).T.reshape(2, 3, 5)
     area = np.abs((u[1] - u[0]) * (v[2] - v[0]) - (u[2] - u[0]) * (v[1] - v[0]))
     return max(1, round(math.sqrt(np.median(area))))

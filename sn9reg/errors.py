@@ -51,13 +51,9 @@ class NotRegisteredError(Sn9regError):
     exit_code = 3
 
 
-class Interrupted(KeyboardInterrupt):
-    """A signal asked this process to end: the first argument is its number."""
-
-
 def interrupt_by(*numbers: int) -> None:
-    """From now on these signals, unless somebody has seen to them, break off the work as Ctrl-C does. Only the first
-    does, so that nothing breaks off the cleaning up. To be called in the main thread; in others it does nothing."""
+    """From now on these signals, unless somebody has seen to them, break off the work as Ctrl-C does, with their number
+    as the argument. Only the first does, so that nothing breaks off the cleaning up. In the main thread alone."""
     usual = (signal.SIG_DFL, signal.default_int_handler)
     if threading.current_thread() is not threading.main_thread():
         return
@@ -65,7 +61,7 @@ def interrupt_by(*numbers: int) -> None:
     def interrupt(number: int, _frame: object) -> None:
         for other in ours:
             signal.signal(other, lambda *_: None)
-        raise Interrupted(number)
+        raise KeyboardInterrupt(number)
 
     ours = [number for number in numbers if signal.getsignal(number) in usual]
     for number in ours:

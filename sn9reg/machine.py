@@ -24,15 +24,13 @@ _chosen: ContextVar[str] = ContextVar("device", default="auto")
 def be_quick_and_quiet() -> None:
     """To be said before NumPy and torch are loaded. Memory once asked for is kept for the next array: to give it back
     and ask again takes a fifth of the time (glibc alone). Threads that wait do not spin, and equations are solved by
-    one: beside another busy process, threads that spin take ten times as long. What the environment says stays.
-    """
+    one: beside another busy process, threads that spin take ten times as long. What the environment says stays."""
     for name, value in (("OMP_WAIT_POLICY", "PASSIVE"), ("OPENBLAS_NUM_THREADS", "1")):
         os.environ.setdefault(name, value)
     if sys.platform == "linux":
         with suppress(OSError, AttributeError):
-            mallopt = ctypes.CDLL(None).mallopt
             for parameter in (_TRIM_THRESHOLD, _MMAP_THRESHOLD):
-                mallopt(parameter, _KEPT)
+                ctypes.CDLL(None).mallopt(parameter, _KEPT)
 
 
 @contextmanager
@@ -59,11 +57,9 @@ def checked_device(name: str) -> torch.device:
     there = gpus()
     if name == "auto":
         name = "cuda" if there else "cpu"
-    if name != "cpu":
-        number = int(name.partition(":")[2] or 0)
-        if number >= there:
-            have = f"{there} that torch can use, counted from 0" if there else "none that torch can use"
-            raise ConfigError(f"--device {name}: of GPUs, this machine has {have}; --device cpu does without")
+    if name != "cpu" and int(name.partition(":")[2] or 0) >= there:
+        have = f"{there} that torch can use, counted from 0" if there else "none that torch can use"
+        raise ConfigError(f"--device {name}: of GPUs, this machine has {have}; --device cpu does without")
     return torch.device(name)
 
 

@@ -1,8 +1,7 @@
 """OffsetMap: for every optical pixel, where its counterpart lies in the SAR image. Render, write, read, sample.
 
-The only module that speaks optical pixels. dx(c, r), dy(c, r) = inverse linear part of the optical geotransform
-times (X_sar - X_opt), both in the optical CRS; for a north-up image dx = (X_sar - X_opt) / transform.a and
-dy = (Y_sar - Y_opt) / transform.e, so +dx is right and +dy is down.
+dx(c, r), dy(c, r) = inverse linear part of the optical geotransform times (X_sar - X_opt), both in the optical CRS; for
+a north-up image (X_sar - X_opt) / transform.a and (Y_sar - Y_opt) / transform.e: +dx is right and +dy is down.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -12,9 +11,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from affine import Affine
 
 from sn9reg import progress
-from sn9reg.errors import InputError, naming
+from sn9reg.errors import ConfigError, InputError, naming
 from sn9reg.raster import files
 from sn9reg.raster.files import PathLike
 from sn9reg.raster.grid import Grid, Points, Window
@@ -43,9 +43,7 @@ class OffsetMap:
 
     def sample(self, xy: Points) -> npt.NDArray[np.float64]:
         """(N, 2) optical pixel coordinates -> (N, 2 or 3) offsets, bilinear; at whole pixels exactly the stored values.
-
-        Raises InputError where a coordinate lies outside the optical image.
-        """
+        Raises InputError where a coordinate lies outside the optical image."""
         xy = np.asarray(xy, dtype=np.float64)
         width, height = self.grid.width, self.grid.height
         if not self.grid.holds(xy).all():
@@ -60,10 +58,9 @@ class OffsetMap:
         return result
 
     def write(self, path: PathLike, overwrite: bool = False, creation_options: Mapping[str, Any] | None = None) -> None:
-        """Write as GeoTIFF, by blocks, whole or not at all. Raises OutputError as `atomic_output`, ConfigError as
-        `check_creation` does."""
+        """Write as GeoTIFF, by blocks, whole or not at all. Raises as `atomic_output` and `check_creation`."""
         profile = files.check_creation(path, profile_of(self.grid, self.count), creation_options)
-        with files.atomic_output(path, overwrite) as temporary, files.create_raster(temporary, profile) as target:
+        with files.create_raster(path, profile, overwrite) as target:
             target.update_tags(**{TAG_PREFIX + key.upper(): value for key, value in self.facts.items()})
             target.descriptions, target.units = ("dx", "dy", "sigma")[: self.count], ["px"] * self.count
             # Whole rows of blocks, so that every tile is compressed once and several in parallel.
@@ -79,10 +76,8 @@ def profile_of(grid: Grid, count: int) -> dict[str, Any]:
 
 
 def from_nodes(grid: Grid, nodes: Block, step: int, facts: Mapping[str, str] | None = None) -> OffsetMap:
-    """The map whose value at optical pixel (i * step, j * step) is nodes[:, j, i], cubic in between.
-
-    nodes: (2 or 3, ny, nx) float32 with (nx - 1) * step >= width - 1, likewise ny.
-    """
+    """The map whose value at optical pixel (i * step, j * step) is nodes[:, j, i], cubic in between. nodes: (2 or 3,
+    ny, nx) float32 with (nx - 1) * step >= width - 1, likewise ny."""
 
     def read(window: Window) -> Block:
         x = np.arange(window.col, window.col + window.width, dtype=np.float32) / np.float32(step)
@@ -123,12 +118,11 @@ def node_positions(grid: Grid, step: int = 32) -> tuple[Points, tuple[int, int]]
 
 
 @contextmanager
-def open_offsets(path: PathLike, optical: Grid | None = None) -> Iterator[OffsetMap]:
-    """Open an offset map of any maker: band 1 dx, band 2 dy, optional band 3 sigma, in optical pixels.
-
-    With `optical`, its georeference is taken from there (a submission need not carry one).
-    Raises InputError if it has fewer than two bands or another size than the optical image.
-    """
+def open_offsets(path: PathLike, optical: Grid | None = None, pixel_frame: bool | None = None) -> Iterator[OffsetMap]:
+    """Open an offset map of any maker: band 1 dx, band 2 dy, optional band 3 sigma, in optical pixels. With `optical`,
+    its georeference is taken from there (a submission need not carry one). pixel_frame: in which frame it is to be
+    used. Raises InputError if it has fewer than two bands or another size than the optical image, ConfigError if it
+    says that it was made in the other frame."""
     with files.open_raster(path) as dataset:
         if dataset.count < 2:
             raise InputError(f"{path}: has {dataset.count} band; an offset map has dx and dy")
@@ -136,7 +130,8 @@ def open_offsets(path: PathLike, optical: Grid | None = None) -> Iterator[Offset
             have, need = (f"{grid.width} x {grid.height} px" for grid in (dataset, optical))
             raise InputError(f"{path}: is {have} and the optical image is {need}; offsets belong to one optical image")
         with naming(path):
-            grid = optical or Grid(dataset.transform, dataset.width, dataset.height, dataset.crs)
+            transform, crs = (Affine.identity(), None) if pixel_frame else (dataset.transform, dataset.crs)
+            grid = optical or Grid(transform, dataset.width, dataset.height, crs)
         has_sigma = dataset.count > 2 and (dataset.descriptions[2] or "") == "sigma"
 
         def read(window: Window) -> Block:
@@ -144,6 +139,9 @@ def open_offsets(path: PathLike, optical: Grid | None = None) -> Iterator[Offset
                 values: Block = dataset.read([1, 2, 3][: 2 + has_sigma], window=window.slices()).astype(np.float32)
             return values
 
-        tags = dataset.tags()
-        facts = {k[len(TAG_PREFIX) :].lower(): v for k, v in tags.items() if k.startswith(TAG_PREFIX)}
+        facts = {k[len(TAG_PREFIX) :].lower(): v for k, v in dataset.tags().items() if k.startswith(TAG_PREFIX)}
+        if "frame" in facts and pixel_frame not in (None, facts["frame"] == "pixel"):
+            if pixel_frame:
+                raise ConfigError(f"{path}: was made from georeferenced images; leave --pixel-frame out")
+            raise ConfigError(f"{path}: was made with --pixel-frame; give --pixel-frame here too")
         yield OffsetMap(grid, read, has_sigma, facts, str(path))

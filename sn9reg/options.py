@@ -1,12 +1,10 @@
-"""Options: declared once as fields of a dataclass, with their types and ranges, and checked by one function.
-
-Pydantic does the checking. Matchers, weights and the YAML files of trainings all go through `check`.
-"""
+"""Options: declared once as fields of a dataclass, with their types and ranges, and checked by one function. Pydantic
+does the checking. Matchers, weights and the YAML files of trainings all go through `check`."""
 
 import inspect
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, TypeVar, dataclass_transform
 
@@ -24,10 +22,8 @@ Count = Annotated[int, Ge(1), Le(100_000)]
 
 @dataclass_transform(frozen_default=True, field_specifiers=())
 def options(kind: type[T]) -> type[T]:
-    """Class decorator: a frozen dataclass that `check` builds, and that refuses names it does not have.
-
-    A range stands beside the type: ``count: Annotated[int, Ge(1)] = 600`` (from `annotated_types`).
-    """
+    """Class decorator: a frozen dataclass that `check` builds, and that refuses names it does not have. A range stands
+    beside the type: ``count: Annotated[int, Ge(1)] = 600`` (from `annotated_types`)."""
     made = dataclass(frozen=True)(kind)
     made.__pydantic_config__ = {"extra": "forbid", "allow_inf_nan": False}  # type: ignore[attr-defined]
     return made
@@ -39,8 +35,7 @@ def check(kind: type[T], given: Mapping[str, Any], owner: str, strict: bool = Tr
     Values are taken as JSON has them, so that YAML, command line and Python mean the same: a whole number serves as a
     float, a list as a tuple, but a text or a truth value is no number. owner: what the error message begins with.
     strict: if not, texts serve as the numbers that they write, for CSV files.
-    Raises ConfigError for an unknown name, a missing value, and a value of another type or out of range.
-    """
+    Raises ConfigError for an unknown name, a missing value, and a value of another type or out of range."""
     from pydantic import TypeAdapter, ValidationError  # here, so that a command without options does not wait for it
 
     try:
@@ -52,12 +47,9 @@ def check(kind: type[T], given: Mapping[str, Any], owner: str, strict: bool = Tr
         raise ConfigError(f"{owner}: {words}") from error
 
 
-def check_call(function: Callable[..., Any], given: Mapping[str, Any], owner: str, besides: Sequence[str] = ()) -> None:
-    """Raises ConfigError for keyword arguments that a callable without declared options does not take.
-
-    besides: parameters of the callable that are no options.
-    """
-    known = [name for name in inspect.signature(function).parameters if name not in besides]
+def check_call(function: Callable[..., Any], given: Mapping[str, Any], owner: str) -> None:
+    """Raises ConfigError for keyword arguments that a callable without declared options does not take."""
+    known = list(inspect.signature(function).parameters)
     if unknown := sorted(given.keys() - set(known)):
         raise ConfigError(f"{owner}: there is no option {unknown[0]}; there are: {', '.join(known) or 'none'}")
 

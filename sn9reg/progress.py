@@ -10,8 +10,7 @@ _listeners: ContextVar[_Listeners] = ContextVar("listeners", default=(lambda fra
 
 @contextmanager
 def listening(listener: Callable[[float], None], stages: Callable[[str], None] = lambda stage: None) -> Iterator[None]:
-    """Inside, `listener` is called now and then with the fraction done, 0 to 1, and `stages` with the name of each
-    stage when it begins."""
+    """Inside, `listener` is called with the fraction done, 0 to 1, and `stages` with each stage's name as it begins."""
     token = _listeners.set((listener, stages))
     try:
         yield

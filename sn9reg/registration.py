@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -71,8 +71,7 @@ class Registration:
         here = self.optical.to_map(places)
         if self.registered:
             source = self.optical.map_to(here, self.grid)
-            there = self.grid.map_to_crs(self.warp(source), self.optical.crs)
-            bands = [*offsets_between(self.optical, here, there).T]
+            bands = [*offsets_between(self.optical, here, self.grid.map_to_crs(self.warp(source), self.optical.crs)).T]
             if sigma:
                 bands.append(self.warp.error(source) * (self.grid.metres_per_unit / self.optical.metres_per_pixel))
         else:
@@ -82,33 +81,20 @@ class Registration:
 
     def tiepoints(self) -> TiePoints:
         """The matches in pixels of each image, with score, sigma (optical pixels) and inlier flag."""
-        optical_xy, sar_xy = (
-            grid.to_pixel(self.grid.map_to_crs(places, grid.crs))
-            for grid, places in ((self.optical, self.matches.optical_map), (self.sar, self.matches.sar_map))
-        )
+        places = (self.optical, self.matches.optical_map), (self.sar, self.matches.sar_map)
+        optical_xy, sar_xy = (grid.to_pixel(self.grid.map_to_crs(xy, grid.crs)) for grid, xy in places)
         sigma = self.matches.sigma * (self.grid.metres_per_pixel / self.optical.metres_per_pixel)
         return TiePoints(optical_xy, sar_xy, self.matches.score, sigma, self.fit.inliers)
 
     def facts(self) -> dict[str, str]:
         """What the offset map says of itself, as tags."""
-        v = self.verdict
-        return {
-            "version": version("sn9reg"),
-            "registered": "yes" if v.registered else "no",
-            "reason": v.reason,
-            "optical": self.names[0],
-            "sar": self.names[1],
-            "frame": "pixel" if self.optical.crs is None else "map",
-            "sar_scale": self.sar_scale,
-            "matcher": self.matcher,
-            "model": self.warp.model,
-            **({"dem": self.dem} if self.dem else {}),
-            "matches": str(v.matches),
-            "inliers": str(v.inliers),
-            "probability": f"{v.probability:.4f}",
-            "calibrated": "yes" if self.matches.calibrated else "no",
-            "expected_error_px": f"{self.expected_error_px:.3f}",
-        }
+        v, frame = self.verdict, "pixel" if self.optical.crs is None else "map"
+        facts = {"version": version("sn9reg"), "registered": "yes" if v.registered else "no", "reason": v.reason}
+        facts |= {"optical": self.names[0], "sar": self.names[1], "frame": frame, "sar_scale": self.sar_scale}
+        facts |= {"matcher": self.matcher, "model": self.warp.model, **({"dem": self.dem} if self.dem else {})}
+        facts |= {"matches": str(v.matches), "inliers": str(v.inliers), "probability": f"{v.probability:.4f}"}
+        facts |= {"calibrated": "yes" if self.matches.calibrated else "no"}
+        return facts | {"expected_error_px": f"{self.expected_error_px:.3f}"}
 
     def as_dict(self) -> dict[str, Any]:
         """The evidence as plain numbers, for JSON; None where a number does not exist."""
@@ -118,42 +104,37 @@ class Registration:
             return float(value) if np.isfinite(value) else None
 
         scale = self.grid.metres_per_unit
-        return {
-            "registered": v.registered,
-            "reason": v.reason,
-            "model": self.warp.model,
-            "matcher": self.matcher,
-            "sar_scale": self.sar_scale,
-            "dem": self.dem or None,
-            **{name: getattr(v, name) for name in ("matches", "inliers", "tried")},
-            **{name: number(getattr(v, name)) for name in ("agreement", "chance", "coverage", "standing")},
-            "places": v.places,
-            "probability": number(v.probability),
-            "calibrated": self.matches.calibrated,
-            "expected_error_px": number(self.expected_error_px),
-            "expected_error_m": number(v.error * scale),
-            "held_out_m": {name: number(value * scale) for name, value in self.fit.held_out.items()},
-            "common_grid": self.grid.describe(),
-            "seconds": {stage: round(value, 3) for stage, value in self.seconds.items()},
-        }
+        facts: dict[str, Any] = {"registered": v.registered, "reason": v.reason, "model": self.warp.model}
+        facts |= {"matcher": self.matcher, "sar_scale": self.sar_scale, "dem": self.dem or None}
+        facts |= {name: getattr(v, name) for name in ("matches", "inliers", "tried")}
+        facts |= {name: number(getattr(v, name)) for name in ("agreement", "chance", "coverage", "standing")}
+        facts |= {"places": v.places, "probability": number(v.probability), "calibrated": self.matches.calibrated}
+        facts |= {"expected_error_px": number(self.expected_error_px), "expected_error_m": number(v.error * scale)}
+        facts |= {"held_out_m": {name: number(value * scale) for name, value in self.fit.held_out.items()}}
+        facts |= {"common_grid": self.grid.describe()}
+        return facts | {"seconds": {stage: round(value, 3) for stage, value in self.seconds.items()}}
 
 
 def register(
-    files: PairFiles,
-    *,
-    matcher: str | Matcher = DEFAULT_MATCHER,
-    matcher_options: Mapping[str, Any] | None = None,
-    model: str = "auto",
-    threshold: float | None = None,
-    ratio_filter: bool = False,
-    dem: PathLike | None = None,
-    calibration: PathLike | None = None,
-    device: str = "auto",
-) -> Registration:
-    """Register an optical to a SAR image; the keywords are those of `sn9reg.register`.
+    optical: PathLike, sar: PathLike, *,
+    matcher: str | Matcher = DEFAULT_MATCHER, matcher_options: Mapping[str, Any] | None = None,
+    model: str = "auto", threshold: float | None = None, ratio_filter: bool = False, dem: PathLike | None = None,
+    calibration: PathLike | None = None, device: str = "auto",
+    pixel_frame: bool = False, optical_bands: Sequence[int] = (), sar_bands: Sequence[int] = (),
+    optical_nodata: float | None = None, sar_nodata: float | None = None, keep_collar: bool = False,
+) -> Registration:  # fmt: skip
+    """Register an optical to a SAR image. The result says itself whether the pair was registered.
 
-    Raises InputError for files that cannot be used, ConfigError for options that make no sense.
-    """
+    matcher: a name or an object. matcher_options: keyword arguments of its constructor.
+    model: auto, translation, affine, homography or local. threshold: of RANSAC, metres.
+    ratio_filter: keep only the matches that pass the adaptive-ratio filter; about half do.
+    dem: a raster of heights of the ground, in any CRS, used where matches held out are then predicted better.
+    calibration: a file of `pipelines.calibrate` for the matcher; by default the one that ships. Where none does, a
+    warning says so, and scores and sigma stay those of the matcher.
+    device: what to compute on: cpu, cuda or cuda:N; auto takes a GPU if there is one.
+    The others say how the images are read, see `raster.scene.PairFiles`. Raises InputError for files that cannot be
+    used, ConfigError for options that make no sense."""
+    files = PairFiles(optical, sar, pixel_frame, optical_bands, sar_bands, optical_nodata, sar_nodata, keep_collar)
     with computing_on(device):
         source = make_matcher(matcher, **(matcher_options or {})) if isinstance(matcher, str) else matcher
     seconds: dict[str, float] = {}
@@ -169,7 +150,8 @@ def register(
             for said in taken_out(scene):
                 log.warning("%s: %s; --keep-collar keeps them", scene.name, said)
         look = pair.overview(pair.sar)[0]
-        scale = SarLog.of(look.values, look.valid, look.decibel).scale
+        kind = "dB" if SarLog.of(look.values, look.valid, look.decibel).decibel else "linear"
+        scale = f"{kind}, {'judged by the values' if look.decibel is None else 'as the file says'}"
         heights = None if dem is None else read_heights(dem, pair.grid)
         lap("open")
         calibrated = calibration_for(source.name, getattr(source, "own_weights", False), calibration)
@@ -189,7 +171,7 @@ def register(
             if not verdict.registered and (hint := advice(pair, reach)):
                 verdict = replace(verdict, reason=f"{verdict.reason}; {hint}")
         lap("judge")
-        names = (Path(files.optical).name, Path(files.sar).name)
+        names = (Path(optical).name, Path(sar).name)
         grids = (pair.optical.grid, pair.sar.grid, pair.grid)
         return Registration(*grids, matches, fitted, verdict, source.name, names, seconds, scale, use)
 

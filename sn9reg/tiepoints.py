@@ -18,8 +18,8 @@ from rasterio.crs import CRS
 from rasterio.errors import CRSError
 
 from sn9reg.errors import ConfigError, InputError
-from sn9reg.raster.files import PathLike, atomic_output, check_regular
-from sn9reg.raster.grid import Grid, Points, crs_name, is_plane
+from sn9reg.raster.files import PathLike, read_file, write_file
+from sn9reg.raster.grid import LONLAT, Grid, Points, crs_name, is_plane
 
 if TYPE_CHECKING:  # for the types alone: reading and writing tables imports it, and a registration does neither
     import pandas as pd
@@ -29,7 +29,6 @@ Rows = dict[str, dict[str, Any]]  # file and line or feature, as messages name t
 
 COLUMNS = ("sar_row", "sar_col", "optical_row", "optical_col")
 _EXTRA = ("score", "sigma", "inlier")
-_LONLAT = CRS.from_epsg(4326)
 _CRS_LINE = "#CRS:"
 _PLACES = ("mapX", "mapY", "sourceX", "sourceY")  # columns of QGIS that are needed
 
@@ -50,10 +49,9 @@ class TiePoints:
             if given is None:
                 continue
             values = np.asarray(given, dtype=bool if name == "inlier" else np.float64)
-            if name.endswith("_xy") and (values.shape != (n, 2) or not np.isfinite(values).all()):
-                raise InputError(f"tie-points: {name} is not ({n}, 2) finite numbers")
-            if not name.endswith("_xy") and values.shape != (n,):
-                raise InputError(f"tie-points: {name} has the shape {values.shape} and there are {n} points")
+            shape = (n, 2) if name.endswith("_xy") else (n,)
+            if values.shape != shape or (len(shape) == 2 and not np.isfinite(values).all()):
+                raise InputError(f"tie-points: {name} of {n} points has the shape {values.shape}, or is not finite")
             object.__setattr__(self, name, values)
 
     def __len__(self) -> int:
@@ -63,8 +61,7 @@ class TiePoints:
         """One row per point: SpaceNet 9's columns, then score, sigma and inlier (0 or 1) where known."""
         import pandas as pd
 
-        xy = np.column_stack([self.sar_xy[:, ::-1], self.optical_xy[:, ::-1]])
-        table = pd.DataFrame(xy, columns=list(COLUMNS))
+        table = pd.DataFrame(np.column_stack([self.sar_xy[:, ::-1], self.optical_xy[:, ::-1]]), columns=list(COLUMNS))
         for name in _EXTRA:
             if (values := getattr(self, name)) is not None:
                 table[name] = values.astype(np.int64) if name == "inlier" else values
@@ -80,18 +77,18 @@ class TiePoints:
                 raise InputError(f"{point} lies outside the {image} image of {size}")
 
 
-def read_tiepoints(path: PathLike, optical: Grid | None = None, sar: Grid | None = None) -> TiePoints:
+def read_tiepoints(path: PathLike, optical: Grid, sar: Grid) -> TiePoints:
     """Read tie-points; .geojson (.json) and .points by their extension, anything else as SpaceNet 9 CSV.
 
     GeoJSON: pixel coordinates from the properties; without those, lines drawn from the optical to the SAR place, in
     longitude and latitude or the CRS that a member `crs` names. QGIS .points: sources are pixels or map coordinates of
-    the optical image, see `_source_pixels`. Both need both grids, with which every point must lie inside its image.
-
-    Raises InputError that names the file, the line (feature) and what is wrong with it.
-    """
-    suffix, text = Path(path).suffix.lower(), _text(path)
+    the optical image, see `_source_pixels`. Every point must lie inside its image. Raises InputError that names the
+    file, the line (feature) and what is wrong with it."""
+    suffix, text = Path(path).suffix.lower(), read_text(path)
+    if not text.strip():
+        raise InputError(f"{path}: is empty; tie-points have the header {','.join(COLUMNS)}")
     reader = {".geojson": _geojson_rows, ".json": _geojson_rows, ".points": _points_rows}.get(suffix)
-    rows = reader(path, text, optical, sar) if reader else _table_rows(path, text, COLUMNS)
+    rows = reader(path, text, optical, sar) if reader else table_rows(path, text, COLUMNS)
     if not rows:
         raise InputError(f"{path}: has a header and no tie-points")
     sar_row, sar_col, optical_row, optical_col = (_column(rows, name) for name in COLUMNS)
@@ -99,8 +96,7 @@ def read_tiepoints(path: PathLike, optical: Grid | None = None, sar: Grid | None
     extra: dict[str, Any] = {name: _column(rows, name, optional=True) for name in known}
     optical_xy, sar_xy = np.column_stack([optical_col, optical_row]), np.column_stack([sar_col, sar_row])
     tiepoints = TiePoints(optical_xy, sar_xy, **extra)
-    if optical is not None and sar is not None:
-        tiepoints.check_inside(optical, sar, list(rows))
+    tiepoints.check_inside(optical, sar, list(rows))
     return tiepoints
 
 
@@ -108,17 +104,13 @@ def write_tiepoints(path: PathLike, tiepoints: TiePoints, optical: Grid, sar: Gr
     """Write tie-points by extension, whole or not at all.
 
     .csv: SpaceNet 9's columns (whole numbers where all of a column are), then score, sigma, inlier where known.
-    .geojson: RFC 7946, one line from the optical to the SAR place per point, in longitude and latitude, all columns
-    as properties. .points: QGIS georeferencer from 3.26 on; source is the place in the optical image's CRS, in a pixel
+    .geojson: RFC 7946, one line from the optical to the SAR place per point, in longitude and latitude, all columns as
+    properties. .points: QGIS georeferencer from 3.26 on; source is the place in the optical image's CRS, in a pixel
     frame pixels from the edge and y negative downwards; map is that in the SAR image's CRS, enable the inlier flag.
-
-    Raises ConfigError for another extension and for GeoJSON of a pixel frame, OutputError if it cannot be written.
-    """
+    Raises ConfigError for another extension and for GeoJSON of a pixel frame, OutputError if it cannot be written."""
     check_format(path, is_plane(optical.crs) or is_plane(sar.crs))
     writers = {".csv": _csv_text, ".geojson": _geojson_text, ".points": _points_text}
-    text = writers[Path(path).suffix.lower()](tiepoints, optical, sar)
-    with atomic_output(path, overwrite) as temporary:
-        temporary.write_text(text, encoding="utf-8", newline="\n")
+    write_file(path, writers[Path(path).suffix.lower()](tiepoints, optical, sar), overwrite)
 
 
 def check_format(path: PathLike, plane: bool = False) -> None:
@@ -131,25 +123,15 @@ def check_format(path: PathLike, plane: bool = False) -> None:
         raise ConfigError(f"{path}: {what}; write .csv or .points")
 
 
-def _text(path: PathLike) -> str:
-    """The file's text. Raises InputError if it is missing, empty or no text; a stray byte does not make it none."""
-    check_regular(path)
-    try:
-        data = Path(path).read_bytes()
-    except (FileNotFoundError, NotADirectoryError):
-        raise InputError(f"{path}: no such file") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-    if b"\0" in data:
-        raise InputError(f"{path}: is not text in UTF-8; tie-points are a .csv, .geojson or .points file")
-    text = data.decode("utf-8-sig", errors="replace")
-    if not text.strip():
-        raise InputError(f"{path}: is empty; tie-points have the header {','.join(COLUMNS)}")
-    return text
+def read_text(path: PathLike) -> str:
+    """The file's text. Raises InputError if it is missing or no text; a stray byte does not make it none."""
+    if b"\0" in (data := read_file(path)):
+        raise InputError(f"{path}: is not text in UTF-8")
+    return data.decode("utf-8-sig", errors="replace")
 
 
-def _table_rows(path: PathLike, text: str, required: tuple[str, ...], line: int = 1) -> Rows:
-    """Those of a table, whose cells are texts; `line` is the line at which `text` begins."""
+def table_rows(path: PathLike, text: str, required: tuple[str, ...] = (), line: int = 1) -> Rows:
+    """Those of a table of texts, but for empty ones; `line` is the line at which `text` begins. Raises InputError."""
     import pandas as pd
 
     body = text.lstrip("\r\n")
@@ -157,16 +139,13 @@ def _table_rows(path: PathLike, text: str, required: tuple[str, ...], line: int 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", pd.errors.ParserWarning)  # commas at the end of lines do no harm
-            table = pd.read_csv(
-                io.StringIO(body), dtype=str, na_filter=False, skip_blank_lines=False, index_col=False,
-                skipinitialspace=True,
-            )  # fmt: skip
+            cells: Any = {"dtype": str, "na_filter": False, "skipinitialspace": True}
+            table = pd.read_csv(io.StringIO(body), skip_blank_lines=False, index_col=False, **cells)
     except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         raise InputError(f"{path}: is no table with commas between its columns ({error})") from error
     table = table.fillna("").rename(columns=str.strip)
     if missing := [name for name in required if name not in table.columns]:
-        found = ", ".join(table.columns)[:80]
-        raise InputError(f"{path}: has no column {', '.join(missing)}; its header is {found}")
+        raise InputError(f"{path}: has no column {', '.join(missing)}; its header is {', '.join(table.columns)[:80]}")
     rows = [dict(zip(table.columns, cells, strict=True)) for cells in table.to_numpy().tolist()]
     return {f"{path}, line {i}": row for i, row in enumerate(rows, start=line + 1) if any(row.values())}
 
@@ -199,22 +178,19 @@ def _csv_text(tiepoints: TiePoints, _optical: Grid, _sar: Grid) -> str:
 
 
 def _geojson_text(tiepoints: TiePoints, optical: Grid, sar: Grid) -> str:
-    lonlat, places = Grid(Affine.identity(), 1, 1, _LONLAT), ((optical, tiepoints.optical_xy), (sar, tiepoints.sar_xy))
-    start, end = (lonlat.less_turns(grid.map_to_crs(grid.to_map(xy), _LONLAT)) for grid, xy in places)
+    lonlat, places = Grid(Affine.identity(), 1, 1, LONLAT), ((optical, tiepoints.optical_xy), (sar, tiepoints.sar_xy))
+    start, end = (lonlat.less_turns(grid.map_to_crs(grid.to_map(xy), LONLAT)) for grid, xy in places)
     end = lonlat.less_turns(end, start[:, 0])  # a line over 180 degrees does not go around the Earth
     ends = [np.round(xy, 9).tolist() for xy in (start, end)]  # 9 decimals of a degree are 0.1 mm
-    features = [
-        {
-            "type": "Feature",
-            "geometry": {"type": "LineString", "coordinates": [start, end]},
-            "properties": {str(k): None if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()},
-        }
-        for start, end, row in zip(*ends, tiepoints.table().to_dict("records"), strict=True)
-    ]
+    features = []
+    for *line, row in zip(*ends, tiepoints.table().to_dict("records"), strict=True):
+        known = {str(k): None if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()}
+        geometry = {"type": "LineString", "coordinates": line}
+        features.append({"type": "Feature", "geometry": geometry, "properties": known})
     return json.dumps({"type": "FeatureCollection", "features": features}, allow_nan=False) + "\n"
 
 
-def _geojson_rows(path: PathLike, text: str, optical: Grid | None, sar: Grid | None) -> Rows:
+def _geojson_rows(path: PathLike, text: str, optical: Grid, sar: Grid) -> Rows:
     try:
         content = json.loads(text)
         features = {f"{path}, feature {i}": feature for i, feature in enumerate(content["features"], start=1)}
@@ -229,11 +205,9 @@ def _geojson_rows(path: PathLike, text: str, optical: Grid | None, sar: Grid | N
     return rows
 
 
-def _ends_of_line(
-    where: str, feature: dict[str, Any], crs: CRS, optical: Grid | None, sar: Grid | None
-) -> dict[str, float]:
+def _ends_of_line(where: str, feature: dict[str, Any], crs: CRS, optical: Grid, sar: Grid) -> dict[str, float]:
     """The pixel coordinates of a line that someone drew from the optical to the SAR place; it may have parts."""
-    if optical is None or sar is None or optical.crs is None or sar.crs is None:
+    if optical.crs is None or sar.crs is None:
         raise InputError(f"{where}: has no {', '.join(COLUMNS)}, and its line says nothing without both rasters' CRS")
     try:
         points = feature["geometry"]["coordinates"]
@@ -281,9 +255,7 @@ def _points_text(tiepoints: TiePoints, optical: Grid, sar: Grid) -> str:
     return head + str(table.to_csv(index=False, lineterminator="\n"))
 
 
-def _points_rows(path: PathLike, text: str, optical: Grid | None, sar: Grid | None) -> Rows:
-    if optical is None or sar is None:
-        raise InputError(f"{path}: QGIS points hold map coordinates; they can be read only with both rasters' grids")
+def _points_rows(path: PathLike, text: str, optical: Grid, sar: Grid) -> Rows:
     crs, line = sar.crs, 1
     if text.lstrip().startswith("#"):
         first, _, text = text.lstrip().partition("\n")
@@ -292,25 +264,21 @@ def _points_rows(path: PathLike, text: str, optical: Grid | None, sar: Grid | No
     # Before 3.26, QGIS named the source columns pixelX and pixelY.
     named_pixels = "pixelX,pixelY" in text
     text = text.replace("pixelX,pixelY", "sourceX,sourceY", 1)
-    if not (rows := _table_rows(path, text, _PLACES, line)):
+    if not (rows := table_rows(path, text, _PLACES, line)):
         return rows
     numbers = np.column_stack([_column(rows, name) for name in _PLACES])
     sar_xy, there = (_pixels(list(rows), crs, numbers[:, :2], grid) for grid in (sar, optical))
     optical_xy = _source_pixels(numbers[:, 2:], named_pixels, optical, there)
-    ends = np.column_stack([sar_xy[:, ::-1], optical_xy[:, ::-1]]).tolist()
+    points: list[Any] = TiePoints(optical_xy, sar_xy).table().to_dict("records")
     flags = [{"inlier": row["enable"] or "1"} if "enable" in row else {} for row in rows.values()]
-    return {
-        name: dict(zip(COLUMNS, end, strict=True)) | flag for name, end, flag in zip(rows, ends, flags, strict=True)
-    }
+    return {name: point | flag for name, point, flag in zip(rows, points, flags, strict=True)}
 
 
 def _source_pixels(source: Points, named_pixels: bool, optical: Grid, there: Points) -> Points:
     """(N, 2) optical pixels of QGIS's sources; there: those at which the georeference puts the same points' SAR places.
-
     For an image with georeference they are map coordinates from 3.26 on. Before, and for one without, they are pixels
     from the edge, y negative downwards. Both occur under either name: that of the columns holds unless the other
-    meaning puts the sources at least four times as near to the SAR places, at the median.
-    """
+    meaning puts the sources at least four times as near to the SAR places, at the median."""
     pixels = source * [1, -1] - 0.5
     if optical.crs is None:
         return pixels

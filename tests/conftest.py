@@ -1,8 +1,9 @@
 """What several test modules share: a simulated scene that `align` registers, and its registration, each made once."""
 
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import hypothesis
@@ -42,24 +43,15 @@ def scene(tmp_path_factory) -> SimulatedScene:
     return simulate(tmp_path_factory.mktemp("scene"), 700, 600, seed=2, looks=8)
 
 
-@dataclass(frozen=True)
-class Aligned:
-    """What `sn9reg align --json --sigma --tiepoints-out` made of `scene`."""
-
-    offsets: Path
-    tiepoints: Path
-    stdout: str
-    stderr: str
-
-
 @pytest.fixture(scope="session")
-def aligned(scene, tmp_path_factory) -> Aligned:
+def aligned(scene, tmp_path_factory) -> SimpleNamespace:
+    """What `sn9reg align --json --sigma --tiepoints-out` made of `scene`: two paths, stdout and stderr."""
     folder = tmp_path_factory.mktemp("aligned")
     offsets, tiepoints = folder / "offsets.tif", folder / "matches.csv"
     arguments = ["-v", "align", scene.optical, scene.sar, "--out", offsets, "--sigma", "--tiepoints-out", tiepoints]
     result = CliRunner().invoke(main, [*map(str, arguments), "--json"])
     assert result.exit_code == 0, result.output
-    return Aligned(offsets, tiepoints, result.stdout, result.stderr)
+    return SimpleNamespace(offsets=offsets, tiepoints=tiepoints, stdout=result.stdout, stderr=result.stderr)
 
 
 @pytest.fixture(scope="session")

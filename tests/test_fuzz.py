@@ -16,13 +16,13 @@ from support.rasters import TEXTURE_TRANSFORM, UTM, textures, write_raster
 import sn9reg
 from sn9reg.cli import main
 from sn9reg.errors import InputError, Sn9regError
-from sn9reg.judge.calibration import read_calibration
+from sn9reg.judge.calibration import calibration_for
 from sn9reg.many.batch import read_manifest
 from sn9reg.many.jobs import Job
 from sn9reg.matchers.dense.weights import load_dense
 from sn9reg.raster.grid import Grid
 from sn9reg.raster.scene import PairFiles
-from sn9reg.simulate.given import read_geotransforms, read_given
+from sn9reg.simulate.field import read_geotransforms
 from sn9reg.tiepoints import read_tiepoints, write_tiepoints
 from sn9reg.training.config import read
 
@@ -45,11 +45,10 @@ READERS = {
     "o.png": (f"align MUTANT s.tif --pixel-frame {QUICK}",),
     "f.tif": ("info MUTANT", "score MUTANT o.tif s.tif t.csv", "apply MUTANT s.tif --out x.tif"),
     **dict.fromkeys(("t.csv", "t.geojson", "t.points"), ("score f.tif o.tif s.tif MUTANT --per-point x.csv",)),
-    "c.json": (read_calibration,),
+    "c.json": (lambda name: calibration_for("hybrid", path=name),),
     "w.safetensors": (load_dense,),
     "y.yaml": (read,),
     "m.csv": (lambda name: read_manifest(name, "out", Job("", "", PairFiles("", ""))),),
-    "g.csv": (lambda name: read_given(name, None, (0.3, 0.4)),),
     "g.json": (lambda name: read_geotransforms(name, "g"),),
 }
 
@@ -68,12 +67,12 @@ def sound(tmp_path_factory):
     calibration = json.loads((weights / "calibration.json").read_text())["matchers"]["structure"]
     transforms = {kind: {"geotransform": [0, 0.3, 0, 0, 0, -0.3]} for kind in ("optical", "sar")}
     pairs = "optical,sar,tiepoints,name\no.tif,s.tif,t.csv,a\no.tif,s.vrt,,b\n"
-    for name, text in (("t.csv", CSV), ("g.csv", CSV), ("m.csv", pairs)):
+    for name, text in (("t.csv", CSV), ("m.csv", pairs)):
         (folder / name).write_text(text)
     for name, content in (("c.json", calibration), ("g.json", {"g": transforms})):
         (folder / name).write_text(json.dumps(content))
     for name in ("t.geojson", "t.points"):
-        write_tiepoints(folder / name, read_tiepoints(folder / "t.csv"), grid, grid)
+        write_tiepoints(folder / name, read_tiepoints(folder / "t.csv", grid, grid), grid, grid)
     shutil.copy(weights / "slim-unet.safetensors", folder / "w.safetensors")
     shutil.copy(ROOT / "pipelines" / "training" / "slim-unet.yaml", folder / "y.yaml")
     return folder

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from support.rasters import SHIFT, TEXTURE_TRANSFORM, UTM, textures, write_raster
+from support.rasters import SHIFT
 
 import sn9reg
 from sn9reg.cli import COMMANDS
@@ -23,19 +23,16 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
-def test_the_recipe_of_a_matcher_is_followed_to_the_letter(tmp_path):
+def test_the_recipe_of_a_matcher_is_followed_to_the_letter(tmp_path, small_files):
     """A copy of the package, the README's file in the README's folder, and the README's option."""
     (recipe,) = re.findall(r"```python\n(.*?)```", README, re.S)
     (folder, name) = re.search(r"is one file in `(.+?)/`; this one, `(.+?)`, is whole", README).groups()
     (option,) = re.findall(r"`(--matcher \S+)` finds it by its name", README)
     shutil.copytree(ROOT / "sn9reg", tmp_path / "sn9reg", ignore=shutil.ignore_patterns("__pycache__"))
     (tmp_path / folder / name).write_text(recipe)
-    optical, sar = textures(220, 200)
-    write_raster(tmp_path / "o.tif", optical[None], TEXTURE_TRANSFORM, UTM)
-    write_raster(tmp_path / "s.tif", sar[None], TEXTURE_TRANSFORM, UTM)
 
     environment = os.environ | {"PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "sn9reg", "align", "o.tif", "s.tif", "--out", "d.tif", *option.split()]
+    command = [sys.executable, "-m", "sn9reg", "align", *small_files, "--out", "d.tif", *option.split()]
     result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     with open_offsets(tmp_path / "d.tif") as offsets:

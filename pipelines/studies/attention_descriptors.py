@@ -1,15 +1,8 @@
-"""What coordinate attention adds to the descriptor, and what training does, over a folder of registered pairs.
-
-    python -m pipelines.studies.attention_descriptors FOLDER [--steps N] [--seeds 10] [--limit N] [--weights FILE]
-
-Trains the network of the configuration with and without attention; weights that are there already are kept, and a
-stopped training goes on. Compares both, the descriptor that needs no training and the one that ships on the pairs of
-FOLDER, with partners anywhere, as in the paper, and at most 20 px away. Writes table.md, figure.png and results.csv, a
-row for each pair and trial.
-
+"""What coordinate attention adds to the descriptor, and what training does, over a folder of registered pairs. Trains
+the network with and without attention, unless the weights are there already. Compares both, the untrained and the
+shipped descriptor, with partners anywhere, as in the paper, and at most 20 px away. Writes table, figure and CSV.
 Source: He et al., "Deep convolutional network based on attention mechanism for matching optical and SAR images",
-sections 2.4, 3.2 and 3.3, table 3 and figure 5. Its figures are means of ten trials; here a trial is a seed of RANSAC.
-"""
+sections 2.4, 3.2 and 3.3, table 3 and figure 5. Figures are means of ten trials; here a trial is a seed of RANSAC."""
 
 import tempfile
 import time
@@ -28,7 +21,7 @@ from pipelines.train import noted, trained
 from sn9reg.errors import InputError
 from sn9reg.fit.correspondences import Correspondences, Flags
 from sn9reg.matchers.descriptors.matcher import FAITHFUL, DescriptorMatcher
-from sn9reg.matchers.descriptors.weights import load_descriptor
+from sn9reg.matchers.descriptors.network import load_descriptor
 from sn9reg.raster.folders import RegisteredPair, pair_files
 from sn9reg.raster.scene import ScenePair
 from sn9reg.score.benchmark import save_pair
@@ -55,26 +48,21 @@ COLUMNS = {
 
 @click.command(cls=Command)
 @click.argument("folder", type=PATH)
-@click.option("--config", "config_path", default="pipelines/training/descriptors.yaml", show_default=True)
+@click.option("--config", default="pipelines/training/descriptors.yaml", show_default=True)
 @out_option("attention_descriptors")
 @click.option("--steps", type=click.IntRange(1), help="In place of the config's.")
 @click.option("--seeds", type=click.IntRange(1), default=10, show_default=True, help="Trials of RANSAC a pair.")
 @click.option("--limit", type=click.IntRange(1), help="Measure on so many pairs only, spread over the folder.")
 @click.option("--weights", help="One more descriptor, in place of the one that ships.")
-def main(
-    folder: Path, config_path: str, out: Path, steps: int | None, seeds: int, limit: int | None, weights: str | None
-) -> None:
+def main(folder: Path, config: str, out: Path, seeds: int, limit: int | None, weights: str | None, **more: Any) -> None:
     """Train with and without attention, measure on the pairs of FOLDER; write table, numbers and figure."""
     files = pair_files(folder, limit)
-    changes: dict[str, Any] = {} if steps is None else {"steps": steps}
-    configs = {name: read(config_path, **changes, **{"network.attention": name == WITH}) for name in (WITH, WITHOUT)}
+    changes = {name: value for name, value in more.items() if value is not None}
+    configs = {name: read(config, **changes, **{"network.attention": name == WITH}) for name in (WITH, WITHOUT)}
     folders = {name: out / name.replace(" ", "-") for name in configs}
     load_descriptor(weights)  # what cannot be read is known before any is trained
-    descriptors: dict[str, dict[str, Any]] = {
-        **{name: {"weights": str(trained(configs[name], run))} for name, run in folders.items()},
-        "untrained (mim)": {"descriptor": "mim"},
-        "given" if weights else "shipped": {"weights": weights},
-    }
+    descriptors: dict[str, Any] = {n: {"weights": str(trained(configs[n], run))} for n, run in folders.items()}
+    descriptors |= {"untrained (mim)": {"descriptor": "mim"}, "given" if weights else "shipped": {"weights": weights}}
     found = pd.DataFrame([row for one in descriptors.items() for row in measured(*one, files, seeds)])
     write(out / "results.csv", found.to_csv(index=False))
     text = table(found, f"{len(files)} pairs of {folder}, {seeds} seeds of RANSAC. {budget(folders)}")
@@ -84,7 +72,6 @@ def main(
 
 
 def budget(folders: dict[str, Path]) -> str:
-    """For how long both were trained."""
     text, unknown = "{steps} steps of {batch} patches, seed {seed}", "nobody knows for how long"
     known = (f"{name} {text.format(**note) if (note := noted(at)) else unknown}" for name, at in folders.items())
     return f"Trained: {', '.join(known)}."
@@ -104,11 +91,12 @@ def measured(name: str, options: dict[str, Any], files: list[RegisteredPair], se
             for protocol, matcher in matchers.items():
                 start = time.perf_counter()
                 putative = matcher.putative(posed, optical, sar, factor, matcher.options.max_offset)
-                middle = time.perf_counter()
-                kept = [inliers(matcher, putative, seed) for seed in range(seeds)]
+                middle, none = time.perf_counter(), np.zeros(len(putative), bool)
+                models = [[chosen for _, chosen in matcher.models(putative, seed)] for seed in range(seeds)]
                 seconds = describing + (middle - start) + (time.perf_counter() - middle) / seeds
                 facts = {"descriptor": name, "protocol": protocol, "pair": pair_of.name, "seconds": seconds}
-                for seed, chosen in enumerate(kept):
+                for seed, found in enumerate(models):  # the model that leaves more matches counts
+                    chosen = max(found, key=np.count_nonzero, default=none)
                     yield facts | {"seed": seed} | judged(putative, chosen)
 
 
@@ -123,12 +111,6 @@ def opened(files: RegisteredPair) -> Iterator[ScenePair]:
             raise InputError(f"{path}: holds no valid pixel")
     with tempfile.TemporaryDirectory() as folder, save_pair(Path(folder, "pair"), *patches).open() as pair:
         yield pair
-
-
-def inliers(matcher: DescriptorMatcher, putative: Correspondences, seed: int) -> Flags:
-    """(N,) which matches RANSAC leaves, by the model that has more of them; none where there is no model."""
-    found = [chosen for _, chosen in matcher.models(putative, seed)]
-    return max(found, key=np.count_nonzero, default=np.zeros(len(putative), bool))
 
 
 def judged(putative: Correspondences, chosen: Flags) -> dict[str, float]:
@@ -151,8 +133,7 @@ def judged(putative: Correspondences, chosen: Flags) -> dict[str, float]:
 
 
 def table(found: pd.DataFrame, about: str) -> str:
-    """Markdown, a line for each descriptor and protocol, like the paper's table 3: means over the pairs that have a
-    value, then over the seeds, and their deviation over the seeds."""
+    """Like the paper's table 3: means over pairs that have a value, then over seeds, and deviations over these."""
     cells = []
     for names, rows in found.groupby(["descriptor", "protocol"], sort=False):
         by_seed = rows.groupby("seed").mean(numeric_only=True)

@@ -1,18 +1,10 @@
-"""The navigation paper's study: four backbones, Siamese or not, five losses, under speckle, blur and rotation.
-
-    python -m pipelines.studies.navigation_hybrids [--grid best|all|NAME,...] [--parts train,cross,rotation,cost]
-        [--config pipelines/training/hybrids.yaml] [--out work/hybrids] [--steps N]
-
-A combination is BACKBONE/siamese|pseudo/LOSS, e.g. osmnet/pseudo/cross-corr-ce. `best` are the paper's Table V and the
-FFT U-Net and MARU-Net originals. Each is trained alike, by the config. Results that are there already are kept, so a
-stopped study goes on where it was. They go into results.csv, table.md and figure.png.
-
+"""The navigation paper's study: four backbones, Siamese or not, five losses, under speckle, blur and rotation. A
+combination is BACKBONE/siamese|pseudo/LOSS, e.g. osmnet/pseudo/cross-corr-ce. `best` are the paper's Table V and the
+FFT U-Net and MARU-Net originals. A stopped study goes on where it was. Writes results.csv, table.md and figure.png.
 Source: S. Bertrand et al., "Learning-based SAR-Optical Registration for Navigation", Tables III to V, Figs. 8 to 14.
-The paper trains anew for every degradation; here one training, under the config's degradation, is measured under all.
-"""
+The paper trains anew for every degradation; here one training, under the config's, is measured under all."""
 
 import json
-import resource
 import time
 from itertools import product
 from pathlib import Path
@@ -24,9 +16,11 @@ import torch
 
 from pipelines.common import PATH, Command, apart, drawing, listed, markdown, out_option, write
 from pipelines.train import WEIGHTS_FILE, noted, trained
+from sn9reg.many.jobs import peak_memory
 from sn9reg.matchers.base import make_matcher
 from sn9reg.matchers.dense.correlation import Similarity, similarity
-from sn9reg.matchers.dense.networks.table import NETWORKS, build
+from sn9reg.matchers.dense.networks.branches import build
+from sn9reg.matchers.dense.networks.table import NETWORKS
 from sn9reg.raster.degradation import DEGRADATION_CROSS, Degradation
 from sn9reg.raster.folders import data_root
 from sn9reg.score.benchmark import bench_patches
@@ -34,14 +28,11 @@ from sn9reg.training.config import TrainingConfig, read
 from sn9reg.training.losses import LOSSES
 
 BACKBONES = ("mcgf", "osmnet", "fft-unet", "maru-net")  # the losses of their papers have their names
-BEST = (
-    "mcgf/pseudo/mcgf",
-    "osmnet/pseudo/cross-corr-ce",
-    "fft-unet/pseudo/mcgf",
-    "maru-net/pseudo/mcgf",
-    "fft-unet/siamese/fft-unet",
-    "maru-net/siamese/maru-net",
+BEST = (  # as `--grid` takes it
+    "mcgf/pseudo/mcgf,osmnet/pseudo/cross-corr-ce,fft-unet/pseudo/mcgf,maru-net/pseudo/mcgf,"
+    "fft-unet/siamese/fft-unet,maru-net/siamese/maru-net"
 )
+ALL = ",".join(map("/".join, product(BACKBONES, ("siamese", "pseudo"), (*BACKBONES, "cross-corr-ce"))))
 # The paper's section V-C.2 trains the temperature of the first two. The third has none there; but OSMNet's features are
 # of unit length, and without one its loss was still 8.2 of log(65^2) = 8.35 after 350 steps here.
 LOSS_OPTIONS: dict[str, dict[str, Any]] = {
@@ -59,55 +50,45 @@ TURNS = {f"{turn} degrees": (CENTRE, float(turn)) for turn in (0, 2, 5, 10, 20)}
 @click.command(cls=Command)
 @click.option("--grid", default="best", show_default=True, help="best, all, or combinations with commas between them.")
 @listed("--parts", ("train", "cross", "rotation", "cost"))
-@click.option("--config", "config_path", default="pipelines/training/hybrids.yaml", show_default=True)
+@click.option("--config", default="pipelines/training/hybrids.yaml", show_default=True)
 @click.option("--test", type=PATH, help="Pairs not trained on [default: sen12/val of the data].")
 @out_option("hybrids")
 @click.option("--steps", type=click.IntRange(1), help="In place of the config's.")
 @click.option("--limit", type=click.IntRange(1), help="Measure on so many pairs only, spread over the folder.")
 @click.option("--series", type=click.IntRange(1), help="Pairs for the series of degradations and turns [default: all].")
-def main(
-    grid: str, parts: list[str], config_path: str, test: Path | None, out: Path, steps: int | None, **most: Any
-) -> None:
+def main(grid: str, parts: list[str], config: str, test: Path | None, out: Path, steps: int | None, **how: Any) -> None:
     """Train and measure the grid; write table and figure."""
-    everything = ["/".join(c) for c in product(BACKBONES, ("siamese", "pseudo"), (*BACKBONES, "cross-corr-ce"))]
-    hybrids = [checked(name) for name in {"best": BEST, "all": everything}.get(grid) or grid.split(",")]
+    hybrids = {"best": BEST, "all": ALL}.get(grid, grid).split(",")
+    known = set(product(NETWORKS, ("siamese", "pseudo"), LOSSES))
+    if unknown := [name for name in hybrids if tuple(name.split("/")) not in known]:
+        words = f"is not BACKBONE/siamese|pseudo/LOSS, of {', '.join(NETWORKS)} and {', '.join(LOSSES)}"
+        raise click.BadParameter(f"{unknown[0]!r} {words}")
     for hybrid in hybrids:
         folder = out / hybrid.replace("/", "_")
         if "train" in parts:
-            trained(configured(hybrid, config_path, steps), folder)
-        if not (folder / WEIGHTS_FILE).exists():
+            trained(configured(hybrid, config, steps), folder)
+        if (folder / WEIGHTS_FILE).exists():
+            measured(hybrid, folder, test or data_root() / "sen12/val", parts, **how)
+            report(out)
+        else:
             click.echo(f"{hybrid}: not trained yet", err=True)
-            continue
-        measured(hybrid, folder, test or data_root() / "sen12/val", parts, **most)
-        report(out)
     if "cost" in parts:
-        costs = cost_table()
-        write(out / "cost.md", costs)
+        write(out / "cost.md", costs := cost_table())
         click.echo(costs)
     if (out / "table.md").exists():
         click.echo((out / "table.md").read_text())
 
 
-def checked(hybrid: str) -> str:
-    """The name of a combination. Raises click.BadParameter for any other."""
-    match hybrid.split("/"):
-        case [backbone, "siamese" | "pseudo", loss] if backbone in NETWORKS and loss in LOSSES:
-            return hybrid
-    known = f"{', '.join(NETWORKS)} and {', '.join(LOSSES)}"
-    raise click.BadParameter(f"{hybrid!r} is not BACKBONE/siamese|pseudo/LOSS, of {known}")
-
-
 def configured(hybrid: str, config_path: str, steps: int | None) -> TrainingConfig:
     """The configuration of a combination. steps: in place of the file's."""
     backbone, branches, loss = hybrid.split("/")
-    changes: dict[str, Any] = {"network": {"name": backbone}, "shared": branches == "siamese"}
-    changes["loss"] = {"name": loss, "options": LOSS_OPTIONS.get(loss, {})}
-    return read(config_path, **changes, **({} if steps is None else {"steps": steps}))
+    changes = {} if steps is None else {"steps": steps}
+    named = {"name": loss, "options": LOSS_OPTIONS.get(loss, {})}
+    return read(config_path, network={"name": backbone}, shared=branches == "siamese", loss=named, **changes)
 
 
 def measured(hybrid: str, folder: Path, test: Path, parts: list[str], limit: int | None, series: int | None) -> None:
-    """CMR under every condition asked for, kept in results.json as soon as it is known. The two series are at 128 px
-    in 192, which has as many places to choose from as 192 px in 256, at half the cost."""
+    """CMR under every condition asked for, kept in results.json at once; series at half the cost and as many places."""
     path = folder / "results.json"
     results: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     matcher = make_matcher(hybrid.split("/")[0], weights=str(folder / WEIGHTS_FILE))
@@ -128,17 +109,13 @@ def report(out: Path) -> None:
         training = {name: note.get(name, "?") for name in ("steps", "batch", "seconds")}
         for condition, found in json.loads(path.read_text()).items():
             facts = {"hybrid": path.parent.name.replace("_", "/"), "condition": condition, "pairs": found["n"]}
-            facts |= {f"cmr{r}": found["cmr"][r] for r in ("0", "1", "2", "3", "5")}
+            facts |= {f"cmr{radius}": rate for radius, rate in found["cmr"].items()}
             rows.append(facts | {"l2": found["mean_l2_px"]} | training)
     frame = pd.DataFrame(rows)
     write(out / "results.csv", frame.to_csv(index=False))
     series = frame.pivot(index="condition", columns="hybrid", values="cmr1")
-    write(out / "table.md", table(frame) + series_table(series))
     figure(series, out / "figure.png")
-
-
-def table(frame: pd.DataFrame) -> str:
-    """Training budgets, and both main conditions of every combination that was measured under both."""
+    # Training budgets, and both main conditions of every combination that was measured under both.
     budgets = sorted({f"{row.steps} steps of {row.batch} pairs" for row in frame.itertuples()})
     cells = []
     for name, found in cast(Any, frame.set_index("condition").groupby("hybrid", sort=False)):
@@ -147,18 +124,13 @@ def table(frame: pd.DataFrame) -> str:
             cells.append((name, clean, "{0.cmr0:.3f} / {0.cmr1:.3f} / {0.cmr2:.3f}".format(found.loc["degraded"])))
     head = ("backbone / branches / loss", "clean: CMR(1) / (3) / (5), L2", "L=8, blur 0.5: CMR(0) / (1) / (2)")
     alike = ", the same for all" if len(budgets) == 1 else ""
-    return f"Reduced budget: {' or '.join(budgets)}{alike}.\n\n{markdown(head, cells)}"
-
-
-def series_table(series: pd.DataFrame) -> str:
-    """CMR(1) over the degradation cross and over rotation, for the combinations that were measured so."""
-    known = series.reindex([*CROSS, *TURNS]).dropna(axis=1, how="all")
-    if known.empty:
-        return ""
-    cells = (
-        [str(name), *(f"{rate:.3f}" if pd.notna(rate) else "" for rate in rates)] for name, rates in known.iterrows()
-    )
-    return "\n" + markdown(("CMR(1), 128 in 192 px", *known.columns), cells)
+    text = f"Reduced budget: {' or '.join(budgets)}{alike}.\n\n{markdown(head, cells)}"
+    # CMR(1) over the degradation cross and over rotation, for the combinations that were measured so.
+    series = series.reindex([*CROSS, *TURNS]).dropna(axis=1, how="all")
+    if not series.empty:
+        rates = ([str(name), *(f"{r:.3f}" if pd.notna(r) else "" for r in row)] for name, row in series.iterrows())
+        text += "\n" + markdown(("CMR(1), 128 in 192 px", *series.columns), rates)
+    write(out / "table.md", text)
 
 
 def figure(series: pd.DataFrame, path: Path) -> None:
@@ -170,9 +142,8 @@ def figure(series: pd.DataFrame, path: Path) -> None:
     with drawing(path, 110, columns=3, sharey=True, figsize=(15, 4.5)) as (canvas, (axes,)):
         for axis, (title, points) in zip(axes, panels.items(), strict=True):
             for name, found in series.items():
-                known = [(x, found[condition]) for x, condition in points if pd.notna(found.get(condition))]
                 style = "--" if "siamese" in str(name) else "-"
-                if known:
+                if known := [(x, found[condition]) for x, condition in points if pd.notna(found.get(condition))]:
                     axis.plot(*zip(*known, strict=True), style, marker="o", label=name)
             axis.set_xlabel(title)
             axis.grid(alpha=0.3)
@@ -186,8 +157,7 @@ def cost_table() -> str:
     kinds |= dict.fromkeys(("fft-unet", "maru-net", "slim-unet"), (True, "zncc"))
     cells = []
     for name, (shared, kind) in kinds.items():
-        found = apart(cost, name, shared, kind)
-        facts = (f"{found[k]:,.0f}" for k in ("parameters", "forward", "similarity", "memory"))
+        facts = (f"{value:,.0f}" for value in apart(cost, name, shared, kind).values())
         cells.append((name, "Siamese" if shared else "pseudo-Siamese", *facts))
     about = f"On {torch.get_num_threads()} threads of this CPU, float32, 512 x 512 optical, 128 x 128 SAR, median of 5."
     head = ("network", "branches", "parameters", "forward ms", "similarity ms", "peak memory MB")
@@ -198,8 +168,7 @@ def cost(name: str, shared: bool, kind: Similarity) -> dict[str, float]:
     """A row of `cost_table`. Memory is what the process holds above what it held before."""
     network = build(name, shared).eval()
     optical, sar = torch.randn(1, 1, 512, 512), torch.randn(1, 1, 128, 128)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    times = []
+    before, times = peak_memory(), []
     with torch.inference_mode():
         for _ in range(5):
             start = time.perf_counter()
@@ -208,9 +177,8 @@ def cost(name: str, shared: bool, kind: Similarity) -> dict[str, float]:
             similarity(kind, *features)
             times.append((middle - start, time.perf_counter() - middle))
     forward, matching = (sorted(column)[2] * 1e3 for column in zip(*times, strict=True))
-    memory = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-    parameters = sum(p.numel() for p in network.parameters())
-    return {"parameters": parameters, "forward": forward, "similarity": matching, "memory": memory}
+    facts = {"parameters": sum(p.numel() for p in network.parameters()), "forward": forward, "similarity": matching}
+    return facts | {"memory": (peak_memory() - before) * 1024}
 
 
 if __name__ == "__main__":

@@ -1,18 +1,13 @@
-"""What uncertainty and self-supervision bring: the ablation of the dual encoder, its reliability and its cost.
-
-    python -m pipelines.studies.uncertainty [FOLDER] [--pairs N] [--weights FILE] [--parts ablation,reliability,modes]
-
-Huang et al., "Uncertainty-aware self-supervised cross-modal SAR-optical matching using EfficientDet and Xception",
-Tables 3 and 4. Trains six networks alike but for what the rows name, and matches every cell of a pair with every other.
-`reliability` and `modes` are of one network, by default the one that ships. Writes tables (Markdown, JSON) and a
-reliability diagram.
-"""
+"""What uncertainty and self-supervision bring: the ablation of the dual encoder, its reliability and its cost. Huang et
+al., "Uncertainty-aware self-supervised cross-modal SAR-optical matching using EfficientDet and Xception", Tables 3 and
+4. Trains six networks alike but for what the rows name, and matches every cell of a pair with every other;
+`reliability` and `modes` are of one network. Writes tables (Markdown, JSON) and a reliability diagram."""
 
 import json
 import time
-from dataclasses import dataclass
+from collections import defaultdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 import numpy as np
@@ -23,9 +18,8 @@ from pipelines.train import trained
 from sn9reg.fit.correspondences import Floats
 from sn9reg.many.jobs import peak_memory
 from sn9reg.matchers.dual_encoder.encode import CellEncoder
-from sn9reg.matchers.dual_encoder.network import CELL, DualEncoder
+from sn9reg.matchers.dual_encoder.network import CELL, DualEncoder, load_dual_encoder
 from sn9reg.matchers.dual_encoder.pairing import nearest_anywhere
-from sn9reg.matchers.dual_encoder.weights import load_dual_encoder
 from sn9reg.matchers.fused import fused
 from sn9reg.raster.files import make_folder
 from sn9reg.raster.folders import RegisteredPair, data_root, pair_files
@@ -33,8 +27,6 @@ from sn9reg.raster.radiometry import SarLog
 from sn9reg.raster.scene import Patch
 from sn9reg.score.metrics import anm, ece, mma, mma_of_truth, reliability, rmse
 from sn9reg.training.config import read
-
-Table = dict[str, dict[str, float]]
 
 RIGHT = 3.0  # pixels within which a match counts as right
 PASSES = 20
@@ -51,8 +43,7 @@ ROWS: dict[str, tuple[dict[str, Any], int]] = {
 }
 
 
-@dataclass(frozen=True)
-class Matched:
+class Matched(NamedTuple):
     """What was found on several pairs, each an entry of these lists."""
 
     errors: list[Floats]  # (N,) of its matches, pixels
@@ -80,8 +71,7 @@ def cross_calibrated(confidence: list[Floats], errors: list[Floats]) -> list[Flo
     for half in (0, 1):
         x = np.concatenate(confidence[1 - half :: 2])
         order = np.argsort(x, kind="stable")
-        right = np.concatenate(errors[1 - half :: 2]) <= RIGHT
-        curve = isotonic_regression(right[order].astype(float)).x
+        curve = isotonic_regression((np.concatenate(errors[1 - half :: 2]) <= RIGHT)[order].astype(float)).x
         result[half::2] = [np.interp(one, x[order], curve) for one in confidence[half::2]]
     return result
 
@@ -108,28 +98,15 @@ def match_folder(network: DualEncoder, files: list[RegisteredPair], passes: int)
     return Matched(errors, confidence, possible)
 
 
-def ablation(config_path: str, files: list[RegisteredPair], out: Path) -> Table:
-    """Trains what is not in the folder yet, and matches."""
-    table = {}
-    for name, (changes, passes) in ROWS.items():
-        weights = trained(read(config_path, **changes), out / name.replace(" + ", "-"))
-        table[name] = match_folder(fused(load_dual_encoder(weights)), files, passes).row()
-        click.echo(f"{name}: {table[name]}")
-    return table
-
-
 def diagram(matched: Matched, path: Path) -> None:
     """Confidence claimed against the share that is right, as the network has it and through a curve."""
-    right = np.concatenate(matched.errors) <= RIGHT
-    kinds = {"as the network has it": matched.confidence}
-    kinds["calibrated on other pairs"] = cross_calibrated(matched.confidence, matched.errors)
+    right, calibrated = np.concatenate(matched.errors) <= RIGHT, cross_calibrated(matched.confidence, matched.errors)
+    kinds = {"as the network has it": matched.confidence, "calibrated on other pairs": calibrated}
     with drawing(path, 150, figsize=(4.5, 4.5)) as (_, [[axes]]):
         axes.plot([0, 1], [0, 1], color="0.7", linewidth=1)
-        for name, confidence in kinds.items():
-            sure = np.concatenate(confidence)
-            share, claimed, good = reliability(sure, right).T
-            known = share > 0
-            axes.plot(claimed[known], good[known], marker="o", label=f"{name}, ECE {ece(sure, right):.3f}")
+        for name, sure in ((name, np.concatenate(confidence)) for name, confidence in kinds.items()):
+            bins = reliability(sure, right)
+            axes.plot(*bins[bins[:, 0] > 0, 1:].T, marker="o", label=f"{name}, ECE {ece(sure, right):.3f}")
         axes.set(xlabel="probability claimed", ylabel=f"share within {RIGHT:g} px", xlim=(0, 1), ylim=(0, 1))
         axes.set_aspect("equal")
         axes.legend(loc="upper left")
@@ -153,20 +130,23 @@ def mode(weights: str | None, uncertain: bool, passes: int) -> dict[str, float]:
 
 @click.command(cls=Command)
 @click.argument("folder", type=PATH, default=lambda: data_root() / "sen12/val")
-@click.option("--config", "config_path", default="pipelines/training/uncertainty-ablation.yaml", show_default=True)
+@click.option("--config", default="pipelines/training/uncertainty-ablation.yaml", show_default=True)
 @out_option("uncertainty")
 @click.option("--pairs", type=click.IntRange(2), help="At most so many, spread over the folder.")
 @click.option("--weights", help="Of the network for reliability and modes [default: the one that ships].")
 @listed("--parts", ("ablation", "reliability", "modes"))
-def main(folder: Path, config_path: str, out: Path, pairs: int | None, weights: str | None, parts: list[str]) -> None:
+def main(folder: Path, config: str, out: Path, pairs: int | None, weights: str | None, parts: list[str]) -> None:
     """Train, match, write tables and a figure."""
     make_folder(out)
     files = pair_files(folder)
     if pairs is not None:
         files = [files[int(k)] for k in np.linspace(0, len(files) - 1, min(pairs, len(files)))]
-    tables: dict[str, Table] = {}
+    tables: dict[str, dict[str, dict[str, float]]] = defaultdict(dict)
     if "ablation" in parts:
-        tables["ablation"] = ablation(config_path, files, out)
+        for name, (changes, passes) in ROWS.items():
+            network = fused(load_dual_encoder(trained(read(config, **changes), out / name.replace(" + ", "-"))))
+            tables["ablation"][name] = match_folder(network, files, passes).row()
+            click.echo(f"{name}: {tables['ablation'][name]}")
     if "reliability" in parts:
         network = fused(load_dual_encoder(weights))
         found = {n: match_folder(network, files, n) for n in (0, PASSES)}

@@ -11,27 +11,27 @@ from typing import Any
 
 import click
 
-from sn9reg.errors import Interrupted, Sn9regError, interrupt_by
+from sn9reg.errors import Sn9regError, interrupt_by
 from sn9reg.machine import be_quick_and_quiet
 
-# command -> module in this folder; loaded only when called, so that `--help` does not wait for torch.
+# Modules in this folder, each loaded only when called, so that `--version` does not wait for torch.
 COMMANDS = ("align", "apply", "batch", "bench", "compare", "info", "matchers", "report", "score", "simulate")
 
 
-class _Commands(click.Group):
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in COMMANDS:
-            return None
-        command = getattr(importlib.import_module(f"sn9reg.cli.{cmd_name}"), cmd_name)
-        assert isinstance(command, click.Command)
-        return command
+class OneLine(click.Command):
+    """A command whose errors end in one line, as `errors_in_one_line` has them."""
 
     def invoke(self, ctx: click.Context) -> Any:
         with errors_in_one_line():
             return super().invoke(ctx)
+
+
+class _Commands(OneLine, click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> Any:
+        return getattr(importlib.import_module(f"sn9reg.cli.{cmd_name}"), cmd_name) if cmd_name in COMMANDS else None
 
     def main(self, *args: Any, **options: Any) -> Any:
         be_quick_and_quiet()
@@ -56,7 +56,7 @@ def errors_in_one_line() -> Iterator[None]:
     except MemoryError:
         _fail("out of memory; close other programs or register a smaller part of the scene", 1)
     except KeyboardInterrupt as error:
-        number = error.args[0] if isinstance(error, Interrupted) else signal.SIGINT
+        number = error.args[0] if error.args else signal.SIGINT
         _fail("interrupted; nothing was left half written", 128 + number)  # as shells count
 
 

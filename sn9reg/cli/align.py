@@ -7,13 +7,13 @@ from typing import Any
 import click
 
 from sn9reg.cli import options
-from sn9reg.cli.bar import progress_bar
 from sn9reg.cli.report import typed
 from sn9reg.errors import ConfigError, NotRegisteredError
 from sn9reg.offsets import profile_of
 from sn9reg.progress import part
 from sn9reg.raster.files import check_creation, check_output
 from sn9reg.raster.grid import Grid, is_plane
+from sn9reg.tiepoints import check_format, write_tiepoints
 
 log = logging.getLogger(__name__)
 
@@ -27,25 +27,13 @@ log = logging.getLogger(__name__)
 @click.option("--tiepoints-out", metavar="FILE", help="Write the matches as .csv, .geojson or QGIS .points.")
 @click.option("--allow-unregistered", is_flag=True, help="Write an offset map of zeros if the pair is not registered.")
 @click.option("--report", metavar="DIR", help="Write a page that shows the result, too, registered or not.")
-@click.option(
-    "--threads", type=options.THREADS,
-    help="Processors to use [default: all]. With another number, offsets may differ by 0.001 px.",
-)  # fmt: skip
+@click.option("--threads", type=options.THREADS,
+              help="Processors to use [default: all]. With another number offsets may differ by 0.001 px.")  # fmt: skip
 @options.creation
 @options.overwrite
 @options.as_json
 def align(
-    optical: str,
-    sar: str,
-    out: str,
-    sigma: bool,
-    tiepoints_out: str | None,
-    allow_unregistered: bool,
-    report: str | None,
-    threads: int | None,
-    creation_options: dict[str, Any],
-    overwrite: bool,
-    **given: Any,
+    optical: str, sar: str, out: str, tiepoints_out: str | None, report: str | None, overwrite: bool, **given: Any
 ) -> None:
     """Say, for every pixel of OPTICAL, where it lies in SAR; write that as an offset map.
 
@@ -55,13 +43,11 @@ def align(
     check_output(out, overwrite, (optical, sar))
     files = options.pair_files(optical, sar, given)
     if tiepoints_out:
-        from sn9reg.tiepoints import check_format
-
         check_format(tiepoints_out, any(is_plane(grid.crs) for grid in files.grids()))
         check_output(tiepoints_out, overwrite, (optical, sar))
         if os.path.realpath(tiepoints_out) == os.path.realpath(out):
             raise ConfigError(f"{tiepoints_out}: --out and --tiepoints-out are the same file")
-    check_creation(out, profile_of(Grid.pixel_frame(16, 16), 3 if sigma else 2), creation_options)
+    check_creation(out, profile_of(Grid.pixel_frame(16, 16), 2 + given["sigma"]), given["creation_options"])
     if report:
         from sn9reg.report import Run, check_report, write_report
 
@@ -69,32 +55,29 @@ def align(
     import torch
 
     from sn9reg.registration import register
-    from sn9reg.tiepoints import write_tiepoints
 
-    if threads:
-        torch.set_num_threads(min(threads, os.cpu_count() or 1))
+    if given["threads"]:
+        torch.set_num_threads(min(given["threads"], os.cpu_count() or 1))
     end = 0.9 if report else 1.0  # of registering and writing, as a share of the time
-    with progress_bar("align"):
+    with options.progress_bar("align"):
         with part(0.0, end - 0.1):
-            registration = register(files, **options.as_registering(given))
-        written = registration.registered or allow_unregistered
+            found = register(**vars(files), **options.as_registering(given))
+        written = found.registered or given["allow_unregistered"]
         if written:
             with part(end - 0.1, end, "write"):
-                registration.offsets(sigma).write(out, overwrite, creation_options)
+                found.offsets(given["sigma"]).write(out, overwrite, given["creation_options"])
             if tiepoints_out:
-                grids = registration.optical, registration.sar
-                write_tiepoints(tiepoints_out, registration.tiepoints(), *grids, overwrite)
+                write_tiepoints(tiepoints_out, found.tiepoints(), found.optical, found.sar, overwrite)
         if report:
-            offsets, matches = registration.offsets(sigma=registration.registered), registration.tiepoints()
+            offsets, run = found.offsets(sigma=found.registered), Run(typed(), found.seconds)
             with part(end, 1.0):
-                run = Run(typed(), registration.seconds)
-                page = write_report(report, files, offsets, matches=matches, run=run, overwrite=overwrite)
+                page = write_report(report, files, offsets, matches=found.tiepoints(), run=run, overwrite=overwrite)
             log.info("%s: open it in a browser", page)
-    facts, reason = {"out": out if written else None} | registration.as_dict(), registration.verdict.reason
-    if not registration.registered:
+    facts, reason = {"out": out if written else None} | found.as_dict(), found.verdict.reason
+    if not found.registered:
         options.say(facts, [])
         result = f"{out} holds zeros" if written else "Nothing was written"
         raise NotRegisteredError(f"{optical} and {sar} were not registered: {reason}. {result}")
-    about = f"{registration.warp.model} warp, right to about {registration.expected_error_px:.1f} optical px"
-    calibrated = "" if registration.matches.calibrated else " (not calibrated)"
+    about = f"{found.warp.model} warp, right to about {found.expected_error_px:.1f} optical px"
+    calibrated = "" if found.matches.calibrated else " (not calibrated)"
     options.say(facts, [f"{out}: registered, {about}{calibrated}; {reason}"])

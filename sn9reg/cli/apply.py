@@ -1,8 +1,5 @@
 """`sn9reg apply`: pull a raster from the SAR frame onto the optical grid."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +7,10 @@ import click
 
 from sn9reg.apply import apply_offsets
 from sn9reg.cli import options
-from sn9reg.cli.bar import progress_bar
-from sn9reg.cli.score import check_frame
 from sn9reg.errors import InputError, naming
-from sn9reg.offsets import OffsetMap, open_offsets
+from sn9reg.offsets import open_offsets
 from sn9reg.raster.files import check_output, grid_of, open_raster
-from sn9reg.raster.grid import Grid
 from sn9reg.raster.resampling import RESAMPLING
-
-_RESAMPLED = "Default: nearest for palettes and 64-bit integers, bilinear for all else."
 
 
 @click.command()
@@ -26,7 +18,8 @@ _RESAMPLED = "Default: nearest for palettes and 64-bit integers, bilinear for al
 @click.argument("raster")
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="GeoTIFF to write.")
 @click.option("--optical", help="The optical image, if OFFSETS has no georeference.")
-@click.option("--resampling", type=click.Choice(RESAMPLING), help=_RESAMPLED)
+@click.option("--resampling", type=click.Choice(RESAMPLING),
+              help="Default: nearest for palettes and 64-bit integers, bilinear for all else.")  # fmt: skip
 @click.option("--nodata", type=float, help="Value for no data, in OUT and, if it declares none, in RASTER.")
 @click.option(
     "-b", "--bidx", "bands", type=int, multiple=True, help="Band of RASTER, from 1; may be repeated. Default: all."
@@ -43,21 +36,13 @@ def apply(
     RASTER may have any bands, type, pixel size and CRS. For class labels, say --resampling nearest.
     """
     check_output(out, overwrite, (offsets_path, raster, optical))
-    with _open(offsets_path, optical, pixel_frame) as offsets, progress_bar("apply"), naming(offsets_path, raster):
-        apply_offsets(offsets, raster, out, pixel_frame=pixel_frame, overwrite=overwrite, **given)
-
-
-@contextmanager
-def _open(path: str, optical: str | None, pixel_frame: bool) -> Iterator[OffsetMap]:
-    """The offset map on the optical grid: its own, or that of the optical image."""
     grid = None
     if optical is not None:
         with open_raster(optical) as dataset:
             grid = grid_of(dataset, pixel_frame)
-    with open_offsets(path, grid) as offsets:
-        check_frame(path, offsets, pixel_frame)
-        if pixel_frame:
-            offsets = replace(offsets, grid=Grid.pixel_frame(offsets.grid.width, offsets.grid.height))
-        elif offsets.grid.crs is None or offsets.grid.transform.is_identity:
-            raise InputError(f"{path}: has no georeference; give the optical image with --optical, or --pixel-frame")
-        yield offsets
+    with open_offsets(offsets_path, grid, pixel_frame) as offsets, naming(offsets_path, raster):
+        if not pixel_frame and (offsets.grid.crs is None or offsets.grid.transform.is_identity):
+            way_out = "give the optical image with --optical, or --pixel-frame"
+            raise InputError(f"{offsets_path}: has no georeference; {way_out}")
+        with options.progress_bar("apply"):
+            apply_offsets(offsets, raster, out, pixel_frame=pixel_frame, overwrite=overwrite, **given)

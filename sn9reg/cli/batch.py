@@ -10,7 +10,6 @@ from typing import Any
 import click
 
 from sn9reg.cli import options
-from sn9reg.cli.bar import progress_bar
 
 log = logging.getLogger(__name__)
 
@@ -28,15 +27,7 @@ log = logging.getLogger(__name__)
 @options.overwrite
 @options.as_json
 def batch(
-    manifest: Path,
-    out: Path,
-    workers: int,
-    engine: str,
-    sigma: bool,
-    report: bool,
-    threads: int | None,
-    overwrite: bool,
-    **given: Any,
+    manifest: Path, out: Path, workers: int, engine: str, report: bool, threads: int | None, **given: Any
 ) -> None:
     """Register every pair of MANIFEST, a CSV with the columns optical,sar and perhaps tiepoints,name.
 
@@ -56,17 +47,15 @@ def batch(
         log.warning("--jobs %d: this machine has %d processors, and pairs wait for each other", workers, cores)
     each = threads or max(1, cores // workers)
     files, registering = options.pair_files("", "", given), options.as_registering(given)
-    template = Job("", "", files, None, registering, each, sigma=sigma, report=report, overwrite=overwrite)
-    found = read_manifest(manifest, out, template)
-    with progress_bar("pairs") as show:
-        results = do_all(found, ENGINES[engine], workers, lambda count, _: show(count / len(found)))
+    template = Job("", "", files, None, registering, each, None, given["sigma"], report, given["overwrite"])
+    with options.progress_bar("pairs"):
+        results = do_all(read_manifest(manifest, out, template), ENGINES[engine], workers)
 
     def line(result: Result) -> str:
         error = result.expected_error_px
         about = f", right to about {error:.1f} px" if error else f"; {result.reason}"
         return f"{result.name}: {result.status}{about}"
 
-    facts = [asdict(result) for result in results]
-    options.say(facts, [*map(line, results), f"{out / SUMMARY}: {len(results)} pairs"])
+    options.say([asdict(result) for result in results], [*map(line, results), f"{out / SUMMARY}: {len(results)} pairs"])
     states = {result.status for result in results}
     sys.exit(1 if FAILED in states else 3 if REFUSED in states else 0)

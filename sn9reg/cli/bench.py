@@ -5,7 +5,6 @@ from typing import Any
 import click
 
 from sn9reg.cli import options
-from sn9reg.cli.bar import progress_bar
 
 
 @click.group()
@@ -27,28 +26,21 @@ def bench() -> None:
 @options.device
 @options.as_json
 def patches(
-    matcher: str,
-    matcher_options: dict[str, Any],
-    looks: float | None,
-    blur: float,
-    rotate: float,
-    device: str,
-    **given: Any,
+    matcher: str, matcher_options: dict[str, Any], looks: float | None, blur: float, device: str, **given: Any
 ) -> None:
     """Look for SAR templates in optical patches: FOLDER holds NAME_opt.*, NAME_sar.* and, optionally, NAME_mask.*."""
     from sn9reg.machine import computing_on
     from sn9reg.matchers.base import make_matcher
+    from sn9reg.options import check
     from sn9reg.raster.degradation import Degradation
     from sn9reg.score.benchmark import bench_patches
 
-    with computing_on(device), progress_bar("bench"):
-        made = make_matcher(matcher, **matcher_options)
-        found = bench_patches(matcher=made, degradation=Degradation(looks, blur), rotate=rotate, **given)
-    changes = {"looks": looks, "blur": blur, "rotate": rotate}
+    with computing_on(device), options.progress_bar("bench"):
+        degradation = check(Degradation, {"looks": looks, "blur": blur}, "the patches")
+        found = bench_patches(matcher=make_matcher(matcher, **matcher_options), degradation=degradation, **given)
+    changes = {"looks": looks, "blur": blur, "rotate": given["rotate"]}
     result = found.as_dict() | {name: value for name, value in changes.items() if value}
     rates = "  ".join(f"<= {t} px: {rate:.3f}" for t, rate in result["cmr"].items())
-    lines = (
-        f"{matcher}, {result['n']} pairs: {rates}  mean {result['mean_l2_px']:.2f} px",
-        f"{result['ms_per_pair']:.0f} ms a pair (median)",
-    )
+    line = f"{matcher}, {result['n']} pairs: {rates}  mean {result['mean_l2_px']:.2f} px"
+    lines = (line, f"{result['ms_per_pair']:.0f} ms a pair (median)")
     options.say(result, lines, allow_nan=True)  # where a matcher finds nothing its mean error is infinite

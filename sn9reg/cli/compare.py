@@ -8,7 +8,6 @@ from typing import Any
 import click
 
 from sn9reg.cli import options
-from sn9reg.cli.bar import progress_bar
 from sn9reg.errors import ConfigError
 
 
@@ -23,14 +22,7 @@ from sn9reg.errors import ConfigError
 @options.overwrite
 @options.as_json
 def compare(
-    optical: str,
-    sar: str,
-    out: Path,
-    tiepoints: str | None,
-    matchers: str | None,
-    extra: dict[str, dict[str, Any]],
-    overwrite: bool,
-    **given: Any,
+    optical: str, sar: str, out: Path, tiepoints: str | None, matchers: str | None, extra: dict[str, Any], **given: Any
 ) -> None:
     """Register OPTICAL to SAR by several matchers, each in a process of its own, and compare them.
 
@@ -51,15 +43,14 @@ def compare(
     if unknown := sorted(set(extra) - set(names)):
         raise ConfigError(f"--matcher-option: {', '.join(unknown)} is none of the matchers compared")
     files, registering = options.pair_files(optical, sar, given), options.as_registering(given)
-    job = Job("", str(out), files, tiepoints, registering, sigma=True, overwrite=overwrite)
-    with progress_bar("matchers") as show:
-        results = run_all(job, names, extra, lambda n, _: show(n / len(names)))
+    job = Job("", str(out), files, tiepoints, registering, sigma=True, overwrite=given["overwrite"])
+    with options.progress_bar("matchers"):
+        results = run_all(job, names, extra)
 
     def line(result: Result) -> str:
         error = f"{result.error_px:.2f} px, " if result.error_px is not None and result.matches is not None else ""
         time = f"{result.seconds:.0f} s" if result.seconds is not None else ""
         return f"{result.name:<14}{result.status:<12}{error}{time}; {result.reason}"
 
-    facts = [asdict(result) for result in results]
-    options.say(facts, [*map(line, results), f"{out / PAGE}: open it in a browser"])
+    options.say([asdict(result) for result in results], [*map(line, results), f"{out / PAGE}: open it in a browser"])
     sys.exit(int(all(result.status == FAILED for result in results)))

@@ -4,12 +4,12 @@ from typing import Any
 
 import click
 import numpy as np
-import numpy.typing as npt
 
-from sn9reg.cli import errors_in_one_line, options
+from sn9reg.cli import OneLine, options
 from sn9reg.errors import printable
+from sn9reg.fit.correspondences import Floats
 from sn9reg.offsets import open_offsets
-from sn9reg.raster.files import PathLike, open_raster, reading
+from sn9reg.raster.files import open_raster, reading
 from sn9reg.raster.grid import Grid
 from sn9reg.score.scoring import metres
 
@@ -17,70 +17,52 @@ from sn9reg.score.scoring import metres
 _MAX_SIDE = 1024
 
 
-class _Standalone(click.Command):
-    """As a plug-in it runs under a group that knows nothing of sn9reg's errors."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        with errors_in_one_line():
-            return super().invoke(ctx)
-
-
-# rasterio adds its plug-ins under the command's own name, and `rio info` is taken.
-@click.command("sn9reg", cls=_Standalone, short_help="Facts and statistics of an sn9reg offset map.")
+# rasterio adds its plug-ins under the command's own name, and `rio info` is taken. As a plug-in it runs under a group
+# that knows nothing of sn9reg's errors.
+@click.command("sn9reg", cls=OneLine, short_help="Facts and statistics of an sn9reg offset map.")
 @click.argument("offsets_path", metavar="OFFSETS")
 @options.as_json
 def info(offsets_path: str) -> None:
     """Say what the offset map OFFSETS is: size, CRS, bands, facts, and how long and one-sided its offsets are."""
-    facts = describe(offsets_path)
-    options.say(facts, _lines(facts))
-
-
-def describe(path: PathLike) -> dict[str, Any]:
-    """Plain facts of an offset map. Raises InputError if it is none."""
-    with open_offsets(path) as offsets:
+    with open_offsets(offsets_path) as offsets:
         grid = offsets.grid
         bands = {"bands": ["dx", "dy", "sigma"][: offsets.count], "facts": dict(offsets.facts)}
-    with open_raster(path) as dataset, reading(path):
+    with open_raster(offsets_path) as dataset, reading(offsets_path):
         # Whole pixels, not means, so that a NaN stays where it is.
         step = max(1, -(-max(grid.shape) // _MAX_SIDE))
         values = dataset.read([1, 2], out_shape=(2, -(-grid.height // step), -(-grid.width // step)))
-    return grid.describe() | bands | {"statistics": _statistics(values.reshape(2, -1).T.astype(np.float64), grid)}
+    facts = grid.describe() | bands | {"statistics": _statistics(values.reshape(2, -1).T.astype(np.float64), grid)}
+    options.say(facts, _lines(facts))
 
 
-def _statistics(vectors: npt.NDArray[np.float64], grid: Grid) -> dict[str, Any]:
+def _statistics(vectors: Floats, grid: Grid) -> dict[str, Any]:
     """Lengths in px and metres, and the direction (x, y) along which the offsets vary most."""
     known = vectors[np.isfinite(vectors).all(axis=1)]
     result: dict[str, Any] = {"valid_percent": 100.0 * len(known) / len(vectors)}
     if not len(known):
         return result
     centre = np.array([[(grid.width - 1) / 2, (grid.height - 1) / 2]])
-    for unit, steps in (("px", known), ("m", metres(grid, centre, known) if grid.crs else None)):
-        if steps is not None:
-            length = np.hypot(steps[:, 0], steps[:, 1])
-            result |= {f"{name}_{unit}": float(getattr(length, name)()) for name in ("min", "mean", "max")}
+    for unit, steps in {"px": known, **({"m": metres(grid, centre, known)} if grid.crs else {})}.items():
+        length = np.hypot(steps[:, 0], steps[:, 1])
+        result |= {f"{name}_{unit}": float(getattr(length, name)()) for name in ("min", "mean", "max")}
     variance, axes = np.linalg.eigh(np.cov(known.T, ddof=0))
     if variance[1] > 1e-12:
         direction = axes[:, 1] * (1 if known.mean(axis=0) @ axes[:, 1] >= 0 else -1)
-        result["direction"] = [float(v) for v in direction]
+        result["direction"] = direction.tolist()
         result["direction_percent"] = float(100.0 * variance[1] / variance.sum())
     return result
 
 
 def _lines(facts: dict[str, Any]) -> list[str]:
     statistics = facts["statistics"]
-    lines = [
-        f"size        {facts['width']} x {facts['height']} px",
-        f"crs         {facts['crs']}",
-        f"transform   {', '.join(f'{v:.10g}' for v in facts['transform'])}",
-        f"bands       {', '.join(facts['bands'])}",
-    ]
-    lines += [printable(f"{key:<11} {value}") for key, value in facts["facts"].items()]
-    lines.append(f"valid       {statistics['valid_percent']:.1f} %")
+    rows = [("size", f"{facts['width']} x {facts['height']} px"), ("crs", facts["crs"])]
+    rows += [("transform", ", ".join(f"{v:.10g}" for v in facts["transform"])), ("bands", ", ".join(facts["bands"]))]
+    rows += [*facts["facts"].items(), ("valid", f"{statistics['valid_percent']:.1f} %")]
     for unit in ("px", "m"):
         if f"mean_{unit}" in statistics:
             low, mean, high = (statistics[f"{name}_{unit}"] for name in ("min", "mean", "max"))
-            lines.append(f"{f'length, {unit}':<11} {low:.2f} to {high:.2f}, mean {mean:.2f}")
+            rows.append((f"length, {unit}", f"{low:.2f} to {high:.2f}, mean {mean:.2f}"))
     if "direction" in statistics:
         x, y = statistics["direction"]
-        lines.append(f"direction   ({x:.2f}, {y:.2f}) holds {statistics['direction_percent']:.0f} % of the variance")
-    return lines
+        rows.append(("direction", f"({x:.2f}, {y:.2f}) holds {statistics['direction_percent']:.0f} % of the variance"))
+    return [printable(f"{name:<11} {value}") for name, value in rows]

@@ -15,13 +15,12 @@ def matchers() -> None:
     from sn9reg.matchers.base import matcher_classes, options_of
 
     table: dict[str, dict[str, Any]] = {}
-    for name, item in matcher_classes().items():
-        many = getattr(item, "needs_variant", False)  # each by a name of its own, which is no option then
-        table[f"{name}:NAME" if many else name] = {
-            "about": (inspect.getdoc(item) or "").split("\n")[0],
-            "options": {key: value for key, value in options_of(item).items() if not (many and key == "variant")},
-        }
     lines = []
-    for name, facts in table.items():
-        lines += [f"{name}: {facts['about']}", "    " + " ".join(f"{k}={v}" for k, v in facts["options"].items())]
+    for name, item in matcher_classes().items():
+        about, known = (inspect.getdoc(item) or "").split("\n")[0], options_of(item)
+        if getattr(item, "needs_variant", False):  # each by a name of its own, which is no option then
+            name = f"{name}:NAME"
+            known.pop("variant", None)
+        table[name] = {"about": about, "options": known}
+        lines += [f"{name}: {about}", "    " + " ".join(f"{key}={value}" for key, value in known.items())]
     options.say(table, lines)

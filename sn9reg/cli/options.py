@@ -1,16 +1,20 @@
-"""Options that several commands share, under rasterio's names, and how a command prints its result."""
+"""What several commands share: options, under rasterio's names, a progress bar, and how a result is printed."""
 
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from functools import reduce
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
+from tqdm import tqdm
 
 from sn9reg.errors import ConfigError
 from sn9reg.matchers import DEFAULT_MATCHER
+from sn9reg.progress import listening
 
 if TYPE_CHECKING:
     from sn9reg.raster.scene import PairFiles
@@ -30,35 +34,46 @@ POSITIVE, THREADS = _NumberRange(min=0, max=1e6, min_open=True), click.IntRange(
 EXISTING = click.Path(exists=True, dir_okay=False)
 
 overwrite = click.option("--overwrite", is_flag=True, help="Replace existing files.")
-as_json = click.option(
-    "--json", is_flag=True, help="One JSON object on stdout.", expose_value=False,
-    callback=lambda context, _, given: context.meta.update({_JSON: given}),
-)  # fmt: skip
+as_json = click.option("--json", is_flag=True, help="One JSON object on stdout.", expose_value=False,
+                       callback=lambda context, _, given: context.meta.update({_JSON: given}))  # fmt: skip
 pixel_frame = click.option(
     "--pixel-frame", is_flag=True, help="Ignore georeference: both images lie on one pixel grid, 1 px = 1 unit."
 )
 matcher = click.option("--matcher", default=DEFAULT_MATCHER, show_default=True, help="See `sn9reg matchers`.")
-_Command = TypeVar("_Command", bound=Callable[..., Any])
+_Option = Callable[[Any], Any]  # a decorator of commands
 _JSON = "sn9reg.json"
+_DELAY = 2.0  # seconds before a bar is shown at all
+_BAR = "{desc}: {percentage:3.0f}%|{bar}| {elapsed} gone, {remaining} left"
 
 
 def say(facts: Any, lines: Iterable[str], allow_nan: bool = False) -> None:
     """Print what came of a command that has the option `as_json`: with it the facts, else the lines, for people."""
-    as_json = click.get_current_context().meta[_JSON]
-    for line in [json.dumps(facts, allow_nan=allow_nan)] if as_json else lines:
+    for line in [json.dumps(facts, allow_nan=allow_nan)] if click.get_current_context().meta[_JSON] else lines:
         click.echo(line)
 
 
-def repeated(
-    flag: str, name: str, metavar: str, parse: Callable[[tuple[str, ...]], Any], about: str
-) -> Callable[[_Command], _Command]:
+@contextmanager
+def progress_bar(what: str) -> Iterator[None]:
+    """A bar on stderr, where that is a terminal, that shows what is reported inside, its stage and the time left, once
+    two seconds have gone by. None is shown with -q."""
+    hidden = None if logging.getLogger("sn9reg").isEnabledFor(logging.WARNING) else True  # None: but on a terminal
+    with tqdm(total=100, desc=what, leave=False, disable=hidden, delay=_DELAY, bar_format=_BAR) as bar:
+
+        def show(fraction: float) -> None:
+            bar.update(max(0, int(fraction * 100) - bar.n))
+
+        with listening(show, lambda stage: bar.set_description_str(f"{what}, {stage}", refresh=False)):
+            yield
+
+
+def repeated(flag: str, name: str, metavar: str, parse: Callable[[tuple[str, ...]], Any], about: str) -> _Option:
     """An option that may be given several times. parse: makes of all its values the command's argument `name`."""
     return click.option(
         flag, name, multiple=True, metavar=metavar, help=f"{about}; may be repeated.", callback=lambda *c: parse(c[2])
     )
 
 
-def _all_of(*decorators: Callable[[Any], Any]) -> Callable[[_Command], _Command]:
+def _all_of(*decorators: _Option) -> _Option:
     """Several options as one decorator, in that order."""
     return lambda command: reduce(lambda made, option: option(made), reversed(decorators), command)
 
@@ -75,7 +90,7 @@ reading = _all_of(
     click.option("--keep-collar", is_flag=True,
                  help="Areas of one value at the border, and lines and labels that both images share, are data, too."),
 )  # fmt: skip
-# `as_registering` takes the values.
+# `as_registering` takes the values, and those of `by_one_matcher`.
 registering = _all_of(
     click.option("--model", type=click.Choice(["auto", "translation", "affine", "homography", "local"]), default="auto",
                  show_default=True, help="Kind of warp; auto takes what predicts held-out matches best."),
@@ -88,6 +103,7 @@ registering = _all_of(
     reading,
 )  # fmt: skip
 _READING = ("pixel_frame", "optical_bidx", "sar_bidx", "optical_nodata", "sar_nodata", "keep_collar")
+_REGISTERING = ("matcher", "model", "ratio_filter", "dem", "threshold", "calibration", "device")
 
 
 def pair_files(optical: str, sar: str, given: Mapping[str, Any]) -> PairFiles:
@@ -98,9 +114,9 @@ def pair_files(optical: str, sar: str, given: Mapping[str, Any]) -> PairFiles:
 
 
 def as_registering(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of `registering` or `by_one_matcher` without those of `reading`, under the names of `register`."""
-    others = {name: value for name, value in given.items() if name not in (*_READING, "max_offset")}
-    return others | {"matcher_options": {"max_offset": given["max_offset"]} | given.get("matcher_options", {})}
+    """The values of `registering` or `by_one_matcher` among others, but for the reading, under `register`'s names."""
+    known = {name: given[name] for name in _REGISTERING if name in given}
+    return known | {"matcher_options": {"max_offset": given["max_offset"]} | given.get("matcher_options", {})}
 
 
 def by_matcher(values: tuple[str, ...]) -> dict[str, Any]:
@@ -121,12 +137,10 @@ _NO_OPTIONS |= {"gcps", "rpcs", "opener", "thread_safe"}
 
 def _matcher_options(values: tuple[str, ...]) -> dict[str, Any]:
     """Values are JSON where they can be read as such, else text."""
-    result: dict[str, Any] = {}
-    for name, content in _pairs(values):
-        try:
+    result: dict[str, Any] = dict(_pairs(values))
+    for name, content in result.items():
+        with suppress(ValueError, RecursionError):
             result[name] = json.loads(content)
-        except (ValueError, RecursionError):
-            result[name] = content
     return result
 
 
@@ -151,9 +165,5 @@ def _pairs(values: tuple[str, ...]) -> Iterator[tuple[str, str]]:
 
 creation = repeated("--co", "creation_options", "NAME=VALUE", _creation_options, "GeoTIFF creation option")
 matcher_options = repeated("--matcher-option", "matcher_options", "NAME=VALUE", _matcher_options, "Option of a matcher")
-by_one_matcher = _all_of(
-    matcher,
-    matcher_options,
-    registering,
-    click.option("--calibration", type=EXISTING, help="Calibration of the matcher [default: that which ships]."),
-)
+_calibration = click.option("--calibration", type=EXISTING, help="Calibration of the matcher [default: what ships].")
+by_one_matcher = _all_of(matcher, matcher_options, registering, _calibration)

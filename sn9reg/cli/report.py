@@ -1,23 +1,16 @@
 """`sn9reg report`: one page that shows whether an offset map is right."""
 
-from __future__ import annotations
-
 import shlex
 import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from sn9reg.cli import options
-from sn9reg.cli.bar import progress_bar
-
-if TYPE_CHECKING:
-    from sn9reg.report import Place
 
 
-def _places(values: Sequence[str]) -> list[Place]:
-    """('COL,ROW', ...) -> places. Raises click.BadParameter for anything else."""
+def _places(values: tuple[str, ...]) -> list[Any]:
+    """('COL,ROW', ...) -> the report's places. Raises click.BadParameter for anything else."""
     from sn9reg.report import Place
 
     try:
@@ -44,30 +37,20 @@ def typed() -> str:
 @options.overwrite
 @options.as_json
 def report(
-    offsets_path: str,
-    optical: str,
-    sar: str,
-    out: str,
-    tiepoints: str | None,
-    matches: str | None,
-    places: list[Place],
-    overwrite: bool,
-    **given: Any,
+    offsets_path: str, optical: str, sar: str, out: str, tiepoints: str | None, matches: str | None, **given: Any
 ) -> None:
     """Show what OFFSETS does to OPTICAL and SAR: one HTML page, which needs no network, and its figures as PNG."""
-    from sn9reg.cli.score import check_frame
     from sn9reg.offsets import open_offsets
     from sn9reg.report import Run, check_report, write_report
     from sn9reg.tiepoints import read_tiepoints
 
-    check_report(out, overwrite)
+    check_report(out, given["overwrite"])
     files = options.pair_files(optical, sar, given)
     with files.open():
         pass  # what is damaged where nothing is shown is damaged, too
     grids = files.grids()
     truth, fitted = (read_tiepoints(path, *grids) if path else None for path in (tiepoints, matches))
-    with open_offsets(offsets_path, grids[0]) as offsets, progress_bar("report"):
-        check_frame(offsets_path, offsets, files.pixel_frame)
-        more: dict[str, Any] = {"places": places, "run": Run(typed()), "overwrite": overwrite}
+    with open_offsets(offsets_path, grids[0], files.pixel_frame) as offsets, options.progress_bar("report"):
+        more: dict[str, Any] = {name: given[name] for name in ("places", "overwrite")} | {"run": Run(typed())}
         page = write_report(out, files, offsets, tiepoints=truth, matches=fitted, **more)
     options.say({"page": str(page)}, [f"{page}: open it in a browser"])

@@ -5,11 +5,12 @@ from pathlib import Path
 import click
 
 from sn9reg.cli import options
-from sn9reg.errors import ConfigError, naming
-from sn9reg.offsets import OffsetMap, open_offsets
-from sn9reg.raster.files import PathLike, atomic_output, check_output, grid_of, open_raster
-from sn9reg.score.scoring import Score, score_rows
+from sn9reg.errors import naming
+from sn9reg.offsets import open_offsets
+from sn9reg.raster.files import atomic_output, check_output
+from sn9reg.raster.scene import PairFiles
 from sn9reg.score.scoring import score as score_offsets
+from sn9reg.score.scoring import score_rows
 from sn9reg.tiepoints import read_tiepoints
 
 
@@ -32,29 +33,13 @@ def score(
     """
     if per_point is not None:
         check_output(per_point, overwrite, (offsets, optical, sar, tiepoints))
-    with open_raster(optical) as optical_raster, open_raster(sar) as sar_raster:
-        grids = grid_of(optical_raster, pixel_frame), grid_of(sar_raster, pixel_frame)
-    with open_offsets(offsets, grids[0]) as opened:
-        check_frame(offsets, opened, pixel_frame)
+    grids = PairFiles(optical, sar, pixel_frame).grids()
+    with open_offsets(offsets, grids[0], pixel_frame) as opened:
         points = read_tiepoints(tiepoints, *grids)
         with naming(offsets, optical, sar):
             result = score_offsets(opened, *grids, points)
     if per_point is not None:
         with atomic_output(per_point, overwrite) as temporary:
-            result.per_point().to_csv(temporary, index=False)
-    options.say(result.as_dict(), _table(result))
-
-
-def check_frame(path: PathLike, offsets: OffsetMap, pixel_frame: bool) -> None:
-    """Raises ConfigError if the map says that it was made in the other frame, pixel or map."""
-    made_in = offsets.facts.get("frame")
-    if made_in == "pixel" and not pixel_frame:
-        raise ConfigError(f"{path}: was made with --pixel-frame; give --pixel-frame here too")
-    if made_in not in (None, "pixel") and pixel_frame:
-        raise ConfigError(f"{path}: was made from georeferenced images; leave --pixel-frame out")
-
-
-def _table(result: Score) -> list[str]:
-    """Registered and unregistered, side by side."""
+            result.per_point.to_csv(temporary, index=False)
     rows = [(f"{result.n} tie-points", "registered", "unregistered"), *score_rows(result)]
-    return [f"{label:<22}{registered:>12}{unregistered:>14}" for label, registered, unregistered in rows]
+    options.say(result.as_dict(), [f"{label:<22}{one:>12}{other:>14}" for label, one, other in rows])

@@ -7,7 +7,6 @@ from typing import Any
 import click
 
 from sn9reg.cli import options
-from sn9reg.cli.bar import progress_bar
 
 
 def parse_size(_context: click.Context, _parameter: click.Parameter, value: str) -> tuple[int, int]:
@@ -32,10 +31,8 @@ def parse_size(_context: click.Context, _parameter: click.Parameter, value: str)
 @click.option("--empty", default=0.01, show_default=True, help="Fraction of the SAR image outside its swath (0).")
 @click.option("--field", type=click.Path(path_type=Path), metavar="CSV",
               help="Take the displacement from these tie-points instead of from a terrain.")  # fmt: skip
-@click.option(
-    "--field-geotransforms", type=click.Path(path_type=Path), metavar="JSON",
-    help="Geotransforms of the images that --field belongs to, by the CSV's name without suffix.",
-)  # fmt: skip
+@click.option("--field-geotransforms", type=click.Path(path_type=Path), metavar="JSON",
+              help="Geotransforms of the images that --field belongs to by the CSV's name without suffix.")  # fmt: skip
 @options.overwrite
 @options.as_json
 def simulate(folder: Path, size: tuple[int, int], **given: Any) -> None:
@@ -46,7 +43,7 @@ def simulate(folder: Path, size: tuple[int, int], **given: Any) -> None:
     """
     from sn9reg.simulate import simulate as simulate_scene
 
-    with progress_bar("simulate"):
+    with options.progress_bar("simulate"):
         scene = simulate_scene(folder, *size, **given)
     files = {name: str(path) for name, path in asdict(scene).items() if path}
     options.say(files, files.values())

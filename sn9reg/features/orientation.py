@@ -1,8 +1,8 @@
 """Orientation energies of a log-Gabor bank: the quantity under phase congruency, as dense features.
 
-A log-Gabor filter (Field 1987) passes one band of wavelengths and one band of orientations. Its response is complex:
-the modulus is the local energy of Kovesi's phase congruency ("Image features from phase congruency", 1999), which
-does not care about the sign or the kind (line or step) of a contrast. That is what optical and SAR images share.
+A log-Gabor filter (Field 1987) passes one band of wavelengths and one of orientations. The modulus of its response is
+the local energy of Kovesi's phase congruency ("Image features from phase congruency", 1999), which does not care about
+the sign or the kind (line or step) of a contrast. That is what optical and SAR images share.
 """
 
 import math
@@ -20,11 +20,8 @@ _ANGULAR_SHARE = 0.65
 
 @lru_cache(maxsize=8)
 def log_gabor_bank(height: int, width: int, orientations: int, wavelengths: tuple[float, ...]) -> tuple[Tensor, Tensor]:
-    """(scales, height, width) radial and (orientations, height, width) angular parts of one-sided filters in the
-    frequency domain, for torch.fft.fft2. A filter is the product of one of each.
-
-    Orientation k passes structure whose normal points at k * 180 / orientations degrees from x towards y (down).
-    """
+    """(scales, height, width) radial and (orientations, height, width) angular parts of one-sided filters, for fft2, to
+    be multiplied. Orientation k passes normals at k * 180 / orientations degrees from x towards y (down)."""
     radius, angle = polar_frequencies(height, width)
     sigma = math.pi / orientations * _ANGULAR_SHARE
     angular = [torch.exp(turn.square().mul_(-0.5 / sigma**2)) for turn in turns_from(angle, orientations)]
@@ -55,10 +52,8 @@ def log_gabor(radius: Tensor, wavelengths: Sequence[float], sigma_on_f: float) -
 
 
 def orientation_response(image: Tensor, orientations: int, wavelengths: Sequence[float]) -> Iterator[Tensor]:
-    """(B, H, W) image -> of each scale (B, orientations, H, W) complex log-Gabor responses.
-
-    The image wraps around at its borders: what lies within about a wavelength of them is not to be used.
-    """
+    """(B, H, W) image -> of each scale (B, orientations, H, W) complex log-Gabor responses. The image wraps around
+    at its borders: what lies within about a wavelength of them is not to be used."""
     # The filters do not pass the mean, but they do pass the rounding of its transform.
     level = image.double().mean(dim=(1, 2), keepdim=True)
     spectrum = torch.fft.fft2((image - level).to(image.dtype))[:, None]
@@ -92,12 +87,8 @@ def orientation_features(
 def orientation_harmonics(
     image: Tensor, orientations: int = 9, wavelengths: Sequence[float] = (6.0, 12.0), order: int = 3
 ) -> Tensor:
-    """(B, H, W) image -> (B, 1 + 2 * order, H, W) the energies of `orientation_features` in few channels.
-
-    Energies hardly differ between scales, and turn smoothly with the orientation: their sum over scales, as a Fourier
-    series over orientations, keeps most of their inner products. On SEN1-2 the principal directions of all channels
-    are these harmonics.
-    """
+    """(B, H, W) image -> (B, 1 + 2 * order, H, W) the energies of `orientation_features` in few channels: their sum
+    over scales, as a Fourier series over orientations. On SEN1-2 these are the principal directions of all channels."""
     total: Tensor | float = 0.0
     for response in orientation_response(image, orientations, wavelengths):
         real, imaginary = torch.view_as_real(response).unbind(dim=-1)
@@ -112,10 +103,8 @@ def orientation_harmonics(
 
 
 def _one_length(energy: Tensor, scales: int, phase: float) -> Tensor:
-    """(B, 1, H, W) factors that bring all channels of a pixel to one length per scale, and to 1 over all scales.
-
-    Where there is no signal at all (padding, a constant area) the feature is zero, not amplified rounding noise.
-    """
+    """(B, 1, H, W) factors that bring all channels of a pixel to one length per scale, and to 1 over all scales; but
+    where there is no signal (padding, a constant area), no rounding noise."""
     length = energy.square().sum(dim=1, keepdim=True).mul_(1 + phase**2).sqrt_()
     floor = 1e-4 * length.mean(dim=(2, 3), keepdim=True) + 1e-30
     return 1 / ((length + floor) * math.sqrt(scales))

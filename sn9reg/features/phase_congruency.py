@@ -2,7 +2,6 @@
 
 P. Kovesi, "Image features from phase congruency", 1999, and "Phase congruency detects corners and edges", 2003; eqs.
 (1) and (2) of He et al., "Deep convolutional network based on attention mechanism for matching optical and SAR images".
-It does not depend on contrast, of which optical and SAR images share little.
 """
 
 import math
@@ -35,11 +34,9 @@ class PhaseCongruency:
 
 
 def phase_congruency(image: Tensor, valid: Tensor | None = None) -> PhaseCongruency:
-    """Phase congruency of (B, H, W) float images, on any device, with a noise threshold per image and orientation.
-
-    valid: (B, H, W) bool; noise is estimated there, and there is no congruency elsewhere, nor in an image without
-    contrast. The image wraps around at its borders.
-    """
+    """Phase congruency of (B, H, W) float images, on any device, with a noise threshold per image and orientation. They
+    wrap around at their borders. valid: (B, H, W) bool; noise is estimated there, and there is no congruency elsewhere,
+    nor in an image without contrast."""
     inside = torch.ones_like(image, dtype=torch.bool) if valid is None else valid
     spread = _spread(image, inside)
     image = image * (_SPREAD / spread.clamp_min(1e-30)) * (spread > 0)
@@ -51,9 +48,8 @@ def phase_congruency(image: Tensor, valid: Tensor | None = None) -> PhaseCongrue
     for o in range(_ORIENTATIONS):
         response = torch.fft.ifft2(spectrum[:, None] * (radial * angular[o]))  # (B, scales, H, W)
         even, odd = response.real, response.imag
-        amplitude = response.abs()
+        amplitude, sum_even, sum_odd = response.abs(), even.sum(dim=1), odd.sum(dim=1)
         total, largest = amplitude.sum(dim=1), amplitude.amax(dim=1)
-        sum_even, sum_odd = even.sum(dim=1), odd.sum(dim=1)
         length = torch.hypot(sum_even, sum_odd) + _EPSILON
         mean_even, mean_odd = (sum_even / length)[:, None], (sum_odd / length)[:, None]
         # eq. (2): amplitude times phase deviation, the cosine less the sine's modulus
@@ -75,11 +71,9 @@ def phase_congruency(image: Tensor, valid: Tensor | None = None) -> PhaseCongrue
     xx, yy, xy = (2 / _ORIENTATIONS * moment for moment in (xx, yy, 2 * xy))
     root = torch.hypot(xy, xx - yy)
     return PhaseCongruency(
-        maximum=(xx + yy + root) / 2 * inside,
-        minimum=((xx + yy - root) / 2).clamp_min(0) * inside,
-        orientation=torch.atan2(odd_y, odd_x) % math.pi,
-        amplitude=torch.stack(amplitudes, dim=1),
-    )
+        maximum=(xx + yy + root) / 2 * inside, minimum=((xx + yy - root) / 2).clamp_min(0) * inside,
+        orientation=torch.atan2(odd_y, odd_x) % math.pi, amplitude=torch.stack(amplitudes, dim=1),
+    )  # fmt: skip
 
 
 @lru_cache(maxsize=8)
@@ -97,6 +91,5 @@ def _spread(image: Tensor, inside: Tensor) -> Tensor:
     values, weight = image.double(), inside.double()
     count = weight.sum(dim=(1, 2), keepdim=True).clamp_min(1)
     mean = (values * weight).sum(dim=(1, 2), keepdim=True) / count
-    variance = ((values - mean) ** 2 * weight).sum(dim=(1, 2), keepdim=True) / count
-    spread = variance.sqrt()
+    spread = (((values - mean) ** 2 * weight).sum(dim=(1, 2), keepdim=True) / count).sqrt()
     return torch.where(spread > 1e-6 * mean.abs(), spread, 0.0).to(image.dtype)

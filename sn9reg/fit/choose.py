@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 
 from sn9reg.errors import ConfigError
@@ -19,12 +20,13 @@ WITH_HEIGHTS = "local, with heights"  # what `Fit.held_out` calls that model
 THRESHOLD_PX = 30.0  # default threshold of the global models: parallax over terrain is no outlier
 MINIMUM = 8  # matches below which nothing is fitted
 _FAR = 5.0  # distances of matches to the warp are clipped to this many times their median
-# Width of the scene, in footprints, from which `auto` considers more than a translation; the simpler model first.
+# Width of the scene, in footprints, from which `auto` considers more than a translation; the simpler model first. In a
+# narrow one all matches share pixels, so that none is really held out and the most flexible model would win.
 _MIN_WIDTH = {"affine": 2.0, "local": 3.0}
 _SIMPLER = 0.97  # a more complex model must bring the held-out error below this share
 
-# From a choice of matches to the model that is fitted to them, if they determine one.
-Fitter = Callable[[Flags], Callable[[Points], Points] | None]
+# From places, counterparts and expected errors of matches to the model fitted to them, if they determine one.
+Fitter = Callable[[Points, Points, Floats], Callable[[Points], Points] | None]
 
 
 @dataclass(frozen=True)
@@ -48,10 +50,9 @@ def fit(
 ) -> Fit:
     """Fit a warp to correspondences.
 
-    model: translation, affine (plain RANSAC, the SpaceNet 9 baseline), homography, local, or auto. The last takes
-    translation, affine or local, whichever predicts held-out correspondences best, and the simpler one in a tie.
-    threshold: of the global models, metres (default 30 px). heights: of the ground; the local model takes them into
-    account if held-out correspondences are then predicted better. Raises ConfigError for an unknown model.
+    model: translation, affine (plain RANSAC, the SpaceNet 9 baseline), homography, local, or auto: translation, affine
+    or local, whichever predicts held-out correspondences best, the simpler one in a tie. threshold: of global models,
+    metres (default 30 px). heights: of the ground, for the local model, if they help. Raises ConfigError for another.
     """
     if model not in MODELS:
         raise ConfigError(f"no model {model!r}; there are: {', '.join(MODELS)}")
@@ -66,25 +67,33 @@ def fit(
     if consistent.sum() < MINIMUM:
         return _unfitted(matches, f"only {int(consistent.sum())} of {len(matches)} matches agree with neighbours")
     good = matches.keep(consistent)
-    block = _block(matches)
-    local = fit_local(good.optical_map, good.sar_map, good.sigma * pixel, block)
-    fitters = _fitters(good, local, limit)
+    places = good.optical_map, good.sar_map, good.sigma * pixel
+    # Side of the squares held out together: two footprints, but at least 4 x 4 squares in the scene.
+    block = max(min(2 * matches.footprint * pixel, matches.extent / 4), 1e-9)
+    fields = {"local": fit_local(*places, block)}
     if heights is not None:
-        higher = fit_local(good.optical_map, good.sar_map, good.sigma * pixel, block, heights)
-        fitters[WITH_HEIGHTS] = _fitters(good, higher, limit)["local"]
-    left_out = {name: _left_out(good, block, fitter) for name, fitter in fitters.items()}
+        fields[WITH_HEIGHTS] = fit_local(*places, block, heights)
+    fitters: dict[str, Fitter] = {
+        "translation": lambda source, target, _: fit_global(source, target, "translation", limit),
+        "affine": lambda source, target, _: fit_global(source, target, "affine", limit),
+        **{name: field.refit for name, field in fields.items()},
+    }
+    left_out = {name: _left_out(*places, block, fitter) for name, fitter in fitters.items()}
     held_out = {name: float(np.mean(distances)) for name, distances in left_out.items()}
-    by_heights = heights is not None and held_out[WITH_HEIGHTS] < _SIMPLER * held_out["local"]
-    if by_heights:
-        local, left_out["local"] = higher, left_out[WITH_HEIGHTS]
-    errors = held_out | ({"local": held_out[WITH_HEIGHTS]} if by_heights else {})
-    chosen = _simplest(errors, matches) if model == "auto" else model
+    better = heights is not None and held_out[WITH_HEIGHTS] < _SIMPLER * held_out["local"]
+    best = WITH_HEIGHTS if better else "local"
+    chosen, errors = model, held_out | {"local": held_out[best]}
+    if model == "auto":
+        chosen = "translation"
+        for name, width in _MIN_WIDTH.items():
+            if matches.span >= width and errors[name] < _SIMPLER * errors[chosen]:
+                chosen = name
     if chosen == "local":
-        distances = left_out["local"]
-        warp = Warp("local", local, _expected_error(good.optical_map, distances, local))
-        return Fit(warp, consistent, float(np.median(distances)), held_out, by_heights)
+        distances, field = left_out[best], fields[best]
+        warp = Warp("local", field, _expected_error(places[0], distances, field))
+        return Fit(warp, consistent, float(np.median(distances)), held_out, by_heights=better)
     kind: GlobalModel = chosen  # type: ignore[assignment]
-    found = fit_global(source, target, kind, limit, "ransac" if chosen == "affine" else "magsac")
+    found = fit_global(source, target, kind, limit, method=cv2.USAC_MAGSAC if chosen == "homography" else cv2.RANSAC)
     if found is None:
         return _unfitted(matches, f"the matches do not determine a model of kind {chosen}")
     kept = source[found.inliers]
@@ -93,41 +102,15 @@ def fit(
     return Fit(warp, found.inliers, float(np.median(distances)), held_out)
 
 
-def _block(matches: Correspondences) -> float:
-    """Side of the squares held out together, map units: two footprints, but at least 4 x 4 squares in the scene."""
-    return max(min(2 * matches.footprint * matches.grid.resolution, matches.extent / 4), 1e-9)
-
-
-def _fitters(good: Correspondences, local: LocalField, limit: float) -> dict[str, Fitter]:
-    """Of each model that `auto` chooses from."""
-    source, target, sigma = good.optical_map, good.sar_map, good.sigma * good.grid.resolution
-    return {
-        "translation": lambda rest: fit_global(source[rest], target[rest], "translation", limit),
-        "affine": lambda rest: fit_global(source[rest], target[rest], "affine", limit, "ransac"),
-        "local": lambda rest: local.refit(source[rest], target[rest], sigma[rest]),
-    }
-
-
-def _left_out(good: Correspondences, block: float, fitter: Fitter) -> Floats:
+def _left_out(source: Points, target: Points, sigma: Floats, block: float, fitter: Fitter) -> Floats:
     """(N,) distances, map units, to a model fitted without the match's block; to its optical place where none fits."""
-    source = good.optical_map
     fold, predicted = block_folds(source, block), source.copy()
     for k in np.unique(fold):
         rest = fold != k
-        found = fitter(rest) if rest.sum() >= MINIMUM // 2 else None
+        found = fitter(source[rest], target[rest], sigma[rest]) if rest.sum() >= MINIMUM // 2 else None
         if found is not None:
             predicted[~rest] = found(source[~rest])
-    return np.hypot(*(predicted - good.sar_map).T)
-
-
-def _simplest(held_out: Mapping[str, float], matches: Correspondences) -> str:
-    """The simplest model that no more complex one beats clearly, among those for which the scene is wide enough: in a
-    narrow one all matches share pixels, so that none is really held out and the most flexible model would win."""
-    best = "translation"
-    for name, width in _MIN_WIDTH.items():
-        if matches.span >= width and held_out[name] < _SIMPLER * held_out[best]:
-            best = name
-    return best
+    return np.hypot(*(predicted - target).T)
 
 
 def _expected_error(source: Points, distances: Floats, field: LocalField | None = None) -> Callable[[Points], Floats]:

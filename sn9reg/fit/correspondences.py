@@ -18,10 +18,7 @@ _NUMBERS = ("score", "sigma", "distance", "rival_distance", "vote_shift")
 
 @dataclass(frozen=True)
 class Correspondences:
-    """N matches in pixels of the common grid.
-
-    Raises ValueError where the shapes do not agree or a coordinate is not finite.
-    """
+    """N matches in pixels of the common grid. Raises ValueError where shapes disagree or a coordinate is not finite."""
 
     grid: Grid  # the common grid
     optical_xy: Points  # (N, 2)
@@ -43,18 +40,15 @@ class Correspondences:
         n = len(self.optical_xy)
         if not self.vote_shift.size:
             object.__setattr__(self, "vote_shift", np.zeros(n))
-        for name in _PLACES:
-            points = getattr(self, name)
-            if points.shape != (n, 2) or not np.isfinite(points).all():
-                raise ValueError(f"{name}: expected {n} finite points, got shape {points.shape}")
-        for name in _NUMBERS:
-            if getattr(self, name).shape != (n,):
-                raise ValueError(f"{name}: expected {n} values, got shape {getattr(self, name).shape}")
+        for name in (*_PLACES, *_NUMBERS):
+            values, shape = getattr(self, name), (n, 2) if name in _PLACES else (n,)
+            if values.shape != shape or (name in _PLACES and not np.isfinite(values).all()):
+                raise ValueError(f"{name}: expected {n} values, of places finite ones, got shape {values.shape}")
 
     def __len__(self) -> int:
         return len(self.optical_xy)
 
-    def keep(self, chosen: npt.NDArray[np.bool_] | npt.NDArray[np.intp]) -> Correspondences:
+    def keep(self, chosen: Flags | npt.NDArray[np.intp]) -> Correspondences:
         """The matches chosen by a boolean mask (N,) or by an array of indices."""
         return replace(self, **{name: getattr(self, name)[chosen] for name in (*_PLACES, *_NUMBERS)})
 
@@ -79,12 +73,8 @@ class Correspondences:
 
 
 def adaptive_ratio(matches: Correspondences) -> Flags:
-    """(N,) which matches pass the adaptive-ratio filter: d'_i > d_i + mean_j(d'_j - d_j).
-
-    d and d' are the distances to the best and the second-best candidate. He et al., "Deep convolutional network based
-    on attention mechanism for matching optical and SAR images", section 2.4: the fixed ratio of nearest to second
-    nearest is replaced by the mean gap of the pair at hand. For a dense surface the candidates are its two best
-    separate peaks.
-    """
+    """(N,) which matches pass the adaptive-ratio filter: d'_i > d_i + mean_j(d'_j - d_j), where d and d' are the
+    distances to the best and the second-best candidate; of a dense surface, to its two best separate peaks. He et al.,
+    "Deep convolutional network based on attention mechanism for matching optical and SAR images", 2.4."""
     gap = matches.rival_distance - matches.distance
     return np.asarray(gap > gap.mean()) if len(gap) else np.zeros(0, bool)

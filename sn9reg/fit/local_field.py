@@ -1,15 +1,12 @@
 """The local model: a smooth field over the robust affine, from locally consistent correspondences.
 
-Real displacement between optical and SAR scenes is range parallax over terrain: smooth, not affine, and almost all of
-it along one direction. The residual to a robust affine is therefore modelled as two independent Gaussian processes
-(Rasmussen & Williams 2006, chapter 2), along and across the direction of largest variance, each with its own
-amplitude, length and noise. Far from all correspondences a Gaussian process falls back to its mean, here the affine.
-It also predicts its own error. Where heights of the ground are known, the mean has a term that is proportional to them.
+Real displacement is range parallax over terrain: smooth, not affine, and almost all of it along one direction. The
+residual to a robust affine is therefore modelled as two independent Gaussian processes (Rasmussen & Williams 2006,
+chapter 2), along and across the direction of largest variance. Far from all correspondences the affine remains.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -71,23 +68,20 @@ class LocalField:
             residual = np.column_stack([process.mean(xy) for process in self.processes]) @ self.axes
             return _terms(xy, self.centre, self.heights) @ self.affine.T + self.centre + residual
 
-        return self._in_chunks(moved, map_xy)
+        return np.concatenate([moved(xy) for xy in self._chunks(map_xy)])
 
     def error(self, map_xy: Points) -> Floats:
         """(N,) expected error, both axes together, map units."""
-        main, across = self.processes
-        return self._in_chunks(lambda xy: np.sqrt(main.variance(xy) + across.variance(xy)), map_xy)
+        return np.concatenate([np.sqrt(sum(p.variance(xy) for p in self.processes)) for xy in self._chunks(map_xy)])
 
-    def _in_chunks(self, function: Callable[[Points], Floats], map_xy: Points) -> Floats:
-        """The values of a function of places relative to the centre, a few thousand at a time."""
-        starts = range(0, max(1, len(map_xy)), _CHUNK)
-        return np.concatenate([function(map_xy[start : start + _CHUNK] - self.centre) for start in starts])
+    def _chunks(self, map_xy: Points) -> list[Points]:
+        """Places relative to the centre, a few thousand at a time."""
+        return [map_xy[start : start + _CHUNK] - self.centre for start in range(0, max(1, len(map_xy)), _CHUNK)]
 
 
 def _terms(xy: Points, centre: Floats, heights: Heights | None) -> Floats:
     """(N, 3) x, y and 1 of places relative to the centre, and the height there, if heights are known."""
-    columns = [xy, np.ones(len(xy))] if heights is None else [xy, np.ones(len(xy)), heights(xy + centre)]
-    return np.column_stack(columns)
+    return np.column_stack([xy, np.ones(len(xy)), *([] if heights is None else [heights(xy + centre)])])
 
 
 def fit_local(
@@ -96,10 +90,8 @@ def fit_local(
 ) -> LocalField:  # fmt: skip
     """The field through (N, 2) correspondences, which must be consistent already. All lengths are in map units.
 
-    sigma: (N,) expected error per axis. heights: of the ground.
-    like: a field whose directions, lengths and noise are taken over.
-    block: side of the squares that are held out together when length and noise are chosen, so that matches which share
-    pixels do not vouch for each other.
+    sigma: (N,) expected error per axis. like: a field whose directions, lengths and noise are taken over. block: side
+    of the squares held out together when these are chosen, so that matches which share pixels do not vouch for others.
     """
     centre = source.mean(axis=0)
     xy, there = source - centre, target - centre

@@ -1,7 +1,4 @@
-"""What the neighbours of a place say: about a correspondence there, or about a value that is not known there.
-
-A smooth displacement field implies that correspondences agree with their neighbours; by chance they do not.
-"""
+"""What the neighbours of a place say: about a correspondence there, or about a value that is not known there."""
 
 import math
 from collections.abc import Callable
@@ -10,7 +7,7 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from sn9reg.fit.correspondences import Correspondences, Flags, Floats
-from sn9reg.fit.warp import least_squares_affine
+from sn9reg.fit.warp import least_squares
 from sn9reg.raster.grid import Points
 
 _NEIGHBOURS = 12  # that predict a shift
@@ -20,19 +17,14 @@ _CANDIDATES = 4_000_000  # pairs of places held in memory at once
 _AVERAGED = 24  # nearest places that `local_mean` averages ...
 _PRIOR = 4.0  # ... and the weight, in places, of the mean of all
 _NEAREST = 6  # nearest places that `distance_to` averages
-# A witness agrees when the plane through its neighbours' witnesses hits it within this many pixels of the level.
-# From 3 to 5 px, crops that belong together and crops that do not separate about equally well.
-WITNESS_PX = 4.0
+WITNESS_PX = 4.0  # pixels of the level within which a witness agrees with its neighbours; 3 to 5 do about equally well
 
 
 def neighbour_prediction(source: Points, shift: Points, scale: float, exclude: float = 0.0) -> Points:
-    """(N, 2) the shift of each place as its neighbours predict it: a robust plane through their shifts.
+    """(N, 2) the shift of each place as its neighbours predict it: a robust plane through their shifts, with Cauchy's
+    weights; a steep trend of all shifts, as a rotation causes, is taken off first. NaN where fewer than four are left.
 
-    source, shift: (N, 2), map units. scale: typical deviation of a good shift. exclude: neighbours nearer than this
-    do not count. The result is NaN where fewer than four neighbours are left.
-
-    The plane has Cauchy's weights and starts at the median. A steep trend of all shifts, as a rotation or another
-    scale causes, is taken off first and added again.
+    source, shift: (N, 2), map units. scale: typical deviation of a good shift. exclude: nearer ones do not count.
     """
     predicted = np.full((len(source), 2), np.nan)
     if len(source) < 5:
@@ -68,7 +60,7 @@ def _steep_trend(source: Points, shift: Points) -> Points:
     design = np.column_stack([centred / reach, np.ones(len(source))])
     weight = np.ones(len(source))
     for _ in range(_ROUNDS):
-        coefficients = least_squares_affine(centred / reach, shift, weight).T
+        coefficients = least_squares(design, shift, weight).T
         off = np.linalg.norm(shift - design @ coefficients, axis=1)
         weight = 1 / (1 + (off / max(2 * float(np.median(off)), 1e-9)) ** 2)
     steep = np.linalg.norm(coefficients[:2], ord=2) / reach > _STEEP
@@ -86,11 +78,8 @@ def local_consistency(source: Points, shift: Points, scale: float) -> Flags:
 
 
 def witnesses_agree(matches: Correspondences) -> Flags:
-    """(N,) whether each match's witness (`Correspondences.solo_xy`) agrees with the witnesses of its neighbours.
-
-    Neighbours that share pixels with the match do not count: agreement by chance is as rare as the tolerance's share
-    of the search area.
-    """
+    """(N,) whether each match's witness (`Correspondences.solo_xy`) agrees with those of neighbours that share no pixel
+    with the match: by chance as rarely as the tolerance's share of the search area."""
     pixel = matches.step * matches.grid.resolution
     shift = matches.grid.to_map(matches.solo_xy) - matches.optical_map
     exclude = 0.999 * matches.footprint * matches.grid.resolution
@@ -115,10 +104,8 @@ def _neighbours(source: Points, exclude: float) -> tuple[np.ndarray, np.ndarray]
 
 
 def local_mean(source: Points, values: Floats) -> Callable[[Points], Floats]:
-    """A function from (M, 2) places to the (M,) weighted mean of the (N,) values of the nearest places of `source`.
-
-    Nearer places weigh more. The mean of all values counts as a few more places.
-    """
+    """A function from (M, 2) places to the (M,) mean of the (N,) values of the nearest places of `source`, nearer ones
+    with more weight. The mean of all values counts as a few more places."""
     tree, count, typical = cKDTree(source), min(len(source), _AVERAGED), float(values.mean())
 
     def mean(xy: Points) -> Floats:

@@ -1,12 +1,9 @@
-"""Warp: from the map position of an optical pixel to that of its counterpart in the SAR image, and its expected error.
-
-Global models (translation, affine, homography) are fitted with OpenCV's robust estimators. The local model
-(`local_field.py`) is a smooth field over the affine. All work in map coordinates of the common grid.
-"""
+"""Warp: from the map position of an optical pixel to that of its counterpart in the SAR image, and its expected error;
+and the global models (translation, affine, homography). All work in map coordinates of the common grid."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -15,11 +12,9 @@ from sn9reg.fit.correspondences import Flags, Floats
 from sn9reg.raster.grid import Points
 
 GlobalModel = Literal["translation", "affine", "homography"]
-Estimator = Literal["magsac", "ransac"]
 
 _MINIMUM = {"translation": 1, "affine": 3, "homography": 4}
-# cv2 draws its samples from a generator of its own; this many draws find 20 % inliers of 4 points with certainty.
-_ITERATIONS = 5000
+_ITERATIONS = 5000  # of RANSAC: so many draws find 20 % inliers of 4 points with certainty
 
 
 @dataclass(frozen=True)
@@ -34,8 +29,7 @@ class Warp:
         return self.move(np.asarray(map_xy, dtype=np.float64))
 
 
-# The warp that moves nothing: it trusts the georeference.
-IDENTITY = Warp("identity", lambda xy: xy, lambda xy: np.full(len(xy), np.nan))
+IDENTITY = Warp("identity", lambda xy: xy, lambda xy: np.full(len(xy), np.nan))  # it trusts the georeference
 
 
 @dataclass(frozen=True)
@@ -52,16 +46,14 @@ class GlobalFit:
 
 
 def fit_global(
-    source: Points, target: Points, model: GlobalModel, threshold: float, estimator: Estimator = "magsac", seed: int = 0
+    source: Points, target: Points, model: GlobalModel, threshold: float, seed: int = 0, method: int = cv2.RANSAC
 ) -> GlobalFit | None:
-    """Robust fit of `target` = model(`source`), both (N, 2) in map units; threshold in the same units.
+    """Robust fit of `target` = model(`source`), both (N, 2) in map units; threshold in the same units. None where the
+    points do not determine the model.
 
-    An affine by RANSAC is the transformation of the SpaceNet 9 baseline (Hänsch et al., section 3.2); MAGSAC
-    (Barath et al. 2019, in OpenCV) needs no sharp threshold. The result is refitted on its inliers by least squares.
-    seed: draws other samples for affines and homographies. OpenCV's estimators ignore `cv2.setRNGSeed`, so the seed
-    changes the order of the points; 0 keeps it.
-
-    None where the points do not determine the model.
+    An affine by RANSAC, refitted on its inliers, is that of the SpaceNet 9 baseline (Hänsch et al., section 3.2). For
+    affines and homographies, method: cv2.RANSAC or another; seed: draws other samples, by another order of the points
+    (0 keeps it), since OpenCV's estimators ignore `cv2.setRNGSeed`.
     """
     if len(source) < _MINIMUM[model]:
         return None
@@ -69,28 +61,28 @@ def fit_global(
     a, b = np.ascontiguousarray(source - centre), np.ascontiguousarray(target - centre)
     if model == "translation":
         return _translation(a, b, threshold, centre)
-    method = cv2.USAC_MAGSAC if estimator == "magsac" else cv2.RANSAC
     estimate = cv2.estimateAffine2D if model == "affine" else cv2.findHomography
     order = np.random.default_rng(seed).permutation(len(a)) if seed else np.arange(len(a))
     a, b = a[order], b[order]
     cv2.setRNGSeed(0)
-    options: dict[str, Any] = {"ransacReprojThreshold": threshold, "maxIters": _ITERATIONS, "confidence": 0.999}
     try:
-        matrix, mask = estimate(a, b, method=method, **options)
+        matrix, mask = estimate(
+            a, b, method=method, ransacReprojThreshold=threshold, maxIters=_ITERATIONS, confidence=0.999
+        )
     except cv2.error:  # all points on one line, say
         return None
     if matrix is None or not np.isfinite(matrix).all():
         return None
     inliers = mask.ravel().astype(bool)
-    if _on_a_line(a[inliers]):
+    if on_a_line(a[inliers]):
         return None
     if model == "affine":
         matrix = np.vstack([least_squares_affine(a[inliers], b[inliers]), [0, 0, 1]])
     return GlobalFit(np.asarray(matrix, np.float64), centre, inliers[np.argsort(order)])
 
 
-def _on_a_line(points: Points) -> bool:
-    """Whether all points lie on one line, up to rounding; OpenCV checks this without a tolerance."""
+def on_a_line(points: Points) -> bool:
+    """Whether all of (N, 2) points lie on one line, up to rounding; OpenCV checks this without a tolerance."""
     if len(points) < 3:
         return True
     spread = np.linalg.svd(points - points.mean(axis=0), compute_uv=False)

@@ -24,12 +24,11 @@ def advice(pair: ScenePair, reach: float | None) -> str:
     """The likely causes, each with what to do; empty where the images show none. Raises InputError where a scene cannot
     be read. reach: the largest shift that was looked for, metres (pixels in a pixel frame), if there is a limit."""
     (optical, factor), (sar, _) = pair.overview(pair.optical), pair.overview(pair.sar)
-    in_pixels = pair.grid.crs is None
     causes = [_little_shared(pair, optical, sar, factor), _one_value(optical, "optical"), _one_value(sar, "sar")]
-    causes.append(_sizes(pair) if in_pixels else "")
+    causes.append(_sizes(pair))
     if not any(causes) and reach is not None:
         causes.append(_beyond(pair, factor, reach))
-    if not any(causes) and in_pixels:
+    if not any(causes) and pair.grid.crs is None:
         causes.append("a pixel frame is for images of one scale, upright alike; --matcher descriptors looks for others")
     return "; ".join(filter(None, causes))
 
@@ -48,21 +47,19 @@ def _little_shared(pair: ScenePair, optical: Patch, sar: Patch, factor: int) -> 
 def _one_value(patch: Patch, modality: Modality) -> str:
     pixels = patch.values[:, patch.valid]
     values, counts = np.unique(pixels[0], return_counts=True)
-    if len(values) < 2:
+    if len(values) < 2 or (share := float((pixels == values[counts.argmax()]).all(axis=0).mean())) < _SAME:
         return ""
     value = values[counts.argmax()]
-    if (share := float((pixels == value).all(axis=0).mean())) < _SAME:
-        return ""
     number = f"{value if abs(value) < 3e38 else math.copysign(3.4028235e38, value):.9g}"  # a scene clips what is larger
     name = modality.replace("sar", "SAR")
     return f"{share:.0%} of the {name} image is {number}: if that means no data, say --{modality}-nodata {number}"
 
 
 def _sizes(pair: ScenePair) -> str:
-    """A scale that differs, as the sizes of two images of the same ground show it."""
+    """A scale that differs, as the sizes of two images of the same ground in a pixel frame show it."""
     optical, sar = (np.array([scene.grid.width, scene.grid.height]) for scene in (pair.optical, pair.sar))
     across, down = sar / optical
-    if abs(across / down - 1) > _ALIKE or abs(across - 1) < _ALIKE:
+    if pair.grid.crs is not None or abs(across / down - 1) > _ALIKE or abs(across - 1) < _ALIKE:
         return ""
     sizes = " and ".join(f"{width} x {height} px" for width, height in (optical, sar))
     ways = f"resize one {across:.3g} times, or --matcher descriptors looks for the scale"

@@ -1,26 +1,17 @@
 """Calibration: the scores and sigmas of any matcher become probabilities and errors that hold.
 
-The raw scores of different matchers have nothing in common. Once a warp is fitted and the pixels have given evidence
-for it (`evidence.py`), the same features describe every match: how sharp its peak is, how far it lies from the warp,
-what the pixels around it say, and how likely the pair is registered. From these
-
-- a logistic model and a rising curve give the probability that a match is right within 3 pixels;
-- a linear model gives the logarithm of its error;
-- a second linear model gives the logarithm of the map's error at any place, from the matches around it.
-
-All were fitted on pairs whose truth is known (`training/calibrate.py`) and are stored with the weights. Small and
-large scenes have models of their own, mixed in between: in a small one all matches share pixels and have the same
-error, in a large one each has an error of its own.
+The same features describe every match (`features.py`); the models that judge by these were fitted on pairs whose truth
+is known (`training/calibrate.py`). Small and large scenes have models of their own, mixed in between: in a small one
+all matches share pixels and have the same error, in a large one each has an error of its own.
 """
 
 import json
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import field, replace
 from importlib.resources import files
-from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -31,17 +22,9 @@ from sn9reg.fit.choose import Fit
 from sn9reg.fit.correspondences import Correspondences, Floats
 from sn9reg.fit.neighbours import distance_to, local_mean
 from sn9reg.judge.evidence import Evidence
-from sn9reg.judge.features import (
-    FEATURES,
-    SIGMA_FEATURES,
-    breadth,
-    field_features,
-    largeness,
-    match_features,
-    pair_features,
-)
+from sn9reg.judge.features import FEATURES, breadth, field_features, largeness, match_features, pair_features
 from sn9reg.options import check, options
-from sn9reg.raster.files import PathLike, check_regular
+from sn9reg.raster.files import PathLike, read_file
 from sn9reg.raster.grid import Points
 
 log = logging.getLogger(__name__)
@@ -49,7 +32,7 @@ log = logging.getLogger(__name__)
 RIGHT_PX = 3.0  # matched pixels: a match is right if it lies nearer to the truth than this
 MEDIAN = math.sqrt(2 * math.log(2))  # median length of a 2-D normal deviation, in standard deviations per axis
 UNSEEN = 4.0  # features are clipped to this many standard deviations: the fit saw none beyond
-_SHIPPED = files("sn9reg.weights").joinpath("calibration.json")
+_SHIPPED = str(files("sn9reg.weights").joinpath("calibration.json"))
 
 
 @options
@@ -109,7 +92,7 @@ class Models:
 
     def log_sigma(self, features: Floats) -> Floats:
         """(N,) logarithm of the matches' sigma, matched pixels, from (N, k) `match_features`."""
-        return bounded(self.spread(features[:, : len(SIGMA_FEATURES)]))
+        return bounded(self.spread(features[:, : len(FEATURES["spread"])]))
 
     def log_map_sigma(self, features: Floats) -> Floats:
         """(M,) logarithm of the map's sigma at places, matched pixels, from (M, k) `field_features`."""
@@ -158,24 +141,24 @@ def pair_logit(matches: Correspondences, evidence: Evidence) -> float:
     Raises InputError where the calibration that ships is damaged."""
     with _reading(_SHIPPED):
         model = check(PairModel, _stored()["pair"], "pair")
-        for size in ("small", "large"):
-            _check_count(getattr(model, size), size, FEATURES["pair"])
+        for linear in (model.small, model.large):
+            _check_count(linear, "pair")
     return model(pair_features(matches, evidence), breadth(evidence))
 
 
 def calibration_for(matcher: str, own_weights: bool = False, path: PathLike | None = None) -> Calibration | None:
-    """The calibration to use for a matcher; None, with a warning that says why, where none ships that fits.
-
-    own_weights: the matcher has other weights than those that ship, so that the calibration that ships does not fit.
-    path: a file of `pipelines.calibrate` in place of what ships. Raises InputError where it holds none for the matcher.
-    """
+    """The calibration to use for a matcher; None, with a warning that says why, where none ships that fits, as with
+    own_weights. path: a file of `pipelines.calibrate` in its place. Raises InputError where that is of another."""
     if path is not None:
-        given = read_calibration(path)
+        with _reading(path):
+            given = _built(_stored(path))
         if given.matcher != matcher:
             raise InputError(f"{path}: is a calibration of {given.matcher}, not of {matcher}")
         return given
     try:
-        found = shipped_calibration(matcher)
+        with _reading(_SHIPPED):
+            content = _stored()["matchers"]
+            found = _built(content[matcher]) if matcher in content else None
         if found is None:
             log.warning("no calibration ships for %s: its scores and sigma are its own", matcher)
         elif own_weights:
@@ -186,47 +169,30 @@ def calibration_for(matcher: str, own_weights: bool = False, path: PathLike | No
         return None
 
 
-def shipped_calibration(matcher: str) -> Calibration | None:
-    """The calibration that ships for a matcher; None where there is none. Raises InputError if it is damaged."""
-    with _reading(_SHIPPED):
-        content = _stored()["matchers"]
-        return _built(content[matcher]) if matcher in content else None
-
-
-def read_calibration(path: PathLike) -> Calibration:
-    """A calibration from a file. Raises InputError for a file that is missing or holds none."""
-    check_regular(path)
-    with _reading(path):
-        return _built(json.loads(Path(path).read_text(encoding="utf-8")))
-
-
 @contextmanager
 def _reading(path: object) -> Iterator[None]:
     """Raises InputError, which names the file, for whatever is wrong with a calibration that is read inside."""
     try:
         yield
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError, ConfigError) as error:
         raise InputError(f"{path}: is no calibration; `python -m pipelines.calibrate` writes one ({error})") from error
 
 
-def _stored() -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(_SHIPPED.read_text(encoding="utf-8"))
-    return content
+def _stored(path: PathLike = _SHIPPED) -> Any:
+    return json.loads(read_file(path).decode())
 
 
 def _built(content: Mapping[str, Any]) -> Calibration:
     made = check(Calibration, content, "calibration")
     for models in (made.small, made.large):
         for name in ("probability", "spread", "field"):
-            _check_count(getattr(models, name), name, FEATURES[name])
+            _check_count(getattr(models, name), name)
         curve = models.right
         if not len(curve.x) == len(curve.y) > 0 or (np.diff(curve.x) <= 0).any() or (np.diff(curve.y) < 0).any():
             raise ValueError("right is no curve that rises")
     return made
 
 
-def _check_count(model: Linear, name: str, features: Sequence[str]) -> None:
-    if {len(model.mean), len(model.scale), len(model.weight)} != {len(features)}:
-        raise ValueError(f"{name} is not a model of {len(features)} features")
+def _check_count(model: Linear, name: str) -> None:
+    if {len(model.mean), len(model.scale), len(model.weight)} != {len(FEATURES[name])}:
+        raise ValueError(f"{name} is not a model of {len(FEATURES[name])} features")

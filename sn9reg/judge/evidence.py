@@ -1,9 +1,6 @@
-"""Evidence that a warp is right, from the pixels themselves, whichever matcher found it.
-
-Templates that share no pixel are cut from the optical scene and compared with the SAR scene around the place where the
-warp puts them. Where it is right, the similarity there stands above all of its surroundings, for nearly every template.
-Where a pair does not belong together this may happen once by chance, but not everywhere.
-"""
+"""Evidence that a warp is right, from the pixels themselves, whichever matcher found it: templates of the optical scene
+that share no pixel are compared with the SAR scene around the places where the warp puts them. Where it is right, the
+similarity there stands above its surroundings for nearly all of them."""
 
 import math
 from dataclasses import astuple, dataclass
@@ -12,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from sn9reg.fit.correspondences import Floats
-from sn9reg.fit.warp import Warp, least_squares_affine
+from sn9reg.fit.warp import Warp, least_squares_affine, on_a_line
 from sn9reg.matchers import DEFAULT_MATCHER
 from sn9reg.matchers.dense.described import FeatureExtractor
 from sn9reg.matchers.dense.lattice import Lattice
@@ -68,17 +65,17 @@ def default_features(pair: ScenePair) -> FeatureExtractor:
 
 
 def gather(pair: ScenePair, warp: Warp, step: float, extract: FeatureExtractor) -> Evidence:
-    """Evidence for a warp. Raises InputError where a scene cannot be read.
-
-    step: side of the pixels that are compared, in common pixels. extract: the features that are compared.
-    """
+    """Evidence for a warp. step: side of the pixels that are compared, in common pixels. extract: the features that are
+    compared. Raises InputError where a scene cannot be read."""
     factor = max(1, round(step))
     inside = Window(*(n // factor for n in astuple(pair.overlap)))
     side = int(np.clip(min(inside.shape) // 2, _MIN_TEMPLATE, _TEMPLATE))
     lattice = Lattice.over(inside, side, side, _PLACES)
     nodes = lattice.nodes
     there = to_level(pair.grid.to_pixel(warp(pair.grid.to_map(to_common(nodes, factor)))), factor)
-    matrix = _nearest_affine(nodes, there)
+    matrix = np.eye(3)
+    if not on_a_line(nodes):
+        matrix[:2] = least_squares_affine(nodes, there)
     if np.abs(matrix[:2, :2] - np.eye(2)).max() > _STRAIGHT:
         common, back = coarse_to_common(factor), np.linalg.inv(matrix)
         pair = pair.posed(common @ matrix @ np.linalg.inv(common))
@@ -88,11 +85,7 @@ def gather(pair: ScenePair, warp: Warp, step: float, extract: FeatureExtractor) 
     found = search(pair, level, nodes, there - nodes, extract, way_back=False, tile=tile)
     if not found.usable.any():
         return NO_EVIDENCE
-    return Evidence(to_common(nodes[found.usable], factor), *_heights(found.values[found.usable].astype(np.float64)))
-
-
-def _heights(surfaces: Floats) -> tuple[Floats, float, float]:
-    """`standing`, `lead` and `clear` of `Evidence` from (N, D, D) surfaces around the warp's places."""
+    surfaces = found.values[found.usable].astype(np.float64)  # (N, D, D) around the warp's places
     surfaces = surfaces - surfaces.mean(axis=(1, 2), keepdims=True)
     surfaces = surfaces / np.maximum(surfaces.std(axis=(1, 2), keepdims=True), 1e-9)
     together = surfaces.mean(axis=0)
@@ -104,12 +97,5 @@ def _heights(surfaces: Floats) -> tuple[Floats, float, float]:
     y, x = np.indices(together.shape)
     elsewhere = together[np.maximum(np.abs(x - col), np.abs(y - row)) > _ELSEWHERE].max()
     lead = float(together[row, col] - elsewhere)
-    return standing, lead / max(float(together.std()), 1e-9), lead / max(float(together[row, col]), 1e-9)
-
-
-def _nearest_affine(nodes: Points, there: Points) -> Floats:
-    """(3, 3) the affine nearest to the warp; the identity where there are too few places, or all lie on one line."""
-    matrix = np.eye(3)
-    if len(nodes) >= 4 and np.linalg.svd(nodes - nodes.mean(axis=0), compute_uv=False)[1] > 1:
-        matrix[:2] = least_squares_affine(nodes, there)
-    return matrix
+    clear = lead / max(float(together[row, col]), 1e-9)
+    return Evidence(to_common(nodes[found.usable], factor), standing, lead / max(float(together.std()), 1e-9), clear)

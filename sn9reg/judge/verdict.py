@@ -14,11 +14,10 @@ from sn9reg.judge.evidence import Evidence, default_features, gather
 from sn9reg.raster.scene import ScenePair
 
 LIKELY = 0.75  # probability from which a pair counts as registered: a wrong map does more harm than none
-# In scenes at least so many footprints wide, at least this share of the matches must be confirmed by neighbours, too:
-# a warp may be right in some places and wrong elsewhere.
+# Footprints across, and the share of the matches that neighbours must confirm in scenes so wide: a warp may be right in
+# some places and wrong elsewhere.
 _WIDE, _CONFIRMED = 3.0, 0.1
-# `Evidence.clear` below which the images agree elsewhere, too: parcels or streets that lie on one lattice.
-_CLEAR = 0.12
+_CLEAR = 0.12  # `Evidence.clear` below which the images agree elsewhere, too: parcels or streets on one lattice
 
 
 @dataclass(frozen=True)
@@ -27,16 +26,16 @@ class Verdict:
 
     registered: bool
     reason: str  # one sentence
-    probability: float  # that the warp is right
     matches: int  # their number
-    inliers: int  # number of matches that agree with the warp
     tried: int  # number of places where a match was looked for
-    agreement: float  # share of `tried` whose witness agrees with neighbours that share no pixel, `witnesses_agree`
-    chance: float  # the share that would agree by chance
-    coverage: float  # share of the squares of a 6 x 6 raster over the matches that hold inliers
-    standing: float  # `Evidence.mean`
-    places: int  # number of places that gave evidence
-    error: float  # expected error of the warp, map units
+    probability: float = 0.0  # that the warp is right
+    inliers: int = 0  # number of matches that agree with the warp
+    agreement: float = 0.0  # share of `tried` that neighbours without a common pixel confirm, see `witnesses_agree`
+    chance: float = 0.0  # the share that would agree by chance
+    coverage: float = 0.0  # share of the squares of a 6 x 6 raster over the matches that hold inliers
+    standing: float = 0.0  # `Evidence.mean`
+    places: int = 0  # number of places that gave evidence
+    error: float = math.nan  # expected error of the warp, map units
 
 
 def judge(
@@ -45,7 +44,7 @@ def judge(
     """Matches and fit, with calibrated errors where there is a calibration, and the verdict on them. Raises InputError
     where a scene cannot be read."""
     if not fit.fitted:
-        return matches, fit, refused(matches, fit.reason)
+        return matches, fit, Verdict(False, fit.reason, len(matches), matches.tried)
     evidence = gather(pair, fit.warp, matches.step, default_features(pair))
     logit = pair_logit(matches, evidence)
     if calibration is not None:
@@ -75,19 +74,9 @@ def decide(matches: Correspondences, inliers: Flags, evidence: Evidence, probabi
             "standard deviations more than with their surroundings: it is right with a probability of "
             f"{math.floor(100 * probability)}%{asked}"
         )
-    counts = (len(matches), int(inliers.sum()), matches.tried)
-    shares = (agreement, chance, _coverage(matches, inliers))
-    return Verdict(registered, reason, probability, *counts, *shares, evidence.mean, len(evidence), error)
-
-
-def refused(matches: Correspondences, reason: str) -> Verdict:
-    """The verdict where nothing could be fitted."""
-    return Verdict(False, reason, 0.0, len(matches), 0, matches.tried, 0.0, 0.0, 0.0, 0.0, 0, math.nan)
-
-
-def _coverage(matches: Correspondences, inliers: Flags) -> float:
-    if not inliers.any():
-        return 0.0
-    xy = matches.optical_xy
-    low, size = xy.min(axis=0), np.ptp(xy, axis=0) + 1e-9
-    return len(np.unique(np.floor((xy[inliers] - low) / size * 5.999).astype(int), axis=0)) / 36
+    numbers, coverage = (len(matches), matches.tried, probability, int(inliers.sum())), 0.0
+    if inliers.any():
+        xy = matches.optical_xy
+        squares = np.floor((xy[inliers] - xy.min(axis=0)) / (np.ptp(xy, axis=0) + 1e-9) * 5.999).astype(int)
+        coverage = len(np.unique(squares, axis=0)) / 36
+    return Verdict(registered, reason, *numbers, agreement, chance, coverage, evidence.mean, len(evidence), error)

@@ -4,18 +4,20 @@ that fails does not stop the others."""
 import logging
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import asdict, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from sn9reg.errors import ConfigError, InputError
+from sn9reg import progress
+from sn9reg.errors import ConfigError, InputError, naming
 from sn9reg.machine import gpus
 from sn9reg.many.jobs import FAILED, Job, Result, check_options, do, end_running, finished, run
-from sn9reg.raster.files import PathLike, beside, check_regular, make_folder, write_csv
+from sn9reg.raster.files import PathLike, beside, make_folder, write_csv
+from sn9reg.tiepoints import read_text, table_rows
 
 log = logging.getLogger(__name__)
 
@@ -26,74 +28,63 @@ Engine = Callable[[Sequence[Job], int], Iterator[Result]]
 
 
 def read_manifest(path: PathLike, folder: PathLike, template: Job) -> list[Job]:
-    """The jobs of a CSV with the columns optical and sar, and perhaps tiepoints and name, one pair a row.
-
-    Files are looked for beside the manifest. Where no name is given it is the optical image's. template: what the jobs
-    have in common. Raises InputError for a manifest that cannot be read, lacks a column, names two pairs alike or the
-    same pair twice; a file that is missing is that pair's failure.
-    """
-    check_regular(path)
-    try:
-        table = pd.read_csv(path, dtype=str, na_filter=False, skipinitialspace=True, encoding="utf-8-sig")
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file") from error
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: is no table with commas between its columns ({error})") from error
-    table = table.rename(columns=str.strip)
-    if missing := [name for name in COLUMNS[:2] if name not in table.columns]:
-        raise InputError(f"{path}: has no column {', '.join(missing)}; a manifest has optical,sar[,tiepoints][,name]")
-    if unknown := [name for name in table.columns if name not in COLUMNS]:
-        raise InputError(f"{path}: has a column {', '.join(unknown)}; a manifest has {', '.join(COLUMNS)}")
-    if table.empty:
+    """The jobs of a CSV with the columns optical and sar, and perhaps tiepoints and name, one pair a row. Files are
+    looked for beside the manifest. Where no name is given it is the optical image's. template: what the jobs have in
+    common. Raises InputError for a manifest that cannot be read, lacks a column, names two pairs alike or the same pair
+    twice; a file that is missing is that pair's failure."""
+    if not (rows := table_rows(path, read_text(path))):
         raise InputError(f"{path}: has a header and no pairs")
-    rows = [{str(k): str(v).strip() for k, v in row.items()} for row in table.to_dict("records")]
-    jobs = [_job(path, line, row, folder, template) for line, row in enumerate(rows, start=2)]
-    _check_distinct(path, jobs)
+    columns = list(next(iter(rows.values())))
+    if not set(COLUMNS[:2]) <= set(columns) <= set(COLUMNS):
+        found = ", ".join(columns)[:80]
+        raise InputError(f"{path}: has the columns {found}; a manifest has optical,sar[,tiepoints][,name]")
+    jobs: list[Job] = []
+    lines: dict[Any, str] = {}  # of pairs, and of names
+    for where, cells in rows.items():
+        line = where.rpartition(", ")[2]
+        with naming(where):
+            jobs.append(_job(Path(path).parent, {name: cell.strip() for name, cell in cells.items()}, folder, template))
+            files, name = jobs[-1].files, jobs[-1].name
+            if (first := lines.setdefault((files.optical, files.sar), line)) != line:
+                raise InputError(f"the same pair stands in {first}")
+            if (first := lines.setdefault(name.lower(), line)) != line:
+                raise InputError(f"another pair of the name {name} stands in {first}")
     return jobs
 
 
-def _job(path: PathLike, line: int, row: Mapping[str, str], folder: PathLike, template: Job) -> Job:
+def _job(there: Path, row: Mapping[str, str], folder: PathLike, template: Job) -> Job:
     for column in COLUMNS[:2]:
         if not row[column]:
-            raise InputError(f"{path}, line {line}: {column} is missing")
-    there = Path(path).parent
+            raise InputError(f"{column} is missing")
     optical, sar = (beside(there, row[column]) for column in COLUMNS[:2])
-    files = replace(template.files, optical=optical, sar=sar)
     tiepoints = beside(there, row["tiepoints"]) if row.get("tiepoints") else None
     name = row.get("name") or Path(row["optical"]).stem
     if not re.fullmatch(r"[\w][\w .+=@-]*", name) or f"{name}.csv" == SUMMARY:
-        raise InputError(f"{path}, line {line}: {name!r} cannot be the name of files; use letters, digits, - and _")
+        raise InputError(f"{name!r} cannot be the name of files; use letters, digits, - and _")
+    files = replace(template.files, optical=optical, sar=sar)
     return replace(template, name=name, folder=str(folder), files=files, tiepoints=tiepoints)
 
 
-def _check_distinct(path: PathLike, jobs: Sequence[Job]) -> None:
-    """Raises InputError for a pair given twice, and for two pairs of one name."""
-    lines: dict[Any, int] = {}
-    for line, job in enumerate(jobs, start=2):
-        if (first := lines.setdefault((job.files.optical, job.files.sar), line)) != line:
-            raise InputError(f"{path}, line {line}: the same pair stands in line {first}")
-    for line, job in enumerate(jobs, start=2):
-        if (first := lines.setdefault(job.name.lower(), line)) != line:
-            raise InputError(f"{path}, line {line}: another pair of the name {job.name} stands in line {first}")
-
-
-def do_all(
-    jobs: Sequence[Job], engine: Engine, workers: int, done: Callable[[int, Result], None] = lambda _n, _r: None
-) -> list[Result]:
-    """Do all jobs that are not finished; results in their order. done: called after each, with how many are done.
-    Raises as `check_options`, and OutputError where the folder cannot be written."""
+def do_all(jobs: Sequence[Job], engine: Engine, workers: int) -> list[Result]:
+    """Do all jobs that are not finished; results in their order. Raises as `check_options`, and OutputError where the
+    folder cannot be written."""
     check_options(jobs[0].options)  # those of all
-    summary = Path(jobs[0].folder) / SUMMARY
-    make_folder(summary.parent)
+    folder = Path(jobs[0].folder)
+    make_folder(folder)
     results = {job.name: result for job in jobs if (result := finished(job)) is not None}
-    _write_summary(summary, results.values())  # now, so that a folder that cannot be written is known before any work
+
+    def write_summary() -> None:
+        rows = [results[job.name] for job in jobs if job.name in results]
+        write_csv(folder / SUMMARY, pd.DataFrame(rows, columns=[f.name for f in fields(Result)]))
+
+    write_summary()  # now, so that a folder that cannot be written is known before any work
     if results:
         log.info("%d of %d pairs are finished already", len(results), len(jobs))
     for count, result in enumerate(engine([job for job in jobs if job.name not in results], workers), len(results) + 1):
         results[result.name] = result
         log.info("%s: %s, %s", result.name, result.status, result.reason)
-        done(count, result)
-        _write_summary(summary, (results[job.name] for job in jobs if job.name in results))
+        progress.report(count / len(jobs))
+        write_summary()
     return [results[job.name] for job in jobs]
 
 
@@ -145,8 +136,3 @@ def _unless_finished(job: Job) -> Result:
 
 
 ENGINES: dict[str, Engine] = {"local": local, "ray": on_ray}
-
-
-def _write_summary(path: Path, results: Iterable[Result]) -> None:
-    table = pd.DataFrame([asdict(result) for result in results], columns=[f.name for f in fields(Result)])
-    write_csv(path, table)

@@ -2,37 +2,30 @@
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from sn9reg import progress
 from sn9reg.many.jobs import REGISTERED, Job, Result, check_options, finished, run
 from sn9reg.matchers.base import matcher_classes
 from sn9reg.offsets import open_offsets
-from sn9reg.raster.files import make_folder, write_csv
+from sn9reg.raster.files import make_folder, write_csv, write_file
 from sn9reg.raster.scene import PairFiles
-from sn9reg.report.page import check_folder, template, write_file
+from sn9reg.report.page import check_folder, rendered
 from sn9reg.report.views import Picture, Place, checkerboard, coarse_field, open_viewer, overview_factor, png, uri
 from sn9reg.tiepoints import read_tiepoints
 
 PAGE, TABLE, ROWS = "compare.html", "compare.csv", "compare.json"
 _TILES = 8  # of a checkerboard, along its longer side
 # Column of the table -> its heading and how its numbers are written.
-_COLUMNS = {
-    "name": ("matcher", "{}"),
-    "status": ("", "{}"),
-    "matches": ("matches", "{:d}"),
-    "inliers": ("inliers", "{:d}"),
-    "expected_error_px": ("expected error, px", "{:.2f}"),
-    "error_px": ("error, px", "{:.2f}"),
-    "sn9_score": ("SpaceNet 9 score", "{:.2f}"),
-    "seconds": ("seconds", "{:.1f}"),
-    "memory_gib": ("memory, GiB", "{:.2f}"),
-    "reason": ("reason", "{}"),
-}
+_COLUMNS = {"name": ("matcher", "{}"), "status": ("", "{}"), "matches": ("matches", "{:d}")}
+_COLUMNS |= {"inliers": ("inliers", "{:d}"), "expected_error_px": ("expected error, px", "{:.2f}")}
+_COLUMNS |= {"error_px": ("error, px", "{:.2f}"), "sn9_score": ("SpaceNet 9 score", "{:.2f}")}
+_COLUMNS |= {"seconds": ("seconds", "{:.1f}"), "memory_gib": ("memory, GiB", "{:.2f}"), "reason": ("reason", "{}")}
 
 
 def installed() -> list[str]:
@@ -40,37 +33,29 @@ def installed() -> list[str]:
     return sorted(name for name, found in matcher_classes().items() if not getattr(found, "needs_variant", False))
 
 
-def compare(
-    job: Job,
-    matchers: Sequence[str],
-    extra: Mapping[str, Mapping[str, Any]] | None = None,
-    done: Callable[[int, Result], None] = lambda _n, _r: None,
-) -> list[Result]:
-    """Register a pair by every matcher, one after the other, each in a process of its own with all processors.
+def compare(job: Job, matchers: Sequence[str], extra: Mapping[str, Mapping[str, Any]] | None = None) -> list[Result]:
+    """Register a pair by every matcher, one after the other, each in a process of its own with all processors; results
+    in their order. What is finished, from the same inputs and options, is not done again.
 
-    job: what they have in common; its folder gets compare.csv, compare.json and compare.html, and of each matcher the
-    offset map and a picture. extra: further options of a matcher, by its name. A matcher that is finished there, from
-    the same inputs and options, is not run again. Results in the order of `matchers`.
-
-    Raises, before any matcher is run, ConfigError for a matcher or an option that there is not, InputError for images
-    and tie-points that cannot be read, OutputError where the folder cannot be written.
-    """
-    folder, jobs = Path(job.folder), []
-    check_folder(folder, "comparison", [PAGE], overwrite=True)
+    job: what they have in common; its folder gets table, rows and page, and of each matcher the offset map and a
+    picture. extra: further options of a matcher, by its name. Raises before any is run: ConfigError for a matcher or
+    option that there is not, InputError for files that cannot be read, OutputError where the folder cannot be made."""
+    jobs = []
+    check_folder(job.folder, "comparison", [PAGE], overwrite=True)
     for name in matchers:
-        options = {**job.options.get("matcher_options", {}), **(extra or {}).get(name, {})}
-        options = {**job.options, "matcher": name, "matcher_options": options}
+        given = {**job.options.get("matcher_options", {}), **(extra or {}).get(name, {})}
+        options = {**job.options, "matcher": name, "matcher_options": given}
         check_options(options)
         jobs.append(replace(job, name=_file_name(name), options=options))
     with job.files.open():
         pass  # an image that cannot be read is no matcher's failure
     if job.tiepoints:
         read_tiepoints(job.tiepoints, *job.files.grids())  # nor are such tie-points
-    make_folder(folder, parents=False)
+    make_folder(job.folder, parents=False)
     results: list[Result] = []
     for name, each in zip(matchers, jobs, strict=True):
         results.append(replace(finished(each) or run(each), name=name))
-        done(len(results), results[-1])
+        progress.report(len(results) / len(jobs))
     _write(job, jobs, results)
     return results
 
@@ -83,23 +68,20 @@ def _write(job: Job, jobs: Sequence[Job], results: Sequence[Result]) -> None:
     """Table, rows and pictures; the page last."""
     folder, pair = Path(job.folder), job.files
     columns = [name for name in _COLUMNS if job.tiepoints or name not in ("error_px", "sn9_score")]
-    table = pd.DataFrame([asdict(result) for result in results])[columns].rename(columns={"name": "matcher"})
+    table = pd.DataFrame(list(results))[columns].rename(columns={"name": "matcher"})
     pictures = []
     for name, what, picture in _pictures(pair, jobs, results):
         write_file(folder / f"{_file_name(name)}.png", png(picture), overwrite=True)
         pictures.append((name, what, uri(picture)))
     headings, formats = zip(*(_COLUMNS[name] for name in columns), strict=True)
     cells = [[getattr(result, name) for name in columns] for result in results]
-    html = template("compare.html").render(
-        title=f"Matchers on {Path(pair.optical).name} and {Path(pair.sar).name}",
-        headings=headings,
-        rows=[["" if v is None else f.format(v) for f, v in zip(formats, row, strict=True)] for row in cells],
-        pictures=pictures,
-    )
+    shown = [["" if v is None else f.format(v) for f, v in zip(formats, row, strict=True)] for row in cells]
+    title = f"Matchers on {Path(pair.optical).name} and {Path(pair.sar).name}"
+    content = {"title": title, "headings": headings, "rows": shown, "pictures": pictures}
     rows = json.dumps([asdict(result) for result in results], indent=1, allow_nan=False) + "\n"
     write_csv(folder / TABLE, table)
-    for name, text in ((ROWS, rows), (PAGE, html)):
-        write_file(folder / name, text.encode(), overwrite=True)
+    write_file(folder / ROWS, rows, overwrite=True)
+    write_file(folder / PAGE, rendered("compare.html", content), overwrite=True)
 
 
 def _pictures(pair: PairFiles, jobs: Sequence[Job], results: Sequence[Result]) -> Iterator[tuple[str, str, Picture]]:

@@ -1,7 +1,5 @@
-"""One pair as a job, registered in a process of its own: whatever happens there ends as a row of a table.
-
-The row lies as JSON in the job's folder, written last. Where it is, with the same inputs and options, the job is done.
-"""
+"""One pair as a job, registered in a process of its own: whatever happens there ends as a row of a table. The row lies
+as JSON in the job's folder, written last. Where it is, with the same inputs and options, the job is done."""
 
 import hashlib
 import json
@@ -22,7 +20,7 @@ from typing import Any
 from sn9reg.errors import OutputError, Sn9regError, interrupt_by
 from sn9reg.machine import be_quick_and_quiet
 from sn9reg.matchers import DEFAULT_MATCHER
-from sn9reg.raster.files import PathLike, atomic_output, disk_file
+from sn9reg.raster.files import PathLike, disk_file, write_file
 from sn9reg.raster.scene import PairFiles
 
 log = logging.getLogger(__name__)
@@ -62,7 +60,10 @@ class Job:
         """What the result depends on: the options, and which files there are, by size and time of change."""
         content = {k: v for k, v in asdict(self).items() if k not in ("folder", "threads", "gpu", "overwrite")}
         read = self.files.optical, self.files.sar, self.tiepoints, self.options.get("dem")
-        files = [_state(path) for path in read if path]
+        files = []
+        for path in filter(None, read):
+            state = os.stat(found) if (found := disk_file(path)) else None
+            files.append([os.path.abspath(path), *((state.st_size, state.st_mtime_ns) if state else ())])
         return hashlib.sha256(json.dumps([content, files], sort_keys=True, default=str).encode()).hexdigest()
 
 
@@ -85,14 +86,12 @@ class Result:
 
 
 def check_options(options: Mapping[str, Any]) -> None:
-    """Raises ConfigError for a job's options where no pair can be registered with them, InputError for a calibration
-    that cannot be used."""
+    """Raises ConfigError for options with which no pair can be registered, InputError for a calibration of no use."""
     from sn9reg.judge.calibration import calibration_for
     from sn9reg.machine import checked_device
     from sn9reg.matchers.base import checked_matcher
 
     checked_device(options.get("device", "auto"))
-
     matcher = options.get("matcher", DEFAULT_MATCHER)
     checked_matcher(matcher, options.get("matcher_options", {}))
     if options.get("calibration") is not None:
@@ -146,9 +145,11 @@ def do(job: Job) -> Result:
     """Do a job in this process. Raises nothing but what nobody expects."""
     start = time.perf_counter()
     try:
-        key = _begin(job)
-        facts = _registered(job)
-        result = Result(job.name, **facts, seconds=time.perf_counter() - start, memory_gib=peak_memory())
+        key, there = job.key(), job.row if os.path.exists(job.row) else job.offsets
+        if os.path.exists(there) and _stored(job).get("key") != key and not job.overwrite:
+            raise OutputError(f"{there}: is of other inputs or options; use --overwrite to replace it")
+        _write(job, {"key": key, "status": _BEGUN})
+        result = Result(job.name, **_registered(job), seconds=time.perf_counter() - start, memory_gib=peak_memory())
         _write(job, asdict(result) | {"key": key})
         return result
     except (Sn9regError, MemoryError) as error:
@@ -156,16 +157,6 @@ def do(job: Job) -> Result:
     if _stored(job).get("status") == _BEGUN:
         job.row.unlink(missing_ok=True)
     return Result(job.name, FAILED, reason, seconds=time.perf_counter() - start, memory_gib=peak_memory())
-
-
-def _begin(job: Job) -> str:
-    """The job's key, once it is known that its files may be written. Raises OutputError where others lie there."""
-    key = job.key()
-    there = job.row if os.path.exists(job.row) else job.offsets
-    if os.path.exists(there) and _stored(job).get("key") != key and not job.overwrite:
-        raise OutputError(f"{there}: is of other inputs or options; use --overwrite to replace it")
-    _write(job, {"key": key, "status": _BEGUN})
-    return key
 
 
 def _registered(job: Job) -> dict[str, Any]:
@@ -182,7 +173,7 @@ def _registered(job: Job) -> dict[str, Any]:
     options = dict(job.options)
     if job.gpu is not None and options.get("device", "auto") in ("auto", "cuda"):
         options["device"] = f"cuda:{job.gpu}"
-    found = register(job.files, **options)
+    found = register(**vars(job.files), **options)
     offsets = found.offsets(job.sigma and found.registered)
     job.offsets.unlink(missing_ok=True)
     if found.registered:
@@ -246,12 +237,6 @@ def peak_memory() -> float:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 
-def _state(path: PathLike) -> list[Any]:
-    on_disk = disk_file(path)
-    found = os.stat(on_disk) if on_disk else None
-    return [os.path.abspath(path), *((found.st_size, found.st_mtime_ns) if found else ())]
-
-
 def _stored(job: Job) -> dict[str, Any]:
     """What the job's row holds; nothing where there is none."""
     try:
@@ -262,5 +247,4 @@ def _stored(job: Job) -> dict[str, Any]:
 
 
 def _write(job: Job, content: Mapping[str, Any]) -> None:
-    with atomic_output(job.row, overwrite=True) as temporary:
-        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    write_file(job.row, json.dumps(content, indent=1) + "\n", overwrite=True)

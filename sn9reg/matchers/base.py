@@ -1,8 +1,7 @@
 """The contract of a matcher, and how one is found by its name.
 
-The matcher `some-name` is the class of that `name` in the module `sn9reg.matchers.some_name`, in `matcher.py` of the
-folder `sn9reg/matchers/some_name`, or in `sn9reg.matchers.dense.some_name`; or it runs the dense network of that name.
-Only the module of the matcher that is asked for is imported.
+The matcher `some-name` is the class of that `name` in the module `sn9reg.matchers.some_name`, in `matcher.py` of that
+folder, or in `sn9reg.matchers.dense.some_name`; or it runs the dense network of that name. No other is imported.
 """
 
 from __future__ import annotations
@@ -27,15 +26,14 @@ _NO_MATCHERS = {"base", "dense", "fused"}  # modules beside the matchers
 @runtime_checkable
 class Matcher(Protocol):
     """A source of correspondences. The keyword arguments of its constructor are its whole configuration; a class may
-    declare them in a dataclass `Options` (see `sn9reg.options`). A true attribute `own_weights` says that it was given
-    other weights than those that ship, so that the calibration that ships is not for it. For a class that stands for
-    many matchers see `make_matcher`."""
+    declare them in a dataclass `Options` (see `sn9reg.options`). It raises ConfigError for options that make no sense,
+    InputError where there are no weights or they do not fit. A true attribute `own_weights` says that other weights
+    were given than those that ship: the calibration that ships is not for these."""
 
     name: str
 
     def match(self, pair: ScenePair) -> Correspondences:
         """Correspondences of a pair, possibly none. Raises InputError where a scene cannot be read."""
-        ...
 
 
 def _places() -> dict[str, str]:
@@ -46,27 +44,22 @@ def _places() -> dict[str, str]:
     return named | dict.fromkeys(NETWORKS, f"{dense.__name__}.learned")
 
 
-def matcher_names() -> list[str]:
-    """Every name that `matcher_class` finds, sorted. Nothing is imported for it."""
-    return sorted(_places())
-
-
 def matcher_class(name: str) -> type[Matcher]:
     """The class of that name. Raises ConfigError where there is none."""
     if place := _places().get(name):
         module = import_module(place)
         if name in NETWORKS:
             return module.matcher_of(name)
-        kinds: list[Any] = list(filter(inspect.isclass, vars(module).values()))
-        for kind in kinds:
+        classes: Any = inspect.getmembers(module, inspect.isclass)
+        for _, kind in classes:
             if kind.__module__ == place and getattr(kind, "name", None) == name and hasattr(kind, "match"):
                 return kind
-    raise ConfigError(f"no matcher {name!r}; there are: {', '.join(matcher_names())}")
+    raise ConfigError(f"no matcher {name!r}; there are: {', '.join(sorted(_places()))}")
 
 
 def matcher_classes() -> dict[str, type[Matcher]]:
     """Name -> class of every matcher. Imports them all."""
-    return {name: matcher_class(name) for name in matcher_names()}
+    return {name: matcher_class(name) for name in sorted(_places())}
 
 
 def options_of(kind: type[Matcher]) -> dict[str, Any]:
@@ -83,8 +76,7 @@ def make_matcher(name: str, /, **options: Any) -> Matcher:
 
 
 def checked_matcher(name: str, options: Mapping[str, Any]) -> tuple[type[Matcher], dict[str, Any]]:
-    """The class of a matcher and the keyword arguments of its constructor. Raises ConfigError as `make_matcher`, but
-    makes nothing and loads no weights."""
+    """The class and the keyword arguments of `make_matcher`, which raises the same, with nothing made or loaded."""
     family, colon, variant = name.partition(":")
     kind, given = matcher_class(family), dict(options)
     if colon and not getattr(kind, "needs_variant", False):

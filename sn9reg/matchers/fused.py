@@ -10,12 +10,10 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def fused(network: M) -> M:
-    """The network, changed in place: every batch normalisation that follows a convolution is folded into it. What timm
-    activates in the same layer still is. For a network in evaluation mode."""
+    """The network, in evaluation mode, changed in place: batch normalisation after a convolution is folded into it."""
     for module in network.modules():
-        children = list(module.named_children())
-        for (name, child), (norm_name, norm) in itertools.pairwise(children):
+        for (name, child), (norm_name, norm) in itertools.pairwise(list(module.named_children())):
             if isinstance(child, nn.Conv2d | nn.ConvTranspose2d) and isinstance(norm, nn.BatchNorm2d):
                 setattr(module, name, fuse_conv_bn_eval(child, norm, isinstance(child, nn.ConvTranspose2d)))
-                setattr(module, norm_name, getattr(norm, "act", nn.Identity()))
+                setattr(module, norm_name, getattr(norm, "act", nn.Identity()))  # timm activates in the same layer
     return network

@@ -2,9 +2,7 @@
 
 A collar is what surrounds an image that was cut along an outline: one exact value up to the border of the file (GDAL's
 `nearblack` looks for it, too). A large area of one value inside is as empty. Marks are lines and labels that somebody
-drew: they stand at the same pixels of both files, each in one value. Where both images share an outline or a mark, it
-looks like the best of matches.
-"""
+drew, at the same pixels of both files, each in one value. Shared by both images, either looks like the best match."""
 
 import itertools
 from dataclasses import dataclass, replace
@@ -64,8 +62,7 @@ def trimmed(scene: SceneView, overview: Patch, factor: int) -> SceneView:
     share = float(np.any([*areas.values()], axis=0)[overview.valid].mean()) if areas else 0.0
     if share in (0, 1):  # an image of one value has no collar
         return scene
-    wide = {key: _morphed(area, cv2.MORPH_DILATE, 3) for key, area in areas.items()}
-    return Trimmed(scene, wide, factor, share)
+    return Trimmed(scene, {key: _morphed(area, cv2.MORPH_DILATE, 3) for key, area in areas.items()}, factor, share)
 
 
 def _areas(patch: Patch, thick: int) -> dict[float, Mask]:
@@ -111,7 +108,8 @@ def unmarked(optical: SceneView, sar: SceneView, common: Grid) -> tuple[SceneVie
     if shift is None:
         return optical, sar
     found: set[tuple[float, float]] = set()
-    for row, col in itertools.product(*(_starts(size, 2 * _BLOCK) for size in common.shape)):
+    starts = ({max(0, round((size - 2 * _BLOCK) * share)) for share in (0.15, 0.85)} for size in common.shape)
+    for row, col in itertools.product(*map(sorted, starts)):  # where the squares begin that are looked at
         window = Window(col, row, 2 * _BLOCK, 2 * _BLOCK).intersect(common.window)
         found |= _mark_values(optical.read(window), sar.read(_moved(window, shift)))
     if not found:
@@ -149,11 +147,6 @@ def _between(optical: Grid, sar: Grid, common: Grid) -> tuple[int, int] | None:
     shift = np.rint(there[0] - here[0])
     errors = here - here[0] - corners, there - here - shift
     return (int(shift[0]), int(shift[1])) if np.abs(errors).max() < 0.01 else None
-
-
-def _starts(size: int, side: int) -> list[int]:
-    """Where the squares begin that are looked at along an axis."""
-    return sorted({max(0, round((size - side) * share)) for share in (0.15, 0.85)}) if size > side else [0]
 
 
 def _strokes(mask: Mask) -> Mask:

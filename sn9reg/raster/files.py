@@ -46,10 +46,8 @@ logging.getLogger("rasterio._env").setLevel(logging.CRITICAL)
 
 @contextmanager
 def open_raster(path: PathLike) -> Iterator[DatasetReader]:
-    """A raster opened for reading, of an archive or a container too, but nothing is fetched from a network.
-
-    Raises InputError if the file is missing, is no raster, has no bands, or lies, itself or what it is made of, online.
-    """
+    """A raster opened for reading, of an archive or a container too, but nothing is fetched from a network. Raises
+    InputError if the file is missing, is no raster, has no bands, or lies, itself or what it is made of, online."""
     _check_offline(path, str(path))
     if not os.path.exists(path) and not _VIRTUAL.match(str(path)):
         raise InputError(f"{path}: no such file")
@@ -115,6 +113,17 @@ def check_regular(path: PathLike) -> None:
         raise InputError(f"{path}: is a pipe or a device, not a file")
 
 
+def read_file(path: PathLike) -> bytes:
+    """What a file holds that is no raster. Raises InputError if it is missing or cannot be read."""
+    check_regular(path)
+    try:
+        return Path(path).read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        raise InputError(f"{path}: no such file") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+
+
 @contextmanager
 def reading(name: PathLike) -> Iterator[None]:
     """Raises InputError that names the file for every read error inside the block."""
@@ -133,9 +142,8 @@ def grid_of(dataset: DatasetReader, pixel_frame: bool = False) -> Grid:
     if dataset.crs is None or dataset.transform.is_identity:
         missing = "no CRS" if dataset.crs is None else "no geotransform"
         hint = "rectify it first (e.g. gdalwarp), or " if dataset.gcps[0] or dataset.rpcs else ""
-        raise InputError(
-            f"{dataset.name}: has {missing}; {hint}use --pixel-frame to register both images as plain pixel grids"
-        )
+        way = f"{hint}use --pixel-frame to register both images as plain pixel grids"
+        raise InputError(f"{dataset.name}: has {missing}; {way}")
     try:
         return Grid(dataset.transform, dataset.width, dataset.height, dataset.crs)
     except InputError as error:
@@ -166,11 +174,9 @@ def check_bands(dataset: DatasetReader, bands: Iterable[int], allow_complex: boo
 
 @contextmanager
 def atomic_output(path: PathLike, overwrite: bool = False) -> Iterator[Path]:
-    """A temporary path, moved to `path` when the block ends well and removed when it does not.
-
-    It has the target's name, in a folder of its own beside it: what else the block leaves there, as GDAL leaves a world
-    file, is moved too. Raises OutputError if a target exists and `overwrite` is not set, or cannot be written.
-    """
+    """A temporary path, moved to `path` when the block ends well and removed when it does not. It has the target's
+    name, in a folder of its own beside it: what else the block leaves there, as GDAL leaves a world file, is moved too.
+    Raises OutputError if a target exists and `overwrite` is not set, or cannot be written."""
     check_output(path, overwrite)
     target = Path(path)
     try:
@@ -216,23 +222,13 @@ def _locked(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _take_away_leftovers(target: Path) -> None:
-    """Remove what killed processes left of `target`. A folder that is in use is locked, or empty before it is."""
-    for folder in target.parent.glob(f"{_prefix(target)}*"):
-        with suppress(OSError), _locked(folder):
-            if any(folder.iterdir()):
-                shutil.rmtree(folder, ignore_errors=True)
-
-
 def _prefix(target: Path) -> str:
     return f".sn9reg-{zlib.crc32(os.fsencode(target.name)):08x}-"
 
 
 def check_output(path: PathLike, overwrite: bool = False, inputs: Iterable[PathLike | None] = ()) -> None:
     """Raises OutputError where `path` cannot be written or is one of `inputs`; to be called before any work is done.
-
-    What a killed process left of it is taken away.
-    """
+    What a killed process left of it is taken away."""
     target, exists = Path(path), os.path.exists(path)
     on_disk = [disk_file(given) for given in inputs if given is not None]
     is_input = exists and any(target.samefile(found) for found in on_disk if found is not None)
@@ -247,7 +243,10 @@ def check_output(path: PathLike, overwrite: bool = False, inputs: Iterable[PathL
     ):
         if wrong:
             raise OutputError(f"{path}: {words}")
-    _take_away_leftovers(target)
+    for folder in target.parent.glob(f"{_prefix(target)}*"):  # one that is in use is locked, or empty before it is
+        with suppress(OSError), _locked(folder):
+            if any(folder.iterdir()):
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def make_folder(folder: PathLike, parents: bool = True) -> None:
@@ -260,11 +259,15 @@ def make_folder(folder: PathLike, parents: bool = True) -> None:
         raise OutputError(f"{folder}: cannot be made ({error.strerror})") from error
 
 
-def write_csv(path: PathLike, table: "pd.DataFrame") -> None:
-    """Write or replace a table, whole or not at all. Raises OutputError.
+def write_file(path: PathLike, content: bytes | str, overwrite: bool = False) -> None:
+    """Write a file, a text in UTF-8, whole or not at all. Raises OutputError as `atomic_output`."""
+    with atomic_output(path, overwrite) as temporary:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
 
-    A text that a spreadsheet would compute gets an apostrophe in front.
-    """
+
+def write_csv(path: PathLike, table: "pd.DataFrame") -> None:
+    """Write or replace a table, whole or not at all. Raises OutputError. A text that a spreadsheet would compute gets
+    an apostrophe in front."""
     with atomic_output(path, overwrite=True) as temporary:
         table.map(_not_computed).to_csv(temporary, index=False, float_format="%.4f")
 
@@ -323,18 +326,15 @@ def check_creation(path: PathLike, profile: Mapping[str, Any], options: Mapping[
 
 
 @contextmanager
-def create_raster(path: PathLike, profile: Mapping[str, Any]) -> Iterator[DatasetWriter]:
-    """A new GeoTIFF to write. One in a pixel frame has no georeference, which is no cause for a warning.
-
-    Raises OSError if the file is not whole in the end. GDAL itself raises nothing where it fails in one of its
-    threads or while it closes the file, e.g. on a full disk or for a compression that does not know the type.
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        with rasterio.open(path, "w", **profile) as dataset:
+def create_raster(path: PathLike, profile: Mapping[str, Any], overwrite: bool = False) -> Iterator[DatasetWriter]:
+    """A new GeoTIFF to write, as `atomic_output`. GDAL itself raises nothing where it fails in one of its threads or
+    while it closes the file, e.g. on a full disk or for a compression that does not know the type."""
+    with atomic_output(path, overwrite) as temporary, warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)  # one in a pixel frame has none, and needs none
+        with rasterio.open(temporary, "w", **profile) as dataset:
             yield dataset
         sparse = str(profile.get("sparse_ok", "no")).lower() in ("yes", "true", "on", "1")
-        if not _is_whole(path, sparse):
+        if not _is_whole(temporary, sparse):
             raise OSError("GDAL left it incomplete: the disk is full, or a creation option does not fit the data")
 
 

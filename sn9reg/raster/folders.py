@@ -23,10 +23,8 @@ class RegisteredPair:
     mask: Path | None  # a raster, above 0 where both images are valid; None where all pixels are
 
     def read(self, native: bool = False) -> tuple[Patch, Patch]:
-        """Optical and SAR patch; float32, or the file's data type if `native`.
-
-        Raises InputError where a file cannot be read or the mask has another size.
-        """
+        """Optical and SAR patch; float32, or the file's data type if `native`. Raises InputError where a file cannot be
+        read or the mask has another size."""
         return _read(self.optical, self.mask, native), _read(self.sar, self.mask, native)
 
 

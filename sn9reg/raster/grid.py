@@ -26,7 +26,7 @@ from rasterio.warp import transform as transform_coordinates
 from sn9reg.errors import InputError
 
 Points = npt.NDArray[np.float64]  # (N, 2), x then y
-_LONLAT = CRS.from_epsg(4326)
+LONLAT = CRS.from_epsg(4326)
 _PLANE = CRS.from_epsg(3857)  # what GDAL is told of images that lie on no map of the Earth
 
 
@@ -170,9 +170,7 @@ class Grid:
 
     def map_to_crs(self, map_xy: Points, crs: CRS | None) -> Points:
         """(N, 2) map coordinates of this grid -> the same places in another CRS, longitudes from -180 to 180 degrees.
-
-        Raises InputError between a pixel frame and a CRS, and where a place has no coordinates there.
-        """
+        Raises InputError between a pixel frame and a CRS, and where a place has no coordinates there."""
         map_xy = np.asarray(map_xy, dtype=np.float64)
         if self.crs == crs:
             return map_xy
@@ -209,8 +207,7 @@ class Grid:
         """(4 * per_side, 2) map coordinates along the outer edge."""
         t = np.linspace(0, 1, per_side)
         sides = (t, 0 * t), (0 * t + 1, t), (1 - t, 0 * t + 1), (0 * t, 1 - t)
-        edge = np.concatenate([np.column_stack(side) for side in sides])
-        return self.to_map(edge * [self.width, self.height] - 0.5)
+        return self.to_map(np.concatenate([np.column_stack(side) for side in sides]) * [self.width, self.height] - 0.5)
 
     def blocks(self, size: int = 512) -> Iterator[Window]:
         """Windows of size x size that tile the grid, row by row."""
@@ -267,7 +264,7 @@ def _turn(crs: CRS) -> float:
         return float(round(2 * math.pi / crs.units_factor[1], 9))
     longitudes, latitudes = np.meshgrid(np.arange(-150.0, 180, 60), [0.0, 45.0])
     try:
-        places = transform_coordinates(_LONLAT, crs, longitudes.ravel().tolist(), latitudes.ravel().tolist())
+        places = transform_coordinates(LONLAT, crs, longitudes.ravel().tolist(), latitudes.ravel().tolist())
     except (CPLE_BaseError, RasterioError):  # no projection of the whole Earth
         return 0.0
     x, y = np.array(places).reshape(2, 2, 6)
@@ -277,12 +274,17 @@ def _turn(crs: CRS) -> float:
     return 6 * abs(step) if cylindrical else 0.0
 
 
-def for_gdal(grid: Grid, other: CRS | None) -> Grid:
-    """The grid as GDAL takes it to warp it to the CRS `other`, or from it.
+def warping(source: Grid, target: Grid) -> dict[str, Any]:
+    """Options of rasterio's `WarpedVRT` that warp a raster on one grid to another."""
+    here, there = _for_gdal(source, target.crs), _for_gdal(target, source.crs)
+    options: dict[str, Any] = {"src_crs": here.crs, "src_transform": here.transform, "crs": there.crs}
+    return options | {"transform": there.transform, "width": target.width, "height": target.height}
 
-    GDAL wants some CRS, and transforms nothing between equal ones. To GDAL the Earth ends half a turn from the prime or
-    central meridian: of a grid that reaches beyond, its own centre becomes that meridian.
-    """
+
+def _for_gdal(grid: Grid, other: CRS | None) -> Grid:
+    """The grid as GDAL takes it to warp it to the CRS `other`, or from it. GDAL wants some CRS, and transforms nothing
+    between equal ones. To GDAL the Earth ends half a turn from the prime or central meridian: of a grid that reaches
+    beyond, its own centre becomes that meridian."""
     if grid.crs is None or is_plane(grid.crs):  # a frame's y is turned up, as map axes are
         upright = Affine.scale(1, -1) * grid.transform if grid.crs is None else grid.transform
         return replace(grid, transform=upright, crs=_PLANE)
@@ -302,8 +304,7 @@ def for_gdal(grid: Grid, other: CRS | None) -> Grid:
     if grid.crs.is_geographic:
         wkt = re.sub(r'PRIMEM\["[^"]*",([^,\]]*)(,AUTHORITY\[[^\]]*\])?', r'PRIMEM["moved",\1', wkt)
     wkt = re.sub(r'(PRIMEM\["moved",|"central_meridian",|\+lon_0=)([-+.\de]+)', moved, wkt)
-    there = Affine.translation(middle - centre, 0) * grid.transform
-    return replace(grid, transform=there, crs=CRS.from_wkt(wkt))
+    return replace(grid, transform=Affine.translation(middle - centre, 0) * grid.transform, crs=CRS.from_wkt(wkt))
 
 
 def _metric_grid(optical: Grid, sar: Grid) -> Grid:
@@ -311,8 +312,7 @@ def _metric_grid(optical: Grid, sar: Grid) -> Grid:
     for grid in (optical, sar):
         if grid.crs is not None and (grid.crs.is_projected or (is_plane(grid.crs) and optical.crs == sar.crs)):
             return grid
-    centre = optical.outline().mean(axis=0, keepdims=True)
-    longitude, latitude = optical.map_to_crs(centre, _LONLAT)[0].tolist()
+    longitude, latitude = optical.map_to_crs(optical.outline().mean(axis=0, keepdims=True), LONLAT)[0].tolist()
     zone = min(60, int((longitude + 180) % 360 // 6) + 1)
     return Grid(Affine.identity(), 1, 1, CRS.from_epsg((32600 if latitude >= 0 else 32700) + zone))
 
@@ -330,10 +330,8 @@ def common_grid(optical: Grid, sar: Grid) -> Grid:
 
     Scene alignment of the SpaceNet 9 baseline (Hänsch et al., "Introducing SpaceNet 9", section 3). The grid is
     projected and north-up; where the coarser scene is so in the same CRS, on its lattice, so that it is not resampled.
-    Two scenes in one local CRS lie on that plane.
-
-    Raises InputError if one scene has a CRS and the other is in a pixel frame, or another CRS than a local one.
-    """
+    Two scenes in one local CRS lie on that plane. Raises InputError if one scene has a CRS and the other is in a pixel
+    frame, or another CRS than a local one."""
     if (optical.crs is None) != (sar.crs is None):
         raise InputError("one raster has a CRS and the other has none: use --pixel-frame to ignore both")
     if optical.crs is None:

@@ -10,7 +10,7 @@ from scipy.ndimage import distance_transform_edt, map_coordinates
 
 from sn9reg.errors import InputError
 from sn9reg.raster.files import PathLike, check_bands, grid_of, open_raster, reading
-from sn9reg.raster.grid import Grid, Points, for_gdal, is_plane, to_level
+from sn9reg.raster.grid import Grid, Points, is_plane, to_level, warping
 
 # (N, 2) map positions -> (N,) heights, in the unit of the raster.
 Heights = Callable[[Points], npt.NDArray[np.float64]]
@@ -21,9 +21,7 @@ _LEAST = 0.5  # of the ground must have a height
 
 def read_heights(path: PathLike, grid: Grid) -> Heights:
     """Heights at map positions of `grid`, bilinear, from a raster in any CRS; where it has none, the nearest one.
-
-    Raises InputError for a raster that cannot be used or does not cover the ground, and for images without a CRS.
-    """
+    Raises InputError for a raster that cannot be used or does not cover the ground, and for images without a CRS."""
     factor = -(-max(grid.shape) // _MOST)
     target = grid.coarsen(factor)
     if is_plane(grid.crs):
@@ -31,26 +29,16 @@ def read_heights(path: PathLike, grid: Grid) -> Heights:
     with open_raster(path) as dataset:
         check_bands(dataset, [1])
         own = grid_of(dataset)
-        source, there = for_gdal(own, target.crs), for_gdal(target, own.crs)
+        options = warping(own, target) | {"nodata": float("nan"), "dtype": "float32"}
         finer = own.metres_per_pixel < target.metres_per_pixel
-        with (
-            reading(path),
-            WarpedVRT(
-                dataset,
-                src_crs=source.crs, src_transform=source.transform, crs=there.crs, transform=there.transform,
-                width=target.width, height=target.height, nodata=float("nan"), dtype="float32",
-                resampling=Resampling.average if finer else Resampling.bilinear,
-            ) as warped,
-        ):  # fmt: skip
+        options["resampling"] = Resampling.average if finer else Resampling.bilinear
+        with reading(path), WarpedVRT(dataset, **options) as warped:
             values = warped.read(1).astype(np.float64)
     known = np.isfinite(values)
     if known.mean() < _LEAST:
-        raise InputError(
-            f"{path}: has heights for {known.mean():.0%} of the ground that the images show; half is needed"
-        )
+        raise InputError(f"{path}: has heights for {known.mean():.0%} of the images' ground; half is needed")
     if not known.all():
-        nearest = distance_transform_edt(~known, return_distances=False, return_indices=True)
-        values = values[tuple(nearest)]
+        values = values[tuple(distance_transform_edt(~known, return_distances=False, return_indices=True))]
 
     def heights(map_xy: Points) -> npt.NDArray[np.float64]:
         at = to_level(grid.to_pixel(map_xy), factor).T[::-1]

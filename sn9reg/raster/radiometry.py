@@ -27,10 +27,8 @@ def optical_grey(values: npt.NDArray[np.float32]) -> Image:
 
 
 def says_decibel(dataset: DatasetReader, bands: Sequence[int]) -> bool | None:
-    """Whether a file calls the values of these bands decibels: by their units, else their names, else its tags.
-
-    None where it says nothing, as do tags that name programs and files, and numbers of dB.
-    """
+    """Whether a file calls the values of these bands decibels: by their units, else their names, else its tags. None
+    where it says nothing, as do tags that name programs and files, and numbers of dB."""
     tags = {**dataset.tags(), **{f"{band}:{name}": text for band in bands for name, text in dataset.tags(band).items()}}
     tags = {name: re.sub(r"(?i)\d\s*db", "", text) for name, text in tags.items() if not _NO_SCALE.search(name)}
     units = [dataset.units[band - 1] for band in bands] + [tags[name] for name in tags if "unit" in name.lower()]
@@ -45,11 +43,9 @@ def says_decibel(dataset: DatasetReader, bands: Sequence[int]) -> bool | None:
 
 
 def are_decibels(pixels: npt.NDArray[np.float32]) -> bool:
-    """Whether values are distributed as decibels are: with negative ones, and without a long tail of large ones.
-
-    Linear intensities of which the noise was subtracted may be negative, too. From their median to the highest percent
-    it is twice as far and more as to the lowest, and where the median itself is noise, further by far.
-    """
+    """Whether values are distributed as decibels are: with negative ones, and without a long tail of large ones. Linear
+    intensities of which the noise was subtracted may be negative, too. From their median to the highest percent it is
+    twice as far and more as to the lowest, and where the median itself is noise, further by far."""
     if not pixels.size or not (pixels < 0).mean() > 0.01:
         return False
     low, middle, high = np.quantile(pixels.astype(np.float64), [0.01, 0.5, 0.99])
@@ -62,7 +58,6 @@ class SarLog:
 
     floor: float  # added before the logarithm, so that zeros stay finite and the darkest pixels do not dominate
     decibel: bool  # the scene already is logarithmic
-    said: bool = False  # by its file
 
     @classmethod
     def of(cls, values: npt.NDArray[np.float32], valid: Mask, decibel: bool | None = None) -> SarLog:
@@ -70,12 +65,7 @@ class SarLog:
         pixels = values[:, valid]
         positive = pixels[pixels > 0]
         floor = float(np.median(positive)) * _FLOOR if positive.size else 1.0
-        return cls(floor, are_decibels(pixels) if decibel is None else decibel, decibel is not None)
-
-    @property
-    def scale(self) -> str:
-        """What the values were taken for, and why, in words."""
-        return f"{'dB' if self.decibel else 'linear'}, {'as the file says' if self.said else 'judged by the values'}"
+        return cls(floor, are_decibels(pixels) if decibel is None else decibel)
 
     def __call__(self, values: npt.NDArray[np.float32]) -> Image:
         """(bands, h, w) -> (h, w), the mean of the bands' logarithms."""
@@ -88,8 +78,7 @@ def fill_invalid(image: Image, valid: Mask) -> Image:
     """The image with the mean of its valid pixels in place of those that are not valid: no steep edge at the border."""
     if valid.all():
         return image
-    level = float(image[valid].mean()) if valid.any() else 0.0
-    return np.where(valid, image, np.float32(level))
+    return np.where(valid, image, np.float32(image[valid].mean() if valid.any() else 0))
 
 
 def standardise(image: Image, valid: Mask) -> Image:
@@ -97,5 +86,4 @@ def standardise(image: Image, valid: Mask) -> Image:
     pixels = image[valid].astype(np.float64)  # the squares of large values are too large for float
     if not pixels.size or not (spread := float(pixels.std())) > 1e-6 * max(1.0, abs(float(pixels.mean()))):
         return np.zeros_like(image)
-    scaled = np.clip((image - pixels.mean()) / spread, -4.0, 4.0)
-    return np.where(valid, scaled, np.float32(0)).astype(np.float32)
+    return np.where(valid, np.clip((image - pixels.mean()) / spread, -4.0, 4.0), np.float32(0)).astype(np.float32)

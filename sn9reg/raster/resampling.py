@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from rasterio.warp import transform as transform_coordinates
 from scipy.ndimage import map_coordinates
+from scipy.sparse import csr_array
 
 from sn9reg.raster.grid import Grid
 
@@ -17,6 +18,7 @@ Values = npt.NDArray[Any]  # (bands, h, w)
 Mask = npt.NDArray[np.bool_]  # (bands, h, w), True where there is data
 
 RESAMPLING = ("nearest", "bilinear", "cubic")
+_LEAST = 1e-3  # of a pixel: that little of a pixel is what rounding leaves of the one beside it
 _BENT = 0.1  # px: from places half way between nodes 16 px apart, where the map is not nearly linear there
 
 
@@ -63,16 +65,13 @@ def locator(optical: Grid, source: Grid) -> Callable[[Floats, Floats], tuple[Flo
 def _nodes(values: Floats) -> Floats:
     """Places 16 px apart that hold the values between them; at most 257, for a wild offset map would need millions."""
     low, high = float(values.min()), float(values.max())
-    count = min(257, max(2, math.ceil((high - low) / 16) + 1))
-    return np.linspace(low, max(high, low + 1), count)
+    return np.linspace(low, max(high, low + 1), min(257, max(2, math.ceil((high - low) / 16) + 1)))
 
 
 def interpolate(values: Values, valid: Mask, x: Floats, y: Floats, how: str) -> tuple[Values, Mask]:
-    """(bands, h, w) values and validity at pixels (x, y), (h, w) each, of (bands, H, W) arrays.
-
-    how: one of `RESAMPLING`. A result is valid where its nearest pixel is valid, and only valid pixels enter it.
-    Integers come back unrounded. (cv2.remap rounds coordinates to 1/32 px, takes 32,767 px at most, knows no validity.)
-    """
+    """(bands, h, w) values and validity at pixels (x, y), (h, w) each, of (bands, H, W) arrays. how: one of
+    `RESAMPLING`. A result is valid where its nearest pixel is valid, and only valid pixels enter it. Integers come back
+    unrounded. (cv2.remap rounds coordinates to 1/32 px, takes 32,767 px at most, knows no validity.)"""
     # Two pixels around, so that every tap of the kernel lies in the array.
     values, valid = (np.pad(a, ((0, 0), (2, 2), (2, 2))) for a in (values, valid))
     x, y = x + 2, y + 2
@@ -89,8 +88,7 @@ def interpolate(values: Values, valid: Mask, x: Floats, y: Floats, how: str) -> 
         total, _, complete = _gather(values, valid, x, y, cubic_weights)
         result = np.where(complete, total, result)
     # On a whole pixel exactly its value, infinite ones too.
-    whole = (x == near_x) & (y == near_y)
-    return np.where(known, np.where(whole, nearest, result), 0).astype(work, copy=False), known
+    return np.where(known, np.where((x == near_x) & (y == near_y), nearest, result), 0).astype(work, copy=False), known
 
 
 def _gather(
@@ -129,6 +127,34 @@ def block_means(values: Values, valid: Mask, k: int, shape: tuple[int, int]) -> 
     number = valid.sum(axis=(2, 4))
     means = np.where(valid, values, 0).sum(axis=(2, 4), dtype=work) / np.maximum(number, 1)
     return means, 2 * number >= k * k
+
+
+def shares(first: float, step: float, start: int, count: int, size: int) -> tuple[slice, csr_array]:
+    """A file's columns (or rows) under `count` of a grid's from `start` on that run along them, and the (count, those)
+    shares that they have, by area. Column c of the grid covers first + step * c to first + step * (c + 1) of the file,
+    step >= 1, which has `size` columns. Shares sum to 1, less only at its edges."""
+    low = first + step * (start + np.arange(count)[:, None])
+    column = np.floor(low + _LEAST).astype(int) + np.arange(int(np.ceil(step)) + 1)
+    share = np.minimum(low + step, column + 1) - np.maximum(low, column)
+    row, tap = np.nonzero((share > _LEAST) & (column >= 0) & (column < size))
+    column, share = column[row, tap], share[row, tap] / step
+    held = slice(int(column.min()), int(column.max()) + 1) if len(column) else slice(0, 0)
+    return held, csr_array((share.astype(np.float32), (row, column - held.start)), (count, held.stop - held.start))
+
+
+def means(values: Values, valid: Mask, down: csr_array, across: csr_array) -> tuple[Values, Mask]:
+    """(bands, h, w) float32 means of the valid ones among (bands, H, W) values, and (h, w) whether any was valid. down,
+    across: (h, H) and (w, W) shares. NaN must not be among valid values."""
+
+    def total(layer: Values) -> Values:
+        return np.asarray((across @ (down @ np.asarray(layer, np.float32)).T).T)
+
+    if valid.all():
+        weight = np.outer(down.sum(axis=1), across.sum(axis=1))
+    else:
+        weight, values = total(valid), np.where(valid, values, 0)
+    mean = np.stack([total(layer) for layer in values]) / np.maximum(weight, 1e-9)
+    return mean.astype(np.float32, copy=False), weight > 1e-9
 
 
 def working_dtype(dtype: npt.DTypeLike) -> np.dtype[Any]:

@@ -1,16 +1,13 @@
-"""ScenePair: an optical and a SAR scene on one common grid, each with a validity mask, read by window.
-
-Scene alignment as in the SpaceNet 9 baseline (Hänsch et al., section 3): the finer scene is resampled by area average
-to the pixel size of the coarser one, both are padded to the same extent. Nothing is held at full resolution.
-"""
+"""ScenePair: an optical and a SAR scene on one common grid (see `common_grid`), each with a validity mask, read by
+window: area averages of the finer one. Nothing is held at full resolution."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
-from typing import Any, TypedDict
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,16 +18,15 @@ from rasterio.vrt import WarpedVRT
 
 from sn9reg.errors import InputError, naming
 from sn9reg.raster import files
-from sn9reg.raster.area import Steps, means
 from sn9reg.raster.collar import trimmed, unmarked
 from sn9reg.raster.files import PathLike, alpha_band, check_bands, data_bands, grid_of, open_raster, reading
-from sn9reg.raster.grid import Grid, Points, Window, common_grid, for_gdal
+from sn9reg.raster.grid import Grid, Points, Window, common_grid, warping
 from sn9reg.raster.radiometry import says_decibel
+from sn9reg.raster.resampling import means, shares
 from sn9reg.raster.validity import data_view, expanded, gdal_suffices, nodata_of, read_data
 from sn9reg.raster.view import Patch, Posed, SceneView, from_finer
 
-__all__ = ["PairFiles", "Patch", "Reading", "Scene", "ScenePair", "SceneView", "open_pair"]
-
+Steps = tuple[float, float]  # first and step, see `shares`
 _BLOCK = 512  # side of what is warped at once
 _LARGEST_WARP = 4  # coarser pixels are averaged from these, in memory, so that the file is read once for all of them
 _AT_ONCE = 16 << 20  # pixels of that size that are averaged at once; more are read part by part
@@ -46,11 +42,11 @@ class Scene:
     name: str
     grid: Grid
     bands: tuple[int, ...]  # of the file
+    _layers: tuple[int, ...] = field(repr=False)  # the band of each of the values: a palette's thrice
     _dataset: DatasetReader = field(repr=False)
     _common: Grid = field(repr=False)
     _nodata: float | None = field(repr=False)
     _open: ExitStack = field(repr=False)  # closes what reading opens
-    _steps: dict[int, tuple[Steps, Steps] | None] = field(default_factory=dict, repr=False)
     _vrts: dict[tuple[int, bool], WarpedVRT] = field(default_factory=dict, repr=False)
 
     def read(self, window: Window, factor: int = 1) -> Patch:
@@ -80,9 +76,7 @@ class Scene:
         return cached
 
     def _warp(self, factor: int, inside: Window) -> Patch:
-        if factor not in self._steps:
-            self._steps[factor] = self._straight(factor)
-        if steps := self._steps[factor]:
+        if steps := self._straight(factor):
             return self._averaged(inside, *steps)
         for exact in (not gdal_suffices(self._dataset, self.bands, self._nodata), True):
             vrt = self._vrt(factor, exact)
@@ -98,10 +92,8 @@ class Scene:
         return Patch(np.where(good, np.clip(data[:-1], -3e38, 3e38), 0).astype(np.float32), good)
 
     def _straight(self, factor: int) -> tuple[Steps, Steps] | None:
-        """The file's columns and rows that lie under those of the window's grid, where they run along one another.
-
-        None where GDAL reads better: it turns images, knows overviews, and takes what is large in parts.
-        """
+        """Which of the file's columns and rows lie under those of the window's grid, where they run along one another.
+        None where GDAL reads better: it turns images, knows overviews, and takes what is large in parts."""
         target = self._common.coarsen(factor)
         if self.grid.crs != target.crs:
             return None
@@ -110,12 +102,12 @@ class Scene:
         large = a * e * len(self._layers) > 2 * _AT_ONCE / _BLOCK**2
         if not along or large or min(a, e) < 1 - 1e-6 or (max(a, e) > 1.9 and self._dataset.overviews(self.bands[0])):
             return None
-        return Steps(c, a), Steps(f, e)
+        return (c, a), (f, e)
 
     def _averaged(self, window: Window, cols: Steps, rows: Steps) -> Patch:
         """Means of the file's valid pixels, weighted by area: what GDAL's warper makes of them, but faster."""
-        across, columns = cols.weights(window.col, window.width, self.grid.width)
-        down, lines = rows.weights(window.row, window.height, self.grid.height)
+        across, columns = shares(*cols, window.col, window.width, self.grid.width)
+        down, lines = shares(*rows, window.row, window.height, self.grid.height)
         if across.start == across.stop or down.start == down.stop:
             return Patch(np.zeros((len(self._layers), *window.shape), np.float32), np.zeros(window.shape, bool))
         with reading(self.name):
@@ -129,23 +121,18 @@ class Scene:
         if (factor, exact) in self._vrts:
             return self._vrts[factor, exact]
         target = self._common.coarsen(factor)
-        source, there = for_gdal(self.grid, target.crs), for_gdal(target, self.grid.crs)
-        options: dict[str, Any] = {"src_crs": source.crs, "src_transform": source.transform, "crs": there.crs}
-        options |= {"transform": there.transform, "width": target.width, "height": target.height}
-        options |= {"NUM_THREADS": 2, "warp_mem_limit": 256, "UNIFIED_SRC_NODATA": "YES"}
-        sizes = self.grid.pixel_size, target.pixel_size
-        if self.grid.crs == target.crs and np.allclose(*sizes, rtol=1e-6, atol=0):
+        options = warping(self.grid, target) | {"NUM_THREADS": 2, "warp_mem_limit": 256, "UNIFIED_SRC_NODATA": "YES"}
+        options["resampling"] = Resampling.average
+        if self.grid.crs == target.crs and np.allclose(self.grid.pixel_size, target.pixel_size, rtol=1e-6, atol=0):
             # An average over less than one source pixel is nearest neighbour: half a pixel of jitter. Without a scale,
             # GDAL takes a turned scene's blocks for downsampled ones, and blurs some of them.
             options |= {"resampling": Resampling.bilinear, "XSCALE": 1, "YSCALE": 1}
-        else:
-            options |= {"resampling": Resampling.average}
         # An alpha band of the scene's own serves; its nodata must not become the alpha of the padding.
         options |= {"nodata": None} if not exact and alpha_band(self._dataset) else {"add_alpha": True}
         if not exact and (nodata := nodata_of(self._dataset, self.bands[0], self._nodata)) is not None:
             options["src_nodata"] = nodata
         reach = np.abs(self.grid.outline()[:, 1]).max() + self.grid.pixel_size[1]
-        if source.crs and source.crs.is_geographic and reach >= self.grid.turn / 4:
+        if options["src_crs"].is_geographic and reach >= self.grid.turn / 4:
             # A pole is a line of the image; else GDAL reads what lies under the target's edges, not around the pole.
             options |= {"SAMPLE_GRID": "YES", "SAMPLE_STEPS": "ALL"}
         with reading(self.name):
@@ -154,17 +141,8 @@ class Scene:
         return vrt
 
     @cached_property
-    def _layers(self) -> tuple[int, ...]:
-        """The band of each of the values: a palette's thrice, for red, green and blue."""
-        return expanded(self._dataset, self.bands)
-
-    @cached_property
     def _view(self) -> DatasetReader:
         return self._open.enter_context(data_view(self._dataset, self._layers, self._nodata))
-
-    @property
-    def decibel(self) -> bool | None:
-        return says_decibel(self._dataset, self.bands)
 
     def outline(self) -> Points:
         return self._common.to_pixel(self.grid.map_to_crs(self.grid.outline(), self._common.crs))
@@ -177,6 +155,7 @@ class ScenePair:
     optical: SceneView
     sar: SceneView
     grid: Grid
+    decibel: bool | None = None  # whether the SAR file says that its values are decibels; None where it says nothing
     kept: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)  # computed once, for all who ask
 
     @property
@@ -194,18 +173,7 @@ class ScenePair:
         factor = 1
         while max(self.grid.shape) / factor > 1024:
             factor *= 2
-        return replace(scene.read(self.grid.coarsen(factor).window, factor), decibel=scene.decibel), factor
-
-
-class Reading(TypedDict, total=False):
-    """How the images of a pair are read: the fields of `PairFiles` beside the two paths."""
-
-    pixel_frame: bool
-    optical_bands: Sequence[int]
-    sar_bands: Sequence[int]
-    optical_nodata: float | None
-    sar_nodata: float | None
-    keep_collar: bool
+        return replace(scene.read(self.grid.coarsen(factor).window, factor), decibel=self.decibel), factor
 
 
 @dataclass(frozen=True)
@@ -232,10 +200,8 @@ class PairFiles:
 
     @contextmanager
     def open(self, grid: Grid | None = None) -> Iterator[ScenePair]:
-        """Open both scenes and lay them on their common grid, or on `grid`.
-
-        Raises InputError for files that cannot be used, that do not overlap, or that hold no valid pixel.
-        """
+        """Open both scenes and lay them on their common grid, or on `grid`. Raises InputError for files that cannot be
+        used, that do not overlap, or that hold no valid pixel."""
         with rasterio.Env(GDAL_CACHEMAX=_CACHE, GDAL_NUM_THREADS=2), ExitStack() as stack:
             optical, sar = (stack.enter_context(open_raster(path)) for path in (self.optical, self.sar))
             grids = self._grids(optical, sar)
@@ -246,32 +212,29 @@ class PairFiles:
                     raise InputError("they do not overlap: check that they show the same place and their CRS")
                 common = grid or common_grid(*grids)
             _check_size(f"{self.optical} and {self.sar}, together", common)
-            pair = ScenePair(
-                Scene(str(self.optical), grids[0], optical_bands, optical, common, self.optical_nodata, stack),
-                Scene(str(self.sar), grids[1], sar_bands, sar, common, self.sar_nodata, stack),
-                common,
+            scenes = (
+                Scene(str(self.optical), grids[0], *optical_bands, optical, common, self.optical_nodata, stack),
+                Scene(str(self.sar), grids[1], *sar_bands, sar, common, self.sar_nodata, stack),
             )
+            pair = ScenePair(*scenes, common, says_decibel(sar, sar_bands[0]))
             seen: list[SceneView] = []
-            for scene in (pair.optical, pair.sar):
+            for scene in scenes:
                 look, factor = pair.overview(scene)
                 if not look.valid.any():
                     raise InputError(f"{scene.name}: holds no valid pixel (all nodata, masked or NaN)")
                 seen.append(trimmed(scene, look, factor))
-            yield pair if self.keep_collar else ScenePair(*unmarked(seen[0], seen[1], common), common)
+            yield pair if self.keep_collar else ScenePair(*unmarked(seen[0], seen[1], common), common, pair.decibel)
 
 
-def open_pair(optical: PathLike, sar: PathLike, *, pixel_frame: bool = False) -> AbstractContextManager[ScenePair]:
-    """`PairFiles(optical, sar, pixel_frame).open()`."""
-    return PairFiles(optical, sar, pixel_frame).open()
-
-
-def _bands(image: DatasetReader, bands: Sequence[int], option: str) -> tuple[int, ...]:
-    """The bands. Raises InputError for one that is not there, or for an image that is too large. option: names them."""
+def _bands(image: DatasetReader, bands: Sequence[int], option: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The bands, and those of each of the values. Raises InputError for one that is not there, or for an image that is
+    too large. option: names them."""
     check_bands(image, bands)
     _check_size(image.name, image)
-    if (count := len(expanded(image, bands))) > _MOST_BANDS:
-        raise InputError(f"{image.name}: {count} bands are too many; name fewer with {option}")
-    return tuple(bands)
+    layers = expanded(image, bands)
+    if len(layers) > _MOST_BANDS:
+        raise InputError(f"{image.name}: {len(layers)} bands are too many; name fewer with {option}")
+    return tuple(bands), layers
 
 
 def _check_size(name: str, image: DatasetReader | Grid) -> None:
@@ -287,7 +250,5 @@ def _overlap(optical: Grid, sar: Grid) -> bool:
         return True  # common_grid says what is wrong
     # Not the outline alone: around a pole it says nothing of what lies within.
     x, y = np.meshgrid(*(np.linspace(-0.5, side - 0.5, 21) for side in (sar.width, sar.height)))
-    places = sar.to_map(np.column_stack([x.ravel(), y.ravel()]))
-    there = optical.to_pixel(sar.map_to_crs(places, optical.crs)) + 0.5
-    low, high = there.min(axis=0), there.max(axis=0)
-    return bool((high > 0).all() and (low < [optical.width, optical.height]).all())
+    there = optical.to_pixel(sar.map_to_crs(sar.to_map(np.column_stack([x.ravel(), y.ravel()])), optical.crs)) + 0.5
+    return bool((there.max(axis=0) > 0).all() and (there.min(axis=0) < [optical.width, optical.height]).all())

@@ -1,8 +1,7 @@
 """Which pixels of a file are data, told of every pixel before any are averaged, and by the bands alone that are used.
 
 GDAL warps by one rule at a time, nodata or mask or alpha, counts all bands, and averages NaN. Where that suffices it is
-fast, see `gdal_suffices`; else `data_view` shows the file with one mask that says it all, and palettes as colours.
-"""
+fast, see `gdal_suffices`; else `data_view` shows the file with one mask that says it all, and palettes as colours."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -28,10 +27,8 @@ _AT_ONCE = 1 << 23  # values
 
 
 def nodata_of(dataset: DatasetReader, band: int, given: float | None = None) -> float | None:
-    """The value of a band that means no data, as pixels of its type hold it: 0.1 is another number in float32.
-
-    given: replaces the file's own.
-    """
+    """The value of a band that means no data, as pixels of its type hold it: 0.1 is another number in float32. given:
+    replaces the file's own."""
     value, dtype = dataset.nodatavals[band - 1] if given is None else given, dataset.dtypes[band - 1]
     with np.errstate(over="ignore"):
         return float(np.float32(value)) if value is not None and dtype in ("float32", "complex64") else value
@@ -68,10 +65,8 @@ def gdal_suffices(dataset: DatasetReader, bands: Sequence[int], nodata: float | 
 def has_data(
     dataset: DatasetReader, bands: Sequence[int], values: Values, area: Any, nodata: float | None = None
 ) -> tuple[Mask, Mask]:
-    """(bands, h, w) each: where the values of an area are not nodata, and where neither mask nor alpha hides them.
-
-    An alpha band that is itself among the bands is read as one, and hides nothing.
-    """
+    """(bands, h, w) each: where the values of an area are not nodata, and where neither mask nor alpha hides them. An
+    alpha band that is itself among the bands is read as one, and hides nothing."""
     alpha = alpha_band(dataset)
     told, shown = np.ones(values.shape, bool), np.ones(values.shape, bool)
     if alpha and alpha not in bands:
@@ -88,10 +83,8 @@ def has_data(
 def read_data(
     dataset: DatasetReader, bands: Sequence[int], area: Any = None, nodata: float | None = None
 ) -> tuple[Values, Mask]:
-    """Values (bands, h, w) of an area, rasterio's window, palettes as colours, and which pixels are data (h, w).
-
-    No data is what is nodata in all bands, and what in any band is masked, transparent, NaN or infinite.
-    """
+    """Values (bands, h, w) of an area, rasterio's window, palettes as colours, and which pixels are data (h, w). No
+    data is what is nodata in all bands, and what in any band is masked, transparent, NaN or infinite."""
     values = dataset.read(list(bands), window=area)
     told, shown = has_data(dataset, bands, values, area, nodata)
     valid, layers = told.any(axis=0) & shown.all(axis=0) & np.isfinite(values).all(axis=0), []
@@ -108,10 +101,8 @@ def read_data(
 
 @contextmanager
 def data_view(dataset: DatasetReader, bands: Sequence[int], nodata: float | None = None) -> Iterator[DatasetReader]:
-    """Bands, palettes `expanded`, as a file of their own, somewhere, whose only mask is that of `read_data`.
-
-    The mask is held in memory, compressed: less than a bit for most pixels.
-    """
+    """Bands, palettes `expanded`, as a file of their own, somewhere, whose only mask is that of `read_data`. The mask
+    is held in memory, compressed: less than a bit for most pixels."""
     whole = Grid.pixel_frame(dataset.width, dataset.height)
     profile = geotiff_profile(whole, 1, "uint8", transform=Affine.scale(2, -2))  # without one, GDAL warns
     # Whole blocks of the file, so that each is decoded once, but of large ones only as much as is bearable.
@@ -123,8 +114,7 @@ def data_view(dataset: DatasetReader, bands: Sequence[int], nodata: float | None
         with memory.open(**profile) as target:
             for row, col in product(range(0, whole.height, high), range(0, whole.width, wide)):
                 area = Window(col, row, wide, high).intersect(whole.window).slices()
-                valid = read_data(dataset, sorted(set(bands)), area, nodata)[1]
-                target.write(valid * np.uint8(255), 1, window=area)
+                target.write(read_data(dataset, sorted(set(bands)), area, nodata)[1] * np.uint8(255), 1, window=area)
         with rasterio.open(_virtual(dataset, bands, memory.name)) as view:
             yield view
 

@@ -21,7 +21,7 @@ class Patch:
 
     values: npt.NDArray[np.float32]
     valid: npt.NDArray[np.bool_]
-    decibel: bool | None = None  # whether its file says that they are decibels; of `ScenePair.overview` alone
+    decibel: bool | None = None  # that of the pair; of `ScenePair.overview` alone
 
     def __post_init__(self) -> None:
         if self.values.ndim != 3 or self.values.shape[1:] != self.valid.shape:
@@ -32,25 +32,16 @@ class SceneView(Protocol):
     """A scene as a matcher sees it: on the common grid, wherever its pixels come from."""
 
     @property
-    def name(self) -> str:
-        """What error messages call the scene: its path."""
+    def name(self) -> str: ...  # what error messages call the scene: its path
 
     @property
-    def grid(self) -> Grid:
-        """The scene's own grid."""
+    def grid(self) -> Grid: ...  # the scene's own
 
-    @property
-    def decibel(self) -> bool | None:
-        """Whether the scene's file says that its values are decibels; None where it says nothing."""
-
-    def outline(self) -> Points:
-        """(N, 2) points around the scene, in pixels of the common grid."""
+    def outline(self) -> Points: ...  # (N, 2) points around the scene, in pixels of the common grid
 
     def read(self, window: Window, factor: int = 1) -> Patch:
-        """The window, in pixels of the common grid coarsened by `factor`; outside the scene nothing is valid.
-
-        Raises InputError if the file cannot be read.
-        """
+        """The window, in pixels of the common grid coarsened by `factor`; outside the scene nothing is valid. Raises
+        InputError if the file cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -66,10 +57,6 @@ class SceneThrough:
     @property
     def grid(self) -> Grid:
         return self.scene.grid
-
-    @property
-    def decibel(self) -> bool | None:
-        return self.scene.decibel
 
     def outline(self) -> Points:
         return self.scene.outline()
@@ -95,8 +82,7 @@ class Posed(SceneThrough):
             edge = through(np.linalg.inv(coarse), self.scene.outline())
             low = np.maximum(low, np.floor(edge.min(axis=0)) - 2)
             high = np.maximum(low + 1, np.minimum(high, np.ceil(edge.max(axis=0)) + 3))
-        around = Window(*low.astype(int).tolist(), *(high - low).astype(int).tolist())
-        patch = self.scene.read(around, factor)
+        patch = self.scene.read(Window(*low.astype(int).tolist(), *(high - low).astype(int).tolist()), factor)
         matrix = _shift(-low[0], -low[1]) @ matrix
         zoom = min(math.sqrt(abs(np.linalg.det(matrix[:2, :2]))), max(patch.valid.shape))
         bands = [*(patch.values * patch.valid), patch.valid.astype(np.float32)]
@@ -110,9 +96,7 @@ class Posed(SceneThrough):
 
 def from_finer(read: Callable[[Window, int], Patch], window: Window, factor: int, in_two: bool) -> Patch:
     """A window of which each pixel is the mean of the valid ones of 2 x 2 at half the factor, valid where any is.
-
-    in_two: it is read in two parts, so that fewer of the finer pixels are held at once.
-    """
+    in_two: it is read in two parts, so that fewer of the finer pixels are held at once."""
     if in_two:
         parts, axis = [read(half, factor) for half in window.halves()], -1 if window.width >= window.height else -2
         values, valid = [part.values for part in parts], [part.valid for part in parts]
@@ -120,8 +104,7 @@ def from_finer(read: Callable[[Window, int], Patch], window: Window, factor: int
     patch = read(Window(2 * window.col, 2 * window.row, 2 * window.width, 2 * window.height), factor // 2)
     blocks = (window.height, 2, window.width, 2)
     count = patch.valid.reshape(blocks).sum(axis=(1, 3), dtype=np.float32)
-    total = patch.values.reshape(len(patch.values), *blocks).sum(axis=(2, 4))
-    return Patch(total / np.maximum(count, 1), count > 0)
+    return Patch(patch.values.reshape(len(patch.values), *blocks).sum(axis=(2, 4)) / np.maximum(count, 1), count > 0)
 
 
 def through(matrix: npt.NDArray[Any], xy: Points) -> Points:

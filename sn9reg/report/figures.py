@@ -65,8 +65,7 @@ def arrows(view: View, field: Block, scale: Scale) -> bytes:
     axis.imshow(view.optical)
     ends = (values[known] for values in (x, y, u, v))
     axis.quiver(*ends, angles="xy", scale_units="xy", scale=1, width=0.0025, color="#ff4d00")
-    axis.set_title("from every place to where the SAR image has it, true length")
-    _furniture(axis, view, scale)
+    _furniture(axis, view, scale, "from every place to where the SAR image has it, true length")
     return _png(figure)
 
 
@@ -80,9 +79,8 @@ def maps(view: View, field: Block, scale: Scale) -> bytes:
         limit = float(np.nanmax(np.abs(values))) or 1.0
         colours, lowest = ("viridis", 0) if name.startswith("sigma") else ("RdBu_r", -limit)
         image = axis.imshow(values, cmap=colours, vmin=lowest, vmax=limit, interpolation="nearest")
-        axis.set_title(f"{name}, {scale.unit}")
         figure.colorbar(image, ax=axis, shrink=0.75)
-        _furniture(axis, view, scale, colour="black")
+        _furniture(axis, view, scale, f"{name}, {scale.unit}", colour="black")
     return _png(figure)
 
 
@@ -98,8 +96,7 @@ def matches(view: View, optical_xy: Points, ends_xy: Points, inlier: npt.NDArray
         axis.plot(*np.stack([start, end], axis=1).T, color=colour, linewidth=0.9)
         axis.plot(*start.T, ".", color=colour, markersize=2.5, label=f"{int(which.sum())} {name}")
     axis.legend(loc="upper right", fontsize=8, framealpha=0.9)
-    axis.set_title("matches, from the optical place to that in the SAR image")
-    _furniture(axis, view, scale)
+    _furniture(axis, view, scale, "matches, from the optical place to that in the SAR image")
     height, width = view.optical.shape[:2]
     axis.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
     return _png(figure)
@@ -112,11 +109,9 @@ def residuals(view: View, optical_xy: Points, error_px: Points, scale: Scale) ->
     good = np.isfinite(length)
     length, start, step = length[good], _on(view, optical_xy[good]), error_px[good] / view.factor
     picture.imshow(view.optical)
-    style: dict[str, Any] = {"angles": "xy", "scale_units": "xy", "scale": 0.2, "width": 0.004, "cmap": "autumn_r"}
-    picture.quiver(*start.T, *step.T, length, **style)
+    picture.quiver(*start.T, *step.T, length, angles="xy", scale_units="xy", scale=0.2, width=0.004, cmap="autumn_r")
     picture.plot(*start.T, ".", color="#35e0ff", markersize=3)
-    picture.set_title("error at tie-points, five times its length")
-    _furniture(picture, view, scale)
+    _furniture(picture, view, scale, "error at tie-points, five times its length")
     diagram.set_axis_on()
     diagram.hist(length, bins=min(30, max(5, len(good) // 5)), color="#3576c4")
     diagram.set(xlabel=f"error, {scale.unit}", ylabel="tie-points", title=f"{len(length)} tie-points")
@@ -133,10 +128,11 @@ def _on(view: View, optical_xy: Points) -> Points:
     return (optical_xy - corner + 0.5) / view.factor - 0.5
 
 
-def _furniture(axis: Axes, view: View, scale: Scale, colour: str = "white") -> None:
-    """A scale bar and an arrow to the north, on a ground that both are read on."""
+def _furniture(axis: Axes, view: View, scale: Scale, title: str, colour: str = "white") -> None:
+    """A title, a scale bar and an arrow to the north, on a ground that both are read on."""
     import matplotlib.patheffects as effects
 
+    axis.set_title(title)
     height, width = view.optical.shape[:2]
     per_pixel = float(scale.per_px[0]) * view.factor
     length = _round_length(0.25 * width * per_pixel)
@@ -182,5 +178,4 @@ def _png(figure: Figure) -> bytes:
 
 
 def decoded(png: bytes) -> Picture:
-    """A figure as a picture."""
     return np.asarray(cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR), np.uint8)[..., ::-1]

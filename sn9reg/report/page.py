@@ -1,7 +1,5 @@
 """The page: pictures, figures and numbers of a registration in one HTML file that needs nothing else."""
 
-from __future__ import annotations
-
 import os
 import platform
 from collections.abc import Mapping, Sequence
@@ -10,14 +8,14 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from sn9reg import progress
 from sn9reg.errors import ConfigError, OutputError
 from sn9reg.offsets import Block, OffsetMap
-from sn9reg.raster.files import PathLike, atomic_output, check_output, make_folder
+from sn9reg.raster.files import PathLike, check_output, make_folder, write_file
 from sn9reg.raster.scene import PairFiles
 from sn9reg.report import figures
 from sn9reg.report.figures import Scale
@@ -25,12 +23,10 @@ from sn9reg.report.views import Place, View, coarse_field, open_viewer, overview
 from sn9reg.score.scoring import Score, reference, score, score_rows
 from sn9reg.tiepoints import TiePoints
 
-if TYPE_CHECKING:
-    from jinja2 import Template
-
 PAGE = "report.html"
 _FIGURES = ("before_after", "arrows", "offsets", "matches", "residuals")
 _LAYERS = {"optical": "optical", "before": "SAR before", "after": "SAR after"}
+_LIBRARIES = ("sn9reg", "torch", "rasterio", "numpy", "opencv-python")
 _LARGEST = 9_500_000  # bytes of a page
 _QUALITIES = (85, 60, 30, 10, 1)  # of WebP
 Figures = dict[str, tuple[str, bytes]]  # name of the file -> what it shows, and the PNG
@@ -58,10 +54,9 @@ def write_report(
     """Write a page about an offset map, and its figures as PNG, into a folder, and return the page's path.
 
     tiepoints: the truth, for errors and score. matches: what the map was fitted to. places: to be shown at full
-    resolution, before those that are chosen: the middle, the largest offset, the least sure place, the worst tie-point.
-
-    Raises InputError for images that cannot be read, tie-points outside of them and a map that holds only NaN,
-    OutputError where the folder cannot be written, ConfigError where matplotlib or jinja2 is missing.
+    resolution, before those that are chosen. Raises InputError for images that cannot be read, tie-points outside of
+    them and a map that holds only NaN, OutputError where the folder cannot be written, ConfigError for a place outside
+    the image and where matplotlib or jinja2 is missing.
     """
     check_report(folder, overwrite)
     factor = overview_factor(offsets.grid)
@@ -73,13 +68,26 @@ def write_report(
             raise ConfigError(f"place {place.x:g},{place.y:g} lies outside the optical image")
     with progress.part(0.2, 0.8, "read images"), open_viewer(pair, offsets, dense) as viewer:
         whole = viewer.overview(dense, factor)
-        chosen = [*places, *places_of_interest(dense, factor, whole.known), *_worst(scored)]
-        views = [whole, *(viewer.zoom(place) for place in chosen)]
+        chosen = [*places, *places_of_interest(dense, factor, whole.known)]
+        if scored is not None:
+            worst = scored.per_point.dropna(subset="error_px").nlargest(1, "error_px")
+            xy = worst[["optical_col", "optical_row"]].to_numpy(float).tolist()
+            chosen += [Place("the worst tie-point", x, y) for x, y in xy]
+        views = [whole, *map(viewer.zoom, chosen)]
         progress.report(1.0)
     with progress.part(0.8, 1.0, "draw"):
         drawn = _figures(whole, dense, pair, offsets, matches, scored)
         html = _page(views, drawn, dense, offsets, scored, run or Run())
-    return _write(Path(folder), html, drawn, overwrite)
+    make_folder(folder, parents=False)
+    for name in _FIGURES:
+        path = Path(folder) / f"{name}.png"
+        if name in drawn:
+            write_file(path, drawn[name][1], overwrite)
+        else:
+            path.unlink(missing_ok=True)
+    page = Path(folder) / PAGE  # last: where it is, all of the report is, and nothing of one before
+    write_file(page, html, overwrite)
+    return page
 
 
 def check_installed() -> None:
@@ -90,8 +98,7 @@ def check_installed() -> None:
 
 
 def check_report(folder: PathLike, overwrite: bool = False) -> None:
-    """Raises OutputError, before any work is done, where a report could not be written in the end, ConfigError where
-    what draws it is not installed."""
+    """Raises OutputError where a report could not be written in the end, ConfigError where what draws it is missing."""
     check_installed()
     check_folder(folder, "report", [PAGE, *(f"{name}.png" for name in _FIGURES)], overwrite)
 
@@ -104,31 +111,6 @@ def check_folder(folder: PathLike, kind: str, names: Sequence[str], overwrite: b
         raise OutputError(f"{folder}: is a file; a {kind} is a folder")
     for path in [target / name for name in names] if exists else [target]:
         check_output(path, overwrite)
-
-
-def _write(folder: Path, html: str, drawn: Figures, overwrite: bool) -> Path:
-    """The page last: where it is, all of the report is, and nothing of one before."""
-    make_folder(folder, parents=False)
-    for name, (_, png) in drawn.items():
-        write_file(folder / f"{name}.png", png, overwrite)
-    for name in set(_FIGURES) - set(drawn):
-        (folder / f"{name}.png").unlink(missing_ok=True)
-    write_file(folder / PAGE, html.encode(), overwrite)
-    return folder / PAGE
-
-
-def write_file(path: Path, content: bytes, overwrite: bool) -> None:
-    """Write a file, whole or not at all. Raises OutputError as `atomic_output`."""
-    with atomic_output(path, overwrite) as temporary:
-        temporary.write_bytes(content)
-
-
-def _worst(scored: Score | None) -> list[Place]:
-    """The tie-point that is farthest off, if there is one."""
-    if scored is None:
-        return []
-    worst = scored.per_point().dropna(subset="error_px").nlargest(1, "error_px")[["optical_col", "optical_row"]]
-    return [Place("the worst tie-point", x, y) for x, y in worst.to_numpy(float).tolist()]
 
 
 def _figures(
@@ -148,7 +130,7 @@ def _figures(
         png = figures.matches(whole, matches.optical_xy, ends, inlier, scale)
         drawn["matches"] = ("The matches that the map was fitted to", png)
     if scored is not None:
-        points = scored.per_point()
+        points = scored.per_point
         error = points[["dx", "dy"]].to_numpy() - points[["reference_dx", "reference_dy"]].to_numpy()
         png = figures.residuals(whole, points[["optical_col", "optical_row"]].to_numpy(float), error, scale)
         drawn["residuals"] = ("What is left at the tie-points", png)
@@ -160,6 +142,7 @@ def _page(
 ) -> str:
     """The page, at the best quality of pictures with which it is small enough."""
     facts = offsets.facts
+    made = [("offset map made by sn9reg", facts["version"])] if "version" in facts else []
     content = {
         "title": f"{facts.get('optical', 'optical')} and {facts.get('sar', 'SAR')}",
         "registered": facts.get("registered"),
@@ -169,27 +152,26 @@ def _page(
         "scores": [(label, before, after) for label, after, before in score_rows(scored)] if scored else [],
         "facts": sorted(facts.items()),
         "run": run,
-        "versions": _versions(facts),
+        "versions": [*made, *((name, version(name)) for name in _LIBRARIES), ("Python", platform.python_version())],
     }
     for quality in _QUALITIES:
         shown = [_shown(view, quality) for view in views]
         pictures = [(name, caption, uri(figures.decoded(png), quality)) for name, (caption, png) in drawn.items()]
-        html = template("page.html").render(content, views=shown, figures=pictures)
+        html = rendered("page.html", content | {"views": shown, "figures": pictures})
         if len(html) < _LARGEST:
             break
     return html
 
 
-def template(name: str) -> Template:
-    """A page's template; style and script, which it includes, lie beside it."""
+def rendered(name: str, content: Mapping[str, Any]) -> str:
+    """A page of a template; style and script, which it includes, lie beside it."""
     from jinja2 import Environment, PackageLoader
 
-    loader = PackageLoader("sn9reg", "report")
-    return Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True).get_template(name)
+    pages = Environment(loader=PackageLoader("sn9reg", "report"), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    return pages.get_template(name).render(content)
 
 
 def _sentence(facts: Mapping[str, str]) -> str:
-    """The verdict and its reason."""
     reason = facts.get("reason", "")
     if "registered" not in facts:
         return "The offset map does not say whether its pair was registered: it was made by another program."
@@ -234,9 +216,3 @@ def _numbers(offsets: OffsetMap, dense: Block) -> list[tuple[str, str]]:
         middle = float(np.nanmedian(dense[2]))
         rows.append(("median sigma", both(middle, middle * float(np.sqrt(np.prod(scale.per_px))))))
     return rows
-
-
-def _versions(facts: Mapping[str, str]) -> list[tuple[str, str]]:
-    made = [("offset map made by sn9reg", facts["version"])] if "version" in facts else []
-    names = ("sn9reg", "torch", "rasterio", "numpy", "opencv-python")
-    return [*made, *((name, version(name)) for name in names), ("Python", platform.python_version())]

@@ -57,14 +57,11 @@ class View:
 
 def coarse_field(offsets: OffsetMap, factor: int) -> Block:
     """(2 or 3, ny, nx) offsets in the middle of every factor x factor optical pixels, optical pixels; read row by row.
-
-    Raises InputError if none of them is a number.
-    """
-    width = offsets.grid.width
+    Raises InputError if none of them is a number."""
     rows, cols = (np.minimum(np.arange(0, n, factor) + factor // 2, n - 1) for n in offsets.grid.shape)
     lines = []
     for row in rows.tolist():
-        lines.append(offsets.read(Window(0, row, width, 1))[:, 0, cols])
+        lines.append(offsets.read(Window(0, row, offsets.grid.width, 1))[:, 0, cols])
         progress.report(len(lines) / len(rows))
     field = np.stack(lines, axis=1)
     if not np.isfinite(field[:2]).all(axis=0).any():
@@ -77,33 +74,31 @@ def overview_factor(grid: Grid) -> int:
     return max(1, 2 ** math.ceil(math.log2(max(grid.shape) / OVERVIEW_SIDE)))
 
 
-@dataclass(frozen=True)
 class Viewer:
-    """Shows parts of one pair, all with the same stretch."""
+    """Shows parts of one pair, all with the same stretch. margin: of its grid around the optical image, pixels."""
 
-    pair: ScenePair
-    offsets: OffsetMap
-    margin: int  # optical pixels that the pair's grid has more than the optical image, on every side
-    sar_log: SarLog
-    optical_range: Range
-    sar_range: Range
+    def __init__(self, pair: ScenePair, offsets: OffsetMap, margin: int) -> None:
+        self._pair, self._offsets, self._margin = pair, offsets, margin
+        optical, sar = (pair.overview(scene)[0] for scene in (pair.optical, pair.sar))
+        self._sar_log = SarLog.of(sar.values, sar.valid, sar.decibel)
+        self._optical_range = _range(optical)
+        self._sar_range = _range(Patch(self._sar_log(sar.values)[None], sar.valid))
 
     def overview(self, field: Block, factor: int) -> View:
         """The whole scene. field: `coarse_field` of the same factor."""
-        return self._view("the whole scene", self.offsets.grid.coarsen(factor).window, field, factor)
+        return self._view("the whole scene", self._offsets.grid.coarsen(factor).window, field, factor)
 
     def zoom(self, place: Place) -> View:
-        """A place at full resolution."""
-        grid = self.offsets.grid
+        grid = self._offsets.grid
         width, height = min(ZOOM_SIDE, grid.width), min(ZOOM_SIDE, grid.height)
         corner = np.clip([place.x - width / 2, place.y - height / 2], 0, [grid.width - width, grid.height - height])
         window = Window(int(corner[0]), int(corner[1]), width, height)
-        return self._view(place.name, window, self.offsets.read(window), 1)
+        return self._view(place.name, window, self._offsets.read(window), 1)
 
     def _view(self, name: str, window: Window, field: Block, factor: int) -> View:
         """window: coarse pixels of the optical image."""
-        here = replace(window, col=window.col + self.margin // factor, row=window.row + self.margin // factor)
-        optical = self.pair.optical.read(here, factor)
+        here = replace(window, col=window.col + self._margin // factor, row=window.row + self._margin // factor)
+        optical = self._pair.optical.read(here, factor)
         known = np.asarray(np.isfinite(field[:2]).all(axis=0))
         # Read where most offsets lead, and around that as far as the others deviate, but never more than is bearable.
         most = np.rint([np.median(band[known]) if known.any() else 0 for band in field[:2] / factor]).astype(int)
@@ -116,12 +111,12 @@ class Viewer:
         after = np.where(known[..., None], cv2.remap(sar, *there, cv2.INTER_LINEAR), 0).astype(np.uint8)
         before = self._sar(here, factor)
         full = Window(window.col * factor, window.row * factor, window.width * factor, window.height * factor)
-        shown = _stretched(optical.values, optical.valid, self.optical_range)
-        return View(name, full.intersect(self.offsets.grid.window), factor, shown, before, after)
+        shown = _stretched(optical.values, optical.valid, self._optical_range)
+        return View(name, full.intersect(self._offsets.grid.window), factor, shown, before, after)
 
     def _sar(self, window: Window, factor: int) -> Picture:
-        patch = self.pair.sar.read(window, factor)
-        return _stretched(self.sar_log(patch.values)[None], patch.valid, self.sar_range)
+        patch = self._pair.sar.read(window, factor)
+        return _stretched(self._sar_log(patch.values)[None], patch.valid, self._sar_range)
 
 
 @contextmanager
@@ -129,14 +124,10 @@ def open_viewer(files: PairFiles, offsets: OffsetMap, field: Block) -> Iterator[
     """Open a pair on the optical grid and what the offsets reach around it. field: `coarse_field`. Raises InputError
     where the images cannot be read."""
     reach = min(float(np.nanmax(np.abs(field[:2]))), max(offsets.grid.shape) / 2)
-    margin = _MARGIN * (int(reach) // _MARGIN + 2)
-    while margin % overview_factor(offsets.grid):
-        margin += _MARGIN
+    step = math.lcm(_MARGIN, overview_factor(offsets.grid))
+    margin = step * math.ceil(_MARGIN * (int(reach) // _MARGIN + 2) / step)
     with files.open(offsets.grid.crop(offsets.grid.window.grow(margin))) as pair:
-        optical, sar = (pair.overview(scene)[0] for scene in (pair.optical, pair.sar))
-        sar_log = SarLog.of(sar.values, sar.valid, sar.decibel)
-        sar_range = _range(Patch(sar_log(sar.values)[None], sar.valid))
-        yield Viewer(pair, offsets, margin, sar_log, _range(optical), sar_range)
+        yield Viewer(pair, offsets, margin)
 
 
 def places_of_interest(field: Block, factor: int, known: npt.NDArray[np.bool_]) -> Iterator[Place]:
@@ -164,7 +155,6 @@ def uri(picture: Picture, quality: int = 85) -> str:
 
 
 def png(picture: Picture) -> bytes:
-    """A picture as PNG."""
     return bytes(cv2.imencode(".png", picture[..., ::-1])[1])
 
 

@@ -33,32 +33,22 @@ class PatchResult:
 
     def as_dict(self) -> dict[str, Any]:
         """Correct match rates by threshold, mean error and median time, for JSON."""
-        time_per_pair = round(float(np.median(self.seconds)) * 1e3, 2)
-        return {"matcher": self.matcher, **summarise(self.errors), "ms_per_pair": time_per_pair}
+        milliseconds = round(float(np.median(self.seconds)) * 1e3, 2)
+        return {"matcher": self.matcher, **summarise(self.errors), "ms_per_pair": milliseconds}
 
 
 def bench_patches(
-    folder: PathLike,
-    matcher: Matcher,
-    reference: int = 256,
-    template: int = 192,
-    limit: int | None = None,
-    seed: int = 0,
-    degradation: Degradation | None = None,
-    rotate: float = 0.0,
-) -> PatchResult:
+    folder: PathLike, matcher: Matcher, reference: int = 256, template: int = 192, limit: int | None = None,
+    seed: int = 0, degradation: Degradation | None = None, rotate: float = 0.0,
+) -> PatchResult:  # fmt: skip
     """Look for a SAR template of `template` px in an optical patch of `reference` px, for every pair of a folder.
 
-    Pairs are those of `pair_files`. The patch is cut from the middle of the image, the template from a place of the
-    patch drawn by `seed`. Places count in whole pixels. limit: at most so many pairs, spread evenly over their names.
-
-    degradation: done to every template; its float32 values are not clipped to the file's data type. rotate: degrees;
-    every template is turned about its centre by an angle drawn from +-rotate, and its true place is that of the centre
-    (S. Bertrand et al., "Learning-based SAR-Optical Registration for Navigation", V-C, VI). Neither moves the places.
-
-    Raises InputError for a folder without pairs, with images smaller than `reference`, or, with speckle, of negative
-    values; ConfigError where the template is not smaller than the patch, and for a `rotate` not from 0 to 180.
-    """
+    The patch is cut from the middle of the image, the template from a place of the patch drawn by `seed`. Places count
+    in whole pixels. limit: at most so many pairs, see `pair_files`. degradation: done to every template. rotate:
+    degrees; every template is turned about its centre by an angle drawn from +-rotate, and its true place is that of
+    the centre (S. Bertrand et al., "Learning-based SAR-Optical Registration for Navigation", V-C, VI). Neither moves
+    the places. Raises InputError for a folder without pairs, images smaller than `reference` or, with speckle, negative
+    values; ConfigError where the template is not smaller than the patch, and for a `rotate` not from 0 to 180."""
     if not 0 < template < reference:
         raise ConfigError(f"--template {template} must be smaller than --reference {reference}")
     if not 0 <= rotate <= 180:
@@ -74,8 +64,8 @@ def bench_patches(
             height, width = patch.valid.shape
             if min(height, width) < reference:
                 raise InputError(f"{path}: is {width} x {height} px, smaller than --reference {reference}")
-        optical = _cut(optical, _middle(optical, reference), reference)
-        cut = _cut(sar, _middle(sar, reference) + corner, template, angle)
+        middle, of_sar = ((np.array(patch.valid.shape[::-1]) - reference) // 2 for patch in (optical, sar))
+        optical, cut = _cut(optical, middle, reference), _cut(sar, of_sar + corner, template, angle)
         if degradation is not None:
             with naming(files.sar):
                 cut = Patch(np.where(cut.valid, degradation(cut.values, changes), 0), cut.valid)
@@ -86,11 +76,6 @@ def bench_patches(
             progress.report(1.0)
         errors.append(float(np.hypot(*(np.rint(found) - corner))))
     return PatchResult(matcher.name, np.array(errors), np.array(seconds))
-
-
-def _middle(patch: Patch, side: int) -> npt.NDArray[np.int64]:
-    """(x, y) of the upper left pixel of the middle side x side pixels."""
-    return (np.array(patch.valid.shape[::-1]) - side) // 2
 
 
 def _cut(patch: Patch, corner: npt.NDArray[np.int64], side: int, angle: float = 0.0) -> Patch:
@@ -113,9 +98,8 @@ def _cut(patch: Patch, corner: npt.NDArray[np.int64], side: int, angle: float = 
 
 def _locate(matcher: Matcher, optical: Patch, sar: Patch) -> Points:
     """(2,) by the matcher's `locate` if it has one, else by a translation through its correspondences."""
-    if hasattr(matcher, "locate"):
-        place: Points = matcher.locate(optical, sar)
-        return place
+    if locate := getattr(matcher, "locate", None):
+        return np.asarray(locate(optical, sar))
     with tempfile.TemporaryDirectory() as folder, save_pair(Path(folder, "pair"), optical, sar).open() as pair:
         matches = matcher.match(pair)
     fit = fit_global(matches.optical_xy, matches.sar_xy, "translation", 3.0)
@@ -128,6 +112,6 @@ def save_pair(stem: Path, optical: Patch, sar: Patch) -> PairFiles:
     for path, patch in ((files.optical, optical), (files.sar, sar)):
         count, height, width = patch.values.shape
         profile = geotiff_profile(Grid.pixel_frame(width, height), count, "float32", nodata=float("nan"))
-        with create_raster(path, profile) as target:
+        with create_raster(path, profile, overwrite=True) as target:
             target.write(np.where(patch.valid, patch.values, np.nan).astype(np.float32))
     return files

@@ -11,43 +11,29 @@ TOLERANCE = 1e-9  # px: distances between whole pixels come with rounding
 
 
 def cmr(errors: npt.ArrayLike, radius: float) -> float:
-    """Correct match rate: the share of distances ||t - t*||_2 that are at most `radius`.
-
-    Bertrand et al., "Learning-based SAR-Optical Registration for Navigation", eq. (2). errors: (N,) distances, pixels;
-    infinite where nothing was found, which counts as wrong. Raises ValueError where there are none.
-    """
+    """Correct match rate: the share of distances ||t - t*||_2 that are at most `radius`. Bertrand et al.,
+    "Learning-based SAR-Optical Registration for Navigation", eq. (2). errors: (N,) distances, pixels; infinite where
+    nothing was found. Raises ValueError where there are none."""
     return float((_distances(errors) <= radius + TOLERANCE).mean())
 
 
-def mean_l2(errors: npt.ArrayLike) -> float:
-    """Mean of (N,) distances, pixels. Raises ValueError where there are none."""
-    return float(_distances(errors).mean())
-
-
 def summarise(errors: npt.ArrayLike) -> dict[str, Any]:
-    """Number of distances, `cmr` by radius of `RADII`, and `mean_l2`, rounded to four digits, for JSON; as `cmr`."""
-    return {
-        "n": len(_distances(errors)),
-        "cmr": {str(radius): round(cmr(errors, radius), 4) for radius in RADII},
-        "mean_l2_px": round(mean_l2(errors), 4),
-    }
+    """Number of distances, `cmr` by radius of `RADII`, and mean, rounded to four digits, for JSON; as `cmr`."""
+    distances = _distances(errors)
+    rates = {str(radius): round(cmr(distances, radius), 4) for radius in RADII}
+    return {"n": len(distances), "cmr": rates, "mean_l2_px": round(float(distances.mean()), 4)}
 
 
 def ncm(errors: npt.ArrayLike, radius: float = 3.0) -> int:
-    """Number of correct matches: those whose distance to the true place is less than `radius`.
-
-    He et al., "Deep convolutional network based on attention mechanism for matching optical and SAR images",
-    section 3.2. errors: (N,) distances of N matches, pixels, N = 0 included. Raises ValueError for another shape.
-    """
+    """Number of correct matches, those less than `radius` off; of (N,) distances, pixels, N = 0 included. He et al.,
+    "Deep convolutional network based on attention mechanism for matching optical and SAR images", section 3.2."""
     return len(_correct(errors, radius))
 
 
 def f_measure(correct: float, matches: float, keypoints: float) -> float:
     """Harmonic mean of precision, correct / matches, and recall, correct / keypoints, in [0, 1]; 0 with none correct.
-
     He et al., section 3.2, eq. (6), (7). correct: `ncm` of the `matches` that were made of so many keypoints. Raises
-    ValueError where they are negative, no numbers, or not 0 <= correct <= matches <= keypoints.
-    """
+    ValueError where they are negative, no numbers, or not 0 <= correct <= matches <= keypoints."""
     if not 0 <= correct <= matches <= keypoints < np.inf:
         raise ValueError(f"{correct} correct of {matches} matches of {keypoints} keypoints do not go together")
     if not correct:
@@ -64,21 +50,16 @@ def rmse(errors: npt.ArrayLike, radius: float = 3.0) -> float:
 
 def mma(errors: Sequence[npt.ArrayLike], radius: float) -> float:
     """Mean matching accuracy as it is usually taken: the share of an image pair's matches that are at most `radius`
-    off, averaged over the pairs (Mikolajczyk & Schmid 2005). A pair without matches counts as 0.
-
-    errors: per pair (N,) distances of its matches, pixels. Raises ValueError where there are no pairs.
-    """
+    off, averaged over the pairs (Mikolajczyk & Schmid 2005). errors: per pair (N,) distances, pixels; a pair without
+    matches counts as 0. Raises ValueError where there are no pairs."""
     return _mean_over_pairs([cmr(e, radius) if np.size(e) else 0.0 for e in errors])
 
 
 def mma_of_truth(errors: Sequence[npt.ArrayLike], possible: Sequence[int], radius: float) -> float:
-    """The paper's MMA, "maximum mean accuracy": of the correspondences that exist the share that was found at the best
-    threshold on confidence, averaged over the pairs.
-
-    Huang et al., "Uncertainty-aware self-supervised cross-modal SAR-optical matching using EfficientDet and Xception",
-    eq. (6). A lower threshold only adds correspondences, so the best is the lowest, and the value the mean recall.
-    errors: per pair (N,). possible: how many correspondences each pair has, at least 1 (else ValueError).
-    """
+    """The MMA, "maximum mean accuracy", of Huang et al., "Uncertainty-aware self-supervised cross-modal SAR-optical
+    matching using EfficientDet and Xception", eq. (6): of the correspondences that exist the share that was found at
+    the best threshold on confidence. That is the lowest, which drops none, and the value the mean recall of the pairs.
+    errors: per pair (N,). possible: how many correspondences each pair has, at least 1 (else ValueError)."""
     if not len(errors) or min(possible) < 1:
         raise ValueError("there are no pairs, or one without a possible correspondence")
     found = [(np.asarray(off, np.float64) <= radius + TOLERANCE).sum() for off in errors]
@@ -92,10 +73,8 @@ def anm(confidence: Sequence[npt.ArrayLike], threshold: float) -> float:
 
 def reliability(confidence: npt.ArrayLike, right: npt.ArrayLike, bins: int = 10) -> npt.NDArray[np.float64]:
     """(bins, 3) share of the samples in each of `bins` equally wide bins of confidence, their mean confidence and the
-    share that is right; NaN for the latter two in an empty bin.
-
-    confidence: (N,) in [0, 1], right: (N,). Raises ValueError for other shapes or values, or N = 0.
-    """
+    share that is right; NaN for the latter two in an empty bin. confidence: (N,) in [0, 1], right: (N,). Raises
+    ValueError for other shapes or values, or N = 0."""
     sure, good = np.asarray(confidence, np.float64), np.asarray(right, np.float64)
     if sure.ndim != 1 or sure.shape != good.shape or not len(sure) or not ((sure >= 0) & (sure <= 1)).all():
         raise ValueError(f"confidence must be (N,) from 0 to 1, and right as many, not {sure.shape} and {good.shape}")
@@ -107,10 +86,8 @@ def reliability(confidence: npt.ArrayLike, right: npt.ArrayLike, bins: int = 10)
 
 
 def ece(confidence: npt.ArrayLike, right: npt.ArrayLike, bins: int = 10) -> float:
-    """Expected calibration error: how far, on average, the share of right ones is from the confidence claimed.
-
-    Huang et al., eq. (8), by bins of equal width (Guo et al. 2017). Arguments as in `reliability`.
-    """
+    """Expected calibration error, how far on average the share of right ones is from the confidence claimed: Huang et
+    al., eq. (8), by bins of equal width (Guo et al. 2017). Arguments as in `reliability`."""
     share, sure, good = reliability(confidence, right, bins).T
     return float(np.nansum(share * np.abs(sure - good)))
 

@@ -8,30 +8,24 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
+from sn9reg.fit.correspondences import Floats
 from sn9reg.offsets import OffsetMap, offsets_between
 from sn9reg.raster.grid import Grid, Points, common_grid
 from sn9reg.tiepoints import TiePoints
 
-Floats = npt.NDArray[np.float64]
-
-_LABELS = {"sn9_score": "SpaceNet 9 score", "sn9_mean_px": "SpaceNet 9 mean, px"} | {
-    f"{key}_{unit}": f"{label}, {unit}"
-    for unit in ("px", "m")
-    for key, label in (("mean", "mean"), ("median", "median"), ("rmse", "RMSE"), ("ce90", "CE90"))
-}
+_KINDS = {"mean": "mean", "median": "median", "rmse": "RMSE", "ce90": "CE90"}
+_LABELS = {"sn9_score": "SpaceNet 9 score", "sn9_mean_px": "SpaceNet 9 mean, px"}
+_LABELS |= {f"{key}_{unit}": f"{label}, {unit}" for unit in ("px", "m") for key, label in _KINDS.items()}
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Score:
-    """How far an offset map is from tie-points, in optical pixels (px) and metres (m; NaN in a pixel frame).
-
-    All but SpaceNet 9's numbers are unrounded and respect pixel centres, rotation and tie-points between pixels. Means
-    are NaN if the map holds no value at a tie-point.
-    """
+    """How far an offset map is from tie-points, in optical pixels (px) and metres (m; NaN in a pixel frame). All but
+    SpaceNet 9's numbers are unrounded and respect pixel centres, rotation and tie-points between pixels. Means are NaN
+    if the map holds no value at a tie-point."""
 
     sn9_mean_px: float  # SpaceNet 9's mean error (`sn9_reference`), which counts every row once
     sn9_score: float  # SpaceNet 9's, 0 to 100
@@ -45,11 +39,8 @@ class Score:
     ce90_m: float
     n: int  # number of tie-points
     without_registration: Score | None = None  # the same for zero offsets
-    points: pd.DataFrame | None = field(default=None, repr=False, compare=False)  # what `per_point` gives
-
-    def per_point(self) -> pd.DataFrame:
-        """One row per tie-point: coordinates, offset, reference (unrounded and SpaceNet 9's, optical px) and errors."""
-        return pd.DataFrame() if self.points is None else self.points.copy()
+    # One row per tie-point: coordinates, offset, reference (unrounded and SpaceNet 9's, optical px) and errors.
+    per_point: pd.DataFrame = field(default_factory=pd.DataFrame, repr=False, compare=False)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain numbers for JSON; what is not finite becomes None."""
@@ -72,10 +63,8 @@ def _text(value: float | None) -> str:
 
 
 def score(offsets: OffsetMap, optical: Grid, sar: Grid, tiepoints: TiePoints) -> Score:
-    """Compare an offset map with tie-points.
-
-    Raises InputError if a tie-point lies outside its image, or one grid is a pixel frame and the other is not.
-    """
+    """Compare an offset map with tie-points. Raises InputError if a tie-point lies outside its image, or one grid is a
+    pixel frame and the other is not."""
     tiepoints.check_inside(optical, sar)
     points, xy = tiepoints.table(), tiepoints.optical_xy
     nearest = np.clip(np.floor(xy + 0.5), 0, [optical.width - 1, optical.height - 1])
@@ -84,18 +73,15 @@ def score(offsets: OffsetMap, optical: Grid, sar: Grid, tiepoints: TiePoints) ->
     points[["dx", "dy"]], points[["reference_dx", "reference_dy"]] = found, truth
     points[["sn9_dx", "sn9_dy"]], points[["sn9_reference_dx", "sn9_reference_dy"]] = sn9_found, sn9_truth
     if gaps := int(points[["dx", "dy", "sn9_dx", "sn9_dy"]].isna().any(axis=1).sum()):
-        _log.warning(
-            "the offset map holds no value (NaN) at %d of %d tie-points, so that no mean can be given "
-            "and SpaceNet 9 would count NaN; --per-point shows which", gaps, len(points),
-        )  # fmt: skip
-    statistics = []
+        what = "so that no mean can be given and SpaceNet 9 would count NaN; --per-point shows which"
+        _log.warning("the offset map holds no value (NaN) at %d of %d tie-points, %s", gaps, len(points), what)
+    scores = []
     for suffix, error, sn9_error in (("", found - truth, sn9_found - sn9_truth), ("_without", -truth, -sn9_truth)):
         points[f"error_px{suffix}"] = _length(error)
         points[f"error_m{suffix}"] = _length(metres(optical, xy, error))
         points[f"sn9_error_px{suffix}"] = _length(sn9_error)
-        statistics.append(_statistics(points, suffix))
-    with_map, with_zeros = (Score(**values, n=len(tiepoints)) for values in statistics)
-    return replace(with_map, without_registration=with_zeros, points=points)
+        scores.append(Score(**_statistics(points, suffix), n=len(tiepoints)))
+    return replace(scores[0], without_registration=scores[1], per_point=points)
 
 
 def reference(optical: Grid, sar: Grid, tiepoints: TiePoints) -> Floats:
@@ -106,21 +92,16 @@ def reference(optical: Grid, sar: Grid, tiepoints: TiePoints) -> Floats:
 
 def sn9_reference(optical: Grid, sar: Grid, tiepoints: TiePoints) -> Floats:
     """(N, 2) reference offsets as SpaceNet 9 computes them: no half pixel, no rotation, rounded to whole pixels."""
-    optical_map, sar_map = (
-        np.column_stack([t.c + xy[:, 0] * t.a, t.f + xy[:, 1] * t.e])
-        for t, xy in ((optical.transform, tiepoints.optical_xy), (sar.transform, tiepoints.sar_xy))
-    )
+    images = (optical.transform, tiepoints.optical_xy), (sar.transform, tiepoints.sar_xy)
+    optical_map, sar_map = (np.column_stack([t.c + xy[:, 0] * t.a, t.f + xy[:, 1] * t.e]) for t, xy in images)
     step = np.array([optical.transform.a, optical.transform.e])
     with np.errstate(divide="ignore", invalid="ignore"):  # an image turned by 90 degrees has no such step
-        there = sar.map_to_crs(sar_map, optical.crs)
-        return np.asarray(np.rint(optical.less_turns(there - optical_map) / step))
+        return np.asarray(np.rint(optical.less_turns(sar.map_to_crs(sar_map, optical.crs) - optical_map) / step))
 
 
 def metres(grid: Grid, xy: Points, steps: Floats) -> Floats:
-    """(N, 2) pixel steps at (N, 2) pixels -> (N, 2) metres; NaN in a pixel frame.
-
-    Degrees are measured where each point lies, by projecting the pixel around it.
-    """
+    """(N, 2) pixel steps at (N, 2) pixels -> (N, 2) metres; NaN in a pixel frame. Degrees are measured where each point
+    lies, by projecting the pixel around it."""
     if grid.crs is None:
         return np.full(np.shape(steps), np.nan)
     if not grid.crs.is_geographic:

@@ -8,20 +8,42 @@ import numpy as np
 import numpy.typing as npt
 from scipy.spatial import Voronoi, cKDTree
 
-from sn9reg.raster.grid import Points
-from sn9reg.simulate.field import Bounds
+from sn9reg.raster.grid import Grid, Points
+from sn9reg.simulate.field import Bounds, GroundField, Look
 from sn9reg.simulate.noise import waves
-from sn9reg.simulate.roads import Roads, densified, normals
+from sn9reg.simulate.roads import Roads, closed, densified, normals
 
 Random = np.random.Generator
-# What the ground is made of.
+Parcels = tuple[cKDTree, npt.NDArray[np.int64]]  # of their (N, 2) seeds, and (N,) kinds
+Triple = tuple[float, float, float]
+# What the ground is made of; the rest is what no shape covers.
 Kind = IntEnum(
     "Kind",
-    "FIELD MEADOW SOIL WOOD YARD WATER HEDGE TRACK SHOULDER ROAD PAVED GRAVEL PARKING PAVEMENT BARE",
+    "FIELD MEADOW SOIL WOOD YARD WATER HEDGE TRACK SHOULDER ROAD PAVED GRAVEL PARKING PAVEMENT BARE REST",
     start=0,
 )
 # What stands on it: houses with a flat and with a hipped roof, what is on their roofs, and the rest.
 Solid = IntEnum("Solid", "FLAT HIPPED CLUTTER CAR WALL POLE TREE", start=0)
+# How each kind of ground looks. Optical: darkest and brightest colour, strength of the texture, coarse (12 m), middle
+# (3 m), fine (0.8 m); SAR: least and greatest intensity, strength of the texture, 20 m, 6 m, 1.5 m.
+MATERIALS: dict[Kind, tuple[Triple, Triple, Triple, float, float, Triple]] = {
+    Kind.FIELD: ((62, 84, 42), (168, 152, 98), (0.05, 0.03, 0.04), 0.030, 0.200, (0.12, 0.10, 0.10)),
+    Kind.MEADOW: ((76, 102, 52), (112, 126, 70), (0.06, 0.05, 0.06), 0.060, 0.120, (0.18, 0.12, 0.12)),
+    Kind.SOIL: ((118, 92, 66), (190, 168, 138), (0.06, 0.04, 0.04), 0.018, 0.160, (0.15, 0.10, 0.12)),
+    Kind.WOOD: ((40, 52, 28), (56, 70, 38), (0.08, 0.10, 0.12), 0.100, 0.150, (0.10, 0.15, 0.25)),
+    Kind.YARD: ((88, 98, 66), (142, 134, 108), (0.06, 0.06, 0.08), 0.050, 0.130, (0.15, 0.22, 0.40)),
+    Kind.WATER: ((30, 48, 52), (44, 66, 66), (0.04, 0.02, 0.01), 0.004, 0.007, (0.10, 0.05, 0.05)),
+    Kind.HEDGE: ((44, 62, 32), (60, 80, 42), (0.05, 0.15, 0.15), 0.200, 0.400, (0.00, 0.20, 0.30)),
+    Kind.TRACK: ((158, 142, 112), (188, 172, 142), (0.04, 0.06, 0.05), 0.015, 0.045, (0.05, 0.10, 0.15)),
+    Kind.SHOULDER: ((122, 120, 92), (150, 142, 116), (0.05, 0.08, 0.06), 0.110, 0.260, (0.05, 0.15, 0.25)),
+    Kind.ROAD: ((88, 88, 90), (140, 138, 136), (0.02, 0.03, 0.03), 0.008, 0.016, (0.05, 0.05, 0.05)),
+    Kind.PAVED: ((128, 126, 120), (188, 182, 172), (0.04, 0.06, 0.05), 0.012, 0.045, (0.10, 0.15, 0.25)),
+    Kind.GRAVEL: ((132, 124, 110), (196, 186, 168), (0.04, 0.05, 0.08), 0.040, 0.140, (0.12, 0.15, 0.20)),
+    Kind.PARKING: ((78, 80, 84), (126, 126, 124), (0.03, 0.04, 0.03), 0.008, 0.020, (0.05, 0.08, 0.10)),
+    Kind.PAVEMENT: ((132, 128, 122), (182, 174, 162), (0.03, 0.05, 0.04), 0.012, 0.040, (0.05, 0.15, 0.25)),
+    Kind.BARE: ((128, 104, 80), (186, 164, 134), (0.06, 0.05, 0.05), 0.030, 0.140, (0.15, 0.12, 0.15)),
+    Kind.REST: ((92, 104, 62), (92, 104, 62), (0.1, 0.08, 0.06), 0.08, 0.08, (0.15, 0.1, 0.1)),
+}
 
 
 @dataclass
@@ -41,72 +63,87 @@ class Shapes:
         self.height.append(height)
         self.tone.append(random.random(3).tolist())
 
+    def labelled(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+        """(n + 1,) kinds and (n + 1, 3) tones by label: k is shape k - 1; 0, where none is, is of the last kind."""
+        return np.array([-1, *self.kind]), np.array([[0.0] * 3, *self.tone])
 
-@dataclass(frozen=True)
+    def tree(self, random: Random, place: Points, width: tuple[float, float], slender: tuple[float, float]) -> None:
+        """Add a tree; least and greatest width of its crown, and how many times as high it is."""
+        crown = random.uniform(*width)
+        self.add(random, Solid.TREE, np.repeat(place[None], 2, axis=0), crown, crown * random.uniform(*slender))
+
+
 class World:
-    """A place that never was."""
+    """A place that never was, as it is laid out, and which of its square metres are taken already."""
 
-    ground: Shapes  # flat
-    solids: Shapes  # convex footprints, lines with a width, and trees: a place, as wide as the crown
-    junctions: Points  # (N, 2) map coordinates
+    def __init__(self, bounds: Bounds, seed: int) -> None:
+        self.random = np.random.default_rng([seed, 3])
+        self.ground = Shapes()  # flat
+        self.solids = Shapes()  # convex footprints, lines with a width, and trees: a place, as wide as the crown
+        self.junctions: Points = np.zeros((0, 2))  # map coordinates
+        self._taken = np.zeros((np.ceil(bounds.size[::-1]).astype(int) + 1).tolist(), np.uint8)
+        self._corner = bounds.low
 
+    def take_line(self, outline: Points, width: float) -> None:
+        cv2.polylines(self._taken, [self._cells(outline)], False, 1, max(1, round(width)))
 
-class Taken:
-    """Which square metres are taken already."""
-
-    def __init__(self, bounds: Bounds) -> None:
-        width, height = np.ceil(bounds.size).astype(int).tolist()
-        self.mask = np.zeros((height + 1, width + 1), np.uint8)
-        self.corner = np.array([bounds.left, bounds.bottom])
-
-    def line(self, outline: Points, width: float) -> None:
-        cv2.polylines(self.mask, [self._cells(outline)], False, 1, max(1, round(width)))
-
-    def polygon(self, outline: Points) -> None:
-        cv2.fillPoly(self.mask, [self._cells(outline)], 1)
+    def take(self, outline: Points) -> None:
+        cv2.fillPoly(self._taken, [self._cells(outline)], 1)
 
     def free(self, outline: Points) -> bool:
         """Whether a polygon lies inside the bounds and touches nothing taken."""
         cells = self._cells(outline)
         (left, top), (right, bottom) = cells.min(axis=0), cells.max(axis=0)
-        if left < 0 or top < 0 or bottom >= self.mask.shape[0] or right >= self.mask.shape[1]:
+        if left < 0 or top < 0 or bottom >= self._taken.shape[0] or right >= self._taken.shape[1]:
             return False
-        around = self.mask[top : bottom + 1, left : right + 1]
+        around = self._taken[top : bottom + 1, left : right + 1]
         return not (around & cv2.fillPoly(np.zeros_like(around), [cells - [left, top]], 1)).any()
 
-    def at(self, places: Points) -> npt.NDArray[np.bool_]:
-        cells = np.clip(self._cells(places), 0, np.array(self.mask.shape[::-1]) - 1)
-        return np.asarray(self.mask[cells[:, 1], cells[:, 0]] > 0)
+    def taken(self, places: Points) -> npt.NDArray[np.bool_]:
+        cells = np.clip(self._cells(places), 0, np.array(self._taken.shape[::-1]) - 1)
+        return np.asarray(self._taken[cells[:, 1], cells[:, 0]] > 0)
 
     def _cells(self, places: Points) -> npt.NDArray[np.int32]:
-        return np.rint(places - self.corner).astype(np.int32)
+        return np.rint(places - self._corner).astype(np.int32)
 
 
-def build_world(bounds: Bounds, roads: Roads, water: list[Points], seed: int) -> World:
-    """Parcels around the roads and waters, buildings along the roads of villages, trees in woods, hedges, gardens."""
-    random = np.random.default_rng([seed, 3])
-    ground = Shapes()
-    parcels = _parcels(ground, bounds, roads, seed, random)
-    taken = Taken(bounds)
+@dataclass(frozen=True)
+class Scene:
+    """What is to be drawn: both grids, the ground's displacement, and what stands on it."""
+
+    optical: Grid
+    sar: Grid
+    field: GroundField
+    world: World
+    look: Look
+    seed: int
+
+
+def build_village(bounds: Bounds, scene: Bounds, seed: int) -> World:
+    """Parcels, waters, roads, buildings, trees over `bounds`; near the middle of `scene` a village and a river."""
+    water = _water(bounds, scene, seed)
+    roads = Roads(bounds, scene, water, seed)
+    world = World(bounds, seed)
+    world.junctions = roads.junctions
+    parcels = _parcels(world, bounds, roads, seed)
+    ground, random = world.ground, world.random
     for outline in water:
         ground.add(random, Kind.WATER, outline)
-        taken.polygon(outline)
+        world.take(outline)
     by_width = sorted(roads.roads, key=lambda road: road.width)
     for road in (road for road in by_width if road.rank < 2):  # under all roads, so that none crosses a junction
         ground.add(random, Kind.SHOULDER, road.line, road.width + 2.5)
     for road in by_width:
         ground.add(random, Kind.ROAD if road.rank < 2 else Kind.TRACK, road.line, road.width)
-        taken.line(road.line, road.width + 3)
-    solids = Shapes()
-    _buildings(solids, roads, taken, random)
-    _trees(solids, bounds, *parcels, taken, random)
-    return World(ground, solids, roads.junctions)
+        world.take_line(road.line, road.width + 3)
+    _buildings(world, roads)
+    _trees(world, bounds, parcels)
+    return world
 
 
-def _parcels(
-    ground: Shapes, bounds: Bounds, roads: Roads, seed: int, random: Random
-) -> tuple[Points, npt.NDArray[np.int64]]:
-    """Irregular parcels, longer than wide, turning with the land. Returns their (N, 2) seeds and kinds."""
+def _parcels(world: World, bounds: Bounds, roads: Roads, seed: int) -> Parcels:
+    """Irregular parcels, longer than wide, turning with the land."""
+    random, ground = world.random, world.ground
     turn = random.uniform(0, np.pi)
     rotation = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
     reach = np.linalg.norm(bounds.size) / 2 + 150
@@ -129,17 +166,18 @@ def _parcels(
         region = diagram.regions[diagram.point_region[index]]
         if not region or -1 in region:
             continue
-        outline = densified(diagram.vertices[[*region, region[0]]], 12.0)
+        outline = closed(diagram.vertices[region])
         if bounds.grow(60).holds(outline).any():
             ground.add(random, int(kind[index]), outline)
             if random.random() < 0.3 and kind[index] != Kind.YARD:
                 edge = densified(diagram.vertices[region[:2]], 12.0)
                 ground.add(random, Kind.HEDGE, edge, random.uniform(1.0, 2.5))
-    return places, kind
+    return cKDTree(places), kind
 
 
-def _buildings(buildings: Shapes, roads: Roads, taken: Taken, random: Random) -> None:
+def _buildings(world: World, roads: Roads) -> None:
     """Rows of houses along the roads of villages, larger and taller towards the middle, and a farm here and there."""
+    random = world.random
     for road in roads.roads:
         way = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(road.line, axis=0), axis=1))])
         for sign in (-1, 1):
@@ -152,28 +190,23 @@ def _buildings(buildings: Shapes, roads: Roads, taken: Taken, random: Random) ->
                     position += random.uniform(40, 160)
                     if random.random() > 0.12:
                         continue
-                length, depth, height = _house(random, near)
+                draw, sizes = random.random(), ((9, 17), (8, 12), (3, 9))
+                if near < 0.6 and draw < 0.12:
+                    sizes = ((18, 34), (11, 15), (11, 25))
+                elif draw > 0.93:
+                    sizes = ((25, 55), (15, 26), (6, 11))
+                length, depth, height = (random.uniform(*size) for size in sizes)
                 side = sides[index]
                 middle = road.line[index] + side * (road.width / 2 + random.uniform(2.5, 8) + depth / 2)
                 outline = rectangle(middle, side, length, depth, random.normal(0, 0.05))
-                if taken.free(rectangle(middle, side, length + 3, depth + 3)):
-                    taken.polygon(outline)
-                    buildings.add(random, Solid.HIPPED, outline, height=height)
+                if world.free(rectangle(middle, side, length + 3, depth + 3)):
+                    world.take(outline)
+                    world.solids.add(random, Solid.HIPPED, outline, height=height)
                     if random.random() < 0.35:  # a wing, a shed
                         wing = rectangle(middle + side * (depth / 2 + 4), sign * side, length * 0.45, 8.0)
-                        taken.polygon(wing)
-                        buildings.add(random, Solid.HIPPED, wing, height=height * random.uniform(0.5, 1.0))
+                        world.take(wing)
+                        world.solids.add(random, Solid.HIPPED, wing, height=height * random.uniform(0.5, 1.0))
                 position += length + random.uniform(3, 14)
-
-
-def _house(random: Random, near: float) -> tuple[float, float, float]:
-    """Length, depth and height in metres."""
-    draw = random.random()
-    if near < 0.6 and draw < 0.12:
-        return random.uniform(18, 34), random.uniform(11, 15), random.uniform(11, 25)
-    if draw > 0.93:
-        return random.uniform(25, 55), random.uniform(15, 26), random.uniform(6, 11)
-    return random.uniform(9, 17), random.uniform(8, 12), random.uniform(3, 9)
 
 
 def rectangle(middle: Points, facing: Points, length: float, depth: float, turn: float = 0.0) -> Points:
@@ -184,21 +217,18 @@ def rectangle(middle: Points, facing: Points, length: float, depth: float, turn:
     return np.stack([middle - u - v, middle + u - v, middle + u + v, middle - u + v])
 
 
-def _trees(
-    trees: Shapes, bounds: Bounds, parcels: Points, kind: npt.NDArray[np.int64], taken: Taken, random: Random
-) -> None:
+def _trees(world: World, bounds: Bounds, parcels: Parcels) -> None:
     """Closed crowns in woods, scattered ones elsewhere; none on a road, a roof or in water."""
-    places, _ = bounds.lattice(6.0)
+    random, (places, _) = world.random, bounds.lattice(6.0)
     places += random.uniform(-2.6, 2.6, places.shape)
-    parcel = kind[cKDTree(parcels).query(places)[1]]
+    parcel = parcels[1][parcels[0].query(places)[1]]
     chance = np.select([parcel == Kind.WOOD, parcel == Kind.YARD, parcel == Kind.MEADOW], [0.96, 0.07, 0.012], 0.002)
-    grown = (random.random(len(places)) < chance) & ~taken.at(places)
+    grown = (random.random(len(places)) < chance) & ~world.taken(places)
     for place, wood in zip(places[grown], parcel[grown] == Kind.WOOD, strict=True):
-        crown = float(random.uniform(4.5, 9.0) if wood else random.uniform(2.5, 7.5))
-        trees.add(random, Solid.TREE, np.repeat(place[None], 2, axis=0), crown, crown * random.uniform(1.0, 1.7))
+        world.solids.tree(random, place, (4.5, 9.0) if wood else (2.5, 7.5), (1.0, 1.7))
 
 
-def make_water(bounds: Bounds, scene: Bounds, seed: int) -> list[Points]:
+def _water(bounds: Bounds, scene: Bounds, seed: int) -> list[Points]:
     """A river through the scene, beside its middle, and some ponds: polygons (k, 2)."""
     random = np.random.default_rng([seed, 2])
     bearing = random.uniform(0, np.pi)

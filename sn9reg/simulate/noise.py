@@ -31,9 +31,9 @@ def pixel_noise(seed: int, window: Window) -> npt.NDArray[np.uint16]:
     return (hashed(seed, columns[0], rows[:, 0]) >> np.uint32(16)).astype(np.uint16)
 
 
-def metres(grid: Grid, origin: Points, window: Window) -> tuple[Image, Image]:
-    """(h, w) x and y of a window's pixels, in metres from `origin`, which float32 holds."""
-    steps = np.arange(max(window.shape))
+def metres(grid: Grid, window: Window, corner: Grid) -> tuple[Image, Image]:
+    """(h, w) x and y of a window's pixels, in metres from the corner of another grid, which float32 holds."""
+    steps, origin = np.arange(max(window.shape)), np.array([corner.transform.c, corner.transform.f])
     xy = (grid.to_map(np.column_stack([window.col + steps, window.row + steps])) - origin).astype(np.float32)
     x, y = np.meshgrid(xy[: window.width, 0], xy[: window.height, 1])
     return x, y

@@ -21,26 +21,9 @@ _CLEARANCE = 24.0  # metres to another road below which a road joins it
 
 @dataclass(frozen=True)
 class Road:
-    """One road."""
-
     line: Points  # (k, 2) map coordinates
     width: float  # metres
     rank: int  # 0 main road, 1 street, 2 track
-
-
-@dataclass(frozen=True)
-class Roads:
-    """A network and its villages."""
-
-    roads: list[Road]
-    junctions: Points  # (N, 2) where roads meet
-    villages: Points  # (M, 2) centres
-    radii: npt.NDArray[np.float64]  # (M,) of the villages
-
-    def village_distance(self, places: Points) -> npt.NDArray[np.float64]:
-        """(N,) distance from the nearest village's centre as a fraction of its radius."""
-        distance, index = cKDTree(self.villages).query(places)
-        return np.asarray(distance / self.radii[index])
 
 
 def densified(line: Points, step: float) -> Points:
@@ -53,6 +36,11 @@ def densified(line: Points, step: float) -> Points:
     return np.concatenate([*parts, line[-1:]])
 
 
+def closed(corners: Points) -> Points:
+    """The outline through (k, 2) corners and back, with vertices near to each other."""
+    return densified(np.concatenate([corners, corners[:1]]), 12.0)
+
+
 def normals(line: Points) -> Points:
     """(k, 2) unit normals, to the left of the way."""
     tangent = np.gradient(line, axis=0)
@@ -60,30 +48,61 @@ def normals(line: Points) -> Points:
     return np.column_stack([-tangent[:, 1], tangent[:, 0]])
 
 
-class _Network:
-    """Roads as they grow."""
+class Roads:
+    """A network over `bounds` and its villages, one of them near the middle of `scene`."""
 
-    def __init__(self, bounds: Bounds, villages: Roads, water: cKDTree, seed: int) -> None:
+    def __init__(self, bounds: Bounds, scene: Bounds, water: list[Points], seed: int) -> None:
         self.roads: list[Road] = []
-        self.junctions: list[Points] = []
         self.random = np.random.default_rng([seed, 4])
-        self._bounds, self._villages, self._water = bounds, villages, water
+        self._villages, self._radii = _villages(bounds, scene, seed)
+        self._bounds, self._shores = bounds, cKDTree(np.concatenate([densified(outline, 8.0) for outline in water]))
         self._cells: dict[tuple[int, int], list[Points]] = defaultdict(list)
+        self._met: list[Points] = []
+        self._join_villages(seed)
+        main = list(self.roads)
+        self._branch(main, (45, 85), (90, 260), 1)
+        self._branch(self.roads[len(main) :], (50, 90), (50, 170), 1)
+        self._branch(main, (90, 200), (120, 450), 2)
+        self._branch([road for road in self.roads if road.rank == 2], (120, 220), (100, 300), 2)
+        self.roads = [road for road in self.roads if bounds.grow(20).holds(road.line).any()]
+        close = [max(pair) for pair in cKDTree(self._met).query_pairs(9.0)]
+        self.junctions = np.delete(self._met, close, axis=0)  # (N, 2) where roads meet
 
-    def add(self, line: Points, rank: int) -> None:
+    def village_distance(self, places: Points) -> npt.NDArray[np.float64]:
+        """(N,) distance from the nearest village's centre as a fraction of its radius."""
+        distance, index = self._villages.query(places)
+        return np.asarray(distance / self._radii[index])
+
+    def _join_villages(self, seed: int) -> None:
+        """Main roads along the Gabriel graph of the villages, winding with the land."""
+        villages = self._villages.data
+        corners = np.sort(Delaunay(villages).simplices, axis=1)
+        for a, b in np.unique(corners[:, [[0, 1], [1, 2], [0, 2]]].reshape(-1, 2), axis=0):
+            start, end = villages[[a, b]]
+            length = float(np.linalg.norm(end - start))
+            if self._villages.query((start + end) / 2)[0] < length / 2 - 1e-6 or length > 2.2 * _VILLAGES_EVERY:
+                continue
+            t = np.linspace(0, 1, int(length / _STEP) + 2)
+            straight = start + t[:, None] * (end - start)
+            side = np.array([-(end - start)[1], (end - start)[0]]) / length
+            sway = 0.05 * length * waves(seed + 40, 600, straight, 8) + 5 * waves(seed + 41, 180, straight, 8)
+            self._add(straight + side * (np.sin(np.pi * t) * sway)[:, None], 0)
+            self._met.extend([start, end])
+
+    def _add(self, line: Points, rank: int) -> None:
         self.roads.append(Road(line, float(self.random.uniform(*_WIDTHS[rank])), rank))
         cells = np.floor(line / _CELL).astype(int)
         for i, j in np.unique(cells, axis=0).tolist():
             self._cells[i, j].append(line[(cells == [i, j]).all(axis=1)])
 
-    def branch(self, parents: list[Road], every: tuple[float, float], length: tuple[float, float], rank: int) -> None:
+    def _branch(self, parents: list[Road], every: tuple[float, float], length: tuple[float, float], rank: int) -> None:
         """Let roads of `rank` branch off `parents`, in villages (streets) or outside (tracks)."""
         for parent in parents:
             sides = normals(parent.line)
             index = round(self.random.uniform(0.3, 1.0) * every[0] / _STEP)
             while index < len(parent.line) - 4:
                 start = parent.line[index : index + 1]
-                in_village = self._villages.village_distance(start)[0] < 1
+                in_village = self.village_distance(start)[0] < 1
                 if self._bounds.holds(start)[0] and in_village == (rank == 1):
                     side = sides[index] * self.random.choice([-1, 1])
                     self._grow(start[0], side, self.random.uniform(*length), rank)
@@ -101,39 +120,22 @@ class _Network:
         for way in _STEP * np.arange(int(length / _STEP)):
             heading += bend * _STEP + self.random.normal(0, 0.015)
             line.append(line[-1] + _STEP * np.array([np.cos(heading), np.sin(heading)]))
-            if self._water.query(line[-1])[0] < 14:
+            if self._shores.query(line[-1])[0] < 14:
                 line.pop()
                 break
             distance, index = existing.query(line[-1])
             if way > _CLEARANCE + 6 and distance < _CLEARANCE:
                 line.append(existing.data[index])
-                self.junctions.append(line[-1])
+                self._met.append(line[-1])
                 break
             if 12 < way <= _CLEARANCE + 6 and distance < way * 0.6:
                 return  # would run beside another road
         if len(line) * _STEP >= 30:
-            self.junctions.append(start)
-            self.add(densified(np.array(line), _STEP), rank)
+            self._met.append(start)
+            self._add(densified(np.array(line), _STEP), rank)
 
 
-def make_roads(bounds: Bounds, scene: Bounds, water: list[Points], seed: int) -> Roads:
-    """The network over `bounds`, with a village near the middle of `scene`."""
-    villages, radii = _villages(bounds, scene, seed)
-    shores = cKDTree(np.concatenate([densified(outline, 8.0) for outline in water]))
-    network = _Network(bounds, Roads([], np.zeros((0, 2)), villages, radii), shores, seed)
-    _main_roads(network, villages, seed)
-    main = list(network.roads)
-    network.branch(main, (45, 85), (90, 260), 1)
-    network.branch(network.roads[len(main) :], (50, 90), (50, 170), 1)
-    network.branch(main, (90, 200), (120, 450), 2)
-    network.branch([road for road in network.roads if road.rank == 2], (120, 220), (100, 300), 2)
-    inside = [road for road in network.roads if bounds.grow(20).holds(road.line).any()]
-    junctions = np.array(network.junctions)
-    close = [max(pair) for pair in cKDTree(junctions).query_pairs(9.0)]
-    return Roads(inside, np.delete(junctions, close, axis=0), villages, radii)
-
-
-def _villages(bounds: Bounds, scene: Bounds, seed: int) -> tuple[Points, npt.NDArray[np.float64]]:
+def _villages(bounds: Bounds, scene: Bounds, seed: int) -> tuple[cKDTree, npt.NDArray[np.float64]]:
     """(N, 2) centres and (N,) radii: a loose lattice, one near the middle of the scene; 5 x 5 or more."""
     random = np.random.default_rng([seed, 7])
     nx, ny = np.maximum(2, np.ceil(bounds.size / 2 / _VILLAGES_EVERY)).astype(int).tolist()
@@ -145,21 +147,4 @@ def _villages(bounds: Bounds, scene: Bounds, seed: int) -> tuple[Points, npt.NDA
     keep = middle | (random.random(len(lattice)) > 0.15)
     radii = random.uniform(110, 260, len(lattice))
     radii[middle] = 230
-    return moved[keep] + scene.centre, radii[keep]
-
-
-def _main_roads(network: _Network, villages: Points, seed: int) -> None:
-    """Roads along the Gabriel graph of the villages, winding with the land."""
-    tree = cKDTree(villages)
-    corners = np.sort(Delaunay(villages).simplices, axis=1)
-    for a, b in np.unique(corners[:, [[0, 1], [1, 2], [0, 2]]].reshape(-1, 2), axis=0):
-        start, end = villages[a], villages[b]
-        length = float(np.linalg.norm(end - start))
-        if tree.query((start + end) / 2)[0] < length / 2 - 1e-6 or length > 2.2 * _VILLAGES_EVERY:
-            continue
-        t = np.linspace(0, 1, int(length / _STEP) + 2)
-        straight = start + t[:, None] * (end - start)
-        side = np.array([-(end - start)[1], (end - start)[0]]) / length
-        sway = 0.05 * length * waves(seed + 40, 600, straight, 8) + 5 * waves(seed + 41, 180, straight, 8)
-        network.add(straight + side * (np.sin(np.pi * t) * sway)[:, None], 0)
-        network.junctions.extend([start, end])
+    return cKDTree(moved[keep] + scene.centre), radii[keep]

@@ -1,1 +1,1 @@
-"""Training: data, losses and tasks. Imported by nothing but `pipelines/` and `cli/train.py`."""
+"""Training: data, losses and tasks. Imported by `pipelines/` alone."""

@@ -1,7 +1,5 @@
 """Fitting calibrations to pairs whose truth is known."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -15,23 +13,15 @@ from scipy.special import expit
 from sn9reg.fit.choose import Fit
 from sn9reg.fit.correspondences import Correspondences, Flags, Floats
 from sn9reg.fit.neighbours import distance_to, local_mean
+from sn9reg.judge import features as judged
 from sn9reg.judge.calibration import RIGHT_PX, UNSEEN, Calibration, Curve, Linear, Models, PairModel, bounded
 from sn9reg.judge.evidence import Evidence
-from sn9reg.judge.features import (
-    MATCH_FEATURES,
-    SIGMA_FEATURES,
-    breadth,
-    clipped,
-    field_features,
-    largeness,
-    match_features,
-    pair_features,
-)
 from sn9reg.raster.grid import Points
 
 Array = npt.NDArray[np.float64]
 Observed = tuple[Correspondences, Fit, Evidence]
-Loss = Callable[[Floats], tuple[Floats, Floats]]  # (N,) answers -> (N,) losses and slopes
+Field = tuple[Points, Floats, Floats]  # `Sample.places`, `raw` and `true`
+Loss = Callable[[Floats, Floats], tuple[Floats, Floats]]  # (N,) answers, (N,) truth -> (N,) losses and slopes
 
 _BELONGING = 0.6  # share of the pairs given to the tool that can be registered, as the verdict assumes
 _STRANGERS = 0.25  # weight of a pair that does not belong together against one that does, where matches are judged
@@ -64,23 +54,17 @@ class Sample:
     weight: float = 1.0  # of the sample among the others
 
     @classmethod
-    def of(
-        cls, right: bool, observed: Observed, off: Floats, field: tuple[Points, Floats, Floats], weight: float = 1.0
-    ) -> Sample:
-        """field: `places`, `raw` and `true`."""
+    def of(cls, right: bool, observed: Observed, off: Floats, field: Field, weight: float = 1.0) -> "Sample":
         matches, fitted, evidence = observed
-        large, broad = largeness(matches), breadth(evidence)
-        room, at = matches.span, matches.optical_map
-        pair, inputs = pair_features(matches, evidence), match_features(*observed, 0.0)
-        footprint = matches.footprint * matches.grid.resolution
-        return cls(
-            right, large, broad, room, pair, inputs, off, at, fitted.inliers, footprint, evidence.mean, *field, weight
-        )
+        scene = judged.largeness(matches), judged.breadth(evidence), matches.span
+        features = judged.pair_features(matches, evidence), judged.match_features(*observed, 0.0)
+        at, footprint = matches.optical_map, matches.footprint * matches.grid.resolution
+        return cls(right, *scene, *features, off, at, fitted.inliers, footprint, evidence.mean, *field, weight)
 
     def matched(self, pair: PairModel) -> Array:
         """(N, k) `match_features`, with the logit that a model gives the pair."""
         features = self.inputs.copy()
-        features[:, MATCH_FEATURES.index("pair")] = clipped(pair(self.pair, self.broad))
+        features[:, judged.MATCH_FEATURES.index("pair")] = judged.clipped(pair(self.pair, self.broad))
         return features
 
     def field(self, log_sigma: Floats) -> Array:
@@ -88,19 +72,18 @@ class Sample:
         inliers = self.at[self.inliers]
         near = local_mean(inliers, log_sigma[self.inliers])(self.places)
         away = distance_to(inliers)(self.places) / self.footprint
-        return field_features(self.raw, near, away, self.standing, self.room)
+        return judged.field_features(self.raw, near, away, self.standing, self.room)
 
 
 def fit_pair(samples: Sequence[Sample]) -> PairModel:
-    """The model of whether a pair is registered. Every feature speaks for it, none against: beyond what was seen the
-    answer stays sensible."""
+    """The model of whether a pair is registered. No feature speaks against it: beyond what was seen it is sensible."""
     models = []
     for part in _by_size(samples, [s.broad for s in samples]):
         right, weight = np.array([s.right for s in part], float), np.array([s.weight for s in part])
         of_right, of_wrong = (weight * right).sum(), (weight * (1 - right)).sum()
         share = np.where(right > 0, _BELONGING / of_right, (1 - _BELONGING) / of_wrong)
         features, balanced = np.concatenate([s.pair for s in part]), weight * share * len(part)
-        models.append(_logistic(features, right, balanced, _PAIR_RIDGE, positive=True))
+        models.append(_minimised(_logistic, features, right, balanced, of_pairs=True))
     return PairModel(*models)
 
 
@@ -126,22 +109,20 @@ def _fit_models(samples: Sequence[Sample], pair: PairModel) -> Models:
     # A pair counts as one, however many matches it has: they share most of their error.
     weight = np.concatenate([np.full(len(s.off), s.weight / len(s.off)) for s in used])
     right = (off <= RIGHT_PX).astype(float)
-    probability = _logistic(features, right, weight)
-    of_sigma = features[:, : len(SIGMA_FEATURES)]
+    probability = _minimised(_logistic, features, right, weight)
+    of_sigma = features[:, : len(judged.SIGMA_FEATURES)]
     spread = _scaled(_least_squares(of_sigma, np.log(off + _SOFT), weight), of_sigma, off, weight)
     good = [s for s in samples if s.right and len(s.true) and s.inliers.any()]
-    places = np.concatenate([s.field(bounded(spread(s.inputs[:, : len(SIGMA_FEATURES)]))) for s in good])
+    places = np.concatenate([s.field(bounded(spread(s.inputs[:, : len(judged.SIGMA_FEATURES)]))) for s in good])
     true = np.minimum(np.concatenate([s.true for s in good]), _FAR)
     each = np.concatenate([np.full(len(s.true), s.weight / len(s.true)) for s in good])
-    field = _scaled(_log_mean(places, true, each), places, true, each)
+    field = _scaled(_minimised(_exponential, places, true, each), places, true, each)
     return Models(probability, _curve(probability(features), right, weight), spread, field)
 
 
 def _scaled(model: Linear, features: Array, off: Floats, weight: Floats) -> Linear:
-    """A model of the logarithm of (N,) errors, turned into one of their standard deviation per axis.
-
-    Errors then lie within one and two of them as often as normal deviations do, or as nearly as one factor can do both.
-    """
+    """A model of the logarithm of (N,) errors, turned into one of their standard deviation per axis: errors then lie
+    within one and two of them as often as normal deviations do, or as nearly as one factor can do both."""
     ratio = off / np.exp(model(features))
     order = np.argsort(ratio)
     share = np.cumsum(weight[order]) / weight.sum()
@@ -156,38 +137,28 @@ def _standardised(features: Array, weight: Floats) -> tuple[Floats, Floats, Arra
     return mean, scale, np.clip((features - mean) / scale, -UNSEEN, UNSEEN)
 
 
-def _logistic(features: Array, right: Floats, weight: Floats, ridge: float = _RIDGE, positive: bool = False) -> Linear:
-    """Logistic regression; if `positive`, without negative weights."""
-
-    def loss(logit: Floats) -> tuple[Floats, Floats]:
-        return np.logaddexp(0, logit) - right * logit, expit(logit) - right
-
-    return _minimised(features, weight, loss, ridge, positive)
+def _logistic(logit: Floats, right: Floats) -> tuple[Floats, Floats]:
+    return np.logaddexp(0, logit) - right * logit, expit(logit) - right
 
 
-def _log_mean(features: Array, off: Floats, weight: Floats) -> Linear:
-    """The logarithm of the mean of errors as if they were distributed exponentially, by maximum likelihood: a
-    generalised linear model with logarithmic link. What is large counts for more than in the mean of logarithms."""
-
-    def loss(log_mean: Floats) -> tuple[Floats, Floats]:
-        ratio = off * np.exp(-log_mean)
-        return log_mean + ratio, 1 - ratio
-
-    return _minimised(features, weight, loss)
+def _exponential(log_mean: Floats, off: Floats) -> tuple[Floats, Floats]:
+    """Of errors as if distributed exponentially: what is large counts for more than in the mean of logarithms."""
+    ratio = off * np.exp(-log_mean)
+    return log_mean + ratio, 1 - ratio
 
 
-def _minimised(features: Array, weight: Floats, loss: Loss, ridge: float = _RIDGE, positive: bool = False) -> Linear:
-    """The linear model whose answers minimise a weighted loss."""
+def _minimised(loss: Loss, features: Array, truth: Floats, weight: Floats, of_pairs: bool = False) -> Linear:
+    """The linear model whose answers minimise a weighted loss; of pairs, without negative weights."""
     mean, scale, x = _standardised(features, weight)
-    k = x.shape[1]
+    k, ridge = x.shape[1], _PAIR_RIDGE if of_pairs else _RIDGE
 
     def total(parameters: Floats) -> tuple[float, Floats]:
-        values, slopes = loss(x @ parameters[:k] + parameters[k])
+        values, slopes = loss(x @ parameters[:k] + parameters[k], truth)
         value = (weight * values).sum() + ridge / 2 * (parameters[:k] ** 2).sum()
         slope = weight * slopes
         return float(value), np.append(x.T @ slope + ridge * parameters[:k], slope.sum())
 
-    bounds = [(0.0 if positive else None, None)] * k + [(None, None)]
+    bounds = [(0.0 if of_pairs else None, None)] * k + [(None, None)]
     best = minimize(total, np.zeros(k + 1), jac=True, method="L-BFGS-B", bounds=bounds).x
     return Linear(mean.tolist(), scale.tolist(), best[:k].tolist(), float(best[k]))
 
@@ -205,8 +176,7 @@ def _curve(x: Floats, y: Floats, weight: Floats) -> Curve:
     order = np.argsort(x, kind="stable")
     x, y, weight = x[order], y[order], weight[order]
     fitted = isotonic_regression(y, weights=weight).x
-    share = np.cumsum(weight) / weight.sum()
-    part = np.minimum((share * _KNOTS).astype(int), _KNOTS - 1)
+    part = np.minimum((np.cumsum(weight) / weight.sum() * _KNOTS).astype(int), _KNOTS - 1)
     present = np.unique(part)
     xs, ys = (np.array([np.average(v[part == k], weights=weight[part == k]) for k in present]) for v in (x, fitted))
     distinct = np.append(True, np.diff(xs) > 1e-9)

@@ -1,38 +1,30 @@
 """The configuration of a training: what all families share, and reading one from a YAML file."""
 
-from __future__ import annotations
-
-import dataclasses
-from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import KW_ONLY, field
+from dataclasses import KW_ONLY, asdict, field
 from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, cast
 
 import yaml
 from annotated_types import Ge, Gt, Lt
+from torch.utils.data import DataLoader
 
 from sn9reg.errors import ConfigError, InputError
 from sn9reg.options import check, options
-from sn9reg.raster.files import PathLike
-from sn9reg.training.data import Source
+from sn9reg.raster.files import PathLike, read_file
+from sn9reg.training.data import Make, Parts, Samples, Source
 
 if TYPE_CHECKING:
-    from sn9reg.training.task import Stage
+    from sn9reg.training.loop import Stage
 
 Positive = Annotated[int, Ge(1)]
 NotNegative = Annotated[float, Ge(0)]
 Count = Annotated[int, Ge(0)]
 Share = Annotated[float, Ge(0), Lt(1)]
 
-# What `train:` in a YAML file names -> the module and its class.
-FAMILIES = {
-    "dense": ("sn9reg.training.dense", "DenseConfig"),
-    "keypoints": ("sn9reg.training.keypoints", "KeypointConfig"),
-    "descriptors": ("sn9reg.training.descriptors", "DescriptorConfig"),
-    "dual-encoder": ("sn9reg.training.dual_encoder", "DualConfig"),
-}
+# What `train:` in a YAML file names, a module beside this one -> its class.
+FAMILIES = {"dense": "DenseConfig", "keypoints": "KeypointConfig", "descriptors": "DescriptorConfig"}
+FAMILIES |= {"dual-encoder": "DualConfig"}
 
 
 @options
@@ -79,7 +71,6 @@ class TrainingConfig:
     """What every training needs."""
 
     family: ClassVar[str]
-
     _: KW_ONLY
     sources: tuple[Source, ...] = ()  # the pairs that are learned from
     # As Lightning names it; `auto` is bf16-mixed on a GPU and 32-true else.
@@ -91,27 +82,21 @@ class TrainingConfig:
         if not any(source.weight > 0 for source in self.sources):
             raise ConfigError("there is nothing to train on: give sources with a weight above zero")
 
-    @property
-    def ships_as(self) -> str:
-        """The name under which its weights ship."""
-        return self.family
-
-    @abstractmethod
-    def stages(self) -> Sequence[Stage]:
+    def stages(self) -> Sequence["Stage"]:
         """The trainings that follow one another, with their data. Raises InputError for data that cannot be read."""
         raise NotImplementedError
 
+    def batches(self, parts: Parts, make: Make[Any], plan: Plan, done: int, **how: Any) -> DataLoader[Any]:
+        """Endless batches of what `make` makes of random pairs, `done` steps from the beginning. how: of the loader."""
+        how.setdefault("batch_size", plan.batch // plan.accumulate)
+        return DataLoader(Samples(parts, make, self.seed + done), num_workers=self.workers, **how)
+
 
 def read(path: PathLike, **changes: Any) -> TrainingConfig:
-    """The configuration in a YAML file, whose `train:` names the family.
-
-    changes: values in place of the file's; `optimiser.rate` reaches into a group, as in ``**{"optimiser.rate": 0.01}``.
-    Raises InputError where the file cannot be read or is no YAML, ConfigError for what is missing, unknown or wrong.
-    """
+    """The configuration in a YAML file. changes: values in place of the file's; `optimiser.rate` reaches into a group.
+    Raises InputError where it cannot be read or is no YAML, ConfigError for what is missing, unknown or wrong."""
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+        content = yaml.safe_load(read_file(path).decode())
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: is not YAML ({' '.join(str(error).split())})") from error
     if not isinstance(content, dict):
@@ -120,16 +105,14 @@ def read(path: PathLike, **changes: Any) -> TrainingConfig:
     if family not in FAMILIES:
         raise ConfigError(f"{path}: train is {family!r}, not one of {', '.join(FAMILIES)}")
     for name, value in changes.items():
-        *groups, last = name.split(".")
-        inner = content
+        inner, (*groups, last) = content, name.split(".")
         for group in groups:
-            inner[group] = dict(inner.get(group) or {})
-            inner = inner[group]
+            inner[group] = inner = dict(inner.get(group) or {})
         inner[last] = value
-    module, kind = FAMILIES[family]
-    return cast(TrainingConfig, check(getattr(import_module(module), kind), content, str(path)))
+    module = import_module(f"sn9reg.training.{family.replace('-', '_')}")
+    return cast(TrainingConfig, check(getattr(module, FAMILIES[family]), content, str(path)))
 
 
 def as_dict(config: TrainingConfig) -> dict[str, Any]:
     """Plain values, for a card of weights and for a YAML file."""
-    return {"train": config.family, **dataclasses.asdict(config)}
+    return {"train": config.family, **asdict(config)}

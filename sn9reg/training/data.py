@@ -1,36 +1,35 @@
-"""Registered pairs to learn from: their sources, and endless samples drawn from them."""
+"""Registered pairs to learn from: their sources, those held out, and endless samples drawn from the others."""
 
 import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
-from itertools import count, repeat
-from pathlib import Path
+from itertools import count, product, repeat
 from typing import Annotated, Any, Generic, TypeVar
 
+import cv2
 import numpy as np
+import numpy.typing as npt
 from annotated_types import Ge, Gt, Le, Lt
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
 from torch.utils.data import IterableDataset, get_worker_info
 
 from sn9reg.errors import ConfigError, InputError
 from sn9reg.options import options
-from sn9reg.raster.files import PathLike
 from sn9reg.raster.folders import data_root, pair_files
 from sn9reg.raster.radiometry import SarLog
 from sn9reg.raster.scene import Patch
-from sn9reg.training.geosplit import Pair, read_manifest, read_window, spatial_split, temporal_split
-from sn9reg.training.split import hold_out
+from sn9reg.training.geosplit import Pair, parted, read_manifest, read_window
 
 log = logging.getLogger(__name__)
 S = TypeVar("S")
 _FAILURES = 500  # pairs without room for a sample, one after the other, before that is taken for an error
+_SAME = 0.9  # correlation of two quadrants' thumbnails from which they are taken to show one place
 
 
 @options
 class Source:
-    """A folder of pairs, or a manifest of large rasters (see `geosplit`).
-
-    Raises ConfigError where not exactly one of folder and manifest is given.
-    """
+    """A folder of pairs, or a manifest of large rasters (see `geosplit`). Raises ConfigError for neither or both."""
 
     folder: str | None = None  # relative to the data root
     manifest: str | None = None  # the same
@@ -55,7 +54,6 @@ class Source:
         return str(self.folder or self.manifest)
 
     def drawn_zoom(self, random: np.random.Generator) -> float:
-        """The magnification of one sample."""
         low, high = self.zoom
         return float(np.exp(random.uniform(np.log(low), np.log(high)))) if random.random() < self.zoomed else 1.0
 
@@ -88,35 +86,22 @@ def _amplitude(sar: Patch) -> Patch:
     return Patch(np.where(sar.valid, np.power(10, sar.values / 20, dtype=np.float32), np.float32(0)), sar.valid)
 
 
-def located(name: PathLike) -> Path:
-    """Where a folder or a file of a configuration lies: what is relative begins at the data root."""
-    return data_root() / name
-
-
 def load_all(sources: Sequence[Source], seed: int, side: int) -> tuple[Parts, Parts]:
-    """Each source's pairs for training, and those held out. Raises as `load`."""
+    """Each source's pairs that samples can be drawn from, and those held out. Raises as `load`."""
     loaded = [(source, *load(source, seed, side)) for source in sources]
-    return [(source, pairs) for source, pairs, _ in loaded], [(source, held) for source, _, held in loaded]
+    usable = [(source, pairs) for source, pairs, _ in loaded if pairs and source.weight > 0]
+    return usable, [(source, held) for source, _, held in loaded]
 
 
 def load(source: Source, seed: int, side: int) -> tuple[Pairs, Pairs]:
-    """Pairs for training, and those held out.
-
-    side: of the patches wanted, pixels, for windows of large rasters.
-    Raises InputError where there are none or a file cannot be read.
-    """
+    """Pairs for training, and those held out. side: pixels of the patches. Raises InputError for none, or a file."""
     if source.manifest is not None:
-        acquisitions = read_manifest(located(source.manifest))
-        if source.longitude is None:
-            split = temporal_split(acquisitions, source.year)
-        else:
-            split = spatial_split(acquisitions, source.longitude)
-        few = split[1][:: max(1, round(1 / source.held_out))] if source.held_out else []
+        train, test = parted(read_manifest(data_root() / source.manifest), source.longitude, source.year)
+        few = test[:: max(1, round(1 / source.held_out))] if source.held_out else []
         most = math.ceil(side / min(1, source.zoom[0]))
-        held_out = _Windows(few, side, seed, source.sar_band, fixed=True)
-        return _Windows(split[0], most, seed, source.sar_band), held_out
+        return _Windows(train, most, seed, source.sar_band), _Windows(few, side, seed, source.sar_band, fixed=True)
     pairs = []
-    for files in pair_files(located(str(source.folder))):
+    for files in pair_files(data_root() / source.name):
         optical, sar = files.read(native=True)
         if optical.valid.shape != sar.valid.shape:
             raise InputError(f"{files.optical} and {files.sar.name} differ in size; a registered pair does not")
@@ -125,8 +110,39 @@ def load(source: Source, seed: int, side: int) -> tuple[Pairs, Pairs]:
     if source.held_out:
         held = hold_out([optical.values.mean(axis=0) for optical, _ in pairs], source.held_out, seed)
     log.info("%s: %d pairs, %d held out", source.name, len(pairs), int(held.sum()))
-    train, out = ([pair for pair, is_out in zip(pairs, held, strict=True) if is_out == wanted] for wanted in (0, 1))
-    return train, out
+    return [p for p, out in zip(pairs, held, strict=True) if not out], [pairs[k] for k in np.flatnonzero(held)]
+
+
+def hold_out(images: Sequence[npt.NDArray[np.generic]], share: float, seed: int = 0) -> npt.NDArray[np.bool_]:
+    """(N,) True for images kept from training, about `share` of them, ground that no other image shows: components of
+    overlapping images drawn at random, none larger than a quarter of what is wanted, so that it is many places."""
+    labels, wanted = ground_components(images), share * len(images)
+    sizes, taken, held = np.bincount(labels), 0, []
+    for label in np.random.default_rng(seed).permutation(len(sizes)):
+        if sizes[label] <= max(1, wanted / 4) and taken + sizes[label] <= wanted:
+            held.append(label)
+            taken += sizes[label]
+    return np.isin(labels, held)
+
+
+def ground_components(images: Sequence[npt.NDArray[np.generic]]) -> npt.NDArray[np.int64]:
+    """(N,) label of each (h, w) grey image; those that overlap by half, directly or through others, have the same: a
+    quadrant of one, as a thumbnail without low frequencies, is another quadrant of the other, as in SEN1-2."""
+    found = []
+    for image in images:
+        height, width = (n // 2 for n in image.shape)
+        for row, col in product((0, height), (0, width)):
+            quadrant = image[row : row + height, col : col + width].astype(np.float32)
+            small = cv2.resize(quadrant, (16, 16), interpolation=cv2.INTER_AREA)
+            small = small - cv2.GaussianBlur(small, (0, 0), 4)
+            small -= small.mean()
+            found.append((small / (np.linalg.norm(small) + 1e-6)).ravel())
+    thumbnails = np.stack(found)
+    parts = range(0, len(thumbnails), 1024)  # to bound the memory
+    alike = [np.argwhere(thumbnails[at : at + 1024] @ thumbnails.T > _SAME) + np.array([at, 0]) for at in parts]
+    i, j = np.concatenate(alike).T // 4
+    graph = coo_matrix((np.ones(len(i)), (i, j)), shape=(len(images), len(images)))
+    return np.asarray(connected_components(graph, directed=False)[1], dtype=np.int64)
 
 
 def drawn(parts: Parts, random: np.random.Generator) -> tuple[Source, Patch, Patch]:
@@ -134,11 +150,6 @@ def drawn(parts: Parts, random: np.random.Generator) -> tuple[Source, Patch, Pat
     weights = np.array([source.weight for source, _ in parts])
     source, pairs = parts[int(random.choice(len(parts), p=weights / weights.sum()))]
     return source, *pairs[int(random.integers(len(pairs)))]
-
-
-def usable(parts: Parts) -> Parts:
-    """The parts that samples can be drawn from."""
-    return [(source, pairs) for source, pairs in parts if pairs and source.weight > 0]
 
 
 # A sample of a source's optical and SAR patch, or None where the pair has no room for it.
@@ -153,23 +164,19 @@ def fixed(parts: Parts, make: Make[S], seed: int) -> list[S]:
 
 
 class Samples(IterableDataset[S], Generic[S]):
-    """Endless random samples of several sources; each worker has a stream to itself, fixed by the seed.
-
-    Raises ConfigError where there is no pair, and after many pairs without room.
-    """
+    """Endless random samples, of each worker others. Raises ConfigError for no pair, and after many without room."""
 
     def __init__(self, parts: Parts, make: Make[S], seed: int) -> None:
-        self.parts, self.make, self.seed = usable(parts), make, seed
-        if not self.parts:
+        self.parts, self.make, self.seed = parts, make, seed
+        if not parts:
             raise ConfigError("there is nothing to train on: no source has pairs and a weight above zero")
 
     def __iter__(self) -> Iterator[S]:
         worker = get_worker_info()
         random = np.random.default_rng([self.seed, worker.id if worker else 0])
-        failed = 0
-        while failed < _FAILURES:
-            sample = self.make(*drawn(self.parts, random), random)
-            failed = 0 if sample is not None else failed + 1
-            if sample is not None:
-                yield sample
-        raise ConfigError("no pair has room for a sample: ask for fewer or smaller ones")
+        while True:
+            tries = (self.make(*drawn(self.parts, random), random) for _ in range(_FAILURES))
+            sample = next((made for made in tries if made is not None), None)
+            if sample is None:
+                raise ConfigError("no pair has room for a sample: ask for fewer or smaller ones")
+            yield sample

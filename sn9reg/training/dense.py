@@ -1,38 +1,35 @@
 """Training of dense matchers: features of both images, the surface of their similarity, and a loss on it."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Sequence
-from dataclasses import KW_ONLY, field
+from dataclasses import field
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, default_collate
 
 from sn9reg.errors import ConfigError, InputError
 from sn9reg.matchers.dense.correlation import similarity
-from sn9reg.matchers.dense.networks.table import build
-from sn9reg.matchers.dense.weights import KIND, DenseOptions
+from sn9reg.matchers.dense.weights import KIND, DenseOptions, build
 from sn9reg.options import options
 from sn9reg.raster.degradation import Degradation
+from sn9reg.raster.grid import Window
 from sn9reg.raster.scene import Patch
-from sn9reg.score.metrics import cmr, mean_l2
+from sn9reg.score.metrics import cmr
 from sn9reg.training.config import Pace, Plan, Share, TrainingConfig
-from sn9reg.training.data import Pairs, Samples, Source, load_all
+from sn9reg.training.data import Pairs, Source, load_all
+from sn9reg.training.loop import Stage, Task
 from sn9reg.training.losses import make_loss
-from sn9reg.training.sample import Geometry, Photometry, Sample, augment_optical, augment_sar, cut
-from sn9reg.training.task import Stage, Task
+from sn9reg.training.sample import Geometry, Photometry, Sample, augment_optical, augment_sar, cut, part
 
 _LOSS_RATE = 5.0  # the loss's parameters learn faster by this than the network's
 
 
 @options
 class Choice:
-    """A network or a loss."""
-
     name: str  # in the table of networks or losses
     options: dict[str, Any] = field(default_factory=dict)
 
@@ -42,8 +39,6 @@ class DenseConfig(TrainingConfig, Plan):
     """A network, a loss, and samples."""
 
     family: ClassVar[str] = "dense"
-
-    _: KW_ONLY
     network: Choice  # see `matchers.dense.networks`
     loss: Choice  # see `training.losses`
     shared: bool = False  # whether both images go through the same weights (Siamese)
@@ -60,81 +55,48 @@ class DenseConfig(TrainingConfig, Plan):
             if not 0 < shape.sar < shape.optical:
                 raise ConfigError(f"{name}: the SAR side {shape.sar} must be smaller than the optical {shape.optical}")
 
-    @property
-    def ships_as(self) -> str:
-        return self.network.name
-
     def stages(self) -> Sequence[Stage]:
         parts, held = load_all(self.sources, self.seed, max(self.geometry.optical, self.validation.optical))
-        checks = [DataLoader(ValidationSamples(pairs, self), 4) for _, pairs in held if pairs]
-
-        def batches(plan: Plan, done: int) -> DataLoader[Any]:
-            samples = Samples(parts, self.sample, self.seed + done)
-            return DataLoader(samples, plan.batch // plan.accumulate, num_workers=self.workers)
-
-        return [Stage(self, self.seed, lambda plan: DenseTask(self, plan), batches, checks)]
+        for height, width in (optical.valid.shape for _, pairs in held for optical, _ in pairs):
+            if min(height, width) < self.validation.optical:
+                raise InputError(f"a pair held out is {width} x {height} px, smaller than validation.optical")
+        seen: Any = [(range(len(pairs)), partial(self.validating, pairs)) for _, pairs in held if pairs]
+        checks = [DataLoader(indices, 4, collate_fn=made) for indices, made in seen]
+        return [Stage(self, self.seed, partial(DenseTask, self), partial(self.batches, parts, self.sample), checks)]
 
     def sample(self, source: Source, optical: Patch, sar: Patch, random: np.random.Generator) -> Sample:
-        """One sample for training, of a pair of a source."""
-        zoom = max(source.drawn_zoom(random), self.geometry.optical / min(optical.valid.shape))
-        one, other, place = cut(optical, sar, self.geometry, zoom, random)
+        one, other, place = cut(optical, sar, self.geometry, source.drawn_zoom(random), random)
         one = Patch(augment_optical(one.values[0], self.photometry, random)[None], one.valid)
         worse = self.degradation(other.values, random)[0]
         other = Patch(augment_sar(worse, self.photometry, random)[None], other.valid)
         return Sample.of(one, other, place)
 
-
-class ValidationSamples(Dataset[Sample]):
-    """One fixed sample per pair: the middle of the image, the template at a place drawn by the seed.
-
-    Raises InputError for an image smaller than the patch.
-    """
-
-    def __init__(self, pairs: Pairs, config: DenseConfig) -> None:
-        self.pairs, self.config = pairs, config
-        for optical, _ in pairs:
-            if min(optical.valid.shape) < config.validation.optical:
-                height, width = optical.valid.shape
-                raise InputError(f"a pair held out is {width} x {height} px, smaller than validation.optical")
-
-    def __len__(self) -> int:
-        return len(self.pairs)
-
-    def __getitem__(self, index: int) -> Sample:
-        (optical, sar), shape = self.pairs[index], self.config.validation
-        random = np.random.default_rng([self.config.seed, index])
-        place = random.integers(0, shape.optical - shape.sar + 1, 2)
-        corner = (np.array(optical.valid.shape) - shape.optical) // 2
-        template = _part(sar, corner + place, shape.sar)
-        worse = self.config.degradation(template.values.astype(np.float32), random)
-        return Sample.of(_part(optical, corner, shape.optical), Patch(worse, template.valid), place)
-
-
-def _part(patch: Patch, place: Any, side: int) -> Patch:
-    rows, cols = (slice(n, n + side) for n in place)
-    return Patch(patch.values[:, rows, cols], patch.valid[rows, cols])
+    def validating(self, pairs: Pairs, indices: Sequence[int]) -> Sample:
+        """A batch for validation, the same each time: the middle of the images, the template at a random place."""
+        samples, shape = [], self.validation
+        for index in indices:
+            (optical, sar), random = pairs[index], np.random.default_rng([self.seed, index])
+            place = random.integers(0, shape.optical - shape.sar + 1, 2)
+            row, col = (np.array(optical.valid.shape) - shape.optical) // 2
+            template = part(sar, Window(col + place[1], row + place[0], shape.sar, shape.sar))
+            worse = Patch(self.degradation(template.values.astype(np.float32), random), template.valid)
+            samples.append(Sample.of(part(optical, Window(col, row, shape.optical, shape.optical)), worse, place))
+        return default_collate(samples)
 
 
 class DenseTask(Task):
-    """Validation logs, per source, CMR(1), CMR(3) and mean L2, and over all of them `quality`, the mean of CMR at 1, 2,
-    3 and 5 px."""
+    """Validation logs, per source, CMR(1), CMR(3) and mean L2; over all, `quality`: mean CMR at 1, 2, 3 and 5 px."""
 
     kind = KIND
     monitor = "quality"
 
     def __init__(self, config: DenseConfig, plan: Plan) -> None:
-        super().__init__(plan)
-        self.config = config
-        network = build(config.network.name, config.shared, **config.network.options)
-        self.network = network.to(memory_format=torch.channels_last)
-        self.loss = make_loss(config.loss.name, **config.loss.options)
-        # The running mean of the weights: what is validated and shipped.
+        loss, network = make_loss(config.loss.name, **config.loss.options), config.network
+        options = DenseOptions(network.name, config.shared, loss.formula.similarity, network.options)
+        super().__init__(plan, build, options)
+        self.config, self.loss = config, loss
         self.mean = copy.deepcopy(self.network).requires_grad_(False) if config.average else None
         self.errors: dict[int, list[Tensor]] = {}
-
-    def architecture(self) -> DenseOptions:
-        network = self.config.network
-        return DenseOptions(network.name, self.config.shared, self.loss.formula.similarity, network.options)
 
     def kept(self) -> nn.Module:
         return self.network if self.mean is None else self.mean
@@ -145,8 +107,7 @@ class DenseTask(Task):
         return similarity(self.loss.formula.similarity, optical.float().contiguous(), sar.float().contiguous())
 
     def loss_of(self, batch: Sample) -> Tensor:
-        loss: Tensor = self.loss(self.surface(self.network, batch), batch.place)
-        return loss
+        return self.loss(self.surface(self.network, batch), batch.place)
 
     def on_train_batch_end(self, outputs: Any, batch: Sample, index: int) -> None:
         if self.mean is None or (index + 1) % self.plan.accumulate:
@@ -154,10 +115,7 @@ class DenseTask(Task):
         decay = min(self.config.average, (1 + self.global_step) / (10 + self.global_step))
         with torch.no_grad():
             for kept, now in zip(self.mean.state_dict().values(), self.network.state_dict().values(), strict=True):
-                if kept.dtype.is_floating_point:
-                    kept.lerp_(now, 1 - decay)
-                else:
-                    kept.copy_(now)
+                kept.copy_(kept.lerp(now, 1 - decay) if kept.dtype.is_floating_point else now)
 
     def validation_step(self, batch: Sample, index: int, dataloader_idx: int = 0) -> None:
         surface = self.surface(self.kept(), batch)
@@ -169,15 +127,15 @@ class DenseTask(Task):
         quality = []
         for index, parts in sorted(self.errors.items()):
             errors = torch.cat(parts).numpy()
-            for radius in (1, 3):
-                self.log(f"val{index}/cmr{radius}", cmr(errors, radius))
-            self.log(f"val{index}/l2", mean_l2(errors))
+            rates = {f"val{index}/cmr{radius}": cmr(errors, radius) for radius in (1, 3)}
+            self.log_dict(rates | {f"val{index}/l2": float(errors.mean())})
             quality.append(sum(cmr(errors, radius) for radius in (1, 2, 3, 5)) / 4)
         self.errors.clear()
         self.log("quality", sum(quality) / len(quality), prog_bar=True)
 
     def groups(self) -> list[dict[str, Any]]:
         groups: list[dict[str, Any]] = [{"params": list(self.network.parameters())}]
-        if of_loss := list(self.loss.parameters()):  # a temperature: decay would pull it to 1
+        # A temperature: decay would pull it to 1.
+        if of_loss := [parameter for parameter in self.loss.parameters() if parameter.requires_grad]:
             groups.append({"params": of_loss, "lr": _LOSS_RATE * self.plan.optimiser.rate, "weight_decay": 0.0})
         return groups

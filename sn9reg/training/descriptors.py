@@ -1,15 +1,13 @@
-"""Training of patch descriptors: patches of one place close to one another, and the hardest others of the batch far.
-
-L. He et al., "Deep convolutional network based on attention mechanism for matching optical and SAR images".
-"""
+"""Training of patch descriptors: patches that show one place close, the hardest others of the batch far. L. He et al.,
+"Deep convolutional network based on attention mechanism for matching optical and SAR images"."""
 
 from collections.abc import Sequence
-from dataclasses import KW_ONLY, asdict, field
+from dataclasses import field
 from functools import partial
 from itertools import islice
-from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, NamedTuple
 
+import numpy as np
 import torch
 from annotated_types import Ge, Gt, Le
 from safetensors import SafetensorError
@@ -18,34 +16,45 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from sn9reg.errors import ConfigError, InputError
-from sn9reg.matchers.descriptors.network import DenseFusion, distances
-from sn9reg.matchers.descriptors.patches import PatchLayout
-from sn9reg.matchers.descriptors.weights import KIND, DescriptorOptions, build
+from sn9reg.features.phase_congruency import PhaseCongruency, phase_congruency
+from sn9reg.matchers.descriptors.describe import fast_corners
+from sn9reg.matchers.descriptors.network import KIND, DenseFusion, DescriptorOptions, build, distances
+from sn9reg.matchers.descriptors.patches import PatchLayout, input_maps, sample_patches
 from sn9reg.options import options
+from sn9reg.raster.grid import Points
+from sn9reg.raster.radiometry import Mask
+from sn9reg.raster.scene import Patch
 from sn9reg.training.config import Count, NotNegative, Optimiser, Pace, Plan, Positive, Share, TrainingConfig
-from sn9reg.training.data import Samples, load_all
+from sn9reg.training.data import Parts, Source, fixed, load_all
+from sn9reg.training.loop import Stage, Task
 from sn9reg.training.losses import hardest_in_batch
-from sn9reg.training.patch_pairs import PatchPairs, collate, held_out, patch_pairs
-from sn9reg.training.sample import Photometry
-from sn9reg.training.task import Stage, Task
+from sn9reg.training.sample import Geometry, Photometry, augment_optical, augment_sar, cut, finish
 
 _SLOWLY = 0.02  # the layout's learning rate, as a share of the network's
 _FIRST = 80  # batches by which the layout of a patch is learned before the training
 _AT_ONCE = 256  # patches of a validation batch
+_CANDIDATES = 4  # places drawn at random for each that is wanted
+
+
+class PatchPairs(NamedTuple):
+    """optical, sar: (N, C, side, side); those of one index show the same place."""
+
+    optical: Tensor
+    sar: Tensor
+
+
+def collate(samples: list[PatchPairs]) -> PatchPairs:
+    return PatchPairs(*map(torch.cat, zip(*samples, strict=True)))
 
 
 @options
 class DescriptorConfig(TrainingConfig, Plan):
-    """Defaults are the paper's (sections 2.2, 2.3 and 3.1), where it says; it does not say for how long.
-
-    A batch counts pairs of patches. The gradients of its parts are cached (L. Gao et al., "Scaling deep contrastive
-    learning batch size under memory limited setup", 2021), so that every patch is compared with the whole batch.
-    """
+    """Defaults are the paper's (sections 2.2, 2.3, 3.1), where it says. A batch counts pairs of patches; the gradients
+    of its parts are cached (L. Gao et al., "Scaling deep contrastive learning batch size under memory limited setup",
+    2021), so that every patch is compared with the whole batch."""
 
     family: ClassVar[str] = "descriptors"
-
-    _: KW_ONLY
-    network: dict[str, Any] = field(default_factory=dict)  # options of `DenseFusion`, without what `patch` gives
+    network: dict[str, Any] = field(default_factory=dict)  # `FusionOptions`
     patch: PatchLayout = field(default_factory=PatchLayout)  # what a descriptor sees
     imagenet: str | None = None  # a .safetensors file with the weights of a timm MobileNetV2 to begin with
     image: Positive = 256  # side of the square cut from a pair, pixels
@@ -73,15 +82,55 @@ class DescriptorConfig(TrainingConfig, Plan):
 
     def stages(self) -> Sequence[Stage]:
         parts, held = load_all(self.sources, self.seed, self.image)
-        make = partial(patch_pairs, config=self)
-        fixed: Any = held_out(self, held)
-        checks = [DataLoader(fixed, max(1, _AT_ONCE // self.places), collate_fn=collate)] if fixed else []
+        seen: Any = self.held_out(held)
+        checks = [DataLoader(seen, max(1, _AT_ONCE // self.places), collate_fn=collate)] if seen else []
+        size = self.batch // self.places
+        batches = partial(self.batches, parts, self.patch_pairs, batch_size=size, collate_fn=collate)
+        return [Stage(self, self.seed, partial(DescriptorTask, self), batches, checks)]
 
-        def batches(plan: Plan, done: int) -> DataLoader[Any]:
-            samples = Samples(parts, make, self.seed + done)
-            return DataLoader(samples, plan.batch // self.places, collate_fn=collate, num_workers=self.workers)
+    def held_out(self, parts: Parts) -> list[PatchPairs]:
+        """Fixed patch pairs, of every pair of images that is held out and has room for them."""
+        return fixed(parts, partial(self.patch_pairs, train=False), self.seed)
 
-        return [Stage(self, self.seed, lambda plan: DescriptorTask(self, plan), batches, checks)]
+    def patch_pairs(
+        self, source: Source, optical: Patch, sar: Patch, random: np.random.Generator, train: bool = True
+    ) -> PatchPairs | None:
+        """`places` patch pairs of a pair of images, None where it has no room. train: with the changes asked for."""
+        one, other, _ = cut(optical, sar, Geometry(self.image, self.image), source.drawn_zoom(random), random)
+        if train:
+            one = Patch(augment_optical(one.values[0], self.photometry, random)[None], one.valid)
+            other = Patch(augment_sar(other.values[0], self.photometry, random)[None], other.valid)
+        images = torch.from_numpy(np.concatenate(finish(one, other)))
+        congruency = phase_congruency(images, torch.from_numpy(np.stack([one.valid, other.valid])))
+        places = self._places(congruency, one.valid & other.valid, random)
+        if len(places) < self.places:
+            return None
+        n, strength = len(places), float(train)
+        angle = torch.from_numpy(random.uniform(-1, 1, n) * np.deg2rad(self.turn) * strength)
+        size = torch.from_numpy(np.exp(random.uniform(-1, 1, n) * np.log1p(self.stretch) * strength))
+        moved = places + random.uniform(-1, 1, (n, 2)) * self.shift * strength
+        first, second = input_maps(images, self.patch)
+        still = sample_patches(first, torch.from_numpy(places), self.patch)
+        return PatchPairs(still, sample_patches(second, torch.from_numpy(moved), self.patch, angle, size))
+
+    def _places(self, congruency: PhaseCongruency, valid: Mask, random: np.random.Generator) -> Points:
+        """(N, 2) places x, y, at most `places`, where both images are valid, apart from one another."""
+        middle = slice(self.rim, self.image - self.rim)
+        inner = np.pad(valid[middle, middle], self.rim)
+        free = np.argwhere(inner)[:, ::-1].astype(np.float64)
+        if not len(free):
+            return free
+        anywhere = free[random.integers(len(free), size=_CANDIDATES * self.places)]
+        corners = anywhere[:0]
+        if self.corners:
+            maps = [moment[k].numpy() for k in range(2) for moment in (congruency.minimum, congruency.maximum)]
+            corners = random.permutation(np.concatenate([fast_corners(m, inner)[0] for m in maps]))
+        chosen: list[Points] = []
+        for candidates, upto in ((corners, random.binomial(self.places, self.corners)), (anywhere, self.places)):
+            for xy in candidates:
+                if len(chosen) < upto and all(np.hypot(*(xy - other)) >= self.apart for other in chosen):
+                    chosen.append(xy)
+        return np.array(chosen).reshape(-1, 2)
 
 
 class DescriptorTask(Task):
@@ -92,26 +141,17 @@ class DescriptorTask(Task):
     monitor = "found"
 
     def __init__(self, config: DescriptorConfig, plan: Plan) -> None:
-        super().__init__(plan)
+        super().__init__(plan, build, DescriptorOptions(config.patch, config.network))
         self.automatic_optimization = False  # for the cached gradients
         self.config = config
-        self.network = build(asdict(self.architecture())).to(memory_format=torch.channels_last)
-        self.held_out: list[tuple[Tensor, Tensor]] = []
+        self.held_out: list[list[Tensor]] = []
         if config.imagenet is not None:
-            self._start_from(Path(config.imagenet))
-
-    def _start_from(self, path: Path) -> None:
-        if not path.is_file():
-            raise InputError(f"{path}: no such weights file")
-        try:
-            self.network.start_from(load_file(path))
-        except ConfigError as error:
-            raise InputError(f"{path}: {error}") from error
-        except (SafetensorError, OSError) as error:
-            raise InputError(f"{path}: is no whole safetensors file ({error})") from error
-
-    def architecture(self) -> DescriptorOptions:
-        return DescriptorOptions(self.config.patch, self.config.network)
+            try:
+                self.network.start_from(load_file(config.imagenet))
+            except ConfigError as error:
+                raise InputError(f"{config.imagenet}: {error}") from error
+            except (SafetensorError, OSError) as error:  # one that is not there, too
+                raise InputError(f"{config.imagenet}: is no whole safetensors file ({error})") from error
 
     def before_training(self, batches: DataLoader[PatchPairs]) -> None:
         """Learn the layout of a patch, if it has one, from the first batches."""
@@ -126,8 +166,7 @@ class DescriptorTask(Task):
         optimiser: Any = self.optimizers()
         optimiser.zero_grad()
         if self.plan.accumulate == 1:
-            loss = self.loss_of(batch)
-            self.manual_backward(loss)
+            self.manual_backward(loss := self.loss_of(batch))
         else:
             loss = self._cached(batch)
         self.checked(loss)
@@ -136,11 +175,9 @@ class DescriptorTask(Task):
         optimiser.step()
         self.lr_schedulers().step()  # type: ignore[union-attr]
 
-    def _describe(self, pairs: PatchPairs) -> tuple[Tensor, Tensor]:
+    def _describe(self, pairs: PatchPairs) -> tuple[Tensor, ...]:
         """Both at once, so that batch normalisation sees the mixture that it is to work on."""
-        patches = torch.cat(pairs).contiguous(memory_format=torch.channels_last)
-        optical, sar = self.network(patches).chunk(2)
-        return optical, sar
+        return self.network(torch.cat(pairs).contiguous(memory_format=torch.channels_last)).chunk(2)
 
     def _loss(self, optical: Tensor, sar: Tensor) -> Tensor:
         with torch.autocast(optical.device.type, enabled=False):  # distances of a hundredth matter
@@ -157,13 +194,11 @@ class DescriptorTask(Task):
         loss.backward()
         gradients = [leaf.grad.split(size) for leaf in leaves if leaf.grad is not None]
         for part, *gradient in zip(parts, *gradients, strict=True):
-            again = self._describe(part)
-            self.manual_backward(sum((d * g).sum() for d, g in zip(again, gradient, strict=True)))
+            self.manual_backward(sum((d * g).sum() for d, g in zip(self._describe(part), gradient, strict=True)))
         return loss
 
     def validation_step(self, batch: PatchPairs, index: int) -> None:
-        optical, sar = self._describe(batch)
-        self.held_out.append((optical.cpu(), sar.cpu()))
+        self.held_out.append([side.cpu() for side in self._describe(batch)])
 
     def on_validation_epoch_end(self) -> None:
         optical, sar = (torch.cat(parts) for parts in zip(*self.held_out, strict=True))
@@ -173,7 +208,8 @@ class DescriptorTask(Task):
 
     def groups(self) -> list[dict[str, Any]]:
         # The layout begins where it should be; steps as large as those of a new network would only blur it.
-        layout = [p for name, p in self.network.named_parameters() if name.startswith("layout.")]
-        others = [p for name, p in self.network.named_parameters() if not name.startswith("layout.")]
-        slow = {"params": layout, "lr": self.plan.optimiser.rate * _SLOWLY}
-        return [{"params": others}, slow] if layout else [{"params": others}]
+        slow: dict[str, Any] = {"params": [], "lr": self.plan.optimiser.rate * _SLOWLY}
+        groups: list[dict[str, Any]] = [{"params": []}, slow]
+        for name, parameter in self.network.named_parameters():
+            groups[name.startswith("layout.")]["params"].append(parameter)
+        return groups if slow["params"] else groups[:1]

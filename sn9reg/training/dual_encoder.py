@@ -1,36 +1,37 @@
-"""Training of the dual encoder in two phases: pre-training by contrast and rotation, then fine-tuning by matching.
-
-Huang et al.; the sections and tables named below are of that paper.
-"""
+"""Training of the dual encoder in two phases: pre-training by contrast and rotation, then fine-tuning by matching. P.
+Huang et al., "Uncertainty-aware self-supervised cross-modal SAR-optical matching using EfficientDet and Xception",
+whose sections and tables are named below. Of the fine-tuning's losses it gives only the weights."""
 
 from collections.abc import Sequence
-from dataclasses import KW_ONLY, asdict, field, replace
+from dataclasses import KW_ONLY, field, replace
 from functools import partial
-from typing import Annotated, Any, ClassVar, Literal, get_args
+from itertools import product
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
 from annotated_types import Ge, Gt, Le
+from numpy.random import Generator
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, cross_entropy, normalize
 from torch.utils.data import DataLoader
 
 from sn9reg.errors import ConfigError
-from sn9reg.matchers.dual_encoder.inputs import optical_input, sar_input
-from sn9reg.matchers.dual_encoder.network import CELL, WIDTHS, DualEncoder, Encoded
-from sn9reg.matchers.dual_encoder.pairing import weighted_similarity
-from sn9reg.matchers.dual_encoder.weights import KIND, DualOptions, build
+from sn9reg.matchers.dense.correlation import cross_correlation
+from sn9reg.matchers.dual_encoder.encode import optical_input, sar_input
+from sn9reg.matchers.dual_encoder.network import CELL, KIND, WIDTHS, DualEncoder, DualOptions, Encoded, build
+from sn9reg.matchers.dual_encoder.pairing import soft_position, weighted_similarity
 from sn9reg.options import options
 from sn9reg.raster.radiometry import SarLog
 from sn9reg.raster.scene import Patch
 from sn9reg.training.config import Count, Optimiser, Plan, Positive, TrainingConfig
-from sn9reg.training.data import Samples, Source, fixed, load_all
-from sn9reg.training.dual_losses import contrastive, found, likelihood, matching, placed
+from sn9reg.training.data import Source, fixed, load_all
+from sn9reg.training.loop import Stage, Task
 from sn9reg.training.sample import Geometry, Photometry, Sample, augment_optical, augment_sar, cut
-from sn9reg.training.task import Stage, Task
 
 _RIGHT = 3 / CELL  # cells
-PhaseName = Literal["pretraining", "finetuning"]
+_FAR = 10.0  # cells: wrong is wrong, however far
+_LEAST = 1e-3  # cells squared, below which a variance does not fall
 
 
 @options
@@ -58,8 +59,6 @@ class DualConfig(TrainingConfig):
     """Defaults are the paper's (Table 2 and sections 3.2.4, 3.3 and 4.2), where it says."""
 
     family: ClassVar[str] = "dual-encoder"
-
-    _: KW_ONLY
     pretraining: Phase
     finetuning: Phase
     aleatoric: bool = True  # whether there are modules for the uncertainty of the data
@@ -83,78 +82,59 @@ class DualConfig(TrainingConfig):
             raise ConfigError("finetuning has no steps")
         if self.window % 2 == 0:
             raise ConfigError(f"window is {self.window}, must be odd")
-        angles = (self.geometry.tilt, self.geometry.turn)
-        if not all(0 <= angle <= 180 for angle in angles) or not 0 <= self.geometry.stretch < 1:
-            raise ConfigError(f"geometry: tilt and turn {angles} are degrees up to 180, stretch a share below 1")
         sides = (self.geometry.optical, self.geometry.sar)
         if any(side % (4 * CELL) or side < 32 for side in sides) or sides[1] > sides[0]:
             raise ConfigError(f"geometry: sides {sides} must be multiples of {4 * CELL} from 32, the SAR no larger")
 
     def stages(self) -> Sequence[Stage]:
         parts, held = load_all(self.sources, self.seed, self.geometry.optical)
-        held_out: Any = fixed(held, partial(crops, config=self, train=False), self.seed)
+        held_out: Any = fixed(held, partial(self.crops, train=False), self.seed)
         checks = [DataLoader(held_out, 8)] if held_out else []
+        stages = []
+        for number, name in enumerate(("pretraining", "finetuning")):
+            if (plan := getattr(self, name)).steps:
+                # What is turned by quarters already has no rotation to be predicted. Each phase has other samples.
+                geometry = replace(self.geometry, quarters=name == "finetuning")
+                made = replace(self, geometry=geometry, seed=self.seed + 7919 * number)
+                task, batches = partial(DualTask, self, name=name), partial(made.batches, parts, made.crops)
+                stages.append(Stage(plan, self.seed + number, task, batches, checks, name))
+        return stages
 
-        def stage(number: int, name: PhaseName) -> Stage:
-            # What is turned by quarters already has no rotation to be predicted.
-            geometry = replace(self.geometry, quarters=name == "finetuning")
-            make = partial(crops, config=replace(self, geometry=geometry))
-
-            def batches(plan: Plan, done: int) -> DataLoader[Any]:
-                samples = Samples(parts, make, self.seed + 7919 * number + done)  # other samples than the other phase's
-                return DataLoader(samples, plan.batch // plan.accumulate, num_workers=self.workers)
-
-            plan: Phase = getattr(self, name)
-            return Stage(plan, self.seed + number, lambda plan: DualTask(self, plan, name), batches, checks, name)
-
-        return [stage(number, name) for number, name in enumerate(get_args(PhaseName)) if getattr(self, name).steps]
-
-
-def crops(
-    source: Source, optical: Patch, sar: Patch, random: np.random.Generator, config: DualConfig, train: bool = True
-) -> Sample:
-    """One sample of a pair, with three optical bands. train: with the changes of grey values of the configuration."""
-    zoom = max(source.drawn_zoom(random), config.geometry.optical / min(optical.valid.shape))
-    one, other, place = cut(optical, sar, config.geometry, zoom, random)
-    if train:
-        bands = 3 if random.random() < config.colours else 1
-        seen = [augment_optical(one.values[0], config.photometry, random) for _ in range(bands)]
-        one = Patch(np.stack(seen), one.valid)
-        other = Patch(augment_sar(other.values[0], config.photometry, random)[None], other.valid)
-    inputs = optical_input(one), sar_input(other, SarLog.of(other.values, other.valid)), place
-    return Sample(*map(torch.from_numpy, inputs))
+    def crops(self, source: Source, optical: Patch, sar: Patch, random: Generator, train: bool = True) -> Sample:
+        """One sample of a pair, with three optical bands. train: with the changes of grey values that are asked for."""
+        one, other, place = cut(optical, sar, self.geometry, source.drawn_zoom(random), random)
+        if train:
+            bands = 3 if random.random() < self.colours else 1
+            seen = [augment_optical(one.values[0], self.photometry, random) for _ in range(bands)]
+            one = Patch(np.stack(seen), one.valid)
+            other = Patch(augment_sar(other.values[0], self.photometry, random)[None], other.valid)
+        inputs = optical_input(one), sar_input(other, SarLog.of(other.values, other.valid)), place
+        return Sample(*map(torch.from_numpy, inputs))
 
 
 class DualTask(Task):
-    """Validation logs `matched`: the share of SAR cells whose best optical position lies within 3 pixels of the true
-    one, of all positions in the crop; and `whole`: the share of SAR crops that lie there as a whole. name: the phase.
-    """
+    """Validation logs `matched`, the share of SAR cells placed within 3 pixels, and `whole`, of whole SAR crops."""
 
     network: DualEncoder
     kind = KIND
     monitor = "matched"
-    optional = ("network.maps.", "network.fusion.")  # a pre-training may have been without modules for uncertainty
 
-    def __init__(self, config: DualConfig, plan: Plan, name: PhaseName) -> None:
-        super().__init__(plan)
-        self.config, self.name = config, name
-        self.network = build(asdict(self.architecture())).to(memory_format=torch.channels_last)
+    def __init__(self, config: DualConfig, plan: Plan, name: str) -> None:
+        super().__init__(plan, build, DualOptions(config.aleatoric, config.dropout, config.structure))
+        self.config, self.name = config, name  # the phase's
         # Section 3.3.2: two layers, 256 and 4 wide, for four angles.
-        self.rotation = nn.ModuleDict(
-            {kind: nn.Sequential(nn.Linear(width, 256), nn.ReLU(), nn.Linear(256, 4)) for kind, width in WIDTHS.items()}
-        )
+        self.rotation = nn.ModuleDict()
+        for kind, n in WIDTHS.items():
+            self.rotation[kind] = nn.Sequential(nn.Linear(n, 256), nn.ReLU(), nn.Linear(256, 4))
         self.scale = nn.Parameter(torch.tensor(3.5))  # ln of it
-
-    def architecture(self) -> DualOptions:
-        return DualOptions(self.config.aleatoric, self.config.dropout, self.config.structure)
 
     def loss_of(self, batch: Sample) -> Tensor:
         return self._pretraining(batch) if self.name == "pretraining" else self._finetuning(batch)
 
     def _pretraining(self, batch: Sample) -> Tensor:
         quarter = torch.randint(4 if self.config.rotation else 1, (len(batch.place),), device=batch.place.device)
-        images = ((batch.optical, "optical"), (batch.sar, "sar"))
-        seen = [self.network(_turned(image, quarter), kind) for image, kind in images]
+        images = ("optical", batch.optical), ("sar", batch.sar)
+        seen = [self.network(_turned(image, quarter), kind) for kind, image in images]
         loss = torch.zeros((), device=batch.place.device)
         if self.config.rotation:
             for encoded, (kind, head) in zip(seen, self.rotation.items(), strict=True):
@@ -184,12 +164,10 @@ class DualTask(Task):
     def _finetuning(self, batch: Sample) -> Tensor:
         optical, sar = self.network(batch.optical, "optical"), self.network(batch.sar, "sar")
         similarity, truth, back = self._compared(optical, sar, batch.place)
-        shapes = optical.embedding.shape[-2:], sar.embedding.shape[-2:]
-        t = self.config.temperature
+        shapes, t = (optical.embedding.shape[-2:], sar.embedding.shape[-2:]), self.config.temperature
         loss = (matching(similarity, truth, shapes[0], t) + matching(similarity.mT, back, shapes[1], t)) / 2
-        self.log("matching", loss)
         whole, _ = self._placed(optical, sar, batch.place)
-        self.log("placed", whole)
+        self.log_dict({"matching": loss, "placed": whole})
         loss = (loss + whole) / 2
         if self.config.aleatoric:
             with torch.no_grad():
@@ -198,8 +176,7 @@ class DualTask(Task):
             sides = [1 - c.flatten(1) for c in self.network.confidences(optical, sar)]
             doubt = sides[1] + sides[0].gather(1, best)
             base, slope = self.network.log_variance
-            unsure = likelihood(distance, base + slope * doubt)
-            self.log("uncertainty", unsure)
+            self.log("uncertainty", unsure := likelihood(distance, base + slope * doubt))
             loss = loss + self.config.uncertainty * unsure
         return loss
 
@@ -223,6 +200,58 @@ class DualTask(Task):
         _, best = self._placed(optical, sar, batch.place)
         near = (best - batch.place.flip(1) / CELL).norm(dim=1) <= _RIGHT
         self.log("whole", near.float().mean(), batch_size=len(batch.place))
+
+
+def contrastive(one: Tensor, other: Tensor, temperature: float) -> Tensor:
+    """InfoNCE, eq. (3) and (4), of (N, D) embeddings of unit length; those of one index show the same place. The mean
+    of both directions, with the positive in the denominator as usual, which eq. (4) leaves out."""
+    logits = one @ other.T / temperature
+    same_place = torch.arange(len(one), device=one.device)
+    return (cross_entropy(logits, same_place) + cross_entropy(logits.T, same_place)) / 2
+
+
+def placed(optical: Tensor, sar: Tensor, truth: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """Cross-entropy of where the SAR map as a whole lies in the optical one, of which a new network learns sooner than
+    of single cells, and (B, 2) x, y of the best place. optical: (B, C, H, W), sar: (B, C, h, w), weighed embeddings.
+    truth: (B, 2) x, y of the SAR map's upper left cell. scale: of the cells' mean similarity."""
+    surface = cross_correlation(optical, sar) / sar[0, 0].numel()
+    height, width = surface.shape[-2:]
+    best = surface.flatten(1).argmax(dim=1)
+    loss = matching(scale * surface.flatten(1)[:, None], truth[:, None], (height, width), 1.0)
+    return loss, torch.stack([best % width, best // width], dim=1)
+
+
+def matching(similarity: Tensor, truth: Tensor, shape: tuple[int, int], temperature: float) -> Tensor:
+    """Cross-entropy of similarities against true places, shared out to the four cells around each.
+    similarity: (B, N, H W). truth: (B, N, 2) x, y in cells of an H x W map; places outside the map do not count."""
+    height, width = shape
+    log_share = (similarity / temperature).log_softmax(dim=-1)
+    low = truth.floor()
+    shares = 1 - (truth - low), truth - low
+    inside = ((truth >= 0) & (truth <= truth.new_tensor([width - 1, height - 1]))).all(dim=-1)
+    total = log_share.new_zeros(log_share.shape[:2])
+    for dx, dy in product((0, 1), repeat=2):
+        x, y = low[..., 0] + dx, low[..., 1] + dy
+        weight = shares[dx][..., 0] * shares[dy][..., 1]
+        index = (y.clamp(0, height - 1) * width + x.clamp(0, width - 1)).long()
+        total = total - weight * log_share.gather(2, index[..., None])[..., 0]
+    return (total * inside).sum() / inside.sum().clamp_min(1)
+
+
+def found(similarity: Tensor, shape: tuple[int, int], temperature: float) -> tuple[Tensor, Tensor]:
+    """(B, N) index of the best cell and (B, N, 2) x, y of the position around it, in cells."""
+    height, width = shape
+    best = similarity.argmax(dim=-1)
+    share = (similarity / temperature).softmax(dim=-1).reshape(-1, height, width)
+    xy = torch.stack([best % width, best // width], dim=-1).reshape(-1, 2)
+    return best, soft_position(share, xy).reshape(*best.shape, 2)
+
+
+def likelihood(distance: Tensor, log_variance: Tensor) -> Tensor:
+    """Negative log-likelihood of (N,) distances, in cells, under normal errors of variances exp(log_variance) per axis
+    (Kendall & Gal, "What uncertainties do we need in Bayesian deep learning for computer vision?", eq. 5)."""
+    log_variance = (log_variance.exp() + _LEAST).log()
+    return (distance.clamp_max(_FAR).square() / 2 * (-log_variance).exp() + log_variance).mean()
 
 
 def _turned(images: Tensor, quarter: Tensor) -> Tensor:

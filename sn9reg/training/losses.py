@@ -1,13 +1,10 @@
 """Losses on similarity surfaces: those that the papers compare, and one of ours; and a loss on descriptors' distances.
-
 Bertrand et al. is Learning-based SAR-Optical Registration for Navigation, whose Sec. IV-C and Table III pair each loss
 with a similarity and a mask of positives; Gazzea et al. is MARU-Net. Where they print no formula or no value, the
-docstring says what was taken; "as released" is as in github.com/Simon-Bertrand/SAROPTReg-TranslatModels.
-"""
+docstring says what was taken; "as released" is as in github.com/Simon-Bertrand/SAROPTReg-TranslatModels."""
 
 import math
-from abc import ABC, abstractmethod
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from annotated_types import Ge, Gt, Le
@@ -15,91 +12,51 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, softplus
 
 from sn9reg.errors import ConfigError
-from sn9reg.matchers.dense.correlation import Similarity
 from sn9reg.options import check, options
 
 TEMPERATURES = (1e-3, 1e2)
 Start = Annotated[float, Ge(TEMPERATURES[0]), Le(TEMPERATURES[1])]  # of a temperature
 
 
-class Formula(ABC):
-    """What a loss makes of a raw similarity surface. Its fields are its options."""
-
-    similarity: ClassVar[Similarity]  # of the surface that it is meant for
-
-    @abstractmethod
-    def per_pair(self, surface: Tensor, scores: Tensor, place: Tensor) -> Tensor:
-        """(B,) of the arguments of `MatchingLoss.forward`. Raises ValueError where all of a surface is positive.
-
-        scores: the surface, divided by the temperature if there is one among the options.
-        """
-
-
 class MatchingLoss(nn.Module):
-    """The loss of a formula, and the temperature that it learns."""
+    """The loss of a formula, and the temperature it learns. formula: its fields are the options, `similarity` names
+    the surface that it is meant for, and `per_pair` makes (B,) losses of a raw surface, of that divided by the
+    temperature, if it has one, and of the true place. The temperature is held as its logarithm, itself clamped to
+    `TEMPERATURES`: clamped only where it is used, it would drift outside, where it has no gradient."""
 
     def __init__(self, formula: Any) -> None:
         super().__init__()
-        self.formula = formula
-        tempered = hasattr(formula, "temperature")
-        self.temperature = Temperature(formula.temperature, formula.trainable) if tempered else nn.Identity()
+        self.formula, self.temperature = formula, nn.ParameterDict()
+        if hasattr(formula, "temperature"):
+            start = torch.tensor(math.log(formula.temperature))
+            self.temperature["log_temperature"] = nn.Parameter(start, requires_grad=formula.trainable)
 
     def forward(self, surface: Tensor, place: Tensor) -> Tensor:
-        """Mean over the batch, a scalar in the surface's type, in float32 at the least.
-
-        surface: (B, H, W), higher is more similar. place: (B, 2) integers, (row, col) of the true position in it.
-        Raises ValueError where a loss lacks negatives.
-        """
-        surface = surface.to(torch.promote_types(surface.dtype, torch.float32))
-        loss: Tensor = self.formula.per_pair(surface, self.temperature(surface), place.long()).mean()
-        return loss
+        """Mean over the batch, in the surface's type, in float32 at the least. surface: (B, H, W), higher is more
+        similar. place: (B, 2) integers, the true (row, col). Raises ValueError where a loss lacks negatives."""
+        scores = surface = surface.to(torch.promote_types(surface.dtype, torch.float32))
+        for log_temperature in self.temperature.values():
+            with torch.no_grad():
+                log_temperature.clamp_(*map(math.log, TEMPERATURES))
+            scores = surface / log_temperature.exp()
+        return self.formula.per_pair(surface, scores, place.long()).mean()
 
 
 def hardest_in_batch(distance: Tensor, margin: float = 1.0) -> Tensor:
-    """The mean quadruplet loss of (N, N) distances of N > 1 optical to N SAR descriptors; those of one index match.
-
-    He et al., "Deep convolutional network based on attention mechanism for matching optical and SAR images", eq. (4),
-    after HardNet (A. Mishchuk et al., 2017). For each match the nearest wrong SAR patch of the optical one, and the
-    nearest wrong optical patch of the SAR one; the nearer of the two is the triplet's negative:
-        max(0, margin + D(o_i, s_i) - min(D(o_i, s_jmin), D(o_kmin, s_i))).
-    """
+    """The mean of max(0, margin + D(o_i, s_i) - min(D(o_i, s_jmin), D(o_kmin, s_i))) of (N, N) distances of N > 1
+    optical to N SAR descriptors; those of one index match, jmin and kmin are the nearest others. L. He et al., "Deep
+    convolutional network based on attention mechanism ...", eq. (4), after HardNet (A. Mishchuk et al., 2017)."""
     matches = torch.eye(len(distance), dtype=torch.bool, device=distance.device)
     others = distance.masked_fill(matches, torch.inf)
-    negative = torch.minimum(others.amin(dim=1), others.amin(dim=0))
-    return (margin + distance.diagonal() - negative).clamp_min(0).mean()
-
-
-class Temperature(nn.Module):
-    """Divides scores by a temperature, held as its logarithm: a parameter if `trainable`, else a buffer.
-
-    The parameter itself is clamped to `TEMPERATURES`: clamped only where it is used, it would drift outside, where it
-    has no gradient. Give a trained one no weight decay, which would pull it to 1.
-    """
-
-    log_temperature: Tensor
-
-    def __init__(self, start: float, trainable: bool) -> None:
-        super().__init__()
-        value = torch.tensor(math.log(start))
-        if trainable:
-            self.log_temperature = nn.Parameter(value)
-        else:
-            self.register_buffer("log_temperature", value)
-
-    def forward(self, scores: Tensor) -> Tensor:
-        with torch.no_grad():
-            self.log_temperature.clamp_(math.log(TEMPERATURES[0]), math.log(TEMPERATURES[1]))
-        return scores / self.log_temperature.exp()
+    nearest = torch.minimum(others.amin(dim=1), others.amin(dim=0))
+    return (margin + distance.diagonal() - nearest).clamp_min(0).mean()
 
 
 @options
-class MCGF(Formula):
+class MCGF:
     """`mcgf`: contrastive on CC; the positives are a cross of five pixels (Bertrand et al., Sec. IV-C and Table III).
-
     The papers print no formula. Taken: a logistic loss on either side, as released,
-        mean over positives of log(1 + exp(-s)) + mean over the hardest negatives of log(1 + exp(s)),
-    the hardest being the `hard_negatives` highest scores outside the cross, which a border clips; 40 as released.
-    """
+        mean over positives of log(1 + exp(-s)) + mean over the `hard_negatives` highest others of log(1 + exp(s))."""
 
     similarity = "cc"
     hard_negatives: Annotated[int, Ge(1)] = 40
@@ -111,21 +68,15 @@ class MCGF(Formula):
 
 
 @options
-class OSMNet(Formula):
+class OSMNet:
     """`osmnet`: a triplet ("circle") loss on SSD, Bertrand et al., Appendix A, eqs. (3) to (12).
-
     With z = 1 - SSD (eq. 8) and the margin m:
         log(1 + sum over negatives n and positives p of exp(gamma (E_n + E_p))),
         E_n = [z_n + m]+ (z_n - m),    E_p = -[1 + m - z_p]+ (z_p - 1 + m)         (eqs. 6, 7).
     The double sum is a product, so it is computed as softplus(logsumexp_n + logsumexp_p), which does not overflow.
-
-    Each weight [.]+ is a line in the score that it weighs, so E is a parabola: E_p = SSD_p^2 - m^2 is lowest at
-    SSD_p = 0 (eq. 11), and E_n = (1 - SSD_n)^2 - m^2, 0 beyond SSD_n = 1 + m (eq. 12), at SSD_n = 1, a mean cosine of
-    0.5: farther negatives are drawn back to it. With `detach_weights`, as released, no gradient runs through the
-    weights: a negative is pushed away with force w_n as far as SSD_n = 1 + m.
-
-    The text gives no values: gamma 32, margin 0.25 and positives within a radius of 1 px (a cross) are as released.
-    """
+    Each weight [.]+ is a line in the score that it weighs: E_p = SSD_p^2 - m^2 is lowest at SSD_p = 0 (eq. 11), but
+    E_n = (1 - SSD_n)^2 - m^2, 0 beyond SSD_n = 1 + m (eq. 12), at SSD_n = 1, to which farther negatives are drawn
+    back. With `detach_weights`, as released, a negative is pushed away as far as 1 + m. The values are as released."""
 
     similarity = "ssd"
     gamma: Annotated[float, Gt(0)] = 32.0
@@ -150,13 +101,11 @@ class OSMNet(Formula):
 
 
 @options
-class FFTUNet(Formula):
+class FFTUNet:
     """`fft-unet`: cross-entropy of softmax(ZNCC / temperature) against the true place (Bertrand et al., Table III).
+    The temperature's value is not in the text: 1/96 is as released. `trainable` is Sec. V-C.2's optimised one."""
 
-    The temperature's value is not in the text: 1/96 is as released. `trainable` is Sec. V-C.2's optimised one.
-    """
-
-    similarity: ClassVar[Similarity] = "zncc"
+    similarity = "zncc"
     temperature: Start = 1 / 96
     trainable: bool = False
 
@@ -167,10 +116,7 @@ class FFTUNet(Formula):
 @options
 class CrossCorrCE(FFTUNet):
     """`cross-corr-ce`: cross-entropy of softmax(CC / temperature) against the true place (Bertrand et al., Sec. V-C.2).
-
-    The paper's has no temperature, which is 1.0 here: its features have any length and learn their own. For features of
-    unit length, at whose CC in [-1, 1] softmax at 1.0 is almost flat, take about 1/30, or have it trained.
-    """
+    The paper's has no temperature: its features have any length. For unit length take about 1/30, or train it."""
 
     similarity = "cc"
     temperature: Start = 1.0
@@ -179,19 +125,14 @@ class CrossCorrCE(FFTUNet):
 @options
 class MARUNet(FFTUNet):
     """`maru-net`: pixelwise binary cross-entropy and a Gaussian-weighted contrast on ZNCC (Gazzea et al., eqs. 2 to 5).
-
     The cross-entropy (eq. 2, summed over the surface as printed) is of softmax(ZNCC / temperature) over the surface,
-    for Sec. II-C speaks of one class among all places, and a sigmoid per pixel would have thousands of zeros outweigh
-    the true one. Temperature 1/96 as released (Gazzea et al. has none).
-
-    The contrast acts on the ZNCC itself, on whose scale the margin of 1 is: loss -Omega, with (eq. 4)
+    for Sec. II-C speaks of one class among all places. Temperature 1/96 as released (Gazzea et al. has none).
+    The contrast acts on the ZNCC itself: loss -Omega, with (eq. 4)
         Omega = mean of the matching region of G * ZNCC - mean of the hard negatives' ZNCC + margin.
-    There is no hinge, so the margin is but a constant. G is a Gaussian around the true place that sums to 1 (eq. 3), so
-    that this first mean, over N_ps pixels as printed, weighs 1 / N_ps. Its region is radius <= 2 px, clipped at a
-    border: 13 pixels as in Bertrand et al.'s Table III, where eq. 3 prints < 2, which makes 9. `sigma` in px; eq. 3
-    divides by 2 sigma, which is the same at its sigma of 1. `negatives`: Gazzea et al. takes the LOWEST non-zero scores
-    outside the region as hard ones, although the wrong places that compete are the highest, as released.
-    """
+    G is a Gaussian around the true place that sums to 1 (eq. 3), so that this first mean, over N_ps pixels as printed,
+    weighs 1 / N_ps. Its region is radius <= 2 px: 13 pixels as in Bertrand et al.'s Table III, where eq. 3 prints < 2,
+    which makes 9. `sigma` in px; eq. 3 divides by 2 sigma, which is the same at its sigma of 1. `negatives`: Gazzea et
+    al. takes the LOWEST non-zero scores outside the region, although the highest ones compete, as released."""
 
     sigma: Annotated[float, Gt(0)] = 1.0
     radius: Annotated[float, Ge(0)] = 2.0
@@ -222,12 +163,9 @@ def binary_cross_entropy(scores: Tensor, place: Tensor) -> Tensor:
 
 
 @options
-class SoftCE(Formula):
-    """`soft-ce`: ours. Cross-entropy of softmax(CC / temperature) against a Gaussian around the true place.
-
-    The Gaussian of `sigma` px, which sums to 1 at a border, too, says that a neighbour is nearly right, and gives the
-    peak the shape that a sub-pixel fit wants. The temperature is trained from 1/30, apt for features of unit length.
-    """
+class SoftCE:
+    """`soft-ce`: ours. Cross-entropy of softmax(CC / temperature) against a Gaussian of `sigma` px around the truth,
+    which gives the peak the shape that a sub-pixel fit wants. 1/30 is apt for features of unit length."""
 
     similarity = "cc"
     sigma: Annotated[float, Gt(0)] = 0.7
@@ -239,14 +177,8 @@ class SoftCE(Formula):
         return cross_entropy(scores.flatten(1), target.flatten(1), reduction="none")
 
 
-LOSSES: dict[str, type[Formula]] = {
-    "mcgf": MCGF,
-    "osmnet": OSMNet,
-    "fft-unet": FFTUNet,
-    "maru-net": MARUNet,
-    "cross-corr-ce": CrossCorrCE,
-    "soft-ce": SoftCE,
-}
+LOSSES: dict[str, Any] = {"mcgf": MCGF, "osmnet": OSMNet, "fft-unet": FFTUNet, "maru-net": MARUNet}
+LOSSES |= {"cross-corr-ce": CrossCorrCE, "soft-ce": SoftCE}
 
 
 def make_loss(name: str, **given: Any) -> MatchingLoss:

@@ -6,16 +6,18 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
-from annotated_types import Ge, Le
+from annotated_types import Ge, Le, Lt
 from torch import Tensor
 
 from sn9reg.options import options
 from sn9reg.raster.degradation import blur, speckle
+from sn9reg.raster.grid import Window
 from sn9reg.raster.radiometry import Image, SarLog, optical_grey, standardise
 from sn9reg.raster.scene import Patch
 from sn9reg.training.config import NotNegative, Positive
 
-Share = Annotated[float, Ge(0), Le(1)]
+Fraction = Annotated[float, Ge(0), Le(1)]
+Degrees = Annotated[float, Ge(0), Le(180)]
 
 
 @options
@@ -24,9 +26,9 @@ class Geometry:
 
     optical: Positive = 256  # side, pixels
     sar: Positive = 192  # side, pixels
-    turn: float = 0.0  # the SAR image is turned by up to this many degrees about its centre, the optical one is not
-    stretch: float = 0.0  # and stretched by up to this share
-    tilt: float = 0.0  # both are turned alike by up to this many degrees, where the images have room for it
+    turn: Degrees = 0.0  # the SAR image is turned by up to this about its centre, the optical one is not
+    stretch: Annotated[float, Ge(0), Lt(1)] = 0.0  # and stretched by up to this share
+    tilt: Degrees = 0.0  # both are turned alike by up to this, where the images have room for it
     quarters: bool = True  # both are turned alike by any number of quarters of a turn
 
 
@@ -34,9 +36,9 @@ class Geometry:
 class Photometry:
     """Strength of what is done to grey values; 0 is nothing."""
 
-    tone: Share = 0.0  # of samples with a random tone curve, which in the optical image may fall
+    tone: Fraction = 0.0  # of samples with a random tone curve, which in the optical image may fall
     gain: NotNegative = 0.0  # spread of the logarithm of gamma
-    speckle: Share = 0.0  # of samples with added speckle of 2 to 64 looks
+    speckle: Fraction = 0.0  # of samples with added speckle of 2 to 64 looks
     blur: NotNegative = 0.0  # largest sigma, pixels
     noise: NotNegative = 0.0  # largest sigma of white noise, in standard deviations of the image
 
@@ -59,12 +61,10 @@ class Sample(NamedTuple):
 def cut(
     optical: Patch, sar: Patch, geometry: Geometry, zoom: float, random: np.random.Generator
 ) -> tuple[Patch, Patch, npt.NDArray[np.int64]]:
-    """Optical patch, SAR template and the (row, col) of its upper left pixel in the patch.
-
-    A random place of the pair, magnified by `zoom`, flipped, turned by quarters and tilted at random, both alike.
-    """
-    side = geometry.optical
-    height, width = optical.valid.shape
+    """Optical patch, SAR template and the (row, col) of its upper left pixel in the patch: a random place of the pair,
+    magnified by `zoom`, or more if it is smaller than the patch, flipped, turned and tilted at random, both alike."""
+    side, (height, width) = geometry.optical, optical.valid.shape
+    zoom = max(zoom, side / min(height, width))
     tilt = np.deg2rad(random.uniform(-1, 1) * geometry.tilt) if geometry.tilt else 0.0
     room = abs(np.cos(tilt)) + abs(np.sin(tilt))
     if side / zoom * room > min(height, width):
@@ -77,23 +77,26 @@ def cut(
     start = corner + (need - side / zoom) / 2 + 0.5 / zoom - 0.5
     base = np.array([[1 / zoom, 0, start[0]], [0, 1 / zoom, start[1]], [0, 0, 1]])
     flip, quarter = bool(random.integers(2)), int(random.integers(4))
-    base = base @ dihedral(side, flip, quarter if geometry.quarters else 0)
+    base = base @ _about(np.full(2, (side - 1) / 2), symmetry(flip, quarter if geometry.quarters else 0))
     if tilt:
         base = base @ _about(np.full(2, (side - 1) / 2), _turning(tilt))
     place = random.integers(0, side - geometry.sar + 1, 2)
     middle = np.asarray(place[::-1] + (geometry.sar - 1) / 2, np.float64)
-    angle = np.deg2rad(random.uniform(-1, 1) * geometry.turn)
+    turned = _turning(np.deg2rad(random.uniform(-1, 1) * geometry.turn))
     stretch = 1 + random.uniform(-1, 1) * geometry.stretch
-    shift = np.array([[1, 0, place[1]], [0, 1, place[0]], [0, 0, 1]])
-    template = base @ _about(middle, stretch * _turning(angle)) @ shift
-    patches = _resample(optical, base, side, zoom), _resample(sar, template, geometry.sar, zoom)
-    return *patches, place.astype(np.int64)
+    template = base @ _about(middle, stretch * turned) @ np.array([[1, 0, place[1]], [0, 1, place[0]], [0, 0, 1]])
+    return _resample(optical, base, side, zoom), _resample(sar, template, geometry.sar, zoom), place.astype(np.int64)
 
 
-def dihedral(side: int, flip: bool, quarter: int) -> npt.NDArray[np.float64]:
-    """(3, 3) output pixel -> pixel of the upright patch, both side x side: one of the square's eight symmetries."""
-    turned = np.rint(_turning(quarter * np.pi / 2)) @ np.diag([-1.0 if flip else 1.0, 1.0])
-    return _about(np.full(2, (side - 1) / 2), turned)
+def part(patch: Patch, window: Window) -> Patch:
+    """What the patch holds in a window of it."""
+    rows, cols = window.slices()
+    return Patch(patch.values[:, rows, cols], patch.valid[rows, cols])
+
+
+def symmetry(flip: bool, quarter: int) -> npt.NDArray[np.float64]:
+    """(2, 2) one of a square's eight symmetries: about its middle, output pixel -> pixel of the upright patch."""
+    return np.rint(_turning(quarter * np.pi / 2)) @ np.diag([-1.0 if flip else 1.0, 1.0])
 
 
 def _turning(angle: float) -> npt.NDArray[np.float64]:
@@ -107,18 +110,20 @@ def _about(middle: npt.NDArray[np.float64], linear: npt.NDArray[np.float64]) -> 
 
 def _resample(patch: Patch, matrix: npt.NDArray[np.float64], side: int, zoom: float) -> Patch:
     """(1, side, side) through output pixel -> input pixel."""
-    grey = patch.values.mean(axis=0, dtype=np.float32) if len(patch.values) > 1 else patch.values[0].astype(np.float32)
-    if zoom < 0.8:  # what lies between the output's pixels must not alias
-        grey = cv2.GaussianBlur(grey, (0, 0), 0.4 / zoom)
-    whole = np.allclose(matrix, np.rint(matrix), atol=1e-9)
-    flags = (cv2.INTER_NEAREST if whole else cv2.INTER_CUBIC) | cv2.WARP_INVERSE_MAP
-    size = (side, side)
+    nearest, cubic = (kind | cv2.WARP_INVERSE_MAP for kind in (cv2.INTER_NEAREST, cv2.INTER_CUBIC))
+    flags, size = nearest if np.allclose(matrix, np.rint(matrix), atol=1e-9) else cubic, (side, side)
+    grey = softened(patch.values, zoom)
     image = cv2.warpAffine(grey, matrix[:2], size, flags=flags, borderMode=cv2.BORDER_REFLECT_101)
     valid = np.ones(size, bool)
     if not patch.valid.all():
-        flags = cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP
-        valid = cv2.warpAffine(patch.valid.astype(np.uint8), matrix[:2], size, flags=flags).astype(bool)
+        valid = cv2.warpAffine(patch.valid.astype(np.uint8), matrix[:2], size, flags=nearest).astype(bool)
     return Patch(np.maximum(image, 0)[None], valid)
+
+
+def softened(values: npt.NDArray[Any], zoom: float) -> Image:
+    """(h, w) mean of the bands, without what would alias when it is resampled at `zoom`."""
+    grey = values.mean(axis=0, dtype=np.float32)
+    return cv2.GaussianBlur(grey, (0, 0), 0.4 / zoom) if zoom < 0.8 else grey
 
 
 def augment_optical(image: Image, photometry: Photometry, random: np.random.Generator) -> Image:
@@ -138,7 +143,7 @@ def augment_sar(image: Image, photometry: Photometry, random: np.random.Generato
     """(h, w) amplitude of any scale -> another picture of the same ground."""
     image = blur(image, float(random.uniform(0, photometry.blur))) if photometry.blur else image
     if random.random() < photometry.speckle:
-        image = speckle(image, float(np.exp2(random.uniform(1, 6))), random, intensity=False)
+        image = speckle(image, float(np.exp2(random.uniform(1, 6))), random)
     if random.random() < photometry.tone / 2:
         image = _tone_curve(image, random, monotone=True)
     return _gamma(image, photometry.gain, random)

@@ -1,4 +1,4 @@
-"""progress and cli.bar: who listens hears fractions of the whole, and a bar is shown where somebody looks."""
+"""progress and the bar: who listens hears fractions of the whole, and a bar is shown where somebody looks."""
 
 import io
 import logging
@@ -8,8 +8,8 @@ from contextlib import redirect_stderr
 import pytest
 from tqdm import tqdm
 
-from sn9reg.cli import bar
-from sn9reg.cli.bar import progress_bar
+from sn9reg.cli import options
+from sn9reg.cli.options import progress_bar
 from sn9reg.progress import listening, part, report
 
 
@@ -51,8 +51,7 @@ def test_only_the_innermost_listens_and_nobody_afterwards():
         with listening(inner.append):
             report(0.3)
         report(0.6)
-    with part(0, 0.5):
-        report(0.9)
+    report(0.9)
     assert (outer, inner) == ([0.6], [0.3])
 
 
@@ -68,21 +67,7 @@ class Terminal(io.StringIO):
 def at_once(request, monkeypatch):
     """Bars are shown without delay, but where a test is about it."""
     if "delay" not in request.node.name:
-        monkeypatch.setattr(bar, "_DELAY", 0)
-
-
-@pytest.fixture
-def bars(monkeypatch):
-    """The bars that were made."""
-    made = []
-
-    class Kept(tqdm):
-        def __init__(self, *args, **kwargs):
-            super().__init__(*args, **kwargs)
-            made.append(self)
-
-    monkeypatch.setattr(bar, "tqdm", Kept)
-    return made
+        monkeypatch.setattr(options, "_DELAY", 0)
 
 
 @pytest.mark.parametrize(
@@ -91,27 +76,28 @@ def bars(monkeypatch):
 )
 def test_a_bar_is_shown_on_a_terminal_to_who_does_not_want_quiet(stream, level, shown, caplog):
     quiet = caplog.at_level(level, logger="sn9reg")
-    with quiet, redirect_stderr(stream()) as written, progress_bar("match") as show:
-        show(1.0)
+    with quiet, redirect_stderr(stream()) as written, progress_bar("match"):
+        report(1.0)
     assert ("match:" in written.getvalue()) == shown
     assert ("%" in written.getvalue()) == bool(written.getvalue()) == shown
 
 
-def test_the_bar_stands_where_the_work_does_and_never_goes_back(bars):
+def test_the_bar_stands_where_the_work_does_and_never_goes_back(monkeypatch):
     stands = []
-    with redirect_stderr(Terminal()), progress_bar("match"):
-        for fraction in (0, 0.255, 0.5, 0.3, 0.5, 1, 1):
-            report(fraction)
-            stands.append(bars[0].n)
+    with redirect_stderr(Terminal()), tqdm(total=100) as shown:
+        monkeypatch.setattr(options, "tqdm", lambda **_: shown)
+        with progress_bar("match"):
+            for fraction in (0, 0.255, 0.5, 0.3, 0.5, 1, 1):
+                report(fraction)
+                stands.append(shown.n)
     assert stands == [0, 25, 50, 50, 50, 100, 100]
-    assert bars[0].total == 100
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
 def test_a_bar_leaves_no_line_behind_whatever_happens(error):
     def work():
-        with progress_bar("match") as show:
-            show(0.5)
+        with progress_bar("match"):
+            report(0.5)
             raise error
 
     with redirect_stderr(Terminal()) as terminal, pytest.raises(error):
@@ -133,9 +119,9 @@ def test_the_bar_shows_stage_and_time_left():
 
 
 def test_quick_work_is_shown_no_bar_for_the_delay():
-    with redirect_stderr(Terminal()) as terminal, progress_bar("match") as show:
+    with redirect_stderr(Terminal()) as terminal, progress_bar("match"):
         for k in range(100):
-            show(k / 100)
+            report(k / 100)
     assert terminal.getvalue().strip() == ""
 
 
@@ -146,8 +132,7 @@ def test_stages_are_told_where_somebody_wants_them():
             report(1)
         with part(0.5, 1, "two"):
             report(1)
-    assert named == ["one", "inner", "two"]
-    assert outer == [0.5, 1]
     with listening(outer.append), part(0, 1, "unheard"):
         pass
     assert named == ["one", "inner", "two"]
+    assert outer == [0.5, 1]

@@ -11,9 +11,9 @@ from support.calibrated import NOTHING, PAIR, WIDTH, evidence_of, fit_of, made_u
 
 from sn9reg.errors import InputError
 from sn9reg.judge import calibration as module
-from sn9reg.judge.calibration import Linear, read_calibration, shipped_calibration
+from sn9reg.judge.calibration import Linear, calibration_for
 from sn9reg.judge.evidence import NO_EVIDENCE
-from sn9reg.judge.features import FIELD_FEATURES, MATCH_FEATURES, SIGMA_FEATURES
+from sn9reg.judge.features import FEATURES, MATCH_FEATURES, SIGMA_FEATURES
 from sn9reg.score.metrics import ece
 from sn9reg.training import calibrate as training
 
@@ -142,9 +142,9 @@ def test_a_map_is_sure_where_the_matches_around_are(calibration):
 def test_sigmas_stay_between_a_tenth_of_a_matched_pixel_and_twenty(models):
     wild = np.random.default_rng(0).choice([-1e6, 1e6], (200, len(MATCH_FEATURES)))
     steep = [9.0 * 2**k for k in range(len(SIGMA_FEATURES))]
-    field = replace(models.field, weight=steep[: len(FIELD_FEATURES)])
+    field = replace(models.field, weight=steep[: len(FEATURES["field"])])
     bold = replace(models, spread=replace(models.spread, weight=steep), field=field)
-    for log_sigma in (bold.log_sigma(wild), bold.log_map_sigma(wild[:, : len(FIELD_FEATURES)])):
+    for log_sigma in (bold.log_sigma(wild), bold.log_map_sigma(wild[:, : len(FEATURES["field"])])):
         assert set(np.round(np.exp(log_sigma), 6)) == {0.1, 20.0}
 
 
@@ -169,7 +169,7 @@ def test_a_linear_model_clips_what_was_never_seen():
 
 @pytest.mark.parametrize("matcher", ["hybrid", "dual-encoder"])
 def test_what_ships_is_sensible_for_what_it_was_fitted_to(matcher, size):
-    found = shipped_calibration(matcher)
+    found = calibration_for(matcher)
     models, random = getattr(found, size), np.random.default_rng(0)
 
     def typical(linear):
@@ -191,16 +191,18 @@ def test_what_ships_is_sensible_for_what_it_was_fitted_to(matcher, size):
 def test_a_calibration_survives_a_file_and_a_file_that_is_none_is_refused(calibration, tmp_path):
     path = tmp_path / "c.json"
     path.write_text(json.dumps(asdict(calibration)))
-    assert read_calibration(path) == calibration
-    assert read_calibration(path).facts == {"pairs": 240}
-    for missing in (tmp_path / "none.json", tmp_path):
-        with pytest.raises(InputError, match=f"{missing.name}: cannot be read"):
-            read_calibration(missing)
+    assert calibration_for("structure", path=path) == calibration
+    assert calibration.facts == {"pairs": 240}
+    with pytest.raises(InputError, match="of structure, not of hybrid"):
+        calibration_for("hybrid", path=path)
+    for missing, words in ((tmp_path / "none.json", "no such file"), (tmp_path, "cannot be read")):
+        with pytest.raises(InputError, match=f"{missing.name}: {words}"):
+            calibration_for("structure", path=missing)
     odd = b"\xff", b"[" * 100_000, b"1" * 5000
-    for content in (b"{", b"[]", b"3", b"null", b'"text"', b'{"matcher": "hybrid"}', *odd):
+    for content in (b"{", b"{}", b"[]", b"3", b"null", b'"text"', b'{"matcher": "hybrid"}', *odd):
         path.write_bytes(content)
-        with pytest.raises(InputError, match="is no calibration"):
-            read_calibration(path)
+        with pytest.raises(InputError, match=r"c\.json: is no calibration"):
+            calibration_for("structure", path=path)
 
 
 @pytest.mark.parametrize(
@@ -208,7 +210,7 @@ def test_a_calibration_survives_a_file_and_a_file_that_is_none_is_refused(calibr
     [
         ("probability", "weight", [1.0]), ("spread", "mean", [0.0] * len(MATCH_FEATURES)), ("field", "scale", []),
         ("probability", "bias", math.nan), ("spread", "weight", [math.inf] * len(SIGMA_FEATURES)),
-        ("field", "scale", [0.0] * len(FIELD_FEATURES)), ("spread", "extra", 1.0), ("right", "extra", [1.0]),
+        ("field", "scale", [0.0] * len(FEATURES["field"])), ("spread", "extra", 1.0), ("right", "extra", [1.0]),
         ("right", "x", []), ("right", "y", [0.5]), ("right", "y", [0.3, 0.2, 0.4]), ("right", "y", [-0.1, 0.2, 0.3]),
         ("right", "x", [0.0, 0.0, 1.0]), ("right", "x", [2.0, 1.0, 0.0]), ("right", None, 3), ("field", None, {}),
         ("right", "x", [0.0, 1.0, 10**400]),
@@ -221,4 +223,4 @@ def test_models_of_another_form_are_refused(calibration, tmp_path, size, part, n
     path = tmp_path / "c.json"
     path.write_text(json.dumps(content))
     with pytest.raises(InputError, match="is no calibration"):
-        read_calibration(path)
+        calibration_for("structure", path=path)

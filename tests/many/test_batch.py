@@ -17,6 +17,7 @@ from sn9reg.errors import ConfigError, InputError
 from sn9reg.many import batch, jobs
 from sn9reg.many.batch import ENGINES, do_all, local, read_manifest
 from sn9reg.many.jobs import FAILED, REFUSED, REGISTERED, Job, Result
+from sn9reg.progress import listening
 from sn9reg.raster.scene import PairFiles
 
 TEMPLATE = Job("", "", PairFiles("", "", sar_bands=(2,)), options={"matcher": "structure"}, threads=1)
@@ -48,10 +49,10 @@ def test_a_manifest_names_pairs_beside_it(folder):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("optical\no.tif\n", "has no column sar"),
+        ("optical\no.tif\n", "has the columns optical; a manifest has optical,sar"),
         ("optical,sar\n", "has a header and no pairs"),
         ("", "is no table"),
-        ("optical,sar,matcher\no,s,m\n", "has a column matcher; a manifest has optical, sar, tiepoints, name"),
+        ("optical,sar,matcher\no,s,m\n", "has the columns optical, sar, matcher; a manifest has"),
         ("optical,sar\no.tif,\n", "line 2: sar is missing"),
         ("optical,sar\no.tif,s.tif\no.tif,s.tif\n", "line 3: the same pair stands in line 2"),
         ("optical,sar\na/o.tif,s.tif\nb/O.tif,s.tif\n", "line 3: another pair of the name O stands in line 2"),
@@ -73,27 +74,23 @@ def some(count):
     return [replace(TEMPLATE, name=f"p{k}", folder="out", files=PairFiles(f"o{k}", f"s{k}")) for k in range(count)]
 
 
-class Engine:
-    """Says of p1 that it failed and of p2 that it was refused, the last first; the summary grows with each."""
-
-    def __init__(self):
-        self.given = []
-
-    def __call__(self, given, _workers):
-        before = len(pd.read_csv("out/summary.csv"))
-        for count, job in enumerate(reversed(given), 1):
-            self.given.append(job.name)
-            yield Result(job.name, {"p1": FAILED, "p2": REFUSED}.get(job.name, REGISTERED), "=so", matches=3)
-            assert len(pd.read_csv("out/summary.csv")) == before + count
-
-
 def test_results_come_in_the_order_of_the_manifest_and_what_is_finished_is_not_done_again(folder, monkeypatch):
     known = {"p0": Result("p0", REGISTERED, "before", matches=3), "p3": Result("p3", REFUSED, "before", matches=3)}
     monkeypatch.setattr(batch, "finished", lambda job: known.get(job.name))
-    engine, counts = Engine(), []
-    results = do_all(some(5), engine, 2, lambda count, _: counts.append(count))
-    assert sorted(engine.given) == ["p1", "p2", "p4"]
-    assert counts == [3, 4, 5]
+    asked, counts = [], []
+
+    def engine(given, _workers):
+        """The last first; the summary grows with each."""
+        before = len(pd.read_csv("out/summary.csv"))
+        for count, job in enumerate(reversed(given), 1):
+            asked.append(job.name)
+            yield Result(job.name, {"p1": FAILED, "p2": REFUSED}.get(job.name, REGISTERED), "=so", matches=3)
+            assert len(pd.read_csv("out/summary.csv")) == before + count
+
+    with listening(counts.append):
+        results = do_all(some(5), engine, 2)
+    assert sorted(asked) == ["p1", "p2", "p4"]
+    assert counts == [0.6, 0.8, 1.0]
     assert [result.reason for result in results] == ["before", "=so", "=so", "before", "=so"]
     table = pd.read_csv("out/summary.csv")
     assert list(table["reason"])[:2] == ["before", "'=so"]  # no spreadsheet computes it
@@ -119,9 +116,7 @@ def test_the_local_engine_does_so_many_at_once(folder, monkeypatch):
 
 def test_every_gpu_has_its_share_of_the_jobs(folder, monkeypatch):
     taken = {}
-    monkeypatch.setattr(
-        batch, "run", lambda job: taken.update({job.name: job.gpu}) or Result(job.name, REGISTERED, "so")
-    )
+    monkeypatch.setattr(batch, "run", lambda job: taken.update({job.name: job.gpu}))
     for there, expected in ((0, [None] * 4), (1, [None] * 4), (3, [0, 1, 2, 0])):
         monkeypatch.setattr(batch, "gpus", lambda there=there: there)
         list(local(some(4), 2))
@@ -142,9 +137,9 @@ def test_ray_that_is_missing_is_named(folder, monkeypatch):
 def pairs(folder, small_files, monkeypatch, small_registration):
     """Pairs that are opened for real, in this process; `shy` ones are refused, others have a known registration."""
 
-    def register(files, **_options):
-        with files.open():
-            verdict = replace(small_registration.verdict, registered="shy" not in files.sar)
+    def register(optical, sar, **_options):
+        with PairFiles(optical, sar).open():
+            verdict = replace(small_registration.verdict, registered="shy" not in sar)
             return replace(small_registration, verdict=verdict)
 
     monkeypatch.setattr("sn9reg.registration.register", register)
@@ -184,7 +179,6 @@ def test_a_refused_pair_is_an_answer(pairs):
         (2, "--out out", 1, "the same pair"),
         (1, "--out data/m.csv", 1, "data/m.csv: cannot be made"),
         (1, "--out out --matcher nonesuch", 2, "no matcher 'nonesuch'"),
-        (1, "--out out --matcher-option self=1", 2, "no option self"),
         (1, "--out out --device cuda:99", 2, "--device cuda:99: of GPUs, this machine has"),
         (1, "--out out --calibration data/s.tif", 1, "data/s.tif: is no calibration"),
     ],
@@ -198,20 +192,22 @@ def test_what_cannot_work_ends_in_one_line(pairs, rows, more, code, message):
 # --- Ray -------------------------------------------------------------------------------------------------------------
 
 
-def slow_work():
-    """A function that stands for the work; made here, not imported, so that Ray's workers need not find this file."""
+@pytest.mark.ray
+def test_on_ray_a_killed_worker_loses_nothing_and_nothing_is_done_twice(folder, monkeypatch):
+    """Two workers; the first pair's is killed in the middle, while the other goes on."""
+    ray = pytest.importorskip("ray")
+    log, go = folder / "out" / "log", folder / "out" / "go"
 
-    def work(job):
+    def work(job):  # made here, so that Ray's workers need not find this file
         if found := jobs.finished(job):
             return found
-        log = Path(job.folder) / "log"
 
         def say(what):
             with log.open("a") as target:
                 target.write(f"{what} {job.name} {os.getpid()}\n")
 
         say("begin")
-        while job.name == "p0" and not (Path(job.folder) / "go").exists():
+        while job.name == "p0" and not go.exists():
             time.sleep(0.05)
         result = Result(job.name, REGISTERED, "so")
         job.row.write_text(json.dumps({"key": job.key(), **vars(result)}))
@@ -219,22 +215,13 @@ def slow_work():
         say("end")
         return result
 
-    return work
-
-
-@pytest.mark.ray
-def test_on_ray_a_killed_worker_loses_nothing_and_nothing_is_done_twice(folder, monkeypatch):
-    """Two workers; the first pair's is killed in the middle, while the other goes on."""
-    ray = pytest.importorskip("ray")
-    monkeypatch.setattr(batch, "_unless_finished", slow_work())
-    given = [replace(job, folder=str(folder / "out")) for job in some(6)]
-    log = folder / "out" / "log"
-
     def said(start):
         """(name, process) of each line of the log that starts so."""
         lines = log.read_text().splitlines() if log.exists() else []
         return [tuple(line.split()[1:]) for line in lines if line.startswith(start)]
 
+    monkeypatch.setattr(batch, "_unless_finished", work)
+    given = [replace(job, folder=str(folder / "out")) for job in some(6)]
     with ThreadPoolExecutor(1) as pool:
         results = pool.submit(lambda: list(batch.on_ray(given, 2)))
         deadline = time.monotonic() + 120
@@ -242,7 +229,7 @@ def test_on_ray_a_killed_worker_loses_nothing_and_nothing_is_done_twice(folder, 
             assert time.monotonic() < deadline
             time.sleep(0.1)
         os.kill(int(said("begin p0")[0][1]), signal.SIGKILL)
-        (folder / "out" / "go").write_text("")
+        go.write_text("")
         names = [f"p{k}" for k in range(6)]
         found = sorted((result.name, result.status) for result in results.result(120))
     assert found == [(name, REGISTERED) for name in names]

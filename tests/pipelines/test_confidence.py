@@ -38,13 +38,12 @@ def test_a_displaced_pair_is_found_and_one_that_does_not_belong_together_is_not(
     assert (same.pair[0, 0] > other.pair[0, 0], same.standing > other.standing) == (True, True)
 
 
-@pytest.mark.parametrize("count", [1, 4])
-def test_each_place_stands_for_as_much_of_the_window(count):
+def test_each_place_stands_for_as_much_of_the_window():
     pair = SimpleNamespace(overlap=Window(10, -5, 60, 40))
-    places, there = known_places(pair, lambda _, xy: xy + 1, count)
+    places, there = known_places(pair, lambda _, xy: xy + 1, 4)
     np.testing.assert_array_equal(there, places + 1)
-    part = (((places - [9.5, -5.5]) / [60, 40]) * count - 0.5).round(9)
-    assert sorted(map(tuple, part)) == [(x, y) for x in range(count) for y in range(count)]
+    part = (((places - [9.5, -5.5]) / [60, 40]) * 4 - 0.5).round(9)
+    assert sorted(map(tuple, part)) == list(product(range(4), repeat=2))
 
 
 def test_a_run_that_was_stopped_goes_on_where_it_was(observed, tmp_path, monkeypatch):
@@ -61,8 +60,7 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(observed, tmp_path, monkeyp
     assert seen == ["0", "1"]
     for found, known in zip(kept, observed, strict=True):
         for name, value in vars(known).items():
-            np.testing.assert_array_equal(getattr(found, name), value)
-            assert np.ndim(getattr(found, name)) == np.ndim(value)
+            np.testing.assert_array_equal(getattr(found, name), value, strict=np.ndim(value) > 0)
 
 
 def test_scenes_are_of_many_sizes_and_each_has_the_sar_image_of_the_one_before_too(tmp_path, monkeypatch):
@@ -75,7 +73,6 @@ def test_scenes_are_of_many_sizes_and_each_has_the_sar_image_of_the_one_before_t
     monkeypatch.setattr(calibrate, "simulate", simulated)
     cases = list(scene_cases(tmp_path, SCENES[::40]))
     assert made == list(SCENES[::40])
-    assert len({seed for seed, *_ in SCENES}) == len(SCENES) > len({size for _, size, *_ in SCENES}) > 5
     found = [(case.files.sar.parent.name, case.truth is None) for case in cases]
     assert found == [("scene501", False), ("scene541", False), ("scene501", True)]
     assert [case.name for case in scene_cases(tmp_path, SCENES[::40], wrong=False)] == ["scene501", "scene541"]

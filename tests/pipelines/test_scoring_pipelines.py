@@ -67,12 +67,9 @@ def test_submissions_are_ranked_by_the_mean_over_scenes():
     assert Path("out/errors.png").stat().st_size > 5000
     assert run(score_tiepoints.main, "scenes", "entries/good").exit_code == 0
     assert list(pd.read_csv("out/leaderboard.csv")["submission"]) == ["good"]
-
-
-def test_folders_that_hold_nothing():
-    for entries, message in (("none", "none: no such folder"), ("empty", "holds no offset map")):
+    for entries in ("none", "empty"):
         result = run(score_tiepoints.main, "scenes", entries)
-        assert (result.exit_code, message in result.stderr) == (1, True)
+        assert (result.exit_code, f"{entries}: holds no offset map" in result.stderr) == (1, True)
 
 
 def test_matchers_are_compared_over_scenes(monkeypatch):

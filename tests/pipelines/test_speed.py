@@ -4,7 +4,7 @@ import click
 import pytest
 
 from pipelines import speed
-from pipelines.user import Run, sn9reg
+from pipelines.common import Run, sn9reg
 
 
 def test_the_code_of_another_tree_is_run(tmp_path):

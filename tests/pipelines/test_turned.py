@@ -39,12 +39,10 @@ def test_turned_pairs_come_out_right(folder):
     result = run(folder, "--turn", 12, "--zoom", 1.05, "--json", *MIM, *limits)
     assert result.exit_code == 0, result.output
     found = [Turned(**one) for one in json.loads(result.stdout)]
-    assert [one.name for one in found] == ["0", "1"]
-    assert found[0].turn != found[1].turn
+    assert ([one.name for one in found], found[0].turn != found[1].turn) == (["0", "1"], True)
     for one in found:
-        assert abs(one.turn) <= 12
+        assert (abs(one.turn) <= 12, one.error < RIGHT) == (True, True)
         assert 1 / 1.05 - 1e-3 <= one.zoom <= 1.05 + 1e-3
-        assert one.error < RIGHT
 
 
 def test_sar_images_are_turned_about_their_middle_by_the_seed(folder):

@@ -16,16 +16,15 @@ import pytest
 import rasterio
 from affine import Affine
 from rasterio.control import GroundControlPoint
-from rasterio.crs import CRS
 from rasterio.enums import ColorInterp
 from support import grids
+from support.rasters import TEXTURE_TRANSFORM, UTM
 
 from sn9reg.errors import InputError, OutputError
 from sn9reg.raster.files import (
     alpha_band,
     atomic_output,
     beside,
-    check_bands,
     check_output,
     data_bands,
     disk_file,
@@ -37,10 +36,7 @@ from sn9reg.raster.files import (
 )
 from sn9reg.raster.grid import Grid
 
-UTM = CRS.from_epsg(32637)
-GRID = Grid(Affine(0.5, 0, 435000, 0, -0.5, 4181000), 60, 40, UTM)
-
-
+GRID = Grid(TEXTURE_TRANSFORM, 60, 40, UTM)
 write = partial(grids.write, grid=GRID)
 
 
@@ -130,24 +126,16 @@ def test_grid_of_names_the_way_out(raster):
         assert grid_of(dataset, pixel_frame=True) == Grid.pixel_frame(60, 40)
 
 
-def test_data_bands_are_those_that_are_there_and_not_alpha(tmp_path):
-    four = np.zeros((4, *GRID.shape), np.uint8)
-    colours = [ColorInterp.alpha, ColorInterp.gray, ColorInterp.undefined, ColorInterp.undefined]
+def test_data_bands_are_those_that_are_not_alpha(tmp_path):
+    four, colours = np.zeros((4, *GRID.shape), np.uint8), [ColorInterp.alpha, ColorInterp.gray]
     last = write(tmp_path / "last.tif", four, photometric="rgb", alpha="yes")
-    none = write(tmp_path / "none.tif", four, photometric="minisblack")
-    first = write(tmp_path / "first.tif", four, colours=colours)
-    only = write(tmp_path / "only.tif", four[:1], colours=colours[:1])
-    for path, bands, alpha in ((last, [1, 2, 3], 4), (first, [2, 3, 4], 1), (none, [1, 2, 3, 4], None)):
+    first = write(tmp_path / "first.tif", four[:2], colours=colours)
+    for path, bands, alpha in ((last, [1, 2, 3], 4), (first, [2], 1)):
         with open_raster(path) as dataset:
-            assert data_bands(dataset) == bands
-            assert alpha_band(dataset) == alpha
+            assert (data_bands(dataset), alpha_band(dataset)) == (bands, alpha)
+    only = write(tmp_path / "only.tif", four[:1], colours=colours[:1])
     with open_raster(only) as dataset, pytest.raises(InputError, match=r"only\.tif: has no band but alpha"):
         data_bands(dataset)
-    with open_raster(none) as dataset:
-        check_bands(dataset, [2, 1, 2])
-        for band in (0, 5, -1):
-            with pytest.raises(InputError, match=rf"none\.tif: has no band {band}, only 1 to 4"):
-                check_bands(dataset, [1, band])
 
 
 def test_atomic_output_appears_at_the_end_only_and_not_at_all_when_its_block_fails(tmp_path):
@@ -196,23 +184,17 @@ def test_what_lies_beside_a_replaced_raster_goes_with_it(tmp_path, raster):
 
 def test_check_output_before_any_work(tmp_path):
     target = tmp_path / "out.tif"
-    check_output(target)
-    assert not target.exists()
     target.touch()
     check_output(target, overwrite=True)
-    for folder in (tmp_path / "a" / "b", str(tmp_path)):
-        make_folder(folder)
-    assert (tmp_path / "a" / "b").is_dir()
+    make_folder(tmp_path / "a" / "b")
+    make_folder(str(tmp_path / "a" / "b"))
     with pytest.raises(OutputError, match=r"out\.tif/in: cannot be made \(Not a directory\)"):
         make_folder(target / "in")
     for path, overwrite, message in (
         (target, False, r"out\.tif: exists; use --overwrite"),
         (tmp_path, True, "is a folder"),
-        (tmp_path / "nowhere" / "out.tif", True, "its folder does not exist"),
         (target / "out.tif", True, "its folder does not exist"),
     ):
-        with pytest.raises(OutputError, match=message):
-            check_output(path, overwrite)
         with pytest.raises(OutputError, match=message), atomic_output(path, overwrite):
             pytest.fail("refused too late")
 
@@ -254,24 +236,21 @@ def test_check_output_in_a_folder_that_is_not_writable(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("dtype", "predictor", "interleaving"),
-    [("uint8", "2", "pixel"), ("float64", "3", "band"), ("complex64", None, "band")],
+    ("dtype", "count", "predictor", "interleaving"),
+    [
+        ("uint8", 4, "2", "pixel"),
+        ("uint8", 5, "2", "band"),
+        ("float64", 2, "3", "band"),
+        ("complex64", 2, None, "band"),
+    ],
 )
-def test_geotiff_profile_writes_what_it_promises(tmp_path, dtype, predictor, interleaving):
-    values = (np.random.default_rng(0).normal(size=(2, *GRID.shape)) * 50 + 100).astype(dtype)
-    with rasterio.open(tmp_path / "out.tif", "w", **geotiff_profile(GRID, 2, dtype)) as target:
+def test_geotiff_profile_writes_what_it_promises(tmp_path, dtype, count, predictor, interleaving):
+    values = (np.random.default_rng(0).normal(size=(count, *GRID.shape)) * 50 + 100).astype(dtype)
+    with rasterio.open(tmp_path / "out.tif", "w", **geotiff_profile(GRID, count, dtype)) as target:
         target.write(values)
     with rasterio.open(tmp_path / "out.tif") as dataset:
         structure = dataset.tags(ns="IMAGE_STRUCTURE")
         assert (structure["COMPRESSION"], structure.get("PREDICTOR")) == ("DEFLATE", predictor)
-        assert (dataset.block_shapes, dataset.interleaving.name) == ([(512, 512)] * 2, interleaving)
+        assert (dataset.block_shapes, dataset.interleaving.name) == ([(512, 512)] * count, interleaving)
         assert (dataset.crs, dataset.transform) == (UTM, GRID.transform)
         np.testing.assert_array_equal(dataset.read(), values)
-
-
-def test_geotiff_profile_of_a_pixel_frame_and_with_options():
-    profile = geotiff_profile(Grid.pixel_frame(5, 4), 1, "uint8", compress="zstd", nodata=0)
-    assert (profile["width"], profile["height"], profile["count"]) == (5, 4, 1)
-    assert not {"crs", "transform"} & profile.keys()
-    assert (profile["compress"], profile["nodata"], profile["bigtiff"]) == ("zstd", 0, "if_safer")
-    assert geotiff_profile(GRID, 5, "uint8")["interleave"] == "band"

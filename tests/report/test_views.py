@@ -11,12 +11,11 @@ from rasterio.crs import CRS
 from support.grids import constant, offsets_of
 from support.rasters import SHIFT, TEXTURE_TRANSFORM, UTM, textures, write_raster
 
-from sn9reg.errors import InputError
 from sn9reg.offsets import OffsetMap
 from sn9reg.raster.grid import Grid, Window
 from sn9reg.raster.scene import PairFiles, Scene
 from sn9reg.report import views
-from sn9reg.report.views import Place, checkerboard, coarse_field, open_viewer, places_of_interest, uri
+from sn9reg.report.views import Place, View, checkerboard, coarse_field, open_viewer, places_of_interest, uri
 
 GRID = Grid(TEXTURE_TRANSFORM, 320, 280, UTM)
 RIGHT = constant(GRID, *SHIFT)
@@ -78,29 +77,23 @@ def test_a_coarse_field_holds_the_middles_and_is_read_row_by_row(size, factor):
         np.testing.assert_array_equal(middles, np.minimum(index * factor + factor // 2, side - 1))
 
 
-def test_a_map_without_any_offset_is_refused():
-    with pytest.raises(InputError, match=r"mine\.tif: holds no offset, only NaN"):
-        coarse_field(constant(GRID, np.nan, np.nan, name="mine.tif"), 2)
-
-
 def test_an_overview_is_small_and_not_too_small():
     sides = {1: 1, 900: 1, 1800: 1, 1801: 2, 13000: 8, 40000: 32}
     assert {side: views.overview_factor(Grid.pixel_frame(side, 5)) for side in sides} == sides
 
 
-@pytest.mark.parametrize(("factor", "alike"), [(1, 0.98), (4, 0.92)])  # coarse pixels are fewer to blend
-def test_after_shows_what_optical_shows_and_before_does_not(files, factor, alike):
-    view = whole(files, RIGHT, factor)
-    assert view.optical.shape == view.before.shape == view.after.shape == (280 // factor, 320 // factor, 3)
+def test_after_shows_what_optical_shows_and_before_does_not(files):
+    view = whole(files, RIGHT, 4)
+    assert view.optical.shape == view.before.shape == view.after.shape == (280 // 4, 320 // 4, 3)
     assert view.window == GRID.window
-    assert correlation(view.optical, view.after) > alike
+    assert correlation(view.optical, view.after) > 0.92  # coarse pixels are fewer to blend
     assert correlation(view.optical, view.before) < 0.6
 
 
 def test_it_is_in_place_to_a_fraction_of_a_pixel(files):
     shown = [whole(files, constant(GRID, SHIFT[0] + dx, SHIFT[1])) for dx in (-0.5, 0.0, 0.5)]
     left, here, right = (correlation(view.optical, view.after) for view in shown)
-    assert here > max(left, right)
+    assert here > max(left, right, 0.98)
     assert left == pytest.approx(right, abs=0.01)
 
 
@@ -140,23 +133,9 @@ def test_images_on_different_grids_meet_on_the_optical_one(write):
     assert correlation(view.optical, view.before) < 0.6
 
 
-def test_pixels_without_an_offset_are_black_after(files):
-    holes = np.zeros((2, 280, 320), np.float32)
-    holes[:, 100:150, 50:90] = np.nan
-    view = whole(files, offsets_of(holes, GRID))
-    np.testing.assert_array_equal(view.after.any(axis=2), np.isfinite(holes[0]))
-    assert view.before.any(axis=2).all()
-
-
-def test_wild_offsets_ask_for_no_more_than_there_is(files):
-    """A map of any maker may hold anything."""
-    view = whole(files, constant(GRID, 1e7, -1e7))
-    assert not view.after.any()
-    assert view.optical.any()
-
-
-def test_one_wild_offset_does_not_make_the_rest_unbearable(files, monkeypatch):
+def test_wild_offsets_do_not_make_the_rest_unbearable(files, monkeypatch):
     """Nothing larger is read than the picture and a bounded rim, and the other pixels are shown as ever."""
+    assert not whole(files, constant(GRID, 1e7, -1e7)).after.any()
     monkeypatch.setattr(views, "_SPREAD", 50)
     field = RIGHT.read(GRID.window).copy()
     field[:, 7, 9] = 1e6
@@ -179,16 +158,20 @@ def test_large_offsets_are_followed_though_they_differ_little(write, monkeypatch
     assert correlation(view.optical, view.after) > 0.98
 
 
-def test_valid_pixels_are_never_black_and_others_are(write):
+def test_valid_pixels_are_never_black_and_others_and_those_without_an_offset_are(write):
     optical, sar = textures()
     optical[:50], sar[:, :40] = 0, 0
-    view = whole(write(optical, sar, nodata=0), constant(GRID, 0, 0))
+    field = np.zeros((2, 280, 320), np.float32)
+    field[:, 100:150, 50:90] = np.nan
+    view = whole(write(optical, sar, nodata=0), offsets_of(field, GRID))
+    after = (sar > 0) & np.isfinite(field[0])
     np.testing.assert_array_equal(view.optical.any(axis=2), optical > 0)
-    np.testing.assert_array_equal(view.after.any(axis=2), sar > 0)
-    np.testing.assert_array_equal(view.known, (optical > 0) & (sar > 0))
+    np.testing.assert_array_equal(view.before.any(axis=2), sar > 0)
+    np.testing.assert_array_equal(view.after.any(axis=2), after)
+    np.testing.assert_array_equal(view.known, (optical > 0) & after)
 
 
-@pytest.mark.parametrize(("bands", "coloured"), [(1, False), (2, False), (3, True), (4, True)])
+@pytest.mark.parametrize(("bands", "coloured"), [(2, False), (4, True)])
 def test_three_bands_are_colours(write, bands, coloured):
     optical, sar = textures()
     random = np.random.default_rng(0)
@@ -213,12 +196,13 @@ def test_places_of_interest_are_where_the_map_says_and_both_images_show_somethin
     assert list(places_of_interest(field, 4, np.zeros_like(known))) == []
 
 
-def test_a_checkerboard_has_tiles_of_both(files):
-    view = whole(files, RIGHT)
-    board = checkerboard(view, view.after, tiles=4)
-    for row, col, expected in ((0, 0, view.optical), (0, 80, view.after), (80, 0, view.after), (80, 80, view.optical)):
-        tile = np.s_[row : row + 80, col : col + 80]
-        np.testing.assert_array_equal(board[tile], expected[tile])
+def test_a_checkerboard_has_tiles_of_both():
+    black, white = np.zeros((280, 320, 3), np.uint8), np.full((280, 320, 3), 255, np.uint8)
+    board = checkerboard(View("all", GRID.window, 1, black, black, white), white, tiles=4)
+    assert (board[:80, :80] == 0).all()
+    assert (board[:80, 80:160] == 255).all()
+    assert (board[80:160, :80] == 255).all()
+    assert (board[80:160, 80:160] == 0).all()
 
 
 def test_a_picture_of_a_page_keeps_the_colours_and_is_smaller_with_less_quality():

@@ -6,12 +6,11 @@ from types import SimpleNamespace
 import cv2
 import numpy as np
 import pytest
-from click.testing import CliRunner
 from PIL import Image
 from scipy.ndimage import gaussian_filter
+from support.commands import run
 from support.rasters import write_raster
 
-from sn9reg.cli import main
 from sn9reg.errors import ConfigError, InputError
 from sn9reg.matchers import DEFAULT_MATCHER
 from sn9reg.matchers.dense.structure import StructureMatcher
@@ -41,21 +40,17 @@ def test_registered_pairs_are_found(folder):
     assert (bench_patches(folder, StructureMatcher(), 128, 90, rotate=10).errors <= 5).all()
 
 
-def bench(*arguments):
-    return CliRunner().invoke(main, ["bench", "patches", *map(str, arguments)])
-
-
-def facts_of(folder, *options):
-    result = bench(folder, "--reference", 128, "--template", 90, "--json", *options)
+def facts_of(folder, options):
+    result = run("bench patches", folder, "--reference 128 --template 90 --json", options)
     assert result.exit_code == 0, result.stderr
     return json.loads(result.stdout)
 
 
 def test_json_has_the_agreed_keys_and_names_the_conditions_only_when_used(folder):
-    plain = facts_of(folder, "--limit", "2", "--blur", "0", "--rotate", "0")
+    plain = facts_of(folder, "--limit 2 --blur 0 --rotate 0")
     assert set(plain) == {"matcher", "n", "cmr", "mean_l2_px", "ms_per_pair"}
     assert (plain["matcher"], plain["n"], list(plain["cmr"])) == (DEFAULT_MATCHER, 2, ["0", "1", "2", "3", "5"])
-    used = facts_of(folder, "--limit", "1", "--looks", "8", "--blur", "0.5", "--rotate", "10")
+    used = facts_of(folder, "--limit 1 --looks 8 --blur 0.5 --rotate 10")
     assert {key: used[key] for key in used.keys() - plain.keys()} == {"looks": 8, "blur": 0.5, "rotate": 10}
 
 
@@ -157,10 +152,9 @@ def test_a_quarter_turn_is_exact_and_corners_come_from_the_surroundings_or_are_n
 
 @pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 def test_conditions_that_cannot_be_met(folder):
-    bad = ("--looks", "0"), ("--looks", "nan"), ("--blur", "-1"), ("--rotate", "nan"), ("--matcher-option", "speed=9")
-    bad += ("--seed", "-1"), ("--reference", "9" * 30)
-    for option in bad:
-        assert bench(folder, *option).exit_code == 2
+    bad = "--looks 0", "--looks nan", "--blur -1", "--rotate nan", "--matcher-option speed=9", "--seed -1"
+    for option in (*bad, "--reference " + "9" * 30):
+        assert run("bench patches", folder, option).exit_code == 2
     (folder / "1_sar.png").unlink()
     write_raster(folder / "1_sar.tif", np.full((1, 140, 140), -12, np.float32))
     for options, error, words in (

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from sn9reg.score.metrics import anm, cmr, ece, f_measure, mean_l2, mma, mma_of_truth, ncm, reliability, rmse, summarise
+from sn9reg.score.metrics import anm, cmr, ece, f_measure, mma, mma_of_truth, ncm, reliability, rmse, summarise
 
 
 @pytest.mark.parametrize(("radius", "rate"), [(0, 0.2), (0.5, 0.2), (1, 0.4), (1.5, 0.6), (2, 0.6), (3, 0.8), (5, 0.8)])
@@ -18,7 +18,7 @@ def test_summary_is_ready_for_json():
     facts = json.loads(json.dumps(summarise(np.array([0.0, 1.0, 2.5]))))
     rates = {"0": 0.3333, "1": 0.6667, "2": 0.6667, "3": 1.0, "5": 1.0}
     assert facts == {"n": 3, "cmr": rates, "mean_l2_px": 1.1667}
-    assert mean_l2([1, math.inf]) == math.inf
+    assert summarise([1, math.inf])["mean_l2_px"] == math.inf
 
 
 def test_a_match_is_correct_below_the_radius_and_not_at_it():
@@ -80,7 +80,7 @@ def test_reliability_and_ece_by_hand():
 
 @pytest.mark.parametrize("errors", [[], np.zeros((3, 2)), 1.0])
 def test_what_is_no_list_of_errors_is_refused(errors):
-    for call in (lambda e: cmr(e, 1), mean_l2, summarise, *([] if np.ndim(errors) == 1 else [ncm, rmse])):
+    for call in (lambda e: cmr(e, 1), summarise, *([] if np.ndim(errors) == 1 else [ncm, rmse])):
         with pytest.raises(ValueError, match=r"errors must be \(N,\)"):
             call(errors)
 

@@ -106,7 +106,7 @@ def test_statistics_in_pixels_and_metres():
 def test_fractional_points_sample_between_pixels_and_sn9_the_nearest():
     ramp = np.stack([np.tile(np.arange(90.0), (70, 1)), np.zeros((70, 90))])
     points = TiePoints([[10.25, 5.0]], [[10.25, 5.0]])
-    (row,) = score(offsets_of(ramp, OPTICAL), OPTICAL, OPTICAL, points).per_point().itertuples()
+    (row,) = score(offsets_of(ramp, OPTICAL), OPTICAL, OPTICAL, points).per_point.itertuples()
     assert (row.dx, row.sn9_dx) == (pytest.approx(10.25), 10)
 
 
@@ -129,7 +129,7 @@ def test_nan_offsets_give_null_and_a_warning(caplog):
     values = json.loads(json.dumps(result.as_dict(), allow_nan=False))
     assert (values["sn9_mean_px"], values["mean_px"]) == (None, None)
     assert values["without_registration"]["sn9_mean_px"] == 0
-    assert result.per_point().error_px.isna().tolist() == [True, False]
+    assert result.per_point.error_px.isna().tolist() == [True, False]
 
 
 def test_a_turned_optical_image_has_no_sn9_step():

@@ -12,7 +12,7 @@ from sn9reg.fit.choose import Fit
 from sn9reg.fit.correspondences import Correspondences
 from sn9reg.fit.warp import IDENTITY, Warp
 from sn9reg.judge.evidence import NO_EVIDENCE
-from sn9reg.judge.features import MATCH_FEATURES, PAIR_FEATURES
+from sn9reg.judge.features import FEATURES, MATCH_FEATURES
 from sn9reg.raster.grid import Grid
 from sn9reg.training.calibrate import Sample, fit_matcher, fit_pair
 
@@ -21,7 +21,7 @@ METRES = CRS.from_epsg(32637)
 GRID = Grid(Affine(0.5, 0, 435000, 0, -0.5, 4181000), 1000, 1000, METRES)
 FOOTPRINT = 96.0  # pixels
 WIDTH = {"small": 1.2, "large": 9.0}  # footprints side by side
-NOTHING = Fit(IDENTITY, np.zeros(0, bool), math.nan, {}, "nothing")
+NOTHING = Fit(IDENTITY, np.zeros(0, bool), math.nan, {}, reason="nothing")
 
 
 def matches_of(n, seed=0, step=1.0, across=9.0):
@@ -62,7 +62,7 @@ def map_sigma(places, size):
 
 def sample(random, right, size, n=200):
     level = 1.0 if right else -1.0
-    pair = 2 + level * 1.5 + random.normal(0, 1.0, (1, len(PAIR_FEATURES)))
+    pair = 2 + level * 1.5 + random.normal(0, 1.0, (1, len(FEATURES["pair"])))
     at, places = random.uniform(0, WIDTH[size] * FOOTPRINT, (2, n, 2))
     inputs = random.normal(0, 0.3, (n, len(MATCH_FEATURES)))
     inputs[:, SHARPNESS] += np.log(scale(at, size))

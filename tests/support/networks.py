@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from sn9reg.matchers.dense.networks.table import build
+from sn9reg.matchers.dense.networks.branches import build
 
 # By which surface each network is compared in its paper.
 SIMILARITY = {"mcgf": "cc", "osmnet": "ssd", "fft-unet": "zncc", "maru-net": "zncc", "slim-unet": "zncc"}

@@ -1,4 +1,4 @@
-"""training.data: sources of pairs, and the endless stream of samples that is drawn from them."""
+"""training.data: sources of pairs, those held out, and the endless stream of samples that is drawn from the others."""
 
 from itertools import islice
 
@@ -12,7 +12,8 @@ from support.rasters import TEXTURE_TRANSFORM, UTM, write_raster
 from torch.utils.data import DataLoader
 
 from sn9reg.errors import ConfigError, InputError
-from sn9reg.training.data import Samples, Source, drawn, load
+from sn9reg.training import data
+from sn9reg.training.data import Samples, Source, drawn, ground_components, hold_out, load, load_all
 
 
 def test_a_folders_pairs_are_loaded_as_they_are(tmp_path):
@@ -26,23 +27,18 @@ def test_a_folders_pairs_are_loaded_as_they_are(tmp_path):
             np.testing.assert_array_equal(patch.values[0], np.asarray(Image.open(tmp_path / f"{k}_{kind}.png")))
 
 
-def test_whole_places_are_held_out_by_the_seed_and_the_others_trained_on(tmp_path):
-    """Eight places with two patches each, which overlap by half."""
-    places = {}
-    for place in range(8):
-        ground = gaussian_filter(np.random.default_rng(place).normal(size=(60, 40)), 1.5)
-        ground = np.clip(120 + 40 * ground / ground.std(), 1, 255).astype(np.uint8)
-        for k, part in enumerate((ground[:40], ground[20:])):
-            for kind in ("opt", "sar"):
-                Image.fromarray(part).save(tmp_path / f"{place}{k}_{kind}.png")
-            places[part.tobytes()] = place
-    parts = [part for seed in (0, 0, 1) for part in load(Source(str(tmp_path), held_out=0.5), seed, 32)]
-    train, held, _, again, _, other = ([places[optical.values.tobytes()] for optical, _ in part] for part in parts)
-    assert len(held) == 8
-    assert sorted(train + held) == [place for place in range(8) for _ in range(2)]
-    assert not set(train) & set(held)
-    assert held == again
-    assert held != other
+def test_what_is_held_out_by_the_seed_is_not_trained_on(tmp_path):
+    source = Source(str(write_pairs(tmp_path, 8, 40)), held_out=0.5)
+    parts = [[p.values.tobytes() for p, _ in part] for seed in (0, 0, 1) for part in load(source, seed, 32)]
+    (train, held), again, other = parts[:2], parts[3], parts[5]
+    assert (len(set(train + held)), len(held)) == (8, 4)
+    assert held == again != other
+
+
+def test_sources_without_weight_or_pairs_are_not_drawn_from_but_what_they_hold_out_is_kept(monkeypatch):
+    monkeypatch.setattr(data, "load", lambda source, *_: ([1] if source.name != "none" else [], [2]))
+    sources = Source("none"), Source("a"), Source("b", weight=0)
+    assert load_all(sources, 0, 32) == ([(sources[1], [1])], [(source, [2]) for source in sources])
 
 
 def test_folders_that_cannot_be_used(tmp_path):
@@ -81,11 +77,9 @@ def test_a_manifests_windows_show_one_place_and_change_but_not_those_held_out(ma
     for _ in range(10):
         optical, sar = train[1]
         assert optical.values.shape == sar.values.shape == (1, 32, 32)
-        col, row = optical.values[0, 0], -1 - 20 * np.log10(sar.values[0, :, 0])
-        np.testing.assert_allclose(optical.values[0], np.tile(col[0] + np.arange(32), (32, 1)))
-        np.testing.assert_allclose(row, np.rint(row[0]) + np.arange(32), atol=1e-3)
-        corners.add((col[0], np.rint(row[0])))
+        corners.add((optical.values[0, 0, 0], sar.values[0, 0, 0]))
     assert len(corners) > 5
+    assert 10 ** (-100 / 20) < sar.values.min() < sar.values.max() < 1, "decibels became amplitude"
     fixed, again, other = ([load(source, seed, 32)[1][k][0].values.tobytes() for k in (1, 0, 1)] for seed in (0, 0, 1))
     assert fixed == again != other
     assert fixed[0] == fixed[2] == held[1][0].values.tobytes()
@@ -133,7 +127,7 @@ def test_pairs_without_room_are_passed_over_but_not_for_ever_and_nothing_to_trai
     with pytest.raises(ConfigError, match="no pair has room"):
         next(iter(Samples(parts, lambda *_: None, 0)))
     with pytest.raises(ConfigError, match="nothing to train on"):
-        Samples([(Source("a", weight=0), [(1, 1)]), (Source("b"), [])], lambda *_: None, 0)
+        Samples([], lambda *_: None, 0)
 
 
 def number(source, optical, sar, random):
@@ -149,3 +143,64 @@ def test_the_seed_decides_and_workers_have_streams_of_their_own():
     batches = list(islice(DataLoader(first, 2, num_workers=2), 4))
     assert torch.stack(alone).equal(torch.cat([batches[0], batches[2]]))
     assert not set(alone) & set(torch.cat([batches[1], batches[3]]))
+
+
+SIDE = 64
+
+
+def ground(height=SIDE, width=SIDE, seed=0):
+    """(h, w) uint8 of random ground."""
+    values = gaussian_filter(np.random.default_rng(seed).normal(size=(height, width)), 2)
+    return np.clip(values / values.std() * 40 + 120, 0, 255).astype(np.uint8)
+
+
+def cut(image, *corners):
+    """Patches of SIDE px whose upper left pixels are these, in half patches."""
+    half = SIDE // 2
+    return [image[r * half : r * half + SIDE, c * half : c * half + SIDE] for r, c in corners]
+
+
+# 40 places with three images each, which overlap by half, and 40 images that overlap with none.
+PATCHES = [image for seed in range(40) for image in cut(ground(96, 128, seed), (0, 0), (0, 1), (1, 2))]
+PATCHES += [ground(seed=1000 + seed) for seed in range(40)]
+PLACE = np.concatenate([np.repeat(np.arange(40), 3), 40 + np.arange(40)])
+LIGHT = 3.0 * np.mgrid[:SIDE, :SIDE].sum(axis=0)  # that falls off alike everywhere
+
+
+@pytest.mark.parametrize(
+    ("images", "count"),
+    [
+        (cut(ground(200, 300), *((r, c) for r in range(5) for c in range(8))), 1),
+        (cut(ground(64, 128), (0, 0), (0, 1), (0, 2)), 1),  # first and last overlap with the one between
+        (cut(ground(200, 200), (0, 0), (0, 2), (2, 0), (2, 2)), 4),  # side by side
+        *((cut(ground(200, 200), (1, 1), other), 1) for other in [(1, 2), (2, 1), (2, 2), (0, 2), (2, 0)]),
+        ([ground(64, 96)[:, :64], 0.3 * ground(64, 96)[:, 32:] + 50], 1),  # of other brightness and contrast
+        ([LIGHT + 0.5 * ground(seed=seed) for seed in range(10)], 10),
+        ([np.zeros((SIDE, SIDE)), np.zeros((SIDE, SIDE)), np.full((SIDE, SIDE), 9)], 3),
+        (PATCHES, 80),
+    ],
+)
+def test_images_that_overlap_by_half_are_one_component(images, count):
+    labels = ground_components([*images, ground(seed=50)])
+    assert len(set(labels[:-1])) == count
+    assert labels[-1] not in labels[:-1]
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5])
+def test_whole_places_are_held_out_and_about_the_share(share):
+    held = hold_out(PATCHES, share, seed=3)
+    assert (held.dtype, held.shape) == (bool, (160,))
+    assert not set(PLACE[held]) & set(PLACE[~held])
+    assert share * 160 - 3 < held.sum() <= share * 160
+    if share:
+        assert len(set(PLACE[held])) > 4, "many places and not one"
+        np.testing.assert_array_equal(held, hold_out(PATCHES, share, seed=3))
+        assert (held != hold_out(PATCHES, share, seed=4)).any()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_place_of_more_than_a_quarter_of_what_is_wanted_stays_in_training(seed):
+    large = cut(ground(100, 200), *((r, c) for r in range(2) for c in range(5)))
+    held = hold_out([*large, *(ground(seed=10 + k) for k in range(70))], 0.25, seed)
+    assert not held[:10].any()
+    assert held[10:].sum() == 20

@@ -14,7 +14,7 @@ from sn9reg.raster.degradation import Degradation
 from sn9reg.raster.scene import Patch
 from sn9reg.training import dense
 from sn9reg.training.data import Samples, Source
-from sn9reg.training.dense import Choice, DenseConfig, DenseTask, ValidationSamples
+from sn9reg.training.dense import Choice, DenseConfig, DenseTask
 from sn9reg.training.sample import Geometry, Photometry, Sample, finish
 
 GEOMETRY = Geometry(32, 16)
@@ -38,8 +38,7 @@ def training(count, part, source=SOURCE, **changes):
 
 
 def validating(part, **changes):
-    samples = ValidationSamples(part, config(**changes))
-    return [samples[k] for k in range(len(samples))]
+    return [Sample(*(side[0] for side in config(**changes).validating(part, [k]))) for k in range(len(part))]
 
 
 def test_samples_are_finished_images_and_the_template_is_found_at_its_place():
@@ -54,15 +53,6 @@ def test_samples_are_finished_images_and_the_template_is_found_at_its_place():
     for images in (batch.optical, batch.sar):
         torch.testing.assert_close(images.mean(dim=(1, 2, 3)), torch.zeros(20), atol=0.02, rtol=0)
         torch.testing.assert_close(images.std(dim=(1, 2, 3)), torch.ones(20), atol=0.05, rtol=0)
-
-
-def test_images_smaller_than_the_patch_are_magnified_to_it(monkeypatch):
-    zooms, original = [], dense.cut
-    monkeypatch.setattr(dense, "cut", lambda *given: zooms.append(given[3]) or original(*given))
-    samples = training(60, pairs(1, side=24), Source("a", zoom=(0.5, 2.0)))
-    assert min(zooms) == 32 / 24
-    assert 1.8 < max(zooms) <= 2
-    assert all(sample.optical.shape == (1, 32, 32) for sample in samples)
 
 
 def test_photometry_and_degradation_reach_the_samples():
@@ -88,10 +78,10 @@ def test_validation_shows_the_middle_and_the_templates_part_of_it():
 
 def test_validation_is_degraded_the_same_each_time_and_follows_its_seed():
     worse = Degradation(4, 0.5)
-    samples = ValidationSamples(pairs(3), config(degradation=worse))
+    samples = config(degradation=worse).validating(pairs(3), [2, 0, 1])
     first, other, plain = (validating(pairs(3), **c) for c in ({"degradation": worse}, {"seed": 1}, {}))
-    for k in (2, 0, 1):
-        assert all(a.equal(b) for a, b in zip(samples[k], first[k], strict=True))
+    for at, k in enumerate((2, 0, 1)):
+        assert all(a[at].equal(b) for a, b in zip(samples, first[k], strict=True))
         assert [a.equal(b) for a, b in zip(plain[k], first[k], strict=True)] == [True, False, True]
         assert not other[k].sar.equal(plain[k].sar)
 
@@ -147,14 +137,15 @@ def test_a_temperature_learns_faster_and_without_decay():
     assert "lr" not in plain
 
 
-def test_what_makes_no_sense_is_said():
+def test_what_makes_no_sense_is_said(monkeypatch):
     for change, words in (
-        ({"network": Choice("resnet")}, "no network 'resnet'"),
         ({"validation": Geometry(32, 32)}, "validation: the SAR side 32 must be smaller than the optical 32"),
         ({"batch": 6, "accumulate": 4}, "batch 6 cannot be taken in 4 equal parts"),
     ):
         with pytest.raises(ConfigError, match=words):
             alone(**change)
     assert validating(pairs(1, side=32))[0].optical.shape == (1, 32, 32)
+    held = [(SOURCE, pairs(1)), (SOURCE, pairs(1, side=31))]
+    monkeypatch.setattr(dense, "load_all", lambda *_: ([], held))
     with pytest.raises(InputError, match=r"31 x 31 px, smaller than validation\.optical"):
-        validating([*pairs(1), *pairs(1, side=31)])
+        config().stages()

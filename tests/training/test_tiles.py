@@ -117,7 +117,7 @@ def test_folders_without_whole_scenes(tmp_path):
 @pytest.mark.parametrize(("finds", "centred", "searched"), [("sar", 0, 1), ("optical", 1, 0)])
 def test_tiles_are_centred_on_one_keypoint_and_say_where_the_other_is(finds, centred, searched, scene):
     """Those whose partner lies outside the tile are left out and counted."""
-    made, wanted = tile_set(scene, finds, SIDE), keypoints([*INSIDE, BORDER])
+    made, wanted = tiles._cut(scene, finds, SIDE), keypoints([*INSIDE, BORDER])
     assert made.values.shape == (len(made), 2, SIDE, SIDE) == (len(INSIDE) + 1, 2, SIDE, SIDE)
     assert made.values.dtype == np.int8
     for k in range(len(made)):
@@ -131,7 +131,7 @@ def test_tiles_are_centred_on_one_keypoint_and_say_where_the_other_is(finds, cen
             assert images.max() == pytest.approx(4)  # of the blob
             assert np.abs(np.median(images, axis=(1, 2))).max() < 0.4
     assert made.outside == len(FAR)
-    larger = tile_set(scene, finds, 96)
+    larger = tiles._cut(scene, finds, 96)
     assert (larger.outside, len(larger)) == (0, len(INSIDE) + 1 + len(FAR))
 
 
@@ -145,43 +145,36 @@ def test_the_second_time_tiles_come_from_the_cache(tmp_path, monkeypatch):
     cache, scene = tmp_path / "deep" / "cache", write_scene(tmp_path / "a", INSIDE[:2], "01.5")
     every = [(scene, "sar", SIDE), (scene, "sar", 48), (scene, "optical", SIDE)]
     every.append((write_scene(tmp_path / "b", FAR, "01.5"), "sar", SIDE))  # has no tiles
-    fresh = [tile_set(*what) for what in every]
-    first = [tile_set(*what, cache) for what in every]
+    first = [tile_set(*what, cache, side) for *what, side in every]
     monkeypatch.setattr(tiles, "_cut", None)  # not cut again
-    again = [tile_set(*what, cache) for what in every]
-    for wanted, *found in zip(fresh, first, again, strict=True):
-        assert same(wanted, found[0])
-        assert same(wanted, found[1])
+    again = [tile_set(*what, cache, side) for *what, side in every]
+    assert all(map(same, first, again))
     assert isinstance(again[0].values, np.memmap)
     assert (again[3].outside, again[3].values.shape) == (2, (0, 2, SIDE, SIDE))
     assert len(list(cache.iterdir())) == 2 * len(every)
 
 
-def test_changed_files_make_new_tiles(copied, tmp_path):
-    tiles = [tile_set(copied, "sar", SIDE, tmp_path / "cache")]
+def test_changed_files_make_new_tiles_and_what_is_cached_is_whole_or_not_there(copied, tmp_path):
+    """Interrupted between the tiles and what belongs to them, they are cut once more."""
+    cache = tmp_path / "cache"
+    made = [tile_set(copied, "sar", cache, SIDE)]
     copied.tiepoints.write_text("\n".join(copied.tiepoints.read_text().splitlines()[:3]))
-    tiles.append(tile_set(copied, "sar", SIDE, tmp_path / "cache"))
+    made.append(tile_set(copied, "sar", cache, SIDE))
     values = np.random.default_rng(1).integers(1, 255, (1, *SAR_SHAPE), np.uint8)
     write_raster(copied.sar, values, SAR, UTM, compress="deflate")
-    tiles.append(tile_set(copied, "sar", SIDE, tmp_path / "cache"))
-    assert not same(tiles[0], tiles[1])
-    assert not same(tiles[1], tiles[2])
-    assert same(tiles[2], tile_set(copied, "sar", SIDE))
-
-
-def test_what_is_cached_is_whole_or_not_there(copied, tmp_path):
-    """Interrupted between the tiles and what belongs to them, they are cut once more."""
-    tile_set(copied, "sar", SIDE, tmp_path / "cache")
-    next((tmp_path / "cache").glob("*.json")).unlink()
-    next((tmp_path / "cache").glob("*.npy")).write_bytes(b"half")
-    assert same(tile_set(copied, "sar", SIDE, tmp_path / "cache"), tile_set(copied, "sar", SIDE))
+    made.append(tile_set(copied, "sar", cache, SIDE))
+    assert not same(made[0], made[1])
+    assert not same(made[1], made[2])
+    for file in cache.iterdir():
+        file.unlink() if file.suffix == ".json" else file.write_bytes(b"half")
+    assert same(tile_set(copied, "sar", cache, SIDE), tiles._cut(copied, "sar", SIDE))
 
 
 def test_what_cannot_be_used_is_named(copied, tmp_path):
     copied.tiepoints.write_text(f"{HEADER}\n10,10,20,20\n10,-1,20,20")
     with pytest.raises(InputError, match=r"\.csv.*line 3: row 10, column -1 lies outside the SAR image"):
-        tile_set(copied, "sar", SIDE)
+        tiles._cut(copied, "sar", SIDE)
     for kind in ("tiepoints", "sar", "optical"):
         getattr(copied, kind).write_text("nothing")
         with pytest.raises(InputError, match=f"02_{kind}_train_01"):
-            tile_set(copied, "sar", SIDE, tmp_path / "cache")
+            tile_set(copied, "sar", tmp_path / "cache", SIDE)

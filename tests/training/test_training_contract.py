@@ -21,9 +21,7 @@ from sn9reg.matchers.dual_encoder.network import CELL, WIDTHS, Encoded
 from sn9reg.training import descriptors, dual_encoder
 from sn9reg.training.config import FAMILIES, Optimiser, as_dict, read
 from sn9reg.training.dense import DenseTask
-from sn9reg.training.descriptors import DescriptorTask
-from sn9reg.training.loop import train
-from sn9reg.training.task import Task, rate
+from sn9reg.training.loop import Task, rate, train
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning advises on speed
 
@@ -159,7 +157,7 @@ def test_what_is_wrong_is_said_with_the_file(family, change, words, configured, 
 
 
 def test_files_that_are_no_configuration(tmp_path):
-    with pytest.raises(InputError, match=r"none\.yaml: cannot be read"):
+    with pytest.raises(InputError, match=r"none\.yaml: no such file"):
         read(tmp_path / "none.yaml")
     for text, error, words in (
         ("a: [", InputError, "is not YAML"),
@@ -221,10 +219,6 @@ def test_a_training_is_written_reproduced_and_resumed(family, configured, tmp_pa
     assert digest(next(iter(other.batches(other.plan, 0)))) not in first
 
 
-def test_both_phases_of_a_whole_dual_encoder_are_trained(configured, tmp_path):
-    assert command.run(configured("dual-encoder", steps=1), tmp_path).stat().st_size > 1e6
-
-
 def test_a_dual_encoder_that_stopped_between_its_phases_begins_the_second_with_the_best(
     configured, tmp_path, seen, quick
 ):
@@ -239,15 +233,13 @@ def test_a_dual_encoder_that_stopped_between_its_phases_begins_the_second_with_t
     assert equal(torch.load(last, weights_only=True)["state_dict"], kept)
 
 
-@pytest.mark.parametrize(("kind", "held_out"), [(DenseTask, 0.5), (DenseTask, 0.0), (DescriptorTask, 0.5)])
-def test_the_best_weights_are_returned_or_the_last_if_nothing_is_held_out(
-    kind, held_out, configured, tmp_path, monkeypatch
-):
-    family, scores, states = "dense" if kind is DenseTask else "descriptors", iter([0.1, 0.9, 0.2]), []
-    monkeypatch.setattr(kind, "on_validation_epoch_end", lambda self: self.log(self.monitor, next(scores)))
-    monkeypatch.setattr(kind, "on_train_batch_end", lambda self, *_: states.append(weights(self)))
+@pytest.mark.parametrize("held_out", [0.5, 0.0])
+def test_the_best_weights_are_returned_or_the_last_if_nothing_is_held_out(held_out, configured, tmp_path, monkeypatch):
+    scores, states = iter([0.1, 0.9, 0.2]), []
+    monkeypatch.setattr(DenseTask, "on_validation_epoch_end", lambda self: self.log(self.monitor, next(scores)))
+    monkeypatch.setattr(DenseTask, "on_train_batch_end", lambda self, *_: states.append(weights(self)))
     changes = {"steps": 3, "validate_every": 1, "sources": [{"folder": "pairs", "held_out": held_out}]}
-    task = train(configured(family, **changes), tmp_path / "out", progress=False)
+    task = train(configured("dense", **changes), tmp_path / "out", progress=False)
     assert equal(weights(task), states[-2] if held_out else states[-1])
     assert (tmp_path / "out" / "best.ckpt").exists() == bool(held_out)
 

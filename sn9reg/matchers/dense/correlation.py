@@ -1,8 +1,7 @@
 """Similarity surfaces of a template over a reference, computed by FFT, and the peaks of such surfaces.
 
-All functions are batched, in torch, on any device. A surface is (B, H - h + 1, W - w + 1). Its element (i, j) is the
-similarity where the template's upper left pixel lies on the reference's pixel (row i, column j). Higher is more
-similar. Channels are summed.
+All functions are batched, in torch, on any device. A surface is (B, H - h + 1, W - w + 1): element (i, j) is the
+similarity where the template's upper left pixel lies on the reference's (row i, column j). Channels are summed.
 """
 
 from dataclasses import dataclass
@@ -19,22 +18,16 @@ _MIN_OVERLAP = 0.35  # share of a template's valid pixels that must meet valid o
 
 
 def cross_correlation(reference: Tensor, template: Tensor) -> Tensor:
-    """Plain correlation sum_c,y,x reference * template.
-
-    reference: (B, C, H, W), template: (B, C, h, w) -> (B, H - h + 1, W - w + 1).
-    Raises ValueError where the template is larger than the reference.
-    """
-    height, width = (int(n) for n in reference.shape[-2:])
-    rows, cols = height - template.shape[-2] + 1, width - template.shape[-1] + 1
-    if rows < 1 or cols < 1:
-        raise ValueError(f"template {tuple(template.shape[-2:])} is larger than reference {(height, width)}")
-    surface: Tensor = _CrossCorrelation.apply(reference, template)
-    return surface
+    """sum_c,y,x reference * template: (B, C, H, W), (B, C, h, w) -> (B, H - h + 1, W - w + 1). Raises ValueError where
+    the template is larger than the reference."""
+    whole, part = tuple(reference.shape[-2:]), tuple(template.shape[-2:])
+    if part[0] > whole[0] or part[1] > whole[1]:
+        raise ValueError(f"template {part} is larger than reference {whole}")
+    return _CrossCorrelation.apply(reference, template)
 
 
 class _CrossCorrelation(torch.autograd.Function):
-    """`cross_correlation` with its gradient in closed form: two more correlations of the same spectra, in half the
-    time of the gradient that torch would derive."""
+    """`cross_correlation` with its gradient in closed form, in half the time of the one that torch would derive."""
 
     @staticmethod
     def forward(ctx: Any, reference: Tensor, template: Tensor) -> Tensor:
@@ -74,11 +67,8 @@ def ssd(reference: Tensor, template: Tensor) -> Tensor:
 
 
 def zncc(reference: Tensor, template: Tensor) -> Tensor:
-    """Zero-mean normalised cross-correlation in [-1, 1].
-
-    Mean and variance are taken per channel over the template's area. Channels are weighted by their variance.
-    The surface is 0 where either side is constant. Shapes as in `cross_correlation`.
-    """
+    """Zero-mean normalised cross-correlation in [-1, 1], 0 where either side is constant. Mean and variance are each
+    channel's over the template's area; channels count by variance. Shapes as in `cross_correlation`."""
     pixels = template.shape[-2] * template.shape[-1]
     # Means are subtracted, and sums are in double: in float, rounding would look like structure where all is constant.
     precise = reference.double() - reference.double().mean(dim=(2, 3), keepdim=True)
@@ -104,11 +94,9 @@ def masked_similarity(
 ) -> Tensor:
     """The surface of the given name over the pixels that are valid in both, as far as it can be trusted.
 
-    For features of unit length `cc` is the mean cosine, which is 1 - SSD / 2 over the same pixels. A mean over few
-    pixels is noisy and would often be the highest. Its distance from the surface's mean is therefore multiplied by the
-    square root of the share of the template's valid pixels that it is taken over. Where that share is 0.35 or less,
-    the value is the surface's mean, which speaks neither for nor against a position. The surface is 0 for an empty
-    template or reference.
+    A mean over few pixels is noisy and would often be the highest. Its distance from the surface's mean is therefore
+    multiplied by the square root of the share of the template's valid pixels that it is taken over. Where that share is
+    0.35 or less, the value is the surface's mean. The surface is 0 for an empty template or reference.
 
     Masks: (B, H, W) and (B, h, w), 0 or 1. Shapes else as in `cross_correlation`.
     """
@@ -215,11 +203,8 @@ def _refine(surface: Tensor, row: Tensor, col: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _sigma(surface: Tensor, near: Tensor, curvature: Tensor) -> Tensor:
-    """(B,) expected error of peaks from their curvature and from the slopes of the rest of the surface.
-
-    A disturbance of slope g moves a peak -k x^2 / 2 by g / k. The disturbance is assumed to be as rough under the
-    peak as it is elsewhere on the surface.
-    """
+    """(B,) expected error of peaks: a disturbance of slope g moves a peak -k x^2 / 2 by g / k. It is assumed to be as
+    rough under the peak as it is elsewhere on the surface."""
     far = (~near).to(surface.dtype)
     squares = []
     for dim, (before, after) in ((2, (far[..., :-1], far[..., 1:])), (1, (far[:, :-1], far[:, 1:]))):

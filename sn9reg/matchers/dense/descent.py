@@ -1,8 +1,7 @@
 """Dense template matching, coarse to fine, over a whole scene: what every matcher with dense features shares.
 
-At each pyramid level, a lattice of templates covers the overlap. Their similarity surfaces are computed around the
-shift that the coarser level predicts, and the trend of them all is the next prediction. Around the last one, neighbours
-vote on each match.
+At each pyramid level, similarity surfaces of a lattice of templates are computed around the shift that the coarser one
+predicts, and the trend of them all is the next prediction. Around the last one, neighbours vote on each match.
 """
 
 import logging
@@ -51,16 +50,14 @@ class TemplateOptions:
 
     max_offset: MaxOffset = 150.0  # largest shift looked for, metres
     template: Annotated[int, Ge(16), Le(4096)] = 96  # its side, pixels of its level; half of it on the way down
-    # Step of the lattice where templates are whole, pixels of its level; by default half a template, less in a small
-    # scene.
+    # Step of a lattice of whole templates, pixels of its level; by default half a template, less in a small scene.
     spacing: Annotated[float, Ge(1), Le(1e6)] | None = None
     max_templates: Count = 800  # about, at the last level; half as many on the way down
     work_megapixels: Megapixels = 16.0  # the finest level is the first whose overlap has no more pixels
 
 
 class TemplateMatcher:
-    """Base of the dense matchers. A subclass gives `name` and `extractor`, and `Options` where it has more of them.
-    Raises ConfigError for options that make no sense."""
+    """A subclass gives `name` and `extractor`, and `Options` if it has more. Raises ConfigError for wrong options."""
 
     name: str
     Options: ClassVar[type[Any]] = TemplateOptions
@@ -74,9 +71,7 @@ class TemplateMatcher:
 
     def extractor(self, sar: Patch, whole: bool = False) -> FeatureExtractor:
         """What turns patches into features. sar: a sample of the SAR scene, for settings that all its patches share.
-
-        whole: patches have no margin to be cut off, and features have to be good up to the border, see `mirrored`.
-        """
+        whole: patches have no margin to be cut off, and features have to be good up to the border, see `mirrored`."""
         raise NotImplementedError
 
     def features(self, pair: ScenePair) -> FeatureExtractor:
@@ -84,17 +79,14 @@ class TemplateMatcher:
         key = (self.name, repr(self.options), device())
         if key not in pair.kept:
             pair.kept[key] = self.extractor(pair.overview(pair.sar)[0])
-        found: FeatureExtractor = pair.kept[key]
-        return found
+        return pair.kept[key]
 
     def locate(self, optical: Patch, sar: Patch) -> Points:
         """(2,) where the upper left pixel of a SAR template lies in a larger optical patch, whole pixels."""
         extract = self.extractor(sar, whole=True)
         region, template = extract(optical, "optical"), extract(sar, "sar")
-        region_mask, mask = (
-            torch.from_numpy(p.valid.astype(np.float32))[None].to(region.device) for p in (optical, sar)
-        )
-        surface = masked_similarity(self.similarity, region[None], region_mask, template[None], mask)[0]
+        masks = [torch.from_numpy(patch.valid)[None].to(region) for patch in (optical, sar)]
+        surface = masked_similarity(self.similarity, region[None], masks[0], template[None], masks[1])[0]
         row, col = np.unravel_index(int(surface.argmax()), surface.shape)
         return np.array([col, row], dtype=np.float64)
 
@@ -116,8 +108,8 @@ class TemplateMatcher:
 
     def _finest(self, pair: ScenePair) -> int:
         """Side of the finest level's pixels, in common pixels; where features belong to cells, of the cells' pixels."""
-        window, factor = pair.overlap, 1
-        while window.width * window.height / factor**2 > self.options.work_megapixels * 1e6:
+        pixels, factor = math.prod(pair.overlap.shape), 1
+        while pixels / factor**2 > self.options.work_megapixels * 1e6:
             factor *= 2
         return factor
 
@@ -132,11 +124,9 @@ class TemplateMatcher:
         return Level(factor, template, min(radius, max(4, side // 2)), self.margin, self.cell)
 
     def match(self, pair: ScenePair) -> Correspondences:
-        """Correspondences of the finest level whose own predict each other better than a coarser level's predict them.
-
-        In speckle a template of few metres may find nothing. Where enough of a level's matches are confirmed by their
-        neighbours, no coarser one is tried. Raises InputError where a scene cannot be read.
-        """
+        """Correspondences of the finest level whose own predict each other better than a coarser level's predict them:
+        in speckle a template of few metres may find nothing. Where enough of a level's are confirmed by their
+        neighbours, no coarser one is tried. Raises InputError where a scene cannot be read."""
         return self._descend(pair, self.features(pair))
 
     def _descend(self, pair: ScenePair, extract: FeatureExtractor) -> Correspondences:
@@ -182,9 +172,8 @@ class TemplateMatcher:
         predicted = predict(to_common(lattice.nodes, level.factor)) / level.factor
         surfaces = search(pair, level, lattice.nodes, predicted, extract, self.similarity)
         unvoted = surfaces.centred()
-        peaks, wider = (
-            find_peaks(aggregate(unvoted, surfaces.usable, lattice, width)) for width in (voters, _WIDER * voters)
-        )
+        voted = (aggregate(unvoted, surfaces.usable, lattice, width) for width in (voters, _WIDER * voters))
+        peaks, wider = map(find_peaks, voted)
         vote_shift = torch.linalg.vector_norm(wider.xy - peaks.xy, dim=1).double().numpy() * level.factor
         solo = surfaces.predicted + find_peaks(unvoted).xy.numpy() - level.radius
         return surfaces.matches(pair.grid, peaks, peaks.xy.numpy() - level.radius, solo, vote_shift=vote_shift)

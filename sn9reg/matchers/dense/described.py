@@ -29,10 +29,8 @@ _ROOM = 320 << 20  # bytes; two rows of tiles across 40 megapixels
 
 class Described:
     """The features of a scene at any level. margin: pixels at a patch's border within which features feel it; they are
-    cut off. cell: side of what the scene itself takes for a pixel, see `TemplateMatcher.cell`.
-
-    One thread asks and reads, and others describe. Tiles are kept in half precision, which no match depends on.
-    """
+    cut off. cell: side of what the scene itself takes for a pixel, see `TemplateMatcher.cell`. One thread asks and
+    reads, and others describe. Tiles are kept in half precision, which no match depends on."""
 
     def __init__(self, scene: SceneView, kind: Modality, extract: FeatureExtractor, margin: int, cell: int) -> None:
         self._scene, self._kind, self._extract, self._margin = scene, kind, extract, margin
@@ -40,9 +38,7 @@ class Described:
         self._tiles: OrderedDict[tuple[int, Window], Future[Features | None]] = OrderedDict()
 
     @classmethod
-    def both(
-        cls, pair: ScenePair, extract: FeatureExtractor, margin: int, cell: int = 1
-    ) -> tuple[Described, Described]:
+    def both(cls, pair: ScenePair, extract: FeatureExtractor, margin: int, cell: int = 1) -> list[Described]:
         """The optical and the SAR scene of a pair, always the same ones, so that nothing is described twice."""
 
         def of(scene: SceneView, kind: Modality) -> Described:
@@ -51,30 +47,26 @@ class Described:
                 while len(pair.kept) >= _MOST_KEPT:  # a pair that many matchers see, or in many poses
                     del pair.kept[next(iter(pair.kept))]
                 pair.kept[key] = cls(scene, kind, extract, margin, cell)
-            found: Described = pair.kept[key]
-            return found
+            return pair.kept[key]
 
-        return of(pair.optical, "optical"), of(pair.sar, "sar")
+        return [of(pair.optical, "optical"), of(pair.sar, "sar")]
 
     def window(self, pool: Executor, window: Window, factor: int, tiled: bool) -> Callable[[], Features | None]:
         """Read a window of a level and have it described in a pool: a function that waits for its features, None if
         nothing there is valid. tiled: from tiles, which are kept; else of the window alone, unless its tiles are there.
         Raises InputError where the scene cannot be read."""
-        side, extent = self._side, self._extent(factor)
+        side, outline = self._side, to_level(self._scene.outline(), factor)
+        low, high = np.floor(outline.min(axis=0)).astype(int) - 1, np.ceil(outline.max(axis=0)).astype(int) + 2
+        extent = Window(*low.tolist(), *(high - low).tolist())  # nothing beyond is read
         rows = range(window.row // side, (window.row + window.height - 1) // side + 1)
         cols = range(window.col // side, (window.col + window.width - 1) // side + 1)
         places = [Window(col * side, row * side, side, side).intersect(extent) for row in rows for col in cols]
         tiles = [tile for tile in places if not tile.empty]
         if not tiled and not all((factor, tile) in self._tiles for tile in tiles):
-            return pool.submit(self._described, self._read(window, factor), window.shape).result
+            patch = self._scene.read(window.grow(self._margin), factor)
+            return pool.submit(self._described, patch, window.shape).result
         parts = [(tile, self._tile(pool, factor, tile)) for tile in tiles]
         return lambda: _composed(window, parts)
-
-    def _extent(self, factor: int) -> Window:
-        """Where the scene may hold anything, in pixels of a level: nothing beyond is read."""
-        outline = to_level(self._scene.outline(), factor)
-        low, high = np.floor(outline.min(axis=0)).astype(int) - 1, np.ceil(outline.max(axis=0)).astype(int) + 2
-        return Window(*low.tolist(), *(high - low).tolist())
 
     def _tile(self, pool: Executor, factor: int, tile: Window) -> Future[Features | None]:
         """One tile, described if it is not kept. What was asked for longest ago is forgotten."""
@@ -84,12 +76,9 @@ class Described:
                 del sizes[oldest], self._tiles[oldest]
         asked = self._tiles.pop(key, None)
         if asked is None or (asked.done() and not _is_there(asked)):
-            asked = pool.submit(self._kept, self._read(tile, factor), tile.shape)
+            asked = pool.submit(self._kept, self._scene.read(tile.grow(self._margin), factor), tile.shape)
         self._tiles[key] = asked
         return asked
-
-    def _read(self, window: Window, factor: int) -> Patch:
-        return self._scene.read(window.grow(self._margin), factor)
 
     def _kept(self, patch: Patch, shape: tuple[int, int]) -> Features | None:
         found = self._described(patch, shape)

@@ -32,9 +32,8 @@ class HybridOptions(LearnedOptions):
 class HybridMatcher(LearnedMatcher):
     """Features of the slim U-Net beside orientation energies. The default.
 
-    A trained network tells apart what untrained features cannot; these are sharper, and do not mind a sensor that
-    nobody trained on. Raises as `LearnedMatcher`.
-    """
+    A trained network tells apart what untrained features cannot; these are sharper, and suit a sensor that nobody
+    trained on. Raises as `LearnedMatcher`."""
 
     name = "hybrid"
     network = "slim-unet"
@@ -53,21 +52,16 @@ class HybridMatcher(LearnedMatcher):
 
         def extract(patch: Patch, modality: Modality) -> Tensor:
             found = trained(patch, modality)
-            # With these lengths, correlation is the weighted mean of both similarities. What the network takes for
-            # ground counts in both.
-            return torch.cat(
-                [locally_standardised(found).mul_(one), untrained(patch, modality) * other * _weight(found)]
-            )
+            # Correlation is the weighted mean of both similarities. What the network takes for ground counts in both.
+            weighed = untrained(patch, modality) * other * _weight(found)
+            return torch.cat([locally_standardised(found).mul_(one), weighed])
 
         return extract
 
 
 def locally_standardised(features: Tensor) -> Tensor:
-    """(C, h, w) features with mean 0 per channel and mean squared length 1 over the 72 x 72 pixels around each pixel.
-
-    ZNCC does this for the template's area at each position. This is done once, so that plain correlation of the result
-    is nearly ZNCC, and can be added to that of other features. A feature counts by its length.
-    """
+    """(C, h, w) features with mean 0 per channel and mean squared length 1 over the 72 x 72 pixels around each, which
+    count by their length. Plain correlation of these is nearly ZNCC, and can be added to that of other features."""
     values = features.contiguous()
     squares = values.square().sum(dim=0, keepdim=True)
     length = squares.sqrt()

@@ -20,16 +20,15 @@ Field = npt.NDArray[np.float64]  # (ny, nx, 2), x then y
 class Lattice:
     """Nodes at (x0 + i * spacing, y0 + j * spacing) for i < nx and j < ny, in pixels of one pyramid level."""
 
-    x0: float  # of the first node
-    y0: float  # of the first node
-    spacing: float  # distance between neighbouring nodes
+    x0: float
+    y0: float
+    spacing: float
     nx: int  # number of columns
     ny: int  # number of rows
 
     @classmethod
     def over(cls, window: Window, template: int, spacing: float, limit: int) -> Lattice:
-        """A lattice of at most about `limit` nodes that covers `window` evenly with templates: the space that does not
-        fill a step is divided equally between opposite edges."""
+        """At most about `limit` nodes that cover `window` evenly with templates; opposite margins are equal."""
         free = np.maximum(np.array([window.width, window.height], float) - template, 0)
         spacing = max(spacing, math.sqrt(float(free[0] * free[1]) / limit), float(free.sum()) / limit)
         nx, ny = (int(n // spacing) + 1 for n in free)
@@ -50,16 +49,17 @@ class Lattice:
 
 
 def smooth_field(field: Field, weight: npt.NDArray[np.float64], width: float = 1.0, tolerance: float = 2.0) -> Field:
-    """A displacement field (ny, nx, 2) without its outliers and gaps; weight: (ny, nx), 0 where it is not known.
-
-    A node farther than `tolerance` pixels, and than three times the typical deviation, from the median of its 5 x 5
-    neighbours loses its weight. Then the field is convolved with a Gaussian of `width` nodes, normalised by the
-    weights. The Gaussian is wider where no node near has a weight.
-    """
+    """A displacement field (ny, nx, 2) without its outliers and gaps; weight: (ny, nx), 0 where it is not known. A node
+    farther than `tolerance` pixels, and than three times the typical deviation, from the median of its 5 x 5 neighbours
+    loses its weight. The field is convolved with a Gaussian of `width` nodes, wider where no node near has a weight."""
     if not (weight > 0).any():
         return np.zeros_like(field)
     known = np.where(weight[..., None] > 0, field, np.nan)
-    off = field - generic_filter(known, _nanmedian, (5, 5, 1), mode="constant", cval=np.nan)
+
+    def median(near: Field) -> float:  # NaN where nothing is known
+        return float(np.median(near[~np.isnan(near)])) if not np.isnan(near).all() else math.nan
+
+    off = field - generic_filter(known, median, (5, 5, 1), mode="constant", cval=np.nan)
     deviation = np.hypot(off[..., 0], off[..., 1])
     typical = np.nanmedian(np.where(weight > 0, deviation, np.nan))
     weight = np.where(deviation <= max(tolerance, 3 * float(typical)), weight, 0.0)[..., None]
@@ -72,21 +72,11 @@ def smooth_field(field: Field, weight: npt.NDArray[np.float64], width: float = 1
     return total / np.maximum(mass, 1e-300)
 
 
-def _nanmedian(values: npt.NDArray[np.float64]) -> float:
-    values = values[~np.isnan(values)]
-    return float(np.median(values)) if len(values) else float("nan")
-
-
 def aggregate(surfaces: Tensor, usable: npt.NDArray[np.bool_], lattice: Lattice, width: float) -> Tensor:
-    """(N, D, D) surfaces around the predicted shifts, averaged over neighbours with a Gaussian of `width` nodes.
-
-    In speckle a single template finds little, and its neighbours decide: together they act like a larger template with
-    soft edges that follows the predicted field.
-    """
-    size = surfaces.shape[-1]
-    volume = surfaces.numpy().reshape(lattice.ny, lattice.nx, size, size)
+    """(N, D, D) surfaces averaged over neighbours by a Gaussian of `width` nodes: like larger templates, soft-edged."""
+    shape = (lattice.ny, lattice.nx)
+    volume, voters = surfaces.numpy().reshape(*shape, *surfaces.shape[1:]), usable.reshape(shape).astype(np.float32)
     summed = gaussian_filter(volume, sigma=(width, width, 0, 0), mode="constant", truncate=3.0)
-    voters = usable.reshape(lattice.ny, lattice.nx).astype(np.float32)
     mass = gaussian_filter(voters, sigma=width, mode="constant", truncate=3.0)
     summed /= np.maximum(mass, 1e-6)[..., None, None]
-    return torch.from_numpy(summed.reshape(-1, size, size))
+    return torch.from_numpy(summed.reshape(surfaces.shape))

@@ -5,7 +5,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -14,7 +13,7 @@ from sn9reg.machine import device
 from sn9reg.matchers.dense.descent import TemplateMatcher, TemplateOptions
 from sn9reg.matchers.dense.described import FeatureExtractor
 from sn9reg.matchers.dense.networks.table import module_of
-from sn9reg.matchers.dense.weights import load_dense, shipped_dense
+from sn9reg.matchers.dense.weights import load_dense
 from sn9reg.matchers.fused import fused
 from sn9reg.options import options
 from sn9reg.raster.radiometry import Modality, SarLog, optical_grey, standardise
@@ -31,8 +30,7 @@ class LearnedOptions(TemplateOptions):
 
 
 class LearnedMatcher(TemplateMatcher):
-    """A subclass gives `network` and `name`. Raises ConfigError for options that make no sense, InputError where there
-    are no weights or they do not fit."""
+    """A subclass gives `network` and `name`. Raises ConfigError for wrong options, InputError as `load_dense`."""
 
     network: str  # its name in `networks/table.py`
     Options = LearnedOptions
@@ -40,7 +38,7 @@ class LearnedMatcher(TemplateMatcher):
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         weights = self.options.weights
-        network, saved = shipped_dense(self.network) if weights is None else load_dense(weights)
+        network, saved = load_dense(weights, self.network)
         if saved.network != self.network:
             raise InputError(f"{weights}: holds weights of {saved.network}, not of {self.network}")
         if saved.options.get("in_channels", 1) != 1:
@@ -58,17 +56,12 @@ class LearnedMatcher(TemplateMatcher):
             image = sar_log(patch.values) if modality == "sar" else optical_grey(patch.values)
             image = standardise(image, patch.valid)
             with torch.no_grad():
-                features: Tensor = branches(torch.from_numpy(image)[None, None].to(on), modality)[0]
-            return features * torch.from_numpy(_textured(image)).to(on)
+                features = branches(torch.from_numpy(image)[None, None].to(on), modality)[0]
+            # What a network says of constant surroundings, the same everywhere, must not count as a match.
+            mean, square = (cv2.blur(x, (_SURROUNDINGS, _SURROUNDINGS)) for x in (image, image**2))
+            return features * torch.from_numpy((square - mean**2 > 1e-5).astype(np.float32)).to(on)
 
         return extract
-
-
-def _textured(image: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """(h, w) 0 where the surroundings are constant, 1 else. A network says something of these pixels too, the same
-    everywhere; that must not count as a match."""
-    mean, square = (cv2.blur(x, (_SURROUNDINGS, _SURROUNDINGS)) for x in (image, image**2))
-    return (square - mean**2 > 1e-5).astype(np.float32)
 
 
 @cache

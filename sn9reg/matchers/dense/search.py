@@ -1,14 +1,16 @@
-"""Similarity surfaces of many templates, computed tile by tile, so that memory does not grow with the scene."""
+"""Similarity surfaces of many templates, computed tile by tile, so that memory does not grow with the scene, by two
+threads: one reads, copies or waits while the other computes."""
 
 from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -17,14 +19,18 @@ from torch import Tensor
 
 from sn9reg import progress
 from sn9reg.fit.correspondences import Correspondences
+from sn9reg.machine import enough_memory
 from sn9reg.matchers.dense.correlation import Peaks, Similarity, find_peaks, masked_similarity
 from sn9reg.matchers.dense.described import Described, FeatureExtractor, Features
-from sn9reg.matchers.dense.workers import ahead, in_halves, workers
 from sn9reg.raster.grid import Grid, Points, Window, to_common
 from sn9reg.raster.scene import ScenePair
 
 Places = npt.NDArray[np.int64]  # (N, 2) x, y in whole pixels
 Indices = npt.NDArray[np.intp]
+# Indices of n boxes of a window -> their (n, C, side, side) features and (n, side, side) masks.
+Cut = Callable[[Indices], Features]
+Item = TypeVar("Item")
+Asked = TypeVar("Asked")
 
 TILE = 320  # about the side of a tile, pixels; larger tiles share more work, smaller ones stay in the cache
 _AHEAD = 2  # tiles that are described while one is compared
@@ -32,6 +38,7 @@ _BATCH = 8  # templates correlated at once: their spectra are the largest thing 
 _CONSTANT = 0.05  # share of the largest squared length; a shorter feature shows no structure
 _CROWDED = 0.7  # share of the ground that has to be described for it to be described as a whole
 _MIN_VALID = 0.4  # share of a template's pixels that must be valid
+_WORKERS = 2  # more would hold more in memory
 _RETURN = 3.0  # pixels; a match whose way back ends farther from its start is dropped
 
 
@@ -55,8 +62,7 @@ class Surfaces:
     predicted: Points  # (N, 2) expected shifts from optical to SAR
     values: npt.NDArray[np.float32]  # (N, D, D); [i, radius + dy, radius + dx] is that of shift `centre[i]` + (dx, dy)
     usable: npt.NDArray[np.bool_]  # (N,) whether both scenes had enough valid pixels with structure
-    # (N,) pixels between a template's place and the place where the SAR template cut at its best shift is found in the
-    # optical scene; infinite where that was not computed.
+    # (N,) pixels from a template's place to where the SAR template at its best shift is found; infinite if not computed
     returned: npt.NDArray[np.float64]
 
     @property
@@ -65,10 +71,7 @@ class Surfaces:
         return np.rint(self.predicted).astype(np.int64)
 
     def centred(self) -> Tensor:
-        """(N, D, D) the surfaces around the exact predicted shift, without their median, 0 where not usable.
-
-        Each is moved by what its predicted shift differs from whole pixels, bilinearly.
-        """
+        """(N, D, D) the surfaces, moved to the exact predicted shift, without their median, 0 where not usable."""
         values = torch.from_numpy(self.values).clone()
         size = values.shape[-1]
         fraction = torch.from_numpy(self.predicted - self.centre).float()  # (N, 2), within half a pixel
@@ -80,60 +83,27 @@ class Surfaces:
         return moved * torch.from_numpy(self.usable.astype(np.float32))[:, None, None]
 
     def matches(self, grid: Grid, peaks: Peaks, moved: Points, solo: Points, **more: Any) -> Correspondences:
-        """The matches at N peaks off the rim of the search, whose way back ends near their start.
-
-        moved: how far the peaks lie from the predicted shifts. solo: shifts that templates choose without a vote.
-        """
+        """The matches at N peaks off the rim of the search, whose way back ends near their start. moved: how far the
+        peaks lie from the predicted shifts. solo: shifts that templates choose without a vote."""
         here, f, radius = to_common(self.nodes, self.level.factor), self.level.factor, self.level.radius
         kept = self.usable & (self.returned < _RETURN) & (np.abs(moved).max(axis=1) < radius - 0.5)
+        numbers = (peaks.score, peaks.sigma, peaks.value, peaks.rival)
+        score, sigma, value, rival = (number.double().numpy() for number in numbers)
         return Correspondences(
-            grid=grid,
-            optical_xy=here,
-            sar_xy=here + (self.predicted + moved) * f,
-            score=peaks.score.double().numpy(),
-            sigma=peaks.sigma.double().numpy() * f,
-            distance=1 - peaks.value.double().numpy(),
-            rival_distance=1 - peaks.rival.double().numpy(),
-            solo_xy=here + solo * f,
-            search_radius=float(radius * f),
-            step=float(f),
-            footprint=float(self.level.template * f),
-            tried=int(self.usable.sum()),
-            **more,
-        ).keep(kept)
-
-
-@dataclass(frozen=True)
-class _Boxes:
-    """Templates and what is around them, within the features of a window."""
-
-    features: Tensor  # (C, H, W)
-    mask: Tensor  # (H, W)
-    corner: Places  # (N, 2) upper left pixels
-    side: int
-
-    def cut(self, n: Indices) -> Features:
-        """(n, C, side, side) features and (n, side, side) masks."""
-        features, mask = (_cut([part] * len(n), self.corner[n], self.side) for part in (self.features, self.mask))
-        return features, mask
+            grid=grid, optical_xy=here, sar_xy=here + (self.predicted + moved) * f, solo_xy=here + solo * f,
+            score=score, sigma=sigma * f, distance=1 - value, rival_distance=1 - rival,
+            search_radius=float(radius * f), step=float(f), footprint=float(self.level.template * f),
+            tried=int(self.usable.sum()), **more,
+        ).keep(kept)  # fmt: skip
 
 
 def search(
-    pair: ScenePair,
-    level: Level,
-    nodes: Points,
-    predicted: Points,
-    extract: FeatureExtractor,
-    similarity: Similarity = "cc",
-    way_back: bool = True,
-    tile: int = TILE,
-) -> Surfaces:
-    """Similarity surfaces of optical templates around (N, 2) `nodes`, searched for in the SAR scene.
-
-    nodes, predicted: see `Surfaces`. way_back: whether `Surfaces.returned` is computed.
-    tile: about the side of what is compared at once, pixels.
-    Raises InputError where a scene cannot be read.
-    """
+    pair: ScenePair, level: Level, nodes: Points, predicted: Points, extract: FeatureExtractor,
+    similarity: Similarity = "cc", way_back: bool = True, tile: int = TILE,
+) -> Surfaces:  # fmt: skip
+    """Similarity surfaces of optical templates around (N, 2) `nodes`, searched for in the SAR scene. Raises InputError
+    where a scene cannot be read. nodes, predicted: see `Surfaces`. way_back: whether `Surfaces.returned` is computed.
+    tile: about the side of what is compared at once, pixels."""
     size = 2 * level.radius + 1
     values, usable = np.zeros((len(nodes), size, size), np.float32), np.zeros(len(nodes), bool)
     found = Surfaces(level, nodes, predicted, values, usable, np.full(len(nodes), np.inf))
@@ -144,8 +114,8 @@ def search(
     tiled = sum(_area(corner[group], level) for group in groups) > _CROWDED * _area(corner, level)
     corners = corner, corner + found.centre
 
-    def compare(group: Indices, optical: _Boxes, sar: _Boxes, part: Indices) -> None:
-        (around, around_mask), (region, region_mask), chosen = optical.cut(part), sar.cut(part), group[part]
+    def compare(group: Indices, optical: Cut, sar: Cut, part: Indices) -> None:
+        (around, around_mask), (region, region_mask), chosen = optical(part), sar(part), group[part]
         template, template_mask = around[..., inner, inner], around_mask[:, inner, inner]
         surface = masked_similarity(similarity, region, region_mask, template, template_mask)
         values[chosen] = surface.cpu().numpy()
@@ -161,10 +131,10 @@ def search(
 
     with workers() as pool:
 
-        def describe(group: Indices) -> list[Callable[[], _Boxes | None]]:
+        def describe(group: Indices) -> list[Callable[[], Cut | None]]:
             return [_boxes(pool, *side, level, tiled) for side in zip(scenes, (c[group] for c in corners), strict=True)]
 
-        def begin(described: tuple[Indices, list[Callable[[], _Boxes | None]]]) -> Iterator[None]:
+        def begin(described: tuple[Indices, list[Callable[[], Cut | None]]]) -> Iterator[None]:
             group, (optical, sar) = described[0], (boxes() for boxes in described[1])
             if optical is None or sar is None:
                 return iter(())
@@ -179,12 +149,8 @@ def search(
 
 
 def compare_at(pair: ScenePair, level: Level, nodes: Points, extract: FeatureExtractor) -> Correspondences:
-    """Correspondences of optical templates around given places, where a warp is known and no neighbour votes.
-
-    nodes: (N, 2) centres of the templates, pixels of the level; they are searched for around the same places of the SAR
-    scene. Each match is the best sub-pixel peak of a template whose way back ends near its start. Raises InputError
-    where a scene cannot be read.
-    """
+    """Correspondences of optical templates around (N, 2) `nodes`, searched for around the same SAR places, where a warp
+    is known and no neighbour votes. Raises InputError where a scene cannot be read."""
     surfaces = search(pair, level, nodes, np.zeros_like(nodes), extract)
     peaks = find_peaks(surfaces.centred())
     moved = peaks.xy.double().numpy() - level.radius
@@ -192,10 +158,8 @@ def compare_at(pair: ScenePair, level: Level, nodes: Points, extract: FeatureExt
 
 
 def _content(features: Tensor, mask: Tensor) -> Tensor:
-    """(n, h, w) 1 where a pixel is valid and has structure, 0 elsewhere.
-
-    Features have hardly any length where the image is constant, e.g. filled with a value that is not declared nodata.
-    """
+    """(n, h, w) 1 where a pixel is valid and has structure, 0 elsewhere: features have hardly any length where an image
+    is constant, e.g. filled with a value that is not declared nodata."""
     length = features.square().sum(dim=1)
     return (length > _CONSTANT * length.amax(dim=(1, 2), keepdim=True)) * mask
 
@@ -223,8 +187,7 @@ def _groups(corner: Places, level: Level, tile: int) -> Iterator[Indices]:
 
 def _area(corner: Places, level: Level) -> int:
     """Pixels of what has to be described for the boxes there."""
-    window = _window(corner, level).grow(level.margin)
-    return window.width * window.height
+    return math.prod(_window(corner, level).grow(level.margin).shape)
 
 
 def _window(corner: Places, level: Level) -> Window:
@@ -233,14 +196,49 @@ def _window(corner: Places, level: Level) -> Window:
     return Window(*low.tolist(), *(high - low).tolist())
 
 
-def _boxes(pool: Executor, scene: Described, corner: Places, level: Level, tiled: bool) -> Callable[[], _Boxes | None]:
-    """Have the boxes whose upper left pixels are `corner` described in a pool: a function that waits for them. It
-    returns None if nothing there is valid."""
-    window = _window(corner, level)
-    described, side = scene.window(pool, window, level.factor, tiled), level.template + 2 * level.radius
+def _boxes(pool: Executor, scene: Described, corner: Places, level: Level, tiled: bool) -> Callable[[], Cut | None]:
+    """Have the boxes at upper left pixels described: a function that waits for them, None if nothing there is valid."""
+    window, side = _window(corner, level), level.template + 2 * level.radius
+    described, at = scene.window(pool, window, level.factor, tiled), corner - np.array([window.col, window.row])
 
-    def boxes() -> _Boxes | None:
-        found = described()
-        return found and _Boxes(*found, corner - np.array([window.col, window.row]), side)
+    def boxes() -> Cut | None:
+        if (found := described()) is None:
+            return None
+        features, mask = found
+        return lambda n: (_cut([features] * len(n), at[n], side), _cut([mask] * len(n), at[n], side))
 
     return boxes
+
+
+@contextmanager
+def workers() -> Iterator[Executor]:
+    """Threads that share those of torch among themselves; a single one where torch may use one."""
+    threads = torch.get_num_threads()
+    count = min(_WORKERS, threads)
+    pool = ThreadPoolExecutor(count, "tiles", torch.set_num_threads, (threads // count,))
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(threads)  # what a worker says of itself holds for new threads and every FFT, too
+
+
+def ahead(items: Iterable[Item], ask: Callable[[Item], Asked], count: int) -> Iterator[tuple[Item, Asked]]:
+    """Each item with what `ask` returned for it, when it was called for `count` more items."""
+    waiting = deque[tuple[Item, Asked]]()
+    for item in items:
+        waiting.append((item, ask(item)))
+        if len(waiting) > count:
+            yield waiting.popleft()
+    yield from waiting
+
+
+def in_halves(work: Callable[[Indices], None], part: Indices) -> None:
+    """Do the work on a part, or on its halves where a GPU has no memory for that. Raises as `enough_memory` for one."""
+    try:
+        with enough_memory() if len(part) == 1 else nullcontext():
+            work(part)
+    except torch.OutOfMemoryError:
+        torch.cuda.empty_cache()
+        for half in np.array_split(part, 2):
+            in_halves(work, half)

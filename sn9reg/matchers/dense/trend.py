@@ -1,7 +1,7 @@
 """How a displacement changes over a scene: block by block, the affine under which all surfaces are highest together.
 
 A template alone often finds the wrong place. So does a vote of neighbours where the scale differs or the ground rises:
-their surfaces have no peak in common. A few dozen templates that move by one affine have.
+their surfaces have no peak in common. A few dozen that move by one affine have.
 """
 
 import math
@@ -31,13 +31,13 @@ _STIFF = 8.0  # pixels by which half a block differs from the whole only for sur
 
 
 def trend(surfaces: Volume, usable: npt.NDArray[np.bool_], lattice: Lattice, scaled: bool) -> Prediction:
-    """From places, in pixels of the level, to the shifts that the surfaces add to those expected.
-
-    First every block for itself; then, where there are several of half their side, how these differ from that.
-    surfaces: (N, D, D), one for each node of the lattice. usable: (N,) which of them say anything.
-    scaled: whether the scale may differ by more than a little from what is expected.
-    """
-    volume, nodes, side = _standardised(surfaces), lattice.nodes, _side(lattice)
+    """From places, in pixels of the level, to the shifts that the surfaces add to those expected. First every block for
+    itself; then, where there are several of half their side, how these differ from that. surfaces: (N, D, D), one for
+    each node. usable: (N,) which of them say anything. scaled: whether the scale may differ by more than a little."""
+    nodes, values = lattice.nodes, surfaces - np.median(surfaces.reshape(len(surfaces), -1), axis=1)[:, None, None]
+    values = values / np.maximum(values.std(axis=(1, 2), keepdims=True), 1e-9)
+    volume = np.asarray(gaussian_filter(values, (0, _BLUR, _BLUR)), np.float32)
+    side = int(np.clip(_WIDEST / lattice.spacing, _NARROWEST, _BLOCK))  # of a block, in nodes
     scales, steps = (_SCALES, _STEPS) if scaled else ((0.0,), _STEPS[1:])
     whole = [_Block(volume[n], nodes[n], np.zeros((len(n), 2)), scales, steps) for n in _blocks(lattice, usable, side)]
     found = _blended(np.zeros_like, whole, side / 4 * lattice.spacing)
@@ -46,11 +46,6 @@ def trend(surfaces: Volume, usable: npt.NDArray[np.bool_], lattice: Lattice, sca
         return found
     parts = [_Block(volume[n], nodes[n], found(nodes[n]), (0.0,), _STEPS[1:], _STIFF) for n in halves]
     return _blended(found, parts, side / 8 * lattice.spacing)
-
-
-def _side(lattice: Lattice) -> int:
-    """Nodes to a side of a block."""
-    return int(np.clip(_WIDEST / lattice.spacing, _NARROWEST, _BLOCK))
 
 
 def _blocks(lattice: Lattice, usable: npt.NDArray[np.bool_], side: int) -> Iterator[npt.NDArray[np.intp]]:
@@ -64,20 +59,13 @@ def _blocks(lattice: Lattice, usable: npt.NDArray[np.bool_], side: int) -> Itera
 
 
 class _Block:
-    """The affine of one block. Call: (M, 2) places -> the (M, 2) shifts that it adds to those known before.
-
-    scales, steps: with which the search begins, and goes on. stiff: pixels, see `_STIFF`.
-    """
+    """The affine of one block. Call: (M, 2) places -> the (M, 2) shifts that it adds to those known before. scales,
+    steps: with which the search begins, and goes on. stiff: pixels, see `_STIFF`."""
 
     def __init__(
-        self,
-        volume: Volume,
-        nodes: Points,
-        before: Points,
-        scales: Sequence[float],
-        steps: Sequence[float],
+        self, volume: Volume, nodes: Points, before: Points, scales: Sequence[float], steps: Sequence[float],
         stiff: float = math.inf,
-    ) -> None:
+    ) -> None:  # fmt: skip
         self.centre = nodes.mean(axis=0)
         self._volume, self._before, self._from_centre = volume, before, nodes - self.centre
         squares = ((np.arange(volume.shape[-1]) - volume.shape[-1] // 2) / stiff) ** 2
@@ -114,13 +102,6 @@ class _Block:
         mean = total / len(self._volume) - self._price
         row, col = divmod(int(mean.argmax()), side)
         return max(float(mean[row, col]), 1e-6), matrix, np.array([col, row]) - side // 2
-
-
-def _standardised(surfaces: Volume) -> Volume:
-    """Without their median, over their standard deviation, and a little blurred."""
-    values = surfaces - np.median(surfaces.reshape(len(surfaces), -1), axis=1)[:, None, None]
-    values = values / np.maximum(values.std(axis=(1, 2), keepdims=True), 1e-9)
-    return np.asarray(gaussian_filter(values, (0, _BLUR, _BLUR)), np.float32)
 
 
 def _blended(before: Prediction, blocks: Sequence[_Block], reach: float) -> Prediction:

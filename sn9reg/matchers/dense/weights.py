@@ -5,8 +5,7 @@ from dataclasses import asdict, field
 from typing import Any
 
 from sn9reg.matchers.dense.correlation import Similarity
-from sn9reg.matchers.dense.networks import table
-from sn9reg.matchers.dense.networks.branches import Branches
+from sn9reg.matchers.dense.networks import branches
 from sn9reg.options import check, options
 from sn9reg.raster.files import PathLike
 from sn9reg.weights import store
@@ -24,24 +23,18 @@ class DenseOptions:
     options: dict[str, Any] = field(default_factory=dict)  # of the network's constructor
 
 
-def build(given: Mapping[str, Any]) -> Branches:
+def build(given: Mapping[str, Any]) -> branches.Branches:
     """The network of these `DenseOptions`, with new weights. Raises ConfigError for what there is not."""
     made = check(DenseOptions, given, KIND)
-    return table.build(made.network, made.shared, **made.options)
+    return branches.build(made.network, made.shared, **made.options)
 
 
-def save_dense(path: PathLike, network: Branches, options: DenseOptions) -> None:
+def save_dense(path: PathLike, network: branches.Branches, options: DenseOptions) -> None:
     """Write a weights file. Raises OutputError where it cannot be written."""
     store.save(path, network, KIND, asdict(options))
 
 
-def load_dense(path: PathLike) -> tuple[Branches, DenseOptions]:
-    """The network in a file. Raises InputError as `store.load`."""
-    network, given = store.load(path, KIND, build)
-    return network, check(DenseOptions, given, KIND)
-
-
-def shipped_dense(name: str) -> tuple[Branches, DenseOptions]:
-    """The network of that name that ships. Raises InputError as `store.shipped`."""
-    network, given = store.shipped(name, KIND, build)
+def load_dense(path: PathLike | None, name: str = "") -> tuple[branches.Branches, DenseOptions]:
+    """The network in a file, or the one of that name that ships. Raises InputError as `store.load`, `store.shipped`."""
+    network, given = store.shipped(name, KIND, build) if path is None else store.load(path, KIND, build)
     return network, check(DenseOptions, given, KIND)

@@ -1,23 +1,22 @@
-"""Keypoints of a scene and their descriptors, window by window, each computed once."""
+"""Keypoints of a scene, corners of phase congruency spread evenly, and their descriptors, tile by tile, each once."""
 
 import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import cast
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
 from scipy.fft import next_fast_len
+from scipy.spatial import cKDTree
 from torch import Tensor
 from torch.nn.functional import normalize, one_hot
 
 from sn9reg import progress
 from sn9reg.features.phase_congruency import PhaseCongruency, phase_congruency
 from sn9reg.machine import device
-from sn9reg.matchers.descriptors.corners import fast_corners, spread_evenly
 from sn9reg.matchers.descriptors.network import DenseFusion
 from sn9reg.matchers.descriptors.patches import ORIENTATIONS, PatchLayout, input_maps, sample_patches
 from sn9reg.matchers.fused import fused
@@ -31,6 +30,10 @@ _INSIDE = 6  # pixels from there that keypoints keep
 _VALID = 0.6  # share of a patch's surroundings that must be valid
 _BATCH = 256  # patches in memory at once
 _HISTOGRAMS = 6  # of a patch, a side
+_CONTRAST = 4  # grey values of 255 by which a corner must differ from its surroundings
+_BRIGHTEST = 99.5  # percentile of the valid pixels that becomes 255; the largest does where that is 0
+_ROBUSTNESS = 0.9  # a corner suppresses another one if this share of its strength is still more
+_POOL = 8  # of so many times the corners asked for, the strongest, are the evenly spread ones chosen
 
 Band = Callable[[npt.NDArray[np.float32]], Image]  # one band of (bands, h, w) values
 
@@ -66,7 +69,7 @@ class LearnedDescriber:
     def describe(self, maps: Tensor, xy: Tensor, angle: Tensor | None) -> Tensor:
         """(N, D) descriptors at (N, 2) places, with patches turned to (N,) angles."""
         patches = sample_patches(maps, xy, self.layout, angle).contiguous(memory_format=torch.channels_last)
-        return cast(Tensor, self.network(patches)).cpu()
+        return self.network(patches).cpu()
 
 
 class MimDescriber:
@@ -80,7 +83,7 @@ class MimDescriber:
         self.layout, self.extent = layout, layout.extent
 
     def maps(self, grey: Tensor, congruency: PhaseCongruency) -> Tensor:
-        return torch.cat([grey[None], congruency.amplitude[0]])
+        return congruency.amplitude[0]
 
     def describe(self, maps: Tensor, xy: Tensor, angle: Tensor | None) -> Tensor:
         largest, index = sample_patches(maps, xy, self.layout, angle).max(dim=1)
@@ -146,8 +149,7 @@ def _describe(patch: Patch, grey: Band, margin: int, describer: Describer, count
 
 def _keypoint_mask(valid: Mask, margin: int, extent: float) -> Mask:
     """(h, w) where keypoints may lie: not in the margin, nor near what is not valid, nor with too little around."""
-    mask = np.zeros_like(valid)
-    middle = (slice(margin, valid.shape[0] - margin), slice(margin, valid.shape[1] - margin))
+    mask, middle = np.zeros_like(valid), tuple(slice(margin, side - margin) for side in valid.shape)
     share = cv2.blur(valid.astype(np.float32), (int(extent) | 1,) * 2, borderType=cv2.BORDER_CONSTANT)
     element = np.ones((2 * _INSIDE + 1,) * 2, np.uint8)
     inner = cv2.erode(valid.astype(np.uint8), element, borderValue=0).astype(bool)
@@ -168,8 +170,42 @@ def _keypoints(congruency: PhaseCongruency, inside: Mask, count: int) -> Points:
 def orientations(congruency: PhaseCongruency, xy: Points) -> Tensor:
     """(N,) the orientation that prevails around each place, radians in [0, pi): the direction of the mean of doubled
     orientations, weighted with the maximum moment of the phase congruency and a Gaussian of 8 px."""
-    double = 2 * congruency.orientation[0].numpy()
-    weight = congruency.maximum[0].numpy()
+    double, weight = 2 * congruency.orientation[0].numpy(), congruency.maximum[0].numpy()
     x, y = (cv2.GaussianBlur(weight * part, (0, 0), 8.0) for part in (np.cos(double), np.sin(double)))
     col, row = np.rint(xy).astype(int).T
     return torch.from_numpy(np.arctan2(y[row, col], x[row, col]) / 2 % math.pi)
+
+
+def fast_corners(strength: Image, valid: Mask) -> tuple[Points, npt.NDArray[np.float64]]:
+    """(N, 2) corners x, y of a (H, W) map of feature strength, and (N,) their response, by OpenCV's FAST: E. Rosten,
+    T. Drummond, "Machine learning for high-speed corner detection", 2006."""
+    seen = strength[valid]
+    level = (float(np.percentile(seen, _BRIGHTEST)) or float(seen.max())) if seen.size else 0.0
+    if not level > 0:
+        return np.zeros((0, 2)), np.zeros(0)
+    image = np.clip(strength * (255 / level), 0, 255).astype(np.uint8)
+    fast = cv2.FastFeatureDetector_create(_CONTRAST, True)  # type: ignore[attr-defined]
+    found = fast.detect(image, valid.astype(np.uint8))
+    xy = np.array([point.pt for point in found], np.float64).reshape(-1, 2)
+    return xy, np.array([point.response for point in found], np.float64)
+
+
+def spread_evenly(xy: Points, response: npt.NDArray[np.float64], count: int) -> npt.NDArray[np.intp]:
+    """Indices of at most `count` points, far from any that are clearly stronger. M. Brown, R. Szeliski, S. Winder,
+    "Multi-image matching using multi-scale oriented patches", 2005: a point's radius is its distance to the nearest
+    point of which 0.9 of the strength is still more; those with the largest radii stay."""
+    order = np.argsort(-response, kind="stable")[: _POOL * count]
+    if len(order) <= count:
+        return order
+    points, strengths = xy[order], response[order]
+    radius = np.full(len(order), np.inf)
+    # How many at the front of the order are clearly stronger than each.
+    stronger = np.searchsorted(-strengths, -strengths / _ROBUSTNESS, side="left")
+    tree, k, waiting = cKDTree(points), 4, np.flatnonzero(stronger > 0)
+    while len(waiting):  # among more and more neighbours, until each has met a stronger one
+        k = min(4 * k, len(points))
+        distance, index = tree.query(points[waiting], k=k)
+        hit = index < stronger[waiting][:, None]
+        radius[waiting] = np.where(hit, distance, np.inf).min(axis=1)
+        waiting = waiting[~hit.any(axis=1)]
+    return order[np.sort(np.argsort(-radius, kind="stable")[:count])]

@@ -1,8 +1,8 @@
 """Keypoints of phase congruency, described by a network, matched, and cleared of mismatches coarse to fine.
 
 He et al., "Deep convolutional network based on attention mechanism for matching optical and SAR images". Other options
-than `FAITHFUL` go beyond it: the SAR image is turned and scaled back first (`descriptors.pose`), partners are looked
-for near where they are expected, and templates around keypoints are compared pixel by pixel where the warp puts them.
+than `FAITHFUL` go beyond it: the SAR image is turned and scaled back first, partners are looked for near where they are
+expected, and templates around keypoints are compared where the warp puts them.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, astuple, dataclass, replace
+from dataclasses import asdict, astuple, replace
 from functools import partial
 from typing import Annotated, Any, Literal
 
@@ -28,9 +28,9 @@ from sn9reg.fit.warp import GlobalModel, fit_global
 from sn9reg.matchers.dense.search import Level, compare_at
 from sn9reg.matchers.descriptors.describe import NOTHING, Described, LearnedDescriber, MimDescriber, describe_scene
 from sn9reg.matchers.descriptors.nearest import nearest
+from sn9reg.matchers.descriptors.network import load_descriptor
 from sn9reg.matchers.descriptors.patches import PatchLayout
 from sn9reg.matchers.descriptors.pose import Matrix, agreement, find_pose
-from sn9reg.matchers.descriptors.weights import load_descriptor
 from sn9reg.options import Count, MaxOffset, check, options
 from sn9reg.raster.grid import Window, coarse_to_common, to_common
 from sn9reg.raster.radiometry import Image, Mask, Modality, SarLog, fill_invalid, optical_grey, standardise
@@ -38,6 +38,8 @@ from sn9reg.raster.scene import Patch, ScenePair
 from sn9reg.raster.view import through
 
 log = logging.getLogger(__name__)
+
+Looks = tuple[Image, Mask, Image, Mask]  # an overview of the optical scene, its mask, SAR, its mask; standardised
 
 # The paper's options for inference.
 FAITHFUL: dict[str, Any] = {"pose": "none", "near": False, "refine": False, "threshold": 3.0}
@@ -55,29 +57,13 @@ _LEAST_SIGMA = 0.1  # pixels of the level
 _LOCALISED = 1.5  # pixels of the level by which keypoints of the two sensors are off
 
 
-@dataclass(frozen=True)
-class _Looks:
-    """Overviews of both scenes."""
-
-    images: tuple[Image, Mask, Image, Mask]  # optical, its mask, SAR, its mask; standardised
-    factor: int
-
-    @classmethod
-    def of(cls, pair: ScenePair) -> _Looks:
-        (optical, factor), (sar, _) = pair.overview(pair.optical), pair.overview(pair.sar)
-        grey = standardise(optical_grey(optical.values), optical.valid)
-        radar = standardise(SarLog.of(sar.values, sar.valid, sar.decibel)(sar.values), sar.valid)
-        return cls((grey, optical.valid, radar, sar.valid), factor)
-
-
 @options
 class MatcherOptions:
     """Options of the descriptor matcher."""
 
     descriptor: Literal["learned", "mim"] = "learned"  # `mim` needs no training
     weights: str | None = None  # a .safetensors file of the learned one; those that ship if not given
-    # `search` for the SAR image's rotation and scale, trust the georeference (`none`), or search only without a
-    # georeference or where it leads to no matches (`auto`).
+    # `search` for the SAR image's rotation and scale, trust the georeference (`none`), or search if it fails (`auto`)
     pose: Literal["auto", "search", "none"] = "auto"
     turn: Annotated[float, Ge(0), Le(180)] = 180.0  # largest rotation looked for, degrees
     zoom: Annotated[float, Ge(1), Le(8)] = 2.0  # largest scale, and its inverse the smallest
@@ -97,10 +83,7 @@ class MatcherOptions:
 
 
 class DescriptorMatcher:
-    """Sparse keypoints, described and matched: for a SAR image that is turned or scaled.
-
-    Raises InputError where there are no weights or they do not fit, ConfigError for options that make no sense.
-    """
+    """Sparse keypoints, described and matched: for a SAR image that is turned or scaled."""
 
     name = "descriptors"
     Options = MatcherOptions
@@ -112,27 +95,29 @@ class DescriptorMatcher:
 
     def match(self, pair: ScenePair) -> Correspondences:
         """Correspondences at keypoints, possibly none. Raises InputError where a scene cannot be read."""
-        looks = _Looks.of(pair)
+        (optical, factor), (sar, _) = pair.overview(pair.optical), pair.overview(pair.sar)
+        grey, radar = optical_grey(optical.values), SarLog.of(sar.values, sar.valid, sar.decibel)(sar.values)
+        looks = standardise(grey, optical.valid), optical.valid, standardise(radar, sar.valid), sar.valid
         found: list[tuple[float, Correspondences]] = []
-        for matrix, radius in self._poses(pair, looks):
-            matches = self._match(pair, looks, matrix, radius)
+        for matrix, radius in self._poses(pair, looks, factor):
+            matches = self._match(pair, looks, factor, matrix, radius)
             found.append((int(witnesses_agree(matches).sum()) / max(1, matches.tried), matches))
             if found[-1][0] >= _SUPPORTED:
                 break
         return max(found, key=lambda one: one[0])[1]
 
-    def _poses(self, pair: ScenePair, looks: _Looks) -> Iterator[tuple[Matrix, float]]:
+    def _poses(self, pair: ScenePair, looks: Looks, coarse: int) -> Iterator[tuple[Matrix, float]]:
         """What the SAR scene is to be seen through, and how far from there a partner may lie, in common pixels."""
         given = self.options
         if given.pose == "none" or (given.pose == "auto" and pair.grid.crs is not None):
             yield np.eye(3), given.max_offset / pair.grid.metres_per_pixel
         if given.pose != "none":
-            pose = find_pose(*looks.images, math.radians(given.turn), given.zoom)
+            pose = find_pose(*looks, math.radians(given.turn), given.zoom)
             told = "SAR turned by %.1f degrees, scaled by %.2f; it stands out by %.1f deviations"
             log.info(told, math.degrees(pose.turn), pose.zoom, pose.strength)
-            yield _on_common(pose.matrix, looks.factor), max(_LEAST_RADIUS, _POSE_RADIUS * max(pair.grid.shape))
+            yield _on_common(pose.matrix, coarse), max(_LEAST_RADIUS, _POSE_RADIUS * max(pair.grid.shape))
 
-    def _match(self, pair: ScenePair, looks: _Looks, matrix: Matrix, radius: float) -> Correspondences:
+    def _match(self, pair: ScenePair, looks: Looks, coarse: int, matrix: Matrix, radius: float) -> Correspondences:
         """The correspondences of a pose."""
         posed = pair.posed(matrix)
         factor = self.factor(posed)
@@ -144,7 +129,7 @@ class DescriptorMatcher:
         log.info(told, factor, len(optical), len(sar), len(putative), counts)
         if self.options.refine and len(optical) and len(sar):
             warps = [matrix, *(matrix @ warp for warp, _ in models)]
-            matrix = max(warps, key=lambda warp: agreement(*looks.images, _on_common(warp, 1 / looks.factor)))
+            matrix = max(warps, key=lambda warp: agreement(*looks, _on_common(warp, 1 / coarse)))
             found = _compared(pair.posed(matrix), optical, factor)
         else:
             found = _inliers(putative, models)
@@ -177,29 +162,25 @@ class DescriptorMatcher:
         self, posed: ScenePair, optical: Described, sar: Described, factor: int, radius: float
     ) -> Correspondences:
         """Every optical keypoint with its nearest neighbour, as far as they pass the filters, in the posed scene."""
-        found = nearest(optical, sar, optical.xy if self.options.near else None, radius / factor, _APART)
+        given, where = self.options, optical.xy if self.options.near else None
+        found = nearest(optical, sar, where, radius / factor, _APART)
         common = to_common(sar.xy[found.index] if len(sar) else np.zeros_like(optical.xy), factor)
         matches = Correspondences(
             grid=posed.grid, optical_xy=to_common(optical.xy, factor), sar_xy=common, solo_xy=common,
             score=np.clip(1 - found.distance / np.maximum(found.rival, 1e-9), 0, 1),
             sigma=np.full(len(optical), _LOCALISED * factor), distance=found.distance, rival_distance=found.rival,
-            search_radius=radius if self.options.near else max(posed.grid.shape) / 2,
+            search_radius=radius if given.near else max(posed.grid.shape) / 2,
             step=float(factor), footprint=float(factor), tried=len(optical),
         ).keep(found.found)  # fmt: skip
-        kept = np.ones(len(matches), bool)
-        if self.options.adaptive:
-            kept &= adaptive_ratio(matches)
-        if self.options.mutual:
-            kept &= found.mutual[found.found]
-        return matches.keep(kept)
+        ratio = adaptive_ratio(matches) | (not given.adaptive)
+        return matches.keep(ratio & (found.mutual[found.found] | (not given.mutual)))
 
     def models(self, putative: Correspondences, seed: int = 0) -> list[tuple[Matrix, Flags]]:
-        """(3, 3) warps in common pixels, and their inliers: an affine and a homography (section 2.4), as far as there
-        is enough for them. seed: of RANSAC."""
+        """(3, 3) warps in common pixels and their inliers: an affine and a homography, if enough. seed: of RANSAC."""
         found, limit = [], self.options.threshold * putative.step
         kinds: tuple[GlobalModel, ...] = ("affine", "homography")
         for kind in kinds:
-            fit = fit_global(putative.optical_xy, putative.sar_xy, kind, limit, "ransac", seed)
+            fit = fit_global(putative.optical_xy, putative.sar_xy, kind, limit, seed)
             if fit is not None and fit.inliers.sum() >= _FEWEST:
                 to, away = (np.eye(3) + sign * np.pad(fit.centre[:, None], ((0, 1), (2, 0))) for sign in (1, -1))
                 found.append((to @ fit.matrix @ away, fit.inliers))

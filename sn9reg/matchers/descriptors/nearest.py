@@ -41,7 +41,9 @@ def nearest(
     back, back_index = torch.full((m,), _FAR), torch.full((m,), -1)
     for start in range(0, n, _ROWS):
         rows = slice(start, min(start + _ROWS, n))
-        table = _distances(optical.descriptors[:, rows], sar.descriptors)
+        # The least over the SAR variants: to turn one side is enough.
+        cosine = torch.stack([optical.descriptors[0, rows] @ variant.T for variant in sar.descriptors]).amax(dim=0)
+        table = (2 - 2 * cosine).clamp_min(0).sqrt()
         if expected is not None:
             table.masked_fill_(~_within(expected[rows], sar.xy, radius), _FAR)
         best, nearer = table.min(dim=1), table.min(dim=0)
@@ -53,12 +55,6 @@ def nearest(
     found = distance < _FAR
     mutual = found & (back_index.numpy()[index] == np.arange(n))
     return Neighbours(index, distance, np.maximum(rival, distance), mutual, found)
-
-
-def _distances(optical: Tensor, sar: Tensor) -> Tensor:
-    """(V, n, D), (W, m, D) -> (n, m), the least over the SAR variants: to turn one side is enough."""
-    cosine = torch.stack([one @ other.T for one in optical[:1] for other in sar]).amax(dim=0)
-    return (2 - 2 * cosine).clamp_min(0).sqrt()
 
 
 def _within(centres: Points, xy: Points, radius: float) -> Tensor:

@@ -1,63 +1,76 @@
-"""The descriptor of He et al.: MobileNetV2 with a dense fusion by coordinate attention in place of its last layers."""
+"""The descriptor of He et al., MobileNetV2 with a dense fusion by coordinate attention at its end; weights files."""
 
 import textwrap
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import field
+from typing import Annotated, Any
 
 import scipy.linalg
 import timm
 import torch
+from annotated_types import Ge
 from timm.layers.coord_attn import CoordAttn
 from timm.models import adapt_input_conv
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d, normalize
 
 from sn9reg.errors import ConfigError
+from sn9reg.matchers.descriptors.patches import PatchLayout
+from sn9reg.options import check, options
+from sn9reg.raster.files import PathLike
+from sn9reg.weights import store
 
+KIND = "patch descriptor"
 _WIDTHS = {0.35: "mobilenetv2_035", 0.5: "mobilenetv2_050", 0.75: "mobilenetv2_075", 1.0: "mobilenetv2_100"}
+_STRIDE = 32  # of all layers together
 _QUIET = 0.005  # what the network starts with beside the layout of the patch
 _SHRINKAGE = 3.0  # of the scatter within places towards one number, as so many times its mean
 
 
+@options
+class FusionOptions:
+    """Options of `DenseFusion`."""
+
+    width: float = 1.0  # of MobileNetV2, 1 in the paper
+    attention: bool = True  # without it, the network of the ablation (section 3.3)
+    descriptor: Annotated[int, Ge(1)] = 256  # its length
+    # Beyond the paper, means of cells x cells cells are added by a linear layer, which `fit_layout` can start well.
+    cells: Annotated[int, Ge(0)] = 0
+
+    def __post_init__(self) -> None:
+        if self.width not in _WIDTHS:
+            raise ConfigError(f"width is {self.width}, not one of {', '.join(map(str, _WIDTHS))}")
+
+
+@options
+class DescriptorOptions:
+    """What a weights file says of its descriptor."""
+
+    patch: PatchLayout  # what the descriptor sees
+    network: dict[str, Any] = field(default_factory=dict)  # `FusionOptions`
+
+
 class DenseFusion(nn.Module):
-    """(N, in_channels, side, side) patches -> (N, descriptor) descriptors of length 1.
+    """(N, in_channels, side, side) patches -> (N, descriptor) descriptors of length 1. He et al., "Deep convolutional
+    network based on attention mechanism for matching optical and SAR images", table 1 and figure 3: MobileNetV2 as far
+    as its 320 channels, coordinate attention, a convolution as large as the map that is left, batch normalisation.
+    Raises ConfigError for a side that is no multiple of 32, or less than `cells`."""
 
-    He et al., "Deep convolutional network based on attention mechanism for matching optical and SAR images", table 1
-    and figure 3: MobileNetV2 (Sandler et al., 2018) as far as its 320 channels, coordinate attention (Hou et al.,
-    2021), a convolution as large as the map that is left (7x7 for patches of 224 px), batch normalisation.
-
-    width: of MobileNetV2, 1 in the paper. stem_stride: 2 in the paper; 1 for small patches. attention: without it, the
-    network of the ablation (section 3.3). cells: beyond the paper, the means of cells x cells cells of the patch are
-    added through a linear layer, which `fit_layout` can start well. Raises ConfigError for values out of range.
-    """
-
-    def __init__(
-        self, in_channels: int = 1, side: int = 224, width: float = 1.0, stem_stride: int = 2, attention: bool = True,
-        descriptor: int = 256, cells: int = 0,
-    ) -> None:  # fmt: skip
+    def __init__(self, in_channels: int, side: int, given: FusionOptions) -> None:
         super().__init__()
-        for name, value in (("in_channels", in_channels), ("side", side), ("descriptor", descriptor)):
-            if type(value) is not int or value < 1:
-                raise ConfigError(f"{name} is {value!r}, not a whole number from 1")
-        if type(cells) is not int or not 0 <= cells <= side:
-            raise ConfigError(f"cells is {cells!r}, not a whole number from 0 to the {side} px of a patch")
-        if type(width) not in (int, float) or width not in _WIDTHS:
-            raise ConfigError(f"width is {width!r}, not one of {', '.join(map(str, _WIDTHS))}")
-        if type(stem_stride) is not int or stem_stride not in (1, 2) or type(attention) is not bool:
-            given = f"stem_stride is {stem_stride!r}, attention {attention!r}"
-            raise ConfigError(f"{given}; they are 1 or 2, true or false")
-        stride = 16 * stem_stride  # of all layers together
-        if side % stride:
-            raise ConfigError(f"side is {side}, must be a multiple of {stride}")
-        backbone: Any = timm.create_model(_WIDTHS[width], pretrained=False, in_chans=in_channels)
+        if given.cells > side:
+            raise ConfigError(f"cells is {given.cells}, more than the {side} px of a patch")
+        if side % _STRIDE:
+            raise ConfigError(f"side is {side}, must be a multiple of {_STRIDE}")
+        backbone: Any = timm.create_model(_WIDTHS[given.width], pretrained=False, in_chans=in_channels)
         self.stem, self.norm, self.blocks = backbone.conv_stem, backbone.bn1, backbone.blocks
-        self.stem.stride = (stem_stride, stem_stride)
         channels = int(backbone.blocks[-1][-1].conv_pwl.out_channels)
-        self.attention = CoordAttn(channels) if attention else nn.Identity()
-        self.fusion = nn.Conv2d(channels, descriptor, side // stride, bias=False)
-        self.fusion_norm = nn.BatchNorm2d(descriptor)
-        self.side, self.descriptor, self.cells = side, descriptor, cells
-        if cells:
-            self.layout = nn.Linear(in_channels * cells**2, descriptor)
+        self.attention = CoordAttn(channels) if given.attention else nn.Identity()
+        self.fusion = nn.Conv2d(channels, given.descriptor, side // _STRIDE, bias=False)
+        self.fusion_norm = nn.BatchNorm2d(given.descriptor)
+        self.descriptor, self.cells = given.descriptor, given.cells
+        if self.cells:
+            self.layout = nn.Linear(in_channels * self.cells**2, self.descriptor)
             nn.init.constant_(self.fusion_norm.weight, _QUIET)
 
     def forward(self, patches: Tensor) -> Tensor:
@@ -102,6 +115,18 @@ class DenseFusion(nn.Module):
             raise ConfigError(f"these are no weights of a MobileNetV2 of this width ({why})") from error
         if lacking := [name for name in missing if name.split(".")[0] in known.values()]:
             raise ConfigError(f"these weights lack {lacking[0]} of a MobileNetV2")
+
+
+def build(given: Mapping[str, Any]) -> DenseFusion:
+    """The network of these `DescriptorOptions`, with new weights. Raises ConfigError for what there is not."""
+    made = check(DescriptorOptions, given, KIND)
+    return DenseFusion(made.patch.channels, made.patch.side, check(FusionOptions, made.network, KIND))
+
+
+def load_descriptor(path: PathLike | None = None) -> tuple[DenseFusion, DescriptorOptions]:
+    """The descriptor in a file, or the one that ships. Raises InputError as `store.load` and `store.shipped`."""
+    network, given = store.shipped("descriptors", KIND, build) if path is None else store.load(path, KIND, build)
+    return network, check(DescriptorOptions, given, KIND)
 
 
 def distances(one: Tensor, other: Tensor) -> Tensor:

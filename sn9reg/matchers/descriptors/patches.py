@@ -22,14 +22,12 @@ class PatchLayout:
 
     side: Annotated[int, Ge(8), Le(1024)] = 224  # of a patch, its own pixels
     scale: Annotated[float, Ge(0.1), Le(10)] = 1.0  # image pixels per patch pixel
-    # The grey image, which is standardised patch by patch, the energies of six orientations at two wavelengths
-    # (`features.orientation`), or both.
-    inputs: Literal["grey", "energy", "both"] = "grey"
+    # The grey image, standardised patch by patch, or energies of six orientations at two wavelengths
+    inputs: Literal["grey", "energy"] = "grey"
 
     @property
     def channels(self) -> int:
-        energies = len(_WAVELENGTHS) * ORIENTATIONS
-        return {"grey": 1, "energy": energies, "both": 1 + energies}[self.inputs]
+        return 1 if self.inputs == "grey" else len(_WAVELENGTHS) * ORIENTATIONS
 
     @property
     def extent(self) -> float:
@@ -38,11 +36,10 @@ class PatchLayout:
 
 
 def input_maps(grey: Tensor, layout: PatchLayout) -> Tensor:
-    """(B, H, W) standardised images -> (B, 1 + E, H, W): the image and its orientation energies, smoothed as far as
-    patches are coarser than the image, lest they alias."""
+    """(B, H, W) standardised images -> (B, C, H, W): themselves or their energies, smooth lest coarse patches alias."""
     maps = grey[:, None]
-    if layout.inputs != "grey":
-        maps = torch.cat([maps, orientation_features(grey, ORIENTATIONS, _WAVELENGTHS, phase=0.0)], dim=1)
+    if layout.inputs == "energy":
+        maps = orientation_features(grey, ORIENTATIONS, _WAVELENGTHS, phase=0.0)
     if layout.scale > 1:
         sigma = 0.4 * layout.scale
         side = 2 * math.ceil(2 * sigma) + 1
@@ -53,12 +50,10 @@ def input_maps(grey: Tensor, layout: PatchLayout) -> Tensor:
 def sample_patches(
     maps: Tensor, xy: Tensor, layout: PatchLayout, angle: Tensor | None = None, zoom: Tensor | None = None
 ) -> Tensor:
-    """(1 + E, H, W) maps, (N, 2) places x, y in pixels -> (N, C, side, side) patches around them. The maps are an image
-    and, if asked for, energies of six orientations k * pi / 6, at any number of scales one after the other.
-
-    angle: (N,) radians from the image's x axis towards its y axis, to which a patch's x axis points; orientations are
-    those in the patch. zoom: (N,) by which patches are larger than `layout.scale` has them. Beyond the image all is 0.
-    """
+    """(C, H, W) maps, (N, 2) places x, y in pixels -> (N, C, side, side) patches around them. The maps are an image, or
+    energies of six orientations k * pi / 6, at any number of scales one after the other. angle: (N,) radians from the
+    image's x axis towards its y axis, to which a patch's x axis points; orientations are those in the patch. zoom: (N,)
+    by which patches are larger than `layout.scale` has them. Beyond the image all is 0."""
     height, width = maps.shape[-2:]
     n, side = len(xy), layout.side
     along = (torch.arange(side, device=maps.device, dtype=maps.dtype) - (side - 1) / 2) * layout.scale
@@ -70,21 +65,16 @@ def sample_patches(
     x = xy[:, 0, None, None] + cos * u - sin * v
     y = xy[:, 1, None, None] + sin * u + cos * v
     grid = torch.stack([(2 * x + 1) / width - 1, (2 * y + 1) / height - 1], dim=-1).reshape(1, n * side, side, 2)
-    chosen = {"grey": maps[:1], "energy": maps[1:], "both": maps}[layout.inputs]
     # channels_last: one look-up fetches all channels
-    source = chosen[None].contiguous(memory_format=torch.channels_last)
-    patches = grid_sample(source, grid, align_corners=False)[0].reshape(len(chosen), n, side, side).transpose(0, 1)
+    source = maps[None].contiguous(memory_format=torch.channels_last)
+    patches = grid_sample(source, grid, align_corners=False)[0].reshape(len(maps), n, side, side).transpose(0, 1)
     if layout.inputs == "grey":
         return standardised(patches)
-    energies = patches[:, patches.shape[1] % ORIENTATIONS :]
-    if angle is not None:
-        energies = turned(energies, turn)
-    return energies if layout.inputs == "energy" else torch.cat([standardised(patches[:, :1]), energies], dim=1)
+    return patches if angle is None else turned(patches, turn)
 
 
 def turned(energies: Tensor, angle: Tensor) -> Tensor:
-    """(N, S * 6, h, w) energies of orientations k * pi / 6 -> those of orientations seen from a frame turned by (N,)
-    radians, interpolated."""
+    """(N, S * 6, h, w) energies of orientations k * pi / 6 -> those seen from a frame turned by (N,) radians."""
     groups = energies.unflatten(1, (-1, ORIENTATIONS))
     steps = torch.arange(ORIENTATIONS, device=energies.device)
     place = ((steps + angle[:, None] * (ORIENTATIONS / math.pi)) % ORIENTATIONS)[:, None, :, None, None]

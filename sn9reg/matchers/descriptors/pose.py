@@ -1,7 +1,7 @@
 """How the SAR image is turned and scaled against the optical one: a search over both, on few pixels.
 
-For every rotation and scale of a grid, FFT correlation of orientation energies (`features.orientation`) finds the
-shift; around the best ones again, on finer pixels. Not Fourier-Mellin: the sensors' spectra have little in common.
+For every rotation and scale of a grid, FFT correlation of orientation energies finds the shift; around the best ones
+again, on finer pixels. Not Fourier-Mellin: the sensors' spectra have little in common.
 """
 
 import math
@@ -44,8 +44,7 @@ def find_pose(
     optical: Image, optical_valid: Mask, sar: Image, sar_valid: Mask, turn: float = math.pi, zoom: float = 2.0
 ) -> Pose:
     """The pose of the SAR image, (h, w), against the optical one, (H, W), both standardised; the identity, of strength
-    0, where either has nothing to look at. turn: largest rotation looked for, radians. zoom: largest scale looked for,
-    and its inverse the smallest."""
+    0, where either has nothing to look at. turn: largest rotation, radians. zoom: largest scale, 1 / zoom the least."""
     turns = _steps(turn, _TURN) if turn < math.pi else list(np.arange(0, 2 * math.pi - 1e-9, _TURN))
     scales = [math.exp(z) for z in _steps(math.log(zoom), math.log(_ZOOM))]
     coarse = _Search(optical, optical_valid, sar, sar_valid, _SIDES[0])
@@ -83,14 +82,10 @@ def _distinct(poses: list[Pose]) -> list[Pose]:
     """By strength, without those that are next to a stronger one."""
     chosen: list[Pose] = []
     for pose in sorted(poses, key=lambda p: -p.strength):
-        if not any(_are_neighbours(pose, other) for other in chosen):
+        apart = ((math.remainder(pose.turn - p.turn, 2 * math.pi), math.log(pose.zoom / p.zoom)) for p in chosen)
+        if not any(abs(turn) < 1.2 * _TURN and abs(zoom) < 1.2 * math.log(_ZOOM) for turn, zoom in apart):
             chosen.append(pose)
     return chosen
-
-
-def _are_neighbours(one: Pose, other: Pose) -> bool:
-    turn, zoom = math.remainder(one.turn - other.turn, 2 * math.pi), math.log(one.zoom / other.zoom)
-    return abs(turn) < 1.2 * _TURN and abs(zoom) < 1.2 * math.log(_ZOOM)
 
 
 class _Search:
@@ -98,9 +93,9 @@ class _Search:
 
     def __init__(self, optical: Image, optical_valid: Mask, sar: Image, sar_valid: Mask, side: int) -> None:
         factor = max(1.0, max(*_box(optical_valid)[2:], *_box(sar_valid)[2:]) / side)
-        self.optical, small_valid, self.to_optical = _coarse(optical, optical_valid, factor)
+        self.optical, valid, self.to_optical = _coarse(optical, optical_valid, factor)
         self.sar, self.sar_valid, self.to_sar = _coarse(sar, sar_valid, factor)
-        self.features, self.mask = _features(self.optical, small_valid)
+        self.features, self.mask = _features(self.optical, valid)
         self.spectra: dict[tuple[int, int], list[Tensor]] = {}  # of the optical image, by their size
 
     def try_all(self, poses: Iterable[tuple[float, float]]) -> list[Pose]:
@@ -174,13 +169,12 @@ def _turned(image: Image, valid: Mask, turn: float, zoom: float) -> tuple[Image,
     cos, sin = math.cos(turn), math.sin(turn)
     width = math.ceil((abs(cos) * w + abs(sin) * h) / zoom)
     height = math.ceil((abs(sin) * w + abs(cos) * h) / zoom)
-    linear = zoom * np.array([[cos, -sin], [sin, cos]])
-    middle = np.array([w - 1, h - 1]) / 2 - linear @ (np.array([width - 1, height - 1]) / 2)
-    matrix = np.block([[linear, middle[:, None]], [np.zeros((1, 2)), np.ones((1, 1))]])
+    matrix = np.eye(3)
+    matrix[:2, :2] = zoom * np.array([[cos, -sin], [sin, cos]])
+    matrix[:2, 2] = np.array([w - 1, h - 1]) / 2 - matrix[:2, :2] @ (np.array([width - 1, height - 1]) / 2)
     if zoom > 1.2:
         image = np.asarray(cv2.GaussianBlur(image, (0, 0), 0.35 * zoom), np.float32)
-    image, mask = warped(image, valid, matrix, (height, width))
-    return image, mask, matrix
+    return *warped(image, valid, matrix, (height, width)), matrix
 
 
 def warped(image: Image, valid: Mask, matrix: Matrix, shape: tuple[int, int]) -> tuple[Image, Mask]:

@@ -1,18 +1,20 @@
-"""A scene seen as cells: what a trained dual encoder says of its pixels, window by window.
+"""A scene seen as cells: what a trained dual encoder says of three optical bands or SAR's logarithm, window by window.
 
 Huang et al., sections 3.2.3 and 3.2.4: both kinds of uncertainty become one confidence, which weighs embeddings.
 """
 
 from contextlib import ExitStack
 from dataclasses import astuple, dataclass, field
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from sn9reg.matchers.dual_encoder.inputs import covered, optical_input, sar_input, textured
 from sn9reg.matchers.dual_encoder.network import CELL, DualEncoder, Encoded
 from sn9reg.raster.grid import Window
-from sn9reg.raster.radiometry import Image, Modality, SarLog
+from sn9reg.raster.radiometry import Image, Mask, Modality, SarLog, standardise
 from sn9reg.raster.scene import Patch
 from sn9reg.raster.view import SceneThrough
 
@@ -64,9 +66,8 @@ class CellEncoder:
         spread = (1 - length).clamp(0, 1)
         doubt = encoded.uncertainty[0, 0, :rows, :cols]
         confidence = (1 - self.weight[modality] * doubt / 2) * (1 - spread)
-        valid = torch.from_numpy(textured(image, patch.valid, CELL)).float()
-        inside = torch.from_numpy(covered(patch.valid, CELL)).float()
-        return CellMaps(mean / length.clamp_min(1e-6), confidence, doubt, spread, valid, inside)
+        masks = (torch.from_numpy(mask).float() for mask in (textured(image, patch.valid), covered(patch.valid)))
+        return CellMaps(mean / length.clamp_min(1e-6), confidence, doubt, spread, *masks)
 
     def _encoded(self, image: Image, modality: Modality) -> Encoded:
         """The mean over the passes; its embedding is the shorter the less they agree."""
@@ -106,3 +107,30 @@ class EncodedScene(SceneThrough):
         """All that the encoder says of a window, see `read`."""
         pixels = Window(*(n * CELL for n in astuple(window)))
         return self.encoder(self.scene.read(pixels, factor // CELL), self.modality)
+
+
+def optical_input(patch: Patch) -> Image:
+    """(3, h, w), the first three bands, each standardised; where there are fewer, three times their mean."""
+    bands = patch.values[:3] if len(patch.values) >= 3 else [patch.values.mean(axis=0, dtype=np.float32)] * 3
+    return np.stack([standardise(band, patch.valid) for band in bands])
+
+
+def sar_input(patch: Patch, log: SarLog) -> Image:
+    """(1, h, w), the standardised logarithm."""
+    return standardise(log(patch.values), patch.valid)[None]
+
+
+def textured(image: Image, valid: Mask) -> Mask:
+    """(h // 4, w // 4) cells of an input (C, h, w) that are valid, more than half of them, and not constant."""
+    return covered(valid) & (_cells(image).std(axis=(2, 4)) > 1e-3).any(axis=0)
+
+
+def covered(valid: Mask) -> Mask:
+    """(h // 4, w // 4) cells more than half of which are valid."""
+    return np.asarray(_cells(valid).mean(axis=(1, 3)) > 0.5)
+
+
+def _cells(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """(..., h, w) as (..., h // 4, 4, w // 4, 4)."""
+    height, width = (n // CELL for n in values.shape[-2:])
+    return values[..., : height * CELL, : width * CELL].reshape(*values.shape[:-2], height, CELL, width, CELL)

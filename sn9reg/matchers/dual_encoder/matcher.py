@@ -1,8 +1,8 @@
 """Cells of two encoders that know how sure they are, mutual nearest neighbours near where coarser looks predict them.
 
-Huang et al. match patches of 256 px, every cell with every other (`pairing.nearest_anywhere`). Over a whole scene that
-is neither affordable nor unambiguous: here `TemplateMatcher` lays templates of cells coarse to fine, and nearest
-neighbours are looked for around the shift that it predicts, comparing each cell together with those around it.
+Huang et al. match patches of 256 px, every cell with every other (`pairing.nearest_anywhere`). Over a scene that is
+neither affordable nor unambiguous: here nearest neighbours are looked for around the shift that templates of cells
+predict (`TemplateMatcher`), comparing each cell together with those around it.
 """
 
 import math
@@ -23,9 +23,8 @@ from sn9reg.matchers.dense.correlation import find_peaks
 from sn9reg.matchers.dense.descent import TemplateMatcher, TemplateOptions
 from sn9reg.matchers.dense.described import FeatureExtractor
 from sn9reg.matchers.dual_encoder.encode import CellEncoder, CellMaps, EncodedScene
-from sn9reg.matchers.dual_encoder.network import CELL, DualEncoder
+from sn9reg.matchers.dual_encoder.network import CELL, DualEncoder, load_dual_encoder
 from sn9reg.matchers.dual_encoder.pairing import mutual, shifted_similarity
-from sn9reg.matchers.dual_encoder.weights import load_dual_encoder
 from sn9reg.matchers.fused import fused
 from sn9reg.options import Count, MaxOffset, Megapixels, options
 from sn9reg.raster.grid import Window, to_common
@@ -64,10 +63,7 @@ class DualEncoderOptions:
 
 
 class DualEncoderMatcher(TemplateMatcher):
-    """Dual encoder: cells of 4 px, weighed by their confidence, mutual nearest neighbours.
-
-    Raises InputError where there are no weights or they do not fit, ConfigError for options that make no sense.
-    """
+    """Dual encoder: cells of 4 px, weighed by their confidence, mutual nearest neighbours."""
 
     name = "dual-encoder"
     cell = CELL
@@ -116,17 +112,15 @@ class DualEncoderMatcher(TemplateMatcher):
         cells = Window(col, row, max(1, width), max(1, height))
         every = max(1, math.ceil(math.sqrt(cells.width * cells.height / self.options.max_matches)))
         tiles = [Window(col + b.col, row + b.row, b.width, b.height) for b in pair.grid.crop(cells).blocks(_TILE)]
-        found, tried = [], 0
+        found = []
         for done, tile in enumerate(tiles):
             progress.report(done / len(tiles))
             middle = to_common(np.array([[tile.col + tile.width / 2, tile.row + tile.height / 2]]), factor)
             near = tree.query(middle, min(_GUIDES, len(coarse)))[1]
             predicted = np.rint(np.median(shift[near[0]], axis=0) / factor).astype(int)
-            matches, looked_at = self._tile(scenes, tile, predicted, factor, every)
-            found.append(matches)
-            tried += looked_at
+            found.append(self._tile(scenes, tile, predicted, factor, every))
         progress.report(1.0)
-        table = np.concatenate(found)
+        table = np.concatenate([matches for matches, _ in found])
         score, sigma, value, rival = table[:, 4:].T
         here = to_common(table[:, :2], factor)
         there = here + table[:, 2:4] * factor
@@ -135,7 +129,7 @@ class DualEncoderMatcher(TemplateMatcher):
             grid=pair.grid, optical_xy=here, sar_xy=there, solo_xy=there,
             score=score, sigma=sigma * factor, distance=1 - value, rival_distance=1 - rival,
             search_radius=float(_RADIUS * factor), step=factor / CELL,
-            footprint=float(self.options.window * factor + 2 * _SEEN), tried=tried,
+            footprint=float(self.options.window * factor + 2 * _SEEN), tried=sum(tried for _, tried in found),
         )  # fmt: skip
 
     def _tile(
@@ -145,16 +139,13 @@ class DualEncoderMatcher(TemplateMatcher):
         x, y, in cells; score; sigma, in cells; similarity; that of the next best."""
         reach = _RADIUS + self.options.window // 2  # a neighbour's neighbour is one of the tile's surroundings
         moved = replace(tile, col=tile.col + int(predicted[0]), row=tile.row + int(predicted[1]))
-        optical = _maps(scenes[0], tile.grow(reach), factor)
-        sar = _maps(scenes[1], moved.grow(reach + _RADIUS), factor)
+        optical, sar = _maps(scenes[0], tile.grow(reach), factor), _maps(scenes[1], moved.grow(reach + _RADIUS), factor)
         volume = shifted_similarity(optical.weighed, sar.weighed, _RADIUS, self.options.window)
         kept = mutual(volume) & (optical.valid > 0)
         inner = (slice(reach, reach + tile.height), slice(reach, reach + tile.width))
         sides = (tile.row, tile.height), (tile.col, tile.width)
-        lattice = torch.meshgrid(*(torch.arange(-start % every, size, every) for start, size in sides), indexing="ij")
-        row, col = (n.flatten() for n in lattice)
-        tried = int((optical.valid[inner][row, col] > 0).sum())
-        chosen = kept[inner][row, col]
+        row, col = torch.cartesian_prod(*(torch.arange(-start % every, size, every) for start, size in sides)).T
+        tried, chosen = int((optical.valid[inner][row, col] > 0).sum()), kept[inner][row, col]
         row, col = row[chosen], col[chosen]
         surfaces = volume[:, :, inner[0], inner[1]][:, :, row, col].permute(2, 0, 1)
         peaks = find_peaks(surfaces, exclusion=2.0)

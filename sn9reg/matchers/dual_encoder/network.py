@@ -1,16 +1,19 @@
-"""One encoder for optical images, one for SAR: features and their uncertainty on cells of 4 x 4 pixels.
+"""One encoder for optical images, one for SAR: features and their uncertainty on cells of 4 x 4 pixels; weights files.
 
 Huang et al., section 3.1 and figures 2 and 3. The paper counts 1,298 matches in 256 x 256 pixels, so its cells are 4
-pixels wide at most; it does not say how. Here the stem and the first Xception block halve the resolution, and the other
-blocks see farther by dilation; the optical pyramid goes down to 1/16, and BiFPN brings it back to 1/4.
+pixels wide at most; it does not say how. Here the stem and the first Xception block halve the resolution, the others
+see farther by dilation; the optical pyramid goes down to 1/16, and BiFPN brings it back to 1/4.
 """
 
 from __future__ import annotations
 
+from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import cast
+from typing import Annotated, Any, cast
 
 import torch
+from annotated_types import Ge, Le
 from timm.layers import SqueezeExcite
 from timm.models._efficientnet_blocks import InvertedResidual
 from torch import Tensor, nn
@@ -18,23 +21,31 @@ from torch.nn.functional import avg_pool2d, interpolate, max_pool2d, normalize
 
 from sn9reg.features.orientation import orientation_features
 from sn9reg.matchers.dual_encoder.uncertainty import AT_FUSION, BEFORE_HEADS, EARLY, AdaptiveFusion, AleatoricMap
+from sn9reg.options import check, options
+from sn9reg.raster.files import PathLike
 from sn9reg.raster.radiometry import Modality
+from sn9reg.weights import store
 
+KIND = "dual encoder"
 CELL = 4  # pixels
 _STAGES = (64, 128, 256, 512)
 
 
-class _Separable(nn.Module):
+@options
+class DualOptions:
+    """What a weights file says of its dual encoder."""
+
+    aleatoric: bool = True  # with the modules for the uncertainty of the data
+    # Share of the paper's dropout rates: 10, 20 and 15 %. Without dropout there is no epistemic uncertainty.
+    dropout: Annotated[float, Ge(0), Le(5)] = 1.0
+    structure: bool = False  # with orientation energies beside the encoders; without, it is the paper's
+
+
+def _separable(before: int, after: int, dilation: int = 1) -> nn.Sequential:
     """Depthwise and pointwise convolution with batch normalisation."""
-
-    def __init__(self, before: int, after: int, dilation: int = 1) -> None:
-        super().__init__()
-        self.depth = nn.Conv2d(before, before, 3, padding=dilation, dilation=dilation, groups=before, bias=False)
-        self.point = nn.Conv2d(before, after, 1, bias=False)
-        self.norm = nn.BatchNorm2d(after)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.norm(self.point(self.depth(x)))
+    depth = nn.Conv2d(before, before, 3, padding=dilation, dilation=dilation, groups=before, bias=False)
+    point = nn.Conv2d(before, after, 1, bias=False)
+    return nn.Sequential(OrderedDict(depth=depth, point=point, norm=nn.BatchNorm2d(after)))
 
 
 class XceptionBlock(nn.Module):
@@ -42,8 +53,7 @@ class XceptionBlock(nn.Module):
 
     def __init__(self, before: int, after: int, halve: bool, dilation: int = 1) -> None:
         super().__init__()
-        self.first = _Separable(before, after, dilation)
-        self.second = _Separable(after, after, dilation)
+        self.first, self.second = _separable(before, after, dilation), _separable(after, after, dilation)
         self.halve = halve
         self.skip = nn.Conv2d(before, after, 1, stride=2 if halve else 1, bias=False)
         self.skip_norm = nn.BatchNorm2d(after)
@@ -76,16 +86,15 @@ class SarEncoder(nn.Module):
 
 
 class BiFPN(nn.Module):
-    """One round down and, unless it is the last, up a pyramid, inputs weighed by learned shares (Tan et al.,
-    "EfficientDet", section 3.2)."""
+    """One round down and, unless it is the last, up a pyramid (Tan et al., "EfficientDet", section 3.2)."""
 
     def __init__(self, width: int, levels: int, last: bool = False) -> None:
         super().__init__()
         self.last = last
-        self.down = nn.ModuleList([_Separable(width, width) for _ in range(levels - 1)])
+        self.down = nn.ModuleList([_separable(width, width) for _ in range(levels - 1)])
         self.down_share = nn.Parameter(torch.ones(levels - 1, 2))
         if not last:
-            self.up = nn.ModuleList([_Separable(width, width) for _ in range(levels - 1)])
+            self.up = nn.ModuleList([_separable(width, width) for _ in range(levels - 1)])
             self.up_share = nn.Parameter(torch.ones(levels - 1, 3))
 
     def forward(self, pyramid: list[Tensor]) -> list[Tensor]:
@@ -119,10 +128,9 @@ class OpticalEncoder(nn.Module):
         super().__init__()
         self.stem = nn.Conv2d(3, _STAGES[0], 7, stride=2, padding=3, bias=False)
         self.stem_norm = nn.BatchNorm2d(_STAGES[0])
-        self.layers = nn.ModuleList(
-            InvertedResidual(a, b, stride=2, exp_ratio=ratio, se_layer=SqueezeExcite)
-            for a, b, ratio in zip(_STAGES, _STAGES[1:], (2.0, 4.0, 4.0), strict=False)
-        )
+        steps = zip(_STAGES, _STAGES[1:], (2.0, 4.0, 4.0), strict=False)
+        layers = (InvertedResidual(a, b, stride=2, exp_ratio=ratio, se_layer=SqueezeExcite) for a, b, ratio in steps)
+        self.layers = nn.ModuleList(layers)
         self.dropout = nn.Dropout2d(dropout)
         self.lateral = nn.ModuleList(nn.Conv2d(n, self.channels, 1) for n in _STAGES[1:])
         self.rounds = nn.ModuleList(BiFPN(self.channels, len(self.lateral), last) for last in (False, True))
@@ -189,43 +197,36 @@ class Encoded:
 
 
 class DualEncoder(nn.Module):
-    """Both encoders, the projection to the shared space, and the uncertainty of what they say. For the options see
-    `weights.DualOptions`; without dropout there is no epistemic uncertainty, without structure it is the paper's."""
+    """Both encoders, the projection to the shared space, and the uncertainty of what they say."""
 
     margin = 40  # pixels within which a cell feels the border; beyond, hardly
 
-    def __init__(self, aleatoric: bool = True, dropout: float = 1.0, structure: bool = False) -> None:
+    def __init__(self, given: DualOptions) -> None:
         super().__init__()
-        self.encoders = nn.ModuleDict({"optical": OpticalEncoder(EARLY * dropout), "sar": SarEncoder(EARLY * dropout)})
-        std = 1e-3 if structure else None  # what the encoders add to the structure begins at nothing
-        self.project = nn.ModuleDict({name: Projection(n, AT_FUSION * dropout, std) for name, n in WIDTHS.items()})
-        self.aleatoric = aleatoric
-        if aleatoric:
-            rate = BEFORE_HEADS * dropout
-            self.maps = nn.ModuleDict({name: AleatoricMap(name, n, dropout=rate) for name, n in WIDTHS.items()})
-            self.fusion = AdaptiveFusion(WIDTHS["optical"], WIDTHS["sar"], dropout=AT_FUSION * dropout)
-        self.structure = Structure() if structure else None
+        early, heads, late = (rate * given.dropout for rate in (EARLY, BEFORE_HEADS, AT_FUSION))
+        self.encoders: Any = nn.ModuleDict({"optical": OpticalEncoder(early), "sar": SarEncoder(early)})
+        std = 1e-3 if given.structure else None  # what the encoders add to the structure begins at nothing
+        self.project = nn.ModuleDict({name: Projection(n, late, std) for name, n in WIDTHS.items()})
+        self.aleatoric = given.aleatoric
+        if self.aleatoric:
+            self.maps = nn.ModuleDict({name: AleatoricMap(name, n, dropout=heads) for name, n in WIDTHS.items()})
+            self.fusion = AdaptiveFusion(WIDTHS["optical"], WIDTHS["sar"], dropout=late)
+        self.structure = Structure() if given.structure else None
         # ln of the variance, cells squared, of a match without uncertainty, and what uncertainty adds.
         self.log_variance = nn.Parameter(torch.tensor([1.0, 4.0]))
 
     def begin(self, image: Tensor, modality: Modality) -> tuple[Tensor, Tensor | None]:
-        """What comes before all dropout: the first features, and the structure if there is any. Both are the same in
-        all passes. Sides are multiples of 16."""
+        """What comes before all dropout: the first features, and the structure if any. Sides are multiples of 16."""
         structure = None if self.structure is None else self.structure(image)
-        return self._encoder(modality).begin(image), structure
+        return self.encoders[modality].begin(image), structure
 
     def finish(self, begun: Tensor, structure: Tensor | None, modality: Modality) -> Encoded:
         """The rest, with dropout in training mode."""
-        features = self._encoder(modality).finish(begun)
+        features = self.encoders[modality].finish(begun)
         projected = self.project[modality](features).float()
-        if structure is not None:
-            projected = projected + structure
-        embedding = normalize(projected, dim=1, eps=1e-6)
+        embedding = normalize(projected if structure is None else projected + structure, dim=1, eps=1e-6)
         uncertainty = self.maps[modality](features).float() if self.aleatoric else torch.zeros_like(embedding[:, :1])
         return Encoded(features, embedding, uncertainty)
-
-    def _encoder(self, modality: Modality) -> OpticalEncoder | SarEncoder:
-        return cast("OpticalEncoder | SarEncoder", self.encoders[modality])
 
     def forward(self, image: Tensor, modality: Modality) -> Encoded:
         """(B, 3 or 1, H, W) images, sides multiples of 16, of either sensor."""
@@ -238,3 +239,13 @@ class DualEncoder(nn.Module):
         weight = self.fusion(optical.features, sar.features)[..., None, None, None]
         # Either weight is 2 at most: half of the uncertainty at its most.
         return 1 - weight[:, 0] * optical.uncertainty / 2, 1 - weight[:, 1] * sar.uncertainty / 2
+
+
+def build(given: Mapping[str, Any]) -> DualEncoder:
+    """The network of these `DualOptions`, with new weights. Raises ConfigError for what there is not."""
+    return DualEncoder(check(DualOptions, given, KIND))
+
+
+def load_dual_encoder(path: PathLike | None = None) -> DualEncoder:
+    """The dual encoder in a file, or the one that ships. Raises InputError as `store.load` and `store.shipped`."""
+    return (store.shipped("dual-encoder", KIND, build) if path is None else store.load(path, KIND, build))[0]

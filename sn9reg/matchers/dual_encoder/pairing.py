@@ -21,8 +21,7 @@ def weighted_similarity(one: Tensor, other: Tensor, one_confidence: Tensor, othe
 
 
 def soft_position(weights: Tensor, best: Tensor) -> Tensor:
-    """(N, 2) x, y: the weighted mean place around the best cell, at most `_REACH` cells from it. weights: (N, H, W),
-    none negative. best: (N, 2) x, y, whole cells."""
+    """(N, 2) x, y: mean place around (N, 2) the best cell, by (N, H, W) weights, at most `_REACH` cells from it."""
     step = torch.arange(-_REACH, _REACH + 1, device=weights.device)
     index = torch.arange(len(weights), device=weights.device)[:, None, None]
     x, y = (best[:, k, None] + _REACH + step for k in (0, 1))  # with a rim of zeros
@@ -33,11 +32,9 @@ def soft_position(weights: Tensor, best: Tensor) -> Tensor:
 
 
 def shifted_similarity(one: Tensor, other: Tensor, radius: int, window: int = 1) -> Tensor:
-    """(D, D, h, w) similarity of each cell with those within `radius` cells of it, D = 2 radius + 1, y before x.
-
-    one: (C, h, w), other: (C, h + 2 radius, w + 2 radius), weighed embeddings; cell (radius, radius) of the other lies
-    on cell (0, 0) of the one. window: side of the square of cells around both whose mean similarity it is, odd.
-    """
+    """(D, D, h, w) similarity of each cell with those within `radius` cells of it, D = 2 radius + 1, y before x. one:
+    (C, h, w), other: (C, h + 2 radius, w + 2 radius), weighed embeddings; cell (radius, radius) of the other lies on
+    cell (0, 0) of the one. window: side of the square of cells around both whose mean similarity it is, odd."""
     height, width = one.shape[-2:]
     size = 2 * radius + 1
     volume = one.new_empty(size, size, height, width)
@@ -71,8 +68,7 @@ class CellPairs(NamedTuple):
 
 
 def nearest_anywhere(optical: Tensor, sar: Tensor) -> CellPairs:
-    """Mutual nearest neighbours of all cells with all, as the paper matches. optical: (C, h, w), sar: (C, H, W) weighed
-    embeddings; what is not valid has length 0."""
+    """Of all cells, as the paper matches: (C, h, w), (C, H, W) weighed embeddings, of length 0 where not valid."""
     similarity = optical.flatten(1).T @ sar.flatten(1)
     similarity[optical.flatten(1).norm(dim=0) == 0] = -torch.inf
     similarity[:, sar.flatten(1).norm(dim=0) == 0] = -torch.inf

@@ -3,6 +3,8 @@
 Huang et al., sections 3.2.1 to 3.2.4. Modules map features (B, C, H, W) to maps of that H, W; uncertainty is in (0, 1).
 """
 
+from collections import OrderedDict
+
 import torch
 from torch import Tensor, nn
 
@@ -11,16 +13,12 @@ from sn9reg.raster.radiometry import Modality
 EARLY, BEFORE_HEADS, AT_FUSION = 0.10, 0.20, 0.15  # dropout rates, section 3.2.4
 
 
-class SpeckleBranch(nn.Module):
+class SpeckleBranch(nn.Sequential):
     """Depthwise convolutions look at each channel alone, two of them, each with ReLU (section 3.2.1)."""
 
     def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.first = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
-        self.second = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
-
-    def forward(self, features: Tensor) -> Tensor:
-        return self.second(self.first(features).relu()).relu()
+        first, second = (nn.Conv2d(channels, channels, 3, padding=1, groups=channels) for _ in range(2))
+        super().__init__(OrderedDict(first=first, relu=nn.ReLU(), second=second, end=nn.ReLU()))
 
 
 class GeometricBranch(nn.Module):
@@ -43,8 +41,8 @@ class GeometricBranch(nn.Module):
 
 
 class ChannelAttention(nn.Module):
-    """Convolution, ReLU, global pooling, two linear layers with ReLU between, sigmoid; multiplied back. The branch for
-    backscatter in SAR (section 3.2.1) and that for illumination in optical images (section 3.2.2)."""
+    """Convolution, ReLU, global pooling, two linear layers with ReLU between, sigmoid; multiplied back. For backscatter
+    in SAR (section 3.2.1) and illumination in optical images (section 3.2.2)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -54,22 +52,20 @@ class ChannelAttention(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         pooled = self.conv(features).relu().mean(dim=(2, 3))
-        weight = self.excite(self.squeeze(pooled).relu()).sigmoid()
-        return features * weight[..., None, None]
+        return features * self.excite(self.squeeze(pooled).relu()).sigmoid()[..., None, None]
 
 
 class AtmosphericBranch(nn.Module):
     """Spatial attention: convolution, ReLU, average pooling, a map that multiplies (section 3.2.2). Pooling is over the
     channels, as a global one would leave no map, and a wide area, as haze and cloud are wide."""
 
-    def __init__(self, channels: int, wide: int = 9) -> None:
+    def __init__(self, channels: int) -> None:
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
-        self.wide = nn.AvgPool2d(wide, stride=1, padding=wide // 2, count_include_pad=False)
+        self.wide = nn.AvgPool2d(9, stride=1, padding=4, count_include_pad=False)
 
     def forward(self, features: Tensor) -> Tensor:
-        attention = self.wide(self.conv(features).relu().mean(dim=1, keepdim=True)).sigmoid()
-        return features * attention
+        return features * self.wide(self.conv(features).relu().mean(dim=1, keepdim=True)).sigmoid()
 
 
 class SeasonalBranch(nn.Module):
@@ -86,9 +82,8 @@ class SeasonalBranch(nn.Module):
 
 
 class AleatoricMap(nn.Module):
-    """The uncertainty map (B, 1, H, W) of one sensor: dropout, its three branches, concatenation, convolution, sigmoid.
-    The branches see the features through a 1 x 1 convolution to `width` channels. The paper's ReLU before the sigmoid
-    is left out, since no uncertainty below one half would pass it."""
+    """The uncertainty map (B, 1, H, W) of one sensor: dropout, 1 x 1 convolution to `width` channels, three branches,
+    convolution, sigmoid. The paper's ReLU before that is left out: no uncertainty below one half would pass it."""
 
     def __init__(self, kind: Modality, channels: int, width: int = 32, dropout: float = BEFORE_HEADS) -> None:
         super().__init__()
@@ -107,8 +102,7 @@ class AleatoricMap(nn.Module):
 
 
 class AdaptiveFusion(nn.Module):
-    """How much the uncertainty of either sensor counts for a pair of images (section 3.2.3): from both images' mean
-    features to weights (B, 2), optical and SAR, that add up to 2."""
+    """How much either sensor's uncertainty counts (section 3.2.3): features of both -> (B, 2) weights of sum 2."""
 
     def __init__(self, optical: int, sar: int, width: int = 32, dropout: float = AT_FUSION) -> None:
         super().__init__()

@@ -14,10 +14,9 @@ from annotated_types import Ge, Gt, Le
 from sn9reg import progress
 from sn9reg.fit.correspondences import Correspondences, Floats
 from sn9reg.matchers.dense.lattice import Lattice, aggregate, smooth_field
-from sn9reg.matchers.keypoints.crops import TILE, Cropper
-from sn9reg.matchers.keypoints.detector import Detector, Found
+from sn9reg.matchers.keypoints.detector import TILE, Cropper, Detector, Found
 from sn9reg.matchers.keypoints.heatmap import LABEL_SPREAD, SIGMA, read_keypoints
-from sn9reg.matchers.keypoints.weights import load_detector
+from sn9reg.matchers.keypoints.network import load_detector
 from sn9reg.options import Count, MaxOffset, check, options
 from sn9reg.raster.grid import Points, to_common, to_level
 from sn9reg.raster.scene import ScenePair
@@ -53,8 +52,7 @@ class KeypointOptions:
 
 
 class KeypointMatcher:
-    """SpaceNet 9's baseline: heatmap U-Nets find keypoints in either image. Raises InputError where there are no
-    weights or they do not fit, ConfigError for options that make no sense."""
+    """SpaceNet 9's baseline: heatmap U-Nets find keypoints in either image."""
 
     name = "keypoints"
     Options = KeypointOptions
@@ -70,10 +68,8 @@ class KeypointMatcher:
         """Correspondences at the grid's nodes, possibly none. Raises InputError where a scene cannot be read."""
         cropper, lattice, factor = Cropper(pair), self._lattice(pair), self._coarse_factor(pair)
         start = 1 / 3 if factor > 1 else 0.0
-        predict: Callable[[Points], Points] = np.zeros_like
-        if factor > 1:
-            with progress.part(0, start):
-                predict = self._predict(cropper, lattice, factor)
+        with progress.part(0, start):
+            predict = self._predict(cropper, lattice, factor)
         nodes = np.rint(lattice.nodes)  # the middle of a tile is a whole pixel
         # Detectors prefer a tile's middle a little: random shifts keep tiles that show too little from agreeing on it.
         jitter = np.random.default_rng(0).uniform(-_JITTER, _JITTER, (2, *nodes.shape)) * self.options.coarse
@@ -82,28 +78,15 @@ class KeypointMatcher:
         keypoints = np.rint(np.where(optical.usable[:, None], optical.xy, nodes))
         with progress.part((1 + start) / 2, 1):
             sar = self._sar.find(cropper, keypoints, keypoints + predict(keypoints) + jitter[1])
-        return self._correspondences(pair, optical, sar)
-
-    def _correspondences(self, pair: ScenePair, optical: Found, sar: Found) -> Correspondences:
-        usable = optical.usable & sar.usable
-        kept = usable & (optical.height > 0) & (sar.height > 0)
+        usable, lower = optical.usable & sar.usable, np.minimum(optical.height, sar.height)
+        kept = usable & (lower > 0)
         if self.options.check:
-            kept &= np.minimum(optical.height, sar.height) >= _HEIGHT
-            kept &= np.hypot(*(sar.xy - optical.middle).T) <= _RETURN
-        size = [pair.grid.width - 1, pair.grid.height - 1]
-        kept &= ((sar.middle >= 0) & (sar.middle <= size)).all(axis=1)
+            kept &= (lower >= _HEIGHT) & (np.hypot(*(sar.xy - optical.middle).T) <= _RETURN)
+        kept &= pair.grid.holds(sar.middle)
         return Correspondences(
-            grid=pair.grid,
-            optical_xy=sar.middle,
-            sar_xy=sar.xy,
-            score=_score(sar),
-            sigma=_sigma(sar),
-            distance=1 - sar.height,
-            rival_distance=1 - np.minimum(sar.rival, sar.height),
-            solo_xy=sar.xy,
-            search_radius=_JITTER if self.options.coarse else TILE / 2,
-            step=_STEP,
-            footprint=TILE / 2,
+            grid=pair.grid, optical_xy=sar.middle, sar_xy=sar.xy, solo_xy=sar.xy, score=_score(sar), sigma=_sigma(sar),
+            distance=1 - sar.height, rival_distance=1 - np.minimum(sar.rival, sar.height),
+            search_radius=_JITTER if self.options.coarse else TILE / 2, step=_STEP, footprint=TILE / 2,
             tried=int(usable.sum()),
         ).keep(kept)
 
@@ -123,12 +106,13 @@ class KeypointMatcher:
 
     def _predict(self, cropper: Cropper, lattice: Lattice, factor: int) -> Callable[[Points], Points]:
         """The smoothed field that coarse tiles show after a vote of neighbours: a function of places, common pixels."""
+        if factor == 1:
+            return np.zeros_like
         nodes = np.rint(to_level(lattice.nodes, factor))
-        heatmaps, usable = self._sar.heatmaps(cropper, nodes, nodes, factor, _POOL)
+        heatmaps, usable = self._sar.heatmaps(cropper, nodes, factor, _POOL)
         voted = read_keypoints(aggregate(heatmaps, usable, lattice, _VOTERS), sigma=SIGMA / _POOL)
         shift = (to_common(voted.xy.double().numpy(), _POOL) - TILE // 2) * factor
-        weight = np.where(usable, voted.height.double().numpy() ** 2, 0)
-        shape = (lattice.ny, lattice.nx)
+        weight, shape = np.where(usable, voted.height.double().numpy() ** 2, 0), (lattice.ny, lattice.nx)
         field = smooth_field(shift.reshape(*shape, 2), weight.reshape(shape), width=0.7, tolerance=4.0 * factor)
         return lambda common_xy: lattice.interpolate(field, common_xy)
 
@@ -139,6 +123,5 @@ def _score(found: Found) -> Floats:
 
 
 def _sigma(found: Found) -> Floats:
-    """(N,) expected error per axis, pixels: where labels are spread by s around the true place, their mean has a height
-    of 1 / (1 + (s / SIGMA)^2)."""
+    """(N,) expected error per axis, pixels: the mean of labels spread by s has a height of 1 / (1 + (s / SIGMA)^2)."""
     return np.asarray(SIGMA * np.sqrt(1 / np.clip(found.height, 1e-3, 1) - 1 + 0.02))

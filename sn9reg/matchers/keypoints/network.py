@@ -1,61 +1,74 @@
-"""The keypoint detector of the SpaceNet 9 baseline: two encoders, one decoder, one heatmap."""
+"""The keypoint detector of the SpaceNet 9 baseline, two encoders, one decoder, one heatmap, and its weights files."""
 
 import textwrap
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import field
+from typing import Annotated, Any
 
 import torch
+from annotated_types import Ge
 from segmentation_models_pytorch.base import SegmentationHead, initialization
 from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoder
 from segmentation_models_pytorch.encoders import get_encoder
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from sn9reg.errors import ConfigError
+from sn9reg.errors import ConfigError, InputError
 from sn9reg.matchers.dense.correlation import cross_correlation
+from sn9reg.options import check, options
+from sn9reg.raster.files import PathLike
 from sn9reg.raster.radiometry import Modality
+from sn9reg.weights import store
+
+KIND = "keypoint detector"
+Whole = Annotated[int, Ge(1)]
+
+
+@options
+class UNetOptions:
+    """Options of `HeatmapUNet`. The paper does not say which encoders it takes: those of segmentation-models-pytorch,
+    by name (`tu-NAME` for timm's). Raises ConfigError for a depth, widths and levels that do not fit together."""
+
+    optical_encoder: str = "resnet18"
+    sar_encoder: str = "resnet18"
+    depth: Whole = 5
+    decoder: tuple[Whole, ...] = (256, 128, 64, 32, 16)
+    # Levels (1 is half resolution) at which the decoder also gets `MiddleSimilarity`; none in the paper, whose decoder
+    # has to learn to carry the middle's features to every place.
+    similarity: tuple[Whole, ...] = ()
+
+    def __post_init__(self) -> None:
+        if len(self.decoder) != self.depth:
+            raise ConfigError(f"depth {self.depth} wants as many decoder widths, not {list(self.decoder)}")
+        if any(level > self.depth for level in self.similarity):
+            raise ConfigError(f"similarity is asked for at levels {list(self.similarity)}; there are 1 to {self.depth}")
+
+
+@options
+class DetectorOptions:
+    """What a weights file says of its detector."""
+
+    finds: Modality  # that it finds keypoints in
+    options: dict[str, Any] = field(default_factory=dict)  # `UNetOptions`
 
 
 class HeatmapUNet(nn.Module):
     """Two tiles of one size, (B, 1, H, W) each -> (B, H, W) heatmap in (0, 1) of where the one that `finds` names shows
-    what lies at the middle of the other. H and W have to be multiples of `divisor`.
+    what lies at the middle of the other. H and W have to be multiples of `divisor`. Hänsch et al., "Introducing
+    SpaceNet 9", section 3.1: an encoder per modality, each level's outputs concatenated, a decoder, a sigmoid. Raises
+    ConfigError for an unknown encoder, or one without an output where similarity is asked."""
 
-    Hänsch et al., "Introducing SpaceNet 9", section 3.1: an encoder per modality, the outputs of every level
-    concatenated, a single decoder to one channel, a sigmoid. Encoders are those of segmentation-models-pytorch, by name
-    (`tu-NAME` for timm's), without pretrained weights. The paper does not say which it takes.
-
-    similarity: levels (1 is half resolution) at which the decoder also gets `MiddleSimilarity`; none in the paper,
-    whose decoder has to learn to carry the middle's features to every place.
-    Raises ConfigError for an unknown encoder, and for a depth, widths and levels that do not fit together.
-    """
-
-    def __init__(
-        self,
-        finds: Modality,
-        optical_encoder: str = "resnet18",
-        sar_encoder: str = "resnet18",
-        depth: int = 5,
-        decoder: Sequence[int] = (256, 128, 64, 32, 16),
-        similarity: Sequence[int] = (),
-    ) -> None:
+    def __init__(self, finds: Modality, given: UNetOptions) -> None:
         super().__init__()
-        if finds not in ("optical", "sar"):
-            raise ConfigError(f"a detector finds optical or sar keypoints, not {finds!r}")
-        if not _whole([depth]) or not _whole(decoder) or len(decoder) != depth:
-            raise ConfigError(f"depth {depth!r} wants as many decoder widths, whole numbers from 1, not {decoder!r}")
-        if not _whole(similarity) or not all(level <= depth for level in similarity):
-            raise ConfigError(f"similarity is asked for at levels {similarity!r}; there are 1 to {depth}")
-        self.finds = finds
-        self.divisor = 2**depth
-        self.optical = _encoder(optical_encoder, depth)
-        self.sar = _encoder(sar_encoder, depth)
+        self.finds, self.divisor = finds, 2**given.depth
+        self.optical, self.sar = (_encoder(name, given.depth) for name in (given.optical_encoder, given.sar_encoder))
         widths = list(zip(self.optical.out_channels, self.sar.out_channels, strict=True))
-        if any(min(widths[k]) < 1 for k in similarity):
-            raise ConfigError(f"not both encoders have an output at each of the levels {list(similarity)}")
-        self.similarity = nn.ModuleDict({str(k): MiddleSimilarity(*widths[k], k) for k in sorted(similarity)})
-        channels = [sum(pair) + (k in similarity) for k, pair in enumerate(widths)]
-        self.decoder = UnetDecoder(channels, decoder, depth)
-        self.head = SegmentationHead(decoder[-1], 1, activation=None, kernel_size=3)
+        if any(min(widths[k]) < 1 for k in given.similarity):
+            raise ConfigError(f"not both encoders have an output at each of the levels {list(given.similarity)}")
+        self.similarity = nn.ModuleDict({str(k): MiddleSimilarity(*widths[k], k) for k in sorted(given.similarity)})
+        channels = [sum(pair) + (k in given.similarity) for k, pair in enumerate(widths)]
+        self.decoder = UnetDecoder(channels, given.decoder, given.depth)
+        self.head = SegmentationHead(given.decoder[-1], 1, activation=None, kernel_size=3)
         initialization.initialize_decoder(self.decoder)
         initialization.initialize_head(self.head)
 
@@ -64,8 +77,7 @@ class HeatmapUNet(nn.Module):
         for k, pair in enumerate(zip(self.optical(optical), self.sar(sar), strict=True)):
             similar = [self.similarity[str(k)](*pair, self.finds)] if str(k) in self.similarity else []
             levels.append(torch.cat([*pair, *similar], dim=1))
-        heatmap: Tensor = torch.sigmoid(self.head(self.decoder(levels))[:, 0].float())
-        return heatmap
+        return torch.sigmoid(self.head(self.decoder(levels))[:, 0].float())
 
 
 class MiddleSimilarity(nn.Module):
@@ -88,15 +100,10 @@ class MiddleSimilarity(nn.Module):
         return self.scale * cross_correlation(around, template)[:, None] / (2 * r + 1) ** 2
 
 
-def _whole(values: Sequence[int]) -> bool:
-    """Whether all are whole numbers from 1."""
-    return isinstance(values, list | tuple) and all(type(v) is int and v >= 1 for v in values)
-
-
 def _encoder(name: str, depth: int) -> Any:
     try:
         # With such characters, timm would look for the name on disks and hubs.
-        if not isinstance(name, str) or set(name) & set(":/\\"):
+        if set(name) & set(":/\\"):
             raise ValueError("not the name of one")
         encoder = get_encoder(name, in_channels=1, depth=depth, weights=None)
     except (KeyError, ValueError, RuntimeError, AttributeError, TypeError, OSError) as error:
@@ -106,3 +113,20 @@ def _encoder(name: str, depth: int) -> Any:
         if hasattr(encoder, f"layer{k}"):
             delattr(encoder, f"layer{k}")
     return encoder
+
+
+def build(given: Mapping[str, Any]) -> HeatmapUNet:
+    """The network of these `DetectorOptions`, with new weights. Raises ConfigError for what there is not."""
+    made = check(DetectorOptions, given, KIND)
+    return HeatmapUNet(made.finds, check(UNetOptions, made.options, KIND))
+
+
+def load_detector(finds: Modality, path: PathLike | None = None) -> HeatmapUNet:
+    """The detector in a file, or that ships. Raises InputError as the store does, and for one of the other modality."""
+    if path is None:
+        recipe, option = f"keypoints.yaml --set finds={finds}", f"{finds}_weights"
+        return store.shipped(f"keypoints-{finds}", KIND, build, recipe, option)[0]
+    network, _ = store.load(path, KIND, build)
+    if network.finds != finds:
+        raise InputError(f"{path}: holds a detector of {network.finds} keypoints, not of {finds} ones")
+    return network

@@ -8,18 +8,16 @@ import importlib
 import io
 import logging
 from collections.abc import Callable
-from types import ModuleType
 from typing import Annotated, Any, cast
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from annotated_types import Ge, Le
 from torch import Tensor
 
 from sn9reg import progress
 from sn9reg.errors import ConfigError, InputError
-from sn9reg.fit.correspondences import Correspondences
+from sn9reg.fit.correspondences import Correspondences, Floats
 from sn9reg.fit.warp import fit_global
 from sn9reg.matchers.vismatch.offline import no_connections, offline
 from sn9reg.matchers.vismatch.tiles import Photograph, Photographs, Tile, contrast, is_valid, tiles_of
@@ -29,7 +27,6 @@ from sn9reg.raster.scene import ScenePair
 
 log = logging.getLogger(__name__)
 
-Floats = npt.NDArray[np.float64]
 Match = Callable[[Tensor, Tensor], dict[str, Any]]
 
 _LEAST_CONTRAST = 1e-3  # standard deviation; a tile with less is not matched
@@ -62,11 +59,8 @@ class VismatchOptions:
 
 
 class VismatchMatcher:
-    """Any matcher of the package vismatch, by its name there: vismatch:minima-loftr.
-
-    Raises ConfigError for options that make no sense or where vismatch is not installed, InputError where its weights
-    are not on the disk.
-    """
+    """Any matcher of the package vismatch, by its name there: vismatch:minima-loftr. Raises ConfigError where vismatch
+    is not installed, too, InputError where the matcher's weights are not on the disk."""
 
     name = "vismatch"
     needs_variant = True
@@ -85,31 +79,26 @@ class VismatchMatcher:
             factor *= 2
         optical, sar = Photographs(pair, "optical", factor), Photographs(pair, "sar", factor)
         tiles = list(tiles_of(pair, factor, side, shift / factor))
-        proposed, looked, parts, failures = 0, 0, [np.zeros((0, 6))], []
+        parts, failures = [], []
         for k, tile in enumerate(tiles):
             progress.report(k / len(tiles))
             shown = optical(tile.optical), sar(tile.sar)
             if min(contrast(*image) for image in shown) < _LEAST_CONTRAST:
                 continue
-            looked += 1
             try:
-                count, found = self._of_tile(tile, *shown, shift / factor)
+                parts.append(self._of_tile(tile, *shown, shift / factor))
             except Exception as error:  # third-party code may raise anything, often where a tile shows too little
                 log.warning("%s failed on a tile: %s", self.name, _line(error))
                 failures.append(error)
-                continue
-            proposed += count
-            parts.append(found)
         progress.report(1.0)
-        if failures and len(failures) == looked:
+        if failures and not parts:
             raise InputError(f"{self.name} failed on every tile: {_line(failures[0])}") from failures[0]
-        return self._merged(pair, np.concatenate(parts), proposed, shift, factor)
+        found = np.concatenate([np.zeros((0, 6)), *(part for _, part in parts)])
+        return self._merged(pair, found, sum(count for count, _ in parts), shift, factor)
 
     def _of_tile(self, tile: Tile, optical: Photograph, sar: Photograph, reach: float) -> tuple[int, Floats]:
-        """Number of matches proposed in the tile's core, and (N, 6) those that are good.
-
-        Columns: x, y of the optical and of the SAR place, pixels of the level; score; rank by score within the tile.
-        """
+        """Number of matches proposed in the tile's core, and (N, 6) those that are good: x, y of the optical and of the
+        SAR place, pixels of the level; score; rank by score within the tile."""
         # Some matchers draw random numbers, and some print. Standard output is for results of commands only.
         devices = [self.options.device] if self.options.device.startswith("cuda") else []
         with torch.random.fork_rng(devices), contextlib.redirect_stdout(io.StringIO()), no_connections():
@@ -123,9 +112,10 @@ class VismatchMatcher:
         kept = is_valid(optical[1], found[:, :2]) & is_valid(sar[1], found[:, 2:4])
         found[:, :4] += tile.optical.col, tile.optical.row, tile.sar.col, tile.sar.row
         in_core = tile.in_core(found[:, :2])
-        kept &= in_core & (np.hypot(*(found[:, 2:4] - found[:, :2]).T) <= reach)
-        found = found[kept]
-        found = found[_agreeing(found)]
+        found = found[kept & in_core & (np.hypot(*(found[:, 2:4] - found[:, :2]).T) <= reach)]
+        # On SAR too many may be wrong for a vote of neighbours: those are kept that agree on an affine.
+        fit = fit_global(found[:, :2], found[:, 2:4], "affine", _THRESHOLD) if len(found) >= _FEWEST else None
+        found = found[fit.inliers] if fit is not None and fit.inliers.sum() >= _FEWEST else found[:0]
         # Equal scores are ranked at random, since matchers list matches row by row.
         order = np.lexsort((np.random.default_rng(0).random(len(found)), -found[:, 4]))
         return int(in_core.sum()), np.column_stack([found, np.argsort(order)])
@@ -144,18 +134,17 @@ class VismatchMatcher:
         )  # fmt: skip
 
 
-def _agreeing(found: Floats) -> npt.NDArray[np.bool_]:
-    """(N,) which matches of a tile agree on an affine: on SAR too many may be wrong for a vote of neighbours."""
-    fit = fit_global(found[:, :2], found[:, 2:4], "affine", _THRESHOLD, "ransac") if len(found) >= _FEWEST else None
-    return fit.inliers if fit is not None and fit.inliers.sum() >= _FEWEST else np.zeros(len(found), bool)
-
-
 def _load(variant: str, device: str) -> Match:
     """The matcher, with weights from the disk. Raises ConfigError or InputError, see `VismatchMatcher`."""
     with contextlib.redirect_stdout(io.StringIO()) as printed, offline() as refused:
-        package = _package(variant)
-        known = getattr(package, "available_models", None)
-        if known is not None and variant not in known:
+        try:
+            package: Any = importlib.import_module("vismatch")
+        except ModuleNotFoundError as error:
+            if error.name == "vismatch":
+                message = f"matcher vismatch:{variant} needs vismatch: pip install 'sn9reg[vismatch]'"
+                raise ConfigError(message) from None
+            raise ConfigError(f"vismatch is installed, but not all that it needs: {_line(error)}") from error
+        if variant not in (known := getattr(package, "available_models", [variant])):
             raise ConfigError(f"vismatch has no matcher {variant!r}; it has: {', '.join(sorted(known))}")
         try:
             matcher = package.get_matcher(variant, device=device)
@@ -170,21 +159,10 @@ def _load(variant: str, device: str) -> Match:
     return cast(Match, matcher)
 
 
-def _package(variant: str) -> ModuleType:
-    try:
-        return importlib.import_module("vismatch")
-    except ModuleNotFoundError as error:
-        if error.name == "vismatch":
-            raise ConfigError(f"matcher vismatch:{variant} needs vismatch: pip install 'sn9reg[vismatch]'") from None
-        raise ConfigError(f"vismatch is installed, but not all that it needs: {_line(error)}") from error
-
-
 def _lacks_a_file(error: BaseException) -> bool:
     """Whether an error was caused by a missing file or by a refused connection."""
-    if isinstance(error, ConnectionError | FileNotFoundError):
-        return True
     cause = error.__cause__ or error.__context__
-    return cause is not None and _lacks_a_file(cause)
+    return isinstance(error, ConnectionError | FileNotFoundError) or (cause is not None and _lacks_a_file(cause))
 
 
 def _line(error: BaseException) -> str:

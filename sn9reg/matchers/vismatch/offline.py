@@ -24,10 +24,7 @@ def no_connections() -> Iterator[list[str]]:
 
 @contextmanager
 def offline() -> Iterator[list[str]]:
-    """As `no_connections`, with the Hugging Face hub's client set to use only what is on the disk.
-
-    That client connects from threads that `no_connections` does not see. One thread at a time can be inside.
-    """
+    """As `no_connections`, also for the Hugging Face hub's client, with threads of its own. One thread at a time."""
     from huggingface_hub import constants
 
     with _loading, no_connections() as refused:
@@ -49,6 +46,5 @@ def _hook(event: str, arguments: tuple[Any, ...]) -> None:
         raise ConnectionRefusedError("sn9reg does not use the network")
 
 
-# Once, since an audit hook cannot be removed. Unlike a replaced function, it also sees calls from C and through
-# references that other modules hold.
+# Once, since an audit hook cannot be removed. It also sees calls from C and through references of other modules.
 _install = cache(lambda: sys.addaudithook(_hook))

@@ -35,13 +35,10 @@ class Tile:
 
 
 def tiles_of(pair: ScenePair, factor: int, side: int, reach: float) -> Iterator[Tile]:
-    """Tiles of about equal size over the overlap of both scenes, in pixels of the common grid coarsened by `factor`.
-
-    side: about the largest side of a tile. reach: pixels by which the SAR window is larger on each side.
-    Windows end with the grid, but for the pixels that make their sides multiples of 16.
-    """
-    whole, lap = pair.grid.coarsen(factor).window, int(_LAP * side)
-    w = pair.overlap
+    """Tiles of about equal size over the overlap of both scenes, in pixels of the common grid coarsened by `factor`, to
+    the end of the grid, but for what makes their sides multiples of 16. side: about the largest side of a tile.
+    reach: pixels by which the SAR window is larger on each side."""
+    whole, w, lap = pair.grid.coarsen(factor).window, pair.overlap, int(_LAP * side)
     low = w.col // factor, w.row // factor
     size = -(-(w.col + w.width) // factor) - low[0], -(-(w.row + w.height) // factor) - low[1]
     cols, rows = (np.linspace(0, n, max(1, math.ceil(n / (side - 2 * lap))) + 1).astype(int).tolist() for n in size)
@@ -57,10 +54,8 @@ def _padded(window: Window) -> Window:
 
 
 class Photographs:
-    """Reads windows of a scene at a level as photographs, all with one contrast stretch.
-
-    Three optical bands are colours; another number of bands, and SAR's logarithm, are grey, in three equal bands.
-    """
+    """Reads windows of a scene as photographs, all with one contrast stretch. Three optical bands are colours;
+    another number of bands, and SAR's logarithm, are grey, in three equal bands."""
 
     def __init__(self, pair: ScenePair, modality: Modality, factor: int) -> None:
         self.scene, self.factor = (pair.sar if modality == "sar" else pair.optical), factor
@@ -90,8 +85,8 @@ def contrast(image: Floats, patch: Patch) -> float:
 
 def is_valid(patch: Patch, xy: Points) -> npt.NDArray[np.bool_]:
     """(N,) whether the pixels that hold these places are valid."""
-    height, width = patch.valid.shape
-    col, row = np.rint(xy).T
-    inside = (col >= 0) & (col < width) & (row >= 0) & (row < height)
-    inside[inside] = patch.valid[row[inside].astype(int), col[inside].astype(int)]
-    return np.asarray(inside)
+    at = np.rint(xy)
+    inside = np.asarray(((at >= 0) & (at < patch.valid.shape[::-1])).all(axis=1))
+    col, row = at[inside].astype(int).T
+    inside[inside] = patch.valid[row, col]
+    return inside

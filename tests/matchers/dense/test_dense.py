@@ -15,7 +15,7 @@ from sn9reg.matchers.dense.lattice import Lattice, aggregate, smooth_field
 from sn9reg.matchers.dense.search import Level, Surfaces, compare_at, search
 from sn9reg.progress import listening
 from sn9reg.raster.grid import Window
-from sn9reg.raster.scene import open_pair
+from sn9reg.raster.scene import PairFiles
 
 few = settings(max_examples=30, deadline=None)
 
@@ -118,7 +118,7 @@ def pair_of(folder, empty=None):
         sar[empty] = 0
     for name, image, nodata in (("optical", optical, None), ("sar", sar, 0)):
         write_raster(folder / f"{name}.tif", image[None], TEXTURE_TRANSFORM, UTM, nodata=nodata)
-    with open_pair(folder / "optical.tif", folder / "sar.tif") as pair:
+    with PairFiles(folder / "optical.tif", folder / "sar.tif").open() as pair:
         yield pair
 
 

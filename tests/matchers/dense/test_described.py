@@ -11,7 +11,7 @@ from support.rasters import pair_of
 from sn9reg.errors import ConfigError, InputError
 from sn9reg.matchers.dense import described as module
 from sn9reg.matchers.dense.described import Described
-from sn9reg.matchers.dense.workers import ahead, in_halves, workers
+from sn9reg.matchers.dense.search import ahead, in_halves, workers
 from sn9reg.raster.grid import Window
 
 

@@ -17,7 +17,8 @@ from sn9reg.matchers.base import make_matcher, matcher_class
 from sn9reg.matchers.dense.correlation import cc, zncc
 from sn9reg.matchers.dense.hybrid import blurred_by_pooling, locally_standardised
 from sn9reg.matchers.dense.learned import LearnedMatcher
-from sn9reg.matchers.dense.networks.table import NETWORKS, build
+from sn9reg.matchers.dense.networks.branches import build
+from sn9reg.matchers.dense.networks.table import NETWORKS
 from sn9reg.matchers.dense.structure import by_orientation
 from sn9reg.matchers.dense.weights import DenseOptions, load_dense, save_dense
 from sn9reg.matchers.fused import fused

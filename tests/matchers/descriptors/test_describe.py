@@ -2,16 +2,16 @@
 
 import math
 
-import cv2
 import numpy as np
 import pytest
 import torch
 from scipy.ndimage import distance_transform_edt, gaussian_filter
-from support.rasters import fields, turned
+from scipy.spatial.distance import cdist
+from support.rasters import fields
 
 from sn9reg.features.phase_congruency import phase_congruency
 from sn9reg.matchers.descriptors import describe as module
-from sn9reg.matchers.descriptors.describe import Described, MimDescriber, describe_scene, orientations
+from sn9reg.matchers.descriptors.describe import Described, MimDescriber, describe_scene, fast_corners, orientations
 from sn9reg.matchers.descriptors.nearest import nearest
 from sn9reg.matchers.descriptors.patches import PatchLayout
 from sn9reg.progress import listening
@@ -167,21 +167,10 @@ def maps():
     return maps_of(ground())
 
 
-def test_descriptors_have_unit_length_and_do_not_change_with_how_strong_the_strongest_orientation_is(maps):
-    assert MimDescriber().extent == 96
-    found = mim(maps, (80, 80), (70.3, 91.8), (5, 150))
-    assert found.shape == (3, 216)
-    torch.testing.assert_close(found.norm(dim=1), torch.ones(3))
-    assert (found >= 0).all()
-    changed = (torch.rand(SIDE, SIDE, generator=torch.Generator().manual_seed(0)) + 0.1) * maps
-    changed[0] = 5  # nor with the image itself
-    torch.testing.assert_close(*(mim(m, (80, 80), (60, 90), side=25) for m in (changed, maps)))
-
-
 def test_a_descriptor_counts_the_strongest_orientation_of_each_cell():
     strongest = np.random.default_rng(0).integers(0, 6, (40, 50))
     strongest[:, 24:] = -1  # no energy, no vote
-    maps = torch.stack([torch.from_numpy(strongest == k).float() for k in (-2, *range(6))])  # no image
+    maps = torch.stack([torch.from_numpy(strongest == k).float() for k in range(6)])
     found = mim(maps, (20.5, 17.5), side=24)[0].reshape(6, 6, 6)
     expected = np.zeros((6, 6, 6))
     for y in range(24):
@@ -198,13 +187,93 @@ def test_two_places_differ_and_the_same_place_of_other_contrast_or_of_a_moved_im
     assert here @ mim(maps_of(np.roll(ground(), (6, -9), (0, 1))), (61, 86))[0] > 0.99
 
 
-@pytest.mark.parametrize("degrees", [60, -60, 90, 145])
-def test_a_turned_image_is_described_as_the_upright_one_if_its_angle_is_given(maps, degrees):
-    middle = ((SIDE - 1) / 2,) * 2
-    image = cv2.warpAffine(
-        ground(), turned(SIDE, degrees)[:2], (SIDE, SIDE), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT
-    )
-    upright, rotated = mim(maps, middle, side=72)[0], maps_of(image)
-    informed = mim(rotated, middle, side=72, angle=torch.tensor([math.radians(degrees)]))[0]
-    assert upright @ informed > 0.9
-    assert upright @ informed > upright @ mim(rotated, middle, side=72)[0] + 0.15
+# --- corners, and those of them that are spread evenly ---------------------------------------------------------------
+
+EDGE = 96
+ALL = np.ones((EDGE, EDGE), bool)
+SQUARES = [(15, 20), (60, 12), (30, 60)]  # x, y of the upper left pixel of each
+SIZE = 14
+CORNERS = np.array([(x + i, y + j) for x, y in SQUARES for i in (0, SIZE - 1) for j in (0, SIZE - 1)])
+
+
+def squares(*strengths):
+    """One of each strength, a little blurred: two equal neighbours are no corner to FAST."""
+    drawn = np.zeros((EDGE, EDGE), np.float32)
+    for (x, y), strength in zip(SQUARES, strengths, strict=True):
+        drawn[y : y + SIZE, x : x + SIZE] = strength
+    return gaussian_filter(drawn, 0.5)
+
+
+def closest(points, others):
+    """Of each point the distance to the nearest of the others."""
+    return cdist(points, others).min(axis=1)
+
+
+@pytest.mark.parametrize("unit", [1e-6, 1, 1e6])
+def test_corners_of_squares_are_found_in_any_unit_and_nothing_else(unit):
+    xy, response = fast_corners(unit * squares(1, 0.5, 0.5), ALL)
+    assert closest(CORNERS, xy).max() < 2
+    assert closest(xy, CORNERS).max() < 3
+    strong = closest(xy, CORNERS[:4]) < 3
+    assert response[strong].min() > response[~strong].max() > 0
+    valid = np.arange(EDGE) >= np.full((EDGE, 1), EDGE // 2)
+    xy, _ = fast_corners(unit * squares(1, 1, 1), valid)
+    assert closest(CORNERS[CORNERS[:, 0] >= EDGE // 2], xy).max() < 2
+    assert xy[:, 0].min() >= EDGE // 2
+
+
+@pytest.mark.parametrize(
+    ("strength", "valid"), [(np.full((EDGE, EDGE), 0.3, np.float32), ALL), (squares(1, 1, 1), ~ALL)]
+)
+def test_there_are_no_corners_where_there_is_nothing_to_see(strength, valid):
+    xy, response = fast_corners(strength, valid)
+    assert xy.shape == (0, 2)
+    assert response.shape == (0,)
+
+
+def test_full_strength_is_that_of_the_brightest_valid_pixels():
+    """A few pixels that are much brighter, and any that are not valid, change no corner of the others."""
+    drawn, valid = squares(1, 1, 1), ALL.copy()
+    expected = fast_corners(np.minimum(drawn, np.percentile(drawn, 99.5)), ALL)[0]
+    drawn[80:90, 80:90], valid[75:95, 75:95] = 1e6, False
+    drawn[2:4, 2:5] = 50
+    found = fast_corners(drawn, valid)[0]
+    assert len(expected) >= len(CORNERS)
+    assert closest(expected, found).max() < 1
+
+
+def radii(xy, response):
+    """Of each point the distance to the nearest one of which 0.9 of the strength is still more."""
+    clearly_stronger = response[:, None] < 0.9 * response[None, :]
+    return np.where(clearly_stronger, cdist(xy, xy), np.inf).min(axis=1)
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 14, 89])
+@pytest.mark.parametrize("few", [True, False])
+def test_of_many_points_the_strongest_compete(count, few):
+    """few: strengths and places are few whole numbers, as those of FAST are."""
+    random = np.random.default_rng(count)
+    xy, response = random.uniform(0, 200, (90, 2)), random.gamma(2, 20, 90) + 1
+    if few:
+        xy, response = np.floor(xy / 16), np.ceil(response / 30)
+    pool = np.argsort(-response, kind="stable")[: 8 * count]
+    apart = radii(xy[pool], response[pool])
+    chosen = module.spread_evenly(xy, response, count)
+    assert len(set(chosen.tolist())) == count
+    assert np.array_equal(np.sort(apart[np.isin(pool, chosen)]), np.sort(apart)[-count:])
+    assert response[chosen[0]] == response.max()
+    assert (np.diff(response[chosen]) <= 0).all()
+
+
+@pytest.mark.parametrize(
+    ("strengths", "count", "chosen"),
+    [
+        (np.full(90, 7.0), 30, range(30)), (np.zeros(90), 30, range(30)),  # of equal ones the first
+        (np.ones(5), 100, range(5)), (np.ones(5), 0, []), (np.ones(0), 10, []),
+        ([100, 95, 80, 50], 2, [0, 1]), ([100, 90, 80, 50], 2, [0, 1]), ([100, 89, 80, 50], 2, [0, 3]),
+    ],
+)  # fmt: skip
+def test_a_point_is_only_suppressed_by_a_clearly_stronger_one(strengths, count, chosen):
+    xy = np.column_stack([np.arange(len(strengths)), np.zeros(len(strengths))])
+    xy[3:] *= 20
+    assert sorted(module.spread_evenly(xy, np.array(strengths, float), count)) == list(chosen)

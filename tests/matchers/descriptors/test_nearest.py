@@ -60,13 +60,6 @@ def test_a_loop_over_all_pairs_finds_the_same(monkeypatch, optical, sar, variant
     np.testing.assert_array_equal(found.mutual, mutual)
 
 
-def test_opposite_orientations_match_in_either_variant():
-    sar = described(25, 13, variants=2)
-    for variant in (0, 1):
-        optical = Described(sar.xy, sar.descriptors[[variant, 1 - variant]])
-        np.testing.assert_array_equal(nearest(optical, sar).index, np.arange(25))
-
-
 def test_no_keypoints_find_nothing():
     some = described(4, 17)
     found, none = nearest(some, NOTHING, some.xy, 10.0), nearest(NOTHING, some)

@@ -19,9 +19,9 @@ def texture(seed=0, height=63, width=63):
     return torch.from_numpy(((values - values.mean()) / values.std()).astype(np.float32))[None]
 
 
-def energies(seed=0, scales=1, height=40, width=50):
-    """(1 + 6 * scales, H, W) maps of which the channels after the first are any numbers."""
-    return torch.from_numpy(np.random.default_rng(seed).random((1 + 6 * scales, height, width), np.float32))
+def numbers(channels=6, height=40, width=50):
+    """(C, H, W) maps of any numbers."""
+    return torch.from_numpy(np.random.default_rng(0).random((channels, height, width), np.float32))
 
 
 def places(*xy):
@@ -47,7 +47,7 @@ def test_values_out_of_range_are_refused():
 def test_pixels_of_a_patch_are_where_it_points(x, y, scale, zoom, turn, side):
     """The maps hold coordinates, so a patch tells where it was taken."""
     row, col = np.mgrid[:40, :50].astype(np.float32)
-    maps = torch.from_numpy(np.stack([row, *[col] * 6, *[row] * 6]))
+    maps = torch.from_numpy(np.stack([col] * 6 + [row] * 6))
     patch = sample_patches(
         maps, places((x, y)), PatchLayout(side, scale, "energy"), torch.tensor([turn]), torch.tensor([zoom])
     )[0]
@@ -56,42 +56,38 @@ def test_pixels_of_a_patch_are_where_it_points(x, y, scale, zoom, turn, side):
     close(patch[6], y + math.sin(turn) * u + math.cos(turn) * v)
 
 
-@pytest.mark.parametrize("inputs", ["grey", "energy", "both"])
-def test_patches_do_not_touch_each_other(inputs):
-    layout, xy = PatchLayout(8, 1.3, inputs), places((20.3, 15), (25, 18.8), (3, 39))
+@pytest.mark.parametrize(("inputs", "channels"), [("grey", 1), ("energy", 12)])
+def test_patches_do_not_touch_each_other(inputs, channels):
+    layout, xy, maps = PatchLayout(8, 1.3, inputs), places((20.3, 15), (25, 18.8), (3, 39)), numbers(channels)
     angle, zoom = torch.tensor([0.1, 2.0, -1.0]), torch.tensor([1.0, 0.5, 1.5])
-    together = sample_patches(energies(scales=2), xy, layout, angle, zoom)
+    together = sample_patches(maps, xy, layout, angle, zoom)
     for k in range(3):
         one = slice(k, k + 1)
-        close(together[one], sample_patches(energies(scales=2), xy[one], layout, angle[one], zoom[one]), atol=1e-5)
+        close(together[one], sample_patches(maps, xy[one], layout, angle[one], zoom[one]), atol=1e-5)
 
 
 def test_the_part_of_a_patch_beyond_the_image_is_zero():
-    maps = energies()
+    maps = numbers()
     patch = sample_patches(maps, places((1, 38)), PatchLayout(9, 1.0, "energy"))[0]
-    close(patch[:, :6, 3:], maps[1:, 34:, :6])
+    close(patch[:, :6, 3:], maps[:, 34:, :6])
     close(patch[:, :, :3], torch.zeros(6, 9, 3))
     close(patch[:, 6:], torch.zeros(6, 3, 9))
     outside = places((-30, 10), (90, 10), (20, -30), (20, 90))
-    for inputs in ("grey", "energy", "both"):
+    for inputs in ("grey", "energy"):
         assert not sample_patches(maps, outside, PatchLayout(9, 1.0, inputs)).any()
 
 
-@pytest.mark.parametrize("scales", [1, 2])
-def test_a_patch_holds_the_image_the_energies_or_both(scales):
-    maps, xy = energies(scales=scales), places((20, 15), (30, 11))
-    grey, energy, both = (sample_patches(maps, xy, PatchLayout(9, inputs=i)) for i in ("grey", "energy", "both"))
-    assert grey.shape == (2, 1, 9, 9)
-    close(energy[0], maps[1:, 11:20, 16:25])
-    close(both, torch.cat([grey, energy], dim=1), atol=0)
-    layout = PatchLayout(16, 1.0, "both")
-    assert sample_patches(input_maps(texture(), layout)[0], xy, layout).shape == (2, layout.channels, 16, 16)
+@pytest.mark.parametrize("inputs", ["grey", "energy"])
+def test_a_patch_has_the_channels_of_its_layout(inputs):
+    layout = PatchLayout(16, 1.0, inputs)
+    found = sample_patches(input_maps(texture(), layout)[0], places((20, 15), (30, 11)), layout)
+    assert found.shape == (2, layout.channels, 16, 16)
 
 
 def test_the_image_is_standardised_patch_by_patch():
-    maps = energies()
+    maps = numbers(1)
     maps[0, :, 25:] = 100 * maps[0, :, 25:] - 7
-    grey = sample_patches(maps, places((10, 15), (38, 20)), PatchLayout(9, 1.0, "both"))[:, 0]
+    grey = sample_patches(maps, places((10, 15), (38, 20)), PatchLayout(9))[:, 0]
     close(grey.mean(dim=(1, 2)), torch.zeros(2))
     close(grey.square().mean(dim=(1, 2)), torch.ones(2))
     for level in (0.0, 0.7, -300.0):  # constant ones are 0, rounded or not
@@ -100,7 +96,7 @@ def test_the_image_is_standardised_patch_by_patch():
         assert not standardised(torch.cat([constant, rounded])).any()
 
 
-@pytest.mark.parametrize(("inputs", "quarters"), [("grey", 1), ("energy", 2), ("both", 3), ("both", 1)])
+@pytest.mark.parametrize(("inputs", "quarters"), [("grey", 1), ("energy", 2), ("energy", 3), ("grey", 3)])
 def test_a_patch_of_a_turned_image_is_the_turned_patch(inputs, quarters):
     image, layout = texture(), PatchLayout(15, 1.0, inputs)
     x, y = 24, 35
@@ -110,7 +106,7 @@ def test_a_patch_of_a_turned_image_is_the_turned_patch(inputs, quarters):
     whole, rotated = (input_maps(i, layout)[0] for i in (image, torch.rot90(image, quarters, (1, 2))))
     turned_patch = sample_patches(whole, places((x, y)), layout, torch.tensor([quarters * math.pi / 2]))
     close(sample_patches(rotated, places(there), layout), turned_patch, atol=3e-3)
-    if inputs != "energy":
+    if inputs == "grey":
         upright = sample_patches(whole, places((x, y)), layout)
         close(turned_patch[:, 0], torch.rot90(upright[:, 0], quarters, (1, 2)))
 
@@ -135,15 +131,14 @@ def test_turning_moves_the_orientations_of_each_scale_and_between_steps_mixes_ne
     close(between, 0.75 * channels[:, :6] + 0.25 * channels[:, :6].roll(-1, dims=1), atol=1e-5)
 
 
-@pytest.mark.parametrize(("inputs", "count", "scale"), [("grey", 1, 0.5), ("energy", 13, 2.5), ("both", 13, 1.0)])
-def test_maps_are_the_image_and_if_asked_for_energies(inputs, count, scale):
+@pytest.mark.parametrize(("inputs", "count", "scale"), [("grey", 1, 0.5), ("energy", 12, 2.5), ("energy", 12, 1.0)])
+def test_maps_are_the_image_or_its_energies(inputs, count, scale):
     images = torch.cat([texture(0, 40, 50), texture(1, 40, 50)])
     maps = input_maps(images, PatchLayout(32, scale, inputs))
     assert maps.shape == (2, count, 40, 50)
     if scale <= 1:
-        close(maps[:, 0], images, atol=0)
-        if count > 1:
-            close(maps[:, 1:], orientation_features(images, 6, (6.0, 12.0), phase=0.0), atol=0)
+        energies = orientation_features(images, 6, (6.0, 12.0), phase=0.0)
+        close(maps, images[:, None] if inputs == "grey" else energies, atol=0)
 
 
 @pytest.mark.parametrize("scale", [2.0, 4.0])

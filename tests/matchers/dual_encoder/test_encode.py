@@ -1,4 +1,4 @@
-"""What a dual encoder says of pixels, with and without passes of dropout, and of a scene's windows."""
+"""What a dual encoder sees and says of pixels, with and without passes of dropout, and of a scene's windows."""
 
 from unittest.mock import Mock
 
@@ -9,8 +9,7 @@ from support.dual import BANDS, dual_encoder
 from support.rasters import fields, pair_of
 from torch import nn
 
-from sn9reg.matchers.dual_encoder.encode import CellEncoder, EncodedScene
-from sn9reg.matchers.dual_encoder.inputs import sar_input, textured
+from sn9reg.matchers.dual_encoder.encode import CellEncoder, EncodedScene, optical_input, sar_input, textured
 from sn9reg.matchers.dual_encoder.network import CELL, DualEncoder
 from sn9reg.raster.grid import Window
 from sn9reg.raster.radiometry import SarLog
@@ -74,7 +73,7 @@ def test_cells_that_are_empty_or_of_one_grey_are_not_valid_and_weigh_nothing(mod
     expected[4:10, 6:] = expected[11:14, 2:5] = 0
     np.testing.assert_array_equal(maps.valid.numpy(), expected)
     if modality == "sar":
-        np.testing.assert_array_equal(maps.valid.numpy(), textured(sar_input(given, LOG), given.valid, CELL))
+        np.testing.assert_array_equal(maps.valid.numpy(), textured(sar_input(given, LOG), given.valid))
     length = maps.weighed.norm(dim=0)
     assert length[maps.valid == 0].max() == 0
     torch.testing.assert_close(length, maps.confidence * maps.valid, atol=1e-5, rtol=0)
@@ -116,13 +115,8 @@ def test_passes_are_the_same_again_and_the_network_is_in_use_afterwards_and_afte
 @pytest.mark.parametrize(("passes", "together"), [(0, [1]), (1, [1]), (5, [5]), (7, [5, 2])])
 def test_what_comes_before_dropout_is_computed_once_and_the_mean_is_over_all_passes(passes, together, monkeypatch):
     """Each pass says a number and a direction of its own; nothing is counted twice or forgotten."""
-    begin, finish, sizes, trained, said = (
-        Mock(wraps=dual_encoder(structure=True).begin),
-        DualEncoder.finish,
-        [],
-        set(),
-        [],
-    )
+    begin, finish = Mock(wraps=dual_encoder(structure=True).begin), DualEncoder.finish
+    sizes, trained, said = [], set(), []
 
     def numbered(self, begun, structure, modality):
         seen = finish(self, begun, structure, modality)
@@ -215,3 +209,77 @@ def test_coarser_cells_cover_more(modality, scenes):
     halved = scene.scene.read(Window(2 * CELL, CELL, 16 * CELL, 12 * CELL), 2)
     np.testing.assert_array_equal(coarse.values, scene.encoder(halved, modality).weighed.numpy())
     assert coarse.valid.mean() > 0.7
+
+
+# --- what it sees -----------------------------------------------------------------------------------------------------
+
+SHAPE = (24, 32)
+ALL = np.ones(SHAPE, bool)
+HOLED = ALL.copy()
+HOLED[3:11, 5:20] = False
+
+
+def drawn(bands=3, valid=ALL, low=50, high=200):
+    values = np.random.default_rng(0).uniform(low, high, (bands, *SHAPE)).astype(np.float32)
+    return Patch(values * valid, valid)
+
+
+def standardised(values):
+    return (values - values.mean()) / values.std()
+
+
+@pytest.mark.parametrize("bands", [1, 2, 3, 4])
+def test_optical_images_of_any_bands_are_three_standardised_ones(bands):
+    given = drawn(bands, HOLED)
+    seen = optical_input(given)
+    assert seen.shape == (3, *SHAPE)
+    assert seen.dtype == np.float32
+    assert (seen[:, ~HOLED] == 0).all()
+    shown = given.values[:3] if bands > 2 else [given.values.mean(axis=0)] * 3
+    for k in range(3):
+        np.testing.assert_allclose(seen[k, HOLED], standardised(shown[k][HOLED]), atol=1e-4)
+    changed = Patch(given.values * np.float32(7) + 300, given.valid)
+    np.testing.assert_allclose(optical_input(changed), seen, atol=1e-3)
+    for nothing in (drawn(bands, ~ALL), Patch(np.full((bands, *SHAPE), 90, np.float32), ALL)):
+        assert (optical_input(nothing) == 0).all()
+
+
+def test_sar_is_one_standardised_logarithm():
+    given = drawn(1, HOLED, low=1, high=900)
+    log = SarLog.of(given.values, given.valid)
+    seen = sar_input(given, log)
+    assert seen.shape == (1, *SHAPE)
+    assert seen.dtype == np.float32
+    assert (seen[:, ~HOLED] == 0).all()
+    expected = standardised(np.log(given.values[0, HOLED].astype(float) + log.floor))
+    np.testing.assert_allclose(seen[0, HOLED], expected, atol=1e-3)
+
+
+def test_texture_in_any_band_is_texture_and_bands_that_differ_are_none():
+    image = optical_input(drawn(3))
+    image[:, 4:8, 8:12] = 0.5
+    seen = textured(image, ALL)
+    assert seen.shape == (6, 8)
+    assert np.argwhere(~seen).tolist() == [[1, 2]]
+    image = np.array(np.broadcast_to(np.array([-1, 0, 2], np.float32)[:, None, None], (3, *SHAPE)))
+    assert not textured(image, ALL).any()
+    image[2, 5, 9] = 1
+    assert np.argwhere(textured(image, ALL)).tolist() == [[1, 2]]
+
+
+@pytest.mark.parametrize(("pixels", "expected"), [(0, False), (8, False), (9, True), (16, True)])
+def test_more_than_half_of_a_cell_has_to_be_valid(pixels, expected):
+    valid = ALL.copy()
+    valid[8:12, 4:8] = (np.arange(16) < pixels).reshape(4, 4)
+    seen = textured(optical_input(drawn(1)), valid)
+    assert seen[2, 1] == expected
+    assert np.delete(seen.ravel(), 2 * 8 + 1).all()
+
+
+def test_what_is_left_over_at_the_right_and_below_is_no_cell():
+    image = np.random.default_rng(0).normal(size=(1, 27, 34)).astype(np.float32)
+    image[:, 4:8, 8:12] = 0
+    image[:, 24:] = 1e6
+    seen = textured(image, np.ones((27, 34), bool))
+    assert seen.shape == (6, 8)
+    assert np.argwhere(~seen).tolist() == [[1, 2]]

@@ -69,27 +69,6 @@ def test_beyond_the_border_there_is_nothing(best):
     assert steep.tolist() == pytest.approx(best, abs=0.02)
 
 
-def surroundings(height, width, dx, dy, channels=24, seed=0):
-    """Weighed embeddings of a window, and of the same with `RADIUS` cells around, where its content lies dx, dy cells
-    farther."""
-    ground = units(channels, height + 4 * RADIUS, width + 4 * RADIUS, seed=seed)
-    one = ground[:, 2 * RADIUS :, 2 * RADIUS :][:, :height, :width]
-    other = ground[:, RADIUS - dy :, RADIUS - dx :][:, : height + 2 * RADIUS, : width + 2 * RADIUS]
-    return one, other
-
-
-@pytest.mark.parametrize("window", [1, 5])
-@pytest.mark.parametrize(("dx", "dy"), [(0, 0), (2, -1), (-3, 3), (0, -3)])
-def test_a_known_shift_is_found_y_before_x(dx, dy, window):
-    volume = shifted_similarity(*surroundings(8, 11, dx, dy), RADIUS, window)
-    assert volume.shape == (7, 7, 8, 11)
-    best = volume.flatten(0, 1).argmax(dim=0)
-    assert (best // 7 - RADIUS == dy).all()
-    assert (best % 7 - RADIUS == dx).all()
-    torch.testing.assert_close(volume[dy + RADIUS, dx + RADIUS], torch.ones(8, 11, dtype=torch.float64))
-    assert mutual(volume).all()
-
-
 @pytest.mark.parametrize("radius", [0, RADIUS])
 def test_every_entry_is_the_product_of_two_cells_and_a_window_their_mean(radius):
     one, other, size = noise(5, 6, 7), noise(5, 6 + 2 * radius, 7 + 2 * radius, seed=1), 2 * radius + 1

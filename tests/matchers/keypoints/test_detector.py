@@ -1,4 +1,4 @@
-"""keypoints/detector: keypoints in pixels of the searched scene, and places with nothing to look at."""
+"""keypoints/detector: which pixels a tile shows, keypoints in pixels of the searched scene, places of nothing."""
 
 from contextlib import contextmanager
 
@@ -9,11 +9,11 @@ from scipy.ndimage import gaussian_filter
 from support.rasters import TEXTURE_TRANSFORM, UTM, fields, open_plain, write_raster
 from torch import nn
 
-from sn9reg.matchers.keypoints.crops import Cropper
-from sn9reg.matchers.keypoints.detector import Detector, structure
+from sn9reg.matchers.keypoints.detector import Cropper, Detector, structure
 from sn9reg.matchers.keypoints.heatmap import gaussian
 from sn9reg.progress import listening
 from sn9reg.raster.radiometry import standardise
+from sn9reg.raster.scene import PairFiles
 
 SIDE = 64
 WIDTH, HEIGHT = 260, 220
@@ -23,19 +23,18 @@ both_ways = pytest.mark.parametrize("finds", ["optical", "sar"])
 
 
 class BrightestPixel(nn.Module):
-    """A detector that finds the brightest pixel of the tile that is searched, by peaks of 0.8; it notes how bright the
-    middle pixel of the other is, and how many tiles came at once."""
+    """A detector that finds the brightest pixel of the tile that is searched, by peaks of 0.8; it notes how many tiles
+    came at once."""
 
     def __init__(self, finds):
         super().__init__()
-        self.finds, self.middles, self.batches = finds, [], []
+        self.finds, self.batches = finds, []
 
     def forward(self, optical, sar):
         assert optical.shape == sar.shape
         assert not self.training
-        searched, other = (sar, optical) if self.finds == "sar" else (optical, sar)
+        searched = sar if self.finds == "sar" else optical
         side = searched.shape[-1]
-        self.middles += other[:, 0, side // 2, side // 2].tolist()
         self.batches.append(len(optical))
         index = searched[:, 0].flatten(1).argmax(dim=1)
         place = torch.stack([index % side, index // side], dim=1).float()
@@ -53,14 +52,14 @@ def scene_values(seed, bright):
 
 
 @contextmanager
-def opened(folder, optical=None, sar=None, side=SIDE):
+def opened(folder, optical=None, sar=None):
     """A cropper of scenes of structure, or of those given."""
     given = {"optical": optical, "sar": sar}
     for k, (name, values) in enumerate(given.items()):
         values = scene_values(k, BRIGHT[name]) if values is None else values
         write_raster(folder / f"{name}.tif", values[None].astype(np.float32), TEXTURE_TRANSFORM, UTM, nodata=0)
     with open_plain(folder / "optical.tif", folder / "sar.tif") as pair:
-        yield Cropper(pair, side)
+        yield Cropper(pair, SIDE)
 
 
 @pytest.fixture(scope="module")
@@ -87,30 +86,11 @@ def test_keypoints_are_in_pixels_of_the_searched_scene(finds, subpixel, cropper)
     assert found.spread == pytest.approx(np.full(7, 0.466 * 3), rel=0.05)
 
 
-@pytest.mark.parametrize(("finds", "factor"), [("optical", 2), ("sar", 4)])
-def test_at_a_coarser_level_all_is_in_its_pixels(finds, factor, tmp_path):
-    """What is bright fills one coarse pixel."""
-    values = [60 + 40 * fields(WIDTH, seed)[:HEIGHT] for seed in (0, 1)]
-    coarse = {"optical": (33, 24), "sar": (37, 30)}
-    for image, (x, y) in zip(values, coarse.values(), strict=True):
-        image[y * factor : (y + 1) * factor, x * factor : (x + 1) * factor] = 1000
-    network = BrightestPixel(finds)
-    with opened(tmp_path, *values, side=32) as made:
-        middle = np.array([[0.2, -0.3], [4.4, 1.1]]) + coarse[OTHER[finds]]
-        places = np.array([[0.0, 0.0], [3.2, -7.7]]) + coarse[finds]
-        found = Detector(network, subpixel=False, structure=False).find(made, middle, places, factor)
-    assert found.usable.all()
-    assert np.array_equal(found.xy, [coarse[finds]] * 2)
-    assert np.array_equal(found.middle, np.rint(middle))
-    assert network.middles[0] > 3.9 > network.middles[1]  # what is looked for lies in the middle of the other tile
-
-
 @pytest.mark.parametrize(("finds", "pool", "batch"), [("optical", 1, 16), ("sar", 4, 2), ("sar", 4, 16)])
 def test_heatmaps_themselves_are_means_of_pixels(finds, pool, batch, cropper):
-    middle, places = around(BRIGHT[OTHER[finds]], 5), around(BRIGHT[finds], 5, seed=1)
-    middle[2] = [-400, 50]
-    detector = Detector(BrightestPixel(finds), batch=batch)
-    heatmaps, usable = detector.heatmaps(cropper, middle, places, 1, pool)
+    places = around(BRIGHT[finds], 5, seed=1)
+    places[2] = [-400, 50]
+    heatmaps, usable = Detector(BrightestPixel(finds), batch=batch).heatmaps(cropper, places, 1, pool)
     assert usable.tolist() == [True, True, False, True, True]
     assert heatmaps.shape == (5, SIDE // pool, SIDE // pool)
     assert not heatmaps[2].any()
@@ -198,3 +178,100 @@ def test_structure_is_little_in_noise_and_most_of_smooth_ground():
     rim = np.pad(np.zeros((64, 64), bool), 32, constant_values=True)  # only the middle counts
     for image, beside in ((blobs, noise), (noise, blobs)):
         assert structure(np.where(rim, shown(beside), shown(image))) == structure(shown(image))
+
+
+# --- tiles -----------------------------------------------------------------------------------------------------------
+
+OPTICAL, SAR = (61, 40), (90, 77)  # x, y of what is bright
+COLUMNS, ROWS = 140, 120
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    """Of two scenes that are dark but for 2 x 2 pixels each: the bright one and, less bright, those right of and below
+    it. The last 30 columns of the SAR scene hold nothing."""
+    folder = tmp_path_factory.mktemp("points")
+    for name, (x, y) in (("optical", OPTICAL), ("sar", SAR)):
+        values = np.random.default_rng(x).uniform(10, 12, (ROWS, COLUMNS))
+        values[y : y + 2, x : x + 2] = 30
+        values[y, x] = 200
+        if name == "sar":
+            values[:, -30:] = 0
+        write_raster(folder / f"{name}.tif", values[None].astype(np.float32), TEXTURE_TRANSFORM, UTM, nodata=0)
+    with PairFiles(folder / "optical.tif", folder / "sar.tif").open() as opened:
+        yield opened
+
+
+def brightest(image):
+    """x, y."""
+    row, col = np.unravel_index(image.argmax(), image.shape)
+    return int(col), int(row)
+
+
+def moved(place, dx, dy, factor=1):
+    return np.array([place[0] // factor + dx, place[1] // factor + dy])
+
+
+@pytest.mark.parametrize(
+    ("factor", "side", "dx", "dy"), [(1, 16, 0.4, -0.4), (1, 31, -0.49, 0.3), (2, 16, 0.3, 0.3), (4, 16, -0.2, 0.3)]
+)
+def test_the_nearest_pixel_of_the_level_lies_in_the_middle_of_a_tile(pair, factor, side, dx, dy):
+    crop = Cropper(pair, side).read(moved(OPTICAL, dx, dy, factor), moved(SAR, dy, dx, factor), factor)
+    assert crop.optical.shape == crop.sar.shape == (side, side)
+    assert brightest(crop.optical) == brightest(crop.sar) == (side // 2, side // 2)
+
+
+def test_a_corner_is_where_the_first_pixel_lies(pair):
+    assert Cropper(pair).side == 256  # as in the paper
+    cropper = Cropper(pair, 32)
+    places = moved(OPTICAL, 2.7, -3.1), moved(SAR, -4.2, 1.6)
+    crop = cropper.read(*places)
+    for image, place, bright in zip((crop.optical, crop.sar), places, (OPTICAL, SAR), strict=True):
+        assert tuple(cropper.corner(place) + brightest(image)) == bright
+    many = np.array([[[2.7, 3.1], [-4.2, 1.6]], [[0, 0], [99.4, 17]]])
+    assert cropper.corner(many).tolist() == [[[-13, -13], [-20, -14]], [[-16, -16], [83, 1]]]
+
+
+def test_images_are_standardised_over_what_is_valid(pair):
+    crop = Cropper(pair, 32).read(np.array([30, 80]), np.array([100, 30]))
+    assert crop.optical_valid.all()
+    assert crop.sar_valid[:, :26].all()
+    assert not crop.sar_valid[:, 26:].any()
+    for values in (crop.optical, crop.sar[:, :26]):
+        assert values.dtype == np.float32
+        assert values.mean() == pytest.approx(0, abs=1e-3)
+        assert values.std() == pytest.approx(1, abs=1e-2)
+    assert not crop.sar[:, 26:].any()
+
+
+@pytest.mark.parametrize(
+    ("place", "inside"),
+    [
+        ((0, 60), np.s_[:, 16:]),
+        ((COLUMNS - 1, 60), np.s_[:, :17]),
+        ((60, 0), np.s_[16:, :]),
+        ((-10, ROWS + 5), np.s_[:11, 26:]),
+        ((-500, 60), np.s_[:0, :0]),
+    ],
+)
+def test_beyond_the_border_there_is_nothing(pair, place, inside):
+    there = np.zeros((32, 32), bool)
+    there[inside] = True
+    crop = Cropper(pair, 32).read(np.array(place), np.array([60, 9000]))
+    assert np.array_equal(crop.optical_valid, there)
+    assert np.array_equal(crop.optical != 0, there)
+    assert not crop.sar.any()
+    assert not crop.sar_valid.any()
+
+
+def test_sar_tiles_of_one_scene_share_one_floor(tmp_path):
+    """A dark tile's speckle is not raised to that of a bright one's."""
+    random = np.random.default_rng(0)
+    values = random.gamma(4, 1 / 4, (1, 80, 200)).astype(np.float32)
+    values[..., :70] *= 0.01
+    write_raster(tmp_path / "sar.tif", 100 * values, TEXTURE_TRANSFORM, UTM)
+    with PairFiles(tmp_path / "sar.tif", tmp_path / "sar.tif").open() as opened:
+        cropper = Cropper(opened, 64)
+        wide = cropper.read(np.array([70, 40]), np.array([70, 40])).sar
+    dark, bright = wide[:, :30], wide[:, 34:]
+    assert dark.std() < 0.3 * bright.std()

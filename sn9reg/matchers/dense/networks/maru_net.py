@@ -19,36 +19,33 @@ class MARUNet(nn.Module):
     Readings. "Four layers" of 32 to 256 channels on the way down and on the way up, with 512 channels between them:
     nothing shallower comes near the 8.9M parameters of "Learning-based SAR-optical registration for navigation", Table
     III. Convolutions have biases; the shortcut of a residual block is one 1x1 convolution without batch normalisation;
-    ELU follows the sum. The gates are those of Schlemper et al. 2018 (the paper's [37]), see `AttentionGate`.
-    Upsampling has no parameters. That gives 8,900,456 parameters, 0.5 % below the 8,949,660 published.
-
-    Both resolutions (and, when Siamese, both modalities) share the running statistics of batch normalisation as well.
+    ELU follows the sum; upsampling has no parameters. That gives 8,900,456 parameters, 0.5 % below the 8,949,660
+    published. Both resolutions (and, when Siamese, both modalities) share running statistics of batch normalisation.
     """
 
     divisor = 32
     # The receptive field is several times as wide: untrained, a quarter of a feature is still the border's doing here.
     margin = 48
-    out_channels = 8
 
     def __init__(self, in_channels: int = 1) -> None:
         super().__init__()
-        self.unit = AttentionUNet(in_channels, self.out_channels // 2)
+        self.unit = AttentionUNet(in_channels)
 
     def forward(self, image: Tensor) -> Tensor:
         return torch.cat([self.unit(image), _double(self.unit(avg_pool2d(image, 2)))], dim=1)
 
 
 class AttentionUNet(nn.Module):
-    """One unit of MARU-Net: (B, in_channels, H, W), H and W multiples of 16 -> (B, out_channels, H, W)."""
+    """One unit of MARU-Net: (B, in_channels, H, W), H and W multiples of 16 -> (B, 4, H, W)."""
 
-    def __init__(self, in_channels: int, out_channels: int) -> None:
+    def __init__(self, in_channels: int) -> None:
         super().__init__()
         below = list(pairwise(_WIDTHS))
         self.first = Residual(in_channels, _WIDTHS[0])
         self.down = nn.ModuleList([Residual(fine, coarse) for fine, coarse in below])
         self.gates = nn.ModuleList([AttentionGate(fine, coarse) for fine, coarse in below])
         self.up = nn.ModuleList([Residual(fine + coarse, fine) for fine, coarse in below])
-        self.head = nn.Conv2d(_WIDTHS[0], out_channels, 1)
+        self.head = nn.Conv2d(_WIDTHS[0], 4, 1)
 
     def forward(self, image: Tensor) -> Tensor:
         levels = [self.first(image)]
@@ -65,10 +62,8 @@ class Residual(nn.Module):
 
     def __init__(self, before: int, after: int) -> None:
         super().__init__()
-        self.inner = nn.Sequential(
-            Conv2dNormActivation(before, after, 3, bias=True, activation_layer=nn.ELU),
-            Conv2dNormActivation(after, after, 3, bias=True, activation_layer=None),
-        )
+        first = Conv2dNormActivation(before, after, 3, bias=True, activation_layer=nn.ELU)
+        self.inner = nn.Sequential(first, Conv2dNormActivation(after, after, 3, bias=True, activation_layer=None))
         self.shortcut = nn.Conv2d(before, after, 1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -76,11 +71,8 @@ class Residual(nn.Module):
 
 
 class AttentionGate(nn.Module):
-    """Additive attention on a grid (Schlemper et al. 2018): coarse features say where fine ones may pass.
-
-    Fine (B, fine, H, W) and coarse (B, coarse, H/2, W/2) -> (B, fine, H, W): the fine features times a weight in [0, 1]
-    per pixel, found on the coarse grid, and mixed by a 1x1 convolution.
-    """
+    """Additive attention on a grid (Schlemper et al. 2018). Fine (B, fine, H, W) and coarse (B, coarse, H/2, W/2) ->
+    (B, fine, H, W): fine features times a weight in [0, 1] per coarse pixel, mixed by a 1x1 convolution."""
 
     def __init__(self, fine: int, coarse: int) -> None:
         super().__init__()

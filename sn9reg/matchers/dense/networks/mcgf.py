@@ -15,12 +15,10 @@ _FLOOR = 0.1  # length, in deviations of an image, below which a pixel's orienta
 
 
 def oriented_gradients(image: Tensor) -> Tensor:
-    """(B, C, H, W) images -> (B, 9 * C, H, W) strength of the gradient in nine directions, between 0 and 1.
-
-    Channel k is |gx cos a + gy sin a| with a = 20 k degrees from x towards y (down), as in CFOG (Ye et al. 2019), then
-    smoothed in the plane and divided by the pixel's length over the orientations. The images should have a standard
-    deviation near 1: what is far weaker is not amplified, so that a constant area gives zero.
-    """
+    """(B, C, H, W) images -> (B, 9 * C, H, W) strength of the gradient in nine directions, between 0 and 1. Channel k
+    is |gx cos a + gy sin a| with a = 20 k degrees from x towards y (down), as in CFOG (Ye et al. 2019), then smoothed
+    in the plane and divided by the pixel's length over the orientations. The images should have a standard deviation
+    near 1: what is far weaker is not amplified, so that a constant area gives zero."""
     gradient = spatial_gradient(image, mode="sobel")  # (B, C, 2, H, W)
     angles = torch.arange(ORIENTATIONS, device=image.device, dtype=image.dtype) * (math.pi / ORIENTATIONS)
     directions = torch.stack([angles.cos(), angles.sin()], dim=1)
@@ -36,8 +34,7 @@ class MCGF(nn.Module):
     """Multiscale convolutional gradient features: (B, in_channels, H, W) -> (B, 9, H, W).
 
     Described in "Learning-based SAR-optical registration for navigation", Sec. IV-B. The gradients of the image and of
-    its copy at half resolution go through one stack of three 3x3 convolutions each, 9-32-32-9; the features of the copy
-    are upsampled and the two are averaged.
+    its copy at half resolution go through a stack of three 3x3 convolutions each; both features are averaged.
 
     Readings. Each convolution has a bias and batch normalisation: 14,619 parameters a scale, 29,238 a branch and 58,476
     for the pseudo-Siamese pair, the 58k of Table III exactly. The last one has no ReLU, since cross-correlation wants
@@ -46,11 +43,10 @@ class MCGF(nn.Module):
 
     divisor = 2
     margin = 14
-    out_channels = 9
 
     def __init__(self, in_channels: int = 1) -> None:
         super().__init__()
-        self.fine, self.coarse = (_stack(ORIENTATIONS * in_channels, self.out_channels) for _ in range(2))
+        self.fine, self.coarse = (_stack(ORIENTATIONS * in_channels) for _ in range(2))
 
     def forward(self, image: Tensor) -> Tensor:
         fine = self.fine(oriented_gradients(image))
@@ -58,9 +54,6 @@ class MCGF(nn.Module):
         return (fine + interpolate(coarse, scale_factor=2.0, mode="bilinear", align_corners=False)) / 2
 
 
-def _stack(before: int, after: int) -> nn.Sequential:
-    return nn.Sequential(
-        Conv2dNormActivation(before, 32, 3, bias=True),
-        Conv2dNormActivation(32, 32, 3, bias=True),
-        Conv2dNormActivation(32, after, 3, bias=True, activation_layer=None),
-    )
+def _stack(before: int) -> nn.Sequential:
+    first, second = (Conv2dNormActivation(channels, 32, 3, bias=True) for channels in (before, 32))
+    return nn.Sequential(first, second, Conv2dNormActivation(32, 9, 3, bias=True, activation_layer=None))

@@ -21,14 +21,13 @@ class OSMNet(nn.Module):
 
     divisor = 1
     margin = 8
-    out_channels = 9
 
     def __init__(self, in_channels: int = 1, dropout: float = 0.3) -> None:
         super().__init__()
         self.stem = Conv2dNormActivation(in_channels, 32, 3)
         self.early, self.middle, self.late = _residual(32, 32), _residual(32, 64), _residual(64, 128)
         self.dropout = nn.Dropout(dropout)
-        self.head = Conv2dNormActivation(32 + 64 + 128, self.out_channels, 3, activation_layer=None)
+        self.head = Conv2dNormActivation(32 + 64 + 128, 9, 3, activation_layer=None)
 
     def forward(self, image: Tensor) -> Tensor:
         early = self.early(self.stem(image))

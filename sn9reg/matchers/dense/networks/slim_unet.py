@@ -12,10 +12,8 @@ Part = Callable[[int, int], nn.Module]  # from channels before and after
 
 
 class UNet(nn.Module):
-    """(B, in_channels, H, W) -> what `head` makes of (B, widths[0], H, W): a U-Net of one level per width.
-
-    twice, rise: what a level is made of, and what doubles the resolution. A subclass gives `head`.
-    """
+    """(B, in_channels, H, W) -> what a subclass's `head` makes of (B, widths[0], H, W): a U-Net of one level per width.
+    twice, rise: what a level is made of, and what doubles the resolution."""
 
     head: nn.Module
 
@@ -37,30 +35,21 @@ class UNet(nn.Module):
 
 
 class SlimUNet(UNet):
-    """(B, in_channels, H, W) -> (B, out_channels, H, W) features of unit length per pixel, or, `weighted`, of a length
-    from 0 to 1: how much the pixel counts. Walls and shadows lie elsewhere in the other image, and ought not to.
-
-    Ours: the shape of `FFTUNet` with 3/8 of its channels, or a quarter in the weights that ship. Full resolution
-    mattered most of all that was tried: as much arithmetic at half of it, with more channels, found much less.
-    """
+    """(B, in_channels, H, W) -> (B, 8, H, W) features of unit length per pixel, or, `weighted`, of a length from 0 to
+    1: how much the pixel counts. Walls and shadows lie elsewhere in the other image, and ought not to. Ours: the shape
+    of `FFTUNet` with 3/8 of its channels, or a quarter in the weights that ship. Full resolution mattered most of all
+    that was tried: as much arithmetic at half of it, with more channels, found much less."""
 
     margin = 20  # it sees 24 px far, but features are those of a larger patch from 4 px on
 
-    def __init__(
-        self,
-        in_channels: int = 1,
-        widths: tuple[int, ...] = (24, 48, 96),
-        out_channels: int = 8,
-        weighted: bool = False,
-    ) -> None:
+    def __init__(self, in_channels: int = 1, widths: tuple[int, ...] = (24, 48, 96), weighted: bool = False) -> None:
         super().__init__(in_channels, widths, _twice, _rise)
-        self.head = nn.Conv2d(widths[0], out_channels + weighted, 3, padding=1)
-        self.out_channels = out_channels
+        self.head = nn.Conv2d(widths[0], 8 + weighted, 3, padding=1)
 
     def forward(self, image: Tensor) -> Tensor:
         found = super().forward(image).float()
-        features = normalize(found[:, : self.out_channels], dim=1, eps=1e-6)
-        return features if found.shape[1] == self.out_channels else features * found[:, self.out_channels :].sigmoid()
+        features = normalize(found[:, :8], dim=1, eps=1e-6)
+        return features if found.shape[1] == 8 else features * found[:, 8:].sigmoid()
 
 
 def _twice(before: int, after: int) -> nn.Sequential:

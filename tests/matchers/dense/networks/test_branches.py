@@ -10,7 +10,7 @@ from sn9reg.matchers.dense.networks.branches import Branches
 class Strict(nn.Module):
     """One convolution that insists on its divisor."""
 
-    divisor, margin, out_channels = 8, 3, 2
+    divisor, margin = 8, 3
 
     def __init__(self):
         super().__init__()
@@ -25,7 +25,7 @@ class Strict(nn.Module):
 @pytest.mark.parametrize("shared", [True, False])
 def test_siamese_branches_share_one_set_of_weights_and_pseudo_siamese_have_two(shared):
     branches, image = Branches(Strict, shared), torch.randn(1, 1, 8, 8)
-    assert (branches.divisor, branches.margin, branches.out_channels, branches.shared) == (8, 3, 2, shared)
+    assert (branches.divisor, branches.margin, branches.shared) == (8, 3, shared)
     assert len(list(branches.parameters())) == len(branches.state_dict()) == (2 if shared else 4)
     for modality in ("optical", "sar"):
         assert torch.equal(branches(image, modality), branches.branches["optical" if shared else modality](image))
