@@ -84,7 +84,7 @@ def _blank_figures(monkeypatch):
 @pytest.fixture(scope="session")
 def small_registration(small_files) -> Registration:
     """What `structure` makes of that pair; for tests whose subject is what becomes of a registration."""
-    return register(*small_files, matcher="structure")
+    return register(*small_files, matcher="structure", matcher_options={"max_offset": 10.0})
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ from support.rasters import write_raster
 from sn9reg import register
 from sn9reg.errors import ConfigError, InputError
 
-# Neither the network nor the finest level is the subject here.
-QUICK = {"matcher": "structure", "matcher_options": {"work_megapixels": 0.06}}
+# Neither the network nor the finest level is the subject here, nor a search far beyond what is to be found (29 m).
+QUICK = {"matcher": "structure", "matcher_options": {"work_megapixels": 0.06, "max_offset": 35.0}}
 
 
 def read(path):
