@@ -150,10 +150,10 @@ class _Job:
         with files.reading(self.dataset.name):
             dtype = None if self.dtype == "complex_int16" else self.dtype
             values = self.dataset.read(self.bands, window=area, out_dtype=dtype)
-            told, shown = has_data(self.dataset, self.bands, values, area, self.marker)
+            filled, shown = has_data(self.dataset, self.bands, values, area, self.marker)
         alpha = [colour == ColorInterp.alpha for colour in self.colours]
-        told[alpha] = True
-        valid = told & shown & (values[alpha] != 0).all(axis=0) & ~np.isnan(values)
+        filled[alpha] = True
+        valid = filled & shown & (values[alpha] != 0).all(axis=0) & ~np.isnan(values)
         return (values, valid) if k == 1 else block_means(values, valid, k, window.shape)
 
     def _finish(self, values: Values, valid: Mask) -> Values:

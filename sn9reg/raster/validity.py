@@ -68,16 +68,16 @@ def has_data(
     """(bands, h, w) each: where the values of an area are not nodata, and where neither mask nor alpha hides them. An
     alpha band that is itself among the bands is read as one, and hides nothing."""
     alpha = alpha_band(dataset)
-    told, shown = np.ones(values.shape, bool), np.ones(values.shape, bool)
+    filled, shown = np.ones(values.shape, bool), np.ones(values.shape, bool)
     if alpha and alpha not in bands:
         shown &= dataset.read(alpha, window=area) != 0
     for row, band in enumerate(bands):
         flags, value = dataset.mask_flag_enums[band - 1], nodata_of(dataset, band, nodata)
         if value is not None:
-            told[row] = values[row] != value
+            filled[row] = values[row] != value
         if flags not in ([MaskFlags.all_valid], [MaskFlags.nodata]) and MaskFlags.alpha not in flags:
             shown[row] &= dataset.read_masks(band, window=area) != 0
-    return told, shown
+    return filled, shown
 
 
 def read_data(
@@ -86,8 +86,8 @@ def read_data(
     """Values (bands, h, w) of an area, rasterio's window, palettes as colours, and which pixels are data (h, w). No
     data is what is nodata in all bands, and what in any band is masked, transparent, NaN or infinite."""
     values = dataset.read(list(bands), window=area)
-    told, shown = has_data(dataset, bands, values, area, nodata)
-    valid, layers = told.any(axis=0) & shown.all(axis=0) & np.isfinite(values).all(axis=0), []
+    filled, shown = has_data(dataset, bands, values, area, nodata)
+    valid, layers = filled.any(axis=0) & shown.all(axis=0) & np.isfinite(values).all(axis=0), []
     for band, layer in zip(bands, values, strict=True):
         colours = colours_of(dataset, band)
         if colours is None:

@@ -24,7 +24,7 @@ _SIDE = 512  # of what is described at once, margins included, pixels; larger ti
 _LEAST = 64  # of a tile without its margins
 _NEARLY_ALL = 0.8  # share of a tile that has to be described for it to be described as a whole
 _MOST_KEPT = 6  # scenes and extractors of a pair that are remembered
-_ROOM = 320 << 20  # bytes; two rows of tiles across 40 megapixels
+_KEPT_BYTES = 320 << 20  # two rows of tiles across 40 megapixels
 
 
 class Described:
@@ -72,7 +72,7 @@ class Described:
         """One tile, described if it is not kept. What was asked for longest ago is forgotten."""
         key, sizes = (factor, tile), {k: _size(asked.result()) for k, asked in self._tiles.items() if _is_there(asked)}
         for oldest in list(sizes):
-            if sum(sizes.values()) > _ROOM and len(sizes) > 1:
+            if sum(sizes.values()) > _KEPT_BYTES and len(sizes) > 1:
                 del sizes[oldest], self._tiles[oldest]
         asked = self._tiles.pop(key, None)
         if asked is None or (asked.done() and not _is_there(asked)):

@@ -113,8 +113,8 @@ class DescriptorMatcher:
             yield np.eye(3), given.max_offset / pair.grid.metres_per_pixel
         if given.pose != "none":
             pose = find_pose(*looks, math.radians(given.turn), given.zoom)
-            told = "SAR turned by %.1f degrees, scaled by %.2f; it stands out by %.1f deviations"
-            log.info(told, math.degrees(pose.turn), pose.zoom, pose.strength)
+            message = "SAR turned by %.1f degrees, scaled by %.2f; it stands out by %.1f deviations"
+            log.info(message, math.degrees(pose.turn), pose.zoom, pose.strength)
             yield _on_common(pose.matrix, coarse), max(_LEAST_RADIUS, _POSE_RADIUS * max(pair.grid.shape))
 
     def _match(self, pair: ScenePair, looks: Looks, coarse: int, matrix: Matrix, radius: float) -> Correspondences:
@@ -125,8 +125,8 @@ class DescriptorMatcher:
         putative = self.putative(posed, optical, sar, factor, radius)
         models = self.models(putative)
         counts = [int(inliers.sum()) for _, inliers in models]
-        told = "1/%d: %d optical and %d SAR keypoints, %d matches, inliers of an affine and a homography: %s"
-        log.info(told, factor, len(optical), len(sar), len(putative), counts)
+        message = "1/%d: %d optical and %d SAR keypoints, %d matches, inliers of an affine and a homography: %s"
+        log.info(message, factor, len(optical), len(sar), len(putative), counts)
         if self.options.refine and len(optical) and len(sar):
             warps = [matrix, *(matrix @ warp for warp, _ in models)]
             matrix = max(warps, key=lambda warp: agreement(*looks, _on_common(warp, 1 / coarse)))
