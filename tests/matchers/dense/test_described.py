@@ -66,7 +66,7 @@ def test_tiles_make_up_the_window_and_are_described_once(tmp_path, pool, factor)
 
 @pytest.mark.usefixtures("small_tiles")
 def test_what_is_kept_has_a_limit(tmp_path, pool, monkeypatch):
-    monkeypatch.setattr(module, "_ROOM", 3 * 48 * 48 * 3 * 2)  # three tiles
+    monkeypatch.setattr(module, "_KEPT_BYTES", 3 * 48 * 48 * 3 * 2)  # three tiles
     with pair_of(tmp_path, (150, 200)) as pair:
         extract, tiles = Counted(), [Window(48 * col, 48 * row, 48, 48) for row in range(3) for col in range(4)]
         scene = Described.both(pair, extract, 8)[0]
@@ -76,7 +76,7 @@ def test_what_is_kept_has_a_limit(tmp_path, pool, monkeypatch):
             before = [module._size(asked.result()) for asked in scene._tiles.values()][
                 :-1
             ]  # the last was asked for now
-            assert sum(before) <= module._ROOM
+            assert sum(before) <= module._KEPT_BYTES
         assert len(before) == 3
         asked = extract.pixels
         scene.window(pool, tiles[-1], 1, True)()
