@@ -246,7 +246,9 @@ def test_check_output_in_a_folder_that_is_not_writable(tmp_path):
 )
 def test_geotiff_profile_writes_what_it_promises(tmp_path, dtype, count, predictor, interleaving):
     values = (np.random.default_rng(0).normal(size=(count, *GRID.shape)) * 50 + 100).astype(dtype)
-    with rasterio.open(tmp_path / "out.tif", "w", **geotiff_profile(GRID, count, dtype)) as target:
+    profile = geotiff_profile(GRID, count, dtype)
+    assert profile["bigtiff"] == "if_safer"  # a file does not tell
+    with rasterio.open(tmp_path / "out.tif", "w", **profile) as target:
         target.write(values)
     with rasterio.open(tmp_path / "out.tif") as dataset:
         structure = dataset.tags(ns="IMAGE_STRUCTURE")
