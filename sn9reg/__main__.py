@@ -1,5 +1,5 @@
 """`python -m sn9reg` is the command line tool."""
 
-from sn9reg.cli import main
+from sn9reg.cli import run
 
-main(prog_name="sn9reg")
+run()

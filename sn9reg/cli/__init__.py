@@ -60,6 +60,16 @@ def errors_in_one_line() -> Iterator[None]:
         _fail("interrupted; nothing was left half written", 128 + number)  # as shells count
 
 
+def run() -> None:
+    """The command line as a program. It ends without taking apart what is loaded: that takes torch half a second."""
+    try:
+        main(prog_name="sn9reg")
+    except SystemExit as end:
+        with suppress(OSError):  # nothing is left to be printed, as `click.echo` leaves nothing
+            sys.stdout.flush()
+        os._exit(int(end.code or 0))
+
+
 def _fail(message: str, exit_code: int) -> None:
     with suppress(OSError):  # where stderr cannot be written either, there is still the exit code
         click.echo("sn9reg: " + " ".join(message.split()), err=True)

@@ -54,12 +54,15 @@ def log_gabor(radius: Tensor, wavelengths: Sequence[float], sigma_on_f: float) -
 def orientation_response(image: Tensor, orientations: int, wavelengths: Sequence[float]) -> Iterator[Tensor]:
     """(B, H, W) image -> of each scale (B, orientations, H, W) complex log-Gabor responses. The image wraps around
     at its borders: what lies within about a wavelength of them is not to be used."""
-    # The filters do not pass the mean, but they do pass the rounding of its transform.
-    level = image.double().mean(dim=(1, 2), keepdim=True)
-    spectrum = torch.fft.fft2((image - level).to(image.dtype))[:, None]
+    spectrum = torch.fft.fft2(_without_mean(image))[:, None]
     radial, angular = log_gabor_bank(*(int(n) for n in image.shape[-2:]), orientations, tuple(wavelengths))
     for band in radial:
         yield torch.fft.ifft2(spectrum * band.to(image.device) * angular.to(image.device))
+
+
+def _without_mean(image: Tensor) -> Tensor:
+    """The filters do not pass the mean, but they do pass the rounding of its transform."""
+    return (image - image.double().mean(dim=(1, 2), keepdim=True)).to(image.dtype)
 
 
 def orientation_features(
@@ -85,21 +88,42 @@ def orientation_features(
 
 
 def orientation_harmonics(
-    image: Tensor, orientations: int = 9, wavelengths: Sequence[float] = (6.0, 12.0), order: int = 3
+    image: Tensor, orientations: int = 9, wavelength: float = 6.0, octaves: int = 2, order: int = 2
 ) -> Tensor:
     """(B, H, W) image -> (B, 1 + 2 * order, H, W) the energies of `orientation_features` in few channels: their sum
-    over scales, as a Fourier series over orientations. On SEN1-2 these are the principal directions of all channels."""
-    total: Tensor | float = 0.0
-    for response in orientation_response(image, orientations, wavelengths):
-        real, imaginary = torch.view_as_real(response).unbind(dim=-1)
-        energy = real.square().addcmul_(imaginary, imaginary)
-        total = energy.mul_(_one_length(energy, len(wavelengths), 0.0)).add_(total)
+    over scales, as a Fourier series over orientations. On SEN1-2 these are the principal directions of all channels.
+    Each scale has twice the wavelength of the one before, and is computed at half of its resolution: sides have to be
+    multiples of 2 ** (octaves - 1)."""
     turn = torch.arange(orientations, device=image.device) * (2 * math.pi / orientations)
     waves = [torch.full_like(turn, math.sqrt(0.5))]
     for k in range(1, order + 1):
         waves += [torch.cos(k * turn), torch.sin(k * turn)]
-    basis = torch.stack(waves) * math.sqrt(2 / orientations / len(wavelengths))
-    return torch.einsum("ko,bohw->bkhw", basis, total)
+    basis = torch.stack(waves) * math.sqrt(2 / orientations / octaves)
+    found = []
+    for octave in range(octaves):
+        image = _halved(image) if octave else image
+        (response,) = orientation_response(image, orientations, (wavelength,))
+        real, imaginary = torch.view_as_real(response).unbind(dim=-1)
+        energy = real.square().addcmul_(imaginary, imaginary)
+        found.append(torch.einsum("ko,bohw->bkhw", basis, energy.mul_(_one_length(energy, octaves, 0.0))))
+    total = found.pop()
+    while found:
+        total = _doubled(_doubled(total, 2), 3).add_(found.pop())
+    return total
+
+
+def _halved(image: Tensor) -> Tensor:
+    """(B, H, W) -> (B, H / 2, W / 2): every second pixel, without the frequencies that these cannot hold."""
+    height, width = image.shape[-2] // 2, image.shape[-1] // 2
+    spectrum = torch.fft.rfft2(_without_mean(image))[..., : width // 2 + 1]
+    rows = torch.fft.fftfreq(height, 1 / height, device=image.device).long()
+    return torch.fft.irfft2(spectrum[..., rows, :], s=(height, width)) / 4
+
+
+def _doubled(image: Tensor, dim: int) -> Tensor:
+    """The image with the mean of both neighbours put between every two pixels, the first one after the last."""
+    between = (image + image.roll(-1, dim)).div_(2)
+    return torch.stack([image, between], dim=dim + 1).flatten(dim, dim + 1)
 
 
 def _one_length(energy: Tensor, scales: int, phase: float) -> Tensor:

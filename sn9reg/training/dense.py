@@ -4,6 +4,7 @@ import copy
 from collections.abc import Sequence
 from dataclasses import field
 from functools import partial
+from itertools import islice
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,9 +14,11 @@ from torch.utils.data import DataLoader, default_collate
 
 from sn9reg.errors import ConfigError, InputError
 from sn9reg.matchers.dense.correlation import similarity
-from sn9reg.matchers.dense.weights import KIND, DenseOptions, build
+from sn9reg.matchers.dense.weights import KIND, DenseOptions, build, load_dense
+from sn9reg.matchers.fused import fused
 from sn9reg.options import options
 from sn9reg.raster.degradation import Degradation
+from sn9reg.raster.folders import data_root
 from sn9reg.raster.grid import Window
 from sn9reg.raster.scene import Patch
 from sn9reg.score.metrics import cmr
@@ -25,6 +28,8 @@ from sn9reg.training.loop import Stage, Task
 from sn9reg.training.losses import make_loss
 from sn9reg.training.sample import Geometry, Photometry, Sample, augment_optical, augment_sar, cut, part
 
+_LOOKED_AT = 50  # batches in which is looked for what an imitation is to learn
+_RIM = 6  # pixels at an image's border, where not even the teacher knows
 _LOSS_RATE = 5.0  # the loss's parameters learn faster by this than the network's
 
 
@@ -42,6 +47,8 @@ class DenseConfig(TrainingConfig, Plan):
     network: Choice  # see `matchers.dense.networks`
     loss: Choice  # see `training.losses`
     shared: bool = False  # whether both images go through the same weights (Siamese)
+    # Weights, relative to the data root, whose features are to be imitated: then the loss counts in validation alone.
+    teacher: str | None = None
     geometry: Geometry = field(default_factory=Geometry)  # of the samples for training
     validation: Geometry = field(default_factory=Geometry)  # of those for validation: only the sides count
     photometry: Photometry = field(default_factory=Photometry)  # what is done to grey values
@@ -54,6 +61,8 @@ class DenseConfig(TrainingConfig, Plan):
         for name, shape in (("geometry", self.geometry), ("validation", self.validation)):
             if not 0 < shape.sar < shape.optical:
                 raise ConfigError(f"{name}: the SAR side {shape.sar} must be smaller than the optical {shape.optical}")
+        if self.teacher and not self.shared:
+            raise ConfigError("a teacher is imitated by a network that both images share: set shared: true")
 
     def stages(self) -> Sequence[Stage]:
         parts, held = load_all(self.sources, self.seed, max(self.geometry.optical, self.validation.optical))
@@ -62,7 +71,8 @@ class DenseConfig(TrainingConfig, Plan):
                 raise InputError(f"a pair held out is {width} x {height} px, smaller than validation.optical")
         seen: Any = [(range(len(pairs)), partial(self.validating, pairs)) for _, pairs in held if pairs]
         checks = [DataLoader(indices, 4, collate_fn=made) for indices, made in seen]
-        return [Stage(self, self.seed, partial(DenseTask, self), partial(self.batches, parts, self.sample), checks)]
+        task = partial(Imitation if self.teacher else DenseTask, self)
+        return [Stage(self, self.seed, task, partial(self.batches, parts, self.sample), checks)]
 
     def sample(self, source: Source, optical: Patch, sar: Patch, random: np.random.Generator) -> Sample:
         one, other, place = cut(optical, sar, self.geometry, source.drawn_zoom(random), random)
@@ -139,3 +149,51 @@ class DenseTask(Task):
         if of_loss := [parameter for parameter in self.loss.parameters() if parameter.requires_grad]:
             groups.append({"params": of_loss, "lr": _LOSS_RATE * self.plan.optimiser.rate, "weight_decay": 0.0})
         return groups
+
+
+class Imitation(DenseTask):
+    """A network learns the features of another, its teacher: those directions in which images of one place agree most.
+    That takes a hundredth of the steps that learning to match takes, and smaller networks learn it as well."""
+
+    directions: Tensor  # (features, teacher's features)
+
+    def __init__(self, config: DenseConfig, plan: Plan) -> None:
+        super().__init__(config, plan)
+        teacher = fused(load_dense(data_root() / str(config.teacher))[0]).requires_grad_(False)
+        self.teacher = [
+            teacher.to(memory_format=torch.channels_last)
+        ]  # in a list: no part of what is trained and saved
+        with torch.no_grad():
+            self.sides = [
+                network(torch.zeros(1, 1, 64, 64), "sar").shape[1] for network in (self.network, *self.teacher)
+            ]
+        self.register_buffer("directions", torch.eye(*self.sides))
+
+    def before_training(self, batches: DataLoader[Any]) -> None:
+        shared = torch.zeros(self.sides[1], self.sides[1], dtype=torch.double)
+        for batch in islice(batches, _LOOKED_AT):
+            optical, sar = self.taught(_beside(batch)).double().flatten(2).chunk(2)
+            centred = (features - features.mean(dim=2, keepdim=True) for features in (optical, sar))
+            shared += torch.einsum("bcn,bdn->cd", *centred)
+        found = torch.linalg.eigh(shared + shared.T).eigenvectors.flip(1)
+        self.directions = found[:, : self.sides[0]].T.float().contiguous()
+
+    def taught(self, images: Tensor) -> Tensor:
+        """What the teacher says of (B, 1, S, S) images."""
+        (teacher,) = self.teacher
+        with torch.no_grad():
+            return teacher.to(images.device)(images, "sar")
+
+    def loss_of(self, batch: Sample) -> Tensor:
+        images = _beside(batch)
+        wanted = torch.einsum("kc,bchw->bkhw", self.directions, self.taught(images))
+        inner = np.s_[..., _RIM:-_RIM, _RIM:-_RIM]
+        return (self.network(images, "sar") - wanted)[inner].square().sum() / wanted[inner].square().sum()
+
+
+def _beside(batch: Sample) -> Tensor:
+    """(2 B, 1, S, S) the optical images, where the SAR images lie in them, and then these."""
+    side = batch.sar.shape[-1]
+    places = zip(batch.optical, batch.place.tolist(), strict=True)
+    optical = torch.stack([image[:, row : row + side, col : col + side] for image, (row, col) in places])
+    return torch.cat([optical, batch.sar]).contiguous(memory_format=torch.channels_last)

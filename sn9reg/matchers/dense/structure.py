@@ -33,8 +33,8 @@ def by_orientation(sar: Patch, describe: Callable[[Tensor], Tensor]) -> FeatureE
         image = sar_log(patch.values) if modality == "sar" else optical_grey(patch.values)
         image = fill_invalid(image, patch.valid)
         height, width = image.shape
-        # The image is padded to sides that suit the FFT; other sides cost up to three times as much.
-        right, bottom = (next_fast_len(n, real=True) - n for n in (width, height))
+        # The image is padded to even sides that suit the FFT; other sides cost up to three times as much.
+        right, bottom = (2 * next_fast_len(-(-n // 2)) - n for n in (width, height))
         image = np.pad(image, ((0, bottom), (0, right)), mode="symmetric")
         return describe(torch.from_numpy(image)[None].to(on))[0, :, :height, :width]
 

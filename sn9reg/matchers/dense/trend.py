@@ -7,9 +7,11 @@ their surfaces have no peak in common. A few dozen that move by one affine have.
 import math
 from collections.abc import Callable, Iterator, Sequence
 from itertools import product
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from numpy.lib.stride_tricks import sliding_window_view
 from scipy.ndimage import gaussian_filter
 
 from sn9reg.matchers.dense.lattice import Lattice
@@ -27,6 +29,7 @@ _SCALES = tuple(np.linspace(-0.14, 0.14, 15))  # differences of scale with which
 _STEPS = (0.04, 0.02, 0.01)  # by which it then changes one entry of the matrix after another
 _STEEPEST = 0.2  # entry of the matrix
 _WORTH = 1.005  # a step must raise the surfaces by this factor
+_NEAR = 8  # pixels around the shift before a step in which the one after it is looked for
 _STIFF = 8.0  # pixels by which half a block differs from the whole only for surfaces a standard deviation higher
 
 
@@ -68,10 +71,12 @@ class _Block:
     ) -> None:  # fmt: skip
         self.centre = nodes.mean(axis=0)
         self._volume, self._before, self._from_centre = volume, before, nodes - self.centre
-        squares = ((np.arange(volume.shape[-1]) - volume.shape[-1] // 2) / stiff) ** 2
-        self._price = squares[:, None] + squares
-        candidates = (self._best(scale * np.eye(2)) for scale in scales)
+        self._stiff, self._radius = stiff, volume.shape[-1] // 2
+        candidates = [self._best(scale * np.eye(2)) for scale in scales]
         self.height, self.matrix, self.shift = max(candidates, key=lambda found: found[0])
+        rim = 2 * _NEAR + 1  # beyond the surfaces, where nothing is found
+        sides = (2 * _NEAR + 1,) * 2
+        self._windows = sliding_window_view(np.pad(volume, ((0, 0), (rim, rim), (rim, rim))), sides, axis=(1, 2))
         for step in steps:
             while self._climbs(step):
                 pass
@@ -85,7 +90,7 @@ class _Block:
             matrix = self.matrix.copy()
             matrix[row, col] += by
             if np.abs(matrix).max() <= _STEEPEST:
-                found = self._best(matrix)
+                found = self._near(matrix)
                 if found[0] > self.height * _WORTH:
                     self.height, self.matrix, self.shift = found
                     return True
@@ -94,14 +99,29 @@ class _Block:
     def _best(self, matrix: Matrix) -> tuple[float, Matrix, Points]:
         """Mean height of the surfaces, the matrix, and the shift (2,) of the centre for which it is largest."""
         side, total = self._volume.shape[-1], np.zeros(self._volume.shape[1:], np.float32)
-        there = np.rint(self._before + self._from_centre @ matrix.T).astype(int)
-        for surface, (dx, dy) in zip(self._volume, there.tolist(), strict=True):
+        for surface, (dx, dy) in zip(self._volume, self._there(matrix).tolist(), strict=True):
             if max(abs(dx), abs(dy)) < side:
                 rows, cols = (slice(max(0, -d), min(side, side - d)) for d in (dy, dx))
                 total[rows, cols] += surface[max(0, dy) : side + min(0, dy), max(0, dx) : side + min(0, dx)]
-        mean = total / len(self._volume) - self._price
-        row, col = divmod(int(mean.argmax()), side)
-        return max(float(mean[row, col]), 1e-6), matrix, np.array([col, row]) - side // 2
+        return self._highest(total, matrix, np.zeros(2, int), self._radius)
+
+    def _near(self, matrix: Matrix) -> tuple[float, Matrix, Points]:
+        """The same of the shifts near the present one."""
+        corner = self._there(matrix) + self.shift + self._radius + _NEAR + 1
+        x, y = np.clip(corner, 0, self._windows.shape[1] - 1).T
+        return self._highest(self._windows[np.arange(len(x)), y, x].sum(axis=0), matrix, self.shift, _NEAR)
+
+    def _there(self, matrix: Matrix) -> npt.NDArray[np.int64]:
+        """(N, 2) where in each surface the place of no shift of the centre lies, from its middle."""
+        return np.rint(self._before + self._from_centre @ matrix.T).astype(np.int64)
+
+    def _highest(self, total: Any, matrix: Matrix, middle: Any, reach: int) -> tuple[float, Matrix, Points]:
+        """The best of the shifts `reach` around `middle`, where the surfaces have this sum."""
+        x, y = (np.arange(-reach, reach + 1) + n for n in middle)
+        mean = total / len(self._volume) - (x**2 + y[:, None] ** 2) / self._stiff**2
+        mean[np.maximum(np.abs(x), np.abs(y)[:, None]) > self._radius] = -np.inf
+        row, col = divmod(int(mean.argmax()), len(x))
+        return max(float(mean[row, col]), 1e-6), matrix, np.array([x[col], y[row]])
 
 
 def _blended(before: Prediction, blocks: Sequence[_Block], reach: float) -> Prediction:

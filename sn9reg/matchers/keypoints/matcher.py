@@ -22,9 +22,10 @@ from sn9reg.raster.grid import Points, to_common, to_level
 from sn9reg.raster.scene import ScenePair
 
 # Options with which the matcher is that of the paper.
-FAITHFUL: dict[str, Any] = {"spacing": 100.0, **dict.fromkeys(("coarse", "subpixel", "structure", "check"), False)}
+FAITHFUL: dict[str, Any] = dict.fromkeys(("coarse", "subpixel", "structure", "check"), False)
 
 _REACH = 100  # pixels from a tile's middle up to which the coarse pass looks for keypoints
+_COARSE_OVERLAP = 3  # nodes to a tile's side in the coarse pass
 _POOL = 4  # the coarse pass averages heatmaps over squares of this side, pixels
 _VOTERS = 0.7  # width of the vote, in nodes
 _JITTER = 40.0  # largest random shift of a tile per axis, pixels
@@ -39,7 +40,7 @@ class KeypointOptions:
     """Options of the keypoint matcher."""
 
     max_offset: MaxOffset = 150.0  # largest shift looked for, metres
-    spacing: Annotated[float, Gt(0), Le(1e6)] = 75.0  # of the grid, metres; less on small scenes, unless `check` is off
+    spacing: Annotated[float, Gt(0), Le(1e6)] = 100.0  # of the grid, metres; less on small scenes, unless `check` is off
     max_points: Count = 1000  # at most about this many nodes
     # A pass over coarser pixels predicts where each tile lies; without it, nothing beyond a tile is found.
     coarse: bool = True
@@ -67,9 +68,9 @@ class KeypointMatcher:
     def match(self, pair: ScenePair) -> Correspondences:
         """Correspondences at the grid's nodes, possibly none. Raises InputError where a scene cannot be read."""
         cropper, lattice, factor = Cropper(pair), self._lattice(pair), self._coarse_factor(pair)
-        start = 1 / 3 if factor > 1 else 0.0
+        start = 0.1 if factor > 1 else 0.0
         with progress.part(0, start):
-            predict = self._predict(cropper, lattice, factor)
+            predict = self._predict(cropper, factor)
         nodes = np.rint(lattice.nodes)  # the middle of a tile is a whole pixel
         # Detectors prefer a tile's middle a little: random shifts keep tiles that show too little from agreeing on it.
         jitter = np.random.default_rng(0).uniform(-_JITTER, _JITTER, (2, *nodes.shape)) * self.options.coarse
@@ -90,9 +91,11 @@ class KeypointMatcher:
             tried=int(usable.sum()),
         ).keep(kept)
 
-    def _lattice(self, pair: ScenePair) -> Lattice:
-        window = pair.overlap
-        spacing = self.options.spacing / pair.grid.metres_per_pixel
+    def _lattice(self, pair: ScenePair, factor: int = 1) -> Lattice:
+        """The grid; that of the coarse pass is as dense as its tiles need it."""
+        window, spacing = pair.overlap, self.options.spacing / pair.grid.metres_per_pixel
+        if factor > 1:
+            spacing = max(spacing, factor * TILE / _COARSE_OVERLAP)
         if self.options.check:  # too few nodes would neither confirm each other nor show the field
             spacing = min(spacing, math.sqrt(window.width * window.height / _FEWEST))
         return Lattice.over(window, min(TILE // 4, *window.shape), max(8.0, spacing), self.options.max_points)
@@ -104,10 +107,11 @@ class KeypointMatcher:
             factor *= 2
         return factor
 
-    def _predict(self, cropper: Cropper, lattice: Lattice, factor: int) -> Callable[[Points], Points]:
+    def _predict(self, cropper: Cropper, factor: int) -> Callable[[Points], Points]:
         """The smoothed field that coarse tiles show after a vote of neighbours: a function of places, common pixels."""
         if factor == 1:
             return np.zeros_like
+        lattice = self._lattice(cropper.pair, factor)
         nodes = np.rint(to_level(lattice.nodes, factor))
         heatmaps, usable = self._sar.heatmaps(cropper, nodes, factor, _POOL)
         voted = read_keypoints(aggregate(heatmaps, usable, lattice, _VOTERS), sigma=SIGMA / _POOL)

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import max_pool2d, normalize
+from torch.nn.functional import max_pool2d, normalize, pixel_shuffle, pixel_unshuffle
 
 Part = Callable[[int, int], nn.Module]  # from channels before and after
 
@@ -42,14 +42,18 @@ class SlimUNet(UNet):
 
     margin = 20  # it sees 24 px far, but features are those of a larger patch from 4 px on
 
-    def __init__(self, in_channels: int = 1, widths: tuple[int, ...] = (24, 48, 96), weighted: bool = False) -> None:
-        super().__init__(in_channels, widths, _twice, _rise)
-        self.head = nn.Conv2d(widths[0], 8 + weighted, 3, padding=1)
+    def __init__(
+        self, in_channels: int = 1, widths: tuple[int, ...] = (24, 48, 96), weighted: bool = False,
+        features: int = 8, fold: int = 1,
+    ) -> None:  # fmt: skip
+        super().__init__(in_channels * fold**2, widths, _twice, _rise)
+        self.head = nn.Conv2d(widths[0], (features + weighted) * fold**2, 3, padding=1)
+        self.features, self.fold, self.divisor = features, fold, self.divisor * fold
 
     def forward(self, image: Tensor) -> Tensor:
-        found = super().forward(image).float()
-        features = normalize(found[:, :8], dim=1, eps=1e-6)
-        return features if found.shape[1] == 8 else features * found[:, 8:].sigmoid()
+        found = pixel_shuffle(super().forward(pixel_unshuffle(image, self.fold)), self.fold).float()
+        features, weight = normalize(found[:, : self.features], dim=1, eps=1e-6), found[:, self.features :]
+        return features * weight.sigmoid() if weight.shape[1] else features
 
 
 def _twice(before: int, after: int) -> nn.Sequential:
