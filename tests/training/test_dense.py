@@ -10,11 +10,13 @@ from support.tasks import without_trainer
 from torch.utils.data import default_collate
 
 from sn9reg.errors import ConfigError, InputError
+from sn9reg.matchers.dense.networks.branches import build
+from sn9reg.matchers.dense.weights import DenseOptions, save_dense
 from sn9reg.raster.degradation import Degradation
 from sn9reg.raster.scene import Patch
 from sn9reg.training import dense
 from sn9reg.training.data import Samples, Source
-from sn9reg.training.dense import Choice, DenseConfig, DenseTask
+from sn9reg.training.dense import Choice, DenseConfig, DenseTask, Imitation
 from sn9reg.training.sample import Geometry, Photometry, Sample, finish
 
 GEOMETRY = Geometry(32, 16)
@@ -137,10 +139,37 @@ def test_a_temperature_learns_faster_and_without_decay():
     assert "lr" not in plain
 
 
+def test_an_imitation_learns_the_directions_in_which_its_teachers_features_agree(tmp_path, monkeypatch):
+    """Both images are the same, so that all features agree; one of the directions is that of their largest variance."""
+    monkeypatch.setenv("SN9REG_DATA", str(tmp_path))
+    torch.manual_seed(0)
+    teacher = build("slim-unet", True, widths=[8, 8])
+    save_dense(tmp_path / "w.safetensors", teacher, DenseOptions("slim-unet", True, "zncc", {"widths": [8, 8]}))
+    network = Choice("slim-unet", {"widths": [8, 8], "features": 2, "fold": 2, "weighted": True})
+    changed = config(shared=True, teacher="w.safetensors", network=network)
+    task = without_trainer(Imitation(changed, changed))
+    batch = default_collate(training(8, pairs(3)))
+    batch = batch._replace(sar=dense._beside(batch)[:8])
+    task.before_training([batch])
+    torch.testing.assert_close(task.directions @ task.directions.T, torch.eye(2))
+    seen = task.taught(batch.sar).flatten(2).transpose(0, 1)
+    seen = (seen - seen.mean(dim=2, keepdim=True)).flatten(1)
+    assert (task.directions @ seen).square().sum() > 0.999 * torch.linalg.svdvals(seen)[:2].square().sum()
+    optimiser, losses = torch.optim.Adam(task.network.parameters(), 0.01), []
+    for _ in range(60):
+        optimiser.zero_grad()
+        losses.append(task.loss_of(batch))
+        losses[-1].backward()
+        optimiser.step()
+    assert losses[-1] < 0.3 * losses[0]
+    assert not any("teacher" in name for name in task.state_dict())
+
+
 def test_what_makes_no_sense_is_said(monkeypatch):
     for change, words in (
         ({"validation": Geometry(32, 32)}, "validation: the SAR side 32 must be smaller than the optical 32"),
         ({"batch": 6, "accumulate": 4}, "batch 6 cannot be taken in 4 equal parts"),
+        ({"teacher": "w.safetensors"}, "set shared: true"),
     ):
         with pytest.raises(ConfigError, match=words):
             alone(**change)

@@ -81,11 +81,14 @@ def test_beyond_the_margin_a_feature_does_not_feel_the_border(name):
     assert difference[0].max() > 1e-2
 
 
-def test_a_weighted_network_says_how_much_each_pixel_counts():
-    network, image = build("slim-unet", shared=True, widths=[8, 8, 8], weighted=True).eval(), torch.randn(1, 1, 32, 32)
+@pytest.mark.parametrize("fold", [1, 2])
+def test_a_weighted_network_says_how_much_each_pixel_counts(fold):
+    given = {"widths": [8, 8, 8], "weighted": True, "features": 5, "fold": fold}
+    network, image = build("slim-unet", shared=True, **given).eval(), torch.randn(1, 1, 32, 32)
     with torch.inference_mode():
+        assert network(image, "sar").shape == (1, 5, 32, 32)
         plain = network(image, "sar").norm(dim=1)
-        network.branches["optical"].head.bias[-1] -= 20
+        network.branches["optical"].head.bias[5 * fold**2 :] -= 20
         none = network(image, "sar").norm(dim=1)
     assert plain.min() > 0
     assert plain.max() < 1
