@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import click
 import numpy as np
 import numpy.typing as npt
+import rasterio
 from affine import Affine
 from rasterio.enums import Resampling
 
@@ -50,6 +51,8 @@ Random = np.random.Generator
 SCENES = tuple((501 + k, size, LOOKS[k % len(LOOKS)], "village") for k, size in enumerate(SIZES))
 _CITY_SIZES = (1000, 1000), (1500, 1200), (1200, 1000), (2400, 2000)
 CITIES = tuple((801 + k, _CITY_SIZES[k % 4], (1, 1, 2)[k % 3], ("city", "town")[k // 4 % 2]) for k in range(24))
+CHIPS = tuple((851 + k, (980, 980), 1, "city") for k in range(16))
+_SHRUNK = 0.85, 1.15  # range of the size that a chip's SAR image says its pixels have, of the true one
 _LIGHT = 0.3  # weight of the pairs of 3MOS and of small scenes
 _WEIGHTS = Path("sn9reg/weights/calibration.json")
 
@@ -151,6 +154,24 @@ def scene_cases(scratch: Path, scenes: Iterable[Scene], wrong: bool = True) -> I
         before = scene.sar
 
 
+def chip_cases(scratch: Path, chips: Iterable[Scene]) -> Iterator[Case]:
+    """Chips of cities, each with its own SAR image, which says of itself that its pixels are larger or smaller than they
+    are, and with that of the one before."""
+    before: Path | None = None
+    for seed, size, looks, kind in chips:
+        chip = simulate(scratch / f"chip{seed}", *size, seed=seed, looks=looks, kind=kind)
+        with rasterio.open(chip.sar, "r+") as raster:
+            middle = Affine.translation(raster.width / 2, raster.height / 2)
+            size_said = float(np.random.default_rng(seed).uniform(*_SHRUNK))
+            said = raster.transform @ middle @ Affine.scale(size_said) @ ~middle
+            moved, raster.transform = said @ ~raster.transform, said
+        truth = partial(by_offsets, chip.offsets, moved=moved)
+        yield Case(f"chip{seed}", PairFiles(chip.optical, chip.sar), truth, 3 * RIGHT)
+        if before is not None:
+            yield Case(f"chip{seed}_wrong", PairFiles(chip.optical, before, pixel_frame=True), None)
+        before = chip.sar
+
+
 def small_cases(scratch: Path, seeds: Iterable[int]) -> Iterator[Case]:
     """Simulated scenes, the optical image averaged down to 200 to 500 px, in which the displacement varies as much."""
     for seed in seeds:
@@ -167,15 +188,19 @@ def small_cases(scratch: Path, seeds: Iterable[int]) -> Iterator[Case]:
         yield Case(f"small{seed}", PairFiles(optical, scene.sar), partial(by_offsets, scene.offsets), 2 * RIGHT)
 
 
-def by_offsets(path: Path, pair: ScenePair, xy: Points) -> Points:
-    """The truth of a simulated scene by its exact offset map; NaN outside of the optical image."""
+def by_offsets(path: Path, pair: ScenePair, xy: Points, moved: Affine | None = None) -> Points:
+    """The truth of a simulated scene by its exact offset map; NaN outside of the optical image. moved: what has become
+    of the SAR image's map positions since."""
     with open_offsets(path) as exact:
         grid = exact.grid
         here = grid.to_pixel(pair.grid.map_to_crs(pair.grid.to_map(xy), grid.crs))
         inside = grid.holds(here)
-        moved = np.full_like(here, np.nan)
-        moved[inside] = here[inside] + exact.sample(here[inside])[:, :2]
-    return pair.grid.to_pixel(grid.map_to_crs(grid.to_map(moved), pair.grid.crs))
+        there = np.full_like(here, np.nan)
+        there[inside] = here[inside] + exact.sample(here[inside])[:, :2]
+    on_map = grid.map_to_crs(grid.to_map(there), pair.sar.grid.crs)
+    if moved is not None:
+        on_map = np.column_stack(moved @ tuple(on_map.T))
+    return pair.grid.to_pixel(pair.sar.grid.map_to_crs(on_map, pair.grid.crs))
 
 
 def cases(part: str, data: Path, scratch: Path, every: int) -> Iterator[Case]:
@@ -199,6 +224,8 @@ def cases(part: str, data: Path, scratch: Path, every: int) -> Iterator[Case]:
         yield from folder_cases("sen12", sen12(), scratch, strangers=True)
         yield from light(folder_cases("3mos", mos, scratch, strangers=True))
         yield from tile_cases(pair_files(data / "la_tiles")[::every], scratch)
+    elif part == "chips":
+        yield from chip_cases(scratch, CHIPS[::every])
     elif part == "small-scenes":
         yield from light(small_cases(scratch, range(601, 601 + 60, every)))
     else:
@@ -219,7 +246,7 @@ def collect(found: Iterator[Case], matcher: Matcher, folder: Path) -> list[Sampl
 
 @click.command(cls=Command)
 @click.option("--matcher", "name", default=DEFAULT_MATCHER, show_default=True)
-@listed("--parts", ("sen12", "3mos", "small-scenes", "scenes", "cities", "strangers"))
+@listed("--parts", ("sen12", "3mos", "small-scenes", "scenes", "cities", "chips", "strangers"))
 @DATA
 @out_option("calibration")
 @click.option("--every", default=1, show_default=True, help="Of N pairs of a folder, only the first.")
