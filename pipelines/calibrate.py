@@ -155,8 +155,8 @@ def scene_cases(scratch: Path, scenes: Iterable[Scene], wrong: bool = True) -> I
 
 
 def chip_cases(scratch: Path, chips: Iterable[Scene]) -> Iterator[Case]:
-    """Chips of cities, each with its own SAR image, which says of itself that its pixels are larger or smaller than they
-    are, and with that of the one before."""
+    """Chips of cities, each with its own SAR image, which says that its pixels are larger or smaller than they are, and
+    with that of the one before."""
     before: Path | None = None
     for seed, size, looks, kind in chips:
         chip = simulate(scratch / f"chip{seed}", *size, seed=seed, looks=looks, kind=kind)
