@@ -16,7 +16,7 @@ from sn9reg.raster.scene import ScenePair
 LIKELY = 0.75  # probability from which a pair counts as registered: a wrong map does more harm than none
 # Footprints across, and the share of the matches that neighbours must confirm in scenes so wide: a warp may be right in
 # some places and wrong elsewhere.
-_WIDE, _CONFIRMED = 3.0, 0.1
+_WIDE, _CONFIRMED = 3.0, 0.05
 _CLEAR = 0.12  # `Evidence.clear` below which the images agree elsewhere, too: parcels or streets on one lattice
 
 
