@@ -40,8 +40,8 @@ def said(folder, optical=OPTICAL, sar=SAR, reach=10.0, frame=False, **options):
         ({"sar": filled(SAR, 0), "optical": np.where(HIDDEN[::-1], OPTICAL, 0), "nodata": 0}, ["only 24% of"]),
         ({"sar": zoomed(1.5), "frame": True}, ["and 330 x 300 px", "one 1.5 times", "--matcher descriptors"]),
         ({"sar": zoomed(1.5)[:200, :220], "frame": True}, ["images of one scale", "--matcher descriptors"]),
-        ({"reach": 1.0}, ["at a shift of 5.4 m, and 1 m were looked for", "--max-offset"]),
-        ({"reach": 4.0, "frame": True}, ["at a shift of 10.8 px, and 4 px were looked for", "--max-offset"]),
+        ({"reach": 1.0}, ["at a shift of 5.4", " m, and 1 m were looked for", "--max-offset"]),
+        ({"reach": 4.0, "frame": True}, ["at a shift of 10.8", " px, and 4 px were looked for", "--max-offset"]),
     ],
 )  # fmt: skip
 def test_the_cause_and_the_option_are_named(tmp_path, given, words):

@@ -55,10 +55,13 @@ def length(family, steps):
 
 @pytest.fixture(scope="module", autouse=True)
 def root(tmp_path_factory):
-    """A data root with a few registered pairs, a manifest, and nothing else. Layouts of patches are learned quickly."""
+    """A data root with a few pairs, a manifest, a teacher, and nothing else. Layouts of patches are learned quickly."""
     root = tmp_path_factory.mktemp("data")
     write_pairs(root / "pairs", 6, 72)
     write_manifest(root / "meow", 140)
+    (root / "weights").mkdir()
+    shipped = FILES[0].parents[2] / "sn9reg" / "weights" / "slim-unet.safetensors"
+    shutil.copy(shipped, root / "weights" / "slim-unet-teacher.safetensors")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SN9REG_DATA", str(root))
         patch.setattr(descriptors, "_FIRST", 2)

@@ -50,7 +50,7 @@ FAMILIES = {
 # Beside these: every family's files with other options.
 MORE = [
     *(("dense", DenseOptions(name, False, SIMILARITY[name])) for name in NETWORKS),
-    ("dense", DenseOptions("slim-unet", False, "zncc", {"widths": [8, 16], "weighted": True, "features": 3, "fold": 2})),
+    ("dense", DenseOptions("slim-unet", False, "zncc", {"widths": [8], "weighted": True, "features": 3, "fold": 2})),
     ("keypoints", DetectorOptions("optical", DETECTOR | {"similarity": [1, 2]})),
     ("descriptors", DescriptorOptions(PatchLayout(32, 1.0, "energy"), SMALL | {"attention": False})),
     ("descriptors", DescriptorOptions(PatchLayout(64, 1.5, "grey"), SMALL | {"cells": 4})),

@@ -40,7 +40,7 @@ class KeypointOptions:
     """Options of the keypoint matcher."""
 
     max_offset: MaxOffset = 150.0  # largest shift looked for, metres
-    spacing: Annotated[float, Gt(0), Le(1e6)] = 100.0  # of the grid, metres; less on small scenes, unless `check` is off
+    spacing: Annotated[float, Gt(0), Le(1e6)] = 100.0  # of the grid, m; less in small scenes, unless `check` is off
     max_points: Count = 1000  # at most about this many nodes
     # A pass over coarser pixels predicts where each tile lies; without it, nothing beyond a tile is found.
     coarse: bool = True

@@ -35,11 +35,11 @@ class UNet(nn.Module):
 
 
 class SlimUNet(UNet):
-    """(B, in_channels, H, W) -> (B, features, H, W) features of unit length per pixel, or, `weighted`, of a length from 0
-    to 1: how much the pixel counts. Walls and shadows lie elsewhere in the other image, and ought not to. Ours: the shape
-    of `FFTUNet` with 3/8 of its channels, or fewer. fold: squares of so many pixels a side are one pixel to the network,
-    with a channel for each. Networks at half resolution that learned to match found much less than those at full
-    resolution; one that imitates the latter (`training.dense.Imitation`) finds as much in a quarter of the time."""
+    """(B, in_channels, H, W) -> (B, features, H, W) features of unit length per pixel, or, `weighted`, of a length from
+    0 to 1: how much the pixel counts. Walls and shadows lie elsewhere in the other image, and ought not to. Ours: the
+    shape of `FFTUNet` with 3/8 of its channels, or fewer. fold: squares of so many pixels a side are one pixel to the
+    network, with a channel for each. Networks at half resolution that learned to match found much less than those at
+    full resolution; one that imitates these (`training.dense.Imitation`) finds as much in a quarter of the time."""
 
     margin = 20  # it sees 24 px far, but features are those of a larger patch from 4 px on
 
