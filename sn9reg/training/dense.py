@@ -1,6 +1,7 @@
 """Training of dense matchers: features of both images, the surface of their similarity, and a loss on it."""
 
 import copy
+import logging
 from collections.abc import Sequence
 from dataclasses import field
 from functools import partial
@@ -28,6 +29,7 @@ from sn9reg.training.loop import Stage, Task
 from sn9reg.training.losses import make_loss
 from sn9reg.training.sample import Geometry, Photometry, Sample, augment_optical, augment_sar, cut, part
 
+log = logging.getLogger(__name__)
 _LOOKED_AT = 50  # batches in which is looked for what an imitation is to learn
 _RIM = 6  # pixels at an image's border, where not even the teacher knows
 _LOSS_RATE = 5.0  # the loss's parameters learn faster by this than the network's
@@ -152,43 +154,53 @@ class DenseTask(Task):
 
 
 class Imitation(DenseTask):
-    """A network learns the features of another, its teacher: those directions in which images of one place agree most.
-    That takes a hundredth of the steps that learning to match takes, and smaller networks learn it as well."""
+    """A network learns the features of another, its teacher: as many directions of them as it has features itself, in
+    which images of one place agree most. Raises ConfigError for a teacher with fewer, InputError as `load_dense`."""
 
-    directions: Tensor  # (features, teacher's features)
+    directions: Tensor  # (features, teacher's features), orthonormal rows
 
     def __init__(self, config: DenseConfig, plan: Plan) -> None:
         super().__init__(config, plan)
         teacher = fused(load_dense(data_root() / str(config.teacher))[0]).requires_grad_(False)
-        self.teacher = [
-            teacher.to(memory_format=torch.channels_last)
-        ]  # in a list: no part of what is trained and saved
-        with torch.no_grad():
-            self.sides = [
-                network(torch.zeros(1, 1, 64, 64), "sar").shape[1] for network in (self.network, *self.teacher)
-            ]
-        self.register_buffer("directions", torch.eye(*self.sides))
+        # In a list it is no part of what is trained and saved.
+        self.teacher = [teacher.to(memory_format=torch.channels_last)]
+        own, its = (_width(network) for network in (copy.deepcopy(self.network).eval(), teacher))
+        if own > its:
+            raise ConfigError(f"network: it has {own} features and its teacher {its}: give it as many at most")
+        self.register_buffer("directions", torch.eye(own, its))
 
     def before_training(self, batches: DataLoader[Any]) -> None:
-        shared = torch.zeros(self.sides[1], self.sides[1], dtype=torch.double)
+        own, its = self.directions.shape
+        shared = torch.zeros(its, its, dtype=torch.double)
         for batch in islice(batches, _LOOKED_AT):
             optical, sar = self.taught(_beside(batch)).double().flatten(2).chunk(2)
             centred = (features - features.mean(dim=2, keepdim=True) for features in (optical, sar))
             shared += torch.einsum("bcn,bdn->cd", *centred)
-        found = torch.linalg.eigh(shared + shared.T).eigenvectors.flip(1)
-        self.directions = found[:, : self.sides[0]].T.float().contiguous()
+        agreement, found = torch.linalg.eigh(shared + shared.T)
+        held = float(agreement[-own:].sum() / agreement.clamp_min(0).sum())
+        log.info("%d directions of %d hold %.1f %% of what both images share", own, its, 100 * held)
+        self.directions = found.flip(1)[:, :own].T.float().contiguous()
 
     def taught(self, images: Tensor) -> Tensor:
-        """What the teacher says of (B, 1, S, S) images."""
-        (teacher,) = self.teacher
+        """(2 B, C, S, S) what the teacher says of `_beside`."""
+        teacher, kinds = self.teacher[0].to(images.device), ("optical", "sar")
         with torch.no_grad():
-            return teacher.to(images.device)(images, "sar")
+            return torch.cat([teacher(half, kind) for half, kind in zip(images.chunk(2), kinds, strict=True)])
 
     def loss_of(self, batch: Sample) -> Tensor:
         images = _beside(batch)
         wanted = torch.einsum("kc,bchw->bkhw", self.directions, self.taught(images))
         inner = np.s_[..., _RIM:-_RIM, _RIM:-_RIM]
         return (self.network(images, "sar") - wanted)[inner].square().sum() / wanted[inner].square().sum()
+
+
+def _width(network: nn.Module) -> int:
+    """Number of its features. Raises ConfigError for a network that does not take images of one band."""
+    with torch.no_grad():
+        try:
+            return int(network(torch.zeros(1, 1, 64, 64), "sar").shape[1])
+        except RuntimeError as error:
+            raise ConfigError("a network and its teacher take images of one band: leave in_channels out") from error
 
 
 def _beside(batch: Sample) -> Tensor:

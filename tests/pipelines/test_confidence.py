@@ -8,13 +8,24 @@ import pytest
 from support.rasters import fields, write_raster
 
 from pipelines import calibrate
-from pipelines.calibrate import SCENES, Case, collect, displaced, known_places, observe, scene_cases, small_cases
+from pipelines.calibrate import (
+    SCENES,
+    Case,
+    chip_cases,
+    collect,
+    displaced,
+    known_places,
+    observe,
+    scene_cases,
+    small_cases,
+)
 from pipelines.confidence import Checked, check, summary
 from pipelines.studies.uncertainty import cross_calibrated
 from sn9reg.matchers.base import make_matcher
 from sn9reg.raster.folders import pair_files
 from sn9reg.raster.grid import Window
 from sn9reg.raster.scene import PairFiles
+from sn9reg.tiepoints import read_tiepoints
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +87,20 @@ def test_scenes_are_of_many_sizes_and_each_has_the_sar_image_of_the_one_before_t
     found = [(case.files.sar.parent.name, case.truth is None) for case in cases]
     assert found == [("scene501", False), ("scene541", False), ("scene501", True)]
     assert [case.name for case in scene_cases(tmp_path, SCENES[::40], wrong=False)] == ["scene501", "scene541"]
+
+
+def test_the_truth_of_a_chip_is_that_of_its_tiepoints_whatever_its_pixels_say_of_their_size(tmp_path):
+    (case,) = chip_cases(tmp_path, [(851, (300, 300), 1, "city")])
+    with case.files.open() as pair:
+        file = case.files.optical.parent / "02_tiepoints_train_01.csv"
+        points = read_tiepoints(file, pair.optical.grid, pair.sar.grid)
+        here, expected = (
+            pair.grid.to_pixel(grid.map_to_crs(grid.to_map(xy), pair.grid.crs))
+            for grid, xy in ((pair.optical.grid, points.optical_xy), (pair.sar.grid, points.sar_xy))
+        )
+        off = np.hypot(*(case.truth(pair, here) - expected).T)
+        assert abs(pair.sar.grid.metres_per_pixel / 0.409 - 1) > 0.01
+    assert np.median(off) < 4  # tie-points are set by hand, to 2 px
 
 
 def test_a_small_scene_whose_displacement_varies_is_promised_what_it_is_worth(tmp_path):

@@ -163,6 +163,10 @@ def test_an_imitation_learns_the_directions_in_which_its_teachers_features_agree
         optimiser.step()
     assert losses[-1] < 0.3 * losses[0]
     assert not any("teacher" in name for name in task.state_dict())
+    for given, words in (({"features": 9}, "9 features and its teacher 8"), ({"in_channels": 3}, "images of one band")):
+        wrong = config(shared=True, teacher="w.safetensors", network=Choice("slim-unet", {"widths": [8, 8]} | given))
+        with pytest.raises(ConfigError, match=words):
+            Imitation(wrong, wrong)
 
 
 def test_what_makes_no_sense_is_said(monkeypatch):

@@ -74,9 +74,9 @@ class _Block:
         self._stiff, self._radius = stiff, volume.shape[-1] // 2
         candidates = [self._best(scale * np.eye(2)) for scale in scales]
         self.height, self.matrix, self.shift = max(candidates, key=lambda found: found[0])
-        rim = 2 * _NEAR + 1  # beyond the surfaces, where nothing is found
-        sides = (2 * _NEAR + 1,) * 2
-        self._windows = sliding_window_view(np.pad(volume, ((0, 0), (rim, rim), (rim, rim))), sides, axis=(1, 2))
+        side = 2 * _NEAR + 1  # of what is looked at; beyond the surfaces nothing is found
+        around = np.pad(volume, ((0, 0), (side, side), (side, side)))
+        self._windows = sliding_window_view(around, (side, side), axis=(1, 2))
         for step in steps:
             while self._climbs(step):
                 pass
@@ -106,7 +106,7 @@ class _Block:
         return self._highest(total, matrix, np.zeros(2, int), self._radius)
 
     def _near(self, matrix: Matrix) -> tuple[float, Matrix, Points]:
-        """The same of the shifts near the present one."""
+        """As `_best`, of the shifts near the present one alone."""
         corner = self._there(matrix) + self.shift + self._radius + _NEAR + 1
         x, y = np.clip(corner, 0, self._windows.shape[1] - 1).T
         return self._highest(self._windows[np.arange(len(x)), y, x].sum(axis=0), matrix, self.shift, _NEAR)
@@ -116,7 +116,7 @@ class _Block:
         return np.rint(self._before + self._from_centre @ matrix.T).astype(np.int64)
 
     def _highest(self, total: Any, matrix: Matrix, middle: Any, reach: int) -> tuple[float, Matrix, Points]:
-        """The best of the shifts `reach` around `middle`, where the surfaces have this sum."""
+        """As `_best`, of the shifts up to `reach` from `middle`, x and y, over which `total` is the surfaces' sum."""
         x, y = (np.arange(-reach, reach + 1) + n for n in middle)
         mean = total / len(self._volume) - (x**2 + y[:, None] ** 2) / self._stiff**2
         mean[np.maximum(np.abs(x), np.abs(y)[:, None]) > self._radius] = -np.inf
