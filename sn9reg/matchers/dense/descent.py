@@ -22,7 +22,7 @@ from sn9reg.machine import device
 from sn9reg.matchers.dense.correlation import Similarity, find_peaks, masked_similarity
 from sn9reg.matchers.dense.described import FeatureExtractor
 from sn9reg.matchers.dense.lattice import Lattice, aggregate
-from sn9reg.matchers.dense.search import Level, search
+from sn9reg.matchers.dense.search import Level, search, workers
 from sn9reg.matchers.dense.trend import Prediction, trend
 from sn9reg.options import Count, MaxOffset, Megapixels, check, options
 from sn9reg.raster.grid import Points, Window, to_common, to_level
@@ -36,6 +36,7 @@ _COARSE_SIDE = 160  # ... unless the scene would shrink below this
 _FOLLOWED = 24  # pixels around its prediction in which the trend of a finer level is looked for
 _RADIUS = 12  # pixels around a prediction in which matches are looked for
 _VOTERS = 0.6  # width of the vote for a match, in nodes
+_LOOSE = 16.0  # pixels from its prediction that a match is only for a surface a standard deviation higher
 _WIDER = 10 / 3  # a vote this many times as wide shows how stable a match is
 _SMALL = 384  # pixels: a scene whose shorter side is at most this long has more templates than fit side by side:
 _DENSE = 6  # at least so many steps between the outermost ...
@@ -84,7 +85,8 @@ class TemplateMatcher:
     def locate(self, optical: Patch, sar: Patch) -> Points:
         """(2,) where the upper left pixel of a SAR template lies in a larger optical patch, whole pixels."""
         extract = self.extractor(sar, whole=True)
-        region, template = extract(optical, "optical"), extract(sar, "sar")
+        with workers() as pool:  # an image a thread: sooner than both threads for every operation
+            region, template = pool.map(extract, (optical, sar), ("optical", "sar"))
         masks = [torch.from_numpy(patch.valid)[None].to(region) for patch in (optical, sar)]
         surface = masked_similarity(self.similarity, region[None], masks[0], template[None], masks[1])[0]
         row, col = np.unravel_index(int(surface.argmax()), surface.shape)
@@ -152,7 +154,7 @@ class TemplateMatcher:
         lattice = self._lattice(pair, level, self.options.max_templates // 2)
         expected = predict(to_common(lattice.nodes, level.factor)) / level.factor
         found = search(pair, level, lattice.nodes, expected, extract, self.similarity, way_back=False)
-        added = trend(found.centred().numpy(), found.usable, lattice, scaled=predict is _nowhere)
+        added = trend(found.centred().numpy(), found.usable, lattice, first=predict is _nowhere)
         return lambda xy: predict(xy) + added(to_level(xy, level.factor)) * level.factor
 
     def _lattice(self, pair: ScenePair, level: Level, limit: int) -> Lattice:
@@ -172,7 +174,8 @@ class TemplateMatcher:
         predicted = predict(to_common(lattice.nodes, level.factor)) / level.factor
         surfaces = search(pair, level, lattice.nodes, predicted, extract, self.similarity)
         unvoted = surfaces.centred()
-        voted = (aggregate(unvoted, surfaces.usable, lattice, width) for width in (voters, _WIDER * voters))
+        votes = (aggregate(unvoted, surfaces.usable, lattice, width) for width in (voters, _WIDER * voters))
+        voted = map(_near_prediction, votes)
         peaks, wider = map(find_peaks, voted)
         vote_shift = torch.linalg.vector_norm(wider.xy - peaks.xy, dim=1).double().numpy() * level.factor
         solo = surfaces.predicted + find_peaks(unvoted).xy.numpy() - level.radius
@@ -182,6 +185,14 @@ class TemplateMatcher:
 def _nowhere(xy: Points) -> Points:
     """The prediction of who knows nothing."""
     return np.zeros_like(xy)
+
+
+def _near_prediction(surfaces: Tensor) -> Tensor:
+    """(N, D, D) surfaces, lowered by the square of the distance from their middle: the trend of many templates is more
+    often right than one that finds something else. Witnesses choose without this, or they would confirm anything."""
+    away = torch.arange(surfaces.shape[-1]) - surfaces.shape[-1] // 2
+    squares = (away.square() + away[:, None].square()) / _LOOSE**2
+    return surfaces - surfaces.std(dim=(1, 2), keepdim=True) * squares
 
 
 def mirrored(extract: FeatureExtractor, rim: int) -> FeatureExtractor:

@@ -20,34 +20,40 @@ from sn9reg.raster.grid import Points
 Volume = npt.NDArray[np.float32]  # (N, D, D) surfaces, each around its expected shift
 Matrix = npt.NDArray[np.float64]  # (2, 2) change of the shift, pixels per pixel
 Prediction = Callable[[Points], Points]  # (M, 2) places -> shifts
+Found = tuple[float, Matrix, Points]  # mean height of the surfaces, and the affine that leads there
 
 _BLOCK = 16  # nodes to a side of a block at most; blocks overlap by half ...
 _WIDEST, _NARROWEST = 640, 6  # ... and are no wider than so many pixels, unless these are fewer nodes
 _FEWEST = 4  # templates that a block needs
 _BLUR = 0.7  # pixels: shifts are looked for in whole pixels, and must not miss narrow peaks
-_SCALES = tuple(np.linspace(-0.14, 0.14, 15))  # differences of scale with which the search begins
-_STEPS = (0.04, 0.02, 0.01)  # by which it then changes one entry of the matrix after another
+_SCALES = [scale * np.eye(2) for scale in np.linspace(-0.14, 0.14, 15)]  # with which the first search begins
+_TILTS = [np.reshape(tilt, (2, 2)) for tilt in product((-0.06, 0.0, 0.06), repeat=4)]  # ... and later ones
+_TRIED = 6  # so many of these, the highest, are gone on with; of the first, one: the highest of few templates mislead
+_STEPS = (0.04, 0.02, 0.01)  # by which is then changed one entry of the matrix after another
 _STEEPEST = 0.2  # entry of the matrix
 _WORTH = 1.005  # a step must raise the surfaces by this factor
 _NEAR = 8  # pixels around the shift before a step in which the one after it is looked for
 _STIFF = 8.0  # pixels by which half a block differs from the whole only for surfaces a standard deviation higher
 
 
-def trend(surfaces: Volume, usable: npt.NDArray[np.bool_], lattice: Lattice, scaled: bool) -> Prediction:
+def trend(surfaces: Volume, usable: npt.NDArray[np.bool_], lattice: Lattice, first: bool) -> Prediction:
     """From places, in pixels of the level, to the shifts that the surfaces add to those expected. First every block for
     itself; then, where there are several of half their side, how these differ from that. surfaces: (N, D, D), one for
-    each node. usable: (N,) which of them say anything. scaled: whether the scale may differ by more than a little."""
+    each node. usable: (N,) which of them say anything. first: whether nothing is known yet, not even the scale. Where a
+    coarser level said something, it may have been misled: in a city its few templates are high in many places, and a
+    wrong affine of six numbers higher than the true one. Finer ones tell these apart, if they are tried."""
     nodes, values = lattice.nodes, surfaces - np.median(surfaces.reshape(len(surfaces), -1), axis=1)[:, None, None]
     values = values / np.maximum(values.std(axis=(1, 2), keepdims=True), 1e-9)
     volume = np.asarray(gaussian_filter(values, (0, _BLUR, _BLUR)), np.float32)
     side = int(np.clip(_WIDEST / lattice.spacing, _NARROWEST, _BLOCK))  # of a block, in nodes
-    scales, steps = (_SCALES, _STEPS) if scaled else ((0.0,), _STEPS[1:])
-    whole = [_Block(volume[n], nodes[n], np.zeros((len(n), 2)), scales, steps) for n in _blocks(lattice, usable, side)]
+    search = (_SCALES, 1) if first else (_TILTS, _TRIED)
+    whole = [_Block(volume[n], nodes[n], np.zeros((len(n), 2)), *search) for n in _blocks(lattice, usable, side)]
     found = _blended(np.zeros_like, whole, side / 4 * lattice.spacing)
     halves = list(_blocks(lattice, usable, side // 2))
     if len(halves) < 2:
         return found
-    parts = [_Block(volume[n], nodes[n], found(nodes[n]), (0.0,), _STEPS[1:], _STIFF) for n in halves]
+    flat = [np.zeros((2, 2))]
+    parts = [_Block(volume[n], nodes[n], found(nodes[n]), flat, 1, _STEPS[1:], _STIFF) for n in halves]
     return _blended(found, parts, side / 8 * lattice.spacing)
 
 
@@ -62,42 +68,45 @@ def _blocks(lattice: Lattice, usable: npt.NDArray[np.bool_], side: int) -> Itera
 
 
 class _Block:
-    """The affine of one block. Call: (M, 2) places -> the (M, 2) shifts that it adds to those known before. scales,
-    steps: with which the search begins, and goes on. stiff: pixels, see `_STIFF`."""
+    """The affine of one block. Call: (M, 2) places -> the (M, 2) shifts that it adds to those known before. starts,
+    steps: with which the search begins, and goes on from the `tried` highest. stiff: pixels, see `_STIFF`."""
 
     def __init__(
-        self, volume: Volume, nodes: Points, before: Points, scales: Sequence[float], steps: Sequence[float],
-        stiff: float = math.inf,
+        self, volume: Volume, nodes: Points, before: Points, starts: Sequence[Matrix], tried: int,
+        steps: Sequence[float] = _STEPS, stiff: float = math.inf,
     ) -> None:  # fmt: skip
         self.centre = nodes.mean(axis=0)
         self._volume, self._before, self._from_centre = volume, before, nodes - self.centre
         self._stiff, self._radius = stiff, volume.shape[-1] // 2
-        candidates = [self._best(scale * np.eye(2)) for scale in scales]
-        self.height, self.matrix, self.shift = max(candidates, key=lambda found: found[0])
-        side = 2 * _NEAR + 1  # of what is looked at; beyond the surfaces nothing is found
+        side = 2 * _NEAR + 1  # of what is looked at once it is known where; beyond the surfaces nothing is found
         around = np.pad(volume, ((0, 0), (side, side), (side, side)))
         self._windows = sliding_window_view(around, (side, side), axis=(1, 2))
-        for step in steps:
-            while self._climbs(step):
-                pass
+        highest = sorted(map(self._best, starts), key=_height)[-tried:]
+        self.height, self.matrix, self.shift = max((self._climbed(found, steps) for found in highest), key=_height)
 
     def __call__(self, xy: Points) -> Points:
         return np.asarray((xy - self.centre) @ self.matrix.T + self.shift)
 
-    def _climbs(self, step: float) -> bool:
-        """Change one entry of the matrix by a step, if the surfaces are then higher."""
+    def _climbed(self, found: Found, steps: Sequence[float]) -> Found:
+        """What changes of one entry of the matrix lead to, as long as the surfaces become higher."""
+        for step in steps:
+            while (higher := self._higher(found, step)) is not found:
+                found = higher
+        return found
+
+    def _higher(self, found: Found, step: float) -> Found:
+        """The first change of one entry by a step that makes the surfaces higher; what was found if there is none."""
         for row, col, by in product((0, 1), (0, 1), (step, -step)):
-            matrix = self.matrix.copy()
+            matrix = found[1].copy()
             matrix[row, col] += by
             if np.abs(matrix).max() <= _STEEPEST:
-                found = self._near(matrix)
-                if found[0] > self.height * _WORTH:
-                    self.height, self.matrix, self.shift = found
-                    return True
-        return False
+                other = self._near(matrix, found[2])
+                if other[0] > found[0] * _WORTH:
+                    return other
+        return found
 
-    def _best(self, matrix: Matrix) -> tuple[float, Matrix, Points]:
-        """Mean height of the surfaces, the matrix, and the shift (2,) of the centre for which it is largest."""
+    def _best(self, matrix: Matrix) -> Found:
+        """The shift (2,) of the centre for which the surfaces are highest."""
         side, total = self._volume.shape[-1], np.zeros(self._volume.shape[1:], np.float32)
         for surface, (dx, dy) in zip(self._volume, self._there(matrix).tolist(), strict=True):
             if max(abs(dx), abs(dy)) < side:
@@ -105,23 +114,27 @@ class _Block:
                 total[rows, cols] += surface[max(0, dy) : side + min(0, dy), max(0, dx) : side + min(0, dx)]
         return self._highest(total, matrix, np.zeros(2, int), self._radius)
 
-    def _near(self, matrix: Matrix) -> tuple[float, Matrix, Points]:
-        """As `_best`, of the shifts near the present one alone."""
-        corner = self._there(matrix) + self.shift + self._radius + _NEAR + 1
+    def _near(self, matrix: Matrix, shift: Points) -> Found:
+        """As `_best`, of the shifts near one alone."""
+        corner = self._there(matrix) + shift + self._radius + _NEAR + 1
         x, y = np.clip(corner, 0, self._windows.shape[1] - 1).T
-        return self._highest(self._windows[np.arange(len(x)), y, x].sum(axis=0), matrix, self.shift, _NEAR)
+        return self._highest(self._windows[np.arange(len(x)), y, x].sum(axis=0), matrix, shift, _NEAR)
 
     def _there(self, matrix: Matrix) -> npt.NDArray[np.int64]:
         """(N, 2) where in each surface the place of no shift of the centre lies, from its middle."""
         return np.rint(self._before + self._from_centre @ matrix.T).astype(np.int64)
 
-    def _highest(self, total: Any, matrix: Matrix, middle: Any, reach: int) -> tuple[float, Matrix, Points]:
+    def _highest(self, total: Any, matrix: Matrix, middle: Any, reach: int) -> Found:
         """As `_best`, of the shifts up to `reach` from `middle`, x and y, over which `total` is the surfaces' sum."""
         x, y = (np.arange(-reach, reach + 1) + n for n in middle)
         mean = total / len(self._volume) - (x**2 + y[:, None] ** 2) / self._stiff**2
         mean[np.maximum(np.abs(x), np.abs(y)[:, None]) > self._radius] = -np.inf
         row, col = divmod(int(mean.argmax()), len(x))
         return max(float(mean[row, col]), 1e-6), matrix, np.array([x[col], y[row]])
+
+
+def _height(found: Found) -> float:
+    return found[0]
 
 
 def _blended(before: Prediction, blocks: Sequence[_Block], reach: float) -> Prediction:
