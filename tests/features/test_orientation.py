@@ -82,7 +82,7 @@ def test_harmonics_are_a_fourier_series_over_orientations_of_the_energies_of_all
     energy = orientation_features(images, 9, (6.0, 12.0)[:octaves], 0.0).unflatten(1, (octaves, 9)).sum(dim=1)
     series = torch.fft.rfft(energy / math.sqrt(octaves), dim=1, norm="ortho")[:, : order + 1]
     length = series[:, 0].abs().square() + 2 * series[:, 1:].abs().square().sum(dim=1)
-    found = orientation_harmonics(images, octaves=octaves, order=order)
+    found = orientation_harmonics(images, 9, octaves=octaves, order=order)
     assert found.shape == (2, 1 + 2 * order, 64, 64)
     assert (found.square().sum(dim=1) - length).abs().mean() < tolerance * length.mean()
     if order == 4:  # all of them: nothing is lost

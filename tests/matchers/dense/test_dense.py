@@ -11,6 +11,7 @@ from support.rasters import SHIFT, TEXTURE_TRANSFORM, UTM, textures, write_raste
 
 from sn9reg.features.orientation import orientation_features
 from sn9reg.matchers.dense.correlation import find_peaks
+from sn9reg.matchers.dense.descent import _near_prediction
 from sn9reg.matchers.dense.lattice import Lattice, aggregate, smooth_field
 from sn9reg.matchers.dense.search import Level, Surfaces, compare_at, search
 from sn9reg.progress import listening
@@ -317,6 +318,13 @@ def test_centred_surfaces_have_no_median_and_leave_out_what_is_not_usable():
     assert (moved[1] == 0).all()
     for k in (0, 2):
         np.testing.assert_allclose(moved[k].numpy(), values[k] - np.median(values[k]), atol=1e-4)
+
+
+@pytest.mark.parametrize(("height", "kept"), [(1.02, [2, 1]), (1.5, [-9, 6])])
+def test_a_peak_far_from_the_prediction_has_to_be_higher(height, kept):
+    surfaces = torch.from_numpy(bumps([[2, 1]]) + bumps([[-9, 6]], height=height))
+    np.testing.assert_allclose(find_peaks(_near_prediction(surfaces)).xy.numpy() - RADIUS, [kept], atol=0.2)
+    assert find_peaks(surfaces).xy[0, 0] < RADIUS
 
 
 def test_neighbours_decide_an_ambiguous_surface():
