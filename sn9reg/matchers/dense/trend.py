@@ -29,7 +29,7 @@ _BLUR = 0.7  # pixels: shifts are looked for in whole pixels, and must not miss 
 _SCALES = [scale * np.eye(2) for scale in np.linspace(-0.14, 0.14, 15)]  # with which the first search begins
 _TILTS = [np.reshape(tilt, (2, 2)) for tilt in product((-0.06, 0.0, 0.06), repeat=4)]  # ... and later ones
 _TRIED = 6  # so many of these, the highest, are gone on with; of the first, one: the highest of few templates mislead
-_STEPS = (0.04, 0.02, 0.01)  # by which is then changed one entry of the matrix after another
+_STEPS = (0.04, 0.02, 0.01)  # by which one entry of the matrix after another is then changed
 _STEEPEST = 0.2  # entry of the matrix
 _WORTH = 1.005  # a step must raise the surfaces by this factor
 _NEAR = 8  # pixels around the shift before a step in which the one after it is looked for
