@@ -78,10 +78,13 @@ class _Block:
         self.centre = nodes.mean(axis=0)
         self._volume, self._before, self._from_centre = volume, before, nodes - self.centre
         self._stiff, self._radius = stiff, volume.shape[-1] // 2
+        self._ys, self._row = np.unique(self._from_centre[:, 1], return_inverse=True)  # of the rows; of each node
+        self._summed: dict[tuple[float, ...], Volume] = {}
         side = 2 * _NEAR + 1  # of what is looked at once it is known where; beyond the surfaces nothing is found
         around = np.pad(volume, ((0, 0), (side, side), (side, side)))
         self._windows = sliding_window_view(around, (side, side), axis=(1, 2))
         highest = sorted(map(self._best, starts), key=_height)[-tried:]
+        self._summed.clear()
         self.height, self.matrix, self.shift = max((self._climbed(found, steps) for found in highest), key=_height)
 
     def __call__(self, xy: Points) -> Points:
@@ -107,12 +110,25 @@ class _Block:
 
     def _best(self, matrix: Matrix) -> Found:
         """The shift (2,) of the centre for which the surfaces are highest."""
-        side, total = self._volume.shape[-1], np.zeros(self._volume.shape[1:], np.float32)
-        for surface, (dx, dy) in zip(self._volume, self._there(matrix).tolist(), strict=True):
-            if max(abs(dx), abs(dy)) < side:
-                rows, cols = (slice(max(0, -d), min(side, side - d)) for d in (dy, dx))
-                total[rows, cols] += surface[max(0, dy) : side + min(0, dy), max(0, dx) : side + min(0, dx)]
+        side = self._volume.shape[-1]
+        total, reach = np.zeros(self._volume.shape[1:], np.float32), side // 2
+        for row, (dx, dy) in zip(self._rows(*matrix[:, 0]), _whole(self._ys[:, None] * matrix[:, 1]), strict=True):
+            if max(abs(dx), abs(dy)) <= reach:
+                total += row[reach + dy : reach + dy + side, reach + dx : reach + dx + side]
         return self._highest(total, matrix, np.zeros(2, int), self._radius)
+
+    def _rows(self, *change: float) -> Volume:
+        """(R, 2 D - 1, 2 D - 1) sums of the surfaces of each row of nodes, with zeros around them, if along the row the
+        shift changes by so much per pixel. Matrices that differ in the other column alone have them in common."""
+        if change not in self._summed:
+            side, reach = self._volume.shape[-1], self._volume.shape[-1] // 2
+            rows = np.zeros((len(self._ys), *2 * (side + 2 * reach,)), np.float32)
+            moved = _whole(self._before + self._from_centre[:, :1] * change)
+            for surface, row, (dx, dy) in zip(self._volume, self._row, moved, strict=True):
+                if max(abs(dx), abs(dy)) <= reach:
+                    rows[row, reach - dy : reach - dy + side, reach - dx : reach - dx + side] += surface
+            self._summed[change] = rows
+        return self._summed[change]
 
     def _near(self, matrix: Matrix, shift: Points) -> Found:
         """As `_best`, of the shifts near one alone."""
@@ -131,6 +147,10 @@ class _Block:
         mean[np.maximum(np.abs(x), np.abs(y)[:, None]) > self._radius] = -np.inf
         row, col = divmod(int(mean.argmax()), len(x))
         return max(float(mean[row, col]), 1e-6), matrix, np.array([x[col], y[row]])
+
+
+def _whole(shifts: Points) -> list[list[int]]:
+    return np.rint(shifts).astype(int).tolist()
 
 
 def _height(found: Found) -> float:
