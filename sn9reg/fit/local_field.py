@@ -132,16 +132,18 @@ def _choose(xy: Points, values: Floats, relative: Floats, block: float) -> tuple
     amplitude = max(float(np.var(values)), float(np.median(np.abs(values)) * 1.4826) ** 2) + 1e-12
     extent = float(np.ptp(xy, axis=0).max()) + 1e-9
     fold = block_folds(xy, block)
+    folds = [fold == k for k in np.unique(fold)]
     best = (np.inf, extent, amplitude)
     for length in np.geomspace(max(block / 2, extent / 40), 1.5 * extent, 7):
         kernel = amplitude * _matern(xy, xy, float(length))
+        parts = [(kernel[np.ix_(~held, ~held)], kernel[np.ix_(held, ~held)]) for held in folds]
         for share in (0.01, 0.03, 0.1, 0.3, 1.0, 4.0):
             variances = amplitude * share * relative
             error = np.empty(len(xy))
-            for k in np.unique(fold):
-                held, rest = fold == k, fold != k
-                gram = kernel[np.ix_(rest, rest)] + np.diag(variances[rest])
-                error[held] = values[held] - kernel[np.ix_(held, rest)] @ np.linalg.solve(gram, values[rest])
+            for held, (gram, cross) in zip(folds, parts, strict=True):
+                np.fill_diagonal(gram, amplitude + variances[~held])
+                factor = cho_factor(gram, lower=True, check_finite=False)
+                error[held] = values[held] - cross @ cho_solve(factor, values[~held], check_finite=False)
             loss = float(np.mean(np.minimum(error**2 / relative, 9 * amplitude)))
             if loss < best[0] * (1 - 1e-3):
                 best = (loss, float(length), amplitude * share)
