@@ -71,8 +71,8 @@ class DualConfig(TrainingConfig):
     window: Positive = 1  # side of the square of cells whose mean the contrastive loss sees, odd
     uncertainty: Annotated[float, Gt(0)] = 0.5  # weight of that loss in fine-tuning
     geometry: Geometry = field(default_factory=lambda: Geometry(optical=256, sar=240, tilt=30.0))  # of the crops
-    photometry: Photometry = field(default_factory=lambda: Photometry(noise=0.01))
-    colours: Annotated[float, Ge(0), Le(1)] = 0.0  # share of samples whose three optical bands differ
+    photometry: Photometry = field(default_factory=lambda: Photometry(noise=0.01, sar_noise=0.01))
+    colours: Annotated[float, Ge(0), Le(1)] = 0.0  # share of samples whose optical bands are changed each by itself
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -102,10 +102,12 @@ class DualConfig(TrainingConfig):
 
     def crops(self, source: Source, optical: Patch, sar: Patch, random: Generator, train: bool = True) -> Sample:
         """One sample of a pair, with three optical bands. train: with the changes of grey values that are asked for."""
-        one, other, place = cut(optical, sar, self.geometry, source.drawn_zoom(random), random)
+        one, other, place = cut(optical, sar, self.geometry, source.drawn_zoom(random), random, bands=True)
         if train:
-            bands = 3 if random.random() < self.colours else 1
-            seen = [augment_optical(one.values[0], self.photometry, random) for _ in range(bands)]
+            apart, drawn = random.random() < self.colours, int(random.integers(1 << 32))
+            bands = one.values[:3] if len(one.values) >= 3 else [one.values.mean(axis=0)] * 3
+            each = (np.random.default_rng([drawn, k * apart]) for k in range(3))
+            seen = [augment_optical(b, self.photometry, one_s) for b, one_s in zip(bands, each, strict=True)]
             one = Patch(np.stack(seen), one.valid)
             other = Patch(augment_sar(other.values[0], self.photometry, random)[None], other.valid)
         inputs = optical_input(one), sar_input(other, SarLog.of(other.values, other.valid)), place

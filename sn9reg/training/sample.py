@@ -28,7 +28,7 @@ class Geometry:
     sar: Positive = 192  # side, pixels
     turn: Degrees = 0.0  # the SAR image is turned by up to this about its centre, the optical one is not
     stretch: Annotated[float, Ge(0), Lt(1)] = 0.0  # and stretched by up to this share
-    tilt: Degrees = 0.0  # both are turned alike by up to this, where the images have room for it
+    tilt: Degrees = 0.0  # both are turned alike by up to this, and magnified where the images have no room for that
     quarters: bool = True  # both are turned alike by any number of quarters of a turn
 
 
@@ -40,7 +40,8 @@ class Photometry:
     gain: NotNegative = 0.0  # spread of the logarithm of gamma
     speckle: Fraction = 0.0  # of samples with added speckle of 2 to 64 looks
     blur: NotNegative = 0.0  # largest sigma, pixels
-    noise: NotNegative = 0.0  # largest sigma of white noise, in standard deviations of the image
+    noise: NotNegative = 0.0  # largest sigma of white noise on the optical image, in its standard deviations
+    sar_noise: NotNegative = 0.0  # the same on the logarithm of the SAR image
 
 
 class Sample(NamedTuple):
@@ -59,16 +60,15 @@ class Sample(NamedTuple):
 
 
 def cut(
-    optical: Patch, sar: Patch, geometry: Geometry, zoom: float, random: np.random.Generator
+    optical: Patch, sar: Patch, geometry: Geometry, zoom: float, random: np.random.Generator, bands: bool = False
 ) -> tuple[Patch, Patch, npt.NDArray[np.int64]]:
     """Optical patch, SAR template and the (row, col) of its upper left pixel in the patch: a random place of the pair,
-    magnified by `zoom`, or more if it is smaller than the patch, flipped, turned and tilted at random, both alike."""
+    magnified by `zoom`, or more if it has no room for the patch, flipped, turned and tilted at random, both alike.
+    bands: whether the optical patch keeps its bands; their mean otherwise."""
     side, (height, width) = geometry.optical, optical.valid.shape
-    zoom = max(zoom, side / min(height, width))
     tilt = np.deg2rad(random.uniform(-1, 1) * geometry.tilt) if geometry.tilt else 0.0
     room = abs(np.cos(tilt)) + abs(np.sin(tilt))
-    if side / zoom * room > min(height, width):
-        tilt, room = 0.0, 1.0
+    zoom = max(zoom, side * room / min(height, width))
     need = side / zoom * room
     corner = random.uniform(0, 1, 2) * np.maximum([width - need, height - need], 0)
     if zoom == 1 and not tilt:
@@ -85,7 +85,10 @@ def cut(
     turned = _turning(np.deg2rad(random.uniform(-1, 1) * geometry.turn))
     stretch = 1 + random.uniform(-1, 1) * geometry.stretch
     template = base @ _about(middle, stretch * turned) @ np.array([[1, 0, place[1]], [0, 1, place[0]], [0, 0, 1]])
-    return _resample(optical, base, side, zoom), _resample(sar, template, geometry.sar, zoom), place.astype(np.int64)
+    seen = (Patch(band[None], optical.valid) for band in optical.values) if bands else [optical]
+    shown = [_resample(each, base, side, zoom) for each in seen]
+    patch = Patch(np.concatenate([each.values for each in shown]), shown[0].valid)
+    return patch, _resample(sar, template, geometry.sar, zoom), place.astype(np.int64)
 
 
 def part(patch: Patch, window: Window) -> Patch:
@@ -146,7 +149,12 @@ def augment_sar(image: Image, photometry: Photometry, random: np.random.Generato
         image = speckle(image, float(np.exp2(random.uniform(1, 6))), random)
     if random.random() < photometry.tone / 2:
         image = _tone_curve(image, random, monotone=True)
-    return _gamma(image, photometry.gain, random)
+    image = _gamma(image, photometry.gain, random)
+    if photometry.sar_noise:
+        logarithm = np.log(np.maximum(image, 1e-3 * float(image.mean()) + 1e-12))
+        scale = random.uniform(0, photometry.sar_noise) * float(logarithm.std())
+        image = image * np.exp(scale * random.standard_normal(image.shape, dtype=np.float32))
+    return image
 
 
 def _gamma(image: Image, spread: float, random: np.random.Generator) -> Image:

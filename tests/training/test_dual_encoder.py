@@ -1,6 +1,8 @@
 """training.dual_encoder: crops, steps of both phases, what they compare with what, and what validation counts."""
 
 import math
+from dataclasses import replace
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -14,6 +16,7 @@ from torch.nn.functional import cross_entropy, normalize, pixel_unshuffle
 from sn9reg.matchers.dual_encoder.network import CELL, WIDTHS, Encoded
 from sn9reg.raster.scene import Patch
 from sn9reg.training import dual_encoder
+from sn9reg.training.config import read
 from sn9reg.training.data import Source
 from sn9reg.training.dual_encoder import DualConfig, DualTask, Phase, PhaseOptimiser, _turned
 from sn9reg.training.sample import Geometry, Photometry, Sample
@@ -325,6 +328,24 @@ def test_optical_bands_differ_in_as_many_samples_as_asked_but_show_the_same_grou
         assert np.corrcoef(optical.flatten(1).numpy()).min() > 0.8
         differing += not any(equal)
     assert low <= differing <= high
+
+
+def test_the_recipe_of_the_paper_turns_bands_and_makes_noise_in_both_images():
+    """Seen in the samples: patches as large as their images, upright but for quarters if nothing turned them."""
+    recipe = read(Path(__file__).parents[2] / "pipelines/training/uncertainty.yaml")
+    y, x = np.mgrid[:256, :256].astype(np.float32)
+    ramps = Patch(np.stack([100 + x, 400 + y, 900 - x - y]), np.ones((256, 256), bool)), Patch((100 + y)[None], x >= 0)
+    angles, rough = [], []
+    for seed in range(20):
+        crop = recipe.crops(Source("unused"), *ramps, np.random.default_rng(seed), train=True)
+        rows, cols = (np.median(np.diff(crop.optical[0].numpy(), axis=axis)) for axis in (0, 1))
+        angles.append((np.rad2deg(np.arctan2(rows, cols)) + 45) % 90 - 45)
+        assert np.abs(np.corrcoef(crop.optical.flatten(1))[np.triu_indices(3, 1)]).max() < 0.95
+        rough.append([float(np.diff(side[0].numpy(), 2, axis=1).std()) for side in (crop.optical, crop.sar)])
+    assert -30.5 < min(angles) < -15 < 15 < max(angles) < 30.5
+    assert (np.max(rough, axis=0) > 5e-3).all()
+    silent = replace(recipe, photometry=Photometry()).crops(Source("unused"), *ramps, np.random.default_rng(0), True)
+    assert max(float(np.diff(side[0].numpy(), 2, axis=1).std()) for side in (silent.optical, silent.sar)) < 3e-3
 
 
 SHAPE = (5, 7)  # height, width
