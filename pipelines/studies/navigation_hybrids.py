@@ -1,6 +1,6 @@
 """The navigation paper's study: four backbones, Siamese or not, five losses, under speckle, blur and rotation. A
-combination is BACKBONE/siamese|pseudo/LOSS, e.g. osmnet/pseudo/cross-corr-ce. `best` are the paper's Table V and the
-FFT U-Net and MARU-Net originals. A stopped study goes on where it was. Writes results.csv, table.md and figure.png.
+combination is BACKBONE/siamese|pseudo/LOSS, e.g. osmnet/pseudo/cross-corr-ce. `best` are the paper's Table V and its
+originals of OSMNet, FFT U-Net and MARU-Net (Table IV; that of MCGF is among Table V). A stopped study goes on where it was. Writes results.csv, table.md and figure.png.
 Source: S. Bertrand et al., "Learning-based SAR-Optical Registration for Navigation", Tables III to V, Figs. 8 to 14.
 The paper trains anew for every degradation; here one training, under the config's, is measured under all."""
 
@@ -30,7 +30,7 @@ from sn9reg.training.losses import LOSSES
 BACKBONES = ("mcgf", "osmnet", "fft-unet", "maru-net")  # the losses of their papers have their names
 BEST = (  # as `--grid` takes it
     "mcgf/pseudo/mcgf,osmnet/pseudo/cross-corr-ce,fft-unet/pseudo/mcgf,maru-net/pseudo/mcgf,"
-    "fft-unet/siamese/fft-unet,maru-net/siamese/maru-net"
+    "osmnet/pseudo/osmnet,fft-unet/siamese/fft-unet,maru-net/siamese/maru-net"
 )
 ALL = ",".join(map("/".join, product(BACKBONES, ("siamese", "pseudo"), (*BACKBONES, "cross-corr-ce"))))
 # The paper's section V-C.2 trains the temperature of the first two. The third has none there; but OSMNet's features are
@@ -125,11 +125,17 @@ def report(out: Path) -> None:
     head = ("backbone / branches / loss", "clean: CMR(1) / (3) / (5), L2", "L=8, blur 0.5: CMR(0) / (1) / (2)")
     alike = ", the same for all" if len(budgets) == 1 else ""
     text = f"Reduced budget: {' or '.join(budgets)}{alike}.\n\n{markdown(head, cells)}"
-    # CMR(1) over the degradation cross and over rotation, for the combinations that were measured so.
+    # Over the degradation cross and over rotation, for the combinations that were measured so.
     series = series.reindex([*CROSS, *TURNS]).dropna(axis=1, how="all")
     if not series.empty:
-        rates = ([str(name), *(f"{r:.3f}" if pd.notna(r) else "" for r in row)] for name, row in series.iterrows())
-        text += "\n" + markdown(("CMR(1), 128 in 192 px", *series.columns), rates)
+        found = frame.set_index(["condition", "hybrid"])
+
+        def rates(condition: str, hybrid: str) -> str:
+            here = (condition, hybrid) in found.index
+            return "{0.cmr0:.3f} / {0.cmr1:.3f}".format(found.loc[(condition, hybrid)]) if here else ""
+
+        cells = [(name, *(rates(str(name), str(hybrid)) for hybrid in series.columns)) for name in series.index]
+        text += "\n" + markdown(("CMR(0) / (1), 128 in 192 px", *series.columns), cells)
     write(out / "table.md", text)
 
 

@@ -123,7 +123,7 @@ def test_parts_choose_the_conditions(copied, monkeypatch):
 
     def measure(folder, matcher, reference, template, limit, *, degradation, rotate):
         asked.append((degradation, rotate))
-        found = {"cmr": dict.fromkeys(("0", "1", "2", "3", "5"), len(asked) / 100), "mean_l2_px": 1.0, "n": 2}
+        found = {"cmr": {r: (len(asked) + int(r)) / 100 for r in "01235"}, "mean_l2_px": 1.0, "n": 2}
         return SimpleNamespace(as_dict=lambda: found)
 
     monkeypatch.setattr(study, "bench_patches", measure)
@@ -133,12 +133,12 @@ def test_parts_choose_the_conditions(copied, monkeypatch):
     assert run(copied, grid=GRID[0], parts="rotation").exit_code == 0
     assert asked == list(TURNS.values())
     series = (copied / "out" / "table.md").read_text().split("\n\n")[-1].splitlines()
-    head = f"| CMR(1), 128 in 192 px | {GRID[0]} |"
+    head = f"| CMR(0) / (1), 128 in 192 px | {GRID[0]} |"
     assert (series[0], len(series)) == (head, 2 + len(DEGRADATION_CROSS) + len(TURNS))
-    assert (series[2], series[-1]) == ("| 5 looks, 0.5 px | 0.010 |", "| 20 degrees | 0.050 |")
+    assert (series[2], series[-1]) == ("| 5 looks, 0.5 px | 0.010 / 0.020 |", "| 20 degrees | 0.050 / 0.060 |")
 
 
-@pytest.mark.parametrize(("grid", "count"), [("best", 6), ("all", 40)])
+@pytest.mark.parametrize(("grid", "count"), [("best", 7), ("all", 40)])
 def test_without_training_combinations_that_are_not_trained_are_named(tmp_path, grid, count):
     result = run(tmp_path, grid=grid, parts="rotation")
     assert (result.exit_code, result.stdout) == (0, "")

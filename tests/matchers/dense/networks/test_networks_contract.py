@@ -167,6 +167,19 @@ def test_mcgf_averages_both_scales_and_has_both_signs():
         assert alone.abs().max() == 0
 
 
+def test_each_stage_of_osmnet_sees_as_many_channels_as_the_paper_has():
+    seen, network = {}, OSMNet()
+    for name, module in network.named_children():
+        module.register_forward_hook(lambda _, given, out, name=name: seen.update({name: (given[0], out)}))
+    network(torch.randn(1, 1, 12, 12))
+    shapes = {name: (given.shape[1], out.shape[1]) for name, (given, out) in seen.items()}
+    blocks = {"stem": (1, 32), "early": (32, 32), "middle": (32, 64), "fuse": (96, 64), "late": (64, 128)}
+    assert shapes == blocks | {"dropout": (160, 160), "head": (160, 9)}
+    assert all(out.shape[2:] == (12, 12) for _, out in seen.values())
+    assert seen["late"][0].equal(seen["fuse"][1]) and seen["fuse"][0][:, :32].equal(seen["early"][1])
+    assert (seen["dropout"][0][:, :32].equal(seen["early"][1])) and network.dropout.p == 0.1
+
+
 def test_features_of_osmnet_have_unit_length_and_dropout_is_for_training():
     torch.manual_seed(0)
     network, image = OSMNet(dropout=0.5), torch.randn(2, 1, 16, 16)
