@@ -1,6 +1,7 @@
 """The navigation paper's study: four backbones, Siamese or not, five losses, under speckle, blur and rotation. A
 combination is BACKBONE/siamese|pseudo/LOSS, e.g. osmnet/pseudo/cross-corr-ce. `best` are the paper's Table V and its
-originals of OSMNet, FFT U-Net and MARU-Net (Table IV; that of MCGF is among Table V). A stopped study goes on where it was. Writes results.csv, table.md and figure.png.
+originals of OSMNet, FFT U-Net and MARU-Net (Table IV; that of MCGF is among Table V). A stopped study goes on where it
+was. Writes results.csv, table.md and figure.png.
 Source: S. Bertrand et al., "Learning-based SAR-Optical Registration for Navigation", Tables III to V, Figs. 8 to 14.
 The paper trains anew for every degradation; here one training, under the config's, is measured under all."""
 
@@ -128,13 +129,8 @@ def report(out: Path) -> None:
     # Over the degradation cross and over rotation, for the combinations that were measured so.
     series = series.reindex([*CROSS, *TURNS]).dropna(axis=1, how="all")
     if not series.empty:
-        found = frame.set_index(["condition", "hybrid"])
-
-        def rates(condition: str, hybrid: str) -> str:
-            here = (condition, hybrid) in found.index
-            return "{0.cmr0:.3f} / {0.cmr1:.3f}".format(found.loc[(condition, hybrid)]) if here else ""
-
-        cells = [(name, *(rates(str(name), str(hybrid)) for hybrid in series.columns)) for name in series.index]
+        both = {(row.condition, row.hybrid): f"{row.cmr0:.3f} / {row.cmr1:.3f}" for row in frame.itertuples()}
+        cells = [(name, *(both.get((name, hybrid), "") for hybrid in series.columns)) for name in series.index]
         text += "\n" + markdown(("CMR(0) / (1), 128 in 192 px", *series.columns), cells)
     write(out / "table.md", text)
 

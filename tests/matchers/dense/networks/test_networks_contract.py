@@ -176,8 +176,10 @@ def test_each_stage_of_osmnet_sees_as_many_channels_as_the_paper_has():
     blocks = {"stem": (1, 32), "early": (32, 32), "middle": (32, 64), "fuse": (96, 64), "late": (64, 128)}
     assert shapes == blocks | {"dropout": (160, 160), "head": (160, 9)}
     assert all(out.shape[2:] == (12, 12) for _, out in seen.values())
-    assert seen["late"][0].equal(seen["fuse"][1]) and seen["fuse"][0][:, :32].equal(seen["early"][1])
-    assert (seen["dropout"][0][:, :32].equal(seen["early"][1])) and network.dropout.p == 0.1
+    assert seen["late"][0].equal(seen["fuse"][1])
+    for name in ("fuse", "dropout"):
+        assert seen[name][0][:, :32].equal(seen["early"][1])
+    assert network.dropout.p == 0.1
 
 
 def test_features_of_osmnet_have_unit_length_and_dropout_is_for_training():
