@@ -1,6 +1,7 @@
 """What coordinate attention adds to the descriptor, and what training does, over a folder of registered pairs. Trains
 the network with and without attention, unless the weights are there already. Compares both, the untrained and the
-shipped descriptor, with partners anywhere, as in the paper, and at most 20 px away. Writes table, figure and CSV.
+shipped descriptor, SIFT and AKAZE, with partners anywhere, as in the paper, and at most 20 px away. Writes table,
+figure and CSV.
 Source: He et al., "Deep convolutional network based on attention mechanism for matching optical and SAR images",
 sections 2.4, 3.2 and 3.3, table 3 and figure 5. Figures are means of ten trials; here a trial is a seed of RANSAC."""
 
@@ -20,6 +21,7 @@ from pipelines.common import PATH, Command, drawing, markdown, out_option, write
 from pipelines.train import noted, trained
 from sn9reg.errors import InputError
 from sn9reg.fit.correspondences import Correspondences, Flags
+from sn9reg.matchers.base import matcher_class, options_of
 from sn9reg.matchers.descriptors.matcher import FAITHFUL, DescriptorMatcher
 from sn9reg.matchers.descriptors.network import load_descriptor
 from sn9reg.raster.folders import RegisteredPair, pair_files
@@ -29,6 +31,7 @@ from sn9reg.score.metrics import f_measure, ncm, rmse
 from sn9reg.training.config import read
 
 PROTOCOLS: dict[str, dict[str, Any]] = {"anywhere": {}, "near": {"near": True, "max_offset": 20.0}}
+RIVALS = ("sift", "akaze")  # matchers of their own
 WITH, WITHOUT = "with attention", "without attention"
 FEWEST = 6  # matches without which a pair is not registered
 PANELS = {"ncm": "NCM", "f_measure": "F-measure", "rmse": "RMSE, px"}
@@ -63,6 +66,7 @@ def main(folder: Path, config: str, out: Path, seeds: int, limit: int | None, we
     load_descriptor(weights)  # what cannot be read is known before any is trained
     descriptors: dict[str, Any] = {n: {"weights": str(trained(configs[n], run))} for n, run in folders.items()}
     descriptors |= {"untrained (mim)": {"descriptor": "mim"}, "given" if weights else "shipped": {"weights": weights}}
+    descriptors |= {name: {} for name in RIVALS}
     found = pd.DataFrame([row for one in descriptors.items() for row in measured(*one, files, seeds)])
     write(out / "results.csv", found.to_csv(index=False))
     text = table(found, f"{len(files)} pairs of {folder}, {seeds} seeds of RANSAC. {budget(folders)}")
@@ -79,7 +83,9 @@ def budget(folders: dict[str, Path]) -> str:
 
 def measured(name: str, options: dict[str, Any], files: list[RegisteredPair], seeds: int) -> Iterator[dict[str, Any]]:
     """A row for each pair, protocol and seed. Both protocols see the same keypoints, which are described once."""
-    matchers = {protocol: DescriptorMatcher(**FAITHFUL | extra | options) for protocol, extra in PROTOCOLS.items()}
+    kind = matcher_class(name if name in RIVALS else DescriptorMatcher.name)
+    wanted = {key: value for key, value in (FAITHFUL | options).items() if key in options_of(kind)}
+    matchers: dict[str, Any] = {protocol: kind(**wanted | extra) for protocol, extra in PROTOCOLS.items()}
     first = matchers["anywhere"]
     for pair_of in tqdm(files, name, disable=None):
         with opened(pair_of) as pair:

@@ -26,7 +26,7 @@ from sn9reg.tiepoints import TiePoints
 PAGE = "report.html"
 _FIGURES = ("before_after", "arrows", "offsets", "matches", "residuals")
 _LAYERS = {"optical": "optical", "before": "SAR before", "after": "SAR after"}
-_LIBRARIES = ("sn9reg", "torch", "rasterio", "numpy", "opencv-python")
+_LIBRARIES = ("sn9reg", "torch", "rasterio", "numpy", "opencv-contrib-python")
 _LARGEST = 9_500_000  # bytes of a page
 _QUALITIES = (85, 60, 30, 10, 1)  # of WebP
 Figures = dict[str, tuple[str, bytes]]  # name of the file -> what it shows, and the PNG

@@ -121,7 +121,8 @@ def test_a_training_begins_with_the_weights_of_a_timm_file(tmp_path):
 
 
 SOURCE = Source("unused")
-LAYOUTS = [PatchLayout(32, 1.0, "grey"), PatchLayout(24, 2.0, "energy"), PatchLayout(16, 1.5, "energy")]
+LAYOUTS = [PatchLayout(32, 1.0, "grey"), PatchLayout(32, 1.0, "three"), PatchLayout(24, 2.0, "energy")]
+LAYOUTS += [PatchLayout(16, 1.5, "energy")]
 
 
 def alike(ground, valid=None, sar_valid=None):

@@ -103,9 +103,9 @@ def describe_scene(
     """About `count` keypoints of a window of a scene, in pixels of the common grid coarsened by `factor`, described; if
     `oriented`, each along its own orientation. Raises InputError where the scene cannot be read."""
     margin = math.ceil(describer.extent * (math.sqrt(0.5) if oriented else 0.5)) + _FELT
-    places, described, tiles = [], [], _tiles(window)
-    for k, tile in enumerate(tiles):
-        progress.report(k / len(tiles))
+    places, described, parts = [], [], tiles(window)
+    for k, tile in enumerate(parts):
+        progress.report(k / len(parts))
         share = max(1, round(count * tile.width * tile.height / (window.width * window.height)))
         around = tile.grow(margin)
         found = _describe(scene.read(around, factor), grey, margin, describer, share, oriented)
@@ -116,7 +116,7 @@ def describe_scene(
     return Described(np.concatenate(places), torch.cat(described, dim=1)) if places else NOTHING
 
 
-def _tiles(window: Window) -> list[Window]:
+def tiles(window: Window) -> list[Window]:
     """Windows of about equal size that make up a window."""
     edges = (np.linspace(0, n, max(1, round(n / _TILE)) + 1).astype(int).tolist() for n in window.shape)
     sides = itertools.product(*map(itertools.pairwise, edges))

@@ -22,12 +22,13 @@ class PatchLayout:
 
     side: Annotated[int, Ge(8), Le(1024)] = 224  # of a patch, its own pixels
     scale: Annotated[float, Ge(0.1), Le(10)] = 1.0  # image pixels per patch pixel
-    # The grey image, standardised patch by patch, or energies of six orientations at two wavelengths
-    inputs: Literal["grey", "energy"] = "grey"
+    # The grey image, standardised patch by patch, once or in three channels as networks of photographs have it; or
+    # energies of six orientations at two wavelengths
+    inputs: Literal["grey", "three", "energy"] = "grey"
 
     @property
     def channels(self) -> int:
-        return 1 if self.inputs == "grey" else len(_WAVELENGTHS) * ORIENTATIONS
+        return {"grey": 1, "three": 3, "energy": len(_WAVELENGTHS) * ORIENTATIONS}[self.inputs]
 
     @property
     def extent(self) -> float:
@@ -68,8 +69,8 @@ def sample_patches(
     # channels_last: one look-up fetches all channels
     source = maps[None].contiguous(memory_format=torch.channels_last)
     patches = grid_sample(source, grid, align_corners=False)[0].reshape(len(maps), n, side, side).transpose(0, 1)
-    if layout.inputs == "grey":
-        return standardised(patches)
+    if layout.inputs != "energy":
+        return standardised(patches).repeat(1, layout.channels, 1, 1)
     return patches if angle is None else turned(patches, turn)
 
 
