@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from pipelines.common import PATH, Command, drawing, markdown, out_option, write
+from pipelines.common import PATH, Command, drawing, listed, markdown, out_option, write
 from pipelines.train import noted, trained
 from sn9reg.errors import InputError
 from sn9reg.fit.correspondences import Correspondences, Flags
@@ -56,27 +56,39 @@ COLUMNS = {
 @click.option("--steps", type=click.IntRange(1), help="In place of the config's.")
 @click.option("--seeds", type=click.IntRange(1), default=10, show_default=True, help="Trials of RANSAC a pair.")
 @click.option("--limit", type=click.IntRange(1), help="Measure on so many pairs only, spread over the folder.")
+@click.option("--keypoints", type=click.IntRange(1), help="Of an image [default: as the paper implies].")
 @click.option("--weights", help="One more descriptor, in place of the one that ships.")
-def main(folder: Path, config: str, out: Path, seeds: int, limit: int | None, weights: str | None, **more: Any) -> None:
+@listed("--parts", ("ablation", "mim", "trained", "rivals"), "What is measured.")
+def main(
+    folder: Path, config: str, out: Path, seeds: int, limit: int | None, keypoints: int | None, weights: str | None,
+    parts: list[str], **more: Any,
+) -> None:  # fmt: skip
     """Train with and without attention, measure on the pairs of FOLDER; write table, numbers and figure."""
     files = pair_files(folder, limit)
     changes = {name: value for name, value in more.items() if value is not None}
     configs = {name: read(config, **changes, **{"network.attention": name == WITH}) for name in (WITH, WITHOUT)}
-    folders = {name: out / name.replace(" ", "-") for name in configs}
+    folders = {name: out / name.replace(" ", "-") for name in configs if "ablation" in parts}
     load_descriptor(weights)  # what cannot be read is known before any is trained
     descriptors: dict[str, Any] = {n: {"weights": str(trained(configs[n], run))} for n, run in folders.items()}
-    descriptors |= {"untrained (mim)": {"descriptor": "mim"}, "given" if weights else "shipped": {"weights": weights}}
-    descriptors |= {name: {} for name in RIVALS}
-    found = pd.DataFrame([row for one in descriptors.items() for row in measured(*one, files, seeds)])
+    if "mim" in parts:
+        descriptors["untrained (mim)"] = {"descriptor": "mim"}
+    if "trained" in parts:
+        descriptors["given" if weights else "shipped"] = {"weights": weights}
+    descriptors |= {name: {} for name in RIVALS if "rivals" in parts}
+    of = {} if keypoints is None else {"max_points": keypoints}
+    found = pd.DataFrame([row for name, one in descriptors.items() for row in measured(name, one | of, files, seeds)])
     write(out / "results.csv", found.to_csv(index=False))
     text = table(found, f"{len(files)} pairs of {folder}, {seeds} seeds of RANSAC. {budget(folders)}")
     write(out / "table.md", text)
-    draw(out / "figure.png", found[found["descriptor"].isin(folders)])
+    if folders:
+        draw(out / "figure.png", found[found["descriptor"].isin(folders)])
     click.echo(text)
 
 
 def budget(folders: dict[str, Path]) -> str:
     text, unknown = "{steps} steps of {batch} patches, seed {seed}", "nobody knows for how long"
+    if not folders:
+        return ""
     known = (f"{name} {text.format(**note) if (note := noted(at)) else unknown}" for name, at in folders.items())
     return f"Trained: {', '.join(known)}."
 

@@ -22,11 +22,13 @@ def bench() -> None:
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the templates' places.")
 @click.option("--looks", type=options.POSITIVE, help="Speckle of so many looks on the template, an amplitude.")
 @click.option("--blur", type=click.FloatRange(0, 1000), default=0.0, show_default=True, help="Its blur, sigma in px.")
+@click.option("--lee", type=click.FloatRange(0, min_open=True), help="Filter it as Lee does, of so many looks.")
 @click.option("--rotate", type=float, default=0.0, show_default=True, help="Turn templates, at most so many degrees.")
 @options.device
 @options.as_json
 def patches(
-    matcher: str, matcher_options: dict[str, Any], looks: float | None, blur: float, device: str, **given: Any
+    matcher: str, matcher_options: dict[str, Any], looks: float | None, blur: float, lee: float | None,
+    device: str, **given: Any
 ) -> None:
     """Look for SAR templates in optical patches: FOLDER holds NAME_opt.*, NAME_sar.* and, optionally, NAME_mask.*."""
     from sn9reg.machine import computing_on
@@ -36,9 +38,9 @@ def patches(
     from sn9reg.score.benchmark import bench_patches
 
     with computing_on(device), options.progress_bar("bench"):
-        degradation = check(Degradation, {"looks": looks, "blur": blur}, "the patches")
+        degradation = check(Degradation, {"looks": looks, "blur": blur, "lee": lee}, "the patches")
         found = bench_patches(matcher=make_matcher(matcher, **matcher_options), degradation=degradation, **given)
-    changes = {"looks": looks, "blur": blur, "rotate": given["rotate"]}
+    changes = {"looks": looks, "blur": blur, "lee": lee, "rotate": given["rotate"]}
     result = found.as_dict() | {name: value for name, value in changes.items() if value}
     rates = "  ".join(f"<= {t} px: {rate:.3f}" for t, rate in result["cmr"].items())
     line = f"{matcher}, {result['n']} pairs: {rates}  mean {result['mean_l2_px']:.2f} px"

@@ -30,6 +30,7 @@ class Geometry:
     stretch: Annotated[float, Ge(0), Lt(1)] = 0.0  # and stretched by up to this share
     tilt: Degrees = 0.0  # both are turned alike by up to this, and magnified where the images have no room for that
     quarters: bool = True  # both are turned alike by any number of quarters of a turn
+    flips: bool = True  # both are mirrored alike, or not
 
 
 @options
@@ -77,7 +78,8 @@ def cut(
     start = corner + (need - side / zoom) / 2 + 0.5 / zoom - 0.5
     base = np.array([[1 / zoom, 0, start[0]], [0, 1 / zoom, start[1]], [0, 0, 1]])
     flip, quarter = bool(random.integers(2)), int(random.integers(4))
-    base = base @ _about(np.full(2, (side - 1) / 2), symmetry(flip, quarter if geometry.quarters else 0))
+    flip, quarter = flip and geometry.flips, quarter if geometry.quarters else 0
+    base = base @ _about(np.full(2, (side - 1) / 2), symmetry(flip, quarter))
     if tilt:
         base = base @ _about(np.full(2, (side - 1) / 2), _turning(tilt))
     place = random.integers(0, side - geometry.sar + 1, 2)

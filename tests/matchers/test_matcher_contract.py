@@ -45,13 +45,14 @@ FEW = [name for name in NAMES if name not in NETWORKS or name == "mcgf"]
 # Side lengths of the contract's pairs, and options that make a matcher quick on them; any other matcher runs a network.
 SCENES = {
     "structure": ((160, 176), {"template": 48, "max_templates": 20}),
+    "ncc": ((160, 176), {"template": 48, "max_templates": 20}),
     "keypoints": ((210, 230), {"max_points": 1}),
     "descriptors": ((160, 176), {"max_points": 60, "turn": 10.0, "zoom": 1.0}),
     "dual-encoder": ((112, 128), {"window": 9}),
     "sift": ((200, 220), {}),
     "akaze": ((200, 220), {}),
 }
-PHOTOGRAPHS = {"sift", "akaze"}  # as which they take what they are shown
+PHOTOGRAPHS = {"sift", "akaze", "ncc"}  # as which they take what they are shown
 # The networks' features repeat with the pixels that they pool (at most 4 here); untrained, they find such shifts only.
 SHIFT = (8, -4)
 

@@ -58,6 +58,19 @@ def test_shape_type_and_sign_stay_and_the_input_is_left_alone(degradation):
     assert (out == values).all() == (degradation == Degradation())
 
 
+def test_a_lee_filter_takes_out_speckle_of_so_many_looks_and_leaves_what_varies_more():
+    step = np.where(np.arange(60) < 30, 20, 200).astype(np.float32) * np.ones((1, 60, 1), np.float32)
+    noisy = speckle(step, 4, generator())
+    clean = Degradation(lee=4)(noisy, generator())
+    assert (clean.shape, clean.dtype) == (noisy.shape, np.float32)
+    for flat in (np.s_[:, :, 5:25], np.s_[:, :, 35:55]):
+        assert clean[flat].mean() == pytest.approx(noisy[flat].mean(), rel=0.02)
+        assert clean[flat].std() < 0.4 * noisy[flat].std()
+    assert np.corrcoef(clean[0, :, 28:32].ravel(), noisy[0, :, 28:32].ravel())[0, 1] > 0.9
+    assert np.abs(Degradation(lee=1e6)(noisy, generator()) - noisy).max() < 0.5
+    assert not Degradation(lee=4)(np.zeros((1, 9, 9), np.float32), generator()).any()
+
+
 def test_the_cross_has_the_papers_nine_arms():
     assert len(set(DEGRADATION_CROSS)) == len(DEGRADATION_CROSS) == 9
     assert {d.looks for d in DEGRADATION_CROSS if d.blur == 0.5} == {5, 8, 15, 25, 35, 75}

@@ -53,9 +53,9 @@ def off_quarters(matrix):
     return (np.rad2deg(np.arctan2(upright[1, 0], upright[0, 0])) + 45) % 90 - 45
 
 
-@pytest.mark.parametrize("quarters", [True, False])
+@pytest.mark.parametrize(("quarters", "flips"), [(True, True), (False, True), (True, False)])
 @pytest.mark.parametrize(("optical", "sar"), [(48, 32), (47, 32), (48, 31), (90, 89)])
-def test_a_seed_gives_this_part_of_the_image_exactly(quarters, optical, sar):
+def test_a_seed_gives_this_part_of_the_image_exactly(quarters, flips, optical, sar):
     """The draws in their order: corner, flip, quarters, place. Bands become their mean."""
     image = np.arange(90 * 110, dtype=np.float32).reshape(90, 110)
     bands = Patch(np.stack([image - 2, image + 2]).astype(np.uint16) + 2, np.ones(image.shape, bool))
@@ -64,10 +64,10 @@ def test_a_seed_gives_this_part_of_the_image_exactly(quarters, optical, sar):
         col, row = np.floor(draws.uniform(0, 1, 2) * [110 - optical, 90 - optical]).astype(int)
         flip, quarter, place = draws.integers(2), draws.integers(4), draws.integers(0, optical - sar + 1, 2)
         expected = np.rot90(image[row : row + optical, col : col + optical], quarter if quarters else 0)
-        geometry = Geometry(optical, sar, quarters=quarters)
+        geometry = Geometry(optical, sar, quarters=quarters, flips=flips)
         patch, template, found = cut(bands, whole(image), geometry, 1.0, random(seed))
         np.testing.assert_array_equal(found, place)
-        np.testing.assert_array_equal(patch.values[0], (expected[:, ::-1] if flip else expected) + 2)
+        np.testing.assert_array_equal(patch.values[0], (expected[:, ::-1] if flip and flips else expected) + 2)
         assert patch.values.dtype == np.float32
         np.testing.assert_array_equal(template.values[0] + 2, at(patch, place, sar))
 

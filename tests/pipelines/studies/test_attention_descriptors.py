@@ -131,6 +131,13 @@ def test_a_second_call_trains_nothing_and_may_measure_further_weights(copied):
     pd.testing.assert_frame_equal(found, pd.concat([known[:6], given, known[8:]], ignore_index=True))
 
 
+def test_parts_and_the_number_of_keypoints_may_be_chosen(copied):
+    result = run(copied, "--seeds", 1, "--parts", "mim", "--keypoints", 9)
+    assert result.exit_code == 0, result.output
+    found = results(copied)
+    assert (set(found["descriptor"]), found["keypoints"].max()) == ({UNTRAINED}, 9)
+
+
 def test_a_stopped_training_goes_on_unless_it_was_another_and_weights_are_kept(tmp_path, monkeypatch, capsys):
     asked, folder = [], tmp_path / "run"
     monkeypatch.setattr(train, "as_dict", lambda steps: {"steps": steps, "batch": 9, "seed": 0})

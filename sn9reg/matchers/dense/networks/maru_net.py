@@ -1,5 +1,6 @@
 """MARU-Net: a residual U-Net with attention gates, which sees the image at two resolutions."""
 
+from functools import partial
 from itertools import pairwise
 
 import torch
@@ -11,7 +12,8 @@ _WIDTHS = (32, 64, 128, 256, 512)
 
 
 class MARUNet(nn.Module):
-    """(B, in_channels, H, W) -> (B, 8, H, W) features: 4 from the image, 4 from its copy at half resolution.
+    """(B, in_channels, H, W) -> (B, 8, H, W) features: 4 from the image, 4 from its copy at half resolution. Switches
+    for the ablation of its Table II: `multiscale` off leaves the first 4, `residual` and `attention` off a plain U-Net.
 
     "MARU-Net: Multiscale attention gated residual U-Net" (Gazzea et al. 2023), Sec. II-A. One unit, with one set of
     weights, runs on both resolutions; the coarse features are upsampled and put beside the fine ones.
@@ -27,24 +29,27 @@ class MARUNet(nn.Module):
     # The receptive field is several times as wide: untrained, a quarter of a feature is still the border's doing here.
     margin = 48
 
-    def __init__(self, in_channels: int = 1) -> None:
+    def __init__(
+        self, in_channels: int = 1, multiscale: bool = True, attention: bool = True, residual: bool = True
+    ) -> None:
         super().__init__()
-        self.unit = AttentionUNet(in_channels)
+        self.unit, self.multiscale = AttentionUNet(in_channels, attention, residual), multiscale
 
     def forward(self, image: Tensor) -> Tensor:
-        return torch.cat([self.unit(image), _double(self.unit(avg_pool2d(image, 2)))], dim=1)
+        fine = self.unit(image)
+        return torch.cat([fine, _double(self.unit(avg_pool2d(image, 2)))], dim=1) if self.multiscale else fine
 
 
 class AttentionUNet(nn.Module):
     """One unit of MARU-Net: (B, in_channels, H, W), H and W multiples of 16 -> (B, 4, H, W)."""
 
-    def __init__(self, in_channels: int) -> None:
+    def __init__(self, in_channels: int, attention: bool = True, residual: bool = True) -> None:
         super().__init__()
-        below = list(pairwise(_WIDTHS))
-        self.first = Residual(in_channels, _WIDTHS[0])
-        self.down = nn.ModuleList([Residual(fine, coarse) for fine, coarse in below])
-        self.gates = nn.ModuleList([AttentionGate(fine, coarse) for fine, coarse in below])
-        self.up = nn.ModuleList([Residual(fine + coarse, fine) for fine, coarse in below])
+        below, block = list(pairwise(_WIDTHS)), partial(Residual, shortcut=residual)
+        self.first = block(in_channels, _WIDTHS[0])
+        self.down = nn.ModuleList([block(fine, coarse) for fine, coarse in below])
+        self.gates = nn.ModuleList([AttentionGate(fine, coarse) if attention else _Open() for fine, coarse in below])
+        self.up = nn.ModuleList([block(fine + coarse, fine) for fine, coarse in below])
         self.head = nn.Conv2d(_WIDTHS[0], 4, 1)
 
     def forward(self, image: Tensor) -> Tensor:
@@ -58,16 +63,16 @@ class AttentionUNet(nn.Module):
 
 
 class Residual(nn.Module):
-    """Two 3x3 convolutions with batch normalisation and ELU around a shortcut of one convolution."""
+    """Two 3x3 convolutions with batch normalisation and ELU around a shortcut of one convolution, or none."""
 
-    def __init__(self, before: int, after: int) -> None:
+    def __init__(self, before: int, after: int, shortcut: bool = True) -> None:
         super().__init__()
         first = Conv2dNormActivation(before, after, 3, bias=True, activation_layer=nn.ELU)
         self.inner = nn.Sequential(first, Conv2dNormActivation(after, after, 3, bias=True, activation_layer=None))
-        self.shortcut = nn.Conv2d(before, after, 1)
+        self.shortcut = nn.Conv2d(before, after, 1) if shortcut else None
 
     def forward(self, x: Tensor) -> Tensor:
-        return elu(self.inner(x) + self.shortcut(x))
+        return elu(self.inner(x) if self.shortcut is None else self.inner(x) + self.shortcut(x))
 
 
 class AttentionGate(nn.Module):
@@ -84,6 +89,13 @@ class AttentionGate(nn.Module):
     def forward(self, fine: Tensor, coarse: Tensor) -> Tensor:
         score = self.score(relu(self.from_fine(fine) + self.from_coarse(coarse)))
         return self.mix(fine * _double(torch.sigmoid(score)))
+
+
+class _Open(nn.Module):
+    """A gate that lets all through."""
+
+    def forward(self, fine: Tensor, coarse: Tensor) -> Tensor:
+        return fine
 
 
 def _double(x: Tensor) -> Tensor:

@@ -118,6 +118,16 @@ def test_maru_nets_unit_sees_both_resolutions_and_the_last_channels_the_coarse_o
     assert (plain[:, :4] - disturbed[:, :4]).abs().max() > 1e-2
 
 
+@pytest.mark.parametrize(
+    ("switch", "channels", "gone"), [("multiscale", 4, ""), ("attention", 8, "gates"), ("residual", 8, "shortcut")]
+)
+def test_each_part_of_maru_net_may_be_left_out(switch, channels, gone):
+    names = [name for name, _ in MARUNet().named_parameters()]
+    less = MARUNet(**{switch: False}).eval()
+    assert less(torch.randn(1, 1, 32, 32)).shape == (1, channels, 32, 32)
+    assert [name for name, _ in less.named_parameters()] == [n for n in names if not (gone and gone in n)]
+
+
 def test_the_coarse_features_steer_a_gate_and_one_that_is_shut_lets_nothing_pass():
     torch.manual_seed(0)
     gate, fine = AttentionGate(8, 16).eval(), torch.randn(1, 8, 12, 8)
