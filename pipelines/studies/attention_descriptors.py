@@ -24,6 +24,7 @@ from sn9reg.fit.correspondences import Correspondences, Flags
 from sn9reg.matchers.base import matcher_class, options_of
 from sn9reg.matchers.descriptors.matcher import FAITHFUL, DescriptorMatcher
 from sn9reg.matchers.descriptors.network import load_descriptor
+from sn9reg.raster.files import make_folder
 from sn9reg.raster.folders import RegisteredPair, pair_files
 from sn9reg.raster.scene import ScenePair
 from sn9reg.score.benchmark import save_pair
@@ -64,6 +65,7 @@ def main(
     parts: list[str], **more: Any,
 ) -> None:  # fmt: skip
     """Train with and without attention, measure on the pairs of FOLDER; write table, numbers and figure."""
+    make_folder(out)
     files = pair_files(folder, limit)
     changes = {name: value for name, value in more.items() if value is not None}
     configs = {name: read(config, **changes, **{"network.attention": name == WITH}) for name in (WITH, WITHOUT)}
