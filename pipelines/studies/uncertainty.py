@@ -1,17 +1,20 @@
 """What uncertainty and self-supervision bring: the ablation of the dual encoder, its reliability and its cost. Huang et
 al., "Uncertainty-aware self-supervised cross-modal SAR-optical matching using EfficientDet and Xception", Tables 3 and
 4. Trains six networks alike but for what the rows name, and matches every cell of a pair with every other;
-`reliability` and `modes` are of one network. Writes tables (Markdown, JSON) and a reliability diagram."""
+`reliability` and `modes` are of one network. Writes tables (Markdown, JSON) and the paper's figures 7, 9 and 10: claims
+against what is right, what is wrong of the surest, and what is right by land cover, the first word of a file's name."""
 
 import json
 import time
 from collections import defaultdict
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import click
 import numpy as np
 from scipy.optimize import isotonic_regression
+from scipy.stats import spearmanr
 
 from pipelines.common import PATH, Command, apart, drawing, listed, markdown, out_option, write
 from pipelines.train import trained
@@ -25,11 +28,12 @@ from sn9reg.raster.files import make_folder
 from sn9reg.raster.folders import RegisteredPair, data_root, pair_files
 from sn9reg.raster.radiometry import SarLog
 from sn9reg.raster.scene import Patch
-from sn9reg.score.metrics import anm, ece, mma, mma_of_truth, reliability, rmse
+from sn9reg.score.metrics import anm, auroc, ece, mma, mma_of_truth, reliability, risk_coverage, rmse
 from sn9reg.training.config import read
 
 RIGHT = 3.0  # pixels within which a match counts as right
 PASSES = 20
+DRAWS = 200  # of pairs, for an interval
 SURE = 0.5  # confidence above which a match counts for aNM
 PLAIN = {"contrastive": False, "rotation": False, "pretraining.steps": 0}
 # Row of the paper's Table 3 -> what it changes in the configuration, and passes of Monte-Carlo dropout.
@@ -49,6 +53,7 @@ class Matched(NamedTuple):
     errors: list[Floats]  # (N,) of its matches, pixels
     confidence: list[Floats]  # (N,) of its matches, 0 to 1
     possible: list[int]  # cells that both images show
+    cover: list[str]  # of the land, the first word of its name
 
     def row(self) -> dict[str, float]:
         """The paper's figures, and the usual ones."""
@@ -61,8 +66,17 @@ class Matched(NamedTuple):
             "anm": anm(calibrated, SURE),
             "ece": ece(sure, off <= RIGHT),
             "ece_calibrated": ece(np.concatenate(calibrated), off <= RIGHT),
+            "auroc": auroc(sure, off <= RIGHT),
+            "spearman": float(spearmanr(sure, off).statistic),
             "rmse": rmse(off, RIGHT),
         }
+
+    def interval(self, of: Callable[[Floats, Floats], Any], chosen: Sequence[int] | None = None) -> Any:
+        """(2, ...) within which 95 % of what `of` says of confidence and errors lie, over pairs drawn anew."""
+        random, pairs = np.random.default_rng(0), range(len(self.errors)) if chosen is None else chosen
+        drawn = (random.choice(pairs, len(pairs)) for _ in range(DRAWS))
+        found = [of(*(np.concatenate([x[k] for k in one]) for x in (self.confidence, self.errors))) for one in drawn]
+        return np.nanpercentile(found, (2.5, 97.5), axis=0)
 
 
 def cross_calibrated(confidence: list[Floats], errors: list[Floats]) -> list[Floats]:
@@ -78,7 +92,7 @@ def cross_calibrated(confidence: list[Floats], errors: list[Floats]) -> list[Flo
 
 def match_folder(network: DualEncoder, files: list[RegisteredPair], passes: int) -> Matched:
     """Every cell of each pair with every other: registered pairs, so the truth is no displacement."""
-    errors, confidence, possible = [], [], []
+    errors, confidence, possible, cover = [], [], [], []
     for pair in files:
         optical, sar = pair.read()
         encoder = CellEncoder(network, SarLog.of(sar.values, sar.valid), passes)
@@ -95,21 +109,38 @@ def match_folder(network: DualEncoder, files: list[RegisteredPair], passes: int)
             claimed = found.similarity.clamp(0, 1)
         confidence.append(claimed.double().numpy())
         possible.append(int((one.valid * other.valid).sum()))
-    return Matched(errors, confidence, possible)
+        cover.append(pair.name.split("_")[0])
+    return Matched(errors, confidence, possible, cover)
 
 
 def diagram(matched: Matched, path: Path) -> None:
-    """Confidence claimed against the share that is right, as the network has it and through a curve."""
+    """The paper's figures 7, 9 and 10, bands and bars 95 % intervals by bootstrap over the pairs."""
     right, calibrated = np.concatenate(matched.errors) <= RIGHT, cross_calibrated(matched.confidence, matched.errors)
     kinds = {"as the network has it": matched.confidence, "calibrated on other pairs": calibrated}
-    with drawing(path, 150, figsize=(4.5, 4.5)) as (_, [[axes]]):
-        axes.plot([0, 1], [0, 1], color="0.7", linewidth=1)
+    with drawing(path, 150, 1, 3, figsize=(14, 4.5)) as (_, [[claims, risks, covers]]):
+        claims.plot([0, 1], [0, 1], color="0.7", linewidth=1)
         for name, sure in ((name, np.concatenate(confidence)) for name, confidence in kinds.items()):
             bins = reliability(sure, right)
-            axes.plot(*bins[bins[:, 0] > 0, 1:].T, marker="o", label=f"{name}, ECE {ece(sure, right):.3f}")
-        axes.set(xlabel="probability claimed", ylabel=f"share within {RIGHT:g} px", xlim=(0, 1), ylim=(0, 1))
-        axes.set_aspect("equal")
-        axes.legend(loc="upper left")
+            claims.plot(*bins[bins[:, 0] > 0, 1:].T, marker="o", label=f"{name}, ECE {ece(sure, right):.3f}")
+        claims.set(xlabel="probability claimed", ylabel=f"share within {RIGHT:g} px", xlim=(0, 1), ylim=(0, 1))
+        claims.set_aspect("equal")
+        claims.legend(loc="upper left")
+        shares = np.linspace(0.02, 1, 50)
+
+        def risk(sure: Floats, off: Floats) -> Floats:
+            return np.interp(shares, *risk_coverage(sure, off <= RIGHT).T)
+
+        risks.plot(shares, risk(*map(np.concatenate, (matched.confidence, matched.errors))))
+        risks.fill_between(shares, *matched.interval(risk), alpha=0.3)
+        risks.set(xlabel="share of the matches, the surest first", ylabel=f"of these beyond {RIGHT:g} px")
+        for place, cover in enumerate(names := sorted(set(matched.cover))):
+            own = [k for k, name in enumerate(matched.cover) if name == cover]
+            low, high = matched.interval(lambda _, off: np.mean(off <= RIGHT), own)
+            share = np.mean(np.concatenate([matched.errors[k] for k in own]) <= RIGHT)
+            reach = [[max(0, share - low)], [max(0, high - share)]]
+            covers.errorbar(place, share, reach, fmt="o", color="C0", capsize=4)
+        covers.set_xticks(range(len(names)), names, rotation=20)
+        covers.set(ylabel=f"share within {RIGHT:g} px")
 
 
 def mode(weights: str | None, uncertain: bool, passes: int) -> dict[str, float]:
@@ -151,6 +182,8 @@ def main(folder: Path, config: str, out: Path, pairs: int | None, weights: str |
         network = fused(load_dual_encoder(weights))
         found = {n: match_folder(network, files, n) for n in (0, PASSES)}
         tables["reliability"] = {f"{n} passes": matched.row() for n, matched in found.items()}
+        for matched, row in zip(found.values(), tables["reliability"].values(), strict=True):
+            row["auroc_low"], row["auroc_high"] = matched.interval(lambda sure, off: auroc(sure, off <= RIGHT))
         diagram(found[PASSES], out / "reliability.png")
     if "modes" in parts:
         kinds = {"base": (False, 0), "with uncertainty": (True, 0), f"{PASSES} passes": (True, PASSES)}

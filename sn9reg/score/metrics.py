@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.stats import rankdata
 
 RADII = (0, 1, 2, 3, 5)
 TOLERANCE = 1e-9  # px: distances between whole pixels come with rounding
@@ -90,6 +91,22 @@ def ece(confidence: npt.ArrayLike, right: npt.ArrayLike, bins: int = 10) -> floa
     al., eq. (8), by bins of equal width (Guo et al. 2017). Arguments as in `reliability`."""
     share, sure, good = reliability(confidence, right, bins).T
     return float(np.nansum(share * np.abs(sure - good)))
+
+
+def auroc(confidence: npt.ArrayLike, right: npt.ArrayLike) -> float:
+    """Area under the ROC curve: how often a right match is surer than a wrong one, a tie being half; 0.5 where
+    confidence knows nothing (Hanley & McNeil 1982). NaN where all are right or none. confidence, right: (N,)."""
+    sure, good = np.asarray(confidence, np.float64), np.asarray(right, bool)
+    n, m = int(good.sum()), int((~good).sum())
+    return float((rankdata(sure)[good].sum() - n * (n + 1) / 2) / (n * m)) if n and m else float("nan")
+
+
+def risk_coverage(confidence: npt.ArrayLike, right: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """(N, 2) for every share of the matches, the surest first, which share of these is wrong (Geifman & El-Yaniv 2017).
+    confidence, right: (N,)."""
+    order = np.argsort(-np.asarray(confidence, np.float64), kind="stable")
+    kept = np.arange(1, len(order) + 1)
+    return np.column_stack([kept / max(1, len(order)), np.cumsum(~np.asarray(right, bool)[order]) / kept])
 
 
 def _mean_over_pairs(values: Sequence[float]) -> float:

@@ -6,7 +6,20 @@ import math
 import numpy as np
 import pytest
 
-from sn9reg.score.metrics import anm, cmr, ece, f_measure, mma, mma_of_truth, ncm, reliability, rmse, summarise
+from sn9reg.score.metrics import (
+    anm,
+    auroc,
+    cmr,
+    ece,
+    f_measure,
+    mma,
+    mma_of_truth,
+    ncm,
+    reliability,
+    risk_coverage,
+    rmse,
+    summarise,
+)
 
 
 @pytest.mark.parametrize(("radius", "rate"), [(0, 0.2), (0.5, 0.2), (1, 0.4), (1.5, 0.6), (2, 0.6), (3, 0.8), (5, 0.8)])
@@ -64,6 +77,15 @@ def test_anm_counts_what_exceeds_the_threshold():
 
 
 CLAIMS = [0.05, 0.15, 0.19, 0.3, 1.0, 0.95], [0, 1, 0, 1, 1, 1]
+
+
+def test_auroc_counts_right_ones_that_are_surer_than_wrong_ones_and_risk_is_of_the_surest():
+    sure, right = [0.9, 0.7, 0.7, 0.1], [True, False, True, False]
+    assert auroc(sure, right) == pytest.approx((2 + 1.5) / 4)
+    assert auroc(sure, np.logical_not(right)) == pytest.approx(0.5 / 4)
+    assert math.isnan(auroc(sure, [True] * 4))
+    curve = risk_coverage([0.1, 0.6, 0.7, 0.9], [False, False, True, True])
+    np.testing.assert_allclose(curve, [[0.25, 0], [0.5, 0], [0.75, 1 / 3], [1, 0.5]])
 
 
 def test_reliability_and_ece_by_hand():
