@@ -23,6 +23,7 @@ from sn9reg.raster.scene import ScenePair
 
 # Options with which the matcher is that of the paper.
 FAITHFUL: dict[str, Any] = dict.fromkeys(("coarse", "subpixel", "structure", "check"), False)
+FAITHFUL["max_points"] = 100_000  # its grid has a node every 100 m however large the scene is
 
 _REACH = 100  # pixels from a tile's middle up to which the coarse pass looks for keypoints
 _COARSE_OVERLAP = 3  # nodes to a tile's side in the coarse pass

@@ -105,6 +105,7 @@ def test_the_papers_grid_has_a_node_every_hundred_metres(matcher, tmp_path):
     with pair_of(tmp_path, (700, 1300), same=True) as pair:  # 350 x 650 m at 0.5 m
         lattice = matcher(**FAITHFUL)._lattice(pair)
         few = [len(matcher(max_points=limit)._lattice(pair).nodes) for limit in (4, 25)]
+        assert matcher(**FAITHFUL, spacing=5.0)._lattice(pair).spacing == 10.0  # however many they are
     assert lattice.spacing == 200.0
     assert (lattice.nx, lattice.ny) == (7, 4)
     assert all(limit / 3 <= count <= 1.5 * limit + 2 for limit, count in zip((4, 25), few, strict=True))
