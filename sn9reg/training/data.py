@@ -36,8 +36,8 @@ class Source:
     weight: Annotated[float, Ge(0)] = 1.0  # share of the samples, in proportion to those of the other sources
     zoom: tuple[Annotated[float, Gt(0)], Annotated[float, Gt(0)]] = (1.0, 1.0)  # range, drawn on its logarithm
     zoomed: Annotated[float, Ge(0), Le(1)] = 1.0  # share of the samples that are magnified; others keep their pixels
-    # Share of a folder's pairs kept for validation, on ground that the others do not show; of a manifest's test set,
-    # the share that is looked at.
+    # Share of a folder's pairs kept for validation, on ground that the others do not show; of a manifest, the share of
+    # the places to train on: when to stop must not be learned from the test set.
     held_out: Annotated[float, Ge(0), Lt(1)] = 0.0
     longitude: float | None = None  # degrees at which a manifest is parted into training and test; if None, by year
     year: int = 2018  # of the training set of a manifest that is parted by year
@@ -96,10 +96,16 @@ def load_all(sources: Sequence[Source], seed: int, side: int) -> tuple[Parts, Pa
 def load(source: Source, seed: int, side: int) -> tuple[Pairs, Pairs]:
     """Pairs for training, and those held out. side: pixels of the patches. Raises InputError for none, or a file."""
     if source.manifest is not None:
-        train, test = parted(read_manifest(data_root() / source.manifest), source.longitude, source.year)
-        few = test[:: max(1, round(1 / source.held_out))] if source.held_out else []
+        train, _ = parted(read_manifest(data_root() / source.manifest), source.longitude, source.year)
+        places, out = sorted({pair[0].place for pair in train}), set[tuple[float, float]]()
+        if source.held_out:
+            if len(places) < 2:
+                raise ConfigError(f"{source.name}: of one place for training, none can be held out")
+            count = min(len(places) - 1, max(1, round(source.held_out * len(places))))
+            out = {places[k] for k in np.random.default_rng(seed).permutation(len(places))[:count]}
         most = math.ceil(side / min(1, source.zoom[0]))
-        return _Windows(train, most, seed, source.sar_band), _Windows(few, side, seed, source.sar_band, fixed=True)
+        seen, few = ([pair for pair in train if (pair[0].place in out) == held] for held in (False, True))
+        return _Windows(seen, most, seed, source.sar_band), _Windows(few, side, seed, source.sar_band, fixed=True)
     pairs = []
     for files in pair_files(data_root() / source.name):
         optical, sar = files.read(native=True)

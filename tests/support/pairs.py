@@ -21,12 +21,12 @@ def write_pairs(folder, count=6, side=96):
 
 
 def write_manifest(folder, side=96):
-    """A manifest of two places, at 5 and 15 degrees of longitude, in two years. Optical pixels hold their column, SAR
-    pixels minus their row and one, in decibels."""
+    """A manifest of three places, at 5, 15 and 25 degrees of longitude, in two years. Optical pixels hold their column,
+    SAR pixels minus their row and one, in decibels."""
     folder.mkdir(parents=True, exist_ok=True)
     row, col = np.mgrid[:side, :side].astype(np.float32)
     lines = ["optical,sar,lon,lat,year,season"]
-    for lon in (5, 15):
+    for lon in (5, 15, 25):
         for year in (2018, 2020):
             stem = f"{lon}_{year}"
             write_raster(folder / f"{stem}_opt.tif", col[None], TEXTURE_TRANSFORM, UTM)

@@ -1,6 +1,7 @@
 """training.data: sources of pairs, those held out, and the endless stream of samples that is drawn from the others."""
 
-from itertools import islice
+from dataclasses import replace
+from itertools import islice, product
 
 import numpy as np
 import pytest
@@ -72,7 +73,11 @@ def manifest(tmp_path_factory):
 def test_a_manifests_windows_show_one_place_and_change_but_not_those_held_out(manifest):
     source = Source(manifest=manifest, longitude=10, held_out=0.5)
     train, held = load(source, 0, 32)
-    assert (len(train), len(held)) == (4, 2), "one place, two times of each image; every other one of the four"
+    assert (len(train), len(held)) == (4, 4), "one place each, two times of each image"
+    for pairs in (load(replace(source, held_out=share), seed, 32) for share, seed in product((0.01, 0.99), range(4))):
+        places = [{acquisition.place for pair in part._pairs for acquisition in pair} for part in pairs]
+        assert places[0] | places[1] == {(15.0, 50.0), (25.0, 50.0)}, "nothing of the test set"
+        assert not places[0] & places[1]
     corners = set()
     for _ in range(10):
         optical, sar = train[1]
@@ -87,7 +92,9 @@ def test_a_manifests_windows_show_one_place_and_change_but_not_those_held_out(ma
 
 def test_a_manifest_without_longitude_is_parted_by_year(manifest):
     train, held = load(Source(manifest=manifest, held_out=0.99), 0, 32)
-    assert (len(train), len(held)) == (2, 6), "2018 with 2018 at two places, and every other combination"
+    assert (len(train), len(held)) == (1, 2), "2018 with 2018 at three places"
+    with pytest.raises(ConfigError, match="of one place for training, none can be held out"):
+        load(Source(manifest=manifest, longitude=20, held_out=0.5), 0, 32)
     with pytest.raises(ConfigError, match="training set is empty"):
         load(Source(manifest=manifest, year=2019), 0, 32)
 
