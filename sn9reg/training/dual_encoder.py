@@ -107,7 +107,7 @@ class DualConfig(TrainingConfig):
             apart, drawn = random.random() < self.colours, int(random.integers(1 << 32))
             bands = one.values[:3] if len(one.values) >= 3 else [one.values.mean(axis=0)] * 3
             each = (np.random.default_rng([drawn, k * apart]) for k in range(3))
-            seen = [augment_optical(b, self.photometry, one_s) for b, one_s in zip(bands, each, strict=True)]
+            seen = [augment_optical(band, self.photometry, own) for band, own in zip(bands, each, strict=True)]
             one = Patch(np.stack(seen), one.valid)
             other = Patch(augment_sar(other.values[0], self.photometry, random)[None], other.valid)
         inputs = optical_input(one), sar_input(other, SarLog.of(other.values, other.valid)), place
