@@ -3,7 +3,7 @@
 
 from collections.abc import Sequence
 from dataclasses import field
-from functools import partial
+from functools import cache, partial
 from itertools import islice
 from typing import Annotated, Any, ClassVar, NamedTuple
 
@@ -16,23 +16,26 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from sn9reg.errors import ConfigError, InputError
-from sn9reg.features.phase_congruency import PhaseCongruency, phase_congruency
+from sn9reg.features.phase_congruency import phase_congruency
+from sn9reg.matchers.dense.networks.branches import Branches
+from sn9reg.matchers.dense.weights import DenseOptions, load_dense
 from sn9reg.matchers.descriptors.describe import fast_corners
-from sn9reg.matchers.descriptors.network import KIND, DenseFusion, DescriptorOptions, build, distances
-from sn9reg.matchers.descriptors.patches import PatchLayout, input_maps, sample_patches
+from sn9reg.matchers.descriptors.network import KIND, DenseFusion, DescriptorOptions, build, distances, seen
+from sn9reg.matchers.descriptors.patches import PatchLayout, sample_patches
 from sn9reg.options import options
 from sn9reg.raster.grid import Points
-from sn9reg.raster.radiometry import Mask
+from sn9reg.raster.radiometry import Mask, Modality
 from sn9reg.raster.scene import Patch
 from sn9reg.training.config import Count, NotNegative, Optimiser, Pace, Plan, Positive, Share, TrainingConfig
 from sn9reg.training.data import Parts, Source, fixed, load_all
 from sn9reg.training.loop import Stage, Task
-from sn9reg.training.losses import hardest_in_batch
+from sn9reg.training.losses import contrastive, hardest_in_batch
 from sn9reg.training.sample import Geometry, Photometry, augment_optical, augment_sar, cut, finish
 
 _SLOWLY = 0.02  # the layout's learning rate, as a share of the network's
 _FIRST = 80  # batches by which the layout of a patch is learned before the training
 _AT_ONCE = 256  # patches of a validation batch
+_MODALITIES: tuple[Modality, ...] = "optical", "sar"
 _CANDIDATES = 4  # places drawn at random for each that is wanted
 
 
@@ -41,6 +44,12 @@ class PatchPairs(NamedTuple):
 
     optical: Tensor
     sar: Tensor
+
+
+@cache
+def loaded(stem: str) -> tuple[Branches, DenseOptions]:
+    """A dense network, by the name of one that ships or a .safetensors file. Raises InputError as `load_dense`."""
+    return load_dense(stem if stem.endswith(".safetensors") else None, stem)
 
 
 def collate(samples: list[PatchPairs]) -> PatchPairs:
@@ -56,6 +65,8 @@ class DescriptorConfig(TrainingConfig, Plan):
     family: ClassVar[str] = "descriptors"
     network: dict[str, Any] = field(default_factory=dict)  # `FusionOptions`
     patch: PatchLayout = field(default_factory=PatchLayout)  # what a descriptor sees
+    # A trained dense network, by the name of one that ships or a .safetensors file, whose features a patch shows, too
+    stem: str | None = None
     imagenet: str | None = None  # a .safetensors file with the weights of a timm MobileNetV2 to begin with
     image: Positive = 256  # side of the square cut from a pair, pixels
     places: Positive = 1  # patches taken from it
@@ -67,6 +78,8 @@ class DescriptorConfig(TrainingConfig, Plan):
     stretch: Share = 0.0  # and scaled by up to this share
     photometry: Photometry = field(default_factory=Photometry)
     margin: Annotated[float, Gt(0)] = 1.0  # of the triplets
+    contrast: Share = 0.0  # share of the steps, the first ones, that learn from all others of the batch, not the hardest
+    temperature: Annotated[float, Gt(0)] = 0.07  # of that contrast
     steps: Positive = 5000
     batch: Annotated[int, Ge(2)] = 256
     validate_every: Positive = 100
@@ -101,28 +114,29 @@ class DescriptorConfig(TrainingConfig, Plan):
             one = Patch(augment_optical(one.values[0], self.photometry, random)[None], one.valid)
             other = Patch(augment_sar(other.values[0], self.photometry, random)[None], other.valid)
         images = torch.from_numpy(np.concatenate(finish(one, other)))
-        congruency = phase_congruency(images, torch.from_numpy(np.stack([one.valid, other.valid])))
-        places = self._places(congruency, one.valid & other.valid, random)
+        places = self._places(images, one.valid, other.valid, random)
         if len(places) < self.places:
             return None
         n, strength = len(places), float(train)
         angle = torch.from_numpy(random.uniform(-1, 1, n) * np.deg2rad(self.turn) * strength)
         size = torch.from_numpy(np.exp(random.uniform(-1, 1, n) * np.log1p(self.stretch) * strength))
         moved = places + random.uniform(-1, 1, (n, 2)) * self.shift * strength
-        first, second = input_maps(images, self.patch)
+        stems = loaded(self.stem)[0] if self.stem else None
+        first, second = (seen(images[k : k + 1], self.patch, stems, of)[0] for k, of in enumerate(_MODALITIES))
         still = sample_patches(first, torch.from_numpy(places), self.patch)
         return PatchPairs(still, sample_patches(second, torch.from_numpy(moved), self.patch, angle, size))
 
-    def _places(self, congruency: PhaseCongruency, valid: Mask, random: np.random.Generator) -> Points:
+    def _places(self, images: Tensor, valid: Mask, other: Mask, random: np.random.Generator) -> Points:
         """(N, 2) places x, y, at most `places`, where both images are valid, apart from one another."""
         middle = slice(self.rim, self.image - self.rim)
-        inner = np.pad(valid[middle, middle], self.rim)
+        inner = np.pad((valid & other)[middle, middle], self.rim)
         free = np.argwhere(inner)[:, ::-1].astype(np.float64)
         if not len(free):
             return free
         anywhere = free[random.integers(len(free), size=_CANDIDATES * self.places)]
         corners = anywhere[:0]
         if self.corners:
+            congruency = phase_congruency(images, torch.from_numpy(np.stack([valid, other])))
             maps = [moment[k].numpy() for k in range(2) for moment in (congruency.minimum, congruency.maximum)]
             corners = random.permutation(np.concatenate([fast_corners(m, inner)[0] for m in maps]))
         chosen: list[Points] = []
@@ -141,7 +155,11 @@ class DescriptorTask(Task):
     monitor = "found"
 
     def __init__(self, config: DescriptorConfig, plan: Plan) -> None:
-        super().__init__(plan, build, DescriptorOptions(config.patch, config.network))
+        stems, stem = loaded(config.stem) if config.stem else (None, None)
+        super().__init__(plan, build, DescriptorOptions(config.patch, config.network, stem))
+        if stems is not None:
+            assert self.network.stems is not None
+            self.network.stems.load_state_dict(stems.state_dict())
         self.automatic_optimization = False  # for the cached gradients
         self.config = config
         self.held_out: list[list[Tensor]] = []
@@ -181,7 +199,10 @@ class DescriptorTask(Task):
 
     def _loss(self, optical: Tensor, sar: Tensor) -> Tensor:
         with torch.autocast(optical.device.type, enabled=False):  # distances of a hundredth matter
-            return hardest_in_batch(distances(optical.float(), sar.float()), self.config.margin)
+            one, other = optical.float(), sar.float()
+            if self.global_step < self.config.contrast * self.plan.steps:
+                return contrastive(one, other, self.config.temperature)
+            return hardest_in_batch(distances(one, other), self.config.margin)
 
     def _cached(self, batch: PatchPairs) -> Tensor:
         """The gradient of the whole batch's loss, with the activations of one part at a time in memory."""
@@ -211,5 +232,6 @@ class DescriptorTask(Task):
         slow: dict[str, Any] = {"params": [], "lr": self.plan.optimiser.rate * _SLOWLY}
         groups: list[dict[str, Any]] = [{"params": []}, slow]
         for name, parameter in self.network.named_parameters():
-            groups[name.startswith("layout.")]["params"].append(parameter)
+            if parameter.requires_grad:
+                groups[name.startswith("layout.")]["params"].append(parameter)
         return groups if slow["params"] else groups[:1]

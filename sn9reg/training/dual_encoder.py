@@ -27,6 +27,7 @@ from sn9reg.raster.scene import Patch
 from sn9reg.training.config import Count, Optimiser, Plan, Positive, TrainingConfig
 from sn9reg.training.data import Source, fixed, load_all
 from sn9reg.training.loop import Stage, Task
+from sn9reg.training.losses import contrastive
 from sn9reg.training.sample import Geometry, Photometry, Sample, augment_optical, augment_sar, cut
 
 _RIGHT = 3 / CELL  # cells
@@ -202,14 +203,6 @@ class DualTask(Task):
         _, best = self._placed(optical, sar, batch.place)
         near = (best - batch.place.flip(1) / CELL).norm(dim=1) <= _RIGHT
         self.log("whole", near.float().mean(), batch_size=len(batch.place))
-
-
-def contrastive(one: Tensor, other: Tensor, temperature: float) -> Tensor:
-    """InfoNCE, eq. (3) and (4), of (N, D) embeddings of unit length; those of one index show the same place. The mean
-    of both directions, with the positive in the denominator as usual, which eq. (4) leaves out."""
-    logits = one @ other.T / temperature
-    same_place = torch.arange(len(one), device=one.device)
-    return (cross_entropy(logits, same_place) + cross_entropy(logits.T, same_place)) / 2
 
 
 def placed(optical: Tensor, sar: Tensor, truth: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:

@@ -13,12 +13,14 @@ from support.tasks import without_trainer
 from torch.nn.functional import normalize
 
 from sn9reg.errors import ConfigError, InputError
-from sn9reg.matchers.descriptors.network import DenseFusion
+from sn9reg.matchers.dense.weights import load_dense
+from sn9reg.matchers.descriptors.network import DenseFusion, distances
 from sn9reg.matchers.descriptors.patches import PatchLayout
 from sn9reg.raster.scene import Patch
 from sn9reg.training import descriptors
 from sn9reg.training.data import Source
 from sn9reg.training.descriptors import DescriptorConfig, DescriptorTask, PatchPairs, collate
+from sn9reg.training.losses import contrastive, hardest_in_batch
 from sn9reg.training.sample import Photometry
 
 pytestmark = pytest.mark.filterwarnings("ignore:Detected call")  # the rates are those of no training
@@ -63,6 +65,29 @@ def test_a_batch_in_parts_has_the_loss_and_the_gradients_of_the_whole():
     before = parts.network.fusion.weight.grad.clone()
     parts.training_step(batch, 0)
     torch.testing.assert_close(parts.network.fusion.weight.grad, before)  # those of the step before are forgotten
+
+
+def test_all_of_the_batch_teach_first_and_the_hardest_later(monkeypatch):
+    given = torch.randn(2, 6, 5, generator=torch.Generator().manual_seed(0))
+    task, (one, other) = alone(contrast=0.5, steps=10), normalize(given, dim=-1)
+    for step, loss in ((4, contrastive(one, other, 0.07)), (5, hardest_in_batch(distances(one, other)))):
+        monkeypatch.setattr(DescriptorTask, "global_step", step)
+        torch.testing.assert_close(task._loss(one, other), loss)
+
+
+def test_patches_show_the_features_of_the_stem_which_training_leaves_as_they_are():
+    layout = PatchLayout(32, 1.0, "energy", features=3)
+    task, shipped = alone(patch=layout, stem="slim-unet"), load_dense(None, "slim-unet")[0]
+    pairs = made(textured(), patch=layout, stem="slim-unet", train=False)
+    assert pairs.sar.shape == (4, 15, 32, 32)
+    assert pairs.sar[:, 12:].square().sum(dim=1).max() > 0.01
+    task.training_step(pairs, 0)
+    for key, value in shipped.state_dict().items():
+        assert task.network.stems.state_dict()[key].equal(value)
+    trained = {id(p) for group in task.groups() for p in group["params"]}
+    assert not trained & {id(p) for p in task.network.stems.parameters()}
+    with pytest.raises(InputError, match="no weights of resnet ship"):
+        alone(stem="resnet")
 
 
 def test_the_layout_is_fitted_by_the_first_batches_and_learned_slowly(monkeypatch):

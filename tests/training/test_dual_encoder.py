@@ -19,9 +19,10 @@ from sn9reg.training import dual_encoder
 from sn9reg.training.config import read
 from sn9reg.training.data import Source
 from sn9reg.training.dual_encoder import DualConfig, DualTask, Phase, PhaseOptimiser, _turned
+from sn9reg.training.losses import contrastive
 from sn9reg.training.sample import Geometry, Photometry, Sample
 
-contrastive, matching, placed = dual_encoder.contrastive, dual_encoder.matching, dual_encoder.placed
+matching, placed = dual_encoder.matching, dual_encoder.placed
 PHASES = ["pretraining", "finetuning"]
 
 

@@ -17,11 +17,11 @@ from torch.nn.functional import normalize, one_hot
 from sn9reg import progress
 from sn9reg.features.phase_congruency import PhaseCongruency, phase_congruency
 from sn9reg.machine import device
-from sn9reg.matchers.descriptors.network import DenseFusion
-from sn9reg.matchers.descriptors.patches import ORIENTATIONS, PatchLayout, input_maps, sample_patches
+from sn9reg.matchers.descriptors.network import DenseFusion, seen
+from sn9reg.matchers.descriptors.patches import ORIENTATIONS, PatchLayout, sample_patches
 from sn9reg.matchers.fused import fused
 from sn9reg.raster.grid import Points, Window
-from sn9reg.raster.radiometry import Image, Mask, fill_invalid, standardise
+from sn9reg.raster.radiometry import Image, Mask, Modality, fill_invalid, standardise
 from sn9reg.raster.scene import Patch, SceneView
 
 _TILE = 512  # side of what is described at once, without its margin
@@ -61,9 +61,9 @@ class LearnedDescriber:
         self.network = fused(network.eval()).to(self.device).to(memory_format=torch.channels_last)
         self.layout, self.extent = layout, layout.extent
 
-    def maps(self, grey: Tensor, congruency: PhaseCongruency) -> Tensor:
+    def maps(self, grey: Tensor, congruency: PhaseCongruency, modality: Modality) -> Tensor:
         """(H, W) standardised image and its phase congruency -> (C, H, W) from which keypoints are described."""
-        return input_maps(grey[None], self.layout)[0].to(self.device)
+        return seen(grey[None].to(self.device), self.layout, self.network.stems, modality)[0]
 
     @torch.no_grad()
     def describe(self, maps: Tensor, xy: Tensor, angle: Tensor | None) -> Tensor:
@@ -82,7 +82,7 @@ class MimDescriber:
     def __init__(self, layout: PatchLayout = LAYOUT) -> None:
         self.layout, self.extent = layout, layout.extent
 
-    def maps(self, grey: Tensor, congruency: PhaseCongruency) -> Tensor:
+    def maps(self, grey: Tensor, congruency: PhaseCongruency, modality: Modality) -> Tensor:
         return congruency.amplitude[0]
 
     def describe(self, maps: Tensor, xy: Tensor, angle: Tensor | None) -> Tensor:
@@ -98,8 +98,9 @@ Describer = LearnedDescriber | MimDescriber
 
 
 def describe_scene(
-    scene: SceneView, grey: Band, window: Window, factor: int, describer: Describer, count: int, oriented: bool = False
-) -> Described:
+    scene: SceneView, grey: Band, modality: Modality, window: Window, factor: int, describer: Describer, count: int,
+    oriented: bool = False,
+) -> Described:  # fmt: skip
     """About `count` keypoints of a window of a scene, in pixels of the common grid coarsened by `factor`, described; if
     `oriented`, each along its own orientation. Raises InputError where the scene cannot be read."""
     margin = math.ceil(describer.extent * (math.sqrt(0.5) if oriented else 0.5)) + _FELT
@@ -108,7 +109,7 @@ def describe_scene(
         progress.report(k / len(parts))
         share = max(1, round(count * tile.width * tile.height / (window.width * window.height)))
         around = tile.grow(margin)
-        found = _describe(scene.read(around, factor), grey, margin, describer, share, oriented)
+        found = _describe(scene.read(around, factor), grey, modality, margin, describer, share, oriented)
         if len(found):
             places.append(found.xy + np.array([around.col, around.row]))
             described.append(found.descriptors)
@@ -123,7 +124,9 @@ def tiles(window: Window) -> list[Window]:
     return [Window(window.col + c, window.row + r, right - c, bottom - r) for (r, bottom), (c, right) in sides]
 
 
-def _describe(patch: Patch, grey: Band, margin: int, describer: Describer, count: int, oriented: bool) -> Described:
+def _describe(
+    patch: Patch, grey: Band, modality: Modality, margin: int, describer: Describer, count: int, oriented: bool
+) -> Described:
     """Keypoints in the middle of a patch, without the margin, in its pixels."""
     inside = _keypoint_mask(patch.valid, margin, describer.extent)
     if not inside.any():
@@ -138,7 +141,7 @@ def _describe(patch: Patch, grey: Band, margin: int, describer: Describer, count
     xy = _keypoints(congruency, inside, count)
     if not len(xy):
         return NOTHING
-    maps = describer.maps(padded, congruency)[:, :height, :width]
+    maps = describer.maps(padded, congruency, modality)[:, :height, :width]
     angle = orientations(congruency, xy) if oriented else None
     angles: list[Tensor | None] = [None] if angle is None else [angle, angle + math.pi]
     parts = [slice(k, k + _BATCH) for k in range(0, len(xy), _BATCH)]

@@ -151,9 +151,9 @@ class DescriptorMatcher:
             return NOTHING, NOTHING
         describe = partial(describe_scene, factor=factor, describer=self.describer, oriented=given.oriented)
         with progress.part(0.1, 0.3):
-            optical = describe(posed.optical, optical_grey, inner, count=given.max_points)
+            optical = describe(posed.optical, optical_grey, "optical", inner, count=given.max_points)
         with progress.part(0.3, 0.6):
-            sar = describe(posed.sar, sar_log(posed), outer, count=round(more * given.max_points))
+            sar = describe(posed.sar, sar_log(posed), "sar", outer, count=round(more * given.max_points))
         return optical, sar
 
     def windows(self, posed: ScenePair, factor: int, radius: float) -> tuple[Window, Window, float]:

@@ -1,9 +1,11 @@
-"""The descriptor of He et al., MobileNetV2 with a dense fusion by coordinate attention at its end; weights files."""
+"""The descriptor of He et al., MobileNetV2 with a dense fusion by coordinate attention at its end; a smaller backbone
+and a stem for each modality, beyond the paper; weights files."""
 
 import textwrap
 from collections.abc import Mapping
-from dataclasses import field
-from typing import Annotated, Any
+from dataclasses import asdict, field
+from itertools import pairwise
+from typing import Annotated, Any, Literal
 
 import scipy.linalg
 import timm
@@ -15,14 +17,18 @@ from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d, normalize
 
 from sn9reg.errors import ConfigError
-from sn9reg.matchers.descriptors.patches import PatchLayout
+from sn9reg.matchers.dense import weights as dense
+from sn9reg.matchers.dense.networks.branches import Branches
+from sn9reg.matchers.descriptors.patches import PatchLayout, input_maps
 from sn9reg.options import check, options
 from sn9reg.raster.files import PathLike
+from sn9reg.raster.radiometry import Modality
 from sn9reg.weights import store
 
 KIND = "patch descriptor"
 _WIDTHS = {0.35: "mobilenetv2_035", 0.5: "mobilenetv2_050", 0.75: "mobilenetv2_075", 1.0: "mobilenetv2_100"}
-_STRIDE = 32  # of all layers together
+_STRIDES = {"mobilenet": 32, "hardnet": 4}  # of all layers together
+_HARDNET = (32, 32, 64, 64, 128, 128)  # channels of its layers; the third and the fifth halve the sides
 _QUIET = 0.005  # what the network starts with beside the layout of the patch
 _SHRINKAGE = 3.0  # of the scatter within places towards one number, as so many times its mean
 
@@ -31,7 +37,8 @@ _SHRINKAGE = 3.0  # of the scatter within places towards one number, as so many 
 class FusionOptions:
     """Options of `DenseFusion`."""
 
-    width: float = 1.0  # of MobileNetV2, 1 in the paper
+    backbone: Literal["mobilenet", "hardnet"] = "mobilenet"  # the paper's, or one for small patches
+    width: float = 1.0  # of the backbone, 1 in the paper
     attention: bool = True  # without it, the network of the ablation (section 3.3)
     descriptor: Annotated[int, Ge(1)] = 256  # its length
     # Beyond the paper, means of cells x cells cells are added by a linear layer, which `fit_layout` can start well.
@@ -48,25 +55,33 @@ class DescriptorOptions:
 
     patch: PatchLayout  # what the descriptor sees
     network: dict[str, Any] = field(default_factory=dict)  # `FusionOptions`
+    stem: dense.DenseOptions | None = None  # the network whose features a patch shows beside the energies
 
 
 class DenseFusion(nn.Module):
     """(N, in_channels, side, side) patches -> (N, descriptor) descriptors of length 1. He et al., "Deep convolutional
     network based on attention mechanism for matching optical and SAR images", table 1 and figure 3: MobileNetV2 as far
     as its 320 channels, coordinate attention, a convolution as large as the map that is left, batch normalisation.
-    Raises ConfigError for a side that is no multiple of 32, or less than `cells`."""
+    Beyond the paper, the layers of HardNet (A. Mishchuk et al., "Working hard to know your neighbor's margins", 2017,
+    figure 2) in MobileNetV2's place. stems: make of whole images the features that patches show; their weights stay.
+    Raises ConfigError for a side that is no multiple of the stride, or less than `cells`."""
 
-    def __init__(self, in_channels: int, side: int, given: FusionOptions) -> None:
+    def __init__(self, in_channels: int, side: int, given: FusionOptions, stems: Branches | None = None) -> None:
         super().__init__()
+        stride = _STRIDES[given.backbone]
         if given.cells > side:
             raise ConfigError(f"cells is {given.cells}, more than the {side} px of a patch")
-        if side % _STRIDE:
-            raise ConfigError(f"side is {side}, must be a multiple of {_STRIDE}")
-        backbone: Any = timm.create_model(_WIDTHS[given.width], pretrained=False, in_chans=in_channels)
-        self.stem, self.norm, self.blocks = backbone.conv_stem, backbone.bn1, backbone.blocks
-        channels = int(backbone.blocks[-1][-1].conv_pwl.out_channels)
+        if side % stride:
+            raise ConfigError(f"side is {side}, must be a multiple of {stride}")
+        self.stems = None if stems is None else stems.requires_grad_(False)
+        if given.backbone == "hardnet":
+            self.stem, self.norm, self.blocks, channels = _hardnet(in_channels, given.width)
+        else:
+            backbone: Any = timm.create_model(_WIDTHS[given.width], pretrained=False, in_chans=in_channels)
+            self.stem, self.norm, self.blocks = backbone.conv_stem, backbone.bn1, backbone.blocks
+            channels = int(backbone.blocks[-1][-1].conv_pwl.out_channels)
         self.attention = CoordAttn(channels) if given.attention else nn.Identity()
-        self.fusion = nn.Conv2d(channels, given.descriptor, side // _STRIDE, bias=False)
+        self.fusion = nn.Conv2d(channels, given.descriptor, side // stride, bias=False)
         self.fusion_norm = nn.BatchNorm2d(given.descriptor)
         self.descriptor, self.cells = given.descriptor, given.cells
         if self.cells:
@@ -117,10 +132,39 @@ class DenseFusion(nn.Module):
             raise ConfigError(f"these weights lack {lacking[0]} of a MobileNetV2")
 
 
+def seen(grey: Tensor, patch: PatchLayout, stems: Branches | None, modality: Modality) -> Tensor:
+    """(B, H, W) standardised images of one modality -> (B, C, H, W), of which patches of this layout are cut."""
+    if stems is None:
+        return input_maps(grey, patch)
+    with torch.no_grad():
+        return input_maps(grey, patch, stems(grey[:, None], modality))
+
+
+def _hardnet(in_channels: int, width: float) -> tuple[nn.Module, nn.Module, nn.Module, int]:
+    """The first layer, its normalisation, all other layers, and how many channels they make."""
+    widths = [in_channels, *(max(8, round(width * channels)) for channels in _HARDNET)]
+    layers: list[nn.Module] = []
+    for k, (before, after) in enumerate(pairwise(widths)):
+        layers.append(nn.Conv2d(before, after, 3, stride=2 if k in (2, 4) else 1, padding=1, bias=False))
+        layers.append(nn.Sequential(nn.BatchNorm2d(after), nn.ReLU(inplace=True)))
+    return layers[0], layers[1], nn.Sequential(*layers[2:]), widths[-1]
+
+
 def build(given: Mapping[str, Any]) -> DenseFusion:
     """The network of these `DescriptorOptions`, with new weights. Raises ConfigError for what there is not."""
     made = check(DescriptorOptions, given, KIND)
-    return DenseFusion(made.patch.channels, made.patch.side, check(FusionOptions, made.network, KIND))
+    stems = None if made.stem is None else dense.build(asdict(made.stem)).eval()
+    if (features := _features(stems)) != made.patch.features:
+        raise ConfigError(f"patch.features is {made.patch.features}, and the stem makes {features}")
+    return DenseFusion(made.patch.channels, made.patch.side, check(FusionOptions, made.network, KIND), stems)
+
+
+def _features(stems: Branches | None) -> int:
+    """How many features stems make."""
+    if stems is None:
+        return 0
+    with torch.no_grad():
+        return int(stems(torch.zeros(1, 1, 64, 64), "optical").shape[1])
 
 
 def load_descriptor(path: PathLike | None = None) -> tuple[DenseFusion, DescriptorOptions]:

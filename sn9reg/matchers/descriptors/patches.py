@@ -9,11 +9,13 @@ from kornia.filters import gaussian_blur2d
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
+from sn9reg.errors import ConfigError
 from sn9reg.features.orientation import orientation_features
 from sn9reg.options import options
 
 ORIENTATIONS = 6
 _WAVELENGTHS = (6.0, 12.0)
+_ENERGIES = len(_WAVELENGTHS) * ORIENTATIONS
 
 
 @options
@@ -25,10 +27,15 @@ class PatchLayout:
     # The grey image, standardised patch by patch, once or in three channels as networks of photographs have it; or
     # energies of six orientations at two wavelengths
     inputs: Literal["grey", "three", "energy"] = "grey"
+    features: Annotated[int, Ge(0)] = 0  # of a trained network, seen beside the energies
+
+    def __post_init__(self) -> None:
+        if self.features and self.inputs != "energy":
+            raise ConfigError(f"features are seen beside energies; inputs is {self.inputs}")
 
     @property
     def channels(self) -> int:
-        return {"grey": 1, "three": 3, "energy": len(_WAVELENGTHS) * ORIENTATIONS}[self.inputs]
+        return {"grey": 1, "three": 3, "energy": _ENERGIES}[self.inputs] + self.features
 
     @property
     def extent(self) -> float:
@@ -36,11 +43,14 @@ class PatchLayout:
         return self.side * self.scale
 
 
-def input_maps(grey: Tensor, layout: PatchLayout) -> Tensor:
-    """(B, H, W) standardised images -> (B, C, H, W): themselves or their energies, smooth lest coarse patches alias."""
+def input_maps(grey: Tensor, layout: PatchLayout, features: Tensor | None = None) -> Tensor:
+    """(B, H, W) standardised images -> (B, C, H, W): themselves or their energies, smooth lest coarse patches alias.
+    features: (B, `layout.features`, H, W), those of the images that a layout has beside energies."""
     maps = grey[:, None]
     if layout.inputs == "energy":
         maps = orientation_features(grey, ORIENTATIONS, _WAVELENGTHS, phase=0.0)
+    if features is not None:
+        maps = torch.cat([maps, features], dim=1)
     if layout.scale > 1:
         sigma = 0.4 * layout.scale
         side = 2 * math.ceil(2 * sigma) + 1
@@ -54,7 +64,8 @@ def sample_patches(
     """(C, H, W) maps, (N, 2) places x, y in pixels -> (N, C, side, side) patches around them. The maps are an image, or
     energies of six orientations k * pi / 6, at any number of scales one after the other. angle: (N,) radians from the
     image's x axis towards its y axis, to which a patch's x axis points; orientations are those in the patch. zoom: (N,)
-    by which patches are larger than `layout.scale` has them. Beyond the image all is 0."""
+    by which patches are larger than `layout.scale` has them. Beyond the image all is 0. Features of a layout do not turn:
+    a network sees what it sees."""
     height, width = maps.shape[-2:]
     n, side = len(xy), layout.side
     along = (torch.arange(side, device=maps.device, dtype=maps.dtype) - (side - 1) / 2) * layout.scale
@@ -71,7 +82,10 @@ def sample_patches(
     patches = grid_sample(source, grid, align_corners=False)[0].reshape(len(maps), n, side, side).transpose(0, 1)
     if layout.inputs != "energy":
         return standardised(patches).repeat(1, layout.channels, 1, 1)
-    return patches if angle is None else turned(patches, turn)
+    if angle is None:
+        return patches
+    energies, features = patches.split([len(maps) - layout.features, layout.features], dim=1)
+    return torch.cat([turned(energies, turn), features], dim=1)
 
 
 def turned(energies: Tensor, angle: Tensor) -> Tensor:

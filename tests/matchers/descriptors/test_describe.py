@@ -39,7 +39,7 @@ class Raster:
 def describe(scene, window=None, count=150, oriented=False) -> Described:
     height, width = scene.values.shape
     return describe_scene(
-        scene, lambda values: values[0], window or Window(0, 0, width, height), 1, DESCRIBER, count, oriented
+        scene, lambda values: values[0], "sar", window or Window(0, 0, width, height), 1, DESCRIBER, count, oriented
     )
 
 
@@ -154,7 +154,7 @@ def ground(seed=0):
 
 def maps_of(image):
     image = torch.from_numpy(np.asarray(image, np.float32))
-    return MimDescriber().maps(image, phase_congruency(image[None]))
+    return MimDescriber().maps(image, phase_congruency(image[None]), "sar")
 
 
 def mim(maps, *xy, side=96, angle=None):

@@ -8,7 +8,15 @@ from torch import nn
 from torch.nn.functional import interpolate, normalize
 
 from sn9reg.errors import ConfigError
-from sn9reg.matchers.descriptors.network import KIND, DenseFusion, FusionOptions, distances
+from sn9reg.matchers.descriptors.network import (
+    KIND,
+    DenseFusion,
+    DescriptorOptions,
+    FusionOptions,
+    build,
+    distances,
+    seen,
+)
 from sn9reg.options import check
 
 # Output channels c, repetitions n, first stride s of the paper's table 1: the convolution, then the residual blocks.
@@ -60,6 +68,7 @@ def mobilenet():
         ({"side": 96, "descriptor": 5}, 112, 3),
         ({"attention": False, "width": 0.75}, 240, 1),
         ({"in_channels": 2, "cells": 3, "descriptor": 40, "width": 1}, 320, 1),
+        ({"in_channels": 15, "backbone": "hardnet", "width": 0.5}, 64, 8),
     ],
     ids=str,
 )
@@ -72,7 +81,7 @@ def test_each_patch_gets_a_descriptor_of_length_1_that_other_patches_do_not_chan
         described = made(given)
         single = torch.cat([made(given[k : k + 1]) for k in range(3)])
         attention, made.attention = made.attention, nn.Identity()
-        assert ((made(given) - described).abs().max() > 1e-3) == options.get("attention", True)
+        assert ((made(given) - described).abs().max() > 1e-5) == options.get("attention", True)
         made.attention = attention
     assert described.shape == (3, options.get("descriptor", 256))
     assert described.dtype == torch.float32
@@ -90,6 +99,7 @@ def test_each_patch_gets_a_descriptor_of_length_1_that_other_patches_do_not_chan
     ("option", "value", "message"),
     [
         ("side", 48, "is 48, must be a multiple of 32"),
+        ("backbone", "vgg", "is 'vgg'; "),
         ("descriptor", 0, "is 0; "),
         ("cells", 33, "is 33, more than the 32 px"),
         ("width", 0.4, "is 0.4, not one of 0.35, 0.5, 0.75, 1.0"),
@@ -99,6 +109,25 @@ def test_each_patch_gets_a_descriptor_of_length_1_that_other_patches_do_not_chan
 def test_what_makes_no_sense_is_refused(option, value, message):
     with pytest.raises(ConfigError, match=f"{option} {message}"):
         network(**{option: value})
+
+
+STEM = {"network": "slim-unet", "shared": False, "options": {"widths": [4, 8], "features": 3}}
+SEEING = {"patch": {"side": 32, "inputs": "energy", "features": 3}, "network": {"width": 0.35}, "stem": STEM}
+
+
+def test_patches_show_what_a_stem_for_each_modality_makes_of_the_image():
+    torch.manual_seed(0)
+    made, image = build(SEEING).eval(), torch.rand(2, 40, 40)
+    layout = check(DescriptorOptions, SEEING, KIND).patch
+    optical, sar = (seen(image, layout, made.stems, modality) for modality in ("optical", "sar"))
+    assert made.stem.in_channels == optical.shape[1] == 15
+    torch.testing.assert_close(optical[:, :12], sar[:, :12])
+    torch.testing.assert_close(optical[:, 12:], made.stems(image[:, None], "optical"))
+    assert (optical[:, 12:] - sar[:, 12:]).abs().max() > 1e-3
+    assert not any(parameter.requires_grad for parameter in made.stems.parameters())
+    for changes in ({"stem": None}, {"patch": SEEING["patch"] | {"features": 2}}):
+        with pytest.raises(ConfigError, match="patch.features is [23], and the stem makes [03]"):
+            build(SEEING | changes)
 
 
 def test_cells_hold_their_means_less_that_of_the_patch_in_length_1():

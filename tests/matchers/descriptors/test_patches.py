@@ -9,6 +9,7 @@ from scipy.ndimage import gaussian_filter
 
 from sn9reg.errors import ConfigError
 from sn9reg.features.orientation import orientation_features
+from sn9reg.errors import ConfigError
 from sn9reg.matchers.descriptors.patches import PatchLayout, input_maps, sample_patches, standardised, turned
 from sn9reg.options import check
 
@@ -109,6 +110,17 @@ def test_a_patch_of_a_turned_image_is_the_turned_patch(inputs, quarters):
     if inputs == "grey":
         upright = sample_patches(whole, places((x, y)), layout)
         close(turned_patch[:, 0], torch.rot90(upright[:, 0], quarters, (1, 2)))
+
+
+def test_features_are_seen_beside_the_energies_and_do_not_turn_their_channels():
+    layout, turn = PatchLayout(9, 1.0, "energy", features=2), torch.tensor([math.pi / 3])
+    features = torch.stack([texture()[0], texture()[0] ** 2])[None]
+    maps, plain = input_maps(texture(), layout, features)[0], input_maps(texture(), PatchLayout(9, 1.0, "energy"))[0]
+    found = sample_patches(maps, places((31, 30)), layout, turn)
+    close(found[:, :12], sample_patches(plain, places((31, 30)), PatchLayout(9, 1.0, "energy"), turn))
+    close(found[:, 12:13], sample_patches(maps[12:13], places((31, 30)), PatchLayout(9, 1.0, "energy", 1), turn))
+    with pytest.raises(ConfigError, match="features are seen beside energies; inputs is grey"):
+        PatchLayout(9, 1.0, "grey", features=1)
 
 
 @pytest.mark.parametrize("steps", [-7, 0, 2])
