@@ -78,7 +78,7 @@ class DescriptorConfig(TrainingConfig, Plan):
     stretch: Share = 0.0  # and scaled by up to this share
     photometry: Photometry = field(default_factory=Photometry)
     margin: Annotated[float, Gt(0)] = 1.0  # of the triplets
-    contrast: Share = 0.0  # share of the steps, the first ones, that learn from all others of the batch, not the hardest
+    contrast: Share = 0.0  # share of the steps, the first, that learn from all of the batch and not the hardest
     temperature: Annotated[float, Gt(0)] = 0.07  # of that contrast
     steps: Positive = 5000
     batch: Annotated[int, Ge(2)] = 256

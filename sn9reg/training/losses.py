@@ -54,9 +54,9 @@ def hardest_in_batch(distance: Tensor, margin: float = 1.0) -> Tensor:
 
 def contrastive(one: Tensor, other: Tensor, temperature: float) -> Tensor:
     """InfoNCE of (N, D) embeddings of unit length; those of one index show the same place: P. Huang et al.,
-    "Uncertainty-aware self-supervised cross-modal SAR-optical matching using EfficientDet and Xception", eqs. (3) and (4),
-    after A. van den Oord et al., "Representation learning with contrastive predictive coding", 2018. The mean of both
-    directions, with the positive in the denominator as usual, which eq. (4) leaves out."""
+    "Uncertainty-aware self-supervised cross-modal SAR-optical matching ...", eqs. (3) and (4), after A. van den Oord et
+    al., "Representation learning with contrastive predictive coding", 2018. The mean of both directions, with the
+    positive in the denominator as usual, which eq. (4) leaves out."""
     logits = one @ other.T / temperature
     same_place = torch.arange(len(one), device=one.device)
     return (cross_entropy(logits, same_place) + cross_entropy(logits.T, same_place)) / 2

@@ -1,6 +1,7 @@
 """The descriptor of He et al., MobileNetV2 with a dense fusion by coordinate attention at its end; a smaller backbone
 and a stem for each modality, beyond the paper; weights files."""
 
+import itertools
 import textwrap
 from collections.abc import Mapping
 from dataclasses import asdict, field
@@ -68,6 +69,7 @@ class DenseFusion(nn.Module):
 
     def __init__(self, in_channels: int, side: int, given: FusionOptions, stems: Branches | None = None) -> None:
         super().__init__()
+        self.stem: nn.Conv2d
         stride = _STRIDES[given.backbone]
         if given.cells > side:
             raise ConfigError(f"cells is {given.cells}, more than the {side} px of a patch")
@@ -140,14 +142,17 @@ def seen(grey: Tensor, patch: PatchLayout, stems: Branches | None, modality: Mod
         return input_maps(grey, patch, stems(grey[:, None], modality))
 
 
-def _hardnet(in_channels: int, width: float) -> tuple[nn.Module, nn.Module, nn.Module, int]:
+def _hardnet(in_channels: int, width: float) -> tuple[nn.Conv2d, nn.Module, nn.Module, int]:
     """The first layer, its normalisation, all other layers, and how many channels they make."""
     widths = [in_channels, *(max(8, round(width * channels)) for channels in _HARDNET)]
-    layers: list[nn.Module] = []
-    for k, (before, after) in enumerate(pairwise(widths)):
-        layers.append(nn.Conv2d(before, after, 3, stride=2 if k in (2, 4) else 1, padding=1, bias=False))
-        layers.append(nn.Sequential(nn.BatchNorm2d(after), nn.ReLU(inplace=True)))
-    return layers[0], layers[1], nn.Sequential(*layers[2:]), widths[-1]
+    strides = (1, 1, 2, 1, 2, 1)
+    convolutions = [
+        nn.Conv2d(before, after, 3, stride, padding=1, bias=False)
+        for (before, after), stride in zip(pairwise(widths), strides, strict=True)
+    ]
+    first, *norms = (nn.Sequential(nn.BatchNorm2d(n), nn.ReLU(inplace=True)) for n in widths[1:])
+    rest = itertools.chain.from_iterable(zip(convolutions[1:], norms, strict=True))
+    return convolutions[0], first, nn.Sequential(*rest), widths[-1]
 
 
 def build(given: Mapping[str, Any]) -> DenseFusion:

@@ -64,8 +64,8 @@ def sample_patches(
     """(C, H, W) maps, (N, 2) places x, y in pixels -> (N, C, side, side) patches around them. The maps are an image, or
     energies of six orientations k * pi / 6, at any number of scales one after the other. angle: (N,) radians from the
     image's x axis towards its y axis, to which a patch's x axis points; orientations are those in the patch. zoom: (N,)
-    by which patches are larger than `layout.scale` has them. Beyond the image all is 0. Features of a layout do not turn:
-    a network sees what it sees."""
+    by which patches are larger than `layout.scale` has them. Beyond the image all is 0. The features that a
+    layout has do not turn: they are what a network sees upright."""
     height, width = maps.shape[-2:]
     n, side = len(xy), layout.side
     along = (torch.arange(side, device=maps.device, dtype=maps.dtype) - (side - 1) / 2) * layout.scale

@@ -9,7 +9,6 @@ from scipy.ndimage import gaussian_filter
 
 from sn9reg.errors import ConfigError
 from sn9reg.features.orientation import orientation_features
-from sn9reg.errors import ConfigError
 from sn9reg.matchers.descriptors.patches import PatchLayout, input_maps, sample_patches, standardised, turned
 from sn9reg.options import check
 
