@@ -51,7 +51,7 @@ def write_gcps(path: PathLike, points: TiePoints, optical: Grid, sar: PathLike, 
     places = zip(points.sar_xy + 0.5, optical.to_map(points.optical_xy), strict=True)
     for i, (pixel, place) in enumerate(places, start=1):
         numbers = dict(zip(("Pixel", "Line", "X", "Y"), map(repr, (*pixel.tolist(), *place.tolist())), strict=True))
-        ElementTree.SubElement(given, "GCP", Id=str(i), **numbers)
+        ElementTree.SubElement(given, "GCP", {"Id": str(i)} | numbers)
     ElementTree.indent(root)
     write_file(path, ElementTree.tostring(root, encoding="unicode") + "\n", overwrite)
 
