@@ -37,7 +37,7 @@ test: $(VENV)/.installed
 	$(MAKE) --jobs 2 lint test-quick
 
 test-quick: $(VENV)/.installed
-	$(PYTEST) -m "not (notebook or browser or ray or study or gdal or fuzz)"
+	$(PYTEST) -m "not (notebook or browser or ray or study or gdal or fuzz or wheel)"
 
 test-all: $(VENV)/.installed
 	$(PYTEST)

@@ -12,7 +12,7 @@ import pandas as pd
 
 from pipelines.common import PATH, Command, markdown, out_option
 from pipelines.score_tiepoints import ranked
-from sn9reg.many.compare import compare, installed
+from sn9reg.many.compare import compare, installed, said_of
 from sn9reg.many.jobs import FAILED, REGISTERED, Job
 from sn9reg.raster.files import make_folder, write_csv
 from sn9reg.raster.scene import PairFiles
@@ -21,17 +21,19 @@ from sn9reg.training.tiles import scene_files
 
 @click.command(cls=Command)
 @click.argument("scenes", type=PATH)
-@click.option("--matchers", help="Which, with commas between them [default: all that are installed].")
+@click.option("--matchers", help="Which, with commas between them [default: all that have weights].")
 @out_option("compare_backends")
 def main(scenes: Path, matchers: str | None, out: Path) -> None:
     """Compare, write, print."""
-    names = matchers.split(",") if matchers else installed()
+    names, left_out = (matchers.split(","), []) if matchers else installed()
+    if left_out:
+        click.echo(said_of(left_out), err=True)
     make_folder(out)
     rows: list[dict[str, Any]] = []
     for scene in scene_files(scenes):
         folder = out / "-".join([*scene.optical.parent.relative_to(scenes).parts, scene.name])
         job = Job("", str(folder), PairFiles(scene.optical, scene.sar), scene.tiepoints, sigma=True)
-        for result in compare(job, names):
+        for result in compare(job, names, left_out=left_out):
             rows.append({"scene": folder.name, **asdict(result), "matcher": result.name})
             click.echo(f"{folder.name}: {result.name}, {result.status}", err=True)
     table = pd.DataFrame(rows).drop(columns="name")

@@ -1,6 +1,7 @@
 """Registration of a pair: the whole story. open -> match -> fit -> judge -> render."""
 
 import logging
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -9,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.interpolate import RBFInterpolator
 
 from sn9reg import progress
+from sn9reg.errors import NotRegisteredError
 from sn9reg.fit.choose import WITH_HEIGHTS, Fit, fit
 from sn9reg.fit.correspondences import Correspondences, adaptive_ratio
 from sn9reg.fit.warp import Warp
@@ -23,7 +26,7 @@ from sn9reg.matchers.base import Matcher, make_matcher
 from sn9reg.offsets import OffsetMap, from_nodes, node_positions, offsets_between
 from sn9reg.raster.collar import taken_out
 from sn9reg.raster.files import PathLike
-from sn9reg.raster.grid import Grid
+from sn9reg.raster.grid import Grid, Points, Window
 from sn9reg.raster.heights import read_heights
 from sn9reg.raster.radiometry import SarLog
 from sn9reg.raster.scene import PairFiles
@@ -32,6 +35,8 @@ from sn9reg.tiepoints import TiePoints
 log = logging.getLogger(__name__)
 
 _MATCHING = 0.95  # share of the time
+_GCP_CELLS = 400  # of the lattice of ground control points
+_SPLINE_OFF = 0.5  # optical pixels between the lattice's spline and the warp that go without a word
 
 
 @dataclass(frozen=True)
@@ -85,6 +90,31 @@ class Registration:
         optical_xy, sar_xy = (grid.to_pixel(self.grid.map_to_crs(xy, grid.crs)) for grid, xy in places)
         sigma = self.matches.sigma * (self.grid.metres_per_pixel / self.optical.metres_per_pixel)
         return TiePoints(optical_xy, sar_xy, self.matches.score, sigma, self.fit.inliers)
+
+    def gcps(self) -> TiePoints:
+        """The warp on a regular lattice of some 441 optical places, pixels of each image: what a thin-plate spline
+        needs to warp the SAR image (see `gcps.write_gcps`). It covers the part of the optical image that the SAR image
+        shows. A warning says how far the spline is off halfway between places if that is more than half a pixel. Raises
+        NotRegisteredError where the pair was not registered."""
+        if not self.registered:
+            raise NotRegisteredError(f"{' and '.join(self.names)} were not registered: {self.verdict.reason}")
+        ends = self.matches.optical_map[self.fit.inliers], self.matches.sar_map[self.fit.inliers]
+        here, there = (self.optical.to_pixel(self.grid.map_to_crs(xy, self.optical.crs)) for xy in ends)
+        shown = self.optical.covering(self.sar.map_to(self.sar.outline(), self.optical))
+        window = shown.grow(math.ceil(np.abs(there - here).max())).intersect(self.optical.window)
+        places, between, step = _lattice(window, _GCP_CELLS)
+        points = TiePoints(places, self._sar_pixels(places))
+        spline = RBFInterpolator(places / step, points.sar_xy, kernel="thin_plate_spline")
+        off = np.hypot(*(spline(between / step) - self._sar_pixels(between)).T).max()
+        if (off := off * self.sar.metres_per_pixel / self.optical.metres_per_pixel) > _SPLINE_OFF:
+            said = "a spline through %d ground control points is up to %.1f optical px off the offset map between them"
+            log.warning(f"{said}; `sn9reg apply` is not", len(points), off)
+        return points
+
+    def _sar_pixels(self, optical_xy: Points) -> Points:
+        """Where the SAR image shows what lies at (N, 2) optical pixels."""
+        moved = self.warp(self.optical.map_to(self.optical.to_map(optical_xy), self.grid))
+        return self.sar.to_pixel(self.grid.map_to_crs(moved, self.sar.crs))
 
     def facts(self) -> dict[str, str]:
         """What the offset map says of itself, as tags."""
@@ -174,6 +204,17 @@ def register(
         names = (Path(optical).name, Path(sar).name)
         grids = (pair.optical.grid, pair.sar.grid, pair.grid)
         return Registration(*grids, matches, fitted, verdict, source.name, names, seconds, scale, use)
+
+
+def _lattice(window: Window, cells: int) -> tuple[Points, Points, float]:
+    """A window in about so many squares: (N, 2) their corners, (M, 2) their middles, and their side, in pixels."""
+    step = math.sqrt(window.width * window.height / cells)
+    counts = (max(1, round(side / step)) for side in (window.width, window.height))
+    sides = (window.col, window.width), (window.row, window.height)
+    corners = [np.linspace(start, start + side, n + 1) - 0.5 for (start, side), n in zip(sides, counts, strict=True)]
+    middles = [(axis[:-1] + axis[1:]) / 2 for axis in corners]
+    lattice, between = (np.stack(np.meshgrid(*axes), axis=-1).reshape(-1, 2) for axes in (corners, middles))
+    return lattice, between, step
 
 
 def _use_of(dem: PathLike, fitted: Fit) -> str:

@@ -45,13 +45,14 @@ def scene(tmp_path_factory) -> SimulatedScene:
 
 @pytest.fixture(scope="session")
 def aligned(scene, tmp_path_factory) -> SimpleNamespace:
-    """What `sn9reg align --json --sigma --tiepoints-out` made of `scene`: two paths, stdout and stderr."""
+    """What `sn9reg align --json --sigma --tiepoints-out --gcps-out` made of `scene`: paths, stdout and stderr."""
     folder = tmp_path_factory.mktemp("aligned")
-    offsets, tiepoints = folder / "offsets.tif", folder / "matches.csv"
+    offsets, tiepoints, gcps = folder / "offsets.tif", folder / "matches.csv", folder / "sar.vrt"
     arguments = ["-v", "align", scene.optical, scene.sar, "--out", offsets, "--sigma", "--tiepoints-out", tiepoints]
-    result = CliRunner().invoke(main, [*map(str, arguments), "--json"])
+    result = CliRunner().invoke(main, [*map(str, arguments), "--gcps-out", str(gcps), "--json"])
     assert result.exit_code == 0, result.output
-    return SimpleNamespace(offsets=offsets, tiepoints=tiepoints, stdout=result.stdout, stderr=result.stderr)
+    paths = {"offsets": offsets, "tiepoints": tiepoints, "gcps": gcps}
+    return SimpleNamespace(**paths, stdout=result.stdout, stderr=result.stderr)
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 
+import cv2
 import numpy as np
 import pytest
 import rasterio
@@ -13,7 +14,7 @@ from support.grids import write
 from support.rasters import TEXTURE_TRANSFORM, UTM
 
 from sn9reg.apply import apply_offsets
-from sn9reg.offsets import OffsetMap, from_nodes, node_positions
+from sn9reg.offsets import OffsetMap, from_nodes, node_positions, open_offsets
 from sn9reg.raster.grid import Grid
 
 pytestmark = [
@@ -100,3 +101,23 @@ def test_gdalwarp_through_the_same_tie_points_gives_the_same_picture(tmp_path, s
     assert np.sqrt((difference**2).mean()) / slope < 0.002
     # The check itself: a twentieth of a pixel beside, and they would not agree.
     assert np.abs(theirs.data + 0.05 * dx - ours.data).mean() / slope > 0.001
+
+
+def test_gdalwarp_through_our_ground_control_points_shows_what_apply_shows(tmp_path, scene, aligned):
+    """Tile by tile, to half a pixel, under a displacement of some ten pixels."""
+    with open_offsets(aligned.offsets) as offsets:
+        apply_offsets(offsets, scene.sar, tmp_path / "ours.tif", resampling="cubic")
+        grid = offsets.grid
+    (left, bottom), (right, top) = grid.outline().min(axis=0), grid.outline().max(axis=0)
+    extent = ["-te", left, bottom, right, top, "-ts", grid.width, grid.height]
+    for name, how in (("theirs", ["-tps", aligned.gcps]), ("unmoved", [scene.sar])):
+        tool("gdalwarp", "-q", "-r", "cubic", *extent, *how, tmp_path / f"{name}.tif")
+    tiles = []
+    for name in ("ours", "theirs", "unmoved"):
+        with rasterio.open(tmp_path / f"{name}.tif") as dataset:
+            image = np.log1p(dataset.read(1).astype(np.float32))
+        tiles.append([image[y : y + 200, x : x + 200] for y in range(0, 600, 200) for x in range(0, 600, 200)])
+    window = cv2.createHanningWindow((200, 200), cv2.CV_32F)
+    shifts = [[np.hypot(*cv2.phaseCorrelate(a, b, window)[0]) for a, b in zip(tiles[0], t, strict=True)] for t in tiles]
+    assert max(shifts[1]) < 0.5
+    assert np.median(shifts[2]) > 5  # the check itself

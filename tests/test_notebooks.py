@@ -62,10 +62,10 @@ def test_the_quickstart_registers_its_pair(run):
 
 def test_the_comparison_has_a_row_of_each_and_the_reason_of_what_failed(run):
     pictures, rows = run("02_compare_backends")
-    expected = {"hybrid": "registered", "structure": "registered", "mcgf": "failed"}
+    expected = {"hybrid": "registered", "keypoints": "registered", "mcgf": "failed"}
     assert {name: row["status"] for name, row in rows.items()} == expected
     assert "weights" in rows["mcgf"]["reason"]
-    assert all(rows[name]["error_px"] < 20 for name in ("hybrid", "structure"))
+    assert all(rows[name]["error_px"] < 20 for name in ("hybrid", "keypoints"))
     assert pictures == 1
 
 

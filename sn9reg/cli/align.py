@@ -9,6 +9,7 @@ import click
 from sn9reg.cli import options
 from sn9reg.cli.report import typed
 from sn9reg.errors import ConfigError, NotRegisteredError
+from sn9reg.gcps import check_gcps, write_gcps
 from sn9reg.offsets import profile_of
 from sn9reg.progress import part
 from sn9reg.raster.files import check_creation, check_output
@@ -25,6 +26,8 @@ log = logging.getLogger(__name__)
 @options.by_one_matcher
 @click.option("--sigma", is_flag=True, help="Add a third band: expected error in optical pixels.")
 @click.option("--tiepoints-out", metavar="FILE", help="Write the matches as .csv, .geojson or QGIS .points.")
+@click.option("--gcps-out", metavar="FILE",
+              help="Write SAR as a .vrt with ground control points, for gdalwarp -tps, QGIS and SNAP.")  # fmt: skip
 @click.option("--allow-unregistered", is_flag=True, help="Write an offset map of zeros if the pair is not registered.")
 @click.option("--report", metavar="DIR", help="Write a page that shows the result, too, registered or not.")
 @click.option("--threads", type=options.THREADS,
@@ -33,20 +36,24 @@ log = logging.getLogger(__name__)
 @options.overwrite
 @options.as_json
 def align(
-    optical: str, sar: str, out: str, tiepoints_out: str | None, report: str | None, overwrite: bool, **given: Any
-) -> None:
+    optical: str, sar: str, out: str, tiepoints_out: str | None, gcps_out: str | None, report: str | None,
+    overwrite: bool, **given: Any,
+) -> None:  # fmt: skip
     """Say, for every pixel of OPTICAL, where it lies in SAR; write that as an offset map.
 
     Exit codes: 0 done, 1 error, 2 usage, 3 the pair was not registered (nothing is written then, unless
     --allow-unregistered).
     """
-    check_output(out, overwrite, (optical, sar))
-    files = options.pair_files(optical, sar, given)
+    files, named = options.pair_files(optical, sar, given), dict[str, str]()
+    for option, path in (("--out", out), ("--tiepoints-out", tiepoints_out), ("--gcps-out", gcps_out)):
+        if path:
+            check_output(path, overwrite, (optical, sar))
+            if (other := named.setdefault(os.path.realpath(path), option)) != option:
+                raise ConfigError(f"{path}: {other} and {option} are the same file")
     if tiepoints_out:
         check_format(tiepoints_out, any(is_plane(grid.crs) for grid in files.grids()))
-        check_output(tiepoints_out, overwrite, (optical, sar))
-        if os.path.realpath(tiepoints_out) == os.path.realpath(out):
-            raise ConfigError(f"{tiepoints_out}: --out and --tiepoints-out are the same file")
+    if gcps_out:
+        check_gcps(gcps_out, files.grids()[0], sar)
     check_creation(out, profile_of(Grid.pixel_frame(16, 16), 2 + given["sigma"]), given["creation_options"])
     if report:
         from sn9reg.report import Run, check_report, write_report
@@ -68,6 +75,8 @@ def align(
                 found.offsets(given["sigma"]).write(out, overwrite, given["creation_options"])
             if tiepoints_out:
                 write_tiepoints(tiepoints_out, found.tiepoints(), found.optical, found.sar, overwrite)
+            if gcps_out and found.registered:
+                write_gcps(gcps_out, found.gcps(), found.optical, sar, overwrite)
         if report:
             offsets, run = found.offsets(sigma=found.registered), Run(typed(), found.seconds)
             with part(end, 1.0):

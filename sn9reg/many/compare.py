@@ -18,6 +18,7 @@ from sn9reg.raster.scene import PairFiles
 from sn9reg.report.page import check_folder, rendered
 from sn9reg.report.views import Picture, Place, checkerboard, coarse_field, open_viewer, overview_factor, png, uri
 from sn9reg.tiepoints import read_tiepoints
+from sn9reg.weights.store import TRAIN
 
 PAGE, TABLE, ROWS = "compare.html", "compare.csv", "compare.json"
 _TILES = 8  # of a checkerboard, along its longer side
@@ -28,17 +29,36 @@ _COLUMNS |= {"error_px": ("error, px", "{:.2f}"), "sn9_score": ("SpaceNet 9 scor
 _COLUMNS |= {"seconds": ("seconds", "{:.1f}"), "memory_gib": ("memory, GiB", "{:.2f}"), "reason": ("reason", "{}")}
 
 
-def installed() -> list[str]:
-    """The matchers that go by their name alone."""
-    return sorted(name for name, found in matcher_classes().items() if not getattr(found, "needs_variant", False))
+def installed(extra: Mapping[str, Mapping[str, Any]] | None = None) -> tuple[list[str], list[str]]:
+    """The matchers that go by their name alone: those that can be run, and those for which no weights ship and none are
+    given. extra: as in `compare`."""
+    named = {name: found for name, found in matcher_classes().items() if not getattr(found, "needs_variant", False)}
+    given = {name for name, options in (extra or {}).items() if "weights" in options}
+    lacking = [name for name, found in named.items() if getattr(found, "needs_weights", False) and name not in given]
+    return [name for name in named if name not in lacking], lacking
 
 
-def compare(job: Job, matchers: Sequence[str], extra: Mapping[str, Mapping[str, Any]] | None = None) -> list[Result]:
+def said_of(left_out: Sequence[str]) -> str:
+    """Which matchers were left out, since no weights of theirs ship, and how to get some, in one line; "" of none."""
+    if not left_out:
+        return ""
+    train = f"{TRAIN}/{left_out[0]}.yaml (see docs/how-it-works.md#training)"
+    use = f"--matcher-option {left_out[0]}.weights=FILE"
+    return f"left out, since no weights of them ship: {', '.join(left_out)}; to train one: {train}, then {use}"
+
+
+def compare(
+    job: Job,
+    matchers: Sequence[str],
+    extra: Mapping[str, Mapping[str, Any]] | None = None,
+    left_out: Sequence[str] = (),
+) -> list[Result]:
     """Register a pair by every matcher, one after the other, each in a process of its own with all processors; results
     in their order. What is finished, from the same inputs and options, is not done again.
 
     job: what they have in common; its folder gets table, rows and page, and of each matcher the offset map and a
-    picture. extra: further options of a matcher, by its name. Raises before any is run: ConfigError for a matcher or
+    picture. extra: further options of a matcher, by its name. left_out: what `installed` left out, which page and rows
+    say. Raises before any is run: ConfigError for a matcher or
     option that there is not, InputError for files that cannot be read, OutputError where the folder cannot be made."""
     jobs = []
     check_folder(job.folder, "comparison", [PAGE], overwrite=True)
@@ -56,15 +76,21 @@ def compare(job: Job, matchers: Sequence[str], extra: Mapping[str, Mapping[str, 
     for name, each in zip(matchers, jobs, strict=True):
         results.append(replace(finished(each) or run(each), name=name))
         progress.report(len(results) / len(jobs))
-    _write(job, jobs, results)
+    _write(job, jobs, results, left_out)
     return results
+
+
+def as_dict(results: Sequence[Result], left_out: Sequence[str]) -> dict[str, Any]:
+    """A comparison, for JSON."""
+    rows = [asdict(result) for result in results]
+    return {"results": rows, "left_out": list(left_out), "note": said_of(left_out)}
 
 
 def _file_name(matcher: str) -> str:
     return re.sub(r"[^\w.+=@]", "-", matcher)
 
 
-def _write(job: Job, jobs: Sequence[Job], results: Sequence[Result]) -> None:
+def _write(job: Job, jobs: Sequence[Job], results: Sequence[Result], left_out: Sequence[str]) -> None:
     """Table, rows and pictures; the page last."""
     folder, pair = Path(job.folder), job.files
     columns = [name for name in _COLUMNS if job.tiepoints or name not in ("error_px", "sn9_score")]
@@ -78,7 +104,8 @@ def _write(job: Job, jobs: Sequence[Job], results: Sequence[Result]) -> None:
     shown = [["" if v is None else f.format(v) for f, v in zip(formats, row, strict=True)] for row in cells]
     title = f"Matchers on {Path(pair.optical).name} and {Path(pair.sar).name}"
     content = {"title": title, "headings": headings, "rows": shown, "pictures": pictures}
-    rows = json.dumps([asdict(result) for result in results], indent=1, allow_nan=False) + "\n"
+    content["note"] = said_of(left_out)
+    rows = json.dumps(as_dict(results, left_out), indent=1, allow_nan=False) + "\n"
     write_csv(folder / TABLE, table)
     write_file(folder / ROWS, rows, overwrite=True)
     write_file(folder / PAGE, rendered("compare.html", content), overwrite=True)

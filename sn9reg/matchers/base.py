@@ -28,7 +28,8 @@ class Matcher(Protocol):
     """A source of correspondences. The keyword arguments of its constructor are its whole configuration; a class may
     declare them in a dataclass `Options` (see `sn9reg.options`). It raises ConfigError for options that make no sense,
     InputError where there are no weights or they do not fit. A true attribute `own_weights` says that other weights
-    were given than those that ship: the calibration that ships is not for these."""
+    were given than those that ship: the calibration that ships is not for these. One of the class, `needs_weights`,
+    says that none ship: its option `weights` is to name a file."""
 
     name: str
 

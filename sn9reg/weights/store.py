@@ -24,6 +24,7 @@ N = TypeVar("N", bound=nn.Module)
 Options = dict[str, Any]  # of a network
 Build = Callable[[Options], N]
 
+TRAIN = "python -m pipelines.train pipelines/training"  # the command, up to the folder of its recipes
 _KEY = "sn9reg"
 _PICKLED = "pickled weights can run code and are refused; give a .safetensors file"
 
@@ -94,6 +95,6 @@ def shipped(name: str, kind: str, build: Build[N], recipe: str = "", option: str
     """As `load`, of the weights of that name that ship. Raises InputError where none ship, or they are damaged. recipe:
     what `pipelines.train` makes them by [NAME.yaml]. option: the matcher's option that takes a file."""
     if (card := manifest().get(name)) is None:
-        how = f"train some, python -m pipelines.train pipelines/training/{recipe or f'{name}.yaml'}"
+        how = f"train some, {TRAIN}/{recipe or f'{name}.yaml'}"
         raise InputError(f"no weights of {name} ship with sn9reg; {how}, then --matcher-option {option}=FILE")
     return load(str(files("sn9reg.weights").joinpath(card["file"])), kind, build, card["sha256"])

@@ -13,10 +13,12 @@ from support.commands import refused, run
 from support.grids import constant
 from support.rasters import SHIFT, TEXTURE_TRANSFORM, UTM
 
+from sn9reg.errors import InputError
 from sn9reg.many import compare as module
 from sn9reg.many.compare import compare, installed
 from sn9reg.many.jobs import FAILED, REFUSED, REGISTERED, Job, Result, do
 from sn9reg.matchers.base import make_matcher, matcher_classes
+from sn9reg.matchers.dense.learned import matcher_of
 from sn9reg.progress import listening
 from sn9reg.raster.grid import Grid
 from sn9reg.raster.scene import PairFiles
@@ -62,7 +64,9 @@ def test_a_table_in_three_forms_and_pictures(ran):
     columns = "matcher,status,matches,inliers,expected_error_px,error_px,sn9_score,seconds,memory_gib,reason"
     assert ",".join(table.columns) == columns
     assert table["seconds"][0] == 3.25
-    rows = json.loads(Path("out/compare.json").read_text())
+    told = json.loads(Path("out/compare.json").read_text())
+    rows = told.pop("results")
+    assert told == {"left_out": [], "note": ""}
     assert [(row["name"], row["matches"], row["inliers"]) for row in rows] == [
         ("good", 50, 40), ("shy", 4, 0), ("bad", None, None), ("better:one", 50, 40),
     ]  # fmt: skip
@@ -93,9 +97,16 @@ def test_a_matcher_that_is_finished_is_not_run_again(ran, monkeypatch):
     assert [job.name for job in ran] == ["shy"]
 
 
-def test_installed_are_those_that_need_no_variant():
-    assert {"hybrid", "structure", "keypoints", "descriptors", "dual-encoder", "mcgf"} <= set(installed())
-    assert not [name for name in installed() if getattr(matcher_classes()[name], "needs_variant", False)]
+def test_installed_are_those_that_can_be_made_of_their_name_alone():
+    names, left_out = installed()
+    assert sorted([*names, *left_out]) == [n for n, c in matcher_classes().items() if not hasattr(c, "needs_variant")]
+    for name in names:
+        make_matcher(name)
+    for name in left_out:
+        with pytest.raises(InputError, match=f"no weights of {name} ship"):
+            make_matcher(name)
+    with_weights, without = installed({"mcgf": {"weights": "w.safetensors"}, "osmnet": {"template": 64}})
+    assert (set(with_weights) - set(names), set(left_out) - set(without)) == ({"mcgf"}, {"mcgf"})
 
 
 # --- the command -----------------------------------------------------------------------------------------------------
@@ -123,9 +134,23 @@ def test_the_command_runs_matchers(monkeypatch, small_registration):
 
 def test_the_command_prints_json_and_fails_where_all_matchers_do(ran):
     result = run(COMMAND, "--matchers good,shy --json")
-    assert [row["name"] for row in json.loads(result.stdout)] == ["good", "shy"]
+    assert [row["name"] for row in json.loads(result.stdout)["results"]] == ["good", "shy"]
     codes = [run(COMMAND, f"--matchers {names} --overwrite").exit_code for names in ("bad,shy", "bad,worse")]
     assert codes == [0, 1]
+
+
+def test_what_has_no_weights_is_left_out_and_one_line_everywhere_says_so(ran, monkeypatch, caplog):
+    monkeypatch.setattr(module, "matcher_classes", lambda: {"good": object, "lost": matcher_of("mcgf"), "shy": object})
+    result = run(COMMAND, "--json")
+    assert result.exit_code == 0, result.output
+    assert [job.name for job in ran] == ["good", "shy"]
+    (line,) = caplog.messages  # the command line prints them on stderr
+    assert "no weights of them ship: lost; " in line
+    assert "python -m pipelines.train pipelines/training/lost.yaml (see docs/how-it-works.md#training)" in line
+    assert json.loads(result.stdout)["note"] == line
+    assert json.loads(result.stdout) == json.loads(Path("out/compare.json").read_text())
+    assert json.loads(result.stdout)["left_out"] == ["lost"]
+    assert line in Path("out/compare.html").read_text()
 
 
 @pytest.mark.parametrize(

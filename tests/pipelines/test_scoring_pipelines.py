@@ -73,9 +73,9 @@ def test_submissions_are_ranked_by_the_mean_over_scenes():
 
 
 def test_matchers_are_compared_over_scenes(monkeypatch):
-    def compared(job, names):
+    def compared(job, names, left_out):
         assert Path(job.files.optical).exists()
-        assert names == ["dense", "shy", "broken"]
+        assert (names, left_out) == (["dense", "shy", "broken"], [])
         wide = "02" in str(job.files.optical)
         yield Result("dense", REGISTERED, "so", error_px=2.0 if wide else 4.0, seconds=3.0, memory_gib=1.0 + wide)
         yield Result("shy", REFUSED, "no", error_px=90.0, seconds=1.0, memory_gib=0.5)

@@ -18,6 +18,7 @@ from sn9reg.matchers.fused import fused
 from sn9reg.options import options
 from sn9reg.raster.radiometry import Modality, SarLog, optical_grey, standardise
 from sn9reg.raster.scene import Patch
+from sn9reg.weights import store
 
 _SURROUNDINGS = 9  # pixels
 
@@ -33,6 +34,7 @@ class LearnedMatcher(TemplateMatcher):
     """A subclass gives `network` and `name`. Raises ConfigError for wrong options, InputError as `load_dense`."""
 
     network: str  # its name in `networks/table.py`
+    needs_weights = False
     Options = LearnedOptions
 
     def __init__(self, **options: Any) -> None:
@@ -68,4 +70,5 @@ class LearnedMatcher(TemplateMatcher):
 def matcher_of(network: str) -> type[LearnedMatcher]:
     """The matcher that runs a network of the table; it has its name, and the first line of its file says what it is."""
     about = (module_of(network).__doc__ or "").split("\n")[0]
-    return type(f"{network} matcher", (LearnedMatcher,), {"name": network, "network": network, "__doc__": about})
+    facts = {"name": network, "network": network, "needs_weights": network not in store.manifest(), "__doc__": about}
+    return type(f"{network} matcher", (LearnedMatcher,), facts)

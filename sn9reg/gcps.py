@@ -1,0 +1,65 @@
+"""Ground control points out: the SAR image as a VRT that GDAL, QGIS and SNAP can warp without sn9reg. Each point ties a
+SAR pixel to the map position of its optical counterpart."""
+
+import os
+from pathlib import Path
+from xml.etree import ElementTree
+
+import rasterio.shutil
+from rasterio.io import MemoryFile
+
+from sn9reg.errors import ConfigError, InputError
+from sn9reg.raster.files import PathLike, disk_file, open_raster, write_file
+from sn9reg.raster.grid import Grid
+from sn9reg.tiepoints import TiePoints
+
+_PLACED = ("SRS", "GeoTransform", "GCPList")  # what else would say where the image lies
+_PLACED_DOMAINS = ("RPC", "GEOLOCATION")  # and of its metadata
+
+
+def check_gcps(path: PathLike, optical: Grid, sar: PathLike) -> None:
+    """What `write_gcps` would refuse. Raises ConfigError for an extension other than .vrt and for a pixel frame,
+    InputError for a SAR image that lies on no disk."""
+    if Path(path).suffix.lower() != ".vrt":
+        raise ConfigError(f"{path}: ground control points are written as .vrt")
+    if optical.crs is None:
+        raise ConfigError(f"{path}: ground control points lie on a map, and a pixel frame has none; leave it out")
+    if disk_file(sar) is None:
+        raise InputError(f"{sar}: lies on no disk, and {path} would refer to nothing; save it as a file first")
+
+
+def write_gcps(path: PathLike, points: TiePoints, optical: Grid, sar: PathLike, overwrite: bool = False) -> None:
+    """Write the SAR image as a VRT with ground control points, whole or not at all.
+
+    points: those of `Registration.gcps`. sar: the image itself, all of whose bands the VRT shows; that is read from
+    where it lies, by a name relative to the VRT's folder, or by a whole one if in an archive. Pixel and line count from
+    the corner of the first pixel, as GDAL's do; X and Y are in the CRS of `optical`. The image's own geotransform, CRS,
+    points and RPCs are not in the VRT. Raises as `check_gcps`, OutputError if it cannot be written."""
+    check_gcps(path, optical, sar)
+    with open_raster(sar) as source, MemoryFile(ext=".vrt") as memory:
+        rasterio.shutil.copy(source, memory.name, driver="VRT")
+        root = ElementTree.fromstring(memory.read())
+    for child in list(root):
+        if child.tag in _PLACED or (child.tag == "Metadata" and child.get("domain") in _PLACED_DOMAINS):
+            root.remove(child)
+    for tag in ("SourceFilename", "SourceDataset"):
+        for element in root.iter(tag):
+            name, is_relative = _seen_from(Path(path).parent, element.text or "")
+            element.text = name
+            element.set("relativeToVRT", str(int(is_relative)))
+    given = ElementTree.SubElement(root, "GCPList", Projection=optical.crs.to_wkt() if optical.crs else "")
+    places = zip(points.sar_xy + 0.5, optical.to_map(points.optical_xy), strict=True)
+    for i, (pixel, place) in enumerate(places, start=1):
+        numbers = dict(zip(("Pixel", "Line", "X", "Y"), map(repr, (*pixel.tolist(), *place.tolist())), strict=True))
+        ElementTree.SubElement(given, "GCP", {"Id": str(i)} | numbers)
+    ElementTree.indent(root)
+    write_file(path, ElementTree.tostring(root, encoding="unicode") + "\n", overwrite)
+
+
+def _seen_from(folder: Path, name: str) -> tuple[str, bool]:
+    """How a VRT in a folder names a raster, and whether that is relative to the folder. `name`: from where we are."""
+    if os.path.isfile(name):
+        whole = Path(name).parent.resolve() / Path(name).name  # a link is not followed, but folders on the way are
+        return os.path.relpath(whole, folder.resolve()), True
+    found = disk_file(name)  # in an archive, say
+    return (name if found is None else name.replace(found, os.path.abspath(found), 1)), False
