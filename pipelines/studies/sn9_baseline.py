@@ -156,20 +156,26 @@ def table_3(found: list[Inference]) -> str:
     return markdown(("AOI", "detection", "optical keypoints", "inliers", *distance, "time, s"), rows)
 
 
-def figure_4(found: Inference, path: Path) -> None:
-    """The x and the y shift of each optical pixel by the affine of table 3, like the paper's pixel-offset image."""
+def pixel_offsets(found: Inference) -> Floats:
+    """(2, ny, nx) x and y shifts, in optical pixels, by the affine of table 3, at every 32nd optical pixel. Raises
+    InputError where there is no affine."""
     aoi, fit, grid = found.aoi, found.fit, found.grid
     if fit is None:
         raise InputError(f"{aoi.name}: its {found.matches} matches determine no affine, there is no figure 4")
     xy, shape = node_positions(aoi.optical)
     here = aoi.optical.to_map(xy)
     there = grid.map_to_crs(fit(aoi.optical.map_to_crs(here, grid.crs)), aoi.optical.crs)
-    shifts = offsets_between(aoi.optical, here, there).T.reshape(2, *shape)
+    return offsets_between(aoi.optical, here, there).T.reshape(2, *shape)
+
+
+def figure_4(found: Inference, path: Path) -> None:
+    """The paper's pixel-offset image of a scene, x and y. Raises InputError where there is no affine."""
+    optical, offsets = found.aoi.optical, pixel_offsets(found)
     make_folder(path.parent)
     with drawing(path, 90, 1, 2, figsize=(13, 5)) as (figure, axes):
-        for axis, shift, name in zip(axes[0], shifts, "xy", strict=True):
-            shown = axis.imshow(shift, extent=(0, aoi.optical.width, aoi.optical.height, 0), cmap="viridis")
-            axis.set(title=f"{aoi.name}: {name} shift to the SAR image", xlabel="optical column", ylabel="optical row")
+        for axis, shift, name in zip(axes[0], offsets, "xy", strict=True):
+            shown = axis.imshow(shift, extent=(0, optical.width, optical.height, 0))
+            axis.set(title=f"{found.aoi.name}: {name} shift to the SAR image", xlabel="column", ylabel="row")
             figure.colorbar(shown, ax=axis, label="optical pixels", shrink=0.8)
 
 
