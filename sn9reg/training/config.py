@@ -34,10 +34,10 @@ class Optimiser:
     rate: Annotated[float, Gt(0)] = 5e-4  # learning rate at its highest
     decay: NotNegative = 0.0  # of the weights
     decoupled: bool = True  # whether the decay is apart from the gradient (AdamW) or added to it (Adam)
-    # `cosine` falls to nothing at the last step, `drop` to a share of the rate all at once.
+    # `cosine` falls to nothing at the last step, `drop` to a share of the rate all at once, and once.
     schedule: Literal["constant", "cosine", "drop"] = "constant"
     warmup: Count = 0  # step, counted from 1, at which the rate is first at its highest; it rises in a straight line
-    drop_after: Share = 0.3  # share of the steps before a drop
+    drop_after: Positive = 30  # validations before a drop; where samples are drawn by epochs, one follows each
     drop: Annotated[float, Gt(0)] = 1e-2  # share of the rate after it
     clip: NotNegative = 0.0  # largest norm of the gradient; 0 for no limit
 

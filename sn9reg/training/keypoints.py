@@ -4,6 +4,7 @@ which one image is displaced by a random field. R. Hänsch et al., "Introducing 
 import logging
 import math
 from collections.abc import Iterator, Sequence
+from copy import deepcopy
 from dataclasses import KW_ONLY, dataclass, field, replace
 from itertools import count
 from typing import Annotated, Any, ClassVar
@@ -17,10 +18,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from sn9reg.errors import ConfigError
-from sn9reg.matchers.keypoints.detector import TILE
+from sn9reg.matchers.keypoints.detector import TILE, layers, optical_input
 from sn9reg.matchers.keypoints.heatmap import SIGMA, gaussian, read_keypoints
-from sn9reg.matchers.keypoints.network import KIND, DetectorOptions, HeatmapUNet, build
-from sn9reg.options import options
+from sn9reg.matchers.keypoints.network import KIND, DetectorOptions, HeatmapUNet, UNetOptions, build
+from sn9reg.options import check, options
 from sn9reg.raster.grid import Points, Window
 from sn9reg.raster.radiometry import Image, Mask, Modality, SarLog, optical_grey
 from sn9reg.raster.scene import Patch
@@ -77,12 +78,17 @@ class KeypointConfig(TrainingConfig, Pace):
         if not self.scenes and not (self.samples and any(source.weight > 0 for source in self.sources)):
             raise ConfigError("there is nothing to train on: give scenes, or sources with a weight, and samples")
 
+    @property
+    def bands(self) -> int:
+        """Of the optical tiles. Raises ConfigError for options that no network has."""
+        return check(UNetOptions, self.network, KIND).optical_bands
+
     def stages(self) -> Sequence[Stage]:
-        tiles = load_tiles(self.scenes, self.finds, self.tile, self.cache)
+        tiles = load_tiles(self.scenes, self.finds, self.tile, self.cache, self.bands)
         training, held_out = split(tiles, self.held_out, self.seed)
         if tiles and not training:
             raise ConfigError(f"held_out: {self.held_out} of {len(held_out)} tiles leaves none to learn from")
-        held_out += split(load_tiles(self.validate, self.finds, self.tile, self.cache), 0.0, self.seed)[0]
+        held_out += split(load_tiles(self.validate, self.finds, self.tile, self.cache, self.bands), 0.0, self.seed)[0]
         log.info("%d tiles for training, %d for validation", len(training), len(held_out))
         samples = KeypointSamples(self, training, load_all(self.sources, self.seed, self.tile)[0])
         epoch = math.ceil(len(samples) / self.batch)
@@ -236,13 +242,17 @@ def displaced(
     searched = keypoint + (away @ linear.T + bent[..., None] * to) @ turn.T / zoom
     around = keypoint + (tile - middle) @ turn.T / zoom
     tiles = [(around, middle), (searched, place)]  # where their pixels lie, and where they show the keypoint
+    optical, sar = Patch(layers(optical.values, config.bands), optical.valid), Patch(layers(sar.values, 1), sar.valid)
     optical, sar = (
         _partly_hidden(_resample(patch, at, zoom), kept, field.hidden, random)
         for patch, (at, kept) in zip((optical, sar), tiles if config.finds == "sar" else tiles[::-1], strict=True)
     )
-    optical = Patch(augment_optical(optical.values[0], config.photometry, random)[None], optical.valid)
+    alike = [*(deepcopy(random) for _ in optical.values[1:]), random]  # the same is done to every band
+    seen = [augment_optical(band, config.photometry, own) for band, own in zip(optical.values, alike, strict=True)]
+    optical = Patch(np.stack(seen), optical.valid)
     sar = Patch(augment_sar(sar.values[0], config.photometry, random)[None], sar.valid)
-    return Sample.of(optical, sar, place.astype(np.float32))
+    sample = Sample.of(optical, sar, place.astype(np.float32))
+    return sample._replace(optical=torch.from_numpy(optical_input(optical, config.bands)))
 
 
 def _partly_hidden(patch: Patch, kept: Points, share: float, random: np.random.Generator) -> Patch:
@@ -257,14 +267,14 @@ def _partly_hidden(patch: Patch, kept: Points, share: float, random: np.random.G
 
 
 def _resample(patch: Patch, at: Points, zoom: float) -> Patch:
-    """(1, h, w) of the grey image at (h, w, 2) places; mirrored outside."""
+    """(bands, h, w) at (h, w, 2) places; mirrored outside."""
     low = np.floor(at.min(axis=(0, 1))).astype(int) - 4
     high = np.ceil(at.max(axis=(0, 1))).astype(int) + 5
     height, width = patch.valid.shape
     low, high = np.clip(low, 0, [width - 1, height - 1]), np.clip(high, 1, [width, height])
     seen = part(patch, Window(*low, *(high - low)))
-    grey, mask = softened(seen.values, zoom), seen.valid.astype(np.uint8)
+    bands, mask = [softened(band[None], zoom) for band in seen.values], seen.valid.astype(np.uint8)
     x, y = (at - low).astype(np.float32).transpose(2, 0, 1)
-    values = cv2.remap(grey, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
+    values = [cv2.remap(band, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101) for band in bands]
     valid = cv2.remap(mask, x, y, cv2.INTER_NEAREST, borderMode=cv2.BORDER_REFLECT_101).astype(bool)
-    return Patch(np.where(valid, values, 0)[None].astype(np.float32), valid)
+    return Patch(np.where(valid, np.stack(values), 0).astype(np.float32), valid)

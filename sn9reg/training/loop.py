@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 
 from sn9reg.errors import ConfigError, InputError
 from sn9reg.raster.files import PathLike, make_folder
-from sn9reg.training.config import Optimiser, Plan, TrainingConfig
+from sn9reg.training.config import Plan, TrainingConfig
 
 log = logging.getLogger(__name__)
 
@@ -69,16 +69,18 @@ class Task(lightning.LightningModule):
         wanted = self.plan.optimiser
         kind = torch.optim.AdamW if wanted.decoupled else torch.optim.Adam
         optimiser = kind(self.groups(), lr=wanted.rate, weight_decay=wanted.decay)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: rate(step, wanted, self.plan.steps))
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: rate(step, self.plan))
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-def rate(step: int, optimiser: Optimiser, steps: int) -> float:
+def rate(step: int, plan: Plan) -> float:
     """The learning rate of a step, counted from 0, as a share of the highest."""
+    optimiser = plan.optimiser
     up = min(1.0, (step + 1) / optimiser.warmup) if optimiser.warmup else 1.0
     if optimiser.schedule == "cosine":
-        return up * 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps)))
-    return up * (optimiser.drop if optimiser.schedule == "drop" and step >= optimiser.drop_after * steps else 1.0)
+        return up * 0.5 * (1 + math.cos(math.pi * min(1.0, step / plan.steps)))
+    dropped = optimiser.schedule == "drop" and step >= optimiser.drop_after * plan.validate_every
+    return up * (optimiser.drop if dropped else 1.0)
 
 
 @dataclass(frozen=True)

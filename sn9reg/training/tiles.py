@@ -59,7 +59,7 @@ def scene_files(folder: PathLike) -> list[SceneFiles]:
 class TileSet:
     """N tiles around tie-points."""
 
-    values: npt.NDArray[np.int8]  # (N, 2, S, S) optical and SAR, standardised and times 127 / 4
+    values: npt.NDArray[np.int8]  # (N, bands + 1, S, S) optical and SAR, standardised and times 127 / 4
     place: npt.NDArray[np.float32]  # (N, 2) x, y of the keypoint in the tile that is searched
     outside: int  # number of tie-points left out, because their partner lies outside the tile
 
@@ -67,7 +67,7 @@ class TileSet:
         return len(self.place)
 
     def images(self, index: int) -> npt.NDArray[np.float32]:
-        """(2, S, S) optical and SAR."""
+        """(bands + 1, S, S): the optical bands, then SAR."""
         return self.values[index].astype(np.float32) / np.float32(_QUANTUM)
 
 
@@ -89,7 +89,7 @@ def tile_sample(tile: Tile, seed: Sequence[int] | None = None) -> Sample:
         if random.integers(2):
             images, x, y = images.swapaxes(-1, -2), y, x
         images, place = np.ascontiguousarray(images), np.clip([middle + x, middle + y], 0, side - 1)
-    return Sample(*map(torch.from_numpy, (images[:1], images[1:], place.astype(np.float32))))
+    return Sample(*map(torch.from_numpy, (images[:-1], images[-1:], place.astype(np.float32))))
 
 
 def split(tiles: Sequence[TileSet], held_out: float, seed: int) -> tuple[list[Tile], list[Tile]]:
@@ -100,26 +100,26 @@ def split(tiles: Sequence[TileSet], held_out: float, seed: int) -> tuple[list[Ti
     return [every[i] for i in sorted(order[count:])], [every[i] for i in sorted(order[:count])]
 
 
-def load_tiles(folders: Sequence[str], finds: Modality, side: int, cache: PathLike) -> list[TileSet]:
+def load_tiles(folders: Sequence[str], finds: Modality, side: int, cache: PathLike, bands: int = 1) -> list[TileSet]:
     """The tile sets of all scenes in the folders. Raises InputError where there is no tile in any of them."""
     scenes = [scene for folder in folders for scene in scene_files(data_root() / folder)]
-    sets = [tile_set(scene, finds, cache, side) for scene in scenes]
+    sets = [tile_set(scene, finds, cache, side, bands) for scene in scenes]
     if folders and not sum(map(len, sets)):
         raise InputError(f"{', '.join(folders)}: no tie-point lies in its partner's tile, so there is nothing to learn")
     return sets
 
 
-def tile_set(scene: SceneFiles, finds: Modality, cache: PathLike, side: int = TILE) -> TileSet:
+def tile_set(scene: SceneFiles, finds: Modality, cache: PathLike, side: int = TILE, bands: int = 1) -> TileSet:
     """The tiles of a scene's tie-points, kept in the folder `cache` and not in memory, 0 beyond the scene's border.
-    finds: the modality whose keypoint is to be found; tiles are centred on that of the other.
+    finds: the modality whose keypoint is to be found; tiles are centred on that of the other. bands: see `layers`.
     Raises InputError where a file cannot be used or a tie-point lies outside its image, OutputError for the cache."""
     make_folder(cache)
     files = ((file.resolve(), file.stat()) for file in (scene.optical, scene.sar, scene.tiepoints))
-    known = json.dumps([_VERSION, *((str(file), stat.st_size, stat.st_mtime_ns) for file, stat in files)])
+    known = json.dumps([_VERSION, bands, *((str(file), stat.st_size, stat.st_mtime_ns) for file, stat in files)])
     stem = f"{scene.name}_{finds}_{side}_{hashlib.sha256(known.encode()).hexdigest()[:12]}"
     values, facts = Path(cache) / f"{stem}.npy", Path(cache) / f"{stem}.json"
     if not facts.exists():
-        made = _cut(scene, finds, side)
+        made = _cut(scene, finds, side, bands)
         with atomic_output(values, overwrite=True) as temporary, open(temporary, "wb") as target:
             np.save(target, made.values)
         with atomic_output(facts, overwrite=True) as temporary:
@@ -129,7 +129,7 @@ def tile_set(scene: SceneFiles, finds: Modality, cache: PathLike, side: int = TI
     return TileSet(np.load(values, mmap_mode="r"), place, content["outside"])
 
 
-def _cut(scene: SceneFiles, finds: Modality, side: int) -> TileSet:
+def _cut(scene: SceneFiles, finds: Modality, side: int, bands: int = 1) -> TileSet:
     with PairFiles(scene.optical, scene.sar).open() as pair:
         points = read_tiepoints(scene.tiepoints, pair.optical.grid, pair.sar.grid)
         optical_xy, sar_xy = (  # pixels of the common grid
@@ -140,10 +140,10 @@ def _cut(scene: SceneFiles, finds: Modality, side: int) -> TileSet:
         cropper = Cropper(pair, side)
         place = wanted - cropper.corner(middle)
         inside = ((place >= 0) & (place <= side - 1)).all(axis=1)
-        values = np.zeros((int(inside.sum()), 2, side, side), np.int8)
+        values = np.zeros((int(inside.sum()), bands + 1, side, side), np.int8)
         for tile, xy in zip(values, middle[inside], strict=True):
-            crop = cropper.read(xy, xy)
-            tile[:] = np.rint(np.stack([crop.optical, crop.sar]) * _QUANTUM)
+            crop = cropper.read(xy, xy, bands=bands)
+            tile[:] = np.rint(np.concatenate([crop.optical, crop.sar]) * _QUANTUM)
     outside = int((~inside).sum())
     log.info("%s: %d tiles, %d tie-points outside theirs", scene.name, len(values), outside)
     return TileSet(values, place[inside].astype(np.float32), outside)

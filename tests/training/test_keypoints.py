@@ -207,6 +207,18 @@ def test_scenes_for_validation_alone_are_held_out_whole(tmp_path):
     assert [len(one) for one, _ in check.dataset.tiles] == [10] * 2 + [3] * 3
 
 
+def test_the_rate_falls_to_a_hundredth_after_thirty_epochs_however_many_there_are(tmp_path):
+    many = write_scene(tmp_path / "a", [(40 + k, 44 + k, 50 + k, 50 + k) for k in range(10)])
+    small = {"tile": SIDE, "cache": str(tmp_path / "cache"), "batch": 3, "epochs": 40, "network": NETWORK}
+    (stage,) = KeypointConfig(finds="sar", scenes=(many,), **small).stages()  # 8 tiles, in 3 steps an epoch
+    made, rates = stage.task(stage.plan).configure_optimizers(), []
+    for _ in range(stage.plan.steps):
+        rates.append(made["optimizer"].param_groups[0]["lr"])
+        made["optimizer"].step()
+        made["lr_scheduler"]["scheduler"].step()
+    assert rates == pytest.approx([1e-4] * 90 + [1e-6] * 30)
+
+
 NETWORK = {"optical_encoder": "tu-regnetx_002", "sar_encoder": "tu-regnetx_002", "depth": 3, "decoder": [16, 8, 8]}
 
 
@@ -286,8 +298,10 @@ PAIR = pair()
 AROUND = pair(blobs=((14, 3, 2), (-4, 15, 2), (-9, -9, 2)))
 
 
-def sample(seed=0, finds="sar", field=PLAIN, zoom=1.0, photometry=None, images=PAIR, keypoint=KEYPOINT, side=WIDE):
-    changes = {"displacement": field, "photometry": photometry or Photometry()}
+def sample(
+    seed=0, finds="sar", field=PLAIN, zoom=1.0, photometry=None, images=PAIR, keypoint=KEYPOINT, side=WIDE, bands=1
+):  # fmt: skip
+    changes = {"displacement": field, "photometry": photometry or Photometry(), "network": {"optical_bands": bands}}
     config = KeypointConfig(sources=(Source("unused"),), samples=1, finds=finds, tile=side, **changes)
     return keypoints.displaced(*images, keypoint, zoom, config, np.random.default_rng(seed))
 
@@ -446,6 +460,19 @@ def test_what_is_not_valid_in_the_images_is_zero_in_the_tiles():
     made = sample(field=NOWHERE, images=(PAIR[0], patch(np.where(valid, PAIR[1].values[0], 0), valid)))
     assert (made.optical == 0).float().mean() < 0.01
     assert (made.sar == 0).float().mean() == pytest.approx(22 / 64, abs=0.03)
+
+
+def test_samples_of_three_bands_are_displaced_alike_and_changed_alike():
+    optical, strong = PAIR[0].values, {"photometry": Photometry(1, 0.5, 1, 2, 0.5), "zoom": 0.7}
+    colours = Patch(np.concatenate([optical, optical.max() - optical, optical]), PAIR[0].valid)
+    one, plain = (sample(images=(colours, PAIR[1]), bands=3, **how) for how in (strong, {}))
+    grey, thrice = (sample(bands=bands, **strong) for bands in (1, 3))
+    assert one.optical.shape == (3, WIDE, WIDE)
+    assert one.optical[0].equal(one.optical[2])
+    assert one.optical[:1].equal(grey.optical)
+    assert thrice.optical.equal(grey.optical.expand(3, -1, -1))
+    assert all(one[k].equal(grey[k]) for k in (1, 2))
+    torch.testing.assert_close(plain.optical[1], -plain.optical[0], atol=0.01, rtol=0)
 
 
 def test_photometry_changes_the_images_but_not_the_place_and_nothing_the_pair():

@@ -4,6 +4,7 @@ import shutil
 
 import numpy as np
 import pytest
+import rasterio
 from affine import Affine
 from scipy.ndimage import gaussian_filter
 from support.rasters import UTM, write_raster
@@ -133,6 +134,19 @@ def test_tiles_are_centred_on_one_keypoint_and_say_where_the_other_is(finds, cen
     assert made.outside == len(FAR)
     larger = tiles._cut(scene, finds, 96)
     assert (larger.outside, len(larger)) == (0, len(INSIDE) + 1 + len(FAR))
+
+
+def test_tiles_of_three_bands_keep_their_colours_and_have_a_cache_of_their_own(copied, tmp_path):
+    grey = tile_set(copied, "sar", tmp_path, SIDE)
+    thrice = tile_set(copied, "sar", tmp_path, SIDE, bands=3)
+    for k in range(len(grey)):
+        np.testing.assert_array_equal(thrice.values[k], grey.values[k][[0, 0, 0, 1]])
+    with rasterio.open(copied.optical) as image:
+        values = image.read(1)
+    write_raster(copied.optical, np.stack([values, values.max() - values, values]), OPTICAL, UTM)
+    colours = tile_set(copied, "sar", tmp_path, SIDE, bands=3)
+    np.testing.assert_array_equal(colours.values[:, [0, 2, 3]], thrice.values[:, [0, 2, 3]])
+    assert all(np.corrcoef(red.ravel(), green.ravel())[0, 1] < -0.9 for red, green, *_ in colours.values)
 
 
 def same(one, other):

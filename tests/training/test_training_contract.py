@@ -19,7 +19,7 @@ from pipelines import train as command
 from sn9reg.errors import ConfigError, InputError
 from sn9reg.matchers.dual_encoder.network import CELL, WIDTHS, Encoded
 from sn9reg.training import descriptors, dual_encoder
-from sn9reg.training.config import FAMILIES, Optimiser, as_dict, read
+from sn9reg.training.config import FAMILIES, Optimiser, Plan, as_dict, read
 from sn9reg.training.dense import DenseTask
 from sn9reg.training.loop import Task, rate, train
 
@@ -177,13 +177,14 @@ def test_files_that_are_no_configuration(tmp_path):
 
 
 def test_the_rate_rises_stays_falls_and_drops():
-    assert rate(0, Optimiser(), 10) == rate(9, Optimiser(), 10) == 1
-    assert [rate(n, Optimiser(warmup=4), 10) for n in range(5)] == [0.25, 0.5, 0.75, 1, 1]
-    cosine = Optimiser(schedule="cosine")
-    assert [rate(n, cosine, 8) for n in (0, 4, 8)] == pytest.approx([1, 0.5, 0])
-    assert rate(1, Optimiser(schedule="cosine", warmup=4), 8) == pytest.approx(0.5 * rate(1, cosine, 8))
-    drop = Optimiser(schedule="drop")  # a hundredth after 30 of 100
-    assert [rate(n, drop, 700) for n in (0, 209, 210, 699)] == [1, 1, 0.01, 0.01]
+    def rates(places, steps=8, **how):
+        return [rate(n, Plan(steps=steps, validate_every=7, optimiser=Optimiser(**how))) for n in places]
+
+    assert rates((0, 9), 10) == [1, 1]
+    assert rates(range(5), 10, warmup=4) == [0.25, 0.5, 0.75, 1, 1]
+    assert rates((0, 4, 8), schedule="cosine") == pytest.approx([1, 0.5, 0])
+    assert rates([1], schedule="cosine", warmup=4) == pytest.approx([0.5 * rates([1], schedule="cosine")[0]])
+    assert rates((0, 209, 210, 699), 700, schedule="drop") == [1, 1, 0.01, 0.01], "a hundredth after 30 validations"
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -18,7 +18,7 @@ from sn9reg.matchers.keypoints.heatmap import read_keypoints
 from sn9reg.matchers.keypoints.network import HeatmapUNet
 from sn9reg.raster.grid import Points, Window
 from sn9reg.raster.radiometry import Image, Mask, SarLog, optical_grey, standardise
-from sn9reg.raster.scene import ScenePair
+from sn9reg.raster.scene import Patch, ScenePair
 
 TILE = 256  # side in pixels (Hänsch et al., section 3.1)
 _MIN_VALID = 0.25  # share of each tile's pixels that must be valid
@@ -30,8 +30,8 @@ _SMOOTH = 2.25  # standard deviation of the smoothing, pixels
 class Crop:
     """A square tile of each scene. Images are standardised, and 0 where they are not valid."""
 
-    optical: Image  # (S, S)
-    sar: Image  # (S, S)
+    optical: Image  # (bands, S, S)
+    sar: Image  # (1, S, S)
     optical_valid: Mask  # (S, S)
     sar_valid: Mask  # (S, S)
 
@@ -48,13 +48,26 @@ class Cropper:
         """(..., 2) upper left pixels of the tiles at (..., 2) places."""
         return np.rint(np.asarray(xy)).astype(np.int64) - self.side // 2
 
-    def read(self, optical_xy: Points, sar_xy: Points, factor: int = 1) -> Crop:
-        """The tile of the optical scene at `optical_xy` (2,) and that of the SAR scene at `sar_xy` (2,)."""
+    def read(self, optical_xy: Points, sar_xy: Points, factor: int = 1, bands: int = 1) -> Crop:
+        """The tile of the optical scene at `optical_xy` (2,) and that of the SAR scene at `sar_xy` (2,). bands: of the
+        optical one, see `layers`."""
         corners = (self.corner(optical_xy), self.corner(sar_xy))
         windows = [Window(int(col), int(row), self.side, self.side) for col, row in corners]
         optical, sar = self.pair.optical.read(windows[0], factor), self.pair.sar.read(windows[1], factor)
-        grey = standardise(optical_grey(optical.values), optical.valid)
-        return Crop(grey, standardise(self._sar_log(sar.values), sar.valid), optical.valid, sar.valid)
+        logarithm = standardise(self._sar_log(sar.values), sar.valid)[None]
+        return Crop(optical_input(optical, bands), logarithm, optical.valid, sar.valid)
+
+
+def optical_input(patch: Patch, bands: int) -> Image:
+    """(bands, h, w) as a network sees them: `layers`, each standardised by itself."""
+    return np.stack([standardise(layer, patch.valid) for layer in layers(patch.values, bands)])
+
+
+def layers(values: Image, bands: int) -> Image:
+    """(any number, h, w) -> (bands, h, w): for 1 the mean; for 3 the first three, or, of fewer, thrice their mean."""
+    if bands == 3 and len(values) >= 3:
+        return values[:3]
+    return np.repeat(optical_grey(values)[None], bands, axis=0)
 
 
 @dataclass(frozen=True)
@@ -112,20 +125,20 @@ class Detector:
         optical, sar = (middle, around) if self.network.finds == "sar" else (around, middle)
         for start in range(0, len(middle), self.batch):
             indices = range(start, min(start + self.batch, len(middle)))
-            crops = {i: cropper.read(optical[i], sar[i], factor) for i in indices}
+            crops = {i: cropper.read(optical[i], sar[i], factor, self.network.bands) for i in indices}
             if good := {i: crop for i, crop in crops.items() if self._shows_enough(crop)}:
                 chosen = list(good.values())
-                images = (np.stack([getattr(c, name) for c in chosen])[:, None] for name in ("optical", "sar"))
+                images = (np.stack([getattr(c, name) for c in chosen]) for name in ("optical", "sar"))
                 with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
                     heatmap = self.network(*(torch.from_numpy(image).to(self.device) for image in images))
                 yield np.array(list(good)), chosen, heatmap
             progress.report((start + len(indices)) / len(middle))
 
     def _shows_enough(self, crop: Crop) -> bool:
-        masks, half = (crop.optical_valid, crop.sar_valid), len(crop.optical) // 2
+        masks, half = (crop.optical_valid, crop.sar_valid), len(crop.sar_valid) // 2
         if min(mask.mean() for mask in masks) < _MIN_VALID or not masks[self.network.finds == "optical"][half, half]:
             return False
-        images = (crop.optical, crop.sar)
+        images = (crop.optical.mean(axis=0), crop.sar[0])
         return all(structure(image) > _STRUCTURE if self.structure else image.any() for image in images)
 
 

@@ -3,7 +3,7 @@
 import textwrap
 from collections.abc import Mapping
 from dataclasses import field
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 from annotated_types import Ge
@@ -31,6 +31,7 @@ class UNetOptions:
 
     optical_encoder: str = "resnet18"
     sar_encoder: str = "resnet18"
+    optical_bands: Literal[1, 3] = 1  # 3 for red, green and blue, as SpaceNet 9's images have them; 1 for their mean
     depth: Whole = 5
     decoder: tuple[Whole, ...] = (256, 128, 64, 32, 16)
     # Levels (1 is half resolution) at which the decoder also gets `MiddleSimilarity`; none in the paper, whose decoder
@@ -53,15 +54,17 @@ class DetectorOptions:
 
 
 class HeatmapUNet(nn.Module):
-    """Two tiles of one size, (B, 1, H, W) each -> (B, H, W) heatmap in (0, 1) of where the one that `finds` names shows
-    what lies at the middle of the other. H and W have to be multiples of `divisor`. Hänsch et al., "Introducing
-    SpaceNet 9", section 3.1: an encoder per modality, each level's outputs concatenated, a decoder, a sigmoid. Raises
-    ConfigError for an unknown encoder, or one without an output where similarity is asked."""
+    """Two tiles of one size, (B, bands, H, W) optical and (B, 1, H, W) SAR -> (B, H, W) heatmap in (0, 1) of where the
+    one that `finds` names shows what lies at the middle of the other. H and W have to be multiples of `divisor`. Hänsch
+    et al., "Introducing SpaceNet 9", section 3.1: an encoder per modality, each level's outputs concatenated, one
+    decoder, a sigmoid. Raises ConfigError for unknown encoders, or those without an output where similarity is asked.
+    """
 
     def __init__(self, finds: Modality, given: UNetOptions) -> None:
         super().__init__()
-        self.finds, self.divisor = finds, 2**given.depth
-        self.optical, self.sar = (_encoder(name, given.depth) for name in (given.optical_encoder, given.sar_encoder))
+        self.finds, self.bands, self.divisor = finds, given.optical_bands, 2**given.depth
+        self.optical = _encoder(given.optical_encoder, given.depth, given.optical_bands)
+        self.sar = _encoder(given.sar_encoder, given.depth, 1)
         widths = list(zip(self.optical.out_channels, self.sar.out_channels, strict=True))
         if any(min(widths[k]) < 1 for k in given.similarity):
             raise ConfigError(f"not both encoders have an output at each of the levels {list(given.similarity)}")
@@ -100,12 +103,12 @@ class MiddleSimilarity(nn.Module):
         return self.scale * cross_correlation(around, template)[:, None] / (2 * r + 1) ** 2
 
 
-def _encoder(name: str, depth: int) -> Any:
+def _encoder(name: str, depth: int, bands: int) -> Any:
     try:
         # With such characters, timm would look for the name on disks and hubs.
         if set(name) & set(":/\\"):
             raise ValueError("not the name of one")
-        encoder = get_encoder(name, in_channels=1, depth=depth, weights=None)
+        encoder = get_encoder(name, in_channels=bands, depth=depth, weights=None)
     except (KeyError, ValueError, RuntimeError, AttributeError, TypeError, OSError) as error:
         why = textwrap.shorten(str(error), 80, placeholder=" ...")
         raise ConfigError(f"segmentation-models-pytorch has no encoder {name!r} of depth {depth} ({why})") from error

@@ -9,11 +9,11 @@ from scipy.ndimage import gaussian_filter
 from support.rasters import TEXTURE_TRANSFORM, UTM, fields, open_plain, write_raster
 from torch import nn
 
-from sn9reg.matchers.keypoints.detector import Cropper, Detector, structure
+from sn9reg.matchers.keypoints.detector import Cropper, Detector, optical_input, structure
 from sn9reg.matchers.keypoints.heatmap import gaussian
 from sn9reg.progress import listening
 from sn9reg.raster.radiometry import standardise
-from sn9reg.raster.scene import PairFiles
+from sn9reg.raster.scene import PairFiles, Patch
 
 SIDE = 64
 WIDTH, HEIGHT = 260, 220
@@ -28,10 +28,11 @@ class BrightestPixel(nn.Module):
 
     def __init__(self, finds):
         super().__init__()
-        self.finds, self.batches = finds, []
+        self.finds, self.bands, self.batches = finds, 1, []
 
     def forward(self, optical, sar):
-        assert optical.shape == sar.shape
+        assert optical.shape[1:2] == (self.bands,)
+        assert optical[:, :1].shape == sar.shape
         assert not self.training
         searched = sar if self.finds == "sar" else optical
         side = searched.shape[-1]
@@ -84,6 +85,31 @@ def test_keypoints_are_in_pixels_of_the_searched_scene(finds, subpixel, cropper)
     assert found.height == pytest.approx(np.full(7, 0.8))
     assert found.rival.max() == pytest.approx(0.3)
     assert found.spread == pytest.approx(np.full(7, 0.466 * 3), rel=0.05)
+
+
+def test_a_network_that_asks_for_three_bands_gets_red_green_and_blue_or_grey_thrice():
+    random, valid = np.random.default_rng(0), np.arange(12) < 9
+    values, valid = random.random((4, 12, 12)).astype(np.float32), np.tile(valid, (12, 1))
+    colours = optical_input(Patch(values, valid), 3)
+    for band, expected in zip(colours, values, strict=False):
+        np.testing.assert_array_equal(band, standardise(expected, valid))
+    for few in (values[:1], values[:2]):
+        grey = standardise(few.mean(axis=0), valid)
+        np.testing.assert_array_equal(optical_input(Patch(few, valid), 3), [grey] * 3)
+        np.testing.assert_array_equal(optical_input(Patch(few, valid), 1), [grey])
+
+
+def test_the_detector_gives_the_network_as_many_bands_as_it_has(tmp_path):
+    grey = scene_values(0, BRIGHT["optical"])
+    for name, values in (("optical", np.stack([0 * grey + 7, grey, grey[::-1]])), ("sar", grey[None])):
+        write_raster(tmp_path / f"{name}.tif", values.astype(np.float32), TEXTURE_TRANSFORM, UTM)
+    network, seen = BrightestPixel("sar"), []
+    network.bands, forward = 3, network.forward
+    network.forward = lambda optical, sar: seen.append(optical) or forward(optical, sar)
+    with open_plain(tmp_path / "optical.tif", tmp_path / "sar.tif") as pair:
+        Detector(network, structure=False).find(Cropper(pair, SIDE), around(BRIGHT["optical"], 2), around((90, 90), 2))
+    red, green, blue = seen[0].unbind(1)
+    assert (red.any(), green.any(), green.equal(blue)) == (False, True, False)
 
 
 @pytest.mark.parametrize(("finds", "pool", "batch"), [("optical", 1, 16), ("sar", 4, 2), ("sar", 4, 16)])
@@ -217,8 +243,8 @@ def moved(place, dx, dy, factor=1):
 )
 def test_the_nearest_pixel_of_the_level_lies_in_the_middle_of_a_tile(pair, factor, side, dx, dy):
     crop = Cropper(pair, side).read(moved(OPTICAL, dx, dy, factor), moved(SAR, dy, dx, factor), factor)
-    assert crop.optical.shape == crop.sar.shape == (side, side)
-    assert brightest(crop.optical) == brightest(crop.sar) == (side // 2, side // 2)
+    assert crop.optical.shape == crop.sar.shape == (1, side, side)
+    assert brightest(crop.optical[0]) == brightest(crop.sar[0]) == (side // 2, side // 2)
 
 
 def test_a_corner_is_where_the_first_pixel_lies(pair):
@@ -226,7 +252,7 @@ def test_a_corner_is_where_the_first_pixel_lies(pair):
     cropper = Cropper(pair, 32)
     places = moved(OPTICAL, 2.7, -3.1), moved(SAR, -4.2, 1.6)
     crop = cropper.read(*places)
-    for image, place, bright in zip((crop.optical, crop.sar), places, (OPTICAL, SAR), strict=True):
+    for image, place, bright in zip((crop.optical[0], crop.sar[0]), places, (OPTICAL, SAR), strict=True):
         assert tuple(cropper.corner(place) + brightest(image)) == bright
     many = np.array([[[2.7, 3.1], [-4.2, 1.6]], [[0, 0], [99.4, 17]]])
     assert cropper.corner(many).tolist() == [[[-13, -13], [-20, -14]], [[-16, -16], [83, 1]]]
@@ -237,11 +263,11 @@ def test_images_are_standardised_over_what_is_valid(pair):
     assert crop.optical_valid.all()
     assert crop.sar_valid[:, :26].all()
     assert not crop.sar_valid[:, 26:].any()
-    for values in (crop.optical, crop.sar[:, :26]):
+    for values in (crop.optical, crop.sar[..., :26]):
         assert values.dtype == np.float32
         assert values.mean() == pytest.approx(0, abs=1e-3)
         assert values.std() == pytest.approx(1, abs=1e-2)
-    assert not crop.sar[:, 26:].any()
+    assert not crop.sar[..., 26:].any()
 
 
 @pytest.mark.parametrize(
@@ -259,7 +285,7 @@ def test_beyond_the_border_there_is_nothing(pair, place, inside):
     there[inside] = True
     crop = Cropper(pair, 32).read(np.array(place), np.array([60, 9000]))
     assert np.array_equal(crop.optical_valid, there)
-    assert np.array_equal(crop.optical != 0, there)
+    assert np.array_equal(crop.optical[0] != 0, there)
     assert not crop.sar.any()
     assert not crop.sar_valid.any()
 
@@ -272,6 +298,6 @@ def test_sar_tiles_of_one_scene_share_one_floor(tmp_path):
     write_raster(tmp_path / "sar.tif", 100 * values, TEXTURE_TRANSFORM, UTM)
     with PairFiles(tmp_path / "sar.tif", tmp_path / "sar.tif").open() as opened:
         cropper = Cropper(opened, 64)
-        wide = cropper.read(np.array([70, 40]), np.array([70, 40])).sar
+        wide = cropper.read(np.array([70, 40]), np.array([70, 40])).sar[0]
     dark, bright = wide[:, :30], wide[:, 34:]
     assert dark.std() < 0.3 * bright.std()

@@ -19,7 +19,7 @@ class Comparing(nn.Module):
 
     def __init__(self, finds):
         super().__init__()
-        self.finds = finds
+        self.finds, self.bands = finds, 1
 
     def forward(self, optical, sar):
         middle, searched = (optical, sar) if self.finds == "sar" else (sar, optical)

@@ -39,6 +39,16 @@ def test_a_heatmap_between_0_and_1_as_large_as_the_tiles_and_gradients_for_all(f
     assert not addresses[0] & addresses[1]
 
 
+@torch.no_grad()
+def test_a_network_of_three_optical_bands_sees_each_of_them():
+    made, (optical, sar) = network(optical_bands=3).eval(), tiles()
+    colours = torch.cat([optical, 2 * optical, -optical], dim=1)
+    assert (network().bands, made.bands) == (1, 3)
+    assert (made(colours, sar) - made(colours.flip(1), sar)).abs().max() > 1e-4
+    with pytest.raises(ConfigError, match="optical_bands is 2"):
+        network(optical_bands=2)
+
+
 @pytest.mark.parametrize("depth", [1, 4, 5])
 @torch.no_grad()
 def test_any_multiple_of_the_divisor_will_do_and_resnets_stages_below_the_depth_are_dropped(depth):

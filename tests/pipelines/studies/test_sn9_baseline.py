@@ -14,7 +14,7 @@ from PIL import Image
 from support.rasters import UTM
 
 from pipelines.studies import sn9_baseline
-from pipelines.studies.sn9_baseline import SWITCHES, detect, main, read_aois, table_1, table_2, table_3
+from pipelines.studies.sn9_baseline import SWITCHES, detect, infer, main, read_aois, table_1, table_2, table_3
 from sn9reg.errors import InputError
 from sn9reg.matchers.keypoints.heatmap import gaussian
 from sn9reg.matchers.keypoints.network import KIND, build
@@ -143,9 +143,10 @@ def test_table_3_is_the_score_of_the_detected_affine(aoi, monkeypatch):
             return SimpleNamespace(match=lambda pair: Matches(range(count)))
 
         monkeypatch.setattr(sn9_baseline, "make_matcher", make_matcher)
-        return body(table_3([aoi], {"sar_weights": "a"}, names))
+        return infer([aoi], {"sar_weights": "a"}, names)
 
-    rows = table(40, "the paper's", "all of them")
+    found = table(40, "the paper's", "all of them")
+    rows = body(table_3(found))
     expected = score(offset_map(aoi.optical, move), aoi.optical, aoi.sar, aoi.points)
     for row, name in zip(rows, ("the paper's", "all of them"), strict=True):
         assert row[:4] == ["02_train_01", name, "40", "40"]
@@ -153,24 +154,31 @@ def test_table_3_is_the_score_of_the_detected_affine(aoi, monkeypatch):
     for (name, options), on in zip(asked, (False, True), strict=True):
         assert (name, options["sar_weights"]) == ("keypoints", "a")
         assert [options[switch] for switch in SWITCHES["all of them"]] == [on] * 4
-    assert table(2, "the paper's")[0][2:6] == ["2", "none", "no affine", "no affine"]
+    few = table(2, "the paper's")
+    assert body(table_3(few))[0][2:6] == ["2", "none", "no affine", "no affine"]
+    with pytest.raises(InputError, match="02_train_01: its 2 matches determine no affine"):
+        sn9_baseline.pixel_offsets(few[0])
+    expected = offset_map(aoi.optical, move).read(aoi.optical.window)
+    np.testing.assert_allclose(sn9_baseline.pixel_offsets(found[0])[:, :-1, :-1], expected[:, ::32, ::32], atol=0.01)
 
 
 def test_errors_are_distances_to_the_tie_points(aoi, tmp_path, monkeypatch):
     """The detector knows the places, in their order, and is 3 px beside them."""
     place = tile_set(aoi.scene, "optical", cache=tmp_path).place
-    parts = iter(torch.tensor(place).split(5))
+    parts, right = iter(torch.tensor(place).split(5)), np.array([3, 0], np.float32)
 
     def detector(optical, sar):
         assert optical.shape == sar.shape == (len(optical), 1, 256, 256)
-        return gaussian(next(parts) + torch.tensor([3.0, 0.0]), 256)
+        return gaussian(next(parts) + torch.tensor(right), 256)
 
     monkeypatch.setattr(sn9_baseline, "_BATCH", 5)
+    detector.finds, detector.bands = "optical", 1
     monkeypatch.setattr(sn9_baseline, "load_detector", lambda *_: detector)
     found = detect(aoi.scene, "optical", None, tmp_path)
     inner = ((place > 50) & (place < 200)).all(axis=1)
     assert inner.sum() > 3
     np.testing.assert_allclose(found.errors[inner], 3, atol=0.1)
+    np.testing.assert_allclose(found.whole[inner], np.hypot(*(np.rint(place + right) - place)[inner].T), atol=1e-3)
     np.testing.assert_allclose(found.guesses, np.hypot(*(place - 128.0).T), rtol=1e-5)
 
 
@@ -195,10 +203,27 @@ def test_command_prints_tables_and_draws(folder, aoi, tmp_path, monkeypatch):
     assert first.startswith(table_1([aoi]))
     for row, finds in zip(body(detectors), ("sar", "optical"), strict=True):
         tiles = tile_set(aoi.scene, finds, cache=tmp_path / "out" / "tiles")
-        assert row[:4] == ["02_train_01", finds, str(len(tiles)), str(tiles.outside)]
+        assert row[:5] == ["02_train_01", finds, "grey", str(len(tiles)), str(tiles.outside)]
     assert int(body(third)[0][2]) > 0
-    assert result.stdout.endswith(f"{tmp_path / 'out' / 'heatmaps.png'}\n")
-    assert len(np.unique(Image.open(tmp_path / "out" / "heatmaps.png").convert("L"))) > 20
+    assert "RANSAC affine; sar detector: grey; optical detector: grey\n" in result.stdout
+    for name in result.stdout.splitlines()[-2:]:
+        assert len(np.unique(Image.open(name).convert("L"))) > 20
+
+
+@pytest.mark.filterwarnings("ignore")  # Lightning advises on speed
+def test_command_trains_the_papers_detectors_once_and_looks_at_tiles_held_out(folder, aoi, tmp_path):
+    network = NETWORK | {"optical_bands": 3}
+    config = {"train": "keypoints", "finds": "sar", "scenes": ["none"], "network": network, "workers": 0}
+    (tmp_path / "config.yaml").write_text(json.dumps(config))
+    how = (folder, "--out", tmp_path / "out", "--epochs", 1, "--config", tmp_path / "config.yaml")
+    results = [invoke(*how, "--tables", "detectors") for _ in range(2)]
+    assert [result.exit_code for result in results] == [0, 0], results[0].output
+    assert results[0].stdout == results[1].stdout
+    table, _, figure = results[1].stdout.split("\n\n")[1].rstrip("\n").rpartition("\n")
+    for row, finds in zip(body(table), ("sar", "optical"), strict=True):
+        tiles = tile_set(aoi.scene, finds, cache=tmp_path / "out" / "tiles")
+        assert row[:4] == ["02_train_01", finds, "RGB", str(round(0.2 * len(tiles)))]
+    assert figure == str(tmp_path / "out" / "figure_5.png")
 
 
 def test_command_leaves_out_tables_that_need_imagery(tmp_path):
