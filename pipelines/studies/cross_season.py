@@ -54,8 +54,8 @@ def main(
     year: int | None, protocol: str, limit: int | None, looks: float | None, blur: float, **sides: int
 ) -> None:  # fmt: skip
     """Measure a matcher, trained or not, on all pairs of images of one place, and on those that are held out. Weights,
-    --matcher-option weights=FILE, must have been trained with the same longitude or year, as pipelines/training/meow.yaml
-    does; what that holds out to know when to stop lies among the places to train on."""
+    --matcher-option weights=FILE, must have been trained with the same longitude or year, as by
+    pipelines/training/meow.yaml; what that holds out to know when to stop lies among the places to train on."""
     if not sides["template"] < sides["reference"]:
         raise ConfigError(f"--template {sides['template']} must be smaller than --reference {sides['reference']}")
     rows, degradation = read_manifest(manifest), check(Degradation, {"looks": looks, "blur": blur}, "the templates")
@@ -86,8 +86,8 @@ def main(
     changed = f", SAR templates under {looks} looks and a blur of {blur} px" if looks or blur else ""
     sizes = f"{sides['template']} in {sides['reference']} px"
     head = f"`{matcher}`, {sizes}, {sides['windows']} a pair of images{changed}."
-    apart = f"Held out: places west of {longitude:.4f} degrees; images not both of {year or UNKNOWN}."
-    text = " ".join([head, apart, *notes]) + "\n\n" + protocol_table(protocols)
+    held_out = [f"places west of {longitude:.4f} degrees", *([f"images not both of {year}"] if year else [])]
+    text = " ".join([head, f"Held out: {' and '.join(held_out)}.", *notes]) + "\n\n" + protocol_table(protocols)
     which = "all pairs" if held is found else f"held out, {protocol}"
     for kind in ("SAR", "optical"):
         text += f"\n{RATES} by season and year of the {kind} image ({which}):\n\n{seasons(held, kind.lower())}"
@@ -162,7 +162,7 @@ def seasons(held: pd.DataFrame, kind: str) -> str:
 
 def draw(found: pd.DataFrame, protocol: str, longitude: float, path: Path) -> None:
     """A map for each radius; places to train on are crosses."""
-    with drawing(path, 110, columns=len(RADII), sharey=True, figsize=(15, 5)) as (canvas, (axes,)):
+    with drawing(path, 110, columns=len(RADII), sharey=True, figsize=(15, 3.5)) as (canvas, (axes,)):
         for axis, radius in zip(axes, RADII, strict=True):
             for mark, group in found.groupby(np.where(found[protocol] == "training", "x", "o")):
                 places = rates(group, ["lon", "lat"])

@@ -92,7 +92,8 @@ def parted(acquisitions: Sequence[Acquisition], longitude: float | None, year: i
         known = optical.year == sar.year == year if longitude is None else not optical.place[0] < longitude
         (train if known else test).append((optical, sar))
     if not train or not test:
-        by_year = f"none or all of the acquisitions of a known year are of {year}"
+        known_years = {acquisition.year for acquisition in acquisitions} - {None}
+        by_year = f"none or all are of {year}" if known_years else "no acquisition's year is known"
         why = by_year if longitude is None else "all locations lie on one side of the longitude"
         raise ConfigError(f"the {'test' if train else 'training'} set is empty: {why}")
     return train, test
@@ -122,7 +123,7 @@ def read_window(pair: Pair, size: int, sar_band: int, random: np.random.Generato
 
 def _acquisition(row: dict[str, str], folder: Path, where: str) -> Acquisition:
     values: dict[str, str | None] = {name: (row[name] or "").strip() or None for name in COLUMNS}
-    if empty := [name for name in COLUMNS if not values[name] and name not in _MAY_LACK]:
+    if empty := [name for name in COLUMNS if not values[name] and (row[name] is None or name not in _MAY_LACK)]:
         raise InputError(f"{where}: has no {', '.join(empty)}")
     if None in row:
         raise InputError(f"{where}: has more values than there are columns; put quotes around those with a comma")
