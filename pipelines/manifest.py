@@ -58,7 +58,7 @@ def listed(
         if frame is None:
             with open_raster(pair.optical) as dataset:
                 grid = grid_of(dataset)
-            (x, y), own = grid.to_map(grid.outline()).mean(axis=0).tolist(), grid.crs
+            (x, y), own = grid.centre, grid.crs
         elif pair.name in edges:
             left, bottom, right, top = edges[pair.name]
             x, y, own = (left + right) / 2, (bottom + top) / 2, frame

@@ -110,7 +110,7 @@ def measured(
             images = read_window(pair, reference, sar_band, random)
             corner = random.integers(0, reference - template + 1, 2)
             seen, other = (Patch(image, np.ones(image.shape[1:], bool)) for image in images)
-            cut = part(amplitude(other), Window(*corner.tolist(), template, template))
+            cut = part(amplitude(other), Window(int(corner[0]), int(corner[1]), template, template))
             with naming(sar.sar):
                 cut = Patch(degradation(cut.values, np.random.default_rng([index, window])), cut.valid)
             error = float(np.hypot(*(np.rint(locate(matcher, seen, cut)) - corner)))
