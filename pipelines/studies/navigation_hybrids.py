@@ -85,7 +85,8 @@ def configured(hybrid: str, config_path: str, steps: int | None) -> TrainingConf
     backbone, branches, loss = hybrid.split("/")
     changes = {} if steps is None else {"steps": steps}
     named = {"name": loss, "options": LOSS_OPTIONS.get(loss, {})}
-    return read(config_path, network={"name": backbone}, shared=branches == "siamese", loss=named, **changes)
+    # The file's options of the network stay, such as in_channels.
+    return read(config_path, **{"network.name": backbone}, shared=branches == "siamese", loss=named, **changes)
 
 
 def measured(hybrid: str, folder: Path, test: Path, parts: list[str], limit: int | None, series: int | None) -> None:

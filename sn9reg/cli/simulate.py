@@ -25,6 +25,7 @@ def parse_size(_context: click.Context, _parameter: click.Parameter, value: str)
 @click.option("--seed", default=0, show_default=True, help="Another seed, another place.")
 @click.option("--scene", "kind", type=click.Choice(["city", "town", "village"]), default="village", show_default=True,
               help="What stands there; cities and towns are seen from any side.")  # fmt: skip
+@click.option("--time", default=0, show_default=True, help="Another time, another sun and speckle; the place stays.")
 @click.option("--ground-truth", is_flag=True,
               help="Write also what each pixel shows (ground, shadow, tops, sides), and heights.")  # fmt: skip
 @click.option("--looks", default=4.0, show_default=True, help="Looks of the SAR image: fewer, more speckle.")

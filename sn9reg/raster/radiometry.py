@@ -11,6 +11,8 @@ import numpy as np
 import numpy.typing as npt
 from rasterio.io import DatasetReader
 
+from sn9reg.raster.view import Patch
+
 Modality = Literal["optical", "sar"]
 Image = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
@@ -82,8 +84,21 @@ def fill_invalid(image: Image, valid: Mask) -> Image:
 
 
 def standardise(image: Image, valid: Mask) -> Image:
-    """As a network sees an image: mean 0 and variance 1 over valid pixels, cut at +-4, 0 elsewhere or if constant."""
+    """(h, w) with mean 0 and variance 1 over valid pixels, cut at +-4, 0 elsewhere or if constant."""
     pixels = image[valid].astype(np.float64)  # the squares of large values are too large for float
     if not pixels.size or not (spread := float(pixels.std())) > 1e-6 * max(1.0, abs(float(pixels.mean()))):
         return np.zeros_like(image)
     return np.where(valid, np.clip((image - pixels.mean()) / spread, -4.0, 4.0), np.float32(0)).astype(np.float32)
+
+
+def optical_input(patch: Patch, channels: int) -> Image:
+    """(channels, h, w) as a network sees an optical patch, each standardised: one, the mean of its bands, or the first
+    three of them; where there are fewer than three, three times their mean."""
+    if channels == 1 or len(patch.values) < 3:
+        return np.repeat(standardise(optical_grey(patch.values), patch.valid)[None], channels, axis=0)
+    return np.stack([standardise(band, patch.valid) for band in patch.values[:3].astype(np.float32, copy=False)])
+
+
+def sar_input(patch: Patch, log: SarLog) -> Image:
+    """(1, h, w) as a network sees a SAR patch: its standardised logarithm."""
+    return standardise(log(patch.values), patch.valid)[None]

@@ -71,7 +71,7 @@ def bench_patches(
                 cut = Patch(np.where(cut.valid, degradation(cut.values, changes), 0), cut.valid)
         with progress.part(index / len(pairs), (index + 1) / len(pairs)):
             start = time.perf_counter()
-            found = _locate(matcher, optical, cut)
+            found = locate(matcher, optical, cut)
             seconds.append(time.perf_counter() - start)
             progress.report(1.0)
         errors.append(float(np.hypot(*(np.rint(found) - corner))))
@@ -96,10 +96,11 @@ def _cut(patch: Patch, corner: npt.NDArray[np.int64], side: int, angle: float = 
     return Patch(np.where(valid, np.clip(values, patch.values.min(), patch.values.max()), 0), valid[0])
 
 
-def _locate(matcher: Matcher, optical: Patch, sar: Patch) -> Points:
-    """(2,) by the matcher's `locate` if it has one, else by a translation through its correspondences."""
-    if locate := getattr(matcher, "locate", None):
-        return np.asarray(locate(optical, sar))
+def locate(matcher: Matcher, optical: Patch, sar: Patch) -> Points:
+    """(2,) x, y of a SAR template's upper left pixel in an optical patch: by the matcher's `locate` if it has one, else
+    by a translation through its correspondences, infinite where there is none."""
+    if own := getattr(matcher, "locate", None):
+        return np.asarray(own(optical, sar))
     with tempfile.TemporaryDirectory() as folder, save_pair(Path(folder, "pair"), optical, sar).open() as pair:
         matches = matcher.match(pair)
     fit = fit_global(matches.optical_xy, matches.sar_xy, "translation", 3.0)

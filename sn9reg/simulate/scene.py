@@ -1,7 +1,7 @@
 """A scene that never was: an optical and a SAR image of one place, tie-points, and the exact offsets."""
 
 from collections.abc import Callable
-from dataclasses import astuple, dataclass, fields
+from dataclasses import astuple, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ _AROUND = 250  # metres beyond the optical image that are laid out: what leans, 
 _HEIGHTS = 16  # optical pixels from height to height
 _LEAST, _MOST = 200, 20_000  # sides in pixels
 _MOST_TIEPOINTS = 500
+_APART = 104_729  # seeds from one time of a place to the next
 _CLICK_SIGMA = 2.0  # error of a tie-point set by hand, optical pixels
 
 
@@ -49,15 +50,18 @@ class SimulatedScene:
 
 def make_scene(
     width: int, height: int, seed: int = 0, field: PathLike | None = None, field_geotransforms: PathLike | None = None,
-    kind: str = "village",
+    kind: str = "village", time: int = 0,
 ) -> Scene:  # fmt: skip
     """Lay out a scene of one of `SCENES`, whose optical image is width x height px. field: tie-points to take the
-    displacement from; field_geotransforms: JSON with their images' geotransforms. Raises ConfigError for another kind,
-    a size or seed out of range, InputError if the tie-points cannot be used."""
+    displacement from; field_geotransforms: JSON with their images' geotransforms. time: each but 0 is the same place
+    under another sun and haze, with another grain of the ground and other speckle; what grows and stands there stays.
+    Raises ConfigError for another kind, a size, seed or time out of range, InputError if the tie-points cannot be used.
+    """
     if not (_LEAST <= width <= _MOST and _LEAST <= height <= _MOST):
         raise ConfigError(f"a scene of {width} x {height} px: each side must be {_LEAST} to {_MOST} px")
-    if not 0 <= seed < 2**31:
-        raise ConfigError(f"seed {seed} is not between 0 and {2**31 - 1}")
+    for name, value in (("seed", seed), ("time", time)):
+        if not 0 <= value < 2**31:
+            raise ConfigError(f"{name} {value} is not between 0 and {2**31 - 1}")
     if field_geotransforms is not None and field is None:
         raise ConfigError("geotransforms are given without the tie-points they belong to: add --field CSV")
     if kind not in SCENES:
@@ -77,17 +81,21 @@ def make_scene(
     (west, south), (east, north) = (corner.tolist() for corner in astuple(extent.grow(25.0)))
     west, north = west + left, north + top
     across, down = round((east + right - west) / SAR_PIXEL), round((north - south - bottom) / SAR_PIXEL)
+    if time:
+        seed = (seed + _APART * time) % 2**31
+        other = any_look(seed)
+        look = replace(look, sun=other.sun, sun_slope=other.sun_slope, haze=other.haze)
     return Scene(optical, _grid(SAR_PIXEL, west, north, across, down), ground, world, look, seed)
 
 
 def simulate(
     folder: PathLike, width: int = 2000, height: int | None = None, seed: int = 0, looks: float = 4.0,
     field: PathLike | None = None, field_geotransforms: PathLike | None = None, empty: float = 0.01,
-    kind: str = "village", ground_truth: bool = False, overwrite: bool = False,
+    kind: str = "village", time: int = 0, ground_truth: bool = False, overwrite: bool = False,
 ) -> SimulatedScene:  # fmt: skip
     """Write a scene into `folder` (made if missing): optical and SAR image, tie-points, exact offsets.
 
-    width, height: of the optical image in px; height defaults to width. field, field_geotransforms, kind: see
+    width, height: of the optical image in px; height defaults to width. field, field_geotransforms, kind, time: see
     `make_scene`. ground_truth: write also what each pixel shows, and the heights of the ground. looks: of the SAR
     speckle. empty: fraction of the SAR image that saw nothing, up to 0.9. Raises ConfigError, InputError, OutputError.
     """
@@ -100,7 +108,7 @@ def simulate(
     files = SimulatedScene(*(Path(folder) / f"02_{n}_train_01.{'csv' if n == 'tiepoints' else 'tif'}" for n in names))
     for path in filter(None, astuple(files)) if Path(folder).exists() else ():
         check_output(path, overwrite, (field, field_geotransforms))
-    scene = make_scene(width, height, seed, field, field_geotransforms, kind)
+    scene = make_scene(width, height, seed, field, field_geotransforms, kind, time)
     make_folder(folder)  # not before it is known what is to be drawn
     optical, sar = Optical(scene), Sar(scene, looks, empty)
     with progress.part(0, 0.6):

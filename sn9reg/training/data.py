@@ -76,10 +76,10 @@ class _Windows(Sequence[tuple[Patch, Patch]]):
         random = np.random.default_rng([self._seed, next(self._draws), index])
         optical, sar = read_window(self._pairs[index], self._size, self._sar_band, random)
         valid = np.ones(optical.shape[1:], bool)
-        return Patch(optical, valid), _amplitude(Patch(sar, valid))
+        return Patch(optical, valid), amplitude(Patch(sar, valid))
 
 
-def _amplitude(sar: Patch) -> Patch:
+def amplitude(sar: Patch) -> Patch:
     """The patch with decibels, of intensity, turned to amplitude."""
     if not SarLog.of(sar.values, sar.valid).decibel:
         return Patch(np.maximum(sar.values, 0), sar.valid)
@@ -111,7 +111,7 @@ def load(source: Source, seed: int, side: int) -> tuple[Pairs, Pairs]:
         optical, sar = files.read(native=True)
         if optical.valid.shape != sar.valid.shape:
             raise InputError(f"{files.optical} and {files.sar.name} differ in size; a registered pair does not")
-        pairs.append((optical, _amplitude(sar)))
+        pairs.append((optical, amplitude(sar)))
     held = np.zeros(len(pairs), bool)
     if source.held_out:
         held = hold_out([optical.values.mean(axis=0) for optical, _ in pairs], source.held_out, seed)

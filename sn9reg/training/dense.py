@@ -66,6 +66,11 @@ class DenseConfig(TrainingConfig, Plan):
         if self.teacher and not self.shared:
             raise ConfigError("a teacher is imitated by a network that both images share: set shared: true")
 
+    @property
+    def channels(self) -> int:
+        """Of the optical images that the network sees."""
+        return int(self.network.options.get("in_channels", 1))
+
     def stages(self) -> Sequence[Stage]:
         parts, held = load_all(self.sources, self.seed, max(self.geometry.optical, self.validation.optical))
         for height, width in (optical.valid.shape for _, pairs in held for optical, _ in pairs):
@@ -77,11 +82,12 @@ class DenseConfig(TrainingConfig, Plan):
         return [Stage(self, self.seed, task, partial(self.batches, parts, self.sample), checks)]
 
     def sample(self, source: Source, optical: Patch, sar: Patch, random: np.random.Generator) -> Sample:
-        one, other, place = cut(optical, sar, self.geometry, source.drawn_zoom(random), random)
-        one = Patch(augment_optical(one.values[0], self.photometry, random)[None], one.valid)
+        zoom = source.drawn_zoom(random)
+        one, other, place = cut(optical, sar, self.geometry, zoom, random, bands=self.channels > 1)
+        one = Patch(augment_optical(one.values, self.photometry, random), one.valid)
         worse = self.degradation(other.values, random)[0]
         other = Patch(augment_sar(worse, self.photometry, random)[None], other.valid)
-        return Sample.of(one, other, place)
+        return Sample.of(one, other, place, self.channels)
 
     def validating(self, pairs: Pairs, indices: Sequence[int]) -> Sample:
         """A batch for validation, the same each time: the middle of the images, the template at a random place."""
@@ -92,7 +98,8 @@ class DenseConfig(TrainingConfig, Plan):
             row, col = (np.array(optical.valid.shape) - shape.optical) // 2
             template = part(sar, Window(col + place[1], row + place[0], shape.sar, shape.sar))
             worse = Patch(self.degradation(template.values.astype(np.float32), random), template.valid)
-            samples.append(Sample.of(part(optical, Window(col, row, shape.optical, shape.optical)), worse, place))
+            middle = part(optical, Window(col, row, shape.optical, shape.optical))
+            samples.append(Sample.of(middle, worse, place, self.channels))
         return default_collate(samples)
 
 
@@ -155,7 +162,8 @@ class DenseTask(Task):
 
 class Imitation(DenseTask):
     """A network learns the features of another, its teacher: as many directions of them as it has features itself, in
-    which images of one place agree most. Raises ConfigError for a teacher with fewer, InputError as `load_dense`."""
+    which images of one place agree most. Raises ConfigError for a teacher with fewer, and where either takes colours,
+    InputError as `load_dense`."""
 
     directions: Tensor  # (features, teacher's features), orthonormal rows
 
@@ -164,6 +172,8 @@ class Imitation(DenseTask):
         teacher = fused(load_dense(data_root() / str(config.teacher))[0]).requires_grad_(False)
         # In a list it is no part of what is trained and saved.
         self.teacher = [teacher.to(memory_format=torch.channels_last)]
+        if self.network.channels != 1 or teacher.channels != 1:
+            raise ConfigError("a network and its teacher take images of one band: leave in_channels out")
         own, its = (_width(network) for network in (copy.deepcopy(self.network).eval(), teacher))
         if own > its:
             raise ConfigError(f"network: it has {own} features and its teacher {its}: give it as many at most")
@@ -195,12 +205,9 @@ class Imitation(DenseTask):
 
 
 def _width(network: nn.Module) -> int:
-    """Number of its features. Raises ConfigError for a network that does not take images of one band."""
+    """Number of its features."""
     with torch.no_grad():
-        try:
-            return int(network(torch.zeros(1, 1, 64, 64), "sar").shape[1])
-        except RuntimeError as error:
-            raise ConfigError("a network and its teacher take images of one band: leave in_channels out") from error
+        return int(network(torch.zeros(1, 1, 64, 64), "sar").shape[1])
 
 
 def _beside(batch: Sample) -> Tensor:

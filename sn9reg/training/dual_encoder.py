@@ -18,11 +18,10 @@ from torch.utils.data import DataLoader
 
 from sn9reg.errors import ConfigError
 from sn9reg.matchers.dense.correlation import cross_correlation
-from sn9reg.matchers.dual_encoder.encode import optical_input, sar_input
+from sn9reg.matchers.dual_encoder.encode import BANDS
 from sn9reg.matchers.dual_encoder.network import CELL, KIND, WIDTHS, DualEncoder, DualOptions, Encoded, build
 from sn9reg.matchers.dual_encoder.pairing import soft_position, weighted_similarity
 from sn9reg.options import options
-from sn9reg.raster.radiometry import SarLog
 from sn9reg.raster.scene import Patch
 from sn9reg.training.config import Count, Optimiser, Plan, Positive, TrainingConfig
 from sn9reg.training.data import Source, fixed, load_all
@@ -111,8 +110,7 @@ class DualConfig(TrainingConfig):
             seen = [augment_optical(band, self.photometry, own) for band, own in zip(bands, each, strict=True)]
             one = Patch(np.stack(seen), one.valid)
             other = Patch(augment_sar(other.values[0], self.photometry, random)[None], other.valid)
-        inputs = optical_input(one), sar_input(other, SarLog.of(other.values, other.valid)), place
-        return Sample(*map(torch.from_numpy, inputs))
+        return Sample.of(one, other, place, BANDS)
 
 
 class DualTask(Task):

@@ -12,7 +12,7 @@ from torch import Tensor
 from sn9reg.options import options
 from sn9reg.raster.degradation import blur, speckle
 from sn9reg.raster.grid import Window
-from sn9reg.raster.radiometry import Image, SarLog, optical_grey, standardise
+from sn9reg.raster.radiometry import Image, SarLog, optical_input, sar_input
 from sn9reg.raster.scene import Patch
 from sn9reg.training.config import NotNegative, Positive
 
@@ -55,9 +55,9 @@ class Sample(NamedTuple):
     place: Tensor
 
     @classmethod
-    def of(cls, optical: Patch, sar: Patch, place: Any) -> "Sample":
-        """Of one optical band."""
-        return cls(*map(torch.from_numpy, (*finish(optical, sar), np.asarray(place))))
+    def of(cls, optical: Patch, sar: Patch, place: Any, channels: int = 1) -> "Sample":
+        """channels: of the optical image, see `finish`."""
+        return cls(*map(torch.from_numpy, (*finish(optical, sar, channels), np.asarray(place))))
 
 
 def cut(
@@ -132,7 +132,7 @@ def softened(values: npt.NDArray[Any], zoom: float) -> Image:
 
 
 def augment_optical(image: Image, photometry: Photometry, random: np.random.Generator) -> Image:
-    """(h, w) grey of any scale -> another picture of the same ground."""
+    """(..., h, w) of any scale -> another picture of the same ground; bands are changed alike."""
     if random.random() < photometry.tone:
         image = _tone_curve(image, random, monotone=bool(random.integers(2)))
     image = _gamma(image, photometry.gain, random)
@@ -174,7 +174,6 @@ def _tone_curve(image: Image, random: np.random.Generator, monotone: bool) -> Im
     return np.interp(image, knots, values * float(knots[-1])).astype(np.float32)
 
 
-def finish(optical: Patch, sar: Patch) -> tuple[Image, Image]:
-    """(1, h, w) network inputs of both, exactly as the matcher makes them."""
-    grey, logarithm = optical_grey(optical.values), SarLog.of(sar.values, sar.valid)(sar.values)
-    return standardise(grey, optical.valid)[None], standardise(logarithm, sar.valid)[None]
+def finish(optical: Patch, sar: Patch, channels: int = 1) -> tuple[Image, Image]:
+    """(channels, h, w) and (1, h, w) network inputs of both, exactly as the matcher makes them."""
+    return optical_input(optical, channels), sar_input(sar, SarLog.of(sar.values, sar.valid))

@@ -301,6 +301,22 @@ def test_what_cannot_be_drawn_is_refused_and_leaves_no_folder(tmp_path: Path, ch
     assert not list(tmp_path.iterdir())
 
 
+def test_another_time_is_the_same_place_under_another_sun(tmp_path: Path) -> None:
+    """Pixels change, in both images; the ground's offsets, the tie-points' grid and what the images show do not."""
+    first, again, other = (simulate(tmp_path / str(k), 300, seed=4, time=time) for k, time in enumerate((0, 0, 2)))
+    assert again.optical.read_bytes() == first.optical.read_bytes()
+    truths, images = [], []
+    for files in (first, other):
+        with open_offsets(files.offsets) as offsets, rasterio.open(files.optical) as optical:
+            truths.append(offsets.read(offsets.grid.window))
+            images.append(cv2.GaussianBlur(optical.read(1).astype(np.float32), (0, 0), 3).ravel())
+    np.testing.assert_array_equal(*truths)
+    assert 0.5 < np.corrcoef(images)[0, 1] < 0.999
+    assert first.sar.read_bytes() != other.sar.read_bytes()
+    with pytest.raises(ConfigError, match="time -1 is not between"):
+        make_scene(300, 300, time=-1)
+
+
 def test_command(tmp_path: Path) -> None:
     """The same seed gives the same bytes, and another seed is another place."""
     command = f"simulate {tmp_path}/scene --size 240x200"

@@ -26,5 +26,6 @@ def settle(network, run):
 def untrained(name, shared=True, **options):
     """A dense network that nobody trained, see `settle`."""
     torch.manual_seed(3)
-    network, channels = build(name, shared, **options), options.get("in_channels", 1)
-    return settle(network, lambda: [b(torch.randn(2, channels, 64, 64)) for b in network.branches.values()])
+    network = build(name, shared, **options)
+    seen = {"optical": network.channels} if shared else {"optical": network.channels, "sar": 1}
+    return settle(network, lambda: [network(torch.randn(2, n, 64, 64), kind) for kind, n in seen.items()])

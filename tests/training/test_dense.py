@@ -57,6 +57,26 @@ def test_samples_are_finished_images_and_the_template_is_found_at_its_place():
         torch.testing.assert_close(images.std(dim=(1, 2, 3)), torch.ones(20), atol=0.05, rtol=0)
 
 
+def test_a_network_for_colours_is_given_the_bands_and_of_grey_images_three_times_the_same():
+    """The second and third band are those of other pairs; the changes of grey values are the same for all three."""
+    network = Choice("slim-unet", {"widths": [8, 8, 8], "in_channels": 3})
+    changes = {"network": network, "photometry": Photometry(gain=0.5, tone=0.5, blur=1.0)}
+    grey = pairs(3)
+    bands = np.concatenate([optical.values for optical, _ in grey])
+    colour = [(Patch(np.roll(bands, -k, axis=0), optical.valid), sar) for k, (optical, sar) in enumerate(grey)]
+    for made in (training(12, colour, **changes), validating(colour, **changes)):
+        batch = default_collate(made)
+        assert (batch.optical.shape[1:], batch.sar.shape[1:]) == ((3, 32, 32), (1, 16, 16))
+        assert not any(one.equal(other) for one, other in zip(batch.optical[:, 0], batch.optical[:, 1], strict=True))
+    for (optical, _), (shown, *_) in zip(colour, validating(colour, **changes), strict=True):
+        for band, channel in zip(optical.values[:, 8:40, 8:40], shown, strict=True):
+            np.testing.assert_allclose(channel, (band - band.mean()) / band.std(), atol=0.02)
+    for shown, *_ in (*training(6, grey, **changes), *validating(grey, **changes)):
+        assert shown.equal(shown[:1].repeat(3, 1, 1))
+    (plain, *_), (shown, *_) = (training(1, grey, **changes | c)[0] for c in ({"network": config().network}, {}))
+    assert plain.equal(shown[:1]), "the draws are those of grey"
+
+
 def test_photometry_and_degradation_reach_the_samples():
     changes = ({}, {"photometry": Photometry(gain=0.5)}, {"degradation": Degradation(2)})
     one, *others = (training(1, pairs(2), **change)[0] for change in changes)

@@ -9,7 +9,7 @@ from rasterio.errors import RasterioIOError
 from support.rasters import TEXTURE_TRANSFORM, UTM, write_raster
 
 from sn9reg.errors import ConfigError, InputError
-from sn9reg.training.geosplit import Acquisition, parted, read_manifest, read_window
+from sn9reg.training.geosplit import Acquisition, paired, parted, read_manifest, read_window
 
 HEADER = "optical,sar,lon,lat,year,season"
 PLACES = [(-4.5, 40.1), (2.3, 48.8), (13.4, 52.5), (21.0, 52.2)]
@@ -87,6 +87,19 @@ def test_manifest_is_read(tmp_path):
     assert read_manifest(manifest(tmp_path, row, header=header)) == rows[:1], "in another order, with further columns"
 
 
+def test_what_is_not_known_of_a_time_is_left_empty_and_in_neither_set_of_a_temporal_split(tmp_path):
+    """Two images of one place and no known season are no repetition."""
+    rows = read_manifest(manifest(tmp_path, "a_opt.tif,a_sar.tif,2,48,,", "b_opt.tif,b_sar.tif,2,48,2020,"))
+    assert [(row.year, row.season) for row in rows] == [(None, None), (2020, None)]
+    assert len(paired(rows)) == 4
+    first = acquisition((2, 48), 2018, "summer")
+    train, test = parted([*rows, first], None, 2018)
+    assert (train, len(test)) == ([(first, first)], 3)
+    assert all(None not in (optical.year, sar.year) for optical, sar in test)
+    with pytest.raises(ConfigError, match="no acquisition's year is known"):
+        parted(rows[:1], None, 2018)
+
+
 @pytest.mark.parametrize(
     ("row", "message"),
     [
@@ -96,6 +109,7 @@ def test_manifest_is_read(tmp_path):
         ("b_opt.tif,b_sar.tif,2,48,2018.5,summer", "year is '2018.5'; input should be a valid integer"),
         ("b_opt.tif,b_sar.tif,2,48,2018,monsoon", "season is 'monsoon'; input should be 'winter', 'spring'"),
         ("b_opt.tif,b_sar.tif,2,48,2018", "has no season"),
+        ("b_opt.tif,b_sar.tif,2,,2018,", "has no lat"),
         (",b_sar.tif,2,48,2018,summer", "has no optical"),
         ("b_opt.tif,b_sar.tif,2,48,2018,summer,more", "more values than"),
         ("b_opt.tif,b_sar.tif,2.50001,48.25,2018,summer", "line 2 already has summer 2018 of this place"),
@@ -144,9 +158,9 @@ def window(files, size, sar_band=1, seed=0):
 
 @pytest.fixture
 def large(tmp_path):
-    """Optical: three bands whose mean is the column. SAR: decibels, VV the row below 0, VH something else."""
+    """Optical: of four bands the first three hold the column. SAR: decibels, VV the row below 0, VH something else."""
     x, y = coordinates()
-    optical = raster(tmp_path / "opt.tif", np.stack([x - 1, x, x + 1]))
+    optical = raster(tmp_path / "opt.tif", np.stack([x, x - 1, x + 1, 0 * x]))
     return pair(optical, raster(tmp_path / "sar.tif", np.stack([-y, y + 1000])))
 
 
@@ -157,7 +171,7 @@ def test_windows_are_raw_and_of_one_place(large):
         assert optical.dtype == sar.dtype == np.float32
         col, row = int(optical[0, 0, 0]), int(-sar[0, 0, 0])
         x, y = coordinates()[:, None, row : row + 64, col : col + 64]
-        np.testing.assert_allclose(optical, x, rtol=1e-6)
+        np.testing.assert_array_equal(optical, np.concatenate([x, x - 1, x + 1]))
         np.testing.assert_array_equal(sar, -y)
         corners.add((col, row))
     assert len(corners) > 15

@@ -213,9 +213,11 @@ def test_speckle_keeps_the_mean_square_and_roughens_and_blur_smooths():
 
 @pytest.mark.parametrize("decibel", [False, True])
 @pytest.mark.parametrize("holes", [False, True])
-def test_the_network_sees_in_training_what_it_sees_in_the_matcher(monkeypatch, tmp_path, decibel, holes):
-    file, network = tmp_path / "w.safetensors", build("slim-unet", shared=False, widths=[8, 8, 8])
-    save_dense(file, network, DenseOptions("slim-unet", False, "cc", {"widths": [8, 8, 8]}))
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_network_sees_in_training_what_it_sees_in_the_matcher(monkeypatch, tmp_path, decibel, holes, channels):
+    file, options = tmp_path / "w.safetensors", {"widths": [8, 8, 8], "in_channels": channels}
+    network = build("slim-unet", shared=False, **options)
+    save_dense(file, network, DenseOptions("slim-unet", False, "cc", options))
     seen = []
     monkeypatch.setattr(Branches, "forward", lambda self, image, modality: seen.append(image.clone()) or image)
     valid = masked().valid if holes else np.ones((90, 110), bool)
@@ -226,6 +228,6 @@ def test_the_network_sees_in_training_what_it_sees_in_the_matcher(monkeypatch, t
     extract = matcher_class("slim-unet")(weights=str(file)).extractor(sar)
     extract(optical, "optical")
     extract(sar, "sar")
-    for image, found in zip(finish(optical, sar), seen, strict=True):
+    for image, found in zip(finish(optical, sar, channels), seen, strict=True):
         assert found.dtype == torch.float32
         np.testing.assert_array_equal(found[0], image)

@@ -17,6 +17,7 @@ from torch.nn.functional import normalize
 
 from pipelines import train as command
 from sn9reg.errors import ConfigError, InputError
+from sn9reg.matchers.base import make_matcher
 from sn9reg.matchers.dual_encoder.network import CELL, WIDTHS, Encoded
 from sn9reg.training import descriptors, dual_encoder
 from sn9reg.training.config import FAMILIES, Optimiser, Plan, as_dict, read
@@ -221,6 +222,13 @@ def test_a_training_is_written_reproduced_and_resumed(family, configured, tmp_pa
     assert not set(seen) & set(first)
     other = configured(family, seed=1).stages()[0]
     assert digest(next(iter(other.batches(other.plan, 0)))) not in first
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_network_for_colours_is_trained_and_its_matcher_made_by_the_weights_header(shared, configured, tmp_path):
+    changes = {"network.options": {"widths": [8, 8], "in_channels": 3}, "shared": shared}
+    matcher = make_matcher("slim-unet", weights=str(command.run(configured("dense", **changes), tmp_path / "out")))
+    assert matcher.channels == 3
 
 
 def test_a_dual_encoder_that_stopped_between_its_phases_begins_the_second_with_the_best(

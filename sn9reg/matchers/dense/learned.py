@@ -1,5 +1,6 @@
 """Dense matchers with learned features: any network of `networks/table.py`, run over a scene by `TemplateMatcher`."""
 
+import logging
 from functools import cache
 from typing import Any
 
@@ -16,10 +17,11 @@ from sn9reg.matchers.dense.networks.table import module_of
 from sn9reg.matchers.dense.weights import load_dense
 from sn9reg.matchers.fused import fused
 from sn9reg.options import options
-from sn9reg.raster.radiometry import Modality, SarLog, optical_grey, standardise
+from sn9reg.raster.radiometry import Image, Mask, Modality, SarLog, optical_input, sar_input
 from sn9reg.raster.scene import Patch
 from sn9reg.weights import store
 
+log = logging.getLogger(__name__)
 _SURROUNDINGS = 9  # pixels
 
 
@@ -43,10 +45,9 @@ class LearnedMatcher(TemplateMatcher):
         network, saved = load_dense(weights, self.network)
         if saved.network != self.network:
             raise InputError(f"{weights}: holds weights of {saved.network}, not of {self.network}")
-        if saved.options.get("in_channels", 1) != 1:
-            raise InputError(f"{weights}: is for images of several channels; a matcher gives one")
         self.similarity = saved.similarity
         self.margin, self.own_weights = network.margin, weights is not None
+        self.channels, self._told = network.channels, False  # of an optical image; whether it was said to have fewer
         self._branches = fused(network).to(memory_format=torch.channels_last)
 
     def extractor(self, sar: Patch, whole: bool = False) -> FeatureExtractor:
@@ -55,15 +56,22 @@ class LearnedMatcher(TemplateMatcher):
         branches = self._branches.to(on)
 
         def extract(patch: Patch, modality: Modality) -> Tensor:
-            image = sar_log(patch.values) if modality == "sar" else optical_grey(patch.values)
-            image = standardise(image, patch.valid)
+            if modality == "optical" and len(patch.values) < self.channels and not self._told:
+                self._told = True
+                log.warning("%s wants three optical bands; this image has fewer, their mean is repeated", self.name)
+            image = sar_input(patch, sar_log) if modality == "sar" else optical_input(patch, self.channels)
             with torch.no_grad():
-                features = branches(torch.from_numpy(image)[None, None].to(on), modality)[0]
+                features = branches(torch.from_numpy(image)[None].to(on), modality)[0]
             # What a network says of constant surroundings, the same everywhere, must not count as a match.
-            mean, square = (cv2.blur(x, (_SURROUNDINGS, _SURROUNDINGS)) for x in (image, image**2))
-            return features * torch.from_numpy((square - mean**2 > 1e-5).astype(np.float32)).to(on)
+            seen = np.any([_varies(channel) for channel in image], axis=0)
+            return features * torch.from_numpy(seen.astype(np.float32)).to(on)
 
         return extract
+
+
+def _varies(image: Image) -> Mask:
+    mean, square = (cv2.blur(x, (_SURROUNDINGS, _SURROUNDINGS)) for x in (image, image**2))
+    return np.asarray(square - mean**2 > 1e-5)
 
 
 @cache

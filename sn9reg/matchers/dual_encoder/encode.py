@@ -14,10 +14,11 @@ from torch import Tensor, nn
 
 from sn9reg.matchers.dual_encoder.network import CELL, DualEncoder, Encoded
 from sn9reg.raster.grid import Window
-from sn9reg.raster.radiometry import Image, Mask, Modality, SarLog, standardise
+from sn9reg.raster.radiometry import Image, Mask, Modality, SarLog, optical_input, sar_input
 from sn9reg.raster.scene import Patch
 from sn9reg.raster.view import SceneThrough
 
+BANDS = 3  # of an optical image
 _TOGETHER = 5  # passes in memory at once
 
 
@@ -51,7 +52,7 @@ class CellEncoder:
     def weigh(self, optical: Patch, sar: Patch) -> None:
         """Learn from patches of a pair how much either sensor's uncertainty is to count (section 3.2.3)."""
         if self.network.aleatoric:
-            one = self._encoded(optical_input(optical), "optical").features
+            one = self._encoded(optical_input(optical, BANDS), "optical").features
             other = self._encoded(sar_input(sar, self.log), "sar").features
             with torch.no_grad():
                 self.weight["optical"], self.weight["sar"] = self.network.fusion(one, other)[0].tolist()
@@ -59,7 +60,7 @@ class CellEncoder:
     def __call__(self, patch: Patch, modality: Modality) -> CellMaps:
         """(bands, h, w) pixels, sides multiples of a cell, to (h / 4, w / 4) cells."""
         rows, cols = (n // CELL for n in patch.valid.shape)
-        image = sar_input(patch, self.log) if modality == "sar" else optical_input(patch)
+        image = sar_input(patch, self.log) if modality == "sar" else optical_input(patch, BANDS)
         encoded = self._encoded(image, modality)
         mean = encoded.embedding[0, :, :rows, :cols]
         length = mean.norm(dim=0)
@@ -107,17 +108,6 @@ class EncodedScene(SceneThrough):
         """All that the encoder says of a window, see `read`."""
         pixels = Window(*(n * CELL for n in astuple(window)))
         return self.encoder(self.scene.read(pixels, factor // CELL), self.modality)
-
-
-def optical_input(patch: Patch) -> Image:
-    """(3, h, w), the first three bands, each standardised; where there are fewer, three times their mean."""
-    bands = patch.values[:3] if len(patch.values) >= 3 else [patch.values.mean(axis=0, dtype=np.float32)] * 3
-    return np.stack([standardise(band, patch.valid) for band in bands])
-
-
-def sar_input(patch: Patch, log: SarLog) -> Image:
-    """(1, h, w), the standardised logarithm."""
-    return standardise(log(patch.values), patch.valid)[None]
 
 
 def textured(image: Image, valid: Mask) -> Mask:

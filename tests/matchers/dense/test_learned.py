@@ -161,6 +161,25 @@ def test_a_hole_is_not_felt_far_from_it(name, features):
     assert error[half.shape[1] - 4 : half.shape[1]].max() > 0.1
 
 
+@pytest.mark.parametrize("shared", [True, False])
+def test_weights_for_colours_get_three_bands_and_of_a_grey_image_three_times_its_mean(shared, tmp_path, caplog):
+    network, saved = untrained("mcgf", shared, in_channels=3), DenseOptions("mcgf", shared, "cc", {"in_channels": 3})
+    save_dense(tmp_path / "w.safetensors", network, saved)
+    matcher = make_matcher("mcgf", weights=str(tmp_path / "w.safetensors"))
+    colours = np.stack([(k + 1) * texture(seed=k) + 7 for k in range(4)])
+    network, _ = load_dense(tmp_path / "w.safetensors")
+    for count, said in ((4, 0), (2, 1), (1, 1)):  # once a matcher
+        patch = Patch(colours[:count], np.ones(colours.shape[1:], bool))
+        bands = colours[:3] if count > 2 else [colours[:count].mean(axis=0)] * 3
+        seen = np.stack([np.clip((band - band.mean()) / band.std(), -4, 4) for band in bands])
+        with torch.no_grad():
+            expected = network(torch.from_numpy(seen)[None], "optical")[0]
+        found = matcher.extractor(patch)(patch, "optical")
+        assert (found - expected).abs().max() < 1e-3 * expected.abs().max()
+        assert caplog.text.count("wants three optical bands") == said
+    assert matcher.extractor(patch)(patch, "sar").shape == expected.shape
+
+
 # --- matching --------------------------------------------------------------------------------------------------------
 
 
@@ -202,13 +221,6 @@ def test_weights_of_another_network_are_refused(name, random_weights):
     network = matcher_class(name).network
     with pytest.raises(InputError, match=rf"osmnet\.safetensors: holds weights of osmnet, not of {network}"):
         make_matcher(name, weights=str(random_weights("osmnet")))
-
-
-def test_weights_for_images_of_several_channels_are_refused(tmp_path):
-    network, saved = untrained("osmnet", in_channels=3), DenseOptions("osmnet", True, "ssd", {"in_channels": 3})
-    save_dense(tmp_path / "w.safetensors", network, saved)
-    with pytest.raises(InputError, match=r"w\.safetensors: is for images of several channels"):
-        make_matcher("osmnet", weights=str(tmp_path / "w.safetensors"))
 
 
 # --- beside untrained features ---------------------------------------------------------------------------------------

@@ -9,10 +9,10 @@ from support.dual import BANDS, dual_encoder
 from support.rasters import fields, pair_of
 from torch import nn
 
-from sn9reg.matchers.dual_encoder.encode import CellEncoder, EncodedScene, optical_input, sar_input, textured
+from sn9reg.matchers.dual_encoder.encode import CellEncoder, EncodedScene, textured
 from sn9reg.matchers.dual_encoder.network import CELL, DualEncoder
 from sn9reg.raster.grid import Window
-from sn9reg.raster.radiometry import SarLog
+from sn9reg.raster.radiometry import SarLog, optical_input, sar_input
 from sn9reg.raster.scene import Patch
 
 LOG = SarLog(10.0, False)
@@ -231,7 +231,7 @@ def standardised(values):
 @pytest.mark.parametrize("bands", [1, 2, 3, 4])
 def test_optical_images_of_any_bands_are_three_standardised_ones(bands):
     given = drawn(bands, HOLED)
-    seen = optical_input(given)
+    seen = optical_input(given, 3)
     assert seen.shape == (3, *SHAPE)
     assert seen.dtype == np.float32
     assert (seen[:, ~HOLED] == 0).all()
@@ -239,9 +239,9 @@ def test_optical_images_of_any_bands_are_three_standardised_ones(bands):
     for k in range(3):
         np.testing.assert_allclose(seen[k, HOLED], standardised(shown[k][HOLED]), atol=1e-4)
     changed = Patch(given.values * np.float32(7) + 300, given.valid)
-    np.testing.assert_allclose(optical_input(changed), seen, atol=1e-3)
+    np.testing.assert_allclose(optical_input(changed, 3), seen, atol=1e-3)
     for nothing in (drawn(bands, ~ALL), Patch(np.full((bands, *SHAPE), 90, np.float32), ALL)):
-        assert (optical_input(nothing) == 0).all()
+        assert (optical_input(nothing, 3) == 0).all()
 
 
 def test_sar_is_one_standardised_logarithm():
@@ -256,7 +256,7 @@ def test_sar_is_one_standardised_logarithm():
 
 
 def test_texture_in_any_band_is_texture_and_bands_that_differ_are_none():
-    image = optical_input(drawn(3))
+    image = optical_input(drawn(3), 3)
     image[:, 4:8, 8:12] = 0.5
     seen = textured(image, ALL)
     assert seen.shape == (6, 8)
@@ -271,7 +271,7 @@ def test_texture_in_any_band_is_texture_and_bands_that_differ_are_none():
 def test_more_than_half_of_a_cell_has_to_be_valid(pixels, expected):
     valid = ALL.copy()
     valid[8:12, 4:8] = (np.arange(16) < pixels).reshape(4, 4)
-    seen = textured(optical_input(drawn(1)), valid)
+    seen = textured(optical_input(drawn(1), 3), valid)
     assert seen[2, 1] == expected
     assert np.delete(seen.ravel(), 2 * 8 + 1).all()
 

@@ -17,8 +17,8 @@ class OSMNet(nn.Module):
 
     Readings. The fusion is 1x1, the last convolution 3x3; none has a bias and all have batch normalisation; the first
     block, which keeps its channels, has a plain shortcut, the others one of 1x1. With images of three channels that
-    gives 326,610 parameters a branch and 653,220 for the pseudo-Siamese pair, the 653k of Table III; with one channel
-    326,034 and 652,068.
+    gives 326,610 parameters a branch, with one 326,034: 652,644 for colours and SAR, the 653k of Table III; 652,068 for
+    grey and SAR.
     """
 
     divisor = 1

@@ -12,9 +12,9 @@ class Strict(nn.Module):
 
     divisor, margin = 8, 3
 
-    def __init__(self):
+    def __init__(self, channels):
         super().__init__()
-        self.conv = nn.Conv2d(1, 2, 1)
+        self.conv = nn.Conv2d(channels, 2, 1)
 
     def forward(self, image):
         assert image.shape[-2] % 8 == image.shape[-1] % 8 == 0
@@ -30,6 +30,15 @@ def test_siamese_branches_share_one_set_of_weights_and_pseudo_siamese_have_two(s
     for modality in ("optical", "sar"):
         assert torch.equal(branches(image, modality), branches.branches["optical" if shared else modality](image))
     assert torch.equal(branches(image, "optical"), branches(image, "sar")) is shared
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_colours_are_seen_by_the_optical_branch_and_sar_is_repeated_for_a_shared_one(shared):
+    branches, colours, sar = Branches(Strict, shared, 3), torch.randn(2, 3, 8, 8), torch.randn(2, 1, 8, 8)
+    branches(colours, "optical")
+    assert torch.equal(branches.branches["optical"].seen, colours)
+    branches(sar, "sar")
+    assert torch.equal(branches.branches["optical" if shared else "sar"].seen, sar.repeat(1, 3 if shared else 1, 1, 1))
 
 
 @pytest.mark.parametrize(("height", "width"), [(8, 16), (9, 15), (13, 8), (1, 1), (3, 40), (12, 2)])

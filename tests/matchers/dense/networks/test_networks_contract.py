@@ -14,10 +14,10 @@ from sn9reg.matchers.dense.networks.osmnet import OSMNet
 from sn9reg.matchers.dense.networks.table import NETWORKS
 
 # Trainable parameters: Table III of the comparison of SAR-optical networks, how its networks share weights, and the
-# channels of the images. MCGF begins with the gradients of one channel; MARU-Net's count is met within 1 % only.
+# channels of the optical image. MCGF begins with the gradients of one channel; MARU-Net's count is met within 1 % only.
 PUBLISHED = {
     "mcgf": (58_476, False, 1),
-    "osmnet": (653_220, False, 3),
+    "osmnet": (652_644, False, 3),
     "fft-unet": (1_868_044, True, 3),
     "maru-net": (8_949_660, True, 1),
 }
@@ -101,6 +101,9 @@ def test_unknown_names_and_options_are_refused_and_the_known_named():
     assert all(name in str(error.value) for name in NETWORKS)
     with pytest.raises(ConfigError, match=r"depth.*in_channels"):
         build("mcgf", shared=True, depth=5)
+    for channels in (2, "3", None):
+        with pytest.raises(ConfigError, match=r"in_channels is .*, must be 1 \(grey\) or 3 \(colours\)"):
+            build("mcgf", shared=True, in_channels=channels)
 
 
 # --- each network's parts --------------------------------------------------------------------------------------------
