@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,12 @@ import numpy as np
 
 from sn9reg import progress
 from sn9reg.fit.choose import WITH_HEIGHTS, Fit, fit
-from sn9reg.fit.correspondences import Correspondences, adaptive_ratio
+from sn9reg.fit.correspondences import Correspondences, adaptive_ratio, joined
 from sn9reg.fit.warp import Warp
 from sn9reg.judge.advice import advice
-from sn9reg.judge.calibration import calibration_for
+from sn9reg.judge.calibration import calibrations_for
 from sn9reg.judge.verdict import Verdict, judge
+from sn9reg.judge.weigh import weighed
 from sn9reg.machine import computing_on
 from sn9reg.matchers import DEFAULT_MATCHER
 from sn9reg.matchers.base import Matcher, make_matcher
@@ -84,7 +86,17 @@ class Registration:
         places = (self.optical, self.matches.optical_map), (self.sar, self.matches.sar_map)
         optical_xy, sar_xy = (grid.to_pixel(self.grid.map_to_crs(xy, grid.crs)) for grid, xy in places)
         sigma = self.matches.sigma * (self.grid.metres_per_pixel / self.optical.metres_per_pixel)
-        return TiePoints(optical_xy, sar_xy, self.matches.score, sigma, self.fit.inliers)
+        names = np.array(list(self.matches.sources), str)
+        source = names[self.matches.source] if len(names) else None
+        return TiePoints(optical_xy, sar_xy, self.matches.score, sigma, self.fit.inliers, source)
+
+    def sources(self) -> dict[str, dict[str, int] | None]:
+        """Where several matchers were run, what each gave; None for one that failed."""
+        given, inliers = {}, self.fit.inliers
+        for k, name in enumerate(self.matches.sources):
+            found = self.matches.source == k
+            given[name] = {"matches": int(found.sum()), "inliers": int((found & inliers).sum())}
+        return {name: given.get(name) for name in self.matcher.split("+")} if given else {}
 
     def facts(self) -> dict[str, str]:
         """What the offset map says of itself, as tags."""
@@ -93,6 +105,9 @@ class Registration:
         facts |= {"optical": self.names[0], "sar": self.names[1], "frame": frame, "sar_scale": self.sar_scale}
         facts |= {"matcher": self.matcher, "model": self.warp.model, **({"dem": self.dem} if self.dem else {})}
         facts |= {"matches": str(v.matches), "inliers": str(v.inliers), "probability": f"{v.probability:.4f}"}
+        if sources := self.sources():
+            shares = {n: f"{s['inliers'] / max(1, v.inliers):.0%}" if s else "failed" for n, s in sources.items()}
+            facts["sources"] = ", ".join(f"{name} {share}" for name, share in shares.items())
         facts |= {"calibrated": "yes" if self.matches.calibrated else "no"}
         return facts | {"expected_error_px": f"{self.expected_error_px:.3f}"}
 
@@ -105,6 +120,7 @@ class Registration:
 
         scale = self.grid.metres_per_unit
         facts: dict[str, Any] = {"registered": v.registered, "reason": v.reason, "model": self.warp.model}
+        facts |= {"sources": self.sources()} if self.matches.sources else {}
         facts |= {"matcher": self.matcher, "sar_scale": self.sar_scale, "dem": self.dem or None}
         facts |= {name: getattr(v, name) for name in ("matches", "inliers", "tried")}
         facts |= {name: number(getattr(v, name)) for name in ("agreement", "chance", "coverage", "standing")}
@@ -117,7 +133,7 @@ class Registration:
 
 def register(
     optical: PathLike, sar: PathLike, *,
-    matcher: str | Matcher = DEFAULT_MATCHER, matcher_options: Mapping[str, Any] | None = None,
+    matcher: str | Sequence[str] | Matcher = DEFAULT_MATCHER, matcher_options: Mapping[str, Any] | None = None,
     model: str = "auto", threshold: float | None = None, ratio_filter: bool = False, dem: PathLike | None = None,
     calibration: PathLike | None = None, device: str = "auto",
     pixel_frame: bool = False, optical_bands: Sequence[int] = (), sar_bands: Sequence[int] = (),
@@ -125,7 +141,8 @@ def register(
 ) -> Registration:  # fmt: skip
     """Register an optical to a SAR image. The result says itself whether the pair was registered.
 
-    matcher: a name or an object. matcher_options: keyword arguments of its constructor.
+    matcher: a name, several (a list, or joined by `+`) that are run and fitted together, or an object. matcher_options:
+    keyword arguments of its constructor; SOURCE.NAME is for one of several.
     model: auto, translation, affine, homography or local. threshold: of RANSAC, metres.
     ratio_filter: keep only the matches that pass the adaptive-ratio filter; about half do.
     dem: a raster of heights of the ground, in any CRS, used where matches held out are then predicted better.
@@ -136,7 +153,8 @@ def register(
     used, ConfigError for options that make no sense."""
     files = PairFiles(optical, sar, pixel_frame, optical_bands, sar_bands, optical_nodata, sar_nodata, keep_collar)
     with computing_on(device):
-        source = make_matcher(matcher, **(matcher_options or {})) if isinstance(matcher, str) else matcher
+        name = matcher if isinstance(matcher, str | Matcher) else "+".join(matcher)
+        source = make_matcher(name, **(matcher_options or {})) if isinstance(name, str) else name
     seconds: dict[str, float] = {}
     start = time.perf_counter()
 
@@ -154,19 +172,24 @@ def register(
         scale = f"{kind}, {'judged by the values' if look.decibel is None else 'as the file says'}"
         heights = None if dem is None else read_heights(dem, pair.grid)
         lap("open")
-        calibrated = calibration_for(source.name, getattr(source, "own_weights", False), calibration)
+        sources = getattr(source, "sources", {source.name: source})
+        own = {name: getattr(one, "own_weights", False) for name, one in sources.items()}
+        calibrations = calibrations_for(own, calibration)
         with progress.part(0.0, _MATCHING, "match"):
             matches = source.match(pair)
         if ratio_filter:
-            kept = adaptive_ratio(matches)
-            # What the filter drops was not tried, so that the verdict judges those that are left.
-            matches = replace(matches.keep(kept), tried=matches.tried - int((~kept).sum()))
+            matches = _filtered(matches)
         lap("match")
-        fitted = fit(matches, model, threshold, heights)
+        gain, fitter = 0.0, partial(fit, model=model, threshold=threshold, heights=heights)
+        if matches.sources:
+            matches, fitted, gain = weighed(pair, matches, fitter, calibrations)
+        else:
+            fitted = fitter(matches)
         use = "" if dem is None else _use_of(dem, fitted)
         lap("fit")
         with progress.part(_MATCHING, 1.0, "judge"):
-            matches, fitted, verdict = judge(pair, matches, fitted, calibrated)
+            calibrated = calibrations[next(iter(matches.sources), source.name)]
+            matches, fitted, verdict = judge(pair, matches, fitted, calibrated, gain)
             reach = getattr(getattr(source, "options", None), "max_offset", None)
             if not verdict.registered and (hint := advice(pair, reach)):
                 verdict = replace(verdict, reason=f"{verdict.reason}; {hint}")
@@ -174,6 +197,14 @@ def register(
         names = (Path(optical).name, Path(sar).name)
         grids = (pair.optical.grid, pair.sar.grid, pair.grid)
         return Registration(*grids, matches, fitted, verdict, source.name, names, seconds, scale, use)
+
+
+def _filtered(matches: Correspondences) -> Correspondences:
+    """Those that pass the adaptive-ratio filter. What it drops was not tried, so that the verdict judges the rest."""
+    kept = adaptive_ratio(matches)
+    if matches.sources:
+        return joined({name: _filtered(part) for name, part in matches.parts().items()})
+    return replace(matches.keep(kept), tried=matches.tried - int((~kept).sum()))
 
 
 def _use_of(dem: PathLike, fitted: Fit) -> str:
