@@ -27,16 +27,20 @@ def weighed(
     pair: ScenePair, matches: Correspondences, fitter: Callable[[Correspondences], Fit],
     calibrations: Mapping[str, Calibration | None],
 ) -> tuple[Correspondences, Fit, float]:  # fmt: skip
-    """Matches of several sources, weighed and thinned; the fit to those that are trusted; and by how much the other
-    sources agree with the warp of the first, see `measured`. A source with a calibration is judged by that at the first
-    source's warp; one without is `measured` by that warp. Raises InputError where a scene cannot be read."""
+    """Matches of several sources, weighed and thinned; the fit to those that are trusted, of the first source alone where
+    too few are; and by how much the other sources agree with the warp of the first, see `measured`. First is what was
+    first and can be fitted. A source with a calibration is judged by that at the first one's warp; one without is
+    `measured` by that warp. Raises InputError where a scene cannot be read."""
     parts = matches.parts()
-    name, lead = next(iter(parts.items()))
-    first = fitter(lead)
-    if not first.fitted:
-        return matches, fitter(matches), 0.0
+    for name, lead in parts.items():
+        first = fitter(lead)
+        if first.fitted:
+            break
+    else:
+        return matches, replace(first, inliers=np.zeros(len(matches), bool)), 0.0
+    parts = {name: lead} | parts
     evidence = gather(pair, first.warp, lead.step, default_features(pair))
-    logit, gain = pair_logit(matches, evidence), 0.0
+    logit, gain = pair_logit(lead, evidence), 0.0
     calibrated = {
         source: found.matches(parts[source], first, evidence, logit) for source, found in calibrations.items()
         if found is not None and source in parts
@@ -49,7 +53,8 @@ def weighed(
         gain += agreed * (source != name)
     together = joined({source: calibrated[source] for source in parts})
     together = together.keep(~repeated(together))
-    return together, _fit_trusted(together, fitter), gain
+    found = _fit_trusted(together, fitter)
+    return together, found if found.fitted else replace(first, inliers=together.source == 0), gain
 
 
 def measured(part: Correspondences, warp: Warp) -> tuple[Correspondences, float]:
