@@ -27,16 +27,15 @@ def weighed(
     pair: ScenePair, matches: Correspondences, fitter: Callable[[Correspondences], Fit],
     calibrations: Mapping[str, Calibration | None],
 ) -> tuple[Correspondences, Fit, float]:  # fmt: skip
-    """Matches of several sources, weighed and thinned; the fit to those that are trusted, of the first source alone where
-    too few are; and by how much the other sources agree with the warp of the first, see `measured`. First is what was
-    first and can be fitted. A source with a calibration is judged by that at the first one's warp; one without is
+    """Matches of several sources, weighed and thinned; the fit to those that are trusted, of the first source alone
+    where too few are; and by how much the other sources agree with the warp of the first, see `measured`. First is what
+    was first and can be fitted. A source with a calibration is judged by that at the first one's warp; one without is
     `measured` by that warp. Raises InputError where a scene cannot be read."""
     parts = matches.parts()
-    for name, lead in parts.items():
-        first = fitter(lead)
-        if first.fitted:
-            break
-    else:
+    fits = {source: fitter(part) for source, part in parts.items()}
+    name = next((source for source, found in fits.items() if found.fitted), next(iter(parts)))
+    lead, first = parts[name], fits[name]
+    if not first.fitted:
         return matches, replace(first, inliers=np.zeros(len(matches), bool)), 0.0
     parts = {name: lead} | parts
     evidence = gather(pair, first.warp, lead.step, default_features(pair))

@@ -94,6 +94,14 @@ def test_a_few_matches_have_no_witnesses(smooth, count):
     assert judged(replace(smooth, tried=0).keep(np.zeros(0, int)), evidence=NO_EVIDENCE).coverage == 0
 
 
+def test_what_is_confirmed_is_counted_in_the_first_source(smooth):
+    random = np.random.default_rng(5)
+    wrong = moved(random.uniform(-400, 400, (400, 2)), tried=9000)
+    verdict = judged(joined({"first": smooth, "wrong": wrong}), np.arange(800) < 400)
+    assert (verdict.registered, verdict.matches, verdict.tried) == (True, 800, 9400)
+    assert verdict.agreement == judged(smooth).agreement
+
+
 def test_coverage_is_the_share_of_squares_with_inliers():
     matches = moved(right(np.random.default_rng(0), side=18), side=18)  # 3 x 3 matches in each of the 6 x 6 cells
     cell = (np.arange(18) * 5.999 / 17).astype(int)
