@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -105,7 +106,8 @@ class Correspondences:
 def joined(parts: Mapping[str, Correspondences]) -> Correspondences:
     """The matches of several sources on one grid, the surest first, as one set that remembers where each came from.
     Step, footprint and search radius of the first hold for all."""
-    arrays = {n: np.concatenate([getattr(part, n) for part in parts.values()]) for n in (*_PLACES, *_NUMBERS)}
+    names = (*_PLACES, *_NUMBERS)
+    arrays: dict[str, Any] = {n: np.concatenate([getattr(part, n) for part in parts.values()]) for n in names}
     source = np.repeat(np.arange(len(parts), dtype=np.uint8), [len(part) for part in parts.values()])
     common = {name: Source(p.search_radius, p.step, p.footprint, p.tried) for name, p in parts.items()}
     tried, first = sum(part.tried for part in parts.values()), next(iter(parts.values()))

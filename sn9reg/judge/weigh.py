@@ -27,10 +27,10 @@ def weighed(
     pair: ScenePair, matches: Correspondences, fitter: Callable[[Correspondences], Fit],
     calibrations: Mapping[str, Calibration | None],
 ) -> tuple[Correspondences, Fit, float]:  # fmt: skip
-    """Matches of several sources, weighed and thinned; the fit to those that are trusted, of the first source alone
-    where too few are; and by how much the other sources agree with the warp of the first, see `measured`. First is what
-    was first and can be fitted. A source with a calibration is judged by that at the first one's warp; one without is
-    `measured` by that warp. Raises InputError where a scene cannot be read."""
+    """Matches of several sources, weighed and thinned; the fit to those that are trusted, or to the first source alone
+    where that predicts its own matches better; and by how much the other sources agree with the warp of the first, see
+    `measured`. First is what was first and can be fitted. A source with a calibration is judged by that at the first
+    one's warp; one without is `measured` by that warp. Raises InputError where a scene cannot be read."""
     parts = matches.parts()
     fits = {source: fitter(part) for source, part in parts.items()}
     name = next((source for source, found in fits.items() if found.fitted), next(iter(parts)))
@@ -44,16 +44,19 @@ def weighed(
         source: found.matches(parts[source], first, evidence, logit) for source, found in calibrations.items()
         if found is not None and source in parts
     }  # fmt: skip
-    if (own := calibrations.get(name)) is not None:
-        first = own.fit(calibrated[name], first, evidence)
+    own = calibrations.get(name)
+    warp = first.warp if own is None else own.fit(calibrated[name], first, evidence).warp  # knows its error better
     for source, part in parts.items():
-        told, agreed = measured(part, first.warp)
+        told, agreed = measured(part, warp)
         calibrated.setdefault(source, told)
         gain += agreed * (source != name)
     together = joined({source: calibrated[source] for source in parts})
-    together = together.keep(~repeated(together))
+    repeats = repeated(together)
+    together = together.keep(~repeats)
     found = _fit_trusted(together, fitter)
-    return together, found if found.fitted else replace(first, inliers=together.source == 0), gain
+    if not found.predicts_as_well_as(first, lead.keep(first.inliers)):
+        found = replace(first, inliers=np.pad(first.inliers, (0, len(repeats) - len(lead)))[~repeats])
+    return together, found, gain
 
 
 def measured(part: Correspondences, warp: Warp) -> tuple[Correspondences, float]:

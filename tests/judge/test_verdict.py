@@ -8,6 +8,7 @@ import pytest
 from support.calibrated import NOTHING
 from support.matches import lattice, matched
 
+from sn9reg.fit.correspondences import joined
 from sn9reg.judge.evidence import NO_EVIDENCE
 from sn9reg.judge.verdict import LIKELY, decide, judge
 

@@ -57,9 +57,10 @@ def test_a_source_that_is_all_wrong_speaks_for_nothing_and_an_empty_one_is_no_ac
 def test_of_matches_that_repeat_each_other_the_surer_is_kept_and_of_those_that_disagree_both():
     xy = np.array([[500.0, 500], [900, 500], [1300, 500]])
     one = matched(xy, xy + 5, sigma=1.0)
-    other = matched(xy + [3, 0], xy + [3, 0] + np.array([[5.5, 5], [25, 5], [5, 5.5]]), sigma=2.0)
+    beside, below = xy + np.array([3, 0]), xy + np.array([0, 200])
+    other = matched(beside, beside + np.array([[5.5, 5], [25, 5], [5, 5.5]]), sigma=2.0)
     other = replace(other, sigma=np.array([2.0, 2.0, 0.5]))
-    far = matched(xy + [0, 200], xy + [5, 205])
+    far = matched(below, below + 5)
     assert repeated(joined({"a": one, "b": other, "c": far})).reshape(3, 3).tolist() == [
         [False, False, True], [True, False, False], [False, False, False],
     ]  # fmt: skip
@@ -96,4 +97,15 @@ def test_where_too_few_are_trusted_the_first_sources_warp_stays(monkeypatch):
     monkeypatch.setattr(module, "TRUSTED", 1.1)
     matches, fitted, _ = weighed(None, joined({"a": source(), "b": source(8, seed=3)}), fit, {})
     assert fitted.fitted
+    np.testing.assert_array_equal(fitted.inliers, matches.source == 0)
+
+
+@pytest.mark.usefixtures("_seen")
+def test_where_all_together_predict_the_first_sources_matches_worse_its_own_warp_stays():
+    first, bent = source(sigma=0.3), source(30, sigma=0.3, seed=1)
+    bent = replace(bent, sar_xy=bent.sar_xy + 8 * np.sin(bent.optical_xy / 90))  # consistent, and off everywhere
+    alone = fit(first)
+    matches, fitted, _ = weighed(None, joined({"a": first, "b": bent}), fit, {"b": None})
+    at = matches.optical_map
+    np.testing.assert_allclose(fitted.warp(at), alone.warp(at))
     np.testing.assert_array_equal(fitted.inliers, matches.source == 0)

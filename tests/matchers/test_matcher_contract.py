@@ -47,7 +47,10 @@ FUSED = "structure+ncc"  # several in one run are held to the same contract
 SCENES = {
     "structure": ((160, 176), {"template": 48, "max_templates": 20}),
     "ncc": ((160, 176), {"template": 48, "max_templates": 20}),
-    FUSED: ((160, 176), {f"{m}.{o}": n for m in FUSED.split("+") for o, n in (("template", 48), ("max_templates", 20))}),
+    FUSED: (
+        (160, 176),
+        {f"{name}.{option}": n for name in FUSED.split("+") for option, n in (("template", 48), ("max_templates", 20))},
+    ),
     "keypoints": ((210, 230), {"max_points": 1}),
     "descriptors": ((160, 176), {"max_points": 60, "turn": 10.0, "zoom": 1.0}),
     "dual-encoder": ((112, 128), {"window": 9}),
