@@ -1,32 +1,31 @@
 """Registration of a pair: the whole story. open -> match -> fit -> judge -> render."""
 
 import logging
-import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.interpolate import RBFInterpolator
 
 from sn9reg import progress
-from sn9reg.errors import NotRegisteredError
 from sn9reg.fit.choose import WITH_HEIGHTS, Fit, fit
-from sn9reg.fit.correspondences import Correspondences, adaptive_ratio
+from sn9reg.fit.correspondences import Correspondences, adaptive_ratio, joined
 from sn9reg.fit.warp import Warp
 from sn9reg.judge.advice import advice
-from sn9reg.judge.calibration import calibration_for
+from sn9reg.judge.calibration import calibrations_for
 from sn9reg.judge.verdict import Verdict, judge
+from sn9reg.judge.weigh import weighed
 from sn9reg.machine import computing_on
 from sn9reg.matchers import DEFAULT_MATCHER
 from sn9reg.matchers.base import Matcher, make_matcher
 from sn9reg.offsets import OffsetMap, from_nodes, node_positions, offsets_between
 from sn9reg.raster.collar import taken_out
 from sn9reg.raster.files import PathLike
-from sn9reg.raster.grid import Grid, Points, Window
+from sn9reg.raster.grid import Grid
 from sn9reg.raster.heights import read_heights
 from sn9reg.raster.radiometry import SarLog
 from sn9reg.raster.scene import PairFiles
@@ -35,8 +34,6 @@ from sn9reg.tiepoints import TiePoints
 log = logging.getLogger(__name__)
 
 _MATCHING = 0.95  # share of the time
-_GCP_CELLS = 400  # of the lattice of ground control points
-_SPLINE_OFF = 0.5  # optical pixels between the lattice's spline and the warp that go without a word
 
 
 @dataclass(frozen=True)
@@ -89,32 +86,17 @@ class Registration:
         places = (self.optical, self.matches.optical_map), (self.sar, self.matches.sar_map)
         optical_xy, sar_xy = (grid.to_pixel(self.grid.map_to_crs(xy, grid.crs)) for grid, xy in places)
         sigma = self.matches.sigma * (self.grid.metres_per_pixel / self.optical.metres_per_pixel)
-        return TiePoints(optical_xy, sar_xy, self.matches.score, sigma, self.fit.inliers)
+        names = np.array(list(self.matches.sources), str)
+        source = names[self.matches.source] if len(names) else None
+        return TiePoints(optical_xy, sar_xy, self.matches.score, sigma, self.fit.inliers, source)
 
-    def gcps(self) -> TiePoints:
-        """The warp on a regular lattice of some 441 optical places, pixels of each image: what a thin-plate spline
-        needs to warp the SAR image (see `gcps.write_gcps`). It covers the part of the optical image that the SAR image
-        shows. A warning says how far the spline is off halfway between places if that is more than half a pixel. Raises
-        NotRegisteredError where the pair was not registered."""
-        if not self.registered:
-            raise NotRegisteredError(f"{' and '.join(self.names)} were not registered: {self.verdict.reason}")
-        ends = self.matches.optical_map[self.fit.inliers], self.matches.sar_map[self.fit.inliers]
-        here, there = (self.optical.to_pixel(self.grid.map_to_crs(xy, self.optical.crs)) for xy in ends)
-        shown = self.optical.covering(self.sar.map_to(self.sar.outline(), self.optical))
-        window = shown.grow(math.ceil(np.abs(there - here).max())).intersect(self.optical.window)
-        places, between, step = _lattice(window, _GCP_CELLS)
-        points = TiePoints(places, self._sar_pixels(places))
-        spline = RBFInterpolator(places / step, points.sar_xy, kernel="thin_plate_spline")
-        off = np.hypot(*(spline(between / step) - self._sar_pixels(between)).T).max()
-        if (off := off * self.sar.metres_per_pixel / self.optical.metres_per_pixel) > _SPLINE_OFF:
-            said = "a spline through %d ground control points is up to %.1f optical px off the offset map between them"
-            log.warning(f"{said}; `sn9reg apply` is not", len(points), off)
-        return points
-
-    def _sar_pixels(self, optical_xy: Points) -> Points:
-        """Where the SAR image shows what lies at (N, 2) optical pixels."""
-        moved = self.warp(self.optical.map_to(self.optical.to_map(optical_xy), self.grid))
-        return self.sar.to_pixel(self.grid.map_to_crs(moved, self.sar.crs))
+    def sources(self) -> dict[str, dict[str, int] | None]:
+        """Where several matchers were run, what each gave; None for one that failed."""
+        given, inliers = {}, self.fit.inliers
+        for k, name in enumerate(self.matches.sources):
+            found = self.matches.source == k
+            given[name] = {"matches": int(found.sum()), "inliers": int((found & inliers).sum())}
+        return {name: given.get(name) for name in self.matcher.split("+")} if given else {}
 
     def facts(self) -> dict[str, str]:
         """What the offset map says of itself, as tags."""
@@ -123,6 +105,9 @@ class Registration:
         facts |= {"optical": self.names[0], "sar": self.names[1], "frame": frame, "sar_scale": self.sar_scale}
         facts |= {"matcher": self.matcher, "model": self.warp.model, **({"dem": self.dem} if self.dem else {})}
         facts |= {"matches": str(v.matches), "inliers": str(v.inliers), "probability": f"{v.probability:.4f}"}
+        if sources := self.sources():
+            shares = {n: f"{s['inliers'] / max(1, v.inliers):.0%}" if s else "failed" for n, s in sources.items()}
+            facts["sources"] = ", ".join(f"{name} {share}" for name, share in shares.items())
         facts |= {"calibrated": "yes" if self.matches.calibrated else "no"}
         return facts | {"expected_error_px": f"{self.expected_error_px:.3f}"}
 
@@ -135,6 +120,7 @@ class Registration:
 
         scale = self.grid.metres_per_unit
         facts: dict[str, Any] = {"registered": v.registered, "reason": v.reason, "model": self.warp.model}
+        facts |= {"sources": self.sources()} if self.matches.sources else {}
         facts |= {"matcher": self.matcher, "sar_scale": self.sar_scale, "dem": self.dem or None}
         facts |= {name: getattr(v, name) for name in ("matches", "inliers", "tried")}
         facts |= {name: number(getattr(v, name)) for name in ("agreement", "chance", "coverage", "standing")}
@@ -147,7 +133,7 @@ class Registration:
 
 def register(
     optical: PathLike, sar: PathLike, *,
-    matcher: str | Matcher = DEFAULT_MATCHER, matcher_options: Mapping[str, Any] | None = None,
+    matcher: str | Sequence[str] | Matcher = DEFAULT_MATCHER, matcher_options: Mapping[str, Any] | None = None,
     model: str = "auto", threshold: float | None = None, ratio_filter: bool = False, dem: PathLike | None = None,
     calibration: PathLike | None = None, device: str = "auto",
     pixel_frame: bool = False, optical_bands: Sequence[int] = (), sar_bands: Sequence[int] = (),
@@ -155,7 +141,8 @@ def register(
 ) -> Registration:  # fmt: skip
     """Register an optical to a SAR image. The result says itself whether the pair was registered.
 
-    matcher: a name or an object. matcher_options: keyword arguments of its constructor.
+    matcher: a name, several (a list, or joined by `+`) that are run and fitted together, or an object. matcher_options:
+    keyword arguments of its constructor; SOURCE.NAME is for one of several.
     model: auto, translation, affine, homography or local. threshold: of RANSAC, metres.
     ratio_filter: keep only the matches that pass the adaptive-ratio filter; about half do.
     dem: a raster of heights of the ground, in any CRS, used where matches held out are then predicted better.
@@ -166,7 +153,8 @@ def register(
     used, ConfigError for options that make no sense."""
     files = PairFiles(optical, sar, pixel_frame, optical_bands, sar_bands, optical_nodata, sar_nodata, keep_collar)
     with computing_on(device):
-        source = make_matcher(matcher, **(matcher_options or {})) if isinstance(matcher, str) else matcher
+        name = matcher if isinstance(matcher, str | Matcher) else "+".join(matcher)
+        source = make_matcher(name, **(matcher_options or {})) if isinstance(name, str) else name
     seconds: dict[str, float] = {}
     start = time.perf_counter()
 
@@ -184,19 +172,24 @@ def register(
         scale = f"{kind}, {'judged by the values' if look.decibel is None else 'as the file says'}"
         heights = None if dem is None else read_heights(dem, pair.grid)
         lap("open")
-        calibrated = calibration_for(source.name, getattr(source, "own_weights", False), calibration)
+        sources = getattr(source, "sources", {source.name: source})
+        own = {name: getattr(one, "own_weights", False) for name, one in sources.items()}
+        calibrations = calibrations_for(own, calibration)
         with progress.part(0.0, _MATCHING, "match"):
             matches = source.match(pair)
         if ratio_filter:
-            kept = adaptive_ratio(matches)
-            # What the filter drops was not tried, so that the verdict judges those that are left.
-            matches = replace(matches.keep(kept), tried=matches.tried - int((~kept).sum()))
+            matches = _filtered(matches)
         lap("match")
-        fitted = fit(matches, model, threshold, heights)
+        gain, fitter = 0.0, partial(fit, model=model, threshold=threshold, heights=heights)
+        if matches.sources:
+            matches, fitted, gain = weighed(pair, matches, fitter, calibrations)
+        else:
+            fitted = fitter(matches)
         use = "" if dem is None else _use_of(dem, fitted)
         lap("fit")
         with progress.part(_MATCHING, 1.0, "judge"):
-            matches, fitted, verdict = judge(pair, matches, fitted, calibrated)
+            calibrated = calibrations[next(iter(matches.sources), source.name)]
+            matches, fitted, verdict = judge(pair, matches, fitted, calibrated, gain)
             reach = getattr(getattr(source, "options", None), "max_offset", None)
             if not verdict.registered and (hint := advice(pair, reach)):
                 verdict = replace(verdict, reason=f"{verdict.reason}; {hint}")
@@ -206,15 +199,12 @@ def register(
         return Registration(*grids, matches, fitted, verdict, source.name, names, seconds, scale, use)
 
 
-def _lattice(window: Window, cells: int) -> tuple[Points, Points, float]:
-    """A window in about so many squares: (N, 2) their corners, (M, 2) their middles, and their side, in pixels."""
-    step = math.sqrt(window.width * window.height / cells)
-    counts = (max(1, round(side / step)) for side in (window.width, window.height))
-    sides = (window.col, window.width), (window.row, window.height)
-    corners = [np.linspace(start, start + side, n + 1) - 0.5 for (start, side), n in zip(sides, counts, strict=True)]
-    middles = [(axis[:-1] + axis[1:]) / 2 for axis in corners]
-    lattice, between = (np.stack(np.meshgrid(*axes), axis=-1).reshape(-1, 2) for axes in (corners, middles))
-    return lattice, between, step
+def _filtered(matches: Correspondences) -> Correspondences:
+    """Those that pass the adaptive-ratio filter. What it drops was not tried, so that the verdict judges the rest."""
+    kept = adaptive_ratio(matches)
+    if matches.sources:
+        return joined({name: _filtered(part) for name, part in matches.parts().items()})
+    return replace(matches.keep(kept), tried=matches.tried - int((~kept).sum()))
 
 
 def _use_of(dem: PathLike, fitted: Fit) -> str:

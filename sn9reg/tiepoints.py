@@ -29,6 +29,7 @@ Rows = dict[str, dict[str, Any]]  # file and line or feature, as messages name t
 
 COLUMNS = ("sar_row", "sar_col", "optical_row", "optical_col")
 _EXTRA = ("score", "sigma", "inlier")
+_TYPES: dict[str, Any] = {"inlier": bool, "source": str}  # of what is no number
 _CRS_LINE = "#CRS:"
 _PLACES = ("mapX", "mapY", "sourceX", "sourceY")  # columns of QGIS that are needed
 
@@ -42,13 +43,14 @@ class TiePoints:
     score: Floats | None = None  # (N,) higher is better
     sigma: Floats | None = None  # (N,) expected error, optical pixels
     inlier: npt.NDArray[np.bool_] | None = None  # (N,) whether the warp agrees
+    source: npt.NDArray[np.str_] | None = None  # (N,) the matcher that found it, where there were several; not read
 
     def __post_init__(self) -> None:
         n = len(self.optical_xy)
         for name, given in vars(self).copy().items():
             if given is None:
                 continue
-            values = np.asarray(given, dtype=bool if name == "inlier" else np.float64)
+            values = np.asarray(given, dtype=_TYPES.get(name, np.float64))
             shape = (n, 2) if name.endswith("_xy") else (n,)
             if values.shape != shape or (len(shape) == 2 and not np.isfinite(values).all()):
                 raise InputError(f"tie-points: {name} of {n} points has the shape {values.shape}, or is not finite")
@@ -58,11 +60,11 @@ class TiePoints:
         return len(self.optical_xy)
 
     def table(self) -> pd.DataFrame:
-        """One row per point: SpaceNet 9's columns, then score, sigma and inlier (0 or 1) where known."""
+        """One row per point: SpaceNet 9's columns, then score, sigma, inlier (0 or 1) and source where known."""
         import pandas as pd
 
         table = pd.DataFrame(np.column_stack([self.sar_xy[:, ::-1], self.optical_xy[:, ::-1]]), columns=list(COLUMNS))
-        for name in _EXTRA:
+        for name in (*_EXTRA, "source"):
             if (values := getattr(self, name)) is not None:
                 table[name] = values.astype(np.int64) if name == "inlier" else values
         return table
@@ -103,7 +105,7 @@ def read_tiepoints(path: PathLike, optical: Grid, sar: Grid) -> TiePoints:
 def write_tiepoints(path: PathLike, tiepoints: TiePoints, optical: Grid, sar: Grid, overwrite: bool = False) -> None:
     """Write tie-points by extension, whole or not at all.
 
-    .csv: SpaceNet 9's columns (whole numbers where all of a column are), then score, sigma, inlier where known.
+    .csv: SpaceNet 9's columns (whole numbers where all of a column are), then score, sigma, inlier, source where known.
     .geojson: RFC 7946, one line from the optical to the SAR place per point, in longitude and latitude, all columns as
     properties. .points: QGIS georeferencer from 3.26 on; source is the place in the optical image's CRS, in a pixel
     frame pixels from the edge and y negative downwards; map is that in the SAR image's CRS, enable the inlier flag.

@@ -16,7 +16,7 @@ from support.grids import write
 from support.rasters import UTM
 
 from sn9reg.errors import ConfigError, InputError, NotRegisteredError, OutputError
-from sn9reg.gcps import write_gcps
+from sn9reg.gcps import gcps_of, write_gcps
 from sn9reg.raster.grid import LONLAT, Grid
 from sn9reg.tiepoints import TiePoints
 
@@ -96,7 +96,7 @@ def test_the_points_are_the_offset_map_on_a_lattice(small_registration):
     there = CRS.from_epsg(32636)
     (x, y), *_ = small_registration.optical.map_to_crs(np.array([[435000.0, 4181000.0]]), there)
     turned = Grid(Affine.translation(x, y) * Affine.rotation(5) * Affine.scale(0.3, -0.3), 700, 700, there)
-    points = replace(small_registration, sar=turned).gcps()
+    points = gcps_of(replace(small_registration, sar=turned))
     assert 380 <= len(points) <= 460
     inside = (points.optical_xy >= 0).all(axis=1) & (points.optical_xy <= [199, 179]).all(axis=1)
     assert inside.sum() > 0.7 * len(points)
@@ -107,23 +107,23 @@ def test_the_points_are_the_offset_map_on_a_lattice(small_registration):
 
 def test_they_cover_what_both_images_show(small_registration):
     part = small_registration.sar.crop(replace(small_registration.sar.window, col=100, width=40))
-    found = replace(small_registration, sar=part).gcps().optical_xy
+    found = gcps_of(replace(small_registration, sar=part)).optical_xy
     np.testing.assert_allclose((found[:, 0].min(), found[:, 0].max()), (100, 140), atol=12)  # 9 px are its offset
-    whole = small_registration.gcps().optical_xy
+    whole = gcps_of(small_registration).optical_xy
     np.testing.assert_allclose([whole.min(axis=0), whole.max(axis=0)], [[-0.5, -0.5], [199.5, 179.5]])
 
 
 def test_a_warp_that_no_spline_follows_is_said_to_be_one(small_registration, caplog):
     assert not caplog.messages
     waves = replace(small_registration.warp, move=lambda xy: xy + np.sin(xy))  # 13 px of 0.5 m are a wave
-    replace(small_registration, fit=replace(small_registration.fit, warp=waves)).gcps()
+    gcps_of(replace(small_registration, fit=replace(small_registration.fit, warp=waves)))
     (said,) = caplog.messages
     assert 0.5 < float(re.search(r"up to ([\d.]+) optical px", said)[1]) < 8
 
 
 def test_a_pair_that_was_not_registered_has_none(registered_as):
     with pytest.raises(NotRegisteredError, match="were not registered"):
-        registered_as(False).gcps()
+        gcps_of(registered_as(False))
 
 
 # --- the command -----------------------------------------------------------------------------------------------------

@@ -93,6 +93,29 @@ def test_a_matcher_may_be_an_object_and_how_the_sar_values_were_taken_is_said(sm
         register("o.tif", "s.tif", matcher=Known(), model="Affine")
 
 
+def test_several_sources_are_told_apart_in_facts_and_tiepoints_and_one_that_fails_is_named(
+    small_files, tmp_path, caplog
+):
+    options = {"max_offset": 10.0, "mcgf.weights": str(tmp_path / "none.safetensors")}
+    found = register(*small_files, matcher=["structure", "ncc", "mcgf"], matcher_options=options)
+    assert found.registered, found.verdict.reason
+    assert "mcgf failed: " in caplog.text
+    table = found.tiepoints().table()
+    assert set(table["source"]) <= {"structure", "ncc"}
+    counts = table.groupby("source")["inlier"].agg(["size", "sum"])
+    given = found.as_dict()["sources"]
+    assert list(given) == ["structure", "ncc", "mcgf"]
+    assert given["structure"] == {"matches": counts["size"]["structure"], "inliers": counts["sum"]["structure"]}
+    assert given["mcgf"] is None
+    facts = found.facts()
+    assert facts["matcher"] == "structure+ncc+mcgf"
+    share = given["structure"]["inliers"] / found.verdict.inliers
+    assert facts["sources"].startswith(f"structure {share:.0%}, ncc ")
+    assert facts["sources"].endswith(", mcgf failed")
+    filtered = register(*small_files, matcher="structure+ncc", matcher_options={"max_offset": 10.0}, ratio_filter=True)
+    assert filtered.matches.tried < found.matches.tried
+
+
 def test_how_the_images_are_read_reaches_the_files(small_files):
     with pytest.raises(InputError, match="has no band 9"):
         register(*small_files, matcher="structure", sar_bands=[9])

@@ -197,7 +197,7 @@ def test_points_in_another_crs_old_names_and_map_sources(tmp_path):
 @pytest.mark.parametrize(
     ("change", "name"),
     [({"sar_xy": np.zeros((2, 2))}, "sar_xy"), ({"optical_xy": np.full((3, 2), np.nan)}, "optical_xy")]
-    + [({name: np.zeros(2)}, name) for name in ("score", "sigma", "inlier")],
+    + [({name: np.zeros(2)}, name) for name in ("score", "sigma", "inlier", "source")],
 )
 def test_shapes_are_checked_at_birth(change, name):
     with pytest.raises(InputError, match=name):

@@ -9,7 +9,7 @@ import click
 from sn9reg.cli import options
 from sn9reg.cli.report import typed
 from sn9reg.errors import ConfigError, NotRegisteredError
-from sn9reg.gcps import check_gcps, write_gcps
+from sn9reg.gcps import check_gcps, gcps_of, write_gcps
 from sn9reg.offsets import profile_of
 from sn9reg.progress import part
 from sn9reg.raster.files import check_creation, check_output
@@ -76,7 +76,7 @@ def align(
             if tiepoints_out:
                 write_tiepoints(tiepoints_out, found.tiepoints(), found.optical, found.sar, overwrite)
             if gcps_out and found.registered:
-                write_gcps(gcps_out, found.gcps(), found.optical, sar, overwrite)
+                write_gcps(gcps_out, gcps_of(found), found.optical, sar, overwrite)
         if report:
             offsets, run = found.offsets(sigma=found.registered), Run(typed(), found.seconds)
             with part(end, 1.0):

@@ -1,5 +1,7 @@
 """From correspondences to a warp: the choice of a model by held-out error, and the error to expect of it."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,7 +13,7 @@ from sn9reg.errors import ConfigError
 from sn9reg.fit.correspondences import Correspondences, Flags, Floats
 from sn9reg.fit.local_field import LocalField, block_folds, fit_local
 from sn9reg.fit.neighbours import local_consistency, local_mean
-from sn9reg.fit.warp import IDENTITY, GlobalModel, Warp, fit_global
+from sn9reg.fit.warp import IDENTITY, GlobalFit, GlobalModel, Warp, fit_global
 from sn9reg.raster.grid import Points
 from sn9reg.raster.heights import Heights
 
@@ -39,10 +41,16 @@ class Fit:
     held_out: Mapping[str, float]  # model -> mean residual at matches that it was not fitted to, map units
     by_heights: bool = False  # whether the local model takes heights of the ground into account
     reason: str = ""  # why nothing could be fitted
+    # From M matches to their (M,) distances, map units, to a warp fitted without the squares they lie in
+    left_out: Callable[[Correspondences], Floats] = lambda matches: np.full(len(matches), math.nan)
 
     @property
     def fitted(self) -> bool:
         return not self.reason
+
+    def predicts_as_well_as(self, other: Fit, matches: Correspondences) -> bool:
+        """Whether it predicts matches, those around each left out, as well as another fit; not if unfitted."""
+        return bool(_SIMPLER * self.left_out(matches).mean() <= other.left_out(matches).mean())
 
 
 def fit(
@@ -68,8 +76,7 @@ def fit(
         return _unfitted(matches, f"only {int(consistent.sum())} of {len(matches)} matches agree with neighbours")
     good = matches.keep(consistent)
     places = good.optical_map, good.sar_map, good.sigma * pixel
-    # Side of the squares held out together: two footprints, but at least 4 x 4 squares in the scene.
-    block = max(min(2 * matches.footprint * pixel, matches.extent / 4), 1e-9)
+    block = _block(matches)
     fields = {"local": fit_local(*places, block)}
     if heights is not None:
         fields[WITH_HEIGHTS] = fit_local(*places, block, heights)
@@ -78,7 +85,7 @@ def fit(
         "affine": lambda source, target, _: fit_global(source, target, "affine", limit),
         **{name: field.refit for name, field in fields.items()},
     }
-    left_out = {name: _left_out(*places, block, fitter) for name, fitter in fitters.items()}
+    left_out = {name: _left_out(*places, block, fitter, *places[:2]) for name, fitter in fitters.items()}
     held_out = {name: float(np.mean(distances)) for name, distances in left_out.items()}
     better = heights is not None and held_out[WITH_HEIGHTS] < _SIMPLER * held_out["local"]
     best = WITH_HEIGHTS if better else "local"
@@ -88,29 +95,48 @@ def fit(
         for name, width in _MIN_WIDTH.items():
             if matches.span >= width and errors[name] < _SIMPLER * errors[chosen]:
                 chosen = name
+
+    def left_out_by(refit: Fitter) -> Callable[[Correspondences], Floats]:
+        return lambda others: _left_out(*places, _block(others), refit, others.optical_map, others.sar_map)
+
     if chosen == "local":
         distances, field = left_out[best], fields[best]
         warp = Warp("local", field, _expected_error(places[0], distances, field))
-        return Fit(warp, consistent, float(np.median(distances)), held_out, by_heights=better)
+        left = left_out_by(field.refit)
+        return Fit(warp, consistent, float(np.median(distances)), held_out, by_heights=better, left_out=left)
     kind: GlobalModel = chosen  # type: ignore[assignment]
-    found = fit_global(source, target, kind, limit, method=cv2.USAC_MAGSAC if chosen == "homography" else cv2.RANSAC)
+    method = cv2.USAC_MAGSAC if chosen == "homography" else cv2.RANSAC
+
+    def refit(source: Points, target: Points, _: Floats | None = None) -> GlobalFit | None:
+        return fit_global(source, target, kind, limit, method=method)
+
+    found = refit(source, target)
     if found is None:
         return _unfitted(matches, f"the matches do not determine a model of kind {chosen}")
     kept = source[found.inliers]
     distances = np.hypot(*(found(kept) - target[found.inliers]).T)
     warp = Warp(chosen, found, _expected_error(kept, distances))
-    return Fit(warp, found.inliers, float(np.median(distances)), held_out)
+    return Fit(warp, found.inliers, float(np.median(distances)), held_out, left_out=left_out_by(refit))
 
 
-def _left_out(source: Points, target: Points, sigma: Floats, block: float, fitter: Fitter) -> Floats:
-    """(N,) distances, map units, to a model fitted without the match's block; to its optical place where none fits."""
-    fold, predicted = block_folds(source, block), source.copy()
-    for k in np.unique(fold):
-        rest = fold != k
+def _block(matches: Correspondences) -> float:
+    """Side of the squares held out together, map units: two footprints, but at least 4 x 4 squares in the scene."""
+    return max(min(2 * matches.footprint * matches.grid.resolution, matches.extent / 4), 1e-9)
+
+
+def _left_out(
+    source: Points, target: Points, sigma: Floats, block: float, fitter: Fitter, here: Points, there: Points
+) -> Floats:
+    """(M,) distances, map units, of matches from `here` to `there` to a model fitted to `source` without the block in
+    which each lies; to its optical place where none fits."""
+    start, predicted = here.min(axis=0), here.copy()
+    fold, held_fold = block_folds(source, block, start), block_folds(here, block, start)
+    for k in np.unique(held_fold):
+        rest, held = fold != k, held_fold == k
         found = fitter(source[rest], target[rest], sigma[rest]) if rest.sum() >= MINIMUM // 2 else None
         if found is not None:
-            predicted[~rest] = found(source[~rest])
-    return np.hypot(*(predicted - target).T)
+            predicted[held] = found(here[held])
+    return np.hypot(*(predicted - there).T)
 
 
 def _expected_error(source: Points, distances: Floats, field: LocalField | None = None) -> Callable[[Points], Floats]:

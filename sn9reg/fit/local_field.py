@@ -150,7 +150,8 @@ def _choose(xy: Points, values: Floats, relative: Floats, block: float) -> tuple
     return amplitude, best[1], max(best[2], 1e-9 * amplitude)
 
 
-def block_folds(xy: Points, block: float) -> npt.NDArray[np.int64]:
-    """(N,) fold of each point; points of one square of side `block` share a fold, neighbouring squares do not."""
-    square = np.floor((xy - xy.min(axis=0)) / block).astype(np.int64)
+def block_folds(xy: Points, block: float, start: Floats | None = None) -> npt.NDArray[np.int64]:
+    """(N,) fold of each point; points of one square of side `block` share a fold, neighbouring squares do not. start:
+    corner of a square, by default that of the points."""
+    square = np.floor((xy - (xy.min(axis=0) if start is None else start)) / block).astype(np.int64)
     return (square[:, 0] + 2 * square[:, 1]) % _FOLDS

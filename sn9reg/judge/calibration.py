@@ -8,7 +8,7 @@ all matches share pixels and have the same error, in a large one each has an err
 import json
 import logging
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import field, replace
 from importlib.resources import files
@@ -32,6 +32,8 @@ log = logging.getLogger(__name__)
 RIGHT_PX = 3.0  # matched pixels: a match is right if it lies nearer to the truth than this
 MEDIAN = math.sqrt(2 * math.log(2))  # median length of a 2-D normal deviation, in standard deviations per axis
 UNSEEN = 4.0  # features are clipped to this many standard deviations: the fit saw none beyond
+_OWN = "scores and sigma are not calibrated"
+_MEASURED = "how right its matches are is measured by the warp of the source that confirms itself most"
 _SHIPPED = str(files("sn9reg.weights").joinpath("calibration.json"))
 
 
@@ -146,27 +148,45 @@ def pair_logit(matches: Correspondences, evidence: Evidence) -> float:
     return model(pair_features(matches, evidence), breadth(evidence))
 
 
-def calibration_for(matcher: str, own_weights: bool = False, path: PathLike | None = None) -> Calibration | None:
-    """The calibration to use for a matcher; None, with a warning that says why, where none ships that fits, as with
-    own_weights. path: a file of `pipelines.calibrate` in its place. Raises InputError where that is of another."""
+def read_calibration(path: PathLike, matchers: Collection[str]) -> Calibration:
+    """A file of `pipelines.calibrate`. Raises InputError where it is not of one of the matchers."""
+    with _reading(path):
+        given = _built(_stored(path))
+    if given.matcher not in matchers:
+        raise InputError(f"{path}: is a calibration of {given.matcher}, not of {' or '.join(matchers)}")
+    return given
+
+
+def calibration_for(
+    matcher: str, own_weights: bool = False, path: PathLike | None = None, otherwise: str = _OWN
+) -> Calibration | None:
+    """The calibration to use for a matcher; None, with a warning that says why and what is done `otherwise`, where none
+    ships that fits, as with own_weights. path: a file of `pipelines.calibrate` in its place. Raises InputError where
+    that is of another."""
     if path is not None:
-        with _reading(path):
-            given = _built(_stored(path))
-        if given.matcher != matcher:
-            raise InputError(f"{path}: is a calibration of {given.matcher}, not of {matcher}")
-        return given
+        return read_calibration(path, [matcher])
     try:
         with _reading(_SHIPPED):
             content = _stored()["matchers"]
             found = _built(content[matcher]) if matcher in content else None
         if found is None:
-            log.warning("no calibration ships for %s: its scores and sigma are its own", matcher)
+            log.warning("no calibration ships for %s: %s", matcher, otherwise)
         elif own_weights:
             raise InputError(f"the calibration that ships is of other weights of {matcher}")
         return found
     except InputError as error:
-        log.warning("%s; scores and sigma are not calibrated", error)
+        log.warning("%s; %s", error, otherwise)
         return None
+
+
+def calibrations_for(sources: Mapping[str, bool], path: PathLike | None = None) -> dict[str, Calibration | None]:
+    """`calibration_for` each of several matchers run together, by whether its weights are its own. path: a file for one
+    of them."""
+    if len(sources) == 1:
+        return {name: calibration_for(name, own, path) for name, own in sources.items()}
+    given = None if path is None else read_calibration(path, sources)
+    named = {} if given is None else {given.matcher: given}
+    return {name: named.get(name) or calibration_for(name, own, None, _MEASURED) for name, own in sources.items()}
 
 
 @contextmanager

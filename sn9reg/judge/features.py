@@ -32,7 +32,8 @@ _EVIDENCE_PLACES = 3  # nearest places whose evidence describes a match
 def pair_features(matches: Correspondences, evidence: Evidence) -> Floats:
     """(1, 3) `FEATURES` that tell whether a pair is registered."""
     # Counted against all places tried: a matcher that keeps few matches chose those that agree.
-    confirmed = float(witnesses_agree(matches).sum()) / max(1, matches.tried)
+    lead = matches.lead
+    confirmed = float(witnesses_agree(lead).sum()) / max(1, lead.tried)
     return np.array([[min(evidence.total, _MAX_TOTAL), evidence.lead, confirmed]])
 
 

@@ -17,6 +17,7 @@ LIKELY = 0.75  # probability from which a pair counts as registered: a wrong map
 # Footprints across, and the share of the matches that neighbours must confirm in scenes so wide: a warp may be right in
 # some places and wrong elsewhere.
 _WIDE, _CONFIRMED = 3.0, 0.05
+_MOST_GAIN = 1.0  # nats that other sources can add at most: they look at the same pixels, and may err alike
 _CLEAR = 0.12  # `Evidence.clear` below which the images agree elsewhere, too: parcels or streets on one lattice
 
 
@@ -39,24 +40,26 @@ class Verdict:
 
 
 def judge(
-    pair: ScenePair, matches: Correspondences, fit: Fit, calibration: Calibration | None
+    pair: ScenePair, matches: Correspondences, fit: Fit, calibration: Calibration | None, gain: float = 0.0
 ) -> tuple[Correspondences, Fit, Verdict]:
-    """Matches and fit, with calibrated errors where there is a calibration, and the verdict on them. Raises InputError
-    where a scene cannot be read."""
+    """Matches and fit, with calibrated errors where there is a calibration, and the verdict on them. gain: nats by
+    which sources but the first speak for the warp, see `weigh`. Raises InputError where a scene cannot be read."""
     if not fit.fitted:
         return matches, fit, Verdict(False, fit.reason, len(matches), matches.tried)
     evidence = gather(pair, fit.warp, matches.step, default_features(pair))
-    logit = pair_logit(matches, evidence)
+    logit = pair_logit(matches, evidence) + min(gain, _MOST_GAIN)
     if calibration is not None:
-        matches = calibration.matches(matches, fit, evidence, logit)
+        if not matches.calibrated:
+            matches = calibration.matches(matches, fit, evidence, logit)
         fit = calibration.fit(matches, fit, evidence)
     return matches, fit, decide(matches, fit.inliers, evidence, float(expit(logit)), fit.error)
 
 
 def decide(matches: Correspondences, inliers: Flags, evidence: Evidence, probability: float, error: float) -> Verdict:
     """The verdict on a fitted warp. probability: that it is right; error: its expected error, map units."""
-    agreed = int(witnesses_agree(matches).sum())
-    agreement, confirmed = agreed / max(1, matches.tried), agreed / max(1, len(matches))
+    lead = matches.lead
+    agreed = int(witnesses_agree(lead).sum())
+    agreement, confirmed = agreed / max(1, lead.tried), agreed / max(1, len(lead))
     chance = min(1.0, math.pi * (WITNESS_PX * matches.step) ** 2 / (2 * matches.search_radius + matches.step) ** 2)
     extent = float(np.ptp(matches.optical_xy, axis=0).max()) if len(matches) else 0.0
     unconfirmed = extent >= _WIDE * matches.footprint and confirmed < _CONFIRMED
@@ -65,7 +68,7 @@ def decide(matches: Correspondences, inliers: Flags, evidence: Evidence, probabi
     if likely and repeated:
         reason = "the images agree as well at another place nearby: what they show repeats itself"
     elif unconfirmed:
-        few = f"only {agreed} of {len(matches)} matches ({confirmed:.0%})"
+        few = f"only {agreed} of {len(lead)} matches ({confirmed:.0%})"
         reason = f"{few} are confirmed by neighbours that share no pixel"
     else:
         by, asked = (", by", "") if registered else (" by only", f", and at least {LIKELY:.0%} is asked")

@@ -25,6 +25,7 @@ _TILES = 8  # of a checkerboard, along its longer side
 # Column of the table -> its heading and how its numbers are written.
 _COLUMNS = {"name": ("matcher", "{}"), "status": ("", "{}"), "matches": ("matches", "{:d}")}
 _COLUMNS |= {"inliers": ("inliers", "{:d}"), "expected_error_px": ("expected error, px", "{:.2f}")}
+_COLUMNS |= {"sources": ("shares of the sources", "{}")}
 _COLUMNS |= {"error_px": ("error, px", "{:.2f}"), "sn9_score": ("SpaceNet 9 score", "{:.2f}")}
 _COLUMNS |= {"seconds": ("seconds", "{:.1f}"), "memory_gib": ("memory, GiB", "{:.2f}"), "reason": ("reason", "{}")}
 
@@ -93,7 +94,9 @@ def _file_name(matcher: str) -> str:
 def _write(job: Job, jobs: Sequence[Job], results: Sequence[Result], left_out: Sequence[str]) -> None:
     """Table, rows and pictures; the page last."""
     folder, pair = Path(job.folder), job.files
-    columns = [name for name in _COLUMNS if job.tiepoints or name not in ("error_px", "sn9_score")]
+    absent = set() if job.tiepoints else {"error_px", "sn9_score"}
+    absent |= set() if any(result.sources for result in results) else {"sources"}
+    columns = [name for name in _COLUMNS if name not in absent]
     table = pd.DataFrame(list(results))[columns].rename(columns={"name": "matcher"})
     pictures = []
     for name, what, picture in _pictures(pair, jobs, results):

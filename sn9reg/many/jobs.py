@@ -83,19 +83,20 @@ class Result:
     sn9_score: float | None = None  # SpaceNet 9's score at the tie-points, likewise
     seconds: float | None = None  # wall clock of the whole process
     memory_gib: float | None = None  # peak of the process's resident memory
+    sources: str | None = None  # the share of the inliers that each source gave, where several were run together
 
 
 def check_options(options: Mapping[str, Any]) -> None:
     """Raises ConfigError for options with which no pair can be registered, InputError for a calibration of no use."""
-    from sn9reg.judge.calibration import calibration_for
+    from sn9reg.judge.calibration import read_calibration
     from sn9reg.machine import checked_device
-    from sn9reg.matchers.base import checked_matcher
+    from sn9reg.matchers.base import checked_matchers
 
     checked_device(options.get("device", "auto"))
     matcher = options.get("matcher", DEFAULT_MATCHER)
-    checked_matcher(matcher, options.get("matcher_options", {}))
+    sources = checked_matchers(matcher, options.get("matcher_options", {}))
     if options.get("calibration") is not None:
-        calibration_for(matcher, path=options["calibration"])
+        read_calibration(options["calibration"], sources)
 
 
 def finished(job: Job) -> Result | None:
@@ -185,6 +186,7 @@ def _registered(job: Job) -> dict[str, Any]:
         write_report(job.page, job.files, offsets, tiepoints=truth, matches=found.tiepoints(), run=made, overwrite=True)
     known = found.as_dict()
     facts = {name: known[name] for name in ("reason", "matcher", "model", "matches", "inliers")}
+    facts["sources"] = found.facts().get("sources")
     facts["status"] = REGISTERED if found.registered else REFUSED
     facts["expected_error_px"] = found.expected_error_px if found.registered else None
     if truth is not None:

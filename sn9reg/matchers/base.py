@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import pkgutil
 from collections.abc import Mapping
+from functools import partial
 from importlib import import_module
 from typing import Any, Protocol, runtime_checkable
 
@@ -20,7 +21,7 @@ from sn9reg.matchers.dense.networks.table import NETWORKS
 from sn9reg.options import check, check_call
 from sn9reg.raster.scene import ScenePair
 
-_NO_MATCHERS = {"base", "dense", "fused"}  # modules beside the matchers
+_NO_MATCHERS = {"base", "dense", "fused", "fusion"}  # modules beside the matchers
 
 
 @runtime_checkable
@@ -71,13 +72,30 @@ def options_of(kind: type[Matcher]) -> dict[str, Any]:
 
 def make_matcher(name: str, /, **options: Any) -> Matcher:
     """The matcher of that name. FAMILY:VARIANT is one of a class that stands for many: it has a true attribute
-    `needs_variant`, and takes the option `variant`. Raises ConfigError for an unknown name or option."""
-    kind, given = checked_matcher(name, options)
-    return kind(**given)
+    `needs_variant`, and takes the option `variant`. A+B are several in one run, whose options may be A.NAME; see
+    `fusion`. Raises ConfigError for an unknown name or option."""
+    sources = checked_matchers(name, options)
+    if len(sources) == 1:
+        ((kind, given),) = sources.values()
+        return kind(**given)
+    from sn9reg.matchers.fusion import FusedMatcher  # here, since it makes matchers by this module
+
+    return FusedMatcher({source: partial(kind, **given) for source, (kind, given) in sources.items()})
+
+
+def checked_matchers(name: str, options: Mapping[str, Any]) -> dict[str, tuple[type[Matcher], dict[str, Any]]]:
+    """The class and the keyword arguments of every source that `make_matcher` would make; nothing is made or loaded.
+    Raises as that does."""
+    if "+" not in name:
+        return {name: checked_matcher(name, options)}
+    from sn9reg.matchers.fusion import options_by_source
+
+    shares = options_by_source(name.split("+"), options)
+    return {source: checked_matcher(source, given) for source, given in shares.items()}
 
 
 def checked_matcher(name: str, options: Mapping[str, Any]) -> tuple[type[Matcher], dict[str, Any]]:
-    """The class and the keyword arguments of `make_matcher`, which raises the same, with nothing made or loaded."""
+    """The same of one matcher."""
     family, colon, variant = name.partition(":")
     kind, given = matcher_class(family), dict(options)
     if colon and not getattr(kind, "needs_variant", False):

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import io
+import itertools
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
 from sn9reg.fit.correspondences import Floats
 from sn9reg.offsets import Block
 from sn9reg.raster.grid import Grid, Points
 from sn9reg.report.views import Picture, View, checkerboard
 from sn9reg.score.scoring import metres
+from sn9reg.tiepoints import TiePoints
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 _WIDTH, _DPI = 10.0, 110  # inches of a figure's longer side, pixels per inch
 _ARROWS = 24  # along the longer side
 _LINES = 1500  # matches drawn at most
+_COLOURS = "#35e0ff", "#ffe14d", "#7dff5c", "#ff9a3d", "#b98cff", "#ffffff"  # of inliers, by source
 
 
 @dataclass(frozen=True)
@@ -84,15 +86,23 @@ def maps(view: View, field: Block, scale: Scale) -> bytes:
     return _png(figure)
 
 
-def matches(view: View, optical_xy: Points, ends_xy: Points, inlier: npt.NDArray[np.bool_], scale: Scale) -> bytes:
-    """Matches as lines from their place in the optical image to where the SAR image has it, both (N, 2) in optical
-    pixels: those that the warp follows, and those that it does not."""
+def matches(view: View, found: TiePoints, ends_xy: Points, scale: Scale) -> bytes:
+    """Matches as lines from their place in the optical image to where the SAR image has it, `ends_xy`, (N, 2) optical
+    pixels: those that the warp follows, by source if there are several, and those that it does not."""
     figure, (axis,) = _panels(view, 1)
     axis.imshow(view.optical)
-    shown = np.linspace(0, len(inlier) - 1, min(len(inlier), _LINES)).astype(int)
-    for which, colour, name in ((~inlier, "#ff2d78", "outliers"), (inlier, "#35e0ff", "inliers")):
+    inlier = np.ones(len(found), bool) if found.inlier is None else found.inlier
+    groups = [(~inlier, "#ff2d78", "outliers")]
+    if found.source is None:
+        groups.append((inlier, _COLOURS[0], "inliers"))
+    else:
+        names = sorted(set(found.source.tolist()))
+        of_each = zip(names, itertools.cycle(_COLOURS), strict=False)
+        groups += [(inlier & (found.source == name), colour, f"inliers, {name}") for name, colour in of_each]
+    shown = np.linspace(0, len(found) - 1, min(len(found), _LINES)).astype(int)
+    for which, colour, name in groups:
         some = shown[which[shown]]
-        start, end = (_on(view, points[some]) for points in (optical_xy, ends_xy))
+        start, end = (_on(view, points[some]) for points in (found.optical_xy, ends_xy))
         axis.plot(*np.stack([start, end], axis=1).T, color=colour, linewidth=0.9)
         axis.plot(*start.T, ".", color=colour, markersize=2.5, label=f"{int(which.sum())} {name}")
     axis.legend(loc="upper right", fontsize=8, framealpha=0.9)

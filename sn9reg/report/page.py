@@ -126,8 +126,7 @@ def _figures(
     }
     if matches is not None and len(matches):
         ends = matches.optical_xy + reference(*pair.grids(), matches)
-        inlier = np.ones(len(matches), bool) if matches.inlier is None else matches.inlier
-        png = figures.matches(whole, matches.optical_xy, ends, inlier, scale)
+        png = figures.matches(whole, matches, ends, scale)
         drawn["matches"] = ("The matches that the map was fitted to", png)
     if scored is not None:
         points = scored.per_point

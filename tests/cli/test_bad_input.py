@@ -192,7 +192,8 @@ def test_inputs_are_never_written(folder):
 @pytest.mark.parametrize(
     "arguments",
     [
-        "--matcher nonesuch",
+        *(f"--matcher {v}" for v in ("nonesuch", "structure+", "structure+nonesuch", "structure+structure")),
+        *(f"--matcher structure+ncc --matcher-option {v}=48" for v in ("template", "sift.template", "ncc.nonesuch")),
         "--model nonesuch",
         "--nonesuch",
         *(f"--matcher-option {v}" for v in ("template", *(f"{n}=1" for n in ("nonesuch", "name", "self", "options")))),

@@ -195,3 +195,15 @@ def test_lost_matches_that_count_as_inliers_do_not_count_without_end():
     result = fit(matches, "translation", threshold=30.0)
     assert result.inliers.all()
     assert (result.warp.error(matches.optical_map) / without).max() < 1.6
+
+
+@pytest.mark.parametrize("kind", ["translation", "local"])
+def test_of_two_fits_the_one_to_better_matches_predicts_others_better_and_none_predicts_nothing(kind):
+    (sharp, *_), (rough, *_), (others, *_) = (found(kind, noise, seed=k) for k, noise in enumerate((0.5, 12.0, 1.0)))
+    good, bad, none = fit(sharp, kind), fit(rough, kind), fit(sharp.keep([0, 1]), kind)
+    assert good.predicts_as_well_as(bad, others)
+    assert good.predicts_as_well_as(good, others)
+    assert not bad.predicts_as_well_as(good, others)
+    assert not none.predicts_as_well_as(good, others)
+    # What lies near a match is left out, as it is for the model's own held-out error.
+    np.testing.assert_allclose(good.left_out(sharp.keep(good.inliers)).mean(), good.held_out[kind], rtol=0.05)

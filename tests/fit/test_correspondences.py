@@ -7,7 +7,7 @@ import pytest
 from affine import Affine
 from rasterio.crs import CRS
 
-from sn9reg.fit.correspondences import Correspondences, adaptive_ratio
+from sn9reg.fit.correspondences import Correspondences, adaptive_ratio, joined
 from sn9reg.raster.grid import Grid
 
 GRID = Grid(Affine(2.0, 0, 435000, 0, -2.0, 4181000), 300, 200, CRS.from_epsg(32637))
@@ -38,7 +38,7 @@ def test_keep_chooses_every_field_and_leaves_the_rest(chosen):
     whole = matches()
     part = whole.keep(chosen)
     per_match = {f.name for f in dataclasses.fields(whole) if isinstance(getattr(whole, f.name), np.ndarray)}
-    assert per_match == {*POINTS, *VALUES}
+    assert per_match == {*POINTS, *VALUES, "source"}
     for name in (*POINTS, *VALUES):
         np.testing.assert_array_equal(getattr(part, name), getattr(whole, name)[chosen])
     for name in ("grid", "search_radius", "step", "footprint", "tried"):
@@ -60,3 +60,22 @@ def test_adaptive_ratio_by_hand():
     found = adaptive_ratio(matches(distance=np.full(6, 0.5), rival_distance=0.5 + gaps))
     np.testing.assert_array_equal(found[[0, 2, 3, 4]], [False, True, True, False])
     assert adaptive_ratio(matches(0)).shape == (0,)
+
+
+def test_sources_that_are_joined_keep_their_own_and_are_apart_again():
+    one, none = matches(), matches(0)
+    other = dataclasses.replace(matches(4), step=3.0, footprint=9.0, search_radius=7.0, tried=5)
+    whole = joined({"one": one, "none": none, "other": other})
+    assert (len(whole), whole.tried, whole.step, whole.footprint, len(whole.lead)) == (10, 25, 2.0, 64.0, 6)
+    kept = whole.keep(np.array([1, 9, 6]))
+    assert kept.source.tolist() == [0, 2, 2]
+    for part, expected in zip(kept.parts().values(), (one.keep([1]), none, other.keep([3, 0])), strict=True):
+        for field in dataclasses.fields(part):
+            np.testing.assert_equal(getattr(part, field.name), getattr(expected, field.name))
+    # Each source's gaps are compared with its own.
+    wide, narrow = (matches(6, distance=np.zeros(6), rival_distance=k * np.arange(6) / 10) for k in (1, 0.01))
+    assert adaptive_ratio(joined({"wide": wide, "narrow": narrow})).tolist() == [False] * 3 + [True] * 3 + (
+        [False] * 3 + [True] * 3
+    )
+    with pytest.raises(ValueError, match="source: expected 6"):
+        matches(source=np.zeros(5, np.uint8))

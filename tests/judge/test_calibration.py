@@ -11,7 +11,7 @@ from support.calibrated import NOTHING, PAIR, WIDTH, evidence_of, fit_of, made_u
 
 from sn9reg.errors import InputError
 from sn9reg.judge import calibration as module
-from sn9reg.judge.calibration import Linear, calibration_for
+from sn9reg.judge.calibration import Linear, calibration_for, calibrations_for
 from sn9reg.judge.evidence import NO_EVIDENCE
 from sn9reg.judge.features import FEATURES, MATCH_FEATURES, SIGMA_FEATURES
 from sn9reg.score.metrics import ece
@@ -195,6 +195,10 @@ def test_a_calibration_survives_a_file_and_a_file_that_is_none_is_refused(calibr
     assert calibration.facts == {"pairs": 240}
     with pytest.raises(InputError, match="of structure, not of hybrid"):
         calibration_for("hybrid", path=path)
+    two = {"structure": False, "ncc": False}
+    assert calibrations_for(two, path) == {"structure": calibration, "ncc": None}
+    with pytest.raises(InputError, match="of structure, not of hybrid or ncc"):
+        calibrations_for({"hybrid": False, "ncc": False}, path)
     for missing, words in ((tmp_path / "none.json", "no such file"), (tmp_path, "cannot be read")):
         with pytest.raises(InputError, match=f"{missing.name}: {words}"):
             calibration_for("structure", path=missing)

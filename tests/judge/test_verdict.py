@@ -8,6 +8,7 @@ import pytest
 from support.calibrated import NOTHING
 from support.matches import lattice, matched
 
+from sn9reg.fit.correspondences import joined
 from sn9reg.judge.evidence import NO_EVIDENCE
 from sn9reg.judge.verdict import LIKELY, decide, judge
 
@@ -92,6 +93,14 @@ def test_a_few_matches_have_no_witnesses(smooth, count):
     verdict = judged(smooth.keep(np.arange(count) * 41), evidence=NO_EVIDENCE, probability=0.0, error=math.nan)
     assert (verdict.registered, verdict.agreement, verdict.matches, verdict.inliers) == (False, 0, count, count)
     assert judged(replace(smooth, tried=0).keep(np.zeros(0, int)), evidence=NO_EVIDENCE).coverage == 0
+
+
+def test_what_is_confirmed_is_counted_in_the_first_source(smooth):
+    random = np.random.default_rng(5)
+    wrong = moved(random.uniform(-400, 400, (400, 2)), tried=9000)
+    verdict = judged(joined({"first": smooth, "wrong": wrong}), np.arange(800) < 400)
+    assert (verdict.registered, verdict.matches, verdict.tried) == (True, 800, 9400)
+    assert verdict.agreement == judged(smooth).agreement
 
 
 def test_coverage_is_the_share_of_squares_with_inliers():

@@ -83,6 +83,14 @@ def test_a_table_in_three_forms_and_pictures(ran):
     assert broken < 0.7 * broken_before
 
 
+def test_of_several_sources_in_one_run_the_table_has_the_shares(ran, monkeypatch):
+    shares = Result("a+b", REFUSED, "so", sources="a 90%, b 10%")
+    monkeypatch.setattr(module, "finished", lambda job: shares if job.name == "a+b" else None)
+    compare(JOB, ["shy", "a+b"])
+    assert pd.read_csv("out/compare.csv")["sources"].tolist()[1:] == ["a 90%, b 10%"]
+    assert "a 90%, b 10%" in Path("out/compare.html").read_text()
+
+
 def test_without_tiepoints_there_are_no_errors_in_the_table_and_where_all_fail_there_is_a_page_too(ran):
     (result,) = compare(replace(JOB, tiepoints=None), ["bad"])
     assert result.status == FAILED

@@ -42,17 +42,22 @@ def off(matches, shift):
 
 # The networks' matchers differ in their features only, which tests/matchers/dense/test_learned.py looks at for each.
 FEW = [name for name in NAMES if name not in NETWORKS or name == "mcgf"]
+FUSED = "structure+ncc"  # several in one run are held to the same contract
 # Side lengths of the contract's pairs, and options that make a matcher quick on them; any other matcher runs a network.
 SCENES = {
     "structure": ((160, 176), {"template": 48, "max_templates": 20}),
     "ncc": ((160, 176), {"template": 48, "max_templates": 20}),
+    FUSED: (
+        (160, 176),
+        {f"{name}.{option}": n for name in FUSED.split("+") for option, n in (("template", 48), ("max_templates", 20))},
+    ),
     "keypoints": ((210, 230), {"max_points": 1}),
     "descriptors": ((160, 176), {"max_points": 60, "turn": 10.0, "zoom": 1.0}),
     "dual-encoder": ((112, 128), {"window": 9}),
     "sift": ((200, 220), {}),
     "akaze": ((200, 220), {}),
 }
-PHOTOGRAPHS = {"sift", "akaze", "ncc"}  # as which they take what they are shown
+PHOTOGRAPHS = {"sift", "akaze", "ncc", FUSED}  # as which they take what they are shown
 # The networks' features repeat with the pixels that they pool (at most 4 here); untrained, they find such shifts only.
 SHIFT = (8, -4)
 
@@ -111,7 +116,7 @@ def test_a_matcher_has_its_name_and_options_with_defaults(name, made):
     assert all(option in str(caught.value) for option in defaults)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, FUSED])
 def test_match_finds_a_known_shift(name, whole):
     matches = whole(name)
     assert len(matches) > 0
@@ -119,7 +124,7 @@ def test_match_finds_a_known_shift(name, whole):
     assert off(matches, SHIFT) < (2.6 if name == "keypoints" else 1)
 
 
-@pytest.mark.parametrize("name", FEW)
+@pytest.mark.parametrize("name", [*FEW, FUSED])
 def test_half_a_sar_scene_is_matched_where_there_is_some_and_nothing_of_it_kept_for_the_next(
     name, made, whole, tmp_path
 ):
@@ -149,7 +154,7 @@ def test_locate_finds_a_known_place_by_what_is_valid_of_a_template(name, made):
         assert np.abs(found - (20, 8)).max() <= within
 
 
-@pytest.mark.parametrize("name", FEW)
+@pytest.mark.parametrize("name", [*FEW, FUSED])
 def test_a_scene_smaller_than_a_template_is_no_accident(name, made, tmp_path):
     matcher = made(name)
     for shape in ((40, 40), (1, 1), (200, 17)):
@@ -157,7 +162,7 @@ def test_a_scene_smaller_than_a_template_is_no_accident(name, made, tmp_path):
             checked(matcher, pair)
 
 
-@pytest.mark.parametrize("name", FEW)
+@pytest.mark.parametrize("name", [*FEW, FUSED])
 def test_content_that_is_constant_or_mostly_empty_supports_no_match(name, made, tmp_path):
     matcher = made(name, max_offset=6.0)
     for constant in ("optical", "sar"):

@@ -12,6 +12,7 @@ from sn9reg.raster.grid import Grid, Window
 from sn9reg.report import figures
 from sn9reg.report.figures import Scale
 from sn9reg.report.views import View
+from sn9reg.tiepoints import TiePoints
 
 SHAPE = (90, 120)
 METRES = Scale("m", np.array([0.5, 0.25]), np.array([0.0, -1.0]))
@@ -100,7 +101,7 @@ def test_maps_are_in_metres_of_their_own_axis(view, axes, bands, factors):
 def test_matches_run_from_the_optical_place_to_the_sar_place(view, axes):
     start = np.array([[10.0, 20.0], [100.0, 60.0], [30.0, 40.0]])
     end = start + np.array([4.0, 2.0])
-    figures.matches(view, start, end, np.array([True, False, True]), METRES)
+    figures.matches(view, TiePoints(start, end, inlier=np.array([True, False, True])), end, METRES)
     lines = {line.get_color(): line for line in axes[0].lines if len(line.get_xdata()) == 2}
     dots = {line.get_label(): line for line in axes[0].lines}
     assert {"1 outliers", "2 inliers"} <= set(dots)
@@ -111,10 +112,19 @@ def test_matches_run_from_the_optical_place_to_the_sar_place(view, axes):
     np.testing.assert_allclose(np.diff([outlier.get_xdata(), outlier.get_ydata()]), [[2.0], [1.0]])
 
 
+def test_matches_of_several_sources_have_a_colour_each(view, axes):
+    start = np.random.default_rng(2).uniform(20, 180, (6, 2))
+    source = np.array(["keypoints", "hybrid", "hybrid", "hybrid", "keypoints", "vismatch:roma"])
+    figures.matches(view, TiePoints(start, start, inlier=np.arange(6) > 0, source=source), start + 3, METRES)
+    dots = {line.get_label(): line.get_color() for line in axes[0].lines if not line.get_label().startswith("_")}
+    assert list(dots) == ["1 outliers", "3 inliers, hybrid", "1 inliers, keypoints", "1 inliers, vismatch:roma"]
+    assert len(set(dots.values())) == 4
+
+
 def test_matches_of_one_kind_only_can_be_drawn_and_never_too_many(view, axes, monkeypatch):
     monkeypatch.setattr(figures, "_LINES", 50)
     start = np.random.default_rng(2).uniform(20, 180, (500, 2))
-    figures.matches(view, start, start + 3, np.zeros(500, bool), METRES)
+    figures.matches(view, TiePoints(start, start, inlier=np.zeros(500, bool)), start + 3, METRES)
     assert "500 outliers" in {line.get_label() for line in axes[0].lines}
     assert len(axes[0].lines) < 60
 

@@ -24,5 +24,5 @@ def check(matches, grid):
     assert matches.footprint >= matches.step
     assert matches.search_radius > 0
     for key, values in arrays_of(matches).items():
-        assert values.dtype == np.float64, key
+        assert values.dtype == (np.uint8 if key == "source" else np.float64), key
         assert np.isfinite(values).all(), key
