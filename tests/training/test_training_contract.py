@@ -195,7 +195,7 @@ def test_every_stage_learns_a_batch_by_heart(family, configured, quick):
         task, batch, losses = stage.task(stage.plan), next(iter(stage.batches(stage.plan, 0))), []
         task.log = lambda *_, **__: None
         optimiser = torch.optim.Adam(task.parameters(), lr=5e-3)
-        for _ in range(12):
+        for _ in range(20):
             optimiser.zero_grad()
             losses.append(task.loss_of(batch))
             losses[-1].backward()
