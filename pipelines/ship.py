@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,9 @@ LICENCES = dict.fromkeys(_SIMULATED, "simulated by sn9reg: Apache-2.0") | {
 }
 # What a family is measured on, below the data root; the others on sen12/val.
 _UNSEEN = {"dense": ("sen12/val", "gf3_1m"), "keypoints": ("scenes/held_out",)}
+
+# How descriptors are measured, whatever they were trained on: places of an image of the folder
+_PATCHES: dict[str, Any] = {"places": 16, "apart": 16.0, "corners": 0.6}
 
 
 @click.command(cls=Command)
@@ -112,7 +116,7 @@ def measure(weights: Path, config: TrainingConfig, on: tuple[str, ...], matcher:
 def _nearest(weights: Path, config: DescriptorConfig, folder: Path) -> dict[str, Any]:
     """How many patches there are, and the share whose nearest neighbour shows the same place."""
     network, _ = load_descriptor(weights)
-    source = Source(folder=str(folder.absolute()))
+    source, config = Source(folder=str(folder.absolute())), replace(config, **_PATCHES)
     patches = collate(config.held_out([(source, load(source, config.seed, config.image)[0])]))
     optical, sar = (torch.cat([network(part) for part in side.split(256)]) for side in patches)
     nearest = (optical @ sar.T).argmax(dim=1)

@@ -1,10 +1,13 @@
 """Ground control points out: the SAR image as a VRT that GDAL, QGIS and SNAP can warp without sn9reg. Each point ties a
 SAR pixel to the map position of its optical counterpart."""
 
+from __future__ import annotations
+
 import logging
 import math
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
 import numpy as np
@@ -15,8 +18,10 @@ from scipy.interpolate import RBFInterpolator
 from sn9reg.errors import ConfigError, InputError, NotRegisteredError
 from sn9reg.raster.files import PathLike, disk_file, open_raster, write_file
 from sn9reg.raster.grid import Grid, Points, Window
-from sn9reg.registration import Registration
 from sn9reg.tiepoints import TiePoints
+
+if TYPE_CHECKING:
+    from sn9reg.registration import Registration  # here, so that `--help` does not wait for torch
 
 log = logging.getLogger(__name__)
 

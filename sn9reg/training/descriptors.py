@@ -228,10 +228,12 @@ class DescriptorTask(Task):
         self.log("found", (nearest == torch.arange(len(nearest))).double().mean(), prog_bar=True)
 
     def groups(self) -> list[dict[str, Any]]:
-        # The layout begins where it should be; steps as large as those of a new network would only blur it.
+        # The layout begins where it should be; steps as large as those of a new network would only blur it, and what
+        # the network adds is to grow no sooner than the network learns.
         slow: dict[str, Any] = {"params": [], "lr": self.plan.optimiser.rate * _SLOWLY}
         groups: list[dict[str, Any]] = [{"params": []}, slow]
+        slowly = ("layout.", "fusion_norm.") if self.network.cells else ()
         for name, parameter in self.network.named_parameters():
             if parameter.requires_grad:
-                groups[name.startswith("layout.")]["params"].append(parameter)
+                groups[name.startswith(slowly)]["params"].append(parameter)
         return groups if slow["params"] else groups[:1]

@@ -102,7 +102,8 @@ def test_the_layout_is_fitted_by_the_first_batches_and_learned_slowly(monkeypatc
         torch.testing.assert_close(mean, task.network.cell_means(torch.cat(patches)))
     assert not task.network.layout.weight.equal(before)
     others, layout = task.groups()
-    assert [id(p) for p in layout["params"]] == [id(p) for p in task.network.layout.parameters()]
+    slow = [*task.network.fusion_norm.parameters(), *task.network.layout.parameters()]
+    assert {id(p) for p in layout["params"]} == {id(p) for p in slow}
     assert layout["lr"] == pytest.approx(0.02 * 1e-3)
     assert len(others["params"]) + len(layout["params"]) == len(list(task.network.parameters()))
     plain = alone()

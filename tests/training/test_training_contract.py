@@ -34,8 +34,8 @@ DETECTOR = {"optical_encoder": "tu-test_resnet", "sar_encoder": "tu-test_resnet"
 SMALL = {
     "dense": {"geometry": {"optical": 64, "sar": 32}, "validation": {"optical": 64, "sar": 32}, **STEPS},
     "descriptors": {
-        "network": {"width": 0.35, "descriptor": 32}, "patch": {"side": 32}, "image": 64, "rim": 24, "places": 2,
-        "apart": 4.0, **STEPS,
+        "network": {"width": 0.35, "descriptor": 32}, "patch": {"side": 32}, "stem": None, "image": 64, "rim": 24,
+        "places": 2, "apart": 4.0, **STEPS,
     },
     "dual-encoder": {"geometry": {"optical": 48, "sar": 32}, "cells": 8, "pretraining": PHASE, "finetuning": PHASE},
     "keypoints": {

@@ -237,7 +237,7 @@ OPTIONS = [
     ("keypoints", {"options": DETECTOR | {"decoder": [4]}}, "as many decoder widths"),
     ("descriptors", {"patch": {"side": 4}}, "patch.side is 4"),
     ("descriptors", {"patch": {"side": 32, "colour": 1}}, "there is no option patch.colour"),
-    ("descriptors", {"network": SMALL | {"in_channels": 3}}, "no option in_channels; there are: width, attention"),
+    ("descriptors", {"network": SMALL | {"in_channels": 3}}, "no option in_channels; there are: backbone, width"),
     ("descriptors", {"patch": {"side": 40}}, "side is 40, must be a multiple of 32"),
     ("dual-encoder", {"dropout": 5.1}, "dropout is 5.1"),
     ("dual-encoder", {"colour": "blue"}, "there is no option colour"),
