@@ -18,9 +18,9 @@ from pipelines.studies.sn9_baseline import detect
 from pipelines.studies.uncertainty import match_folder
 from pipelines.train import WEIGHTS_FILE, changes_option
 from sn9reg.matchers.base import make_matcher
+from sn9reg.matchers.batch_norm import fused
 from sn9reg.matchers.descriptors.network import load_descriptor
 from sn9reg.matchers.dual_encoder.network import load_dual_encoder
-from sn9reg.matchers.fused import fused
 from sn9reg.raster.folders import data_root, pair_files
 from sn9reg.score.benchmark import bench_patches
 from sn9reg.training.config import TrainingConfig, as_dict, read

@@ -20,10 +20,10 @@ from pipelines.common import PATH, Command, apart, drawing, listed, markdown, ou
 from pipelines.train import trained
 from sn9reg.fit.correspondences import Floats
 from sn9reg.many.jobs import peak_memory
+from sn9reg.matchers.batch_norm import fused
 from sn9reg.matchers.dual_encoder.encode import CellEncoder
 from sn9reg.matchers.dual_encoder.network import CELL, DualEncoder, load_dual_encoder
 from sn9reg.matchers.dual_encoder.pairing import nearest_anywhere
-from sn9reg.matchers.fused import fused
 from sn9reg.raster.files import make_folder
 from sn9reg.raster.folders import RegisteredPair, data_root, pair_files
 from sn9reg.raster.radiometry import SarLog

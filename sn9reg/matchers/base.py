@@ -21,7 +21,7 @@ from sn9reg.matchers.dense.networks.table import NETWORKS
 from sn9reg.options import check, check_call
 from sn9reg.raster.scene import ScenePair
 
-_NO_MATCHERS = {"base", "dense", "fused", "fusion"}  # modules beside the matchers
+_NO_MATCHERS = {"base", "batch_norm", "dense", "fusion"}  # modules beside the matchers
 
 
 @runtime_checkable

@@ -91,12 +91,17 @@ def standardise(image: Image, valid: Mask) -> Image:
     return np.where(valid, np.clip((image - pixels.mean()) / spread, -4.0, 4.0), np.float32(0)).astype(np.float32)
 
 
+def optical_layers(values: Image, channels: int) -> Image:
+    """(any number, h, w) bands -> (channels, h, w) float32: for 1 the mean; for 3 the first three, or, where there are
+    fewer, three times their mean."""
+    if channels == 1 or len(values) < 3:
+        return np.repeat(optical_grey(values)[None], channels, axis=0)
+    return values[:3].astype(np.float32, copy=False)
+
+
 def optical_input(patch: Patch, channels: int) -> Image:
-    """(channels, h, w) as a network sees an optical patch, each standardised: one, the mean of its bands, or the first
-    three of them; where there are fewer than three, three times their mean."""
-    if channels == 1 or len(patch.values) < 3:
-        return np.repeat(standardise(optical_grey(patch.values), patch.valid)[None], channels, axis=0)
-    return np.stack([standardise(band, patch.valid) for band in patch.values[:3].astype(np.float32, copy=False)])
+    """(channels, h, w) as a network sees an optical patch: `optical_layers`, each standardised by itself."""
+    return np.stack([standardise(layer, patch.valid) for layer in optical_layers(patch.values, channels)])
 
 
 def sar_input(patch: Patch, log: SarLog) -> Image:

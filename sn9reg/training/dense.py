@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, default_collate
 
 from sn9reg.errors import ConfigError, InputError
+from sn9reg.matchers.batch_norm import fused
 from sn9reg.matchers.dense.correlation import similarity
 from sn9reg.matchers.dense.weights import KIND, DenseOptions, build, load_dense
-from sn9reg.matchers.fused import fused
 from sn9reg.options import options
 from sn9reg.raster.degradation import Degradation
 from sn9reg.raster.folders import data_root

@@ -18,12 +18,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from sn9reg.errors import ConfigError
-from sn9reg.matchers.keypoints.detector import TILE, layers, optical_input
+from sn9reg.matchers.keypoints.detector import TILE
 from sn9reg.matchers.keypoints.heatmap import SIGMA, gaussian, read_keypoints
 from sn9reg.matchers.keypoints.network import KIND, DetectorOptions, HeatmapUNet, UNetOptions, build
 from sn9reg.options import check, options
 from sn9reg.raster.grid import Points, Window
-from sn9reg.raster.radiometry import Image, Mask, Modality, SarLog, optical_grey
+from sn9reg.raster.radiometry import Image, Mask, Modality, SarLog, optical_grey, optical_input, optical_layers
 from sn9reg.raster.scene import Patch
 from sn9reg.training.config import Count, NotNegative, Optimiser, Pace, Plan, Positive, Share, TrainingConfig
 from sn9reg.training.data import Parts, drawn, load_all
@@ -242,7 +242,8 @@ def displaced(
     searched = keypoint + (away @ linear.T + bent[..., None] * to) @ turn.T / zoom
     around = keypoint + (tile - middle) @ turn.T / zoom
     tiles = [(around, middle), (searched, place)]  # where their pixels lie, and where they show the keypoint
-    optical, sar = Patch(layers(optical.values, config.bands), optical.valid), Patch(layers(sar.values, 1), sar.valid)
+    optical = Patch(optical_layers(optical.values, config.bands), optical.valid)
+    sar = Patch(optical_layers(sar.values, 1), sar.valid)
     optical, sar = (
         _partly_hidden(_resample(patch, at, zoom), kept, field.hidden, random)
         for patch, (at, kept) in zip((optical, sar), tiles if config.finds == "sar" else tiles[::-1], strict=True)

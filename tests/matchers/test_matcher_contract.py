@@ -184,7 +184,7 @@ def test_every_name_leads_to_the_class_of_that_name():
     assert list(names) == sorted(names) == list(names.values())
 
 
-@pytest.mark.parametrize("name", ["crystal ball", "", "base", "fused", "dense", "learned", "../base", "base.Matcher"])
+@pytest.mark.parametrize("name", ["crystal ball", "", "base", "fusion", "dense", "learned", "../base", "base.Matcher"])
 def test_an_unknown_matcher_is_refused_and_those_there_are_named(name):
     with pytest.raises(ConfigError, match=r"no matcher '.*'; there are: .*structure"):
         make_matcher(name)

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from sn9reg.errors import InputError
 from sn9reg.machine import device
+from sn9reg.matchers.batch_norm import fused
 from sn9reg.matchers.dense.descent import TemplateMatcher, TemplateOptions
 from sn9reg.matchers.dense.described import FeatureExtractor
 from sn9reg.matchers.dense.networks.table import module_of
 from sn9reg.matchers.dense.weights import load_dense
-from sn9reg.matchers.fused import fused
 from sn9reg.options import options
 from sn9reg.raster.radiometry import Image, Mask, Modality, SarLog, optical_input, sar_input
 from sn9reg.raster.scene import Patch

@@ -17,9 +17,9 @@ from torch.nn.functional import normalize, one_hot
 from sn9reg import progress
 from sn9reg.features.phase_congruency import PhaseCongruency, phase_congruency
 from sn9reg.machine import device
+from sn9reg.matchers.batch_norm import fused
 from sn9reg.matchers.descriptors.network import DenseFusion, seen
 from sn9reg.matchers.descriptors.patches import ORIENTATIONS, PatchLayout, sample_patches
-from sn9reg.matchers.fused import fused
 from sn9reg.raster.grid import Points, Window
 from sn9reg.raster.radiometry import Image, Mask, Modality, fill_invalid, standardise
 from sn9reg.raster.scene import Patch, SceneView

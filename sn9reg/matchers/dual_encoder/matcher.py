@@ -19,13 +19,13 @@ from torch import Tensor
 from sn9reg import progress
 from sn9reg.errors import ConfigError
 from sn9reg.fit.correspondences import Correspondences, Floats
+from sn9reg.matchers.batch_norm import fused
 from sn9reg.matchers.dense.correlation import find_peaks
 from sn9reg.matchers.dense.descent import TemplateMatcher, TemplateOptions
 from sn9reg.matchers.dense.described import FeatureExtractor
 from sn9reg.matchers.dual_encoder.encode import CellEncoder, CellMaps, EncodedScene
 from sn9reg.matchers.dual_encoder.network import CELL, DualEncoder, load_dual_encoder
 from sn9reg.matchers.dual_encoder.pairing import mutual, shifted_similarity
-from sn9reg.matchers.fused import fused
 from sn9reg.options import Count, MaxOffset, Megapixels, options
 from sn9reg.raster.grid import Window, to_common
 from sn9reg.raster.radiometry import Modality, SarLog

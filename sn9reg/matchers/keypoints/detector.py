@@ -13,12 +13,12 @@ from torch.nn.functional import avg_pool2d
 from sn9reg import progress
 from sn9reg.fit.correspondences import Flags, Floats
 from sn9reg.machine import device
-from sn9reg.matchers.fused import fused
+from sn9reg.matchers.batch_norm import fused
 from sn9reg.matchers.keypoints.heatmap import read_keypoints
 from sn9reg.matchers.keypoints.network import HeatmapUNet
 from sn9reg.raster.grid import Points, Window
-from sn9reg.raster.radiometry import Image, Mask, SarLog, optical_grey, standardise
-from sn9reg.raster.scene import Patch, ScenePair
+from sn9reg.raster.radiometry import Image, Mask, SarLog, optical_input, sar_input
+from sn9reg.raster.scene import ScenePair
 
 TILE = 256  # side in pixels (Hänsch et al., section 3.1)
 _MIN_VALID = 0.25  # share of each tile's pixels that must be valid
@@ -50,24 +50,12 @@ class Cropper:
 
     def read(self, optical_xy: Points, sar_xy: Points, factor: int = 1, bands: int = 1) -> Crop:
         """The tile of the optical scene at `optical_xy` (2,) and that of the SAR scene at `sar_xy` (2,). bands: of the
-        optical one, see `layers`."""
+        optical one, see `optical_layers`."""
         corners = (self.corner(optical_xy), self.corner(sar_xy))
         windows = [Window(int(col), int(row), self.side, self.side) for col, row in corners]
         optical, sar = self.pair.optical.read(windows[0], factor), self.pair.sar.read(windows[1], factor)
-        logarithm = standardise(self._sar_log(sar.values), sar.valid)[None]
-        return Crop(optical_input(optical, bands), logarithm, optical.valid, sar.valid)
-
-
-def optical_input(patch: Patch, bands: int) -> Image:
-    """(bands, h, w) as a network sees them: `layers`, each standardised by itself."""
-    return np.stack([standardise(layer, patch.valid) for layer in layers(patch.values, bands)])
-
-
-def layers(values: Image, bands: int) -> Image:
-    """(any number, h, w) -> (bands, h, w): for 1 the mean; for 3 the first three, or, of fewer, thrice their mean."""
-    if bands == 3 and len(values) >= 3:
-        return values[:3]
-    return np.repeat(optical_grey(values)[None], bands, axis=0)
+        images = optical_input(optical, bands), sar_input(sar, self._sar_log)
+        return Crop(*images, optical.valid, sar.valid)
 
 
 @dataclass(frozen=True)

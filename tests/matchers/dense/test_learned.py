@@ -14,6 +14,7 @@ from torchvision.ops import Conv2dNormActivation
 from sn9reg.errors import InputError
 from sn9reg.features.orientation import orientation_harmonics
 from sn9reg.matchers.base import make_matcher, matcher_class
+from sn9reg.matchers.batch_norm import fused
 from sn9reg.matchers.dense.correlation import cc, zncc
 from sn9reg.matchers.dense.hybrid import blurred_by_pooling, locally_standardised
 from sn9reg.matchers.dense.learned import LearnedMatcher
@@ -21,7 +22,6 @@ from sn9reg.matchers.dense.networks.branches import build
 from sn9reg.matchers.dense.networks.table import NETWORKS
 from sn9reg.matchers.dense.structure import by_orientation
 from sn9reg.matchers.dense.weights import DenseOptions, load_dense, save_dense
-from sn9reg.matchers.fused import fused
 from sn9reg.raster.scene import Patch
 
 # The networks' features repeat with the pixels that they pool (at most 4 here); untrained, they find such shifts only.

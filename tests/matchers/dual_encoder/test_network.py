@@ -11,8 +11,8 @@ from support.dual import BANDS, dual_encoder
 from torch import nn
 from torch.nn.functional import interpolate, max_pool2d
 
+from sn9reg.matchers.batch_norm import fused
 from sn9reg.matchers.dual_encoder.network import CELL, WIDTHS, BiFPN, DualEncoder, Structure
-from sn9reg.matchers.fused import fused
 
 both = pytest.mark.parametrize("modality", BANDS)
 

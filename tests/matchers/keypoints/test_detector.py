@@ -9,10 +9,10 @@ from scipy.ndimage import gaussian_filter
 from support.rasters import TEXTURE_TRANSFORM, UTM, fields, open_plain, write_raster
 from torch import nn
 
-from sn9reg.matchers.keypoints.detector import Cropper, Detector, optical_input, structure
+from sn9reg.matchers.keypoints.detector import Cropper, Detector, structure
 from sn9reg.matchers.keypoints.heatmap import gaussian
 from sn9reg.progress import listening
-from sn9reg.raster.radiometry import standardise
+from sn9reg.raster.radiometry import optical_input, standardise
 from sn9reg.raster.scene import PairFiles, Patch
 
 SIDE = 64
