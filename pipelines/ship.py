@@ -33,7 +33,7 @@ from sn9reg.training.tiles import SceneFiles, scene_files
 
 WEIGHTS = Path(__file__).parent.parent / "sn9reg" / "weights"
 # By the folder's name: what it is, and under which licence it may be used. Other folders may not train what ships.
-_SIMULATED = "simulated", "cities", "full", "half", "quarter", "aoi"
+_SIMULATED = "simulated", "cities", "districts", "full", "half", "quarter", "aoi"
 _SEN12 = "SEN1-2 sample (Sentinel-1 VV, Sentinel-2): CC BY 4.0, contains modified Copernicus Sentinel data"
 LICENCES = dict.fromkeys(_SIMULATED, "simulated by sn9reg: Apache-2.0") | {
     "train": _SEN12,

@@ -1,8 +1,10 @@
 """Make folders of registered pairs, NAME_opt.png and NAME_sar.tif, out of scenes, for training matchers. Into
 DIR/pairs, which the training configurations name: `sentinel_la`, the Los Angeles pair, its smooth residual of some
 pixels removed by the untrained matcher first; `simulated` and `cities`, tiles of simulated scenes, registered by their
-exact offsets, at full, half and quarter resolution; `scenes/full`, `half` and `quarter`, DIR/scenes/aoi, whole. Into
-DIR/scenes: scenes with tie-points in SpaceNet 9's layout, `aoi` to train keypoint detectors, `dev` to watch them."""
+exact offsets, at full, half and quarter resolution; `districts`, cities and towns, whole scenes of 600 m at half
+resolution, and `districts_held`, four that nothing is trained on; `scenes/full`, `half` and `quarter`, DIR/scenes/aoi,
+whole. Into DIR/scenes: scenes with tie-points in SpaceNet 9's layout, `aoi` to train keypoint detectors, `dev` to watch
+them."""
 
 import logging
 from itertools import product
@@ -24,6 +26,8 @@ from sn9reg.simulate import simulate
 SIDE = 512
 FOLDERS = {1: "full", 2: "half", 4: "quarter"}
 FILES = (("opt.png", "uint8", 1), ("sar.tif", "uint16", 1), ("mask.png", "uint8", 255))
+DISTRICTS = range(3000, 3072)
+HELD = 3001, 3002, 3003, 3005
 Images = npt.NDArray[np.float32]  # (3, h, w) grey values, radar amplitude and validity of two rasters of one grid
 
 
@@ -42,6 +46,8 @@ def main(data: Path) -> None:
         simulated(data / "pairs/simulated", 500 + k, 2 ** (k % 4))
     for k in range(24):
         simulated(data / "pairs/cities", 700 + k, (1, 1, 2, 4)[k % 4], "town" if k % 3 == 0 else "city")
+    for seed in DISTRICTS:
+        district(data / ("pairs/districts_held" if seed in HELD else "pairs/districts"), seed)
     for seed in range(601, 609):
         whole(data / "pairs/scenes", aoi(data / "scenes/aoi", seed, (5000, 4000)))
     aoi(data / "scenes/dev", 13, (4000, 3000))
@@ -53,6 +59,15 @@ def simulated(out: Path, seed: int, looks: float, kind: str = "village") -> None
         files = simulate(out / "scene", 2048, seed=seed, looks=looks, kind=kind, overwrite=True)
         with open_offsets(files.offsets) as offsets:
             tiles(out, f"s{seed}", registered(out, offsets, files.optical, files.sar), tuple(FOLDERS))
+
+
+def district(out: Path, seed: int) -> None:
+    """One simulated scene of a city or a town, registered by its exact offsets, at half resolution."""
+    if not (out / f"s{seed}_mask.png").exists():
+        kind, looks = "city" if seed % 4 else "town", (1, 1, 2)[seed % 3]
+        files = simulate(out / "scene", 2048, seed=seed, looks=looks, kind=kind, overwrite=True)
+        with open_offsets(files.offsets) as offsets:
+            write_pair(out / f"s{seed}", coarse(registered(out, offsets, files.optical, files.sar), 2))
 
 
 def aoi(out: Path, seed: int, size: tuple[int, int]) -> Path:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import cv2
@@ -22,6 +22,7 @@ class Patch:
     values: npt.NDArray[np.float32]
     valid: npt.NDArray[np.bool_]
     decibel: bool | None = None  # that of the pair; of `ScenePair.overview` alone
+    metres: float | None = None  # side of a pixel on the ground; only where features are asked for, and it is known
 
     def __post_init__(self) -> None:
         if self.values.ndim != 3 or self.values.shape[1:] != self.valid.shape:
@@ -101,10 +102,20 @@ def from_finer(read: Callable[[Window, int], Patch], window: Window, factor: int
         parts, axis = [read(half, factor) for half in window.halves()], -1 if window.width >= window.height else -2
         values, valid = [part.values for part in parts], [part.valid for part in parts]
         return Patch(np.concatenate(values, axis), np.concatenate(valid, axis))
-    patch = read(Window(2 * window.col, 2 * window.row, 2 * window.width, 2 * window.height), factor // 2)
-    blocks = (window.height, 2, window.width, 2)
+    return averaged(read(Window(2 * window.col, 2 * window.row, 2 * window.width, 2 * window.height), factor // 2), 2)
+
+
+def averaged(patch: Patch, factor: int) -> Patch:
+    """The patch with pixels of `factor` x `factor` of its own: means of those that are valid, valid where any is. Sides
+    are rounded up."""
+    (height, width), sides = patch.valid.shape, tuple((0, -n % factor) for n in patch.valid.shape)
+    if any(after for _, after in sides):
+        values, valid = np.pad(patch.values, ((0, 0), *sides)), np.pad(patch.valid, sides)
+        patch, (height, width) = replace(patch, values=values, valid=valid), valid.shape
+    blocks = (height // factor, factor, width // factor, factor)
     count = patch.valid.reshape(blocks).sum(axis=(1, 3), dtype=np.float32)
-    return Patch(patch.values.reshape(len(patch.values), *blocks).sum(axis=(2, 4)) / np.maximum(count, 1), count > 0)
+    values = patch.values.reshape(len(patch.values), *blocks).sum(axis=(2, 4)) / np.maximum(count, 1)
+    return replace(patch, values=values, valid=count > 0)
 
 
 def through(matrix: npt.NDArray[Any], xy: Points) -> Points:

@@ -4,9 +4,9 @@ import copy
 import logging
 from collections.abc import Sequence
 from dataclasses import field
-from functools import partial
+from functools import cached_property, partial
 from itertools import islice
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, default_collate
 
 from sn9reg.errors import ConfigError, InputError
+from sn9reg.matchers.base import make_matcher, matcher_class
 from sn9reg.matchers.batch_norm import fused
 from sn9reg.matchers.dense.correlation import similarity
 from sn9reg.matchers.dense.weights import KIND, DenseOptions, build, load_dense
@@ -41,6 +42,15 @@ class Choice:
     options: dict[str, Any] = field(default_factory=dict)
 
 
+class Seen(NamedTuple):
+    """A `Sample`, and what is known of it; in a batch each field has a leading dimension."""
+
+    optical: Tensor
+    sar: Tensor
+    place: Tensor
+    known: Tensor  # (O - S + 1, O - S + 1) similarity by the matcher beside; without one, a 0 that nothing looks at
+
+
 @options
 class DenseConfig(TrainingConfig, Plan):
     """A network, a loss, and samples."""
@@ -51,6 +61,9 @@ class DenseConfig(TrainingConfig, Plan):
     shared: bool = False  # whether both images go through the same weights (Siamese)
     # Weights, relative to the data root, whose features are to be imitated: then the loss counts in validation alone.
     teacher: str | None = None
+    # A dense matcher. The mean of its similarity and the network's is compared with the truth: so the network learns
+    # what that matcher lacks, and is to be used beside it.
+    beside: str | None = None
     geometry: Geometry = field(default_factory=Geometry)  # of the samples for training
     validation: Geometry = field(default_factory=Geometry)  # of those for validation: only the sides count
     photometry: Photometry = field(default_factory=Photometry)  # what is done to grey values
@@ -65,6 +78,8 @@ class DenseConfig(TrainingConfig, Plan):
                 raise ConfigError(f"{name}: the SAR side {shape.sar} must be smaller than the optical {shape.optical}")
         if self.teacher and not self.shared:
             raise ConfigError("a teacher is imitated by a network that both images share: set shared: true")
+        if self.beside is not None and not hasattr(matcher_class(self.beside), "surface"):
+            raise ConfigError(f"beside is {self.beside!r}, which is no dense matcher")
 
     @property
     def channels(self) -> int:
@@ -81,15 +96,24 @@ class DenseConfig(TrainingConfig, Plan):
         task = partial(Imitation if self.teacher else DenseTask, self)
         return [Stage(self, self.seed, task, partial(self.batches, parts, self.sample), checks)]
 
-    def sample(self, source: Source, optical: Patch, sar: Patch, random: np.random.Generator) -> Sample:
+    @cached_property
+    def _beside(self) -> Any:
+        return make_matcher(self.beside) if self.beside else None
+
+    def seen(self, optical: Patch, sar: Patch, place: Any) -> "Seen":
+        """What the network is shown of two patches, beside what another matcher makes of them."""
+        known = self._beside.surface(optical, sar) if self._beside else torch.zeros(())
+        return Seen(*Sample.of(optical, sar, place, self.channels), known)
+
+    def sample(self, source: Source, optical: Patch, sar: Patch, random: np.random.Generator) -> "Seen":
         zoom = source.drawn_zoom(random)
         one, other, place = cut(optical, sar, self.geometry, zoom, random, bands=self.channels > 1)
         one = Patch(augment_optical(one.values, self.photometry, random), one.valid)
         worse = self.degradation(other.values, random)[0]
         other = Patch(augment_sar(worse, self.photometry, random)[None], other.valid)
-        return Sample.of(one, other, place, self.channels)
+        return self.seen(one, other, place)
 
-    def validating(self, pairs: Pairs, indices: Sequence[int]) -> Sample:
+    def validating(self, pairs: Pairs, indices: Sequence[int]) -> "Seen":
         """A batch for validation, the same each time: the middle of the images, the template at a random place."""
         samples, shape = [], self.validation
         for index in indices:
@@ -99,7 +123,7 @@ class DenseConfig(TrainingConfig, Plan):
             template = part(sar, Window(col + place[1], row + place[0], shape.sar, shape.sar))
             worse = Patch(self.degradation(template.values.astype(np.float32), random), template.valid)
             middle = part(optical, Window(col, row, shape.optical, shape.optical))
-            samples.append(Sample.of(middle, worse, place, self.channels))
+            samples.append(self.seen(middle, worse, place))
         return default_collate(samples)
 
 
@@ -120,15 +144,16 @@ class DenseTask(Task):
     def kept(self) -> nn.Module:
         return self.network if self.mean is None else self.mean
 
-    def surface(self, network: nn.Module, batch: Sample) -> Tensor:
+    def surface(self, network: nn.Module, batch: Seen) -> Tensor:
         """(B, O - S + 1, O - S + 1) similarity, as the loss wants it."""
         optical, sar = network(batch.optical, "optical"), network(batch.sar, "sar")
-        return similarity(self.loss.formula.similarity, optical.float().contiguous(), sar.float().contiguous())
+        own = similarity(self.loss.formula.similarity, optical.float().contiguous(), sar.float().contiguous())
+        return (own + batch.known) / 2 if self.config.beside else own
 
-    def loss_of(self, batch: Sample) -> Tensor:
+    def loss_of(self, batch: Seen) -> Tensor:
         return self.loss(self.surface(self.network, batch), batch.place)
 
-    def on_train_batch_end(self, outputs: Any, batch: Sample, index: int) -> None:
+    def on_train_batch_end(self, outputs: Any, batch: Seen, index: int) -> None:
         if self.mean is None or (index + 1) % self.plan.accumulate:
             return
         decay = min(self.config.average, (1 + self.global_step) / (10 + self.global_step))
@@ -136,7 +161,7 @@ class DenseTask(Task):
             for kept, now in zip(self.mean.state_dict().values(), self.network.state_dict().values(), strict=True):
                 kept.copy_(kept.lerp(now, 1 - decay) if kept.dtype.is_floating_point else now)
 
-    def validation_step(self, batch: Sample, index: int, dataloader_idx: int = 0) -> None:
+    def validation_step(self, batch: Seen, index: int, dataloader_idx: int = 0) -> None:
         surface = self.surface(self.kept(), batch)
         best = surface.flatten(1).argmax(dim=1)
         found = torch.stack([best // surface.shape[-1], best % surface.shape[-1]], dim=1)
@@ -183,7 +208,7 @@ class Imitation(DenseTask):
         own, its = self.directions.shape
         shared = torch.zeros(its, its, dtype=torch.double)
         for batch in islice(batches, _LOOKED_AT):
-            optical, sar = self.taught(_beside(batch)).double().flatten(2).chunk(2)
+            optical, sar = self.taught(_side_by_side(batch)).double().flatten(2).chunk(2)
             centred = (features - features.mean(dim=2, keepdim=True) for features in (optical, sar))
             shared += torch.einsum("bcn,bdn->cd", *centred)
         agreement, found = torch.linalg.eigh(shared + shared.T)
@@ -192,13 +217,13 @@ class Imitation(DenseTask):
         self.directions = found.flip(1)[:, :own].T.float().contiguous()
 
     def taught(self, images: Tensor) -> Tensor:
-        """(2 B, C, S, S) what the teacher says of `_beside`."""
+        """(2 B, C, S, S) what the teacher says of `_side_by_side`."""
         teacher, kinds = self.teacher[0].to(images.device), ("optical", "sar")
         with torch.no_grad():
             return torch.cat([teacher(half, kind) for half, kind in zip(images.chunk(2), kinds, strict=True)])
 
-    def loss_of(self, batch: Sample) -> Tensor:
-        images = _beside(batch)
+    def loss_of(self, batch: Seen) -> Tensor:
+        images = _side_by_side(batch)
         wanted = torch.einsum("kc,bchw->bkhw", self.directions, self.taught(images))
         inner = np.s_[..., _RIM:-_RIM, _RIM:-_RIM]
         return (self.network(images, "sar") - wanted)[inner].square().sum() / wanted[inner].square().sum()
@@ -210,7 +235,7 @@ def _width(network: nn.Module) -> int:
         return int(network(torch.zeros(1, 1, 64, 64), "sar").shape[1])
 
 
-def _beside(batch: Sample) -> Tensor:
+def _side_by_side(batch: Seen) -> Tensor:
     """(2 B, 1, S, S) the optical images, where the SAR images lie in them, and then these."""
     side = batch.sar.shape[-1]
     places = zip(batch.optical, batch.place.tolist(), strict=True)

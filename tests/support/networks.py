@@ -7,6 +7,7 @@ from sn9reg.matchers.dense.networks.branches import build
 
 # By which surface each network is compared in its paper.
 SIMILARITY = {"mcgf": "cc", "osmnet": "ssd", "fft-unet": "zncc", "maru-net": "zncc", "slim-unet": "zncc"}
+SIMILARITY |= {"wide-unet": "zncc"}
 
 
 def settle(network, run):

@@ -82,13 +82,17 @@ class TemplateMatcher:
             pair.kept[key] = self.extractor(pair.overview(pair.sar)[0])
         return pair.kept[key]
 
-    def locate(self, optical: Patch, sar: Patch) -> Points:
-        """(2,) where the upper left pixel of a SAR template lies in a larger optical patch, whole pixels."""
+    def surface(self, optical: Patch, sar: Patch) -> Tensor:
+        """(H - h + 1, W - w + 1) similarity of a SAR template to each place of a larger optical patch."""
         extract = self.extractor(sar, whole=True)
         with workers() as pool:  # an image a thread: sooner than both threads for every operation
             region, template = pool.map(extract, (optical, sar), ("optical", "sar"))
         masks = [torch.from_numpy(patch.valid)[None].to(region) for patch in (optical, sar)]
-        surface = masked_similarity(self.similarity, region[None], masks[0], template[None], masks[1])[0]
+        return masked_similarity(self.similarity, region[None], masks[0], template[None], masks[1])[0]
+
+    def locate(self, optical: Patch, sar: Patch) -> Points:
+        """(2,) where the upper left pixel of a SAR template lies in a larger optical patch, whole pixels."""
+        surface = self.surface(optical, sar)
         row, col = np.unravel_index(int(surface.argmax()), surface.shape)
         return np.array([col, row], dtype=np.float64)
 

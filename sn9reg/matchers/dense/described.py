@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -29,11 +30,14 @@ _KEPT_BYTES = 320 << 20  # two rows of tiles across 40 megapixels
 
 class Described:
     """The features of a scene at any level. margin: pixels at a patch's border within which features feel it; they are
-    cut off. cell: side of what the scene itself takes for a pixel, see `TemplateMatcher.cell`. One thread asks and
-    reads, and others describe. Tiles are kept in half precision, which no match depends on."""
+    cut off. cell: side of what the scene itself takes for a pixel, see `TemplateMatcher.cell`. metres: side of a common
+    pixel on the ground, where it is known. One thread asks and reads, and others describe. Tiles are kept in half
+    precision, which no match depends on."""
 
-    def __init__(self, scene: SceneView, kind: Modality, extract: FeatureExtractor, margin: int, cell: int) -> None:
-        self._scene, self._kind, self._extract, self._margin = scene, kind, extract, margin
+    def __init__(
+        self, scene: SceneView, kind: Modality, extract: FeatureExtractor, margin: int, cell: int, metres: float | None
+    ) -> None:  # fmt: skip
+        self._scene, self._kind, self._extract, self._margin, self._metres = scene, kind, extract, margin, metres
         self._side = max(_LEAST, _SIDE // cell - 2 * margin)
         self._tiles: OrderedDict[tuple[int, Window], Future[Features | None]] = OrderedDict()
 
@@ -46,7 +50,8 @@ class Described:
             if key not in pair.kept:
                 while len(pair.kept) >= _MOST_KEPT:  # a pair that many matchers see, or in many poses
                     del pair.kept[next(iter(pair.kept))]
-                pair.kept[key] = cls(scene, kind, extract, margin, cell)
+                metres = None if pair.grid.crs is None else pair.grid.metres_per_pixel
+                pair.kept[key] = cls(scene, kind, extract, margin, cell, metres)
             return pair.kept[key]
 
         return [of(pair.optical, "optical"), of(pair.sar, "sar")]
@@ -63,7 +68,7 @@ class Described:
         places = [Window(col * side, row * side, side, side).intersect(extent) for row in rows for col in cols]
         tiles = [tile for tile in places if not tile.empty]
         if not tiled and not all((factor, tile) in self._tiles for tile in tiles):
-            patch = self._scene.read(window.grow(self._margin), factor)
+            patch = self._read(window, factor)
             return pool.submit(self._described, patch, window.shape).result
         parts = [(tile, self._tile(pool, factor, tile)) for tile in tiles]
         return lambda: _composed(window, parts)
@@ -76,9 +81,14 @@ class Described:
                 del sizes[oldest], self._tiles[oldest]
         asked = self._tiles.pop(key, None)
         if asked is None or (asked.done() and not _is_there(asked)):
-            asked = pool.submit(self._kept, self._scene.read(tile.grow(self._margin), factor), tile.shape)
+            asked = pool.submit(self._kept, self._read(tile, factor), tile.shape)
         self._tiles[key] = asked
         return asked
+
+    def _read(self, window: Window, factor: int) -> Patch:
+        """A window with its margin."""
+        metres = None if self._metres is None else self._metres * factor
+        return replace(self._scene.read(window.grow(self._margin), factor), metres=metres)
 
     def _kept(self, patch: Patch, shape: tuple[int, int]) -> Features | None:
         found = self._described(patch, shape)
@@ -106,7 +116,8 @@ class Described:
         rows, cols = spans
         if (rows.stop - rows.start) * (cols.stop - cols.start) > _NEARLY_ALL * height * width:
             return self._extract(patch, self._kind)
-        part = self._extract(Patch(patch.values[:, rows, cols], patch.valid[rows, cols]), self._kind)
+        box = replace(patch, values=patch.values[:, rows, cols], valid=patch.valid[rows, cols])
+        part = self._extract(box, self._kind)
         return torch.nn.functional.pad(part, (cols.start, width - cols.stop, rows.start, height - rows.stop))
 
 

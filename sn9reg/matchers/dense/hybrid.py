@@ -8,16 +8,18 @@ import numpy as np
 import torch
 from annotated_types import Ge, Le
 from torch import Tensor
-from torch.nn.functional import avg_pool2d
+from torch.nn.functional import avg_pool2d, interpolate
 
 from sn9reg.features.orientation import orientation_harmonics
 from sn9reg.matchers.dense.descent import TemplateMatcher, mirrored
 from sn9reg.matchers.dense.described import FeatureExtractor
-from sn9reg.matchers.dense.learned import LearnedMatcher, LearnedOptions
+from sn9reg.matchers.dense.learned import LearnedMatcher, LearnedOptions, matcher_of
+from sn9reg.matchers.dense.networks.wide_unet import WideUNet
 from sn9reg.matchers.dense.structure import by_orientation
 from sn9reg.options import options
 from sn9reg.raster.radiometry import Modality
 from sn9reg.raster.scene import Patch
+from sn9reg.raster.view import averaged
 
 _NEIGHBOURHOOD = 72  # side in pixels, about that of a template
 
@@ -27,10 +29,13 @@ class HybridOptions(LearnedOptions):
     """Options of the hybrid."""
 
     learned: Annotated[float, Ge(0), Le(1)] = 0.4  # share of the network's features in the similarity
+    # Share of the wide U-Net's features, where pixels are known to be as small as it was made for; the rest is shared
+    # out as elsewhere.
+    wide: Annotated[float, Ge(0), Le(1)] = 0.7
 
 
 class HybridMatcher(LearnedMatcher):
-    """Features of the slim U-Net beside orientation energies. The default.
+    """Features of the slim U-Net, orientation energies and, where pixels are small, the wide U-Net's. The default.
 
     A trained network tells apart what untrained features cannot; these are sharper, and suit a sensor that nobody
     trained on. Raises as `LearnedMatcher`."""
@@ -49,14 +54,36 @@ class HybridMatcher(LearnedMatcher):
         if whole:
             untrained = mirrored(untrained, self.margin)
         one, other = math.sqrt(self.options.learned), math.sqrt(1 - self.options.learned)
+        wide = _wide_extractor(sar) if self.options.wide else None
 
         def extract(patch: Patch, modality: Modality) -> Tensor:
             found = trained(patch, modality)
             # Correlation is the weighted mean of both similarities. What the network takes for ground counts in both.
             weighed = untrained(patch, modality) * other * _weight(found)
-            return torch.cat([locally_standardised(found).mul_(one), weighed])
+            near = torch.cat([locally_standardised(found).mul_(one), weighed])
+            if wide is None or patch.metres is None or patch.metres > WideUNet.PIXELS[1]:
+                return near
+            far = wide(patch, modality)
+            # No local standardisation: that would take back how much each pixel counts.
+            length = (far.square().sum() / (far != 0).any(dim=0).sum().clamp_min(1)).sqrt().clamp_min(1e-6)
+            return torch.cat([near * math.sqrt(1 - self.options.wide), far * (math.sqrt(self.options.wide) / length)])
 
         return extract
+
+
+def _wide_extractor(sar: Patch) -> FeatureExtractor:
+    """The wide U-Net's features of patches of known pixels, which are made as large as it knows them, if smaller."""
+    extract = matcher_of("wide-unet")().extractor(sar)
+
+    def of_any_size(patch: Patch, modality: Modality) -> Tensor:
+        factor = max(1, math.ceil(WideUNet.PIXELS[0] / (patch.metres or math.inf) - 0.01))
+        if factor == 1:
+            return extract(patch, modality)
+        features = extract(averaged(patch, factor), modality)
+        height, width = patch.valid.shape
+        return interpolate(features[None], scale_factor=factor, mode="bilinear")[0, :, :height, :width].contiguous()
+
+    return of_any_size
 
 
 def locally_standardised(features: Tensor) -> Tensor:

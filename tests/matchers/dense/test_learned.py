@@ -1,6 +1,7 @@
 """matchers.learned: the same features without batch normalisation, and none where there is nothing to see."""
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from sn9reg.matchers.dense.networks.table import NETWORKS
 from sn9reg.matchers.dense.structure import by_orientation
 from sn9reg.matchers.dense.weights import DenseOptions, load_dense, save_dense
 from sn9reg.raster.scene import Patch
+from sn9reg.raster.view import averaged
 
 # The networks' features repeat with the pixels that they pool (at most 4 here); untrained, they find such shifts only.
 SHIFT = (8, -4)
@@ -149,11 +151,11 @@ def test_what_is_constant_or_not_valid_has_no_features_and_no_say(name, modality
 
 @every_network
 def test_a_hole_is_not_felt_far_from_it(name, features):
-    """Twice the margin: some networks see farther than theirs, but not much."""
-    margin = build(name, shared=True).margin
-    half = texture((64, 40 + 2 * margin))
+    """Twice the margin, or six of the coarsest pixels: some networks see farther than their margin, but not much."""
+    network = build(name, shared=True)
+    half = texture((64, 40 + max(2 * network.margin, 6 * network.divisor)))
     # Both halves have one mean and one deviation, so that the hole does not change how the rest is standardised.
-    image, valid = np.concatenate([half, half[:, ::-1]], axis=1), np.ones((64, 80 + 4 * margin), bool)
+    image, valid = np.concatenate([half, half[:, ::-1]], axis=1), np.ones((64, 2 * half.shape[1]), bool)
     valid[:, half.shape[1] :] = False
     whole, part = features(name, patch_of(image)), features(name, patch_of(np.where(valid, image, 0), valid))
     error = (whole - part).square().mean(dim=(0, 1)).sqrt() / whole.square().mean().sqrt()
@@ -253,6 +255,21 @@ def test_untrained_features_count_by_the_lengths_of_the_networks_too(monkeypatch
     share = found / plain.clamp_min(1e-6)
     assert share[:, 38:40].median() / share[:, 40:42].median() == pytest.approx(0.5, abs=0.03)
     assert share[:, 40:42].median() > 1  # where others count less
+
+
+@pytest.mark.parametrize(("metres", "pooled"), [(None, 0), (10.0, 0), (1.5, 1), (0.31, 2)])
+def test_the_wide_network_counts_by_its_share_where_pixels_are_known_to_be_small(metres, pooled, random_weights):
+    weights, patch = str(random_weights("slim-unet")), replace(patch_of(texture((96, 100))), metres=metres)
+    matchers = (make_matcher("hybrid", wide=share, weights=weights) for share in (0, 0.4))
+    alone, both = (matcher.extractor(patch)(patch, "sar") for matcher in matchers)
+    if not pooled:
+        torch.testing.assert_close(both, alone)
+        return
+    torch.testing.assert_close(both[: len(alone)], alone * 0.6**0.5)
+    wide = matcher_class("wide-unet")().extractor(patch)(averaged(patch, pooled), "sar")
+    far = both[len(alone) :]
+    assert far.square().sum(dim=0).mean() == pytest.approx(0.4, rel=0.01)
+    assert torch.corrcoef(torch.stack([far[:, ::pooled, ::pooled].flatten(), wide.flatten()]))[0, 1] > 0.9
 
 
 def random_features(channels=4, height=150, width=170, seed=0):

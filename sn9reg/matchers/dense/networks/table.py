@@ -5,6 +5,7 @@ from types import ModuleType
 
 # Name -> class, in the module of that name; imported when its network is asked for.
 NETWORKS = {"mcgf": "MCGF", "osmnet": "OSMNet", "fft-unet": "FFTUNet", "maru-net": "MARUNet", "slim-unet": "SlimUNet"}
+NETWORKS |= {"wide-unet": "WideUNet"}
 
 
 def module_of(name: str) -> ModuleType:

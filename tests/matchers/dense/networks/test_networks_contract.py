@@ -21,7 +21,8 @@ PUBLISHED = {
     "fft-unet": (1_868_044, True, 3),
     "maru-net": (8_949_660, True, 1),
 }
-CHANNELS = {"mcgf": 9, "osmnet": 9, "fft-unet": 4, "maru-net": 8, "slim-unet": 8}  # of the features
+# Of the features.
+CHANNELS = {"mcgf": 9, "osmnet": 9, "fft-unet": 4, "maru-net": 8, "slim-unet": 8, "wide-unet": 6}
 every_network = pytest.mark.parametrize("name", NETWORKS)
 
 
