@@ -20,9 +20,9 @@ from sn9reg.judge.calibration import calibrations_for
 from sn9reg.judge.verdict import Verdict, judge
 from sn9reg.judge.weigh import weighed
 from sn9reg.machine import computing_on
-from sn9reg.matchers import DEFAULT_MATCHER
 from sn9reg.matchers.base import Matcher, make_matcher
 from sn9reg.offsets import OffsetMap, from_nodes, node_positions, offsets_between
+from sn9reg.pipeline import chosen
 from sn9reg.raster.collar import taken_out
 from sn9reg.raster.files import PathLike
 from sn9reg.raster.grid import Grid
@@ -132,18 +132,20 @@ class Registration:
 
 
 def register(
-    optical: PathLike, sar: PathLike, *,
-    matcher: str | Sequence[str] | Matcher = DEFAULT_MATCHER, matcher_options: Mapping[str, Any] | None = None,
-    model: str = "auto", threshold: float | None = None, ratio_filter: bool = False, dem: PathLike | None = None,
-    calibration: PathLike | None = None, device: str = "auto",
+    optical: PathLike, sar: PathLike, *, pipeline: PathLike | None = None,
+    matcher: str | Sequence[str] | Matcher | None = None, matcher_options: Mapping[str, Any] | None = None,
+    model: str | None = None, threshold: float | None = None, ratio_filter: bool | None = None,
+    dem: PathLike | None = None, calibration: PathLike | None = None, device: str = "auto",
     pixel_frame: bool = False, optical_bands: Sequence[int] = (), sar_bands: Sequence[int] = (),
     optical_nodata: float | None = None, sar_nodata: float | None = None, keep_collar: bool = False,
 ) -> Registration:  # fmt: skip
     """Register an optical to a SAR image. The result says itself whether the pair was registered.
 
-    matcher: a name, several (a list, or joined by `+`) that are run and fitted together, or an object. matcher_options:
-    keyword arguments of its constructor; SOURCE.NAME is for one of several.
-    model: auto, translation, affine, homography or local. threshold: of RANSAC, metres.
+    pipeline: the name of one, or a YAML file, see `sn9reg.pipeline`. It holds the five settings that follow; what is
+    given here goes before it, matcher options one by one. Its matcher is its own.
+    matcher: a name (default hybrid), several (a list, or joined by `+`) that are run and fitted together, or an object.
+    matcher_options: keyword arguments of its constructor; SOURCE.NAME is for one of several.
+    model: auto (default), translation, affine, homography or local. threshold: of RANSAC, metres (default 30 px).
     ratio_filter: keep only the matches that pass the adaptive-ratio filter; about half do.
     dem: a raster of heights of the ground, in any CRS, used where matches held out are then predicted better.
     calibration: a file of `pipelines.calibrate` for the matcher; by default the one that ships. Where none does, a
@@ -152,9 +154,11 @@ def register(
     The others say how the images are read, see `raster.scene.PairFiles`. Raises InputError for files that cannot be
     used, ConfigError for options that make no sense."""
     files = PairFiles(optical, sar, pixel_frame, optical_bands, sar_bands, optical_nodata, sar_nodata, keep_collar)
+    name = matcher if matcher is None or isinstance(matcher, str | Matcher) else "+".join(matcher)
+    given = {"matcher": name, "matcher_options": matcher_options, "model": model, "threshold": threshold}
+    how = chosen(pipeline, **given, ratio_filter=ratio_filter)
     with computing_on(device):
-        name = matcher if isinstance(matcher, str | Matcher) else "+".join(matcher)
-        source = make_matcher(name, **(matcher_options or {})) if isinstance(name, str) else name
+        source = name if isinstance(name, Matcher) else make_matcher(how.matcher, **how.matcher_options)
     seconds: dict[str, float] = {}
     start = time.perf_counter()
 
@@ -177,10 +181,10 @@ def register(
         calibrations = calibrations_for(own, calibration)
         with progress.part(0.0, _MATCHING, "match"):
             matches = source.match(pair)
-        if ratio_filter:
+        if how.ratio_filter:
             matches = _filtered(matches)
         lap("match")
-        gain, fitter = 0.0, partial(fit, model=model, threshold=threshold, heights=heights)
+        gain, fitter = 0.0, partial(fit, model=how.model, threshold=how.threshold, heights=heights)
         if matches.sources:
             matches, fitted, gain = weighed(pair, matches, fitter, calibrations)
         else:
