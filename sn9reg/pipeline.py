@@ -11,6 +11,7 @@ from typing import Annotated, Any
 from annotated_types import Gt, Le
 
 from sn9reg.errors import ConfigError, InputError
+from sn9reg.features.pose import Posing
 from sn9reg.fit.choose import Model
 from sn9reg.matchers import DEFAULT_MATCHER
 from sn9reg.matchers.base import checked_matchers
@@ -28,6 +29,7 @@ class Pipeline:
     model: Model = "auto"
     threshold: Annotated[float, Gt(0), Le(1e6)] | None = None
     ratio_filter: bool = False
+    pose: Posing = "auto"
 
     def settings(self) -> dict[str, Any]:
         """Keyword arguments of `register`."""

@@ -32,6 +32,7 @@ def test_the_best_is_what_is_done_without_one():
 def test_spacenet9_is_the_published_shape():
     made = read_pipeline("spacenet9")
     assert (made.matcher, made.ratio_filter, made.model) == ("keypoints+descriptors", True, "affine")
+    assert made.pose == "none"
 
 
 def test_what_is_given_goes_before_the_file_and_options_one_by_one(tmp_path):
@@ -71,6 +72,7 @@ BAD = {
     "2020-01-01: x": ("keys must be str", 2),
     "matcher: 5": ("matcher is 5", 2),
     "model: best": ("model is 'best'", 2),
+    "pose: maybe": ("pose is 'maybe'", 2),
     "threshold: 0": ("threshold is 0", 2),
     "matcher: nonesuch": ("no matcher 'nonesuch'; there are: ", 2),
     "matcher: ncc+ncc": ("the source ncc is given twice", 2),

@@ -100,6 +100,9 @@ registering = _all_of(
                  help="Kind of warp; auto takes what predicts held-out matches best [default: auto]."),
     click.option("--ratio-filter/--no-ratio-filter", default=None,
                  help="Keep only matches that pass the adaptive-ratio filter [default: no]."),
+    click.option("--pose", type=click.Choice(["auto", "none", "search"]),
+                 help="Whether the SAR image may be turned and scaled: auto looks where the pair is refused as it "
+                      "lies, search always [default: auto]."),
     click.option("--dem", type=EXISTING, metavar="FILE", help="Raster of heights of the ground, in any CRS."),
     click.option("--threshold", type=POSITIVE, help="Of RANSAC, metres [default: 30 px]."),
     click.option("--max-offset", type=POSITIVE,
@@ -108,7 +111,7 @@ registering = _all_of(
     reading,
 )  # fmt: skip
 _READING = ("pixel_frame", "optical_bidx", "sar_bidx", "optical_nodata", "sar_nodata", "keep_collar")
-_REGISTERING = ("pipeline", "matcher", "model", "ratio_filter", "dem", "threshold", "calibration", "device")
+_REGISTERING = ("pipeline", "matcher", "model", "ratio_filter", "pose", "dem", "threshold", "calibration", "device")
 
 
 def pair_files(optical: str, sar: str, given: Mapping[str, Any]) -> PairFiles:
