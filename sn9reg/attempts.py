@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 _MATCHING = 0.95  # share of an attempt's time
 _STEEP = 0.15  # `Pose.steepness` from which templates on a pair as it lies blur too much to be trusted to a few pixels
 _UPRIGHT = 0.1  # `Pose.steepness` up to which a search has found what was tried already
+_SURE = 0.95  # probability from which a pair that has no georeference is believed to lie upright
 _HOPE = 0.1  # probability from which the matches of a pose are taken to improve it
 
 
@@ -108,32 +109,42 @@ class Steps:
 
 def attempted(pair: ScenePair, steps: Steps, pose: str) -> Attempt:
     """The best of the attempts. pose: `none`, the pair is taken as it lies; `search`, the SAR scene is seen in the pose
-    that a search finds; `auto`, so only where the pair is refused as it lies, and where it is not, but its matches are
-    turned or scaled much, in the pose that these show. Raises ConfigError for another, InputError where a scene cannot
-    be read."""
+    that a search finds; `auto`, so only where the pair is refused as it lies, or without georeference and not sure; and
+    where it is sure, but its matches are turned or scaled much, in the pose that these show. Raises ConfigError for
+    another, InputError where a scene cannot be read."""
     if pose not in POSES:
         raise ConfigError(f"no pose {pose!r}; there are: {', '.join(POSES)}")
-    first = None if pose == "search" else steps.attempt(pair)
-    if first is not None:
-        shown = first.shown() if pose == "auto" and first.verdict.registered else None
-        if pose == "none" or (first.verdict.registered and (shown is None or shown.steepness <= _STEEP)):
-            return first
-        if shown is not None:
-            return _better(first, steps.attempt(pair, shown))
+    if pose == "search":
+        return _searched(pair, steps, pose_of(pair))
+    first = steps.attempt(pair)
+    if pose == "none":
+        return first
+    if first.verdict.registered and (pair.grid.crs is not None or first.verdict.probability >= _SURE):
+        return _seen_again(pair, steps, first, _STEEP)
     found = pose_of(pair)
+    if found.steepness <= _UPRIGHT:
+        return first
+    second = _searched(pair, steps, found)
+    surer = second.verdict.probability > first.verdict.probability or not first.verdict.registered
+    return second if second.verdict.registered and surer else first
+
+
+def _searched(pair: ScenePair, steps: Steps, found: Pose) -> Attempt:
+    """An attempt in the pose that a search found, and in the one that its matches show."""
     log.info("a search finds the SAR scene %s; it stands out by %.1f deviations", found, found.strength)
     steps.lap("pose")
-    if first is not None and found.steepness <= _UPRIGHT:
+    first = steps.attempt(pair, found)
+    return _seen_again(pair, steps, first) if first.verdict.probability >= _HOPE else first
+
+
+def _seen_again(pair: ScenePair, steps: Steps, first: Attempt, least: float = 0.0) -> Attempt:
+    """An attempt in the pose that the matches of the first one show, if that is steep enough and registers; else the
+    first. least: `Pose.steepness`."""
+    shown = first.shown()
+    if shown is None or shown.steepness <= least:
         return first
-    second = steps.attempt(pair, found)
-    if second.verdict.probability >= _HOPE and (shown := second.shown()) is not None:
-        second = _better(second, steps.attempt(pair, shown))
-    return second if first is None else _better(first, second)
-
-
-def _better(one: Attempt, other: Attempt) -> Attempt:
-    """The later one if it is registered, or where neither is, the first."""
-    return other if other.verdict.registered else one
+    again = steps.attempt(pair, shown)
+    return again if again.verdict.registered else first
 
 
 def _filtered(matches: Correspondences) -> Correspondences:

@@ -92,7 +92,7 @@ def outcome(degrees, zoom, registered, probability=0.0):
 def tried(monkeypatch):
     """Outcomes of attempts, a choice, and what a search finds -> what came of it, and the poses that were tried."""
 
-    def run(outcomes, choice, degrees=40.0, zoom=1.0):
+    def run(outcomes, choice, degrees=40.0, zoom=1.0, crs=UTM):
         seen, left = [], iter(outcomes)
 
         def attempt(_pair, pose=None):
@@ -101,7 +101,8 @@ def tried(monkeypatch):
 
         found = Pose(np.eye(3), math.radians(degrees), zoom, 30.0)
         monkeypatch.setattr(attempts, "pose_of", lambda _pair: found)
-        return attempted(None, SimpleNamespace(attempt=attempt, lap=lambda _stage: None), choice), seen
+        steps = SimpleNamespace(attempt=attempt, lap=lambda _stage: None)
+        return attempted(SimpleNamespace(grid=SimpleNamespace(crs=crs)), steps, choice), seen
 
     return run
 
@@ -127,6 +128,14 @@ TURNED, UNSURE = outcome(30, 1.3, True, 0.9), outcome(44, 1.1, False, 0.5)
 def test_another_pose_is_tried_where_the_one_before_leaves_a_doubt(tried, outcomes, choice, best, poses):
     found, seen = tried(outcomes, choice)
     assert (found is outcomes[best], seen) == (True, poses)
+
+
+def test_without_a_georeference_a_pair_that_is_not_sure_is_searched_and_the_surer_attempt_taken(tried):
+    unsure, sure = outcome(0, 1, True, 0.9), outcome(40, 1, True, 0.97)
+    assert tried([unsure], "auto") == (unsure, [None])
+    assert tried([unsure, sure, BAD], "auto", crs=None) == (sure, [None, (40, 1), (40, 1)])
+    assert tried([unsure, outcome(0, 1, True, 0.8), BAD], "auto", crs=None)[0] is unsure
+    assert tried([GOOD], "auto", crs=None) == (GOOD, [None])
 
 
 def test_a_search_that_finds_the_pair_as_it_lies_ends_there(tried):
