@@ -16,6 +16,8 @@ import numpy as np
 
 from pipelines.common import PATH, Command
 from sn9reg.cli.options import matcher_options
+from sn9reg.features.pose import POSES
+from sn9reg.matchers import DEFAULT_MATCHER
 from sn9reg.matchers.base import Matcher, make_matcher
 from sn9reg.raster.folders import pair_files
 from sn9reg.raster.scene import Patch
@@ -30,6 +32,7 @@ class Turned(NamedTuple):
     turn: float  # of the SAR image, degrees
     zoom: float  # of the SAR image
     error: float | None  # mean over the optical image, pixels; None where the pair was not registered
+    probability: float  # that it is registered, as the verdict has it
     seconds: float  # that its registration took
 
 
@@ -37,9 +40,10 @@ class Turned(NamedTuple):
 @click.argument("folder", type=PATH)
 @click.option("--turn", default=45.0, show_default=True, help="Largest angle, degrees.")
 @click.option("--zoom", default=1.25, show_default=True, help="Largest scale, and its inverse the smallest.")
-@click.option("--matcher", "name", default="descriptors", show_default=True)
+@click.option("--matcher", "name", default=DEFAULT_MATCHER, show_default=True)
 @matcher_options
 @click.option("--model", default="affine", show_default=True)
+@click.option("--pose", type=click.Choice(POSES), default="auto", show_default=True)
 @click.option("--limit", type=click.IntRange(1), help="At most so many pairs, spread over the folder.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--others", is_flag=True, help="Pairs that do not belong together.")
@@ -52,7 +56,7 @@ def main(folder: Path, name: str, matcher_options: dict[str, Any], as_json: bool
 
 def measure(
     folder: Path, matcher: Matcher, turn: float, zoom: float, model: str, limit: int | None = None, seed: int = 0,
-    others: bool = False,
+    others: bool = False, pose: str = "auto",
 ) -> Iterator[Turned]:  # fmt: skip
     """All pairs of a folder, or `limit` of them; others: with the SAR image of another one. InputError for no pairs."""
     pairs = pair_files(folder)
@@ -73,7 +77,7 @@ def measure(
         with tempfile.TemporaryDirectory() as scratch:
             saved = save_pair(Path(scratch, "pair"), optical, turned)
             start = time.perf_counter()
-            found = register(**vars(saved), matcher=matcher, model=model)
+            found = register(**vars(saved), matcher=matcher, model=model, pose=pose)
             seconds = time.perf_counter() - start
         error = None
         if found.registered:
@@ -82,7 +86,8 @@ def measure(
             seen = ((truth >= 0) & (truth <= last)).all(axis=1)
             there = found.grid.to_pixel(found.warp(found.grid.to_map(at[seen])))
             error = round(float(np.hypot(*(there - truth[seen]).T).mean()), 3)
-        yield Turned(files.name, round(angle, 2), round(scale, 3), error, round(seconds, 2))
+        sure = round(found.verdict.probability, 4)
+        yield Turned(files.name, round(angle, 2), round(scale, 3), error, sure, round(seconds, 2))
 
 
 def summary(found: list[Turned]) -> str:
@@ -92,6 +97,8 @@ def summary(found: list[Turned]) -> str:
     text += f"; {len(found) - len(errors)} refused"
     if len(errors):
         text += f", {len(errors) - right} wrong; median error {np.median(errors):.2f} px"
+    if refused := [one.probability for one in found if one.error is None]:
+        text += f"; refused with probabilities of {max(refused):.0%} at most"
     return text + f"; {np.median([one.seconds for one in found]):.1f} s a pair"
 
 

@@ -42,7 +42,8 @@ def check(kind: type[T], given: Mapping[str, Any], owner: str, strict: bool = Tr
         # What JSON does not have: a path as its text, anything else as Python shows it.
         content = json.dumps(dict(given), default=lambda v: os.fspath(v) if isinstance(v, os.PathLike) else repr(v))
         return TypeAdapter(kind).validate_json(content, strict=strict)
-    except (ValueError, ConfigError, OverflowError, RecursionError) as error:  # the last two: too long, too deep
+    # Keys that are no texts; numbers too long, and lists too deep.
+    except (ValueError, ConfigError, TypeError, OverflowError, RecursionError) as error:
         words = _first_error(error, kind) if isinstance(error, ValidationError) else error
         raise ConfigError(f"{owner}: {words}") from error
 

@@ -1,7 +1,6 @@
 """Registration of a pair: the whole story. open -> match -> fit -> judge -> render."""
 
 import logging
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -11,18 +10,18 @@ from typing import Any
 
 import numpy as np
 
-from sn9reg import progress
+from sn9reg.attempts import Laps, Steps, attempted
+from sn9reg.features.pose import Pose
 from sn9reg.fit.choose import WITH_HEIGHTS, Fit, fit
-from sn9reg.fit.correspondences import Correspondences, adaptive_ratio, joined
+from sn9reg.fit.correspondences import Correspondences
 from sn9reg.fit.warp import Warp
 from sn9reg.judge.advice import advice
 from sn9reg.judge.calibration import calibrations_for
-from sn9reg.judge.verdict import Verdict, judge
-from sn9reg.judge.weigh import weighed
+from sn9reg.judge.verdict import Verdict
 from sn9reg.machine import computing_on
-from sn9reg.matchers import DEFAULT_MATCHER
 from sn9reg.matchers.base import Matcher, make_matcher
 from sn9reg.offsets import OffsetMap, from_nodes, node_positions, offsets_between
+from sn9reg.pipeline import chosen
 from sn9reg.raster.collar import taken_out
 from sn9reg.raster.files import PathLike
 from sn9reg.raster.grid import Grid
@@ -32,8 +31,6 @@ from sn9reg.raster.scene import PairFiles
 from sn9reg.tiepoints import TiePoints
 
 log = logging.getLogger(__name__)
-
-_MATCHING = 0.95  # share of the time
 
 
 @dataclass(frozen=True)
@@ -51,6 +48,7 @@ class Registration:
     seconds: Mapping[str, float]  # stage -> time taken
     sar_scale: str  # whether the SAR values were taken for dB or for linear ones, and why
     dem: str = ""  # what became of the heights that were given
+    pose: Pose | None = None  # in which the SAR image was seen, pixels of the common grid; None: as it lies
 
     @property
     def registered(self) -> bool:
@@ -104,6 +102,7 @@ class Registration:
         facts = {"version": version("sn9reg"), "registered": "yes" if v.registered else "no", "reason": v.reason}
         facts |= {"optical": self.names[0], "sar": self.names[1], "frame": frame, "sar_scale": self.sar_scale}
         facts |= {"matcher": self.matcher, "model": self.warp.model, **({"dem": self.dem} if self.dem else {})}
+        facts |= {"pose": str(self.pose)} if self.pose else {}
         facts |= {"matches": str(v.matches), "inliers": str(v.inliers), "probability": f"{v.probability:.4f}"}
         if sources := self.sources():
             shares = {n: f"{s['inliers'] / max(1, v.inliers):.0%}" if s else "failed" for n, s in sources.items()}
@@ -122,6 +121,7 @@ class Registration:
         facts: dict[str, Any] = {"registered": v.registered, "reason": v.reason, "model": self.warp.model}
         facts |= {"sources": self.sources()} if self.matches.sources else {}
         facts |= {"matcher": self.matcher, "sar_scale": self.sar_scale, "dem": self.dem or None}
+        facts["pose"] = {"turn_degrees": self.pose.degrees, "zoom": self.pose.zoom} if self.pose else None
         facts |= {name: getattr(v, name) for name in ("matches", "inliers", "tried")}
         facts |= {name: number(getattr(v, name)) for name in ("agreement", "chance", "coverage", "standing")}
         facts |= {"places": v.places, "probability": number(v.probability), "calibrated": self.matches.calibrated}
@@ -132,19 +132,22 @@ class Registration:
 
 
 def register(
-    optical: PathLike, sar: PathLike, *,
-    matcher: str | Sequence[str] | Matcher = DEFAULT_MATCHER, matcher_options: Mapping[str, Any] | None = None,
-    model: str = "auto", threshold: float | None = None, ratio_filter: bool = False, dem: PathLike | None = None,
-    calibration: PathLike | None = None, device: str = "auto",
+    optical: PathLike, sar: PathLike, *, pipeline: PathLike | None = None,
+    matcher: str | Sequence[str] | Matcher | None = None, matcher_options: Mapping[str, Any] | None = None,
+    model: str | None = None, threshold: float | None = None, ratio_filter: bool | None = None,
+    pose: str | None = None, dem: PathLike | None = None, calibration: PathLike | None = None, device: str = "auto",
     pixel_frame: bool = False, optical_bands: Sequence[int] = (), sar_bands: Sequence[int] = (),
     optical_nodata: float | None = None, sar_nodata: float | None = None, keep_collar: bool = False,
 ) -> Registration:  # fmt: skip
     """Register an optical to a SAR image. The result says itself whether the pair was registered.
 
-    matcher: a name, several (a list, or joined by `+`) that are run and fitted together, or an object. matcher_options:
-    keyword arguments of its constructor; SOURCE.NAME is for one of several.
-    model: auto, translation, affine, homography or local. threshold: of RANSAC, metres.
+    pipeline: the name of one, or a YAML file, see `sn9reg.pipeline`. It holds the six settings that follow; what is
+    given here goes before it, matcher options one by one. Its matcher is its own.
+    matcher: a name (default hybrid), several (a list, or joined by `+`) that are run and fitted together, or an object.
+    matcher_options: keyword arguments of its constructor; SOURCE.NAME is for one of several.
+    model: auto (default), translation, affine, homography or local. threshold: of RANSAC, metres (default 30 px).
     ratio_filter: keep only the matches that pass the adaptive-ratio filter; about half do.
+    pose: auto (default), none or search: whether the SAR image may be turned and scaled, see `attempts.attempted`.
     dem: a raster of heights of the ground, in any CRS, used where matches held out are then predicted better.
     calibration: a file of `pipelines.calibrate` for the matcher; by default the one that ships. Where none does, a
     warning says so, and scores and sigma stay those of the matcher.
@@ -152,17 +155,12 @@ def register(
     The others say how the images are read, see `raster.scene.PairFiles`. Raises InputError for files that cannot be
     used, ConfigError for options that make no sense."""
     files = PairFiles(optical, sar, pixel_frame, optical_bands, sar_bands, optical_nodata, sar_nodata, keep_collar)
+    name = matcher if matcher is None or isinstance(matcher, str | Matcher) else "+".join(matcher)
+    given = {"matcher": name, "matcher_options": matcher_options, "model": model, "threshold": threshold}
+    how = chosen(pipeline, **given, ratio_filter=ratio_filter, pose=pose)
     with computing_on(device):
-        name = matcher if isinstance(matcher, str | Matcher) else "+".join(matcher)
-        source = make_matcher(name, **(matcher_options or {})) if isinstance(name, str) else name
-    seconds: dict[str, float] = {}
-    start = time.perf_counter()
-
-    def lap(stage: str) -> None:
-        nonlocal start
-        seconds[stage], start = time.perf_counter() - start, time.perf_counter()
-        log.info("%s: %.1f s", stage, seconds[stage])
-
+        source = name if isinstance(name, Matcher) else make_matcher(how.matcher, **how.matcher_options)
+    lap = Laps()
     with computing_on(device), files.open() as pair:
         for scene in (pair.optical, pair.sar):
             for said in taken_out(scene):
@@ -174,37 +172,18 @@ def register(
         lap("open")
         sources = getattr(source, "sources", {source.name: source})
         own = {name: getattr(one, "own_weights", False) for name, one in sources.items()}
-        calibrations = calibrations_for(own, calibration)
-        with progress.part(0.0, _MATCHING, "match"):
-            matches = source.match(pair)
-        if ratio_filter:
-            matches = _filtered(matches)
-        lap("match")
-        gain, fitter = 0.0, partial(fit, model=model, threshold=threshold, heights=heights)
-        if matches.sources:
-            matches, fitted, gain = weighed(pair, matches, fitter, calibrations)
-        else:
-            fitted = fitter(matches)
-        use = "" if dem is None else _use_of(dem, fitted)
-        lap("fit")
-        with progress.part(_MATCHING, 1.0, "judge"):
-            calibrated = calibrations[next(iter(matches.sources), source.name)]
-            matches, fitted, verdict = judge(pair, matches, fitted, calibrated, gain)
-            reach = getattr(getattr(source, "options", None), "max_offset", None)
-            if not verdict.registered and (hint := advice(pair, reach)):
-                verdict = replace(verdict, reason=f"{verdict.reason}; {hint}")
+        fitter = partial(fit, model=how.model, threshold=how.threshold, heights=heights)
+        steps = Steps(source, how.ratio_filter, fitter, calibrations_for(own, calibration), lap)
+        found = attempted(pair, steps, how.pose)
+        verdict = found.verdict
+        reach = getattr(getattr(source, "options", None), "max_offset", None)
+        if not verdict.registered and (hint := advice(pair, reach, how.pose != "none")):
+            verdict = replace(verdict, reason=f"{verdict.reason}; {hint}")
         lap("judge")
-        names = (Path(optical).name, Path(sar).name)
-        grids = (pair.optical.grid, pair.sar.grid, pair.grid)
-        return Registration(*grids, matches, fitted, verdict, source.name, names, seconds, scale, use)
-
-
-def _filtered(matches: Correspondences) -> Correspondences:
-    """Those that pass the adaptive-ratio filter. What it drops was not tried, so that the verdict judges the rest."""
-    kept = adaptive_ratio(matches)
-    if matches.sources:
-        return joined({name: _filtered(part) for name, part in matches.parts().items()})
-    return replace(matches.keep(kept), tried=matches.tried - int((~kept).sum()))
+        use = "" if dem is None else _use_of(dem, found.fit)
+        names, grids = (Path(optical).name, Path(sar).name), (pair.optical.grid, pair.sar.grid, pair.grid)
+        made = Registration(*grids, found.matches, found.fit, verdict, source.name, names, lap.seconds, scale, use)
+        return replace(made, pose=found.pose)
 
 
 def _use_of(dem: PathLike, fitted: Fit) -> str:

@@ -15,7 +15,9 @@ from sn9reg.errors import Sn9regError, interrupt_by
 from sn9reg.machine import be_quick_and_quiet
 
 # Modules in this folder, each loaded only when called, so that `--version` does not wait for torch.
-COMMANDS = ("align", "apply", "batch", "bench", "compare", "info", "matchers", "report", "score", "simulate")
+COMMANDS = (
+    "align", "apply", "batch", "bench", "compare", "info", "matchers", "pipelines", "report", "score", "simulate",
+)  # fmt: skip
 
 
 class OneLine(click.Command):

@@ -11,7 +11,10 @@ from sn9reg.cli import options
 @click.command()
 @options.as_json
 def matchers() -> None:
-    """List the matchers and their options."""
+    """List the matchers and their options.
+
+    Whichever finds the matches, the features of the default matcher judge whether the pair is registered.
+    """
     from sn9reg.matchers.base import matcher_classes, options_of
 
     table: dict[str, dict[str, Any]] = {}

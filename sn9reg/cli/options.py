@@ -40,6 +40,10 @@ pixel_frame = click.option(
     "--pixel-frame", is_flag=True, help="Ignore georeference: both images lie on one pixel grid, 1 px = 1 unit."
 )
 matcher = click.option("--matcher", default=DEFAULT_MATCHER, show_default=True, help="See `sn9reg matchers`.")
+_matcher = click.option("--matcher", help=f"See `sn9reg matchers` [default: {DEFAULT_MATCHER}].")
+_pipeline = click.option("--pipeline", metavar="NAME|FILE",
+                         help="Matcher, its options, filter and model in one, see `sn9reg pipelines`; a name or a YAML "
+                              "file. What else is given goes before it.")  # fmt: skip
 _Option = Callable[[Any], Any]  # a decorator of commands
 _JSON = "sn9reg.json"
 _DELAY = 2.0  # seconds before a bar is shown at all
@@ -92,18 +96,22 @@ reading = _all_of(
 )  # fmt: skip
 # `as_registering` takes the values, and those of `by_one_matcher`.
 registering = _all_of(
-    click.option("--model", type=click.Choice(["auto", "translation", "affine", "homography", "local"]), default="auto",
-                 show_default=True, help="Kind of warp; auto takes what predicts held-out matches best."),
-    click.option("--ratio-filter", is_flag=True, help="Keep only matches that pass the adaptive-ratio filter."),
+    click.option("--model", type=click.Choice(["auto", "translation", "affine", "homography", "local"]),
+                 help="Kind of warp; auto takes what predicts held-out matches best [default: auto]."),
+    click.option("--ratio-filter/--no-ratio-filter", default=None,
+                 help="Keep only matches that pass the adaptive-ratio filter [default: no]."),
+    click.option("--pose", type=click.Choice(["auto", "none", "search"]),
+                 help="Whether the SAR image may be turned and scaled: auto looks where the pair is refused as it "
+                      "lies, search always [default: auto]."),
     click.option("--dem", type=EXISTING, metavar="FILE", help="Raster of heights of the ground, in any CRS."),
     click.option("--threshold", type=POSITIVE, help="Of RANSAC, metres [default: 30 px]."),
-    click.option("--max-offset", type=POSITIVE, default=150.0, show_default=True,
-                 help="Largest shift looked for, metres (pixels with --pixel-frame); a search for a pose finds any."),
+    click.option("--max-offset", type=POSITIVE,
+                 help="Largest shift looked for, metres (pixels with --pixel-frame) [default: 150]."),
     device,
     reading,
 )  # fmt: skip
 _READING = ("pixel_frame", "optical_bidx", "sar_bidx", "optical_nodata", "sar_nodata", "keep_collar")
-_REGISTERING = ("matcher", "model", "ratio_filter", "dem", "threshold", "calibration", "device")
+_REGISTERING = ("pipeline", "matcher", "model", "ratio_filter", "pose", "dem", "threshold", "calibration", "device")
 
 
 def pair_files(optical: str, sar: str, given: Mapping[str, Any]) -> PairFiles:
@@ -114,9 +122,17 @@ def pair_files(optical: str, sar: str, given: Mapping[str, Any]) -> PairFiles:
 
 
 def as_registering(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of `registering` or `by_one_matcher` among others, but for the reading, under `register`'s names."""
-    known = {name: given[name] for name in _REGISTERING if name in given}
-    return known | {"matcher_options": {"max_offset": given["max_offset"]} | given.get("matcher_options", {})}
+    """Those values of `registering` or `by_one_matcher` that are given, but for the reading, under `register`'s names;
+    in place of a pipeline its settings. Raises as `sn9reg.pipeline.chosen`."""
+    said = {name: given[name] for name in _REGISTERING if given.get(name) is not None}
+    reach = {} if given["max_offset"] is None else {"max_offset": given["max_offset"]}
+    said |= {"matcher_options": reach | given.get("matcher_options", {})}
+    if (pipeline := said.pop("pipeline", None)) is None:
+        return said
+    from sn9reg.pipeline import SETTINGS, chosen  # here, so that `--help` does not wait for it
+
+    own = {name: said.pop(name) for name in SETTINGS if name in said}
+    return said | chosen(pipeline, **own).settings()
 
 
 def by_matcher(values: tuple[str, ...]) -> dict[str, Any]:
@@ -166,4 +182,4 @@ def _pairs(values: tuple[str, ...]) -> Iterator[tuple[str, str]]:
 creation = repeated("--co", "creation_options", "NAME=VALUE", _creation_options, "GeoTIFF creation option")
 matcher_options = repeated("--matcher-option", "matcher_options", "NAME=VALUE", _matcher_options, "Option of a matcher")
 _calibration = click.option("--calibration", type=EXISTING, help="Calibration of the matcher [default: what ships].")
-by_one_matcher = _all_of(matcher, matcher_options, registering, _calibration)
+by_one_matcher = _all_of(_pipeline, _matcher, matcher_options, registering, _calibration)

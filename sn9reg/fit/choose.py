@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import cv2
 import numpy as np
@@ -17,7 +18,8 @@ from sn9reg.fit.warp import IDENTITY, GlobalFit, GlobalModel, Warp, fit_global
 from sn9reg.raster.grid import Points
 from sn9reg.raster.heights import Heights
 
-MODELS = ("auto", "translation", "affine", "homography", "local")
+Model = Literal["auto", "translation", "affine", "homography", "local"]
+MODELS = get_args(Model)
 WITH_HEIGHTS = "local, with heights"  # what `Fit.held_out` calls that model
 THRESHOLD_PX = 30.0  # default threshold of the global models: parallax over terrain is no outlier
 MINIMUM = 8  # matches below which nothing is fitted

@@ -20,16 +20,17 @@ _EDGE = 0.9  # share of the largest shift from which the shift is likely to lie 
 _CLEAR = 1.0  # by how many standard deviations the best shift must exceed all others
 
 
-def advice(pair: ScenePair, reach: float | None) -> str:
+def advice(pair: ScenePair, reach: float | None, posed: bool = False) -> str:
     """The likely causes, each with what to do; empty where the images show none. Raises InputError where a scene cannot
-    be read. reach: the largest shift that was looked for, metres (pixels in a pixel frame), if there is a limit."""
+    be read. reach: the largest shift that was looked for, metres (pixels in a pixel frame), if there is a limit. posed:
+    whether a pose was looked for already."""
     (optical, factor), (sar, _) = pair.overview(pair.optical), pair.overview(pair.sar)
     causes = [_little_shared(pair, optical, sar, factor), _one_value(optical, "optical"), _one_value(sar, "sar")]
-    causes.append(_sizes(pair))
+    causes.append("" if posed else _sizes(pair))
     if not any(causes) and reach is not None:
         causes.append(_beyond(pair, factor, reach))
-    if not any(causes) and pair.grid.crs is None:
-        causes.append("a pixel frame is for images of one scale, upright alike; --matcher descriptors looks for others")
+    if not any(causes) and pair.grid.crs is None and not posed:
+        causes.append("with --pose none a pixel frame is for images of one scale, upright alike: leave that out")
     return "; ".join(filter(None, causes))
 
 
@@ -62,7 +63,7 @@ def _sizes(pair: ScenePair) -> str:
     if pair.grid.crs is not None or abs(across / down - 1) > _ALIKE or abs(across - 1) < _ALIKE:
         return ""
     sizes = " and ".join(f"{width} x {height} px" for width, height in (optical, sar))
-    ways = f"resize one {across:.3g} times, or --matcher descriptors looks for the scale"
+    ways = f"resize one {across:.3g} times, or leave out --pose none"
     return f"the images have {sizes}: if they show the same ground, {ways}"
 
 

@@ -124,6 +124,19 @@ def read_file(path: PathLike) -> bytes:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
 
 
+def read_mapping(path: PathLike) -> dict[str, Any]:
+    """What a YAML file says. Raises InputError where it cannot be read or is no YAML, ConfigError for no mapping."""
+    import yaml  # here, so that only those who use it wait for it
+
+    try:
+        content = yaml.safe_load(read_file(path).decode())
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: is not YAML ({' '.join(str(error).split())})") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: is {content!r}, not a mapping")
+    return content
+
+
 @contextmanager
 def reading(name: PathLike) -> Iterator[None]:
     """Raises InputError that names the file for every read error inside the block."""

@@ -5,13 +5,12 @@ from dataclasses import KW_ONLY, asdict, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, cast
 
-import yaml
 from annotated_types import Ge, Gt, Lt
 from torch.utils.data import DataLoader
 
-from sn9reg.errors import ConfigError, InputError
+from sn9reg.errors import ConfigError
 from sn9reg.options import check, options
-from sn9reg.raster.files import PathLike, read_file
+from sn9reg.raster.files import PathLike, read_mapping
 from sn9reg.training.data import Make, Parts, Samples, Source
 
 if TYPE_CHECKING:
@@ -95,12 +94,7 @@ class TrainingConfig:
 def read(path: PathLike, **changes: Any) -> TrainingConfig:
     """The configuration in a YAML file. changes: values in place of the file's; `optimiser.rate` reaches into a group.
     Raises InputError where it cannot be read or is no YAML, ConfigError for what is missing, unknown or wrong."""
-    try:
-        content = yaml.safe_load(read_file(path).decode())
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: is not YAML ({' '.join(str(error).split())})") from error
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path}: is {content!r}, not a mapping")
+    content = read_mapping(path)
     family = content.pop("train", None)
     if family not in FAMILIES:
         raise ConfigError(f"{path}: train is {family!r}, not one of {', '.join(FAMILIES)}")

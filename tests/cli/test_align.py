@@ -89,7 +89,7 @@ def test_every_option_reaches_the_registration(small_pair, monkeypatch):
     asked = Mock(side_effect=InputError("asked"))
     monkeypatch.setattr("sn9reg.registration.register", asked)
     matching = "--matcher structure --matcher-option spacing=20 --max-offset 5 --ratio-filter"
-    fitting = "--model affine --dem t.csv --threshold 2 --calibration t.csv --device cpu"
+    fitting = "--model affine --pose none --dem t.csv --threshold 2 --calibration t.csv --device cpu"
     reading = "--optical-bidx 2 --optical-bidx 1 --sar-bidx 1 --optical-nodata 3 --sar-nodata 7 --keep-collar"
     refused(f"align o.tif s.tif --out x.tif --pixel-frame {matching} {fitting} {reading}", "asked")
     asked.assert_called_once_with(
@@ -98,6 +98,7 @@ def test_every_option_reaches_the_registration(small_pair, monkeypatch):
         matcher_options={"spacing": 20, "max_offset": 5.0},
         ratio_filter=True,
         model="affine",
+        pose="none",
         dem="t.csv",
         threshold=2.0,
         calibration="t.csv",

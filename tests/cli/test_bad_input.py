@@ -195,6 +195,7 @@ def test_inputs_are_never_written(folder):
         *(f"--matcher {v}" for v in ("nonesuch", "structure+", "structure+nonesuch", "structure+structure")),
         *(f"--matcher structure+ncc --matcher-option {v}=48" for v in ("template", "sift.template", "ncc.nonesuch")),
         "--model nonesuch",
+        "--pose nonesuch",
         "--nonesuch",
         *(f"--matcher-option {v}" for v in ("template", *(f"{n}=1" for n in ("nonesuch", "name", "self", "options")))),
         *(f"--matcher-option template={v}" for v in ("abc", "0", "-5", "9.5", "true", "null", "NaN")),

@@ -52,7 +52,7 @@ SCENES = {
         {f"{name}.{option}": n for name in FUSED.split("+") for option, n in (("template", 48), ("max_templates", 20))},
     ),
     "keypoints": ((210, 230), {"max_points": 1}),
-    "descriptors": ((160, 176), {"max_points": 60, "turn": 10.0, "zoom": 1.0}),
+    "descriptors": ((160, 176), {"max_points": 60}),
     "dual-encoder": ((112, 128), {"window": 9}),
     "sift": ((200, 220), {}),
     "akaze": ((200, 220), {}),

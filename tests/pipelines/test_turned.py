@@ -14,7 +14,7 @@ from sn9reg.matchers.descriptors.matcher import DescriptorMatcher
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 
-MIM = ("--matcher-option", "descriptor=mim", "--matcher-option", "max_points=120")
+MIM = ("--matcher=descriptors", *(f"--matcher-option={o}" for o in ("descriptor=mim", "max_points=120")))
 
 
 def run(*arguments):
@@ -35,8 +35,7 @@ def folder(tmp_path_factory):
 
 
 def test_turned_pairs_come_out_right(folder):
-    limits = [f"--matcher-option={option}" for option in ("turn=15", "zoom=1.1", "refine=false")]
-    result = run(folder, "--turn", 12, "--zoom", 1.05, "--json", *MIM, *limits)
+    result = run(folder, "--turn", 12, "--zoom", 1.05, "--json", *MIM)
     assert result.exit_code == 0, result.output
     found = [Turned(**one) for one in json.loads(result.stdout)]
     assert ([one.name for one in found], found[0].turn != found[1].turn) == (["0", "1"], True)
@@ -51,10 +50,11 @@ def test_sar_images_are_turned_about_their_middle_by_the_seed(folder):
 
     def match(pair):
         seen.append(pair.sar.read(pair.grid.window))
-        return DescriptorMatcher(descriptor="mim", pose="none", max_points=1, refine=False).match(pair)
+        return DescriptorMatcher(descriptor="mim", max_points=1, refine=False).match(pair)
 
     matcher = SimpleNamespace(name="nothing", match=match)
-    (found,), (again,), (other,) = (measure(folder, matcher, 45.0, 1.0, "affine", 1, seed) for seed in (4, 4, 3))
+    how = {"turn": 45.0, "zoom": 1.0, "model": "affine", "limit": 1, "pose": "none"}
+    (found,), (again,), (other,) = (measure(folder, matcher, seed=seed, **how) for seed in (4, 4, 3))
     assert found.turn == again.turn != other.turn
     assert (found.error, abs(found.turn) > 3) == (None, True)
     patch = seen[0]
@@ -71,8 +71,9 @@ def test_sar_images_are_turned_about_their_middle_by_the_seed(folder):
 
 def test_the_summary_counts_in_words():
     def text(*errors):
-        return summary([Turned("a", 10.0, 1.1, error, float(k)) for k, error in enumerate(errors)])
+        return summary([Turned("a", 10.0, 1.1, error, k / 10, float(k)) for k, error in enumerate(errors)])
 
-    words = "2 of 4 registered within 5 px (50%); 1 refused, 1 wrong; median error 5.00 px; 1.5 s a pair"
-    assert text(RIGHT, 2.0, RIGHT + 0.01, None) == words
-    assert text(None, None) == "0 of 2 registered within 5 px (0%); 2 refused; 0.5 s a pair"
+    words = "2 of 4 registered within 5 px (50%); 1 refused, 1 wrong; median error 5.00 px"
+    assert text(RIGHT, 2.0, RIGHT + 0.01, None) == f"{words}; refused with probabilities of 30% at most; 1.5 s a pair"
+    words = "0 of 2 registered within 5 px (0%); 2 refused; refused with probabilities of 10% at most"
+    assert text(None, None) == f"{words}; 0.5 s a pair"

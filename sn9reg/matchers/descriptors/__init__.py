@@ -1,1 +1,1 @@
-"""Sparse keypoints: corners of phase congruency, what describes them, nearest neighbours, and the pose of a pair."""
+"""Sparse keypoints: corners of phase congruency, what describes them, and nearest neighbours."""

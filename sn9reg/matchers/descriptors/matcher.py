@@ -1,15 +1,14 @@
 """Keypoints of phase congruency, described by a network, matched, and cleared of mismatches coarse to fine.
 
 He et al., "Deep convolutional network based on attention mechanism for matching optical and SAR images". Other options
-than `FAITHFUL` go beyond it: the SAR image is turned and scaled back first, partners are looked for near where they are
-expected, and templates around keypoints are compared where the warp puts them.
+than `FAITHFUL` go beyond it: partners are looked for near where they are expected, and templates around keypoints are
+compared where the warp puts them.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator
 from dataclasses import asdict, astuple, replace
 from functools import partial
 from typing import Annotated, Any, Literal
@@ -22,37 +21,31 @@ from torch import Tensor
 from sn9reg import progress
 from sn9reg.errors import ConfigError
 from sn9reg.features.orientation import orientation_features
+from sn9reg.features.pose import Matrix, agreement, looks_of, on_common
 from sn9reg.fit.correspondences import Correspondences, Flags, adaptive_ratio
-from sn9reg.fit.neighbours import witnesses_agree
 from sn9reg.fit.warp import GlobalModel, fit_global
 from sn9reg.matchers.dense.search import Level, compare_at
 from sn9reg.matchers.descriptors.describe import NOTHING, Described, LearnedDescriber, MimDescriber, describe_scene
 from sn9reg.matchers.descriptors.nearest import nearest
 from sn9reg.matchers.descriptors.network import load_descriptor
 from sn9reg.matchers.descriptors.patches import PatchLayout
-from sn9reg.matchers.descriptors.pose import Matrix, agreement, find_pose
 from sn9reg.options import Count, MaxOffset, check, options
-from sn9reg.raster.grid import Window, coarse_to_common, to_common
-from sn9reg.raster.radiometry import Image, Mask, Modality, SarLog, fill_invalid, optical_grey, standardise
+from sn9reg.raster.grid import Window, to_common
+from sn9reg.raster.radiometry import Modality, SarLog, fill_invalid, optical_grey
 from sn9reg.raster.scene import Patch, ScenePair
 from sn9reg.raster.view import through
 
 log = logging.getLogger(__name__)
 
-Looks = tuple[Image, Mask, Image, Mask]  # an overview of the optical scene, its mask, SAR, its mask; standardised
-
 # The paper's options for inference. It does not say how many keypoints there are; its matches and F-measures imply
 # 2,300 to 7,300.
-FAITHFUL: dict[str, Any] = {"pose": "none", "near": False, "refine": False, "threshold": 3.0}
+FAITHFUL: dict[str, Any] = {"near": False, "refine": False, "threshold": 3.0}
 FAITHFUL |= {"apart": 0.0, "max_points": 4800}
 
-_POSE_RADIUS = 0.08  # of the longer side: so far from where the pose says may a partner lie
 _WORK = 12e6  # pixels of the overlap that are matched at most
 _FEWEST = 6  # inliers below which there is no warp
 _TEMPLATE, _RADIUS, _MARGIN = 64, 12, 20  # of the last comparison, pixels of the level
 _COMPARED = 240  # keypoints around which that is done, about
-_SUPPORTED = 0.35  # share of the places that must be confirmed for no other pose to be tried
-_LEAST_RADIUS = 24.0  # common pixels
 _MORE = 2.0  # times as many SAR as optical keypoints at most, where they are looked for in a larger area
 _LEAST_SIGMA = 0.1  # pixels of the level
 _LOCALISED = 1.5  # pixels of the level by which keypoints of the two sensors are off
@@ -64,12 +57,8 @@ class MatcherOptions:
 
     descriptor: Literal["learned", "mim"] = "learned"  # `mim` needs no training
     weights: str | None = None  # a .safetensors file of the learned one; those that ship if not given
-    # `search` for the SAR image's rotation and scale, trust the georeference (`none`), or search if it fails (`auto`)
-    pose: Literal["auto", "search", "none"] = "auto"
-    turn: Annotated[float, Ge(0), Le(180)] = 180.0  # largest rotation looked for, degrees
-    zoom: Annotated[float, Ge(1), Le(8)] = 2.0  # largest scale, and its inverse the smallest
-    near: bool = True  # partners are looked for within max_offset, or near the pose; else everywhere
-    max_offset: MaxOffset = 150.0  # largest shift looked for, metres; where a pose is searched for, any is
+    near: bool = True  # partners are looked for within max_offset; else everywhere
+    max_offset: MaxOffset = 150.0  # largest shift looked for, metres
     max_points: Count = 600  # optical keypoints, about
     oriented: bool = False  # keypoints are described along their orientations, which survives rotations without a pose
     mutual: bool = False  # a match must be the nearest from either side
@@ -97,84 +86,59 @@ class DescriptorMatcher:
 
     def match(self, pair: ScenePair) -> Correspondences:
         """Correspondences at keypoints, possibly none. Raises InputError where a scene cannot be read."""
-        (optical, factor), (sar, _) = pair.overview(pair.optical), pair.overview(pair.sar)
-        grey, radar = optical_grey(optical.values), SarLog.of(sar.values, sar.valid, sar.decibel)(sar.values)
-        looks = standardise(grey, optical.valid), optical.valid, standardise(radar, sar.valid), sar.valid
-        found: list[tuple[float, Correspondences]] = []
-        for matrix, radius in self._poses(pair, looks, factor):
-            matches = self._match(pair, looks, factor, matrix, radius)
-            found.append((int(witnesses_agree(matches).sum()) / max(1, matches.tried), matches))
-            if found[-1][0] >= _SUPPORTED:
-                break
-        return max(found, key=lambda one: one[0])[1]
-
-    def _poses(self, pair: ScenePair, looks: Looks, coarse: int) -> Iterator[tuple[Matrix, float]]:
-        """What the SAR scene is to be seen through, and how far from there a partner may lie, in common pixels."""
-        given = self.options
-        if given.pose == "none" or (given.pose == "auto" and pair.grid.crs is not None):
-            yield np.eye(3), given.max_offset / pair.grid.metres_per_pixel
-        if given.pose != "none":
-            pose = find_pose(*looks, math.radians(given.turn), given.zoom)
-            message = "SAR turned by %.1f degrees, scaled by %.2f; it stands out by %.1f deviations"
-            log.info(message, math.degrees(pose.turn), pose.zoom, pose.strength)
-            yield _on_common(pose.matrix, coarse), max(_LEAST_RADIUS, _POSE_RADIUS * max(pair.grid.shape))
-
-    def _match(self, pair: ScenePair, looks: Looks, coarse: int, matrix: Matrix, radius: float) -> Correspondences:
-        """The correspondences of a pose."""
-        posed = pair.posed(matrix)
-        factor = self.factor(posed)
-        optical, sar = self.described(posed, factor, radius)
-        putative = self.putative(posed, optical, sar, factor, radius)
+        factor, radius = self.factor(pair), self.options.max_offset / pair.grid.metres_per_pixel
+        optical, sar = self.described(pair, factor, radius)
+        putative = self.putative(pair, optical, sar, factor, radius)
         models = self.models(putative)
         counts = [int(inliers.sum()) for _, inliers in models]
         message = "1/%d: %d optical and %d SAR keypoints, %d matches, inliers of an affine and a homography: %s"
         log.info(message, factor, len(optical), len(sar), len(putative), counts)
-        if self.options.refine and len(optical) and len(sar):
-            warps = [matrix, *(matrix @ warp for warp, _ in models)]
-            matrix = max(warps, key=lambda warp: agreement(*looks, _on_common(warp, 1 / coarse)))
-            found = _compared(pair.posed(matrix), optical, factor)
-        else:
-            found = _inliers(putative, models)
+        if not (self.options.refine and len(optical) and len(sar)):
+            return _inliers(putative, models)
+        looks, coarse = looks_of(pair)
+        warps = [np.eye(3), *(warp for warp, _ in models)]
+        matrix = max(warps, key=lambda warp: agreement(*looks, on_common(warp, 1 / coarse)))
+        found = _compared(pair.posed(matrix), optical, factor)
         return replace(found, sar_xy=through(matrix, found.sar_xy), solo_xy=through(matrix, found.solo_xy))
 
-    def factor(self, posed: ScenePair) -> int:
+    def factor(self, pair: ScenePair) -> int:
         """The first coarsening at which the overlap has few enough pixels."""
-        factor, pixels = 1, math.prod(posed.overlap.shape)
+        factor, pixels = 1, math.prod(pair.overlap.shape)
         while pixels / factor**2 > _WORK:
             factor *= 2
         return factor
 
-    def described(self, posed: ScenePair, factor: int, radius: float) -> tuple[Described, Described]:
+    def described(self, pair: ScenePair, factor: int, radius: float) -> tuple[Described, Described]:
         """The keypoints of the optical scene and those of the SAR scene, at a coarsening."""
-        given, (inner, outer, more) = self.options, self.windows(posed, factor, radius)
+        given, (inner, outer, more) = self.options, self.windows(pair, factor, radius)
         if inner.empty or outer.empty:
             return NOTHING, NOTHING
         describe = partial(describe_scene, factor=factor, describer=self.describer, oriented=given.oriented)
         with progress.part(0.1, 0.3):
-            optical = describe(posed.optical, optical_grey, "optical", inner, count=given.max_points)
+            optical = describe(pair.optical, optical_grey, "optical", inner, count=given.max_points)
         with progress.part(0.3, 0.6):
-            sar = describe(posed.sar, sar_log(posed), "sar", outer, count=round(more * given.max_points))
+            sar = describe(pair.sar, sar_log(pair), "sar", outer, count=round(more * given.max_points))
         return optical, sar
 
-    def windows(self, posed: ScenePair, factor: int, radius: float) -> tuple[Window, Window, float]:
+    def windows(self, pair: ScenePair, factor: int, radius: float) -> tuple[Window, Window, float]:
         """Where optical and SAR keypoints are looked for, at a coarsening, and how many times as many of the latter."""
-        reach = posed.grid.covering(posed.grid.to_map(posed.sar.outline()))
-        inner, whole = (Window(*(n // factor for n in astuple(window))) for window in (posed.overlap, reach))
+        reach = pair.grid.covering(pair.grid.to_map(pair.sar.outline()))
+        inner, whole = (Window(*(n // factor for n in astuple(window))) for window in (pair.overlap, reach))
         outer = inner.grow(math.ceil(radius / factor)).intersect(whole) if self.options.near else whole
         return inner, outer, min(_MORE, math.prod(outer.shape) / max(1, math.prod(inner.shape)))
 
     def putative(
-        self, posed: ScenePair, optical: Described, sar: Described, factor: int, radius: float
+        self, pair: ScenePair, optical: Described, sar: Described, factor: int, radius: float
     ) -> Correspondences:
-        """Every optical keypoint with its nearest neighbour, as far as they pass the filters, in the posed scene."""
+        """Every optical keypoint with its nearest neighbour, as far as they pass the filters,."""
         given, where = self.options, optical.xy if self.options.near else None
         found = nearest(optical, sar, where, radius / factor, given.apart)
         common = to_common(sar.xy[found.index] if len(sar) else np.zeros_like(optical.xy), factor)
         matches = Correspondences(
-            grid=posed.grid, optical_xy=to_common(optical.xy, factor), sar_xy=common, solo_xy=common,
+            grid=pair.grid, optical_xy=to_common(optical.xy, factor), sar_xy=common, solo_xy=common,
             score=np.clip(1 - found.distance / np.maximum(found.rival, 1e-9), 0, 1),
             sigma=np.full(len(optical), _LOCALISED * factor), distance=found.distance, rival_distance=found.rival,
-            search_radius=radius if given.near else max(posed.grid.shape) / 2,
+            search_radius=radius if given.near else max(pair.grid.shape) / 2,
             step=float(factor), footprint=float(factor), tried=len(optical),
         ).keep(found.found)  # fmt: skip
         ratio = adaptive_ratio(matches) | (not given.adaptive)
@@ -231,9 +195,3 @@ def sar_log(pair: ScenePair) -> SarLog:
     """The logarithm of the pair's SAR values."""
     overview, _ = pair.overview(pair.sar)
     return SarLog.of(overview.values, overview.valid, overview.decibel)
-
-
-def _on_common(matrix: Matrix, factor: float) -> Matrix:
-    """(3, 3) in pixels of the grid coarsened by `factor` -> in common pixels; with the inverse factor, back."""
-    coarse = coarse_to_common(factor)
-    return np.asarray(coarse @ matrix @ np.linalg.inv(coarse))

@@ -1,13 +1,18 @@
 """How the SAR image is turned and scaled against the optical one: a search over both, on few pixels.
 
 For every rotation and scale of a grid, FFT correlation of orientation energies finds the shift; around the best ones
-again, on finer pixels. Not Fourier-Mellin: the sensors' spectra have little in common.
+again, on finer pixels. Not Fourier-Mellin: the sensors' spectra have little in common. Whoever matches sees the SAR
+scene through what is found, see `ScenePair.posed`.
 """
 
+from __future__ import annotations
+
+import cmath
 import math
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
 
 import cv2
 import numpy as np
@@ -17,9 +22,14 @@ from scipy.fft import next_fast_len
 from torch import Tensor
 
 from sn9reg.features.orientation import orientation_features
-from sn9reg.raster.radiometry import Image, Mask
+from sn9reg.raster.grid import Points, coarse_to_common
+from sn9reg.raster.radiometry import Image, Mask, SarLog, optical_grey, standardise
+from sn9reg.raster.scene import ScenePair
 
 Matrix = npt.NDArray[np.float64]
+Posing = Literal["auto", "none", "search"]  # what `register` and the command line have for a choice, see `attempts`
+POSES = get_args(Posing)
+Looks = tuple[Image, Mask, Image, Mask]  # an overview of the optical scene, its mask, SAR, its mask; standardised
 
 _SIDES = (64, 128)  # pixels of the longer side, first and then around the best
 _TURN, _ZOOM = math.radians(10.0), 1.15  # steps of the first search: half of one moves the rim by about a pixel
@@ -37,7 +47,51 @@ class Pose:
     matrix: Matrix  # (3, 3) optical pixel x, y, 1 -> SAR pixel, a similarity
     turn: float  # rotation from x towards y, radians
     zoom: float  # how much larger things are in the SAR image
-    strength: float  # how far the correlation stands out, in standard deviations of noise
+    strength: float = math.inf  # how far the correlation stands out, in standard deviations of noise; of none, infinity
+
+    @classmethod
+    def between(cls, optical_xy: Points, sar_xy: Points) -> Pose:
+        """The similarity that takes (N, 2) places nearest to their counterparts, in the sense of least squares."""
+        here, there = (np.asarray(xy) @ [1, 1j] for xy in (optical_xy, sar_xy))
+        (mean, target), centred = (here.mean(), there.mean()), here - here.mean()
+        factor = complex(np.vdot(centred, there) / max(float(np.vdot(centred, centred).real), 1e-9))
+        shift = target - factor * mean
+        matrix = [[factor.real, -factor.imag, shift.real], [factor.imag, factor.real, shift.imag], [0, 0, 1]]
+        return cls(np.array(matrix), cmath.phase(factor), abs(factor))
+
+    @property
+    def degrees(self) -> float:
+        """The rotation, from -180 to 180."""
+        return math.degrees(math.remainder(self.turn, 2 * math.pi))
+
+    @property
+    def steepness(self) -> float:
+        """How far the place of something moves by turn and zoom, as a share of its distance from the middle."""
+        return abs(cmath.rect(self.zoom, self.turn) - 1)
+
+    def __str__(self) -> str:
+        return f"turned by {self.degrees:.1f} degrees and scaled by {self.zoom:.2f}"
+
+
+def looks_of(pair: ScenePair) -> tuple[Looks, int]:
+    """Both scenes by `ScenePair.overview`, and its factor. Raises InputError where a scene cannot be read."""
+    (optical, factor), (sar, _) = pair.overview(pair.optical), pair.overview(pair.sar)
+    radar = SarLog.of(sar.values, sar.valid, sar.decibel)(sar.values)
+    grey = standardise(optical_grey(optical.values), optical.valid)
+    return (grey, optical.valid, standardise(radar, sar.valid), sar.valid), factor
+
+
+def pose_of(pair: ScenePair) -> Pose:
+    """`find_pose` of a pair, in pixels of the common grid. Raises InputError where a scene cannot be read."""
+    looks, factor = looks_of(pair)
+    found = find_pose(*looks)
+    return replace(found, matrix=on_common(found.matrix, factor))
+
+
+def on_common(matrix: Matrix, factor: float) -> Matrix:
+    """(3, 3) in pixels of the grid coarsened by `factor` -> in common pixels; with the inverse factor, back."""
+    coarse = coarse_to_common(factor)
+    return np.asarray(coarse @ matrix @ np.linalg.inv(coarse))
 
 
 def find_pose(

@@ -1,4 +1,4 @@
-"""descriptors/pose: a known rotation, scale and shift is found, whatever the contrast, and nothing is made up."""
+"""features/pose: a known rotation, scale and shift is found, whatever the contrast, and nothing is made up."""
 
 import math
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from support.rasters import fields, seen_through, turned
 
-from sn9reg.matchers.descriptors.pose import agreement, find_pose
+from sn9reg.features.pose import agreement, find_pose
 from sn9reg.raster.view import through
 
 SIDE = 160
