@@ -31,7 +31,7 @@ class HybridOptions(LearnedOptions):
     learned: Annotated[float, Ge(0), Le(1)] = 0.4  # share of the network's features in the similarity
     # Share of the wide U-Net's features, where pixels are known to be as small as it was made for; the rest is shared
     # out as elsewhere.
-    wide: Annotated[float, Ge(0), Le(1)] = 0.7
+    wide: Annotated[float, Ge(0), Le(1)] = 0.5
 
 
 class HybridMatcher(LearnedMatcher):
