@@ -21,7 +21,7 @@ def test_a_registration_loads_no_library_of_networks_and_no_other_matcher():
     loaded = loaded_by(code)
     assert loaded & (LIBRARIES | FAMILIES) == set()
     networks = {name for name in loaded if name.startswith("sn9reg.matchers.dense.networks.")}
-    assert {name.rpartition(".")[2] for name in networks} == {"branches", "slim_unet", "table"}
+    assert {name.rpartition(".")[2] for name in networks} == {"branches", "slim_unet", "table", "wide_unet"}
 
 
 def test_what_needs_no_network_does_not_wait_for_torch():

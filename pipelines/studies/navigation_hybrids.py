@@ -157,7 +157,7 @@ def figure(series: pd.DataFrame, path: Path) -> None:
 def cost_table() -> str:
     """The paper's Table III on this machine: parameters, forward and similarity time, memory, at 512 / 128 px."""
     kinds: dict[str, tuple[bool, Similarity]] = {"mcgf": (False, "cc"), "osmnet": (False, "ssd")}
-    kinds |= dict.fromkeys(("fft-unet", "maru-net", "slim-unet"), (True, "zncc"))
+    kinds |= dict.fromkeys(("fft-unet", "maru-net", "slim-unet"), (True, "zncc")) | {"wide-unet": (False, "zncc")}
     cells = []
     for name, (shared, kind) in kinds.items():
         facts = (f"{value:,.0f}" for value in apart(cost, name, shared, kind).values())

