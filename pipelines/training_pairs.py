@@ -26,7 +26,7 @@ from sn9reg.simulate import simulate
 SIDE = 512
 FOLDERS = {1: "full", 2: "half", 4: "quarter"}
 FILES = (("opt.png", "uint8", 1), ("sar.tif", "uint16", 1), ("mask.png", "uint8", 255))
-DISTRICTS = range(3000, 3072)
+DISTRICTS = range(3000, 3072)  # seeds
 HELD = 3001, 3002, 3003, 3005
 Images = npt.NDArray[np.float32]  # (3, h, w) grey values, radar amplitude and validity of two rasters of one grid
 

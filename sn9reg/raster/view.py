@@ -115,7 +115,8 @@ def averaged(patch: Patch, factor: int) -> Patch:
     blocks = (height // factor, factor, width // factor, factor)
     count = patch.valid.reshape(blocks).sum(axis=(1, 3), dtype=np.float32)
     values = patch.values.reshape(len(patch.values), *blocks).sum(axis=(2, 4)) / np.maximum(count, 1)
-    return replace(patch, values=values, valid=count > 0)
+    metres = None if patch.metres is None else patch.metres * factor
+    return replace(patch, values=values, valid=count > 0, metres=metres)
 
 
 def through(matrix: npt.NDArray[Any], xy: Points) -> Points:

@@ -1,6 +1,7 @@
 """Learned and untrained features side by side: either may show what the other misses."""
 
 import math
+from functools import cache, partial
 from typing import Annotated, Any
 
 import cv2
@@ -54,16 +55,16 @@ class HybridMatcher(LearnedMatcher):
         if whole:
             untrained = mirrored(untrained, self.margin)
         one, other = math.sqrt(self.options.learned), math.sqrt(1 - self.options.learned)
-        wide = _wide_extractor(sar) if self.options.wide else None
+        wide = cache(partial(_wide_extractor, sar))  # whose weights are read where pixels ask for them
 
         def extract(patch: Patch, modality: Modality) -> Tensor:
             found = trained(patch, modality)
             # Correlation is the weighted mean of both similarities. What the network takes for ground counts in both.
             weighed = untrained(patch, modality) * other * _weight(found)
             near = torch.cat([locally_standardised(found).mul_(one), weighed])
-            if wide is None or patch.metres is None or patch.metres > WideUNet.PIXELS[1]:
+            if not self.options.wide or patch.metres is None or patch.metres > WideUNet.PIXELS[1]:
                 return near
-            far = wide(patch, modality)
+            far = wide()(patch, modality)
             # No local standardisation: that would take back how much each pixel counts.
             length = (far.square().sum() / (far != 0).any(dim=0).sum().clamp_min(1)).sqrt().clamp_min(1e-6)
             return torch.cat([near * math.sqrt(1 - self.options.wide), far * (math.sqrt(self.options.wide) / length)])

@@ -9,7 +9,7 @@ class WideUNet(SlimUNet):
     long; a network that sees 24 px far takes it for the edge of a road. Made for pixels of `PIXELS` metres."""
 
     margin = 48  # it sees about 110 px far, but features are those of a larger patch, nearly, from here on
-    PIXELS = 0.6, 1.6
+    PIXELS = 0.6, 1.6  # smallest and largest, metres
 
     def __init__(
         self, in_channels: int = 1, widths: tuple[int, ...] = (16, 24, 32, 48, 64), weighted: bool = True,
